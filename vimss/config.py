@@ -1,0 +1,186 @@
+"""YAML files to frozen, checked settings and back, and the signature that names them.
+
+    recipe = load_yaml(Path("shards/quickstart.yaml"), Recipe)
+    signature(recipe)  # '3f9c2a1b07'
+
+YAML is read by its 1.2 rules where PyYAML's 1.1 surprises: `1e-4` is a number, `off` and `no` are
+words, a repeated key is an error. An unknown key is an error that names the nearest legal one.
+"""
+
+import difflib
+import hashlib
+import json
+import re
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from vimss.errors import ConfigError
+
+MAX_YAML_BYTES = 1_000_000
+"""No settings file is this long; a longer one is a mistake or an attack."""
+
+SIGNATURE_LENGTH = 10
+
+
+class Config(BaseModel):
+    """Base of all settings: frozen, and strict about unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+C = TypeVar("C", bound=Config)
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with YAML 1.2 scalars, no repeated keys and no aliases."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        # Aliases are how a file of a kilobyte becomes a gigabyte of settings; no file of ours needs them.
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(None, None, "aliases are not allowed", self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key.value}' stands twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.rsplit(":", 1)[-1] in {"null", "merge"}]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, _pattern, _first in (
+    ("bool", r"(?:true|True|false|False)$", "tTfF"),
+    ("int", r"[-+]?[0-9]+$", "-+0123456789"),
+    ("float", r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)(?:[eE][-+]?[0-9]+)?$", "-+0123456789."),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; ConfigError where it is missing, too large or not a mapping."""
+    try:
+        if path.stat().st_size > MAX_YAML_BYTES:
+            raise ConfigError(
+                f"{path}: a settings file has at most {MAX_YAML_BYTES} bytes",
+                got=f"{path.stat().st_size} bytes",
+                fix="give the YAML file, not the data",
+            )
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        near = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        raise ConfigError(
+            f"{path} must be a YAML file",
+            got="no such file",
+            fix=f"choose one of {', '.join(near)}" if near else "check the path",
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} must be a readable text file", got=str(error), fix="check the path") from error
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, where: str) -> dict[str, Any]:
+    """The mapping in YAML `text`; errors name `where` and the line."""
+    try:
+        content = yaml.load(text, _Loader)  # noqa: S506 - _Loader is a SafeLoader
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(
+            f"{where} must be valid YAML", got=" ".join(str(error).split()), fix="correct that line"
+        ) from error
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"{where} must hold `key: value` lines", got=type(content).__name__, fix="see shards/ and experiments/"
+        )
+    return content
+
+
+def load_yaml(path: Path, kind: type[C], overrides: Sequence[str] = ()) -> C:
+    """A YAML file as checked settings; `overrides` are `key.path=value` strings from --set."""
+    content = read_yaml(path)
+    for override in overrides:
+        _apply_override(content, override)
+    return parse_config(content, kind, str(path))
+
+
+def parse_config(content: Any, kind: type[C], where: str) -> C:
+    """`content` as checked settings of `kind`; ConfigError names file, key path and nearest legal key."""
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise _explain(error, kind, where) from error
+
+
+def signature(*parts: Any) -> str:
+    """The first ten hex digits of SHA-256 over the parts as canonical JSON.
+
+    Equal settings have equal signatures whatever their order in the file; it names folders and studies.
+    """
+    plain = [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts]
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:SIGNATURE_LENGTH]
+
+
+def _apply_override(content: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError("--set takes key=value", got=repr(override), fix="write for example --set training.seed=1")
+    *parents, last = key.split(".")
+    for parent in parents:
+        content = content.setdefault(parent, {})
+        if not isinstance(content, dict):
+            raise ConfigError(
+                f"--set {key}: '{parent}' must be a group of settings", got=repr(content), fix="shorten the key"
+            )
+    content[last] = parse_yaml(f"value: {value}", f"--set {key}")["value"]
+
+
+def _explain(error: ValidationError, kind: type[BaseModel], where: str) -> ConfigError:
+    first = error.errors()[0]
+    # pydantic puts the names of union members between the keys; only what stands in the file is of use.
+    path = [str(part) for part in first["loc"] if not str(part).endswith(")") and "[" not in str(part)]
+    key = ".".join(path) or "the file"
+    more = f" ({error.error_count() - 1} more after it)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        legal = sorted(_legal_keys(kind, path[:-1]))
+        near = difflib.get_close_matches(path[-1], legal, n=1)
+        fix = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(legal)}"
+        return ConfigError(f"{where}: every key must be known", got=f"the unknown key '{key}'{more}", fix=fix)
+    if first["type"] == "missing":
+        return ConfigError(f"{where}: '{key}' must be set", got=f"no such key{more}", fix=f"add '{path[-1]}:'")
+    got = repr(first["input"])
+    got = got if len(got) <= 80 else got[:77] + "..."
+    rule = first["msg"].removeprefix("Value error, ")
+    return ConfigError(f"{where}: {key}: {rule}", got=f"{got}{more}", fix=f"correct '{key}'")
+
+
+def _legal_keys(kind: Any, path: list[str]) -> set[str]:
+    """Keys allowed at `path` below the settings class `kind`, looking through unions and containers."""
+    kinds = list(_models_in(kind))
+    for part in path:
+        kinds = [
+            model
+            for outer in kinds
+            if part in outer.model_fields
+            for model in _models_in(outer.model_fields[part].annotation)
+        ] or kinds
+    return {name for model in kinds for name in model.model_fields}
+
+
+def _models_in(annotation: Any) -> typing.Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif get_origin(annotation) is not None or isinstance(annotation, types.UnionType):
+        for argument in get_args(annotation):
+            yield from _models_in(argument)

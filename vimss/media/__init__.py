@@ -1,0 +1,38 @@
+"""Sound and video files to arrays and back; the home of av, soundfile and soxr.
+
+    audio = read_audio(Path("quartet.mp4"), sample_rate=22050, channels=1)      # Float32 "c t" in [-1, 1]
+    pictures = read_video(Path("quartet.mp4"), size=(96, 96), frame_rate=12.5)  # UInt8 "v h w 3"
+    gain = write_wav(Path("vn.wav"), audio, sample_rate=22050)                  # int16, scaled where it would clip
+
+Time zero is where the picture begins (where the sound begins, in files without picture), so that what is read from one
+file stays aligned. The delay and padding of codecs such as AAC are removed. Reading is bounded: a file that decodes to
+more than MAX_SECONDS of sound or MAX_PICTURE_BYTES of picture is refused while it is read, however small it is on disk.
+"""
+
+from vimss.media.read import MAX_SECONDS, Probe, decode_audio, decode_video, probe, read_audio, read_video
+from vimss.media.write import (
+    INT16_SCALE,
+    encode_audio,
+    encode_video,
+    fitting_gain,
+    quantise,
+    write_video,
+    write_wav,
+)
+
+__all__ = [
+    "INT16_SCALE",
+    "MAX_SECONDS",
+    "Probe",
+    "decode_audio",
+    "decode_video",
+    "encode_audio",
+    "encode_video",
+    "fitting_gain",
+    "probe",
+    "quantise",
+    "read_audio",
+    "read_video",
+    "write_video",
+    "write_wav",
+]

@@ -1,0 +1,308 @@
+"""Sound and video files to arrays: decoded as a stream, aligned to one time zero, bounded, checked.
+
+read_audio(Path("quartet.mp4"), sample_rate=22050)                 # Float32 "1 t"
+read_video(Path("quartet.mp4"), size=(96, 384), frame_rate=12.5)   # UInt8 "v 96 384 3"
+"""
+
+import io
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import soundfile
+import soxr
+from jaxtyping import Float32, Int16, UInt8
+
+from vimss.errors import MediaError
+
+MAX_SECONDS = 6 * 3600.0
+"""Longest recording that is read, seconds; digital silence packs so well that bytes on disk bound nothing."""
+MAX_PICTURE_BYTES = 4 * 2**30
+"""Largest array of pictures that is returned, bytes."""
+MAX_PIXELS = 8192 * 8192
+"""Largest picture that is decoded, pixels."""
+GAP_SECONDS = 0.1
+"""Holes in the time stamps of a sound stream below this are rounding of the container, above it silence."""
+FORMATS = "mov,mp4,m4a,matroska,webm,avi,mpegts,wav,w64,aiff,flac,ogg,mp3,aac"
+"""Containers that may be opened. Playlists (HLS, concat) are not among them: they make FFmpeg open further files."""
+
+Source = Path | bytes
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a media file says of itself."""
+
+    seconds: float
+    sample_rate: int | None
+    """Audio samples per second; None where the file has no sound."""
+    channels: int
+    size: tuple[int, int] | None
+    """Height and width in pixels; None where the file has no picture."""
+    frame_rate: float
+    """Pictures per second; 0 where the file has no picture."""
+    metadata: Mapping[str, str]
+    """The `key=value` words of the file's comment, such as `instruments=vn,cl`."""
+
+    @property
+    def instruments(self) -> tuple[str, ...]:
+        """Labels of the players from left to right, as the metadata names them; empty where it does not."""
+        return tuple(label for label in self.metadata.get("instruments", "").split(",") if label)
+
+
+def probe(path: Path) -> Probe:
+    """Length, streams and metadata of a media file, without decoding it; MediaError where it is none."""
+    with _open(path) as container:
+        sound = next(iter(container.streams.audio), None)
+        picture = _picture_stream(container)
+        comment = container.metadata.get("comment", "")
+        return Probe(
+            seconds=(container.duration or 0) / av.time_base,
+            sample_rate=sound.rate if sound else None,
+            channels=sound.channels if sound else 0,
+            size=(picture.height, picture.width) if picture else None,
+            frame_rate=float(picture.average_rate or 0) if picture else 0.0,
+            metadata=dict(re.findall(r"(\w+)=([\w.,+-]+)", comment)),
+        )
+
+
+def read_audio(source: Source, sample_rate: int, channels: int = 1) -> Float32[np.ndarray, "c t"]:
+    """The first sound stream of a file, resampled (soxr HQ) to `sample_rate` and mapped to 1 or 2 channels.
+
+    Mono is the mean of left and right; mono in a stereo result stands on both sides; of surround sound the low
+    frequency effects are left out and centre channels stand on both sides.
+
+    Raises:
+        MediaError: no such file, no media, no sound, empty, not finite, cut off, or longer than MAX_SECONDS.
+
+    """
+    name = _name(source)
+    with _open(source) as container:
+        if not container.streams.audio:
+            raise MediaError(f"{name} must have a sound stream", got="none", fix="give a recording with sound")
+        blocks: list[Float32[np.ndarray, "c n"]] = []
+        resample: soxr.ResampleStream | None = None
+        for block, rate in _decode_audio(container, channels, name):
+            if rate != sample_rate:
+                resample = resample or soxr.ResampleStream(rate, sample_rate, channels, dtype="float32", quality="HQ")
+                block = resample.resample_chunk(np.ascontiguousarray(block.T)).reshape(-1, channels).T
+            blocks.append(block)
+        if resample is not None:
+            last = resample.resample_chunk(np.zeros((0, channels), np.float32), last=True)
+            blocks.append(last.reshape(-1, channels).T)
+    audio = np.concatenate(blocks, axis=1) if blocks else np.zeros((channels, 0), np.float32)
+    if not audio.shape[1]:
+        raise MediaError(f"{name} must hold sound", got="a sound stream of 0 samples", fix="give a whole recording")
+    if not np.isfinite(audio).all():
+        raise MediaError(
+            f"{name} must hold finite samples", got="NaN or infinite values", fix="export it again as 16-bit WAV"
+        )
+    return audio
+
+
+def read_video(source: Source, size: tuple[int, int], frame_rate: float) -> UInt8[np.ndarray, "v h w 3"]:
+    """The picture of a file, scaled to `size` (height, width) and resampled to `frame_rate` pictures per second.
+
+    Row j is what a viewer sees at (j + 0.5) / frame_rate seconds. Players side by side in equal columns are read in one
+    pass: ask for the width of all of them and split the result.
+
+    Raises:
+        MediaError: no such file, no media, no picture, empty, cut off, or more than MAX_PICTURE_BYTES.
+
+    """
+    name, (height, width) = _name(source), size
+    pictures: list[UInt8[np.ndarray, "h w 3"]] = []
+    shown: UInt8[np.ndarray, "h w 3"] | None = None
+    end = 0.0
+    with _open(source) as container:
+        for frame, begin, until in _decode_video(container, name):
+            # `shown` stays on screen until this picture replaces it; the first one also fills a gap before it.
+            while shown is not None and (len(pictures) + 0.5) / frame_rate < begin:
+                _check_picture_bytes(len(pictures) + 1, size, name)
+                pictures.append(shown)
+            shown = frame.reformat(width, height, "rgb24", interpolation="AREA").to_ndarray()
+            end = until
+        while shown is not None and (len(pictures) + 0.5) / frame_rate < end:
+            _check_picture_bytes(len(pictures) + 1, size, name)
+            pictures.append(shown)
+    if not pictures:
+        raise MediaError(f"{name} must hold pictures", got="a video stream of 0 pictures", fix="give a whole video")
+    return np.stack(pictures)
+
+
+def decode_video(data: bytes) -> UInt8[np.ndarray, "v h w 3"]:
+    """Every picture of a video made by `encode_video`, at the size it was given."""
+    pictures: list[UInt8[np.ndarray, "h w 3"]] = []
+    with _open(data) as container:
+        comment = re.search(r"picture=(\d+)x(\d+)", container.metadata.get("comment", ""))
+        for frame, _, _ in _decode_video(container, _name(data)):
+            picture = frame.to_ndarray(format="rgb24")
+            _check_picture_bytes(len(pictures) + 1, picture.shape[:2], _name(data))
+            pictures.append(picture[: int(comment[1]), : int(comment[2])] if comment else picture)
+    if not pictures:
+        raise MediaError("a video must hold pictures", got="a video stream of 0 pictures", fix="write it again")
+    return np.stack(pictures)
+
+
+def decode_audio(data: bytes) -> tuple[Int16[np.ndarray, "c t"], int]:
+    """Samples and sample rate of a WAV or FLAC file in memory, at their own rate and channels.
+
+    Raises:
+        MediaError: not such a file, or one that claims more than MAX_SECONDS.
+
+    """
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            # The header's count is what soundfile allocates for, before it has read a sample.
+            if file.frames > MAX_SECONDS * file.samplerate:
+                raise _too_long("sound in memory")
+            samples = file.read(dtype="int16", always_2d=True)
+            return samples.T, file.samplerate
+    except (soundfile.SoundFileError, ValueError) as error:
+        raise MediaError(
+            "sound in memory must be WAV or FLAC", got=str(error), fix="write it with encode_audio"
+        ) from error
+
+
+def _name(source: Source) -> str:
+    return "media in memory" if isinstance(source, bytes) else str(source)
+
+
+@contextmanager
+def _open(source: Source) -> Iterator[Any]:
+    """An open container; FFmpeg's errors, here and in the block, become MediaErrors."""
+    name = _name(source)
+    if isinstance(source, Path) and not source.is_file():
+        got = "a folder" if source.is_dir() else "no such file"
+        raise MediaError(f"{name} must be a media file", got=got, fix="check the path")
+    # An absolute path cannot be read as a URL, and what the file refers to is not opened.
+    file = io.BytesIO(source) if isinstance(source, bytes) else str(source.absolute())
+    options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+    try:
+        with av.open(file, metadata_errors="replace", options=options) as container:
+            yield container
+    except av.FFmpegError as error:
+        raise MediaError(
+            f"{name} must be a sound or video file that can be decoded",
+            got=error.strerror or type(error).__name__,
+            fix="check that it plays, or convert it to MP4, WAV or FLAC",
+        ) from error
+
+
+def _picture_stream(container: Any) -> Any | None:
+    """The first video stream that is not the cover of an album."""
+    cover = av.stream.Disposition.attached_pic
+    return next((stream for stream in container.streams.video if not stream.disposition & cover), None)
+
+
+def _time_zero(container: Any) -> float:
+    """Where reading begins, in the file's own seconds."""
+    stream = _picture_stream(container) or container.streams.audio[0]
+    return float((stream.start_time or 0) * stream.time_base)
+
+
+def _decode_audio(container: Any, channels: int, name: str) -> Iterator[tuple[Float32[np.ndarray, "c n"], int]]:
+    """Blocks of the first sound stream from time zero on, mapped to `channels`, each with its sample rate."""
+    stream, zero, count, rate, end = container.streams.audio[0], _time_zero(container), 0, 0, 0.0
+    for frame in container.decode(stream):
+        if frame.sample_rate <= 0 or rate not in (0, frame.sample_rate):
+            got = f"{rate} Hz, then {frame.sample_rate} Hz"
+            raise MediaError(f"{name} must keep one sample rate", got=got, fix="convert it to WAV")
+        rate = frame.sample_rate
+        block = _map_channels(_samples(frame), [channel.name for channel in frame.layout.channels], channels)
+        position = count if frame.time is None else round((frame.time - zero) * rate)
+        gap = position - count
+        if max(position, count) + block.shape[1] > MAX_SECONDS * rate:
+            raise _too_long(name)
+        if gap > 0 and (count == 0 or gap > GAP_SECONDS * rate):
+            yield np.zeros((channels, gap), np.float32), rate
+            count += gap
+        block = block[:, max(0, -position) :]  # what comes before the picture
+        yield block, rate
+        count += block.shape[1]
+        end = position / rate + block.shape[1] / rate
+    _check_whole(container, stream, end, name)
+
+
+def _decode_video(container: Any, name: str) -> Iterator[tuple[Any, float, float]]:
+    """Pictures in the order of showing, each with begin and end in seconds after time zero."""
+    stream = _picture_stream(container)
+    if stream is None:
+        raise MediaError(f"{name} must have a video stream", got="none", fix="give a recording with picture")
+    zero, last = _time_zero(container), 0.0
+    seconds = 1 / float(stream.average_rate or 25)
+    _check_pixels(stream.width, stream.height, name)
+    for frame in container.decode(stream):
+        _check_pixels(frame.width, frame.height, name)
+        begin = last if frame.time is None else frame.time - zero
+        last = begin + (float(frame.duration * frame.time_base) if frame.duration else seconds)
+        yield frame, begin, last
+    _check_whole(container, stream, last, name)
+
+
+def _samples(frame: Any) -> Float32[np.ndarray, "c n"]:
+    """The samples of a decoded block in [-1, 1], without a codec's padding at the end."""
+    count, channels = frame.samples, frame.layout.nb_channels
+    if frame.time_base == Fraction(1, frame.sample_rate) and 0 < frame.duration < count:
+        count = frame.duration
+    values = frame.to_ndarray()
+    values = values if frame.format.is_planar else values.reshape(-1, channels).T
+    kind = values.dtype
+    values = values[:, :count].astype(np.float32)
+    if kind == np.uint8:
+        return values / 128 - 1
+    return values / -float(np.iinfo(kind).min) if kind.kind == "i" else values
+
+
+def _map_channels(block: Float32[np.ndarray, "c n"], names: list[str], channels: int) -> Float32[np.ndarray, "k n"]:
+    """Mono or stereo from any layout, by FFmpeg's channel names (FL, FR, FC, LFE, BL, ...)."""
+    if len(block) == channels:
+        return block
+    if len(block) == 1:
+        return np.repeat(block, channels, axis=0)
+    left = [index for index, name in enumerate(names) if not name.endswith("R") and not name.startswith("LFE")]
+    right = [index for index, name in enumerate(names) if not name.endswith("L") and not name.startswith("LFE")]
+    sides = np.stack([block[left or slice(None)].mean(axis=0), block[right or slice(None)].mean(axis=0)])
+    return sides if channels == 2 else sides.mean(axis=0, keepdims=True)
+
+
+def _check_pixels(width: int, height: int, name: str) -> None:
+    if width * height > MAX_PIXELS:
+        raise MediaError(
+            f"{name} must have pictures of at most {MAX_PIXELS} pixels",
+            got=f"{width}x{height}",
+            fix="scale the video down",
+        )
+
+
+def _check_picture_bytes(count: int, size: tuple[int, ...], name: str) -> None:
+    if count * size[0] * size[1] * 3 > MAX_PICTURE_BYTES:
+        raise MediaError(
+            f"{name} must give at most {MAX_PICTURE_BYTES >> 20} MB of pictures",
+            got=f"more than {count - 1} pictures of {size[1]}x{size[0]}",
+            fix="cut the video, or read it smaller or at a lower frame rate",
+        )
+
+
+def _check_whole(container: Any, stream: Any, end: float, name: str) -> None:
+    """FFmpeg ends a truncated MP4 without an error; its index still tells how long it should have been."""
+    expected = float((stream.duration or 0) * stream.time_base) if container.format.name.startswith("mov") else 0.0
+    start = float((stream.start_time or 0) * stream.time_base) - _time_zero(container)
+    if end < start + expected - GAP_SECONDS:
+        raise MediaError(
+            f"{name} must be whole",
+            got=f"{max(end, 0.0):.1f} s of {start + expected:.1f} s",
+            fix="copy or export it again",
+        )
+
+
+def _too_long(name: str) -> MediaError:
+    return MediaError(
+        f"{name} must be shorter than {MAX_SECONDS / 3600:g} hours", got="a longer recording", fix="cut it into parts"
+    )

@@ -1,0 +1,296 @@
+"""How well a separation went, in decibels, and the baselines that give decibels a meaning; the home of museval.
+
+    gain = si_sdr_improvement(mixture, reference, estimate, sample_rate)   # dB, over active segments
+    scores = bss_eval_v4(references, estimates, sample_rate)               # medians of SDR, ISR, SIR, SAR
+
+Every number has one convention, told where it is computed and named beside every table (CONVENTIONS). Signals are float
+arrays "c t"; channels share one scale factor. What is undefined (a silent reference, a recording without silence) is NaN
+and left out of means; no number stands in for it.
+"""
+
+import functools
+import shutil
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from unittest import mock
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy.signal import istft, stft
+
+from vimss.errors import DataError
+
+LIMIT_DB = 100.0
+"""Ratios are kept within +-100 dB: beyond it lies only rounding."""
+ACTIVE_SECONDS = 0.5
+ACTIVE_DB = -40.0
+"""A segment is active where its level is within 40 dB of the loudest segment of the same stem."""
+SILENCE_SECONDS = 1.0
+SILENCE_DB = -80.0
+"""A frame is silent where its RMS level is below -80 dB of full scale, the last bits of 16."""
+ENERGY_FLOOR = 1e-8
+"""Added to energies under a logarithm, as in the code that first reported PES and EPS."""
+BOOTSTRAP_SAMPLES = 10_000
+
+CONVENTIONS = {
+    "SI-SDRi": "SI-SDR improvement over the mixture (Le Roux et al. 2019) on the segments of 0.5 s where the reference is "
+    "within 40 dB of its loudest segment, joined",
+    "SDR": "museval BSS Eval v4: frames of 1 s, 512-tap filters for the whole recording, median over frames; frames in "
+    "which any source is silent are left out",
+    "PES": "predicted energy at silence: 10 log10 of the estimate's energy in 1 s frames where the reference is silent, "
+    "mean over frames (lower is better)",
+    "EPS": "energy at predicted silence: 10 log10 of the reference's energy in 1 s frames where the estimate is silent, "
+    "mean over frames (lower is better)",
+}
+"""Name of a metric -> the convention behind it, for the foot of a table."""
+
+
+def si_sdr(reference: Float[np.ndarray, "*b t"], estimate: Float[np.ndarray, "*b t"]) -> Float[np.ndarray, "*b"]:
+    """Scale-invariant signal-to-distortion ratio in dB (Le Roux et al. 2019, eq. 5), means not removed.
+
+    NaN for a silent reference; -LIMIT_DB for a silent estimate.
+    """
+    reference, estimate = reference.astype(np.float64), estimate.astype(np.float64)
+    energy = np.sum(reference**2, axis=-1, keepdims=True)
+    scale = np.sum(reference * estimate, axis=-1, keepdims=True) / np.where(energy > 0, energy, np.nan)
+    target = scale * reference
+    return _ratio_db(np.sum(target**2, axis=-1), np.sum((estimate - target) ** 2, axis=-1))
+
+
+def snr(reference: Float[np.ndarray, "*b t"], estimate: Float[np.ndarray, "*b t"]) -> Float[np.ndarray, "*b"]:
+    """Signal-to-noise ratio in dB, where noise is all that differs; NaN for a silent reference.
+
+    Half of a mixture of two equal stems scores +3 dB or so: never show its improvement alone.
+    """
+    reference, estimate = reference.astype(np.float64), estimate.astype(np.float64)
+    energy = np.sum(reference**2, axis=-1)
+    return _ratio_db(np.where(energy > 0, energy, np.nan), np.sum((estimate - reference) ** 2, axis=-1))
+
+
+def active_mask(reference: Float[np.ndarray, "c t"], sample_rate: int) -> Bool[np.ndarray, "t"]:
+    """True on the segments of 0.5 s whose level is within 40 dB of the loudest one; all False for a silent stem.
+
+    Notes fade and players rest; a ratio there measures the noise floor of the corpus.
+    """
+    length = max(1, round(ACTIVE_SECONDS * sample_rate))
+    level = _frame_energy(reference, length)
+    loudest = float(level.max(initial=0.0))
+    active = (level > 0) & (level >= loudest * 10 ** (ACTIVE_DB / 10))
+    return np.repeat(active, length)[: reference.shape[1]]
+
+
+def si_sdr_improvement(
+    mixture: Float[np.ndarray, "c t"],
+    reference: Float[np.ndarray, "c t"],
+    estimate: Float[np.ndarray, "c t"],
+    sample_rate: int,
+) -> float:
+    """SI-SDR of the estimate minus that of the mixture, in dB, over the active segments of the reference, joined.
+
+    NaN for a silent reference. The mixture itself scores 0.
+    """
+    active = active_mask(reference, sample_rate)
+    heard, wanted, given = (signal[:, active].reshape(-1) for signal in (mixture, reference, estimate))
+    return float(si_sdr(wanted, given) - si_sdr(wanted, heard))
+
+
+def silence_energy(
+    reference: Float[np.ndarray, "c t"], estimate: Float[np.ndarray, "c t"], sample_rate: int
+) -> tuple[float, float]:
+    """PES and EPS in dB, as in Slizovskaia et al. 2021 after Schulze-Forster et al. 2019; lower is better.
+
+    PES, predicted energy at silence: mean over the frames of 1 s where the reference is silent of 10 log10 of the
+    estimate's energy. EPS, energy at predicted silence: the same of the reference where the estimate is silent. NaN where
+    there is no such frame.
+    """
+    length = round(SILENCE_SECONDS * sample_rate)
+    given, wanted = _frame_energy(estimate, length), _frame_energy(reference, length)
+    limit = 10 ** (SILENCE_DB / 10) * length * len(reference)
+    predicted, missed = given[wanted < limit], wanted[given < limit]
+    return _mean_db(predicted), _mean_db(missed)
+
+
+def level_db(estimate: Float[np.ndarray, "c t"], mixture: Float[np.ndarray, "c t"]) -> float:
+    """Level of an output relative to the mixture in dB; for a label that does not play, lower is better."""
+    given, heard = (np.sum(signal.astype(np.float64) ** 2) for signal in (estimate, mixture))
+    return float(_ratio_db(given, heard if heard > 0 else np.float64(np.nan)))
+
+
+@dataclass(frozen=True, eq=False)
+class BssEval:
+    """museval's four ratios in dB, medians over frames, one value per source; NaN where undefined."""
+
+    sdr: Float[np.ndarray, "s"]
+    isr: Float[np.ndarray, "s"]
+    sir: Float[np.ndarray, "s"]
+    sar: Float[np.ndarray, "s"]
+
+
+def bss_eval_v4(references: Float[np.ndarray, "s t"], estimates: Float[np.ndarray, "s t"], sample_rate: int) -> BssEval:
+    """BSS Eval v4 (Stöter, Liutkus and Ito 2018) through museval: windows and hops of 1 s, medians over frames.
+
+    museval refuses silent sources. A silent reference is left out together with its estimate (see `silence_energy`); a
+    silent estimate of a sounding reference is NaN and leaves the other sources' figures as they are. As in museval, a
+    frame in which any source is silent does not count.
+    """
+    scores = np.full((4, len(references)), np.nan)
+    sounding = np.flatnonzero(np.any(references != 0, axis=1))
+    if sounding.size:
+        given = estimates[sounding].astype(np.float64)
+        silent = ~np.any(given != 0, axis=1)
+        # Each estimate is scored by itself, so what stands in for a silent one cannot reach the others.
+        given[silent] = np.random.default_rng(0).standard_normal((int(silent.sum()), given.shape[1]))
+        window = min(round(sample_rate), references.shape[1])
+        frames = np.stack(
+            _museval().metrics.bss_eval(references[sounding].astype(np.float64), given, window, window)[:4]
+        )
+        frames[:, silent] = np.nan
+        scores[:, sounding] = _nanmedian(frames)
+    return BssEval(*scores)
+
+
+class LabelWiener:
+    """A time-invariant Wiener filter per label: what can be had by knowing the average spectrum of an instrument.
+
+    A network that does not beat it has learned a fixed equaliser. The filter of label k among the labels of a mixture is
+    P_k(f) / sum_j P_j(f), with P the mean power spectrum of the label's stems, of equal level, in the train split.
+    """
+
+    def __init__(self, sample_rate: int) -> None:
+        self.sample_rate = sample_rate
+        self._power: dict[str, Float[np.ndarray, "f"]] = {}
+
+    @classmethod
+    def fit(cls, stems: Iterable[tuple[str, Float[np.ndarray, "c t"]]], sample_rate: int) -> "LabelWiener":
+        """Mean spectra from (label, stem) pairs, one pair in memory at a time."""
+        wiener = cls(sample_rate)
+        for label, stem in stems:
+            sounding = stem[:, active_mask(stem, sample_rate)]
+            if sounding.shape[1]:
+                power = np.mean(np.abs(_stft(sounding, sample_rate)) ** 2, axis=(0, 2))
+                wiener._power[label] = wiener._power.get(label, 0.0) + power / power.sum()
+        return wiener
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels that have a spectrum."""
+        return tuple(sorted(self._power))
+
+    def separate(self, mixture: Float[np.ndarray, "c t"], labels: Sequence[str]) -> Float[np.ndarray, "s c t"]:
+        """One estimate per label; DataError for a label that no stem had."""
+        unknown = sorted(set(labels) - set(self._power))
+        if unknown:
+            raise DataError(
+                "a Wiener filter needs stems of every label",
+                got=f"none of {', '.join(unknown)}",
+                fix="fit it on more stems",
+            )
+        power = np.stack([self._power[label] / self._power[label].sum() for label in labels])
+        return _masked(mixture, power[:, None, :, None], self.sample_rate)
+
+
+def oracle_ratio_mask(
+    mixture: Float[np.ndarray, "c t"], references: Float[np.ndarray, "s c t"], sample_rate: int
+) -> Float[np.ndarray, "s c t"]:
+    """Estimates by the power ratio mask of the true stems: about the best that a mask on a spectrogram can reach."""
+    power = np.stack([np.abs(_stft(reference, sample_rate)) ** 2 for reference in references])
+    return _masked(mixture, power, sample_rate)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A paired difference and its 95 % interval, dB."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+    """Pairs that entered; those with an undefined value do not."""
+
+    @property
+    def significant(self) -> bool:
+        """The whole interval lies above zero."""
+        return self.low > 0
+
+
+def paired_gain(challenger: Sequence[float], champion: Sequence[float], seed: int = 0) -> Gain:
+    """Mean of challenger - champion over the same items, with a bootstrap percentile interval (Efron 1979).
+
+    With fewer than two pairs nothing is known of the spread: the interval is the whole line.
+    """
+    difference = np.asarray(challenger, np.float64) - np.asarray(champion, np.float64)
+    difference = difference[np.isfinite(difference)]
+    if len(difference) < 2:
+        mean = float(difference.mean()) if len(difference) else float("nan")
+        return Gain(mean, -np.inf, np.inf, len(difference))
+    draws = np.random.default_rng(seed).integers(len(difference), size=(BOOTSTRAP_SAMPLES, len(difference)))
+    low, high = np.percentile(difference[draws].mean(axis=1), (2.5, 97.5))
+    return Gain(float(difference.mean()), float(low), float(high), len(difference))
+
+
+@functools.cache
+def _museval() -> ModuleType:
+    """museval, whose import asks stempeg for an ffmpeg and ffprobe on PATH though arrays need neither.
+
+    stempeg (0.2.6) only asks shutil.which; it is answered during this import alone, and PATH stays as it is. To delete
+    when stempeg looks for ffmpeg at its first use.
+    """
+    find = shutil.which
+    if "stempeg" in sys.modules or (find("ffmpeg") and find("ffprobe")):
+        import museval
+    else:
+
+        def answer(command: str, *arguments: object, **options: object) -> str | None:
+            return command if command in {"ffmpeg", "ffprobe"} else find(command, *arguments, **options)  # type: ignore[arg-type]
+
+        with mock.patch.object(shutil, "which", answer):
+            import museval
+    return museval
+
+
+def _ratio_db(signal: Float[np.ndarray, "*b"], noise: Float[np.ndarray, "*b"]) -> Float[np.ndarray, "*b"]:
+    """10 log10 of a ratio of energies, within +-LIMIT_DB; NaN stays NaN, and nothing over nothing is -LIMIT_DB."""
+    limit = 10 ** (LIMIT_DB / 10)
+    tiny = np.finfo(np.float64).tiny
+    ratio = np.where(signal == 0, 0.0, signal) / np.maximum(noise, np.maximum(signal / limit, tiny))
+    return 10 * np.log10(np.clip(ratio, 1 / limit, limit))
+
+
+def _frame_energy(signal: Float[np.ndarray, "c t"], length: int) -> Float[np.ndarray, "n"]:
+    """Energy of frames of `length` samples, the last one padded with silence."""
+    power = np.sum(signal.astype(np.float64) ** 2, axis=0)
+    return np.pad(power, (0, -len(power) % length)).reshape(-1, length).sum(axis=1)
+
+
+def _mean_db(energy: Float[np.ndarray, "n"]) -> float:
+    return float(np.mean(10 * np.log10(energy + ENERGY_FLOOR))) if len(energy) else float("nan")
+
+
+def _nanmedian(frames: Float[np.ndarray, "m s n"]) -> Float[np.ndarray, "m s"]:
+    """Median over finite frames; NaN where there is none, without numpy's warning."""
+    known = [[row[np.isfinite(row)] for row in rows] for rows in frames]
+    return np.array([[np.median(row) if row.size else np.nan for row in rows] for rows in known])
+
+
+def _window(sample_rate: int) -> int:
+    """STFT window of about 64 ms, a power of two."""
+    return 2 ** round(np.log2(0.064 * sample_rate))
+
+
+def _stft(signal: Float[np.ndarray, "c t"], sample_rate: int) -> np.ndarray:
+    window = _window(sample_rate)
+    padded = np.pad(signal, ((0, 0), (0, max(0, window - signal.shape[1]))))
+    return stft(padded, nperseg=window, noverlap=window * 3 // 4)[2]
+
+
+def _masked(
+    mixture: Float[np.ndarray, "c t"], power: Float[np.ndarray, "s k f n"], sample_rate: int
+) -> Float[np.ndarray, "s c t"]:
+    """The mixture through one mask per source, made of the sources' powers."""
+    total = power.sum(axis=0)
+    spectrum, window = _stft(mixture, sample_rate), _window(sample_rate)
+    masks = (np.divide(part, total, out=np.full_like(total, 1 / len(power)), where=total > 0) for part in power)
+    signals = [istft(spectrum * mask, nperseg=window, noverlap=window * 3 // 4)[1] for mask in masks]
+    return np.stack(signals)[:, :, : mixture.shape[1]].astype(mixture.dtype)

@@ -1,0 +1,174 @@
+"""Where work runs: the place (platform/<name>/runtime.yaml), its store, and Ray.
+
+    place = load_place("local")        # platform/local/runtime.yaml, or the same values built in
+    store = open_store(place)
+    with ray_running(place):
+        ...
+
+A place gives addresses and resources; no code branches on its name.
+"""
+
+import logging
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import Field
+
+from vimss.config import Config, load_yaml
+from vimss.errors import ConfigError, PlaceError
+from vimss.storage import Store
+
+PLATFORM = Path("platform")
+JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by Ray in the driver of a submitted job."""
+
+TRIAL_SLOT = "trial_slot"
+"""Custom Ray resource that counts running trials: their drivers only wait, so they take no CPU."""
+
+QUIET_RAY = {
+    # The trainer's controller asks its workers for reports this often; the default of 2 s blocks every report.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Place(Config):
+    """What one place offers: runtime.yaml in its folder under platform/."""
+
+    name: str = Field(exclude=True)
+    ray_address: str = Field(
+        "", description="of a running cluster; empty starts Ray on this machine for the one command"
+    )
+    store: str = Field(
+        "", description="folder or mount that all nodes share; VIMSS_STORE goes before it; empty: ./store"
+    )
+    tracking_uri: str = Field("", description="of an MLflow server; empty: SQLite in the store")
+    workers_per_trial: int = Field(1, ge=1, description="processes that train one trial together")
+    cpus_per_worker: float = Field(1.0, gt=0, description="cores of one worker")
+    gpus_per_worker: float = Field(0.0, ge=0, description="GPUs of one worker")
+    max_concurrent_trials: int = Field(
+        0, ge=0, description="trials that run at once; 0: as many as the cluster's cores and GPUs allow"
+    )
+
+
+def load_place(name: str = "local") -> Place:
+    """The place called `name`, or the folder or runtime.yaml at that path; built-in values for `local` without a checkout."""
+    path = Path(name)
+    path = path / "runtime.yaml" if path.is_dir() else path
+    if path.suffix != ".yaml":
+        path = PLATFORM / name / "runtime.yaml"
+        if not path.exists():
+            if name == "local":
+                return Place(name="local")
+            known = ", ".join(sorted(p.parent.name for p in PLATFORM.glob("*/runtime.yaml"))) or "local"
+            raise PlaceError("--on must name a folder of platform/", got=repr(name), fix=f"choose from {known}")
+    return load_yaml(path, Place, [f"name={path.parent.name}"])
+
+
+def in_ray_job() -> bool:
+    """Whether this process is the driver of a job that was submitted to a cluster."""
+    return JOB_VARIABLE in os.environ
+
+
+def open_store(place: Place) -> Store:
+    """$VIMSS_STORE, else the place's, else ./store; created where it does not exist."""
+    named = os.environ.get("VIMSS_STORE") or place.store
+    if in_ray_job() and not Path(named).is_absolute():
+        raise ConfigError(
+            "a Ray job must have an absolute store, since its working directory is a copy that is thrown away",
+            got=repr(named) if named else "no VIMSS_STORE",
+            fix='submit with --runtime-env-json \'{"env_vars": {"VIMSS_STORE": "/absolute/path"}}\'',
+        )
+    return Store(Path(named or "store").absolute()).make()
+
+
+@contextmanager
+def ray_running(place: Place, num_cpus: int = 0) -> Iterator[None]:
+    """Ray, connected to the place's cluster or started on this machine; stopped at the end where it was started here."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.update({key: value for key, value in QUIET_RAY.items() if key not in os.environ})
+    address = "auto" if in_ray_job() else place.ray_address
+    settings: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": True}
+    if address:
+        settings |= {"address": address}
+    else:
+        # The dashboard stays on: Ray Train's cleaner of dead trials asks it, without it a stopped trial blocks its cores.
+        settings |= {"num_cpus": num_cpus or None, "include_dashboard": True, "dashboard_host": "127.0.0.1"}
+        settings |= {"resources": {TRIAL_SLOT: 1000}}
+    try:
+        ray.init(**settings)
+    except ConnectionError as error:
+        raise PlaceError(
+            f"a Ray cluster must answer at {address}", got=str(error).splitlines()[0], fix="start it, or use --on local"
+        ) from error
+    try:
+        if TRIAL_SLOT not in ray.cluster_resources():
+            raise PlaceError(
+                f"the Ray cluster must count running trials by the resource '{TRIAL_SLOT}'",
+                got=f"only {', '.join(sorted(ray.cluster_resources()))}",
+                fix=f"start its head with --resources '{{\"{TRIAL_SLOT}\": 1000}}'",
+            )
+        yield
+    finally:
+        ray.shutdown()
+
+
+def parallel_map(
+    function: Callable[[Item], Result], items: Sequence[Item], on_done: Callable[[Result], None] | None = None
+) -> list[Result]:
+    """`function` over the items on the cores of the running Ray; results in order, `on_done` as each arrives.
+
+    The first error stops the rest and is raised as it was.
+    """
+    import ray
+
+    task = ray.remote(num_cpus=1)(function)
+    pending = {task.remote(item): index for index, item in enumerate(items)}
+    results: dict[int, Result] = {}
+    try:
+        while pending:
+            (ready,), _ = ray.wait(list(pending), num_returns=1)
+            index = pending.pop(ready)
+            results[index] = ray.get(ready)
+            if on_done is not None:
+                on_done(results[index])
+    except ray.exceptions.RayTaskError as error:
+        for reference in pending:
+            ray.cancel(reference, force=True)
+        raise error.cause from error
+    return [results[index] for index in range(len(items))]
+
+
+def git_commit() -> str:
+    """The commit of the checkout that runs, with + where files differ from it; "unknown" outside a checkout."""
+    git = shutil.which("git")
+    if git is None:
+        return "unknown"
+    answer = subprocess.run(  # noqa: S603
+        [git, "describe", "--always", "--dirty=+", "--abbrev=12"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return answer.stdout.strip() or "unknown"

@@ -1,0 +1,57 @@
+"""The one record that fits every dataset: a clip is a stretch of one piece, as a list of players.
+
+Solo corpora have one player, ensembles aligned ones, unlabelled duets players without stems.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float16, Int16, UInt8
+
+
+@dataclass(frozen=True, eq=False)
+class Player:
+    """One player in a clip: instrument, part, and what there is of sound and picture."""
+
+    instrument: str
+    """A label of the recipe, such as "vn"."""
+    part: str
+    """Name of the part, unique within the clip: two violins are two players."""
+    audio: Int16[np.ndarray, "c t"] | None = None
+    """The stem; None where the player rests (`silent`) or where no stem exists."""
+    silent: bool = False
+    """The player is there and seen, and plays nothing in this clip."""
+    picture: UInt8[np.ndarray, "v h w 3"] | None = None
+    """The player's crop of the video, RGB, at the recipe's size and frame rate."""
+    features: Float16[np.ndarray, "v d"] | None = None
+    """Vision features, one row per frame."""
+    masks: Bool[np.ndarray, "2 v h w"] | None = None
+    """Ground truth pixels of the player (0) and of the instrument (1), where the corpus knows them."""
+    boxes: Int16[np.ndarray, "2 v 4"] | None = None
+    """Boxes of player and instrument: left, top, right, bottom in pixels, right and bottom exclusive."""
+    timbre: str = ""
+    """Which sound made the stem, such as "sf2:40"; reports group by it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """A stretch of one piece."""
+
+    piece: str
+    """Name of the piece, unique in the corpus, of letters, digits, `-` and `_`."""
+    offset: int
+    """Where in the piece this clip begins, in audio samples."""
+    samples: int
+    """Length in audio samples."""
+    sample_rate: int
+    """Audio samples per second."""
+    players: tuple[Player, ...]
+    frame_rate: float = 0.0
+    """Pictures per second; 0 where no player has a picture."""
+    mixture: Int16[np.ndarray, "c t"] | None = None
+    """The recorded mix, where it is not the sum of the stems."""
+
+    @property
+    def key(self) -> str:
+        """Name of the clip in its shard: piece and offset."""
+        return f"{self.piece}_{self.offset:09d}"

@@ -1,0 +1,147 @@
+"""From a score to what each player of a piece plays: tones in seconds, within the instrument's range, with rests.
+
+    players = arrange(casting, seed=0)
+    players[0][0]  # Tone(start=0.31, end=0.82, pitch=67, loud=0.7)
+
+Chorales hardly ever rest and move together, so that a model that ignores the picture would do as well as one that
+looks. Therefore silent passages are cut into each part, and pieces differ in tempo and articulation.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from vimss.shards.corpora.chamber.casting import RANGES, Casting, generator
+from vimss.shards.corpora.chamber.score import Note, Score, read_score
+
+NOTES_PER_SECOND = (1.2, 3.0)
+"""Of one part, from slow chords to lively; the tempo of each piece is chosen for a rate in between."""
+
+BEATS_PER_MINUTE = (54.0, 160.0)
+"""Slowest and fastest tempo of a quarter note."""
+
+SHORTEST_TONE = 0.07
+"""Seconds; what is shorter after all cuts is left out."""
+
+LAST_RELEASE = 0.25
+"""Seconds before the end of a piece in which no tone sounds, so that the last ones die away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tone:
+    """One played note: start and end in seconds, MIDI pitch as it sounds, loudness from 0 to 1."""
+
+    start: float
+    end: float
+    pitch: int
+    loud: float
+
+
+def arrange(casting: Casting, seed: int) -> tuple[tuple[Tone, ...], ...]:
+    """The tones of each sounding player, in the order of `casting.instruments`."""
+    rng = generator(seed, "arrange", casting.name)
+    score = read_score(casting.score)
+    bpm = _tempo(rng, score)
+    span = casting.seconds * bpm / 60
+    parts = _choose_stretch(rng, score, casting, span)
+    accents = rng.uniform(0.6, 1.0, size=64)
+    players = []
+    for instrument, part in zip(casting.instruments, parts, strict=True):
+        pitches = _into_range(rng, [note.pitch for note in part], RANGES[instrument])
+        players.append(_play(rng, part, pitches, 60 / bpm, casting.seconds, accents))
+    return tuple(_rest(rng, tones, casting.seconds) for tones in players)
+
+
+def _tempo(rng: np.random.Generator, score: Score) -> float:
+    """Quarter notes per minute that give the parts of this score a rate of notes drawn at random."""
+    density = sum(map(len, score.parts)) / (len(score.parts) * score.quarters)
+    return float(np.clip(60 * rng.uniform(*NOTES_PER_SECOND) / density, *BEATS_PER_MINUTE))
+
+
+def _choose_stretch(rng: np.random.Generator, score: Score, casting: Casting, span: float) -> list[list[Note]]:
+    """As many parts as there are players, cut to `span` quarter notes where most of them are busy."""
+    first, of = casting.slot
+    low, high = score.quarters * first / of, score.quarters * (first + 1) / of
+    starts = [bar for bar in score.bars if low <= bar < max(low + 1e-6, min(high, score.quarters - span))]
+    starts = starts or [max(0.0, min(low, score.quarters - span))]
+    players = len(casting.instruments)
+    best: list[list[Note]] = []
+    best_busy = -1.0
+    for start in rng.choice(np.array(starts), size=min(6, len(starts)), replace=False):
+        parts = [_cut(part, float(start), span, score.quarters) for part in score.parts]
+        busy = [sum(note.length for note in part) / span for part in parts]
+        ranked = sorted(range(len(parts)), key=lambda index: -busy[index])
+        if busy[ranked[players - 1]] > best_busy:
+            best_busy = busy[ranked[players - 1]]
+            lively = [index for index in ranked if busy[index] > 0.6]
+            chosen = lively if len(lively) >= players else ranked[:players]
+            best = [parts[int(index)] for index in rng.permutation(np.array(chosen))[:players]]
+    return best
+
+
+def _cut(part: Sequence[Note], start: float, span: float, quarters: float) -> list[Note]:
+    """The notes of `part` in [start, start + span), from the stretch's beginning; a short score begins again."""
+    notes: list[Note] = []
+    offset = -start
+    while offset < span:
+        for note in part:
+            begin, end = max(0.0, note.start + offset), min(span, note.end + offset)
+            if end - begin > 1e-3:
+                notes.append(Note(begin, end - begin, note.pitch))
+        offset += quarters
+    return notes
+
+
+def _into_range(rng: np.random.Generator, pitches: Sequence[int], limits: tuple[int, int]) -> list[int]:
+    """The melody in one of the octaves where the instrument can play (nearly) all of it; the rest is folded back."""
+    low, high = limits
+    melody = np.array(pitches)
+    shifts = np.arange(-60, 61, 12)
+    inside = np.array([np.mean((melody + shift >= low) & (melody + shift <= high)) for shift in shifts])
+    fitting = shifts[inside >= min(0.97, float(inside.max()))]
+    moved = melody + int(rng.choice(fitting))
+    moved = np.where(moved < low, moved + 12 * -((moved - low) // 12), moved)
+    moved = np.where(moved > high, moved - 12 * -((high - moved) // 12), moved)
+    return [int(pitch) for pitch in moved]
+
+
+def _play(
+    rng: np.random.Generator,
+    part: Sequence[Note],
+    pitches: Sequence[int],
+    beat: float,
+    seconds: float,
+    accents: np.ndarray,
+) -> tuple[Tone, ...]:
+    """One player's tones: own articulation, small errors of timing, loudness in arcs with accents that all share."""
+    legato = rng.uniform(0.78, 0.99)
+    late = rng.normal(0, 0.008)
+    arc, phase = rng.uniform(4, 12), rng.uniform(0, 2 * np.pi)
+    tones = []
+    for note, pitch in zip(part, pitches, strict=True):
+        start = max(0.0, note.start * beat + late + rng.normal(0, 0.006))
+        end = min(seconds - LAST_RELEASE, note.start * beat + max(SHORTEST_TONE, note.length * beat * legato))
+        loud = accents[int(note.start * 2) % 64] * (0.8 + 0.2 * np.sin(2 * np.pi * start / arc + phase))
+        if end - start >= SHORTEST_TONE:
+            tones.append(Tone(start, end, pitch, float(loud)))
+    return tuple(tones)
+
+
+def _rest(rng: np.random.Generator, tones: tuple[Tone, ...], seconds: float) -> tuple[Tone, ...]:
+    """The part with up to two silent passages of 2 to 5 seconds (less in a short piece) cut into it."""
+    for _ in range(int(rng.choice(3, p=(0.25, 0.5, 0.25)))):
+        length = min(rng.uniform(2, 5), 0.25 * seconds)
+        begin = rng.uniform(0, seconds - length)
+        kept = []
+        for tone in tones:
+            if tone.start < begin:
+                tone = replace(tone, end=min(tone.end, begin))
+            elif tone.start < begin + length:
+                tone = replace(tone, start=begin + length)
+            if tone.end - tone.start >= SHORTEST_TONE:
+                kept.append(tone)
+        # A part with long rests of its own keeps what it has.
+        if sum(tone.end - tone.start for tone in kept) >= 0.3 * seconds:
+            tones = tuple(kept)
+    return tones

@@ -1,0 +1,138 @@
+"""Who plays what: the pieces of the corpus, their splits, scores and instruments, before any score is read.
+
+    plan = make_plan(seed=0, minutes=14.0, piece_seconds=30.0)
+    plan["train-000-bwv66_6"].instruments  # ("vn", "tba", "cl")
+
+Every four pieces of a split are a duet, a trio and two quartets, 13 players in all, and deal the whole deck of 13
+instruments once: so every split holds every instrument, and all of them equally often.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from vimss.shards.corpora.chamber.catalogue import Work, chorales, quartets
+from vimss.shards.instruments import INSTRUMENTS
+from vimss.shards.recipe import SPLITS
+
+SHARES = dict(zip(SPLITS, (0.55, 0.12, 0.11, 0.12, 0.10), strict=True))
+"""Part of the minutes that each split gets."""
+
+FEWEST_PIECES = 4
+"""In any split: with four pieces the deck of 13 instruments is dealt once."""
+
+DOUBLES_FROM_MINUTES = 30.0
+"""From this length on, every tenth piece has two players of one instrument."""
+
+RANGES = {
+    "bn": (34, 74),
+    "cl": (50, 89),
+    "db": (28, 65),
+    "fl": (60, 94),
+    "hn": (38, 77),
+    "ob": (58, 89),
+    "sax": (46, 82),
+    "tba": (29, 63),
+    "tbn": (40, 72),
+    "tpt": (54, 84),
+    "va": (48, 86),
+    "vc": (36, 77),
+    "vn": (55, 96),
+}
+"""Lowest and highest MIDI pitch (sounding) that a player of a chamber ensemble plays on each instrument."""
+
+
+@dataclass(frozen=True)
+class Casting:
+    """One piece before its score is read: a stretch of a score and the instruments that play it."""
+
+    name: str
+    split: str
+    composition: str
+    score: str
+    slot: tuple[int, int]
+    """The stretch is the first-th of second equal parts of the score, where several pieces use one score."""
+    seconds: float
+    instruments: tuple[str, ...]
+    resting: str | None
+    """Instrument of one more player, who is there, is seen and plays nothing."""
+
+
+def generator(seed: int, *names: object) -> np.random.Generator:
+    """Random numbers that depend on the seed and the names alone, not on order or process."""
+    digest = hashlib.sha256(":".join(map(str, (seed, *names))).encode()).digest()
+    return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
+
+
+@lru_cache(maxsize=8)
+def make_plan(seed: int, minutes: float, piece_seconds: float) -> dict[str, Casting]:
+    """All pieces of the corpus by name, in the order of the splits."""
+    plan: dict[str, Casting] = {}
+    for split in SPLITS:
+        rng = generator(seed, "cast", split)
+        seconds = minutes * 60 * SHARES[split]
+        count = max(FEWEST_PIECES, int(np.ceil(seconds / piece_seconds - 1e-9)))
+        scores = _choose_scores(rng, split, count)
+        for number, (instruments, (composition, score, slot)) in enumerate(zip(_deal(rng, count), scores, strict=True)):
+            cast, resting = _guests(rng, instruments, doubles=minutes >= DOUBLES_FROM_MINUTES)
+            stem = PurePosixPath(score).with_suffix("")
+            title = (stem.name if stem.parts[0] == "bach" else "-".join(stem.parts)).replace(".", "_")
+            name = f"{split}-{number:03d}-{title}"
+            plan[name] = Casting(name, split, composition, score, slot, seconds / count, cast, resting)
+    return plan
+
+
+def _choose_scores(rng: np.random.Generator, split: str, count: int) -> list[tuple[str, str, tuple[int, int]]]:
+    """Composition, score file and slot of each piece: chorales and quartets in turn, each work as rarely as can be."""
+    sources = [_in_turn(rng, chorales(split)), _in_turn(rng, quartets(split))]
+    chosen = [sources[number % 2][number // 2 % len(sources[number % 2])] for number in range(count)]
+    uses = {score: sum(score == other for _, other in chosen) for _, score in chosen}
+    seen: dict[str, int] = {}
+    slots = []
+    for composition, score in chosen:
+        seen[score] = seen.get(score, 0) + 1
+        slots.append((composition, score, (seen[score] - 1, uses[score])))
+    return slots
+
+
+def _in_turn(rng: np.random.Generator, works: tuple[Work, ...]) -> list[tuple[str, str]]:
+    """(composition, score) of all scores, ordered so that every work comes once before one comes again."""
+    shuffled = [(work.composition, rng.permutation(np.array(work.scores))) for work in works]
+    shuffled = [shuffled[index] for index in rng.permutation(len(shuffled))]
+    longest = max(len(scores) for _, scores in shuffled)
+    return [
+        (composition, str(scores[turn]))
+        for turn in range(longest)
+        for composition, scores in shuffled
+        if turn < len(scores)
+    ]
+
+
+def _deal(rng: np.random.Generator, count: int) -> list[tuple[str, ...]]:
+    """Instruments of each of `count` pieces: two to four, all different."""
+    hands: list[tuple[str, ...]] = []
+    while len(hands) < count:
+        deck = [str(code) for code in rng.permutation(np.array(list(INSTRUMENTS)))]
+        for players in rng.permutation(np.array([2, 3, 4, 4])):
+            hands.append(tuple(deck[:players]))
+            del deck[:players]
+    return hands[:count]
+
+
+def _guests(
+    rng: np.random.Generator, instruments: tuple[str, ...], doubles: bool
+) -> tuple[tuple[str, ...], str | None]:
+    """The players, sometimes with a second one of the same instrument or with one who rests all the time."""
+    chance = rng.random()
+    if len(instruments) == 4:
+        return instruments, None
+    # Only half of the pieces, duets and trios, have a free seat: a fifth of those is a tenth of all.
+    if doubles and chance < 0.2:
+        return (*instruments, instruments[int(rng.integers(len(instruments)))]), None
+    if chance > 0.8:
+        others = [code for code in INSTRUMENTS if code not in instruments]
+        return instruments, others[int(rng.integers(len(others)))]
+    return instruments, None

@@ -1,0 +1,68 @@
+"""What data: one YAML file per corpus in shards/, as checked settings.
+
+recipe = load_recipe("quickstart")      # shards/quickstart.yaml
+recipe = load_recipe("my/recipe.yaml")  # or any path
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from vimss.config import Config, load_yaml
+from vimss.shards.instruments import INSTRUMENTS
+
+SPLITS = ("train", "valid", "promote", "test", "test_unheard")
+"""`valid` steers a search, `promote` decides on champions, `test` makes tables only;
+`test_unheard` has timbres that training never saw."""
+
+
+class Picture(Config):
+    """How each player's picture is stored."""
+
+    size: int = Field(96, ge=16, le=512, description="side of the square picture of one player, pixels")
+    frame_rate: float = Field(12.5, gt=0, le=60, description="pictures per second")
+
+
+class Recipe(Config):
+    """One corpus: where it comes from and how its clips are written."""
+
+    corpus: Literal["chamber"] = Field(description="reader, a module of vimss.shards.corpora")
+    description: str = Field(description="one sentence for people")
+    licence: str = Field(description="licence of the data, and what it asks of those who use it")
+    obtain: str = Field(description="how to obtain the data")
+    labels: tuple[str, ...] = Field(
+        tuple(INSTRUMENTS), min_length=1, description="instrument labels, in the order of the outputs"
+    )
+    sample_rate: int = Field(22050, ge=4000, le=192000, description="audio samples per second")
+    channels: Literal[1, 2] = Field(1, description="1 mono, 2 stereo")
+    audio_format: Literal["wav", "flac"] = Field(
+        "wav", description="WAV reads 3 times faster, FLAC takes half the space"
+    )
+    clip_seconds: float = Field(30.0, gt=0, le=600, description="longest clip, seconds")
+    clips_per_shard: int = Field(8, ge=1, description="clips in one tar file")
+    picture: Picture = Picture()
+    seed: int = Field(0, ge=0, description="seed of everything that is drawn at random while the corpus is made")
+    options: dict[str, Any] = Field(default_factory=dict, description="settings of the reader, checked by it")
+
+    @model_validator(mode="after")
+    def _labels_are_unique(self) -> Self:
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels must not repeat")
+        return self
+
+    @property
+    def clip_samples(self) -> int:
+        """Longest clip in audio samples."""
+        return round(self.clip_seconds * self.sample_rate)
+
+
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe called `name` in shards/, or at the path `name` where it ends in .yaml."""
+    return load_yaml(recipe_path(name), Recipe, overrides)
+
+
+def recipe_path(name: str) -> Path:
+    """Where the recipe's YAML file lies."""
+    return Path(name) if name.endswith((".yaml", ".yml")) else Path("shards") / f"{name}.yaml"

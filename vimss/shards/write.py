@@ -1,0 +1,287 @@
+"""From a recipe to shards: tar files of clips that plain `tar` and plain webdataset open, and their manifest.
+
+    with ray_running(place):
+        manifest = write_shards(recipe, "quickstart", store, on_progress=print)
+
+The unit of work is a shard: a group of pieces, written by one Ray task under a temporary name and renamed.
+An interrupted run goes on where it was; the manifest comes last. Members of a clip, `KEY` being piece and offset:
+
+    KEY.json               piece, offset, samples, rates and the list of players
+    KEY.player0.wav        int16 stem (or .flac); absent where the player rests
+    KEY.player0.mp4        the player's crop of the video
+    KEY.player0.masks.npz  ground truth pixels, bit-packed over the last axis; KEY.player0.boxes.npy
+    KEY.mixture.wav        only where the mix is not the sum of the stems
+"""
+
+import hashlib
+import io
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import webdataset as wds
+from pydantic import Field
+
+from vimss.config import Config, parse_config, signature
+from vimss.errors import DataError
+from vimss.media import encode_audio, encode_video
+from vimss.runtime import parallel_map
+from vimss.shards.clip import Clip
+from vimss.shards.corpora import Piece, reader_of
+from vimss.shards.manifest import MANIFEST, Manifest, PieceEntry, Shard, open_manifest
+from vimss.shards.recipe import SPLITS, Recipe
+from vimss.storage import Store, publish, sha256
+
+FORMAT = 1
+"""Raised when the members of a clip change, so that old shards are written anew."""
+
+INDEX = "index"
+"""Folder with one small JSON per finished shard, from which the manifest is made."""
+
+
+class _Written(Config):
+    """What the task of one shard reports."""
+
+    shard: Shard
+    pieces: tuple[PieceEntry, ...]
+    digests: tuple[str, ...] = Field(description="of every stem's samples")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far writing has come."""
+
+    shards_done: int
+    shards: int
+    seconds: float
+    """Seconds of music written so far."""
+
+
+def shards_folder(recipe: Recipe, name: str, store: Store) -> Path:
+    """Where the shards of a recipe lie: its name and what its content is a function of."""
+    return store.shards / f"{name}-{shards_signature(recipe)}"
+
+
+def shards_signature(recipe: Recipe) -> str:
+    """Equal signatures, equal shards. Description and the like do not count."""
+    return signature(recipe.model_dump(mode="json", exclude={"description", "licence", "obtain"}), FORMAT)
+
+
+def write_shards(
+    recipe: Recipe,
+    name: str,
+    store: Store,
+    source: Path | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Manifest:
+    """Write the shards of a recipe, or open them where they exist. Needs a running Ray."""
+    folder = shards_folder(recipe, name, store)
+    if (folder / MANIFEST).exists():
+        return open_manifest(folder)
+    reader = reader_of(recipe.corpus)
+    options = parse_config(recipe.options, reader.Options, f"shards/{name}.yaml: options")
+    groups = _group(_checked_pieces(reader.pieces(recipe, options, source), recipe, source), recipe)
+    tasks = [_Task(folder, shard, tuple(pieces), recipe, options, source) for shard, pieces in groups.items()]
+    # The longest first, so that no core waits at the end for one that began late.
+    tasks.sort(key=lambda task: -sum(piece.seconds for piece in task.pieces))
+    done: list[_Written] = []
+
+    def count(written: _Written) -> None:
+        done.append(written)
+        if on_progress is not None:
+            on_progress(Progress(len(done), len(tasks), sum(entry.shard.seconds for entry in done)))
+
+    parallel_map(_write_shard, tasks, count)
+    _refuse_shared_audio(done)
+    done.sort(key=lambda written: written.shard.name)
+    manifest = Manifest(
+        name=name,
+        recipe=recipe,
+        signature=shards_signature(recipe),
+        shards=tuple(written.shard for written in done),
+        pieces=tuple(piece for written in done for piece in written.pieces),
+    )
+    with publish(folder / MANIFEST) as temporary:
+        temporary.write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
+    return open_manifest(folder)
+
+
+def clip_members(clip: Clip, recipe: Recipe) -> Iterator[tuple[str, bytes]]:
+    """The members of one clip: extension and content."""
+    players = []
+    for index, player in enumerate(clip.players):
+        name = f"player{index}"
+        entry: dict[str, Any] = {
+            "instrument": player.instrument,
+            "part": player.part,
+            "silent": player.silent,
+            "timbre": player.timbre,
+        }
+        if player.audio is not None:
+            entry["audio"] = f"{name}.{recipe.audio_format}"
+            yield entry["audio"], encode_audio(player.audio, clip.sample_rate, recipe.audio_format)
+        if player.picture is not None:
+            entry["picture"] = f"{name}.mp4"
+            yield entry["picture"], encode_video(player.picture, clip.frame_rate)
+        if player.masks is not None:
+            entry["masks"] = f"{name}.masks.npz"
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, packed=np.packbits(player.masks, axis=-1), width=player.masks.shape[-1])
+            yield entry["masks"], buffer.getvalue()
+        for member, array in (("boxes", player.boxes), ("features", player.features)):
+            if array is not None:
+                entry[member] = f"{name}.{member}.npy"
+                buffer = io.BytesIO()
+                np.save(buffer, array, allow_pickle=False)
+                yield entry[member], buffer.getvalue()
+        players.append(entry)
+    description: dict[str, Any] = {
+        "piece": clip.piece,
+        "offset": clip.offset,
+        "samples": clip.samples,
+        "sample_rate": clip.sample_rate,
+        "frame_rate": clip.frame_rate,
+        "players": players,
+    }
+    if clip.mixture is not None:
+        description["mixture"] = f"mixture.{recipe.audio_format}"
+        yield description["mixture"], encode_audio(clip.mixture, clip.sample_rate, recipe.audio_format)
+    yield "json", json.dumps(description, sort_keys=True).encode()
+
+
+@dataclass(frozen=True)
+class _Task:
+    folder: Path
+    name: str
+    pieces: tuple[Piece, ...]
+    recipe: Recipe
+    options: Config
+    source: Path | None
+
+
+def _write_shard(task: _Task) -> _Written:
+    index = task.folder / INDEX / f"{task.name}.json"
+    if index.exists():
+        return _Written.model_validate_json(index.read_bytes())
+    path = task.folder / f"{task.name}.tar"
+    reader: ModuleType = reader_of(task.recipe.corpus)
+    entries, digests, clips, samples = [], [], 0, 0
+    with publish(path) as temporary:
+        # A fixed time stamp makes equal content equal bytes.
+        with wds.TarWriter(str(temporary), encoder=False, mtime=0) as tar:
+            for piece in task.pieces:
+                labels: set[str] = set()
+                before = samples
+                for clip in reader.read(piece, task.recipe, task.options, task.source):
+                    _check_clip(clip, piece, task.recipe)
+                    tar.write({"__key__": clip.key, **dict(clip_members(clip, task.recipe))})
+                    labels |= {player.instrument for player in clip.players}
+                    digests += [
+                        hashlib.sha256(player.audio.tobytes()).hexdigest()
+                        for player in clip.players
+                        if player.audio is not None
+                    ]
+                    clips += 1
+                    samples += clip.samples
+                entries.append(
+                    PieceEntry(
+                        name=piece.name,
+                        split=piece.split,
+                        composition=piece.composition,
+                        seconds=(samples - before) / task.recipe.sample_rate,
+                        instruments=tuple(sorted(labels)),
+                    )
+                )
+    written = _Written(
+        shard=Shard(
+            name=path.name,
+            split=task.pieces[0].split,
+            clips=clips,
+            seconds=samples / task.recipe.sample_rate,
+            size=path.stat().st_size,
+            sha256=sha256(path),
+        ),
+        pieces=tuple(entries),
+        digests=tuple(digests),
+    )
+    with publish(index) as temporary:
+        temporary.write_text(written.model_dump_json(), encoding="utf-8")
+    return written
+
+
+def _checked_pieces(pieces: list[Piece], recipe: Recipe, source: Path | None) -> list[Piece]:
+    if not pieces:
+        raise DataError(
+            f"the source of the corpus '{recipe.corpus}' must hold at least one piece",
+            got=f"none under {source}" if source else "none",
+            fix=f"obtain the data first: {recipe.obtain}",
+        )
+    splits: dict[str, str] = {}
+    for piece in pieces:
+        if piece.split not in SPLITS:
+            raise DataError(
+                f"the split of {piece.name} must be one of {', '.join(SPLITS)}",
+                got=piece.split,
+                fix="correct the reader",
+            )
+        if splits.setdefault(piece.composition, piece.split) != piece.split:
+            raise DataError(
+                f"the composition {piece.composition} must stand in one split",
+                got=f"{splits[piece.composition]} and {piece.split}",
+                fix="move all its pieces to one of them",
+            )
+    return pieces
+
+
+def _group(pieces: list[Piece], recipe: Recipe) -> dict[str, list[Piece]]:
+    """Shard name to its pieces: neighbours of one split, about `clips_per_shard` clips together."""
+    groups: dict[str, list[Piece]] = {}
+    for split in SPLITS:
+        room, number = 0, -1
+        for piece in (piece for piece in pieces if piece.split == split):
+            if room <= 0:
+                number += 1
+                room = recipe.clips_per_shard
+            groups.setdefault(f"{split}-{number:06d}", []).append(piece)
+            room -= math.ceil(piece.seconds / recipe.clip_seconds)
+    return groups
+
+
+def _check_clip(clip: Clip, piece: Piece, recipe: Recipe) -> None:
+    if clip.sample_rate != recipe.sample_rate:
+        raise DataError(
+            f"{clip.key}: clips must have the recipe's sample rate of {recipe.sample_rate} Hz",
+            got=f"{clip.sample_rate} Hz",
+            fix="resample in the reader",
+        )
+    for player in clip.players:
+        if player.instrument not in recipe.labels:
+            raise DataError(
+                f"{clip.key}: instruments must be among the recipe's labels {', '.join(recipe.labels)}",
+                got=player.instrument,
+                fix="add the label to the recipe, or map it in the reader",
+            )
+        if player.audio is not None and player.audio.shape != (recipe.channels, clip.samples):
+            raise DataError(
+                f"{clip.key}: every stem of a clip must have {recipe.channels} channels and {clip.samples} samples",
+                got=f"{player.audio.shape} in {player.part}",
+                fix=f"check the files of {piece.name}",
+            )
+
+
+def _refuse_shared_audio(done: list[_Written]) -> None:
+    split_of: dict[str, tuple[str, str]] = {}
+    for written in done:
+        for digest in written.digests:
+            split, shard = split_of.setdefault(digest, (written.shard.split, written.shard.name))
+            if split != written.shard.split:
+                raise DataError(
+                    "the same sound must not stand in two splits",
+                    got=f"one stem in {shard} and in {written.shard.name}",
+                    fix="put both pieces into one split",
+                )

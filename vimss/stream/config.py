@@ -1,0 +1,40 @@
+"""Settings of mixing: how clips become training examples."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from vimss.config import Config
+
+
+class MixingConfig(Config):
+    """How players are drawn, changed and added."""
+
+    min_sources: int = Field(2, ge=1, le=7, description="fewest players in a mixture")
+    max_sources: int = Field(2, ge=1, le=7, description="most players in a mixture; the number is drawn evenly")
+    aligned_share: float = Field(
+        0.25,
+        ge=0,
+        le=1,
+        description="share of mixtures whose players come from one clip at one time; the rest are drawn independently",
+    )
+    absent_share: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="share of queries that name a player who is not in the mixture; the target is silence",
+    )
+    queries: int = Field(2, ge=1, le=7, description="queries per mixture, where the network takes queries")
+    gain_db: float = Field(4.0, ge=0, le=20, description="each stem is made louder or softer by up to this many dB")
+    flip_polarity: bool = Field(True, description="each stem keeps or flips its sign at random")
+    equaliser_db: float = Field(
+        0.0, ge=0, le=20, description="largest gain of a random smooth equaliser on each stem, dB"
+    )
+    pool_clips: int = Field(64, ge=2, description="clips held in memory, from which independent players are drawn")
+    windows_per_clip: int = Field(16, ge=1, description="mixtures drawn for each clip of the pool before it is left")
+
+    @model_validator(mode="after")
+    def _counts_are_ordered(self) -> Self:
+        if self.min_sources > self.max_sources:
+            raise ValueError(f"min_sources ({self.min_sources}) must not exceed max_sources ({self.max_sources})")
+        return self

@@ -1,0 +1,45 @@
+"""Where MLflow lives: runs, pictures, curves and models, written by the driver process alone.
+
+    tracking = Tracking(store)                       # SQLite in the store, or Tracking(store, "http://host:5000")
+    with Tracker(tracking, study) as tracker:
+        search(..., report=tracker)                  # the events of vimss.experiment
+        tracker.log_files("search", "a1b2", {"page.html": page})
+        version = register(tracking, "quickstart", folder, tracker.run_id("search", "a1b2"), metrics, card)
+    model_folder("models:/quickstart@champion", tracking)
+
+Every write goes through a spool in the store (spool), which a thread carries to MLflow (delivery): a tracking
+server that is down neither stops nor slows a search, and loses nothing. Workers never import this package.
+"""
+
+import os
+
+# MLflow reads these when it is imported or at each request, so they come first. The user's own values win.
+for _name, _value in {
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",  # our models hold none, and others' are not to run code
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # an open door (CVE-2026-0545) and eight processes
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the spool retries; MLflow's own would create a run twice
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+from vimss.track.delivery import Undelivered  # noqa: E402
+from vimss.track.registry import ModelVersion, find_version, model_folder, register, set_champion, tag_version  # noqa: E402
+from vimss.track.store import Tracking, serve_ui, ui_command  # noqa: E402
+from vimss.track.tracker import Study, Tracker, provenance  # noqa: E402
+
+__all__ = [
+    "ModelVersion",
+    "Study",
+    "Tracker",
+    "Tracking",
+    "Undelivered",
+    "find_version",
+    "model_folder",
+    "provenance",
+    "register",
+    "serve_ui",
+    "set_champion",
+    "tag_version",
+    "ui_command",
+]

@@ -1,0 +1,178 @@
+"""What was meant for MLflow, written down before it is sent, so that nothing is lost while MLflow is away.
+
+    spool = Spool(folder)
+    spool.append({"do": "metrics", ...})       # on disk when this returns
+    for segment in spool.segments():           # also those that a killed process left
+        for entry, end in segment.pending():
+            ...                                # deliver
+            segment.acknowledge(end)
+
+A segment is a file of JSON lines written by one process, which holds a lock on it while it lives; beside it
+stands how far it was delivered. Delivery is at least once: a process that dies between the two repeats entries.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from vimss.storage import TEMPORARY, explain_os_errors
+
+Entry = dict[str, Any]
+"""One write: `do` says which (see delivery), `experiment`, `study`, `cell` and `trial` say where, `time` is in ms."""
+
+UNREADABLE = "unreadable"
+
+
+class Segment:
+    """One file of entries and how far it was delivered."""
+
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
+        self.path = path
+        self._file = file  # keeps the lock
+        self._done = path.with_suffix(".done")
+        self._position = int(self._done.read_text()) if self._done.exists() else 0
+
+    def pending(self) -> list[tuple[Entry, int]]:
+        """The entries that were not acknowledged, each with the position after it.
+
+        A line that a dying process left half-written is not an entry; a whole line that is no JSON comes
+        back as {"do": "unreadable"}, so that delivery can put it aside and say so.
+        """
+        entries: list[tuple[Entry, int]] = []
+        with self.path.open("rb") as file:
+            end = file.seek(self._position)
+            for line in file:
+                end += len(line)
+                if line.endswith(b"\n"):
+                    entries.append((_read(line), end))
+        return entries
+
+    def acknowledge(self, position: int) -> None:
+        """Everything before `position` has been delivered."""
+        self._position = position
+        temporary = self._done.with_name(f"{TEMPORARY}{self._done.name}")
+        temporary.write_text(str(position))
+        temporary.replace(self._done)
+
+    def remove(self) -> None:
+        """Delete the file, delivered to its end, and give up its lock."""
+        self.path.unlink(missing_ok=True)
+        self._done.unlink(missing_ok=True)
+        self._file.close()
+
+    def release(self) -> None:
+        """Give up the lock; another process may deliver what is left."""
+        self._file.close()
+
+
+class Spool:
+    """The segments of one folder: this process's own, which grows, and those left behind by others."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = threading.Lock()
+        with explain_os_errors(folder):
+            self.attachments.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._left = list(self._abandoned())
+        path = folder / f"{time.time_ns()}-{os.getpid()}.jsonl"
+        self._file = _open_private(path)
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        self._own = Segment(path, self._file)
+
+    @property
+    def attachments(self) -> Path:
+        """Files that wait for delivery, a folder for each entry."""
+        return self.folder / "files"
+
+    @property
+    def rejected(self) -> Path:
+        """Entries that MLflow refuses for good, as JSON lines with the reason."""
+        return self.folder / "rejected.json"
+
+    def append(self, entry: Entry) -> None:
+        """Write an entry down; it is on disk when this returns. StorageError where it cannot be."""
+        line = json.dumps(entry).encode() + b"\n"
+        with self._lock, explain_os_errors(self._own.path):
+            self._file.write(line)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def attach(self, files: Mapping[str, bytes | Path]) -> str:
+        """Copy files beside the spool for a later entry; gives the name of their folder."""
+        name = uuid.uuid4().hex[:12]
+        temporary = self.attachments / f"{TEMPORARY}{name}"
+        with explain_os_errors(temporary):
+            for file_name, content in files.items():
+                target = temporary / file_name
+                target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                if isinstance(content, bytes):
+                    target.write_bytes(content)
+                else:
+                    shutil.copyfile(content, target)
+            temporary.replace(self.attachments / name)
+        return name
+
+    def segments(self) -> Iterator[Segment]:
+        """Those left behind, oldest first, then this process's own."""
+        yield from self._left
+        yield self._own
+
+    def forget(self, segment: Segment) -> None:
+        """Remove a segment left behind, once it is delivered."""
+        self._left.remove(segment)
+        segment.remove()
+
+    def reject(self, entry: Entry, reason: str) -> None:
+        """Put an entry aside that can never be delivered."""
+        with self.rejected.open("ab", opener=_private) as file:
+            file.write(json.dumps({"reason": reason, **entry}).encode() + b"\n")
+
+    def num_pending(self) -> int:
+        """Entries not yet delivered, those of dead processes included."""
+        return sum(len(segment.pending()) for segment in self.segments())
+
+    def close(self) -> None:
+        """Leave what is pending to the next process; an own segment without anything pending is removed."""
+        for segment in list(self.segments()):
+            if segment.pending():
+                segment.release()
+            else:
+                segment.remove()
+        self._left = []
+
+    def _abandoned(self) -> Iterator[Segment]:
+        for path in sorted(self.folder.glob("*.jsonl")):
+            try:
+                file = path.open("rb+")
+            except FileNotFoundError:  # its owner has just delivered and removed it
+                continue
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:  # a living process delivers it
+                file.close()
+                continue
+            yield Segment(path, file)
+
+
+def _read(line: bytes) -> Entry:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        entry = None
+    return entry if isinstance(entry, dict) and "do" in entry else {"do": UNREADABLE, "line": repr(line[:200])}
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _open_private(path: Path) -> IO[bytes]:
+    with explain_os_errors(path):
+        return path.open("ab", opener=_private)

@@ -1,0 +1,196 @@
+"""MLflow's database, artifacts and web pages: where they are, made ready before use.
+
+    tracking = Tracking(store)
+    tracking.client().search_experiments()
+    with serve_ui(tracking, port=5000) as address:
+        ...
+"""
+
+import fcntl
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from vimss.config import signature
+from vimss.errors import PlaceError
+from vimss.storage import Store, explain_os_errors, publish
+
+LOOPBACK = "127.0.0.1"
+
+UI_START_SECONDS = 120.0
+"""A first start on a busy machine was seen to take 45 s."""
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """Where runs and models are kept: `uri`, or SQLite in the store where it is empty."""
+
+    store: Store
+    uri: str = ""
+
+    @property
+    def folder(self) -> Path:
+        """Holds the database, the artifacts and the spool."""
+        return self.store.tracking.absolute()
+
+    @property
+    def database(self) -> Path:
+        """The SQLite file used without a server."""
+        return self.folder / "mlflow.db"
+
+    @property
+    def artifacts(self) -> Path:
+        """Files of runs and models, used without a server."""
+        return self.folder / "artifacts"
+
+    @property
+    def spool(self) -> Path:
+        """What has not reached `uri` yet. One folder per address: what was meant for one must not go to another."""
+        return self.folder / "spool" / signature(self.address)
+
+    @property
+    def address(self) -> str:
+        """The tracking URI that MLflow understands."""
+        return self.uri or f"sqlite:///{self.database}"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the database is our own file rather than somebody's server."""
+        return not self.uri
+
+    def client(self) -> MlflowClient:
+        """A client of the database, which is created or brought up to date first where it is ours."""
+        if self.is_local:
+            _prepare(self)
+        return MlflowClient(tracking_uri=self.address, registry_uri=self.address)
+
+
+def ui_command(tracking: Tracking, port: int) -> list[str]:
+    """The command that serves MLflow's pages for our database, on loopback alone.
+
+    PlaceError where the runs are on a server, which has its own pages.
+    """
+    if not tracking.is_local:
+        raise PlaceError(
+            "only the store's own database needs pages served",
+            got=f"runs that are kept at {tracking.uri}",
+            fix=f"open {tracking.uri} in a browser",
+        )
+    arguments = {
+        "--backend-store-uri": tracking.address,
+        "--default-artifact-root": tracking.artifacts.as_uri(),
+        "--host": LOOPBACK,
+        "--port": str(port),
+        "--workers": "1",
+    }
+    # Artifacts are read from the folders that the runs name; the upload routes stay closed.
+    options = [part for pair in arguments.items() for part in pair]
+    return [sys.executable, "-m", "mlflow", "server", *options, "--no-serve-artifacts"]
+
+
+@contextmanager
+def serve_ui(tracking: Tracking, port: int = 5000) -> Iterator[str]:
+    """Serve MLflow's pages while the block runs; yields their address once they answer.
+
+    PlaceError where the server does not come up.
+    """
+    command = ui_command(tracking, port)
+    tracking.client()
+    address = f"http://{LOOPBACK}:{port}"
+    if _answers(address):
+        raise PlaceError(f"port {port} must be free", got="a server that answers there", fix="choose another --port")
+    log = tracking.folder / "ui.log"
+    with log.open("wb") as output:
+        # A session of its own: uvicorn's worker must end with it, and Ctrl-C reaches us first.
+        process = subprocess.Popen(  # noqa: S603 - our own command, no shell
+            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            _wait_for(process, address, log)
+            yield address
+        finally:
+            _end(process)
+
+
+def _prepare(tracking: Tracking) -> None:
+    """Create the database whole, or migrate an older MLflow's; two processes do not do it at once."""
+    with explain_os_errors(tracking.folder):
+        tracking.store.make()
+        tracking.artifacts.mkdir(parents=True, exist_ok=True, mode=0o700)
+        tracking.folder.chmod(0o700)
+        with (tracking.folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not tracking.database.exists():
+                _create(tracking.database)
+            try:
+                MlflowClient(tracking_uri=tracking.address).search_experiments(max_results=1)
+            except MlflowException as error:
+                if "out-of-date database schema" not in str(error):
+                    raise
+                _upgrade(tracking)
+
+
+def _create(database: Path) -> None:
+    """A migrated, empty database. Killed half-way, MLflow's migrations leave a file that no later start can use."""
+    for noisy in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    with publish(database) as temporary:
+        MlflowClient(tracking_uri=f"sqlite:///{temporary}").search_experiments(max_results=1)
+        temporary.chmod(0o600)
+
+
+def _upgrade(tracking: Tracking) -> None:
+    backup = tracking.database.with_name(f"mlflow.db.before-{time.strftime('%Y%m%d-%H%M%S')}")
+    shutil.copy2(tracking.database, backup)
+    command = [sys.executable, "-m", "mlflow", "db", "upgrade", tracking.address]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
+    if done.returncode != 0:
+        shutil.copy2(backup, tracking.database)
+        raise PlaceError(
+            f"{tracking.database} must suit the installed MLflow",
+            got=f"a migration that failed: {done.stderr.strip().splitlines()[-1:]}",
+            fix="install the MLflow version that wrote it, or move the file away to start anew",
+        )
+
+
+def _wait_for(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
+    end = time.monotonic() + UI_START_SECONDS
+    while time.monotonic() < end and process.poll() is None:
+        if _answers(f"{address}/health"):
+            return
+        time.sleep(0.2)
+    lines = log.read_text(errors="replace").strip().splitlines() or ["no answer"]
+    raise PlaceError(f"MLflow's pages must answer at {address}", got=lines[-1], fix=f"choose another --port, or read {log}")
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=2):  # noqa: S310 - an http address of our own
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is not None:
+        return
+    os.killpg(process.pid, 15)
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, 9)
+        process.wait()

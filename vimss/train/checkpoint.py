@@ -1,0 +1,104 @@
+"""Checkpoints: a folder that holds the best of a training so far and all that is needed to go on.
+
+    folder/model/             the weights for use (moving average where there is one), as save_separator writes them
+    folder/state.safetensors  raw weights, moving average and optimiser
+    folder/state.json         position in the stream, settings' signature, SHA-256 of the tensors
+
+No pickle. A checkpoint is complete and verified or an error; who looks for one takes the newest valid.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from vimss.errors import DataError
+from vimss.storage import publish, sha256
+from vimss.stream.mix import Position
+
+TENSORS = "state.safetensors"
+ABOUT = "state.json"
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a training stands."""
+
+    signature: str
+    """Of the settings; a checkpoint of other settings is refused."""
+    steps: int
+    position: Position
+    best: float
+    """Lowest validation loss so far."""
+
+
+def save_state(
+    folder: Path, state: State, model: nn.Module, average: nn.Module | None, optimizer: torch.optim.Optimizer
+) -> None:
+    """Write the tensors and the JSON of a checkpoint into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    if average is not None:
+        tensors |= {f"average.{name}": tensor for name, tensor in average.state_dict().items()}
+    for index, values in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
+    with publish(folder / TENSORS) as temporary:
+        save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, temporary)
+    with publish(folder / ABOUT) as temporary:
+        temporary.write_text(json.dumps({**asdict(state), "sha256": sha256(folder / TENSORS)}), encoding="utf-8")
+
+
+def load_state(
+    folder: Path, signature: str, model: nn.Module, average: nn.Module | None, optimizer: torch.optim.Optimizer
+) -> State:
+    """Put a checkpoint into model, average and optimiser; DataError where it is damaged or of other settings."""
+    again = "delete it to use the checkpoint before it"
+    try:
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        digest = sha256(folder / TENSORS)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder} must hold a checkpoint", got=str(error), fix=again) from error
+    if digest != about["sha256"]:
+        raise DataError(f"{folder / TENSORS} must have the SHA-256 in {ABOUT}", got=f"{digest[:12]}...", fix=again)
+    if about["signature"] != signature:
+        raise DataError(
+            f"{folder} must be of the settings {signature}",
+            got=about["signature"],
+            fix="continue with the settings of then",
+        )
+    tensors = load_file(folder / TENSORS)
+    model.load_state_dict(_below(tensors, "model."))
+    if average is not None:
+        average.load_state_dict(_below(tensors, "average."))
+    content = optimizer.state_dict()
+    content["state"] = _optimizer_state(_below(tensors, "optimizer."))
+    optimizer.load_state_dict(content)
+    return State(signature, about["steps"], Position(**about["position"]), about["best"])
+
+
+def newest_valid(folders: Iterable[Path]) -> Path | None:
+    """The first of the folders, newest first, whose tensors are as their JSON says."""
+    for folder in folders:
+        try:
+            about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+            if sha256(folder / TENSORS) == about["sha256"]:
+                return folder
+        except (OSError, ValueError, KeyError):
+            continue
+    return None
+
+
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _optimizer_state(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = tensor
+    return state
