@@ -105,6 +105,10 @@ class Experiment(Config):
             content[group][name] = value
         return parse_config(content, Settings, f"experiment {self.name}")
 
+    def alone(self) -> "Experiment":
+        """The same without variables: its own settings as one cell with one trial."""
+        return self.model_copy(update={"compare": {}, "tune": {}, "baselines": {}})
+
     def cells(self) -> tuple["Cell", ...]:
         """The cells of `compare` crossed, then the baselines."""
         crossed = [dict(zip(self.compare, values, strict=True)) for values in itertools.product(*self.compare.values())]

@@ -3,18 +3,17 @@
     gain = si_sdr_improvement(mixture, reference, estimate, sample_rate)   # dB, over active segments
     scores = bss_eval_v4(references, estimates, sample_rate)               # medians of SDR, ISR, SIR, SAR
 
-Every number has one convention, told where it is computed and named beside every table (CONVENTIONS). Signals are float
-arrays "c t"; channels share one scale factor. What is undefined (a silent reference, a recording without silence) is NaN
-and left out of means; no number stands in for it.
+Every number has one convention, told where it is computed and named beside every table (CONVENTIONS). Signals are
+float arrays "c t"; channels share one scale factor. What is undefined (a silent reference, a recording without silence)
+is NaN and left out of means; no number stands in for it.
 """
 
 import functools
 import shutil
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from unittest import mock
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -35,14 +34,14 @@ ENERGY_FLOOR = 1e-8
 BOOTSTRAP_SAMPLES = 10_000
 
 CONVENTIONS = {
-    "SI-SDRi": "SI-SDR improvement over the mixture (Le Roux et al. 2019) on the segments of 0.5 s where the reference is "
-    "within 40 dB of its loudest segment, joined",
-    "SDR": "museval BSS Eval v4: frames of 1 s, 512-tap filters for the whole recording, median over frames; frames in "
-    "which any source is silent are left out",
-    "PES": "predicted energy at silence: 10 log10 of the estimate's energy in 1 s frames where the reference is silent, "
-    "mean over frames (lower is better)",
-    "EPS": "energy at predicted silence: 10 log10 of the reference's energy in 1 s frames where the estimate is silent, "
-    "mean over frames (lower is better)",
+    "SI-SDRi": "SI-SDR improvement over the mixture (Le Roux et al. 2019), on segments of 0.5 s where the reference "
+    "is within 40 dB of its loudest segment, joined",
+    "SDR": "museval BSS Eval v4: frames of 1 s, 512-tap filters for the whole recording, median over frames; "
+    "frames in which any source is silent are left out",
+    "PES": "predicted energy at silence: 10 log10 of the estimate's energy in frames of 1 s where the reference is "
+    "silent, mean over frames (lower is better)",
+    "EPS": "energy at predicted silence: 10 log10 of the reference's energy in frames of 1 s where the estimate is "
+    "silent, mean over frames (lower is better)",
 }
 """Name of a metric -> the convention behind it, for the foot of a table."""
 
@@ -53,10 +52,10 @@ def si_sdr(reference: Float[np.ndarray, "*b t"], estimate: Float[np.ndarray, "*b
     NaN for a silent reference; -LIMIT_DB for a silent estimate.
     """
     reference, estimate = reference.astype(np.float64), estimate.astype(np.float64)
-    energy = np.sum(reference**2, axis=-1, keepdims=True)
-    scale = np.sum(reference * estimate, axis=-1, keepdims=True) / np.where(energy > 0, energy, np.nan)
-    target = scale * reference
-    return _ratio_db(np.sum(target**2, axis=-1), np.sum((estimate - target) ** 2, axis=-1))
+    energy = _energy(reference)
+    scale = np.sum(reference * estimate, axis=-1) / np.where(energy > 0, energy, 1)
+    target = scale[..., None] * reference
+    return _ratio_db(np.where(energy > 0, _energy(target), np.nan), _energy(estimate - target))
 
 
 def snr(reference: Float[np.ndarray, "*b t"], estimate: Float[np.ndarray, "*b t"]) -> Float[np.ndarray, "*b"]:
@@ -64,12 +63,11 @@ def snr(reference: Float[np.ndarray, "*b t"], estimate: Float[np.ndarray, "*b t"
 
     Half of a mixture of two equal stems scores +3 dB or so: never show its improvement alone.
     """
-    reference, estimate = reference.astype(np.float64), estimate.astype(np.float64)
-    energy = np.sum(reference**2, axis=-1)
-    return _ratio_db(np.where(energy > 0, energy, np.nan), np.sum((estimate - reference) ** 2, axis=-1))
+    energy = _energy(reference)
+    return _ratio_db(np.where(energy > 0, energy, np.nan), _energy(estimate - reference))
 
 
-def active_mask(reference: Float[np.ndarray, "c t"], sample_rate: int) -> Bool[np.ndarray, "t"]:
+def active_mask(reference: Float[np.ndarray, "c t"], sample_rate: int) -> Bool[np.ndarray, " t"]:
     """True on the segments of 0.5 s whose level is within 40 dB of the loudest one; all False for a silent stem.
 
     Notes fade and players rest; a ratio there measures the noise floor of the corpus.
@@ -102,8 +100,8 @@ def silence_energy(
     """PES and EPS in dB, as in Slizovskaia et al. 2021 after Schulze-Forster et al. 2019; lower is better.
 
     PES, predicted energy at silence: mean over the frames of 1 s where the reference is silent of 10 log10 of the
-    estimate's energy. EPS, energy at predicted silence: the same of the reference where the estimate is silent. NaN where
-    there is no such frame.
+    estimate's energy. EPS, energy at predicted silence: the same of the reference where the estimate is silent. NaN
+    where there is no such frame.
     """
     length = round(SILENCE_SECONDS * sample_rate)
     given, wanted = _frame_energy(estimate, length), _frame_energy(reference, length)
@@ -114,18 +112,18 @@ def silence_energy(
 
 def level_db(estimate: Float[np.ndarray, "c t"], mixture: Float[np.ndarray, "c t"]) -> float:
     """Level of an output relative to the mixture in dB; for a label that does not play, lower is better."""
-    given, heard = (np.sum(signal.astype(np.float64) ** 2) for signal in (estimate, mixture))
-    return float(_ratio_db(given, heard if heard > 0 else np.float64(np.nan)))
+    given, heard = _energy(estimate).sum(keepdims=True), _energy(mixture).sum(keepdims=True)
+    return _ratio_db(given, np.where(heard > 0, heard, np.nan)).item()
 
 
 @dataclass(frozen=True, eq=False)
 class BssEval:
     """museval's four ratios in dB, medians over frames, one value per source; NaN where undefined."""
 
-    sdr: Float[np.ndarray, "s"]
-    isr: Float[np.ndarray, "s"]
-    sir: Float[np.ndarray, "s"]
-    sar: Float[np.ndarray, "s"]
+    sdr: Float[np.ndarray, " s"]
+    isr: Float[np.ndarray, " s"]
+    sir: Float[np.ndarray, " s"]
+    sar: Float[np.ndarray, " s"]
 
 
 def bss_eval_v4(references: Float[np.ndarray, "s t"], estimates: Float[np.ndarray, "s t"], sample_rate: int) -> BssEval:
@@ -142,7 +140,7 @@ def bss_eval_v4(references: Float[np.ndarray, "s t"], estimates: Float[np.ndarra
         silent = ~np.any(given != 0, axis=1)
         # Each estimate is scored by itself, so what stands in for a silent one cannot reach the others.
         given[silent] = np.random.default_rng(0).standard_normal((int(silent.sum()), given.shape[1]))
-        window = min(round(sample_rate), references.shape[1])
+        window = min(sample_rate, references.shape[1])
         frames = np.stack(
             _museval().metrics.bss_eval(references[sounding].astype(np.float64), given, window, window)[:4]
         )
@@ -154,16 +152,16 @@ def bss_eval_v4(references: Float[np.ndarray, "s t"], estimates: Float[np.ndarra
 class LabelWiener:
     """A time-invariant Wiener filter per label: what can be had by knowing the average spectrum of an instrument.
 
-    A network that does not beat it has learned a fixed equaliser. The filter of label k among the labels of a mixture is
-    P_k(f) / sum_j P_j(f), with P the mean power spectrum of the label's stems, of equal level, in the train split.
+    A network that does not beat it has learned a fixed equaliser. The filter of label k among the labels of a mixture
+    is P_k(f) / sum_j P_j(f), with P the mean power spectrum of the label's stems at equal level, in the train split.
     """
 
     def __init__(self, sample_rate: int) -> None:
         self.sample_rate = sample_rate
-        self._power: dict[str, Float[np.ndarray, "f"]] = {}
+        self._power: dict[str, Float[np.ndarray, " f"]] = {}
 
     @classmethod
-    def fit(cls, stems: Iterable[tuple[str, Float[np.ndarray, "c t"]]], sample_rate: int) -> "LabelWiener":
+    def fit(cls, stems: Iterable[tuple[str, Float[np.ndarray, "_ _"]]], sample_rate: int) -> "LabelWiener":
         """Mean spectra from (label, stem) pairs, one pair in memory at a time."""
         wiener = cls(sample_rate)
         for label, stem in stems:
@@ -234,37 +232,42 @@ def paired_gain(challenger: Sequence[float], champion: Sequence[float], seed: in
 def _museval() -> ModuleType:
     """museval, whose import asks stempeg for an ffmpeg and ffprobe on PATH though arrays need neither.
 
-    stempeg (0.2.6) only asks shutil.which; it is answered during this import alone, and PATH stays as it is. To delete
+    stempeg (0.2.6) only asks shutil.which, which is answered during this import alone; PATH stays as it is. To delete
     when stempeg looks for ffmpeg at its first use.
     """
-    find = shutil.which
-    if "stempeg" in sys.modules or (find("ffmpeg") and find("ffprobe")):
+    find: Callable[..., Any] = shutil.which
+    if not (find("ffmpeg") and find("ffprobe")):
+        shutil.which = functools.partial(_find_or_name, find)  # type: ignore[assignment]
+    try:
         import museval
-    else:
-
-        def answer(command: str, *arguments: object, **options: object) -> str | None:
-            return command if command in {"ffmpeg", "ffprobe"} else find(command, *arguments, **options)  # type: ignore[arg-type]
-
-        with mock.patch.object(shutil, "which", answer):
-            import museval
+    finally:
+        shutil.which = find
     return museval
+
+
+def _find_or_name(find: Callable[..., Any], command: str, *rest: object, **named: object) -> object:
+    return command if command in {"ffmpeg", "ffprobe"} else find(command, *rest, **named)
+
+
+def _energy(signal: Float[np.ndarray, "*b t"]) -> Float[np.ndarray, "*b"]:
+    return np.asarray(np.sum(signal.astype(np.float64) ** 2, axis=-1))
 
 
 def _ratio_db(signal: Float[np.ndarray, "*b"], noise: Float[np.ndarray, "*b"]) -> Float[np.ndarray, "*b"]:
     """10 log10 of a ratio of energies, within +-LIMIT_DB; NaN stays NaN, and nothing over nothing is -LIMIT_DB."""
     limit = 10 ** (LIMIT_DB / 10)
     tiny = np.finfo(np.float64).tiny
-    ratio = np.where(signal == 0, 0.0, signal) / np.maximum(noise, np.maximum(signal / limit, tiny))
-    return 10 * np.log10(np.clip(ratio, 1 / limit, limit))
+    ratio = signal / np.maximum(noise, np.maximum(signal / limit, tiny))
+    return np.asarray(10 * np.log10(np.clip(ratio, 1 / limit, limit)))
 
 
-def _frame_energy(signal: Float[np.ndarray, "c t"], length: int) -> Float[np.ndarray, "n"]:
+def _frame_energy(signal: Float[np.ndarray, "c t"], length: int) -> Float[np.ndarray, " n"]:
     """Energy of frames of `length` samples, the last one padded with silence."""
     power = np.sum(signal.astype(np.float64) ** 2, axis=0)
     return np.pad(power, (0, -len(power) % length)).reshape(-1, length).sum(axis=1)
 
 
-def _mean_db(energy: Float[np.ndarray, "n"]) -> float:
+def _mean_db(energy: Float[np.ndarray, " n"]) -> float:
     return float(np.mean(10 * np.log10(energy + ENERGY_FLOOR))) if len(energy) else float("nan")
 
 

@@ -68,7 +68,10 @@ class Place(Config):
 
 
 def load_place(name: str = "local") -> Place:
-    """The place called `name`, or the folder or runtime.yaml at that path; built-in values for `local` without a checkout."""
+    """The place called `name`, or the folder or runtime.yaml at that path.
+
+    Without a checkout, `local` has built-in values.
+    """
     path = Path(name)
     path = path / "runtime.yaml" if path.is_dir() else path
     if path.suffix != ".yaml":
@@ -100,7 +103,7 @@ def open_store(place: Place) -> Store:
 
 @contextmanager
 def ray_running(place: Place, num_cpus: int = 0) -> Iterator[None]:
-    """Ray, connected to the place's cluster or started on this machine; stopped at the end where it was started here."""
+    """Ray: connected to the place's cluster, or started on this machine and stopped at the end."""
     import ray
 
     if ray.is_initialized():
@@ -112,7 +115,7 @@ def ray_running(place: Place, num_cpus: int = 0) -> Iterator[None]:
     if address:
         settings |= {"address": address}
     else:
-        # The dashboard stays on: Ray Train's cleaner of dead trials asks it, without it a stopped trial blocks its cores.
+        # The dashboard stays on: Ray Train's cleaner asks it, without it a stopped trial blocks its cores for good.
         settings |= {"num_cpus": num_cpus or None, "include_dashboard": True, "dashboard_host": "127.0.0.1"}
         settings |= {"resources": {TRIAL_SLOT: 1000}}
     try:

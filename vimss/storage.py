@@ -67,7 +67,7 @@ def publish(target: Path) -> Iterator[Path]:
             _sync(temporary)
             if temporary.is_dir() and target.is_dir():
                 shutil.rmtree(target)
-            os.replace(temporary, target)
+            temporary.replace(target)
             _sync_folder(target.parent)
         finally:
             if temporary.is_dir():

@@ -209,14 +209,17 @@ def _time_zero(container: Any) -> float:
 
 def _decode_audio(container: Any, channels: int, name: str) -> Iterator[tuple[Float32[np.ndarray, "c n"], int]]:
     """Blocks of the first sound stream from time zero on, mapped to `channels`, each with its sample rate."""
-    stream, zero, count, rate, end = container.streams.audio[0], _time_zero(container), 0, 0, 0.0
+    stream, count, rate, end = container.streams.audio[0], 0, 0, 0.0
+    # Without a picture the first sample is the beginning, whatever its time stamp: FFmpeg's are 3 ms late in Vorbis.
+    zero = _time_zero(container) if _picture_stream(container) else None
     for frame in container.decode(stream):
         if frame.sample_rate <= 0 or rate not in (0, frame.sample_rate):
             got = f"{rate} Hz, then {frame.sample_rate} Hz"
             raise MediaError(f"{name} must keep one sample rate", got=got, fix="convert it to WAV")
         rate = frame.sample_rate
         block = _map_channels(_samples(frame), [channel.name for channel in frame.layout.channels], channels)
-        position = count if frame.time is None else round((frame.time - zero) * rate)
+        zero = frame.time if zero is None else zero
+        position = count if frame.time is None or zero is None else round((frame.time - zero) * rate)
         gap = position - count
         if max(position, count) + block.shape[1] > MAX_SECONDS * rate:
             raise _too_long(name)

@@ -79,7 +79,7 @@ def write_video(
         temporary.write_bytes(data)
 
 
-def fitting_gain(*signals: Float[np.ndarray, "c t"]) -> float:
+def fitting_gain(*signals: Float[np.ndarray, "..."]) -> float:
     """The largest common gain up to 1 with which no signal clips as int16; stems that share it still sum to the mix."""
     peak = max((float(np.abs(signal).max(initial=0.0)) for signal in signals), default=0.0)
     limit = (INT16_SCALE - 1) / INT16_SCALE

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from vimss.config import Config, parse_config, signature
 from vimss.errors import DataError
-from vimss.shards.recipe import Recipe
+from vimss.shards.recipe import SPLITS, Recipe
 
 MANIFEST = "manifest.json"
 
@@ -56,6 +56,11 @@ class Manifest(Config):
                 f"{self.folder} must hold the split '{split}'", got=f"only {splits}", fix="choose one of these"
             )
         return found
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that there are, in order."""
+        return tuple(split for split in SPLITS if any(shard.split == split for shard in self.shards))
 
     def clips(self, split: str) -> int:
         """Number of clips in a split."""

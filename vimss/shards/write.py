@@ -171,32 +171,31 @@ def _write_shard(task: _Task) -> _Written:
     path = task.folder / f"{task.name}.tar"
     reader: ModuleType = reader_of(task.recipe.corpus)
     entries, digests, clips, samples = [], [], 0, 0
-    with publish(path) as temporary:
-        # A fixed time stamp makes equal content equal bytes.
-        with wds.TarWriter(str(temporary), encoder=False, mtime=0) as tar:
-            for piece in task.pieces:
-                labels: set[str] = set()
-                before = samples
-                for clip in reader.read(piece, task.recipe, task.options, task.source):
-                    _check_clip(clip, piece, task.recipe)
-                    tar.write({"__key__": clip.key, **dict(clip_members(clip, task.recipe))})
-                    labels |= {player.instrument for player in clip.players}
-                    digests += [
-                        hashlib.sha256(player.audio.tobytes()).hexdigest()
-                        for player in clip.players
-                        if player.audio is not None
-                    ]
-                    clips += 1
-                    samples += clip.samples
-                entries.append(
-                    PieceEntry(
-                        name=piece.name,
-                        split=piece.split,
-                        composition=piece.composition,
-                        seconds=(samples - before) / task.recipe.sample_rate,
-                        instruments=tuple(sorted(labels)),
-                    )
+    # A fixed time stamp makes equal content equal bytes.
+    with publish(path) as temporary, wds.TarWriter(str(temporary), encoder=False, mtime=0) as tar:
+        for piece in task.pieces:
+            labels: set[str] = set()
+            before = samples
+            for clip in reader.read(piece, task.recipe, task.options, task.source):
+                _check_clip(clip, piece, task.recipe)
+                tar.write({"__key__": clip.key, **dict(clip_members(clip, task.recipe))})
+                labels |= {player.instrument for player in clip.players}
+                digests += [
+                    hashlib.sha256(player.audio.tobytes()).hexdigest()
+                    for player in clip.players
+                    if player.audio is not None
+                ]
+                clips += 1
+                samples += clip.samples
+            entries.append(
+                PieceEntry(
+                    name=piece.name,
+                    split=piece.split,
+                    composition=piece.composition,
+                    seconds=(samples - before) / task.recipe.sample_rate,
+                    instruments=tuple(sorted(labels)),
                 )
+            )
     written = _Written(
         shard=Shard(
             name=path.name,

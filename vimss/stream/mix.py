@@ -3,10 +3,10 @@
     examples = Examples(manifest, "train", mixing, window)
     for batch in examples.batches(batch_size=4, position=Position(), rank=0, world_size=1): ...
 
-The sequence of examples is a function of (seed, epoch, rank, world size): a shard is read by one rank, every clip is the
-anchor of `windows_per_clip` mixtures per epoch, and each mixture is drawn by a generator of its own, seeded by its number.
-Resuming is therefore a position in the sequence. Mixtures take k players of one clip at one time (aligned) or k players of
-the pool at independent times (mix-and-separate, Zhao et al. 2018).
+The sequence of examples is a function of (seed, epoch, rank, world size): a shard is read by one rank, every clip is
+the anchor of `windows_per_clip` mixtures per epoch, and each mixture is drawn by a generator of its own, seeded by its
+number. Resuming is therefore a position in the sequence. Mixtures take k players of one clip at one time (aligned) or
+k players of the pool at independent times (mix-and-separate, Zhao et al. 2018).
 """
 
 from collections.abc import Iterator, Sequence
@@ -163,15 +163,12 @@ class Pool:
         start = 0
         for _ in range(DRAWS_FOR_SOUND):
             start = int(rng.integers(clip.samples - self.window.output_samples + 1))
-            if (
-                player.audio is not None
-                and _rms(player.audio[:, start : start + self.window.output_samples]) > SILENCE_RMS
-            ):
+            if _rms(_stem(player)[:, start : start + self.window.output_samples]) > SILENCE_RMS:
                 break
         return start
 
     def _source(self, rng: np.random.Generator, clip: Clip, player: Player, start: int) -> Source:
-        stem = cut(player.audio, start - self.window.margin, self.window.input_samples, clip.samples)
+        stem = cut(_stem(player), start - self.window.margin, self.window.input_samples, clip.samples)
         gain = 10 ** (rng.uniform(-self.mixing.gain_db, self.mixing.gain_db) / 20)
         sign = -1.0 if self.mixing.flip_polarity and rng.random() < 0.5 else 1.0
         stem = stem * np.float32(gain * sign)
@@ -185,7 +182,7 @@ class Pool:
         array = player.picture if self.cue == "frames" else player.features
         if array is None:
             raise DataError(
-                f"every player must have {'a picture' if self.cue == 'frames' else 'features'} for model.context: {self.cue}",
+                f"model.context: {self.cue} needs {'a picture' if self.cue == 'frames' else 'features'} of every player",
                 got=f"none for {player.part} in {clip.key}",
                 fix="set model.context: labels" if self.cue == "frames" else "run `vimss features` for this recipe",
             )
@@ -222,7 +219,7 @@ class Examples:
         if batches == 0:
             raise ConfigError(
                 f"every worker must have at least one batch of {batch_size} per epoch",
-                got=f"{len(self.manifest.of_split(self.split))} shards for {world_size} workers, the fewest clips {min(clips)}",
+                got=f"{world_size} workers, the one with the fewest shards having {min(clips)} clips",
                 fix="use fewer workers, a smaller batch, or write more shards with a smaller clips_per_shard",
             )
         return batches
@@ -285,7 +282,7 @@ def fixed_mixtures(
     asking: Asking,
     seed: int = 0,
 ) -> list[Mixture]:
-    """The same mixtures for everybody: one per (number of sources, aligned) of `counts`, of all clips of the split in turn."""
+    """The same mixtures for everybody: one per (number of sources, aligned) of `counts`."""
     mixing = MixingConfig(min_sources=1, max_sources=max(count for count, _ in counts), flip_polarity=False)
     clips = list(read_clips(manifest, split, None, asking.parts, asking.features))
     pool = Pool(clips, mixing, window, asking.context)
@@ -334,7 +331,7 @@ def whole_batch(mixture: Mixture, window: Window, asking: Asking) -> Batch:
 @dataclass(frozen=True, eq=False)
 class _Example:
     targets: Float32[np.ndarray, "s c u"]
-    present: Bool[np.ndarray, "s"]
+    present: Bool[np.ndarray, " s"]
     context: Any
 
 
@@ -401,10 +398,8 @@ def _sum_by_label(mixture: Mixture) -> dict[str, np.ndarray]:
     return stems
 
 
-def cut(audio: Int16[np.ndarray, "c t"] | None, start: int, length: int, samples: int) -> Float32[np.ndarray, "c u"]:
-    """`length` samples of a stem from `start`, as floats; silence before its beginning, after its end, and where it is None."""
-    if audio is None:
-        return np.zeros((1, length), np.float32)
+def cut(audio: Int16[np.ndarray, "c t"], start: int, length: int, samples: int) -> Float32[np.ndarray, "c u"]:
+    """`length` samples of a stem from `start`, as floats; silence before its beginning and after its end."""
     out = np.zeros((audio.shape[0], length), np.float32)
     first, last = max(start, 0), min(start + length, samples)
     if first < last:
@@ -433,6 +428,11 @@ def _pad(cues: Sequence[np.ndarray], count: int) -> np.ndarray:
 
 def _sounding(clip: Clip) -> list[Player]:
     return [player for player in clip.players if player.audio is not None]
+
+
+def _stem(player: Player) -> Int16[np.ndarray, "c t"]:
+    assert player.audio is not None, "only sounding players are drawn"  # noqa: S101
+    return player.audio
 
 
 def _rms(audio: np.ndarray) -> float:

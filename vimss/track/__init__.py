@@ -18,13 +18,14 @@ for _name, _value in {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",  # our models hold none, and others' are not to run code
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # an open door (CVE-2026-0545) and eight processes
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the spool retries; MLflow's own would create a run twice
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }.items():
     os.environ.setdefault(_name, _value)
 
 from vimss.track.delivery import Undelivered  # noqa: E402
-from vimss.track.registry import ModelVersion, find_version, model_folder, register, set_champion, tag_version  # noqa: E402
+from vimss.track.registry import ModelVersion, find_alias, find_version, model_folder, register, set_alias, tag_version  # noqa: E402
 from vimss.track.store import Tracking, serve_ui, ui_command  # noqa: E402
 from vimss.track.tracker import Study, Tracker, provenance  # noqa: E402
 
@@ -34,12 +35,13 @@ __all__ = [
     "Tracker",
     "Tracking",
     "Undelivered",
+    "find_alias",
     "find_version",
     "model_folder",
     "provenance",
     "register",
     "serve_ui",
-    "set_champion",
+    "set_alias",
     "tag_version",
     "ui_command",
 ]

@@ -11,6 +11,7 @@ A segment is a file of JSON lines written by one process, which holds a lock on 
 stands how far it was delivered. Delivery is at least once: a process that dies between the two repeats entries.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -46,7 +47,7 @@ class Segment:
         back as {"do": "unreadable"}, so that delivery can put it aside and say so.
         """
         entries: list[tuple[Entry, int]] = []
-        with self.path.open("rb") as file:
+        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:  # delivered and removed meanwhile
             end = file.seek(self._position)
             for line in file:
                 end += len(line)
@@ -82,8 +83,12 @@ class Spool:
             self.attachments.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._left = list(self._abandoned())
         path = folder / f"{time.time_ns()}-{os.getpid()}.jsonl"
-        self._file = _open_private(path)
-        fcntl.flock(self._file, fcntl.LOCK_EX)
+        temporary = folder / f"{TEMPORARY}{path.name}"
+        with explain_os_errors(path):
+            self._file = _append_to(temporary)
+            # Locked before it has its name: else another process could take it for a dead one's.
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            temporary.rename(path)
         self._own = Segment(path, self._file)
 
     @property
@@ -94,7 +99,7 @@ class Spool:
     @property
     def rejected(self) -> Path:
         """Entries that MLflow refuses for good, as JSON lines with the reason."""
-        return self.folder / "rejected.json"
+        return self.folder / "rejected.log"
 
     def append(self, entry: Entry) -> None:
         """Write an entry down; it is on disk when this returns. StorageError where it cannot be."""
@@ -119,19 +124,19 @@ class Spool:
             temporary.replace(self.attachments / name)
         return name
 
-    def segments(self) -> Iterator[Segment]:
+    def segments(self) -> list[Segment]:
         """Those left behind, oldest first, then this process's own."""
-        yield from self._left
-        yield self._own
+        return [*self._left, self._own]
 
-    def forget(self, segment: Segment) -> None:
-        """Remove a segment left behind, once it is delivered."""
-        self._left.remove(segment)
-        segment.remove()
+    def forget_if_abandoned(self, segment: Segment) -> None:
+        """Remove a delivered segment, unless it is our own, which still grows."""
+        if segment in self._left:
+            self._left.remove(segment)
+            segment.remove()
 
     def reject(self, entry: Entry, reason: str) -> None:
         """Put an entry aside that can never be delivered."""
-        with self.rejected.open("ab", opener=_private) as file:
+        with _append_to(self.rejected) as file:
             file.write(json.dumps({"reason": reason, **entry}).encode() + b"\n")
 
     def num_pending(self) -> int:
@@ -140,7 +145,7 @@ class Spool:
 
     def close(self) -> None:
         """Leave what is pending to the next process; an own segment without anything pending is removed."""
-        for segment in list(self.segments()):
+        for segment in self.segments():
             if segment.pending():
                 segment.release()
             else:
@@ -158,7 +163,10 @@ class Spool:
             except BlockingIOError:  # a living process delivers it
                 file.close()
                 continue
-            yield Segment(path, file)
+            if path.exists():
+                yield Segment(path, file)
+            else:  # removed between our opening and our locking it
+                file.close()
 
 
 def _read(line: bytes) -> Entry:
@@ -169,10 +177,5 @@ def _read(line: bytes) -> Entry:
     return entry if isinstance(entry, dict) and "do" in entry else {"do": UNREADABLE, "line": repr(line[:200])}
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
-
-
-def _open_private(path: Path) -> IO[bytes]:
-    with explain_os_errors(path):
-        return path.open("ab", opener=_private)
+def _append_to(path: Path) -> IO[bytes]:
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab")

@@ -1,9 +1,9 @@
 """MLflow's database, artifacts and web pages: where they are, made ready before use.
 
-    tracking = Tracking(store)
-    tracking.client().search_experiments()
-    with serve_ui(tracking, port=5000) as address:
-        ...
+tracking = Tracking(store)
+tracking.client().search_experiments()
+with serve_ui(tracking, port=5000) as address:
+    ...
 """
 
 import fcntl
@@ -70,6 +70,12 @@ class Tracking:
         """Whether the database is our own file rather than somebody's server."""
         return not self.uri
 
+    def make(self) -> None:
+        """Create the folder, readable by its owner alone."""
+        self.store.make()
+        with explain_os_errors(self.folder):
+            self.folder.mkdir(exist_ok=True, mode=0o700)
+
     def client(self) -> MlflowClient:
         """A client of the database, which is created or brought up to date first where it is ours."""
         if self.is_local:
@@ -124,12 +130,24 @@ def serve_ui(tracking: Tracking, port: int = 5000) -> Iterator[str]:
             _end(process)
 
 
+@contextmanager
+def explain_mlflow_errors(tracking: Tracking) -> Iterator[None]:
+    """Turn what MLflow raises into a PlaceError that says which server and what it answered."""
+    try:
+        yield
+    except MlflowException as error:
+        raise PlaceError(
+            f"MLflow at {tracking.address} must answer",
+            got=" ".join(str(error).split())[:300],
+            fix="start the tracking server, or look into its log",
+        ) from error
+
+
 def _prepare(tracking: Tracking) -> None:
     """Create the database whole, or migrate an older MLflow's; two processes do not do it at once."""
+    tracking.make()
     with explain_os_errors(tracking.folder):
-        tracking.store.make()
-        tracking.artifacts.mkdir(parents=True, exist_ok=True, mode=0o700)
-        tracking.folder.chmod(0o700)
+        tracking.artifacts.mkdir(exist_ok=True, mode=0o700)
         with (tracking.folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not tracking.database.exists():
@@ -172,7 +190,9 @@ def _wait_for(process: subprocess.Popen[bytes], address: str, log: Path) -> None
             return
         time.sleep(0.2)
     lines = log.read_text(errors="replace").strip().splitlines() or ["no answer"]
-    raise PlaceError(f"MLflow's pages must answer at {address}", got=lines[-1], fix=f"choose another --port, or read {log}")
+    raise PlaceError(
+        f"MLflow's pages must answer at {address}", got=lines[-1], fix=f"choose another --port, or read {log}"
+    )
 
 
 def _answers(address: str) -> bool:

@@ -1,0 +1,160 @@
+"""The embedded corpus: chamber music from public-domain scores, recorded instrument samples, drawn performers.
+
+    options = Options(minutes=14)
+    for piece in pieces(recipe, options, None):
+        for clip in read(piece, recipe, options, None): ...
+
+It is made on first use and is not a recording of people. How a piece comes to be, a module for each step:
+
+    catalogue   which works belong to which split: by opus, and by tune among Bach's chorales
+    casting     pieces, splits, instruments: a deck of 13 instruments dealt without replacement
+    score       a stretch of a score (music21's files, read without importing music21)
+    arrange     any part for any instrument, moved by octaves into its range; tempo; silent passages
+    sound       one stem per player from a sound bank: patch, shifted samples, equaliser, room, level
+    motion      the same tones as movements: bow, fingers, slide, breath, sway
+    drawing     figure and postures of the 13 instruments, light, camera; masks and boxes come with them
+
+The split test_unheard has sounds that training never has: other patches where the bank has them, samples shifted by 4 or
+5 semitones, another tilt of the equaliser, a larger room; or, with `unheard_bank`, another bank altogether. Without it the
+bank is the same, and five instruments (bn, cl, db, tba, tbn) have no second patch: it shows change of timbre within one
+bank, no more.
+
+Everything random in a piece comes from the recipe's seed and the piece's name alone, so that the bytes do not depend on
+the number of processes or on the order of reading.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from jaxtyping import Int16
+from pydantic import Field, model_validator
+
+from vimss.config import Config
+from vimss.errors import ConfigError, DataError
+from vimss.shards.clip import Clip, Player
+from vimss.shards.corpora import Piece
+from vimss.shards.corpora.chamber.casting import Casting, generator, make_plan
+from vimss.shards.instruments import INSTRUMENTS
+from vimss.shards.recipe import Recipe
+
+
+class Options(Config):
+    """Settings of the chamber corpus."""
+
+    minutes: float = Field(60.0, ge=1, le=3000, description="music in all splits together, minutes")
+    piece_seconds: float = Field(30.0, ge=3, le=300, description="longest piece, one stretch of a score, seconds")
+    banks: tuple[Path, ...] = Field(
+        (), description="more General MIDI sound banks (.sf2), used as often as TimGM6mb in all splits but test_unheard"
+    )
+    unheard_bank: Path | None = Field(
+        None, description="a General MIDI sound bank (.sf2) for test_unheard; none: patches of TimGM6mb unused elsewhere"
+    )
+
+    @model_validator(mode="after")
+    def _unheard_bank_is_not_heard(self) -> Self:
+        if self.unheard_bank in self.banks:
+            raise ValueError("unheard_bank must not stand in banks, or it would be heard in training")
+        return self
+
+
+def pieces(recipe: Recipe, options: Options, source: Path | None) -> list[Piece]:
+    """All pieces of the corpus, split by split; ConfigError where the recipe lacks labels or has a source."""
+    _check(recipe, source)
+    return [
+        Piece(casting.name, casting.split, casting.composition, casting.seconds)
+        for casting in _plan(recipe, options).values()
+    ]
+
+
+def read(piece: Piece, recipe: Recipe, options: Options, source: Path | None) -> Iterator[Clip]:
+    """Make one piece and yield its clips, all of one length (but the last), at most `recipe.clip_seconds` long."""
+    _check(recipe, source)
+    casting = _plan(recipe, options).get(piece.name)
+    if casting is None:
+        raise DataError(
+            "a piece must be one of those that `pieces` lists for the same recipe",
+            got=repr(piece.name),
+            fix="use the same seed, minutes and piece_seconds",
+        )
+    yield from _make(casting, recipe, options)
+
+
+def _plan(recipe: Recipe, options: Options) -> dict[str, Casting]:
+    return make_plan(recipe.seed, options.minutes, options.piece_seconds)
+
+
+def _check(recipe: Recipe, source: Path | None) -> None:
+    missing = [code for code in INSTRUMENTS if code not in recipe.labels]
+    if missing:
+        raise ConfigError(
+            f"labels: the chamber corpus needs all of {', '.join(INSTRUMENTS)}",
+            got=f"a recipe without {', '.join(missing)}",
+            fix="leave `labels` out",
+        )
+    if source is not None:
+        raise ConfigError("the chamber corpus is generated", got=f"the source folder {source}", fix="leave the source out")
+
+
+def _make(casting: Casting, recipe: Recipe, options: Options) -> Iterator[Clip]:
+    """Sound and picture of a whole piece, cut into clips."""
+    # Imported here: `pieces` then takes milliseconds, and listing a corpus needs neither codecs nor drawing.
+    from vimss.shards.corpora.chamber.arrange import arrange
+    from vimss.shards.corpora.chamber.drawing import draw
+    from vimss.shards.corpora.chamber.motion import move
+    from vimss.shards.corpora.chamber.sound import choose_timbre, default_bank, perform
+
+    parts = arrange(casting, recipe.seed)
+    rng = generator(recipe.seed, "sound", casting.name)
+    unheard = casting.split == "test_unheard"
+    banks = (default_bank(), *options.banks)
+    if unheard:
+        banks = (options.unheard_bank or default_bank(),)
+    timbres = [choose_timbre(rng, instrument, banks, unheard) for instrument in casting.instruments]
+    samples = round(casting.seconds * recipe.sample_rate)
+    stems = perform(timbres, parts, samples, recipe.sample_rate, recipe.channels, rng)
+    cast = list(zip(casting.instruments, parts, stems, map(str, timbres), strict=True))
+    films = []
+    for number in range(len(cast) + (casting.resting is not None)):
+        instrument, tones = cast[number][:2] if number < len(cast) else (str(casting.resting), ())
+        rng = generator(recipe.seed, "picture", casting.name, number)
+        frames = round(casting.seconds * recipe.picture.frame_rate)
+        films.append(draw(instrument, move(tones, frames, recipe.picture.frame_rate, rng), recipe.picture.size, rng))
+    count = -(-samples // recipe.clip_samples)
+    # Cut where a frame begins, so that frame j of a clip is at (j + 0.5) / frame_rate in it.
+    cuts = np.rint(np.arange(count + 1) * len(films[0].picture) / count).astype(int)
+    offsets = np.rint(cuts / recipe.picture.frame_rate * recipe.sample_rate).astype(int)
+    offsets[-1] = samples
+    for first, last, begin, end in zip(cuts[:-1], cuts[1:], offsets[:-1], offsets[1:], strict=True):
+        players = []
+        for number, film in enumerate(films):
+            instrument, _, stem, timbre = cast[number] if number < len(cast) else (str(casting.resting), (), None, "")
+            audio = _audible(stem, begin, end)
+            players.append(
+                Player(
+                    instrument=instrument,
+                    part=f"{number + 1}-{instrument}",
+                    audio=audio,
+                    silent=audio is None,
+                    picture=film.picture[first:last],
+                    masks=film.masks[:, first:last],
+                    boxes=film.boxes[:, first:last],
+                    timbre=timbre,
+                )
+            )
+        yield Clip(
+            piece=casting.name,
+            offset=int(begin),
+            samples=int(end - begin),
+            sample_rate=recipe.sample_rate,
+            players=tuple(players),
+            frame_rate=recipe.picture.frame_rate,
+        )
+
+
+def _audible(stem: Int16[np.ndarray, "c t"] | None, begin: int, end: int) -> Int16[np.ndarray, "c t"] | None:
+    """The stem from `begin` to `end`; None where there is nothing in it."""
+    if stem is None or not stem[:, begin:end].any():
+        return None
+    return stem[:, begin:end]

@@ -1,0 +1,199 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from vimss import metrics
+from vimss.errors import DataError
+
+RATE = 8000
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32) * 0.1
+
+
+def tone(frequency: float, seconds: float = 3.0) -> np.ndarray:
+    return np.sin(2 * np.pi * frequency * np.arange(round(seconds * RATE)) / RATE)[None].astype(np.float32) * 0.3
+
+
+def test_si_sdr_of_a_known_noise_is_its_level_whatever_the_scale() -> None:
+    reference = np.array([1.0, 1.0, 1.0, 1.0])
+    estimate = 7 * (reference + np.array([0.1, -0.1, 0.1, -0.1]))
+    assert metrics.si_sdr(reference, estimate) == pytest.approx(20.0)
+    assert metrics.snr(reference, estimate / 7) == pytest.approx(20.0)
+    assert metrics.snr(reference, estimate) < 0
+
+
+def test_si_sdr_is_finite_or_nan_on_silence() -> None:
+    signal = np.array([1.0, -2.0, 3.0])
+    assert metrics.si_sdr(signal, np.zeros(3)) == -metrics.LIMIT_DB
+    assert metrics.si_sdr(signal, signal) == metrics.LIMIT_DB
+    assert np.isnan(metrics.si_sdr(np.zeros(3), signal))
+
+
+def test_si_sdr_takes_leading_axes() -> None:
+    reference, estimate = noise(2, 3, 50), noise(2, 3, 50, seed=1)
+    each = [
+        [metrics.si_sdr(r, e) for r, e in zip(rs, es, strict=True)] for rs, es in zip(reference, estimate, strict=True)
+    ]
+    assert np.allclose(metrics.si_sdr(reference, estimate), each)
+
+
+def test_active_segments_are_those_near_the_loudest() -> None:
+    stem = noise(1, 4 * RATE)
+    stem[:, RATE : 2 * RATE] = 0
+    stem[:, 2 * RATE : 3 * RATE] *= 1e-3
+    mask = metrics.active_mask(stem, RATE)
+    assert mask[:RATE].all() and mask[3 * RATE :].all() and not mask[RATE : 3 * RATE].any()
+    assert not metrics.active_mask(np.zeros_like(stem), RATE).any()
+
+
+def test_active_mask_has_the_length_of_an_odd_recording() -> None:
+    assert metrics.active_mask(noise(2, 12345), RATE).shape == (12345,)
+
+
+def test_the_mixture_improves_nothing_and_the_stem_improves_much() -> None:
+    vn, cl = noise(1, 2 * RATE), noise(1, 2 * RATE, seed=1)
+    assert metrics.si_sdr_improvement(vn + cl, vn, vn + cl, RATE) == 0
+    assert metrics.si_sdr_improvement(vn + cl, vn, (vn + cl) / 2, RATE) == pytest.approx(0)
+    assert metrics.si_sdr_improvement(vn + cl, vn, vn + 0.1 * cl, RATE) == pytest.approx(20, abs=0.5)
+
+
+def test_improvement_does_not_count_where_the_player_rests() -> None:
+    vn, cl = noise(1, 4 * RATE), noise(1, 4 * RATE, seed=1)
+    vn[:, : 2 * RATE] = 0
+    estimate = vn + 0.1 * cl
+    before = metrics.si_sdr_improvement(vn + cl, vn, estimate, RATE)
+    estimate[:, : 2 * RATE] = cl[:, : 2 * RATE]
+    assert metrics.si_sdr_improvement(vn + cl, vn, estimate, RATE) == before
+
+
+def test_improvement_of_a_silent_reference_is_undefined() -> None:
+    assert np.isnan(metrics.si_sdr_improvement(noise(1, RATE), np.zeros((1, RATE), np.float32), noise(1, RATE), RATE))
+
+
+def test_pes_is_the_energy_predicted_where_the_reference_is_silent() -> None:
+    reference = noise(1, 2 * RATE)
+    reference[:, RATE:] = 0
+    estimate = np.full((1, 2 * RATE), 0.01, np.float32)
+    pes, eps = metrics.silence_energy(reference, estimate, RATE)
+    assert pes == pytest.approx(10 * np.log10(RATE * 1e-4), abs=0.01)
+    assert np.isnan(eps)
+
+
+def test_eps_is_the_energy_missed_where_the_estimate_is_silent() -> None:
+    estimate = noise(1, 2 * RATE)
+    estimate[:, RATE:] = 0
+    reference = np.full((1, 2 * RATE), 0.1, np.float32)
+    pes, eps = metrics.silence_energy(reference, estimate, RATE)
+    assert eps == pytest.approx(10 * np.log10(RATE * 1e-2), abs=0.01)
+    assert np.isnan(pes)
+
+
+def test_level_of_an_output_is_relative_to_the_mixture() -> None:
+    mixture = noise(1, RATE)
+    assert metrics.level_db(0.1 * mixture, mixture) == pytest.approx(-20)
+    assert metrics.level_db(np.zeros_like(mixture), mixture) == -metrics.LIMIT_DB
+    assert np.isnan(metrics.level_db(mixture, np.zeros_like(mixture)))
+
+
+def test_bss_eval_agrees_with_the_plain_energy_ratio_in_sdr() -> None:
+    # facts of v4: its SDR has no filters in it.
+    references = np.stack([tone(440)[0], noise(3 * RATE)])
+    estimates = references + noise(2, 3 * RATE, seed=5) * 0.3
+    scores = metrics.bss_eval_v4(references, estimates, RATE)
+    frames = metrics.snr(references.reshape(2, 3, RATE), estimates.reshape(2, 3, RATE))
+    assert np.allclose(scores.sdr, np.median(frames, axis=1), atol=0.01)
+    assert np.isfinite([scores.isr, scores.sir, scores.sar]).all()
+
+
+def test_bss_eval_leaves_silent_references_out_and_scores_the_rest() -> None:
+    references, estimates = noise(3, 2 * RATE), noise(3, 2 * RATE) + noise(3, 2 * RATE, seed=3) * 0.2
+    references[1] = 0
+    scores = metrics.bss_eval_v4(references, estimates, RATE)
+    alone = metrics.bss_eval_v4(references[[0, 2]], estimates[[0, 2]], RATE)
+    assert np.isnan(scores.sdr[1]) and np.allclose(scores.sir[[0, 2]], alone.sir)
+    assert np.isnan(metrics.bss_eval_v4(references * 0, estimates, RATE).sdr).all()
+
+
+def test_bss_eval_of_a_silent_estimate_leaves_the_others_as_they_are() -> None:
+    references, estimates = noise(2, 2 * RATE), noise(2, 2 * RATE) + noise(2, 2 * RATE, seed=3) * 0.2
+    both = metrics.bss_eval_v4(references, estimates, RATE)
+    estimates[1] = 0
+    scores = metrics.bss_eval_v4(references, estimates, RATE)
+    assert np.isnan(scores.sdr[1]) and scores.sdr[0] == both.sdr[0] and scores.sir[0] == both.sir[0]
+
+
+def test_museval_works_without_ffmpeg_and_leaves_path_and_which_alone() -> None:
+    code = (
+        "import os, shutil, numpy as np; before = shutil.which, dict(os.environ)\n"
+        "assert shutil.which('ffmpeg') is None\n"
+        "from vimss.metrics import bss_eval_v4\n"
+        "print(bss_eval_v4(np.random.rand(2, 900), np.random.rand(2, 900), 300).sdr)\n"
+        "assert before == (shutil.which, dict(os.environ)) and shutil.which('ffmpeg') is None\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env={"PATH": "/nowhere"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_wiener_filter_of_labels_separates_high_from_low() -> None:
+    stems = [("vc", tone(200) + 0.01 * noise(1, 3 * RATE)), ("fl", tone(1500) + 0.01 * noise(1, 3 * RATE, seed=1))]
+    wiener = metrics.LabelWiener.fit(stems, RATE)
+    low, high = tone(210, 2.0), tone(1490, 2.0)
+    estimates = wiener.separate(low + high, ["fl", "vc"])
+    assert estimates.shape == (2, 1, 2 * RATE)
+    assert metrics.si_sdr_improvement(low + high, high, estimates[0], RATE) > 15
+    assert metrics.si_sdr_improvement(low + high, low, estimates[1], RATE) > 15
+
+
+def test_wiener_estimates_sum_to_the_mixture() -> None:
+    wiener = metrics.LabelWiener.fit([("vc", tone(200)), ("fl", noise(1, RATE)), ("ob", noise(1, RATE) * 0)], RATE)
+    mixture = noise(2, 12345, seed=4)
+    assert wiener.labels == ("fl", "vc")
+    assert np.allclose(wiener.separate(mixture, ["vc", "fl"]).sum(axis=0), mixture, atol=1e-4)
+
+
+def test_the_wiener_filter_does_not_depend_on_how_loud_or_how_many_stems_were() -> None:
+    once = metrics.LabelWiener.fit([("vc", tone(200)), ("fl", noise(1, RATE))], RATE)
+    twice = metrics.LabelWiener.fit([("vc", tone(200) / 50), ("vc", tone(200)), ("fl", noise(1, RATE))], RATE)
+    mixture = noise(1, RATE, seed=2)
+    assert np.allclose(once.separate(mixture, ["vc", "fl"]), twice.separate(mixture, ["vc", "fl"]), atol=1e-5)
+
+
+def test_the_wiener_filter_names_labels_without_stems() -> None:
+    with pytest.raises(DataError, match=r"needs stems of every label; got none of tba. To fix: fit it on more stems"):
+        metrics.LabelWiener.fit([("vc", tone(200))], RATE).separate(noise(1, RATE), ["vc", "tba"])
+
+
+def test_the_oracle_mask_beats_the_wiener_filter_on_notes_that_alternate() -> None:
+    vn, cl = noise(1, 2 * RATE), noise(1, 2 * RATE, seed=1)
+    vn[:, RATE:] = 0
+    cl[:, :RATE] = 0
+    estimates = metrics.oracle_ratio_mask(vn + cl, np.stack([vn, cl]), RATE)
+    assert np.allclose(estimates.sum(axis=0), vn + cl, atol=1e-4)
+    assert metrics.snr(vn, estimates[0]).item() > 15
+
+
+def test_a_recording_shorter_than_a_window_can_be_masked() -> None:
+    short = noise(1, 100)
+    assert metrics.oracle_ratio_mask(short, np.stack([short, short]), RATE).shape == (2, 1, 100)
+
+
+def test_paired_gain_is_significant_only_when_the_pairs_agree() -> None:
+    base = np.linspace(-5, 5, 20)
+    better = metrics.paired_gain(list(base + 1 + 0.1 * np.sin(np.arange(20))), list(base))
+    unclear = metrics.paired_gain(list(base + 3 * np.sin(np.arange(20))), list(base))
+    assert better.significant and better.low < better.mean < better.high and better.mean == pytest.approx(1, abs=0.05)
+    assert not unclear.significant
+
+
+def test_paired_gain_is_the_same_each_time_and_leaves_undefined_pairs_out() -> None:
+    first = metrics.paired_gain([1.0, 2.0, float("nan"), 4.0], [0.0, 0.0, 0.0, 1.0])
+    assert first == metrics.paired_gain([1.0, 2.0, 4.0], [0.0, 0.0, 1.0])
+    assert first.count == 3 and first.mean == pytest.approx(2)
+
+
+def test_one_pair_is_no_evidence() -> None:
+    assert not metrics.paired_gain([9.0], [0.0]).significant

@@ -1,0 +1,186 @@
+import base64
+import hashlib
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from vimss import media, page
+
+RATE = 8000
+
+
+def tone(seconds: float, level: float = 0.4, channels: int = 1) -> np.ndarray:
+    wave = level * np.sin(2 * np.pi * 440 * np.arange(round(seconds * RATE)) / RATE)
+    return np.repeat(wave[None], channels, axis=0).astype(np.float32)
+
+
+def make(*tracks: page.Track, **more: object) -> page.Page:
+    return page.Page("A duet", "Two stems.", tracks, RATE, {"Model": "models:/x@champion"}, **more)  # type: ignore[arg-type]
+
+
+def picture(png: bytes) -> np.ndarray:
+    pixels = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert pixels is not None
+    return np.asarray(pixels)
+
+
+class Tags(HTMLParser):
+    """All tags with their attributes, and a check that they are closed in order."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in {"meta", "input", "img", "link", "br"}:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def html() -> str:
+    table = page.Table(
+        "Scores", ("stem", "SI-SDRi, dB"), (("vn", 7.314), ("cl", float("nan"))), ("SI-SDRi: as defined",)
+    )
+    tracks = (
+        page.Track("duet", tone(2.0), "mix"),
+        page.Track("vn", tone(1.5), "estimate", "+7.3 dB"),
+        page.Track("vn", tone(2.0), "reference"),
+    )
+    return page.listening_page(make(*tracks, limits=("It hears nothing above 4 kHz.",), tables=(table,), video=b"film"))
+
+
+def test_a_page_is_well_formed_and_has_a_row_with_a_player_per_track(html: str) -> None:
+    tags = Tags(html)
+    assert tags.open == []
+    rows = [attributes["class"] for tag, attributes in tags.found if tag == "li" and "class" in attributes]
+    assert rows == ["track mix", "track estimate", "track reference"]
+    assert sum(tag == "audio" and "controls" in attributes for tag, attributes in tags.found) == 3
+
+
+def test_a_page_refers_to_nothing_outside_itself(html: str) -> None:
+    links = [value for _, attributes in Tags(html).found for key, value in attributes.items() if key in {"src", "href"}]
+    assert links and all(value and value.startswith("data:") for value in links)
+    assert not re.search(r"https?://|url\(|@import", html)
+
+
+def test_the_policy_allows_this_style_and_this_script_alone(html: str) -> None:
+    policy = next(a["content"] for tag, a in Tags(html).found if tag == "meta" and "http-equiv" in a)
+    assert policy and policy.startswith("default-src 'none'") and "unsafe" not in policy
+    for tag in ("style", "script"):
+        (body,) = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
+        assert f"{tag}-src 'sha256-{base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()}'" in policy
+    assert not re.search(r'\son\w+="|\sstyle="', html)
+
+
+def test_names_from_strangers_are_shown_and_not_run() -> None:
+    evil = '"><script>alert(1)</script>$title'
+    table = page.Table(evil, (evil,), ((evil,),), (evil,))
+    html = page.listening_page(
+        page.Page(evil, evil, [page.Track(evil, tone(0.2), "mix", evil)], RATE, {evil: evil}, (evil,), (table,))
+    )
+    assert html.count("<script>") == 1 and Tags(html).open == []
+    assert html.count("&quot;&gt;&lt;script&gt;alert(1)&lt;/script&gt;$title") == 16
+
+
+def test_the_players_hold_the_sound(html: str) -> None:
+    sources = [a["src"] or "" for tag, a in Tags(html).found if tag == "audio"]
+    audio, rate = media.decode_audio(base64.b64decode(sources[1].removeprefix("data:audio/wav;base64,")))
+    assert rate == RATE and np.array_equal(audio, media.quantise(tone(1.5)))
+
+
+def test_tracks_that_would_clip_are_turned_down_by_one_gain() -> None:
+    html = page.listening_page(
+        make(page.Track("a", tone(0.5, 2.0), "mix"), page.Track("b", tone(0.5, 1.0), "estimate"))
+    )
+    sounds = [media.decode_audio(base64.b64decode(data))[0] for data in re.findall(r"audio/wav;base64,([^\"]+)", html)]
+    assert np.abs(sounds[0].astype(int)).max() >= 32766
+    assert np.abs(sounds[0] - 2.0 * sounds[1]).max() <= 2
+
+
+def test_the_mix_is_heard_first_and_the_stems_wait(html: str) -> None:
+    muted = re.findall(r'class="mute" type="button" aria-pressed="(\w+)"', html)
+    assert muted == ["false", "true", "true"]
+
+
+def test_every_control_has_a_name_for_those_who_do_not_see_it(html: str) -> None:
+    for tag, attributes in Tags(html).found:
+        if tag in {"audio", "video", "button"}:
+            assert attributes.get("aria-label")
+        if tag == "img":
+            assert attributes.get("alt")
+    assert html.count("<label>") == html.count('class="volume"') == 3
+
+
+def test_limits_video_and_scores_stand_on_the_page(html: str) -> None:
+    assert "<li>It hears nothing above 4 kHz.</li>" in html
+    assert f'src="data:video/mp4;base64,{base64.b64encode(b"film").decode()}"' in html
+    assert ">7.31</td>" in html and ">–</td>" in html and "<li>SI-SDRi: as defined</li>" in html
+
+
+def test_a_page_without_video_limits_and_tables_has_no_empty_places() -> None:
+    html = page.listening_page(make(page.Track("a", tone(0.5), "mix")))
+    assert "<video" not in html and "Limits" not in html and "<table" not in html and Tags(html).open == []
+
+
+def test_a_long_recording_is_cut_and_the_page_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "PAGE_SECONDS", 1.0)
+    html = page.listening_page(make(page.Track("a", tone(3.0), "mix")))
+    (data,) = re.findall(r"audio/wav;base64,([^\"]+)", html)
+    assert media.decode_audio(base64.b64decode(data))[0].shape == (1, RATE)
+    assert "The page plays the first 1 s of 3 s." in html and 'max="1.000"' in html
+
+
+def test_silence_and_a_single_sample_can_be_drawn() -> None:
+    silent = page.Track("rests", np.zeros((2, 3 * RATE), np.float32), "estimate")
+    html = page.listening_page(make(silent, page.Track("tick", np.ones((1, 1), np.float32), "mix")))
+    assert html.count("<polygon") == 2
+
+
+def test_the_strip_of_a_track_is_its_spectrogram_with_high_notes_above() -> None:
+    wave = np.sin(2 * np.pi * 3000 * np.arange(RATE) / RATE)
+    strip = picture(page._strip_png(wave, RATE, "#3a92d2"))
+    row = strip[:, 450, 3].argmax()
+    expected = (1 - np.log(3000 / page.LOWEST_HZ) / np.log(4000 / page.LOWEST_HZ)) * (strip.shape[0] - 1)
+    assert abs(row - expected) < 3 and strip[-1, 450, 3] == 0
+
+
+def test_pictures_have_their_size_and_are_the_same_each_time() -> None:
+    draw = lambda: page.spectrogram_png(tone(1.0, channels=2), RATE, "a tone")  # noqa: E731
+    assert draw() == draw() and picture(draw()).shape[:2] == (400, 900)
+    curves = page.curves_png({"a": ([1, 2, 3], [0.1, 1.0, 10.0])}, "audio seconds", "loss", log="y")
+    assert picture(curves).shape[:2] == (450, 800)
+
+
+def test_sixteen_curves_can_be_told_apart() -> None:
+    styles = {
+        (page.COLOURS[i % len(page.COLOURS)], page.LINES[i // len(page.COLOURS) % len(page.LINES)]) for i in range(28)
+    }
+    assert len(styles) == 28
+    assert picture(page.curves_png({str(i): ([0, 1], [i, i]) for i in range(16)}, "x", "y")).shape[:2] == (450, 800)
+
+
+def test_a_bar_that_is_not_known_is_left_out() -> None:
+    both = picture(page.bars_png({"a": {"vn": 1.0, "cl": 2.0}, "b": {"vn": 1.5, "cl": 2.0}}, "dB"))
+    half = picture(page.bars_png({"a": {"vn": 1.0, "cl": 2.0}, "b": {"vn": 1.5, "cl": float("nan")}}, "dB"))
+    orange = [
+        (np.abs(image[:, 450:640, :3].astype(int) - (0x00, 0x5E, 0xD5)).sum(axis=-1) < 30).sum()
+        for image in (both, half)
+    ]
+    assert orange[0] > 1000 and orange[1] == 0
+
+
+def test_the_template_is_shipped_beside_the_module() -> None:
+    assert (Path(page.__file__).parent / "page.html").is_file()

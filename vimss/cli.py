@@ -1,0 +1,275 @@
+"""The command line: one verb per stage. Everything heavy is imported inside the verb that needs it.
+
+Exit codes: 0 done and whole, 1 failed, 2 bad usage.
+"""
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vimss.errors import ConfigError, VimssError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Visually-informed music source separation: write shards, search, track, promote, separate.",
+)
+
+On = Annotated[str, typer.Option("--on", metavar="PLACE", help="Where to run: a folder of platform/.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting of the YAML.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of corpus, sampler and training.", min=0)]
+ExperimentName = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="Name or path of a YAML in experiments/.")]
+
+
+@app.command()
+def shard(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name or path of a YAML in shards/.")],
+    source: Annotated[Path | None, typer.Option(help="Folder of the corpus, where it is not generated.")] = None,
+    minutes: Annotated[float, typer.Option(help="Length of a generated corpus; 0 keeps the recipe's.", min=0)] = 0.0,
+    seed: Seed = 0,
+    changes: Set = None,
+    place: On = "local",
+    as_json: Json = False,
+) -> None:
+    """Write the shards of a corpus; a second call finds them."""
+    from vimss import verbs
+    from vimss.console import out, stage
+
+    checked = verbs.recipe_of(recipe, seed, minutes, changes or ())
+    with verbs.at_place(place) as work, stage(f"shards of {Path(recipe).stem}") as say:
+        manifest = verbs.write(work, recipe, checked, source, verbs.shard_news(say))
+    seconds = {
+        split: sum(shard.seconds for shard in manifest.shards if shard.split == split) for split in manifest.splits
+    }
+    if as_json:
+        print_json({"folder": str(manifest.folder), "signature": manifest.signature, "seconds": seconds})
+        return
+    out.print(
+        f"{manifest.folder}: {len(manifest.pieces)} pieces, {sum(seconds.values()) / 60:.1f} minutes", soft_wrap=True
+    )
+    for split, length in seconds.items():
+        out.print(f"  {split}: {length / 60:.1f} minutes")
+
+
+@app.command()
+def features(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe whose shards get features.")],
+    network: Annotated[str, typer.Option(help="resnet18, resnet50 or mobilenet_v2.")] = "resnet18",
+    weights: Annotated[str, typer.Option(help="torchvision, random, or a path.")] = "torchvision",
+    changes: Set = None,
+    place: On = "local",
+) -> None:
+    """Compute vision features once and write them beside the shards."""
+    from vimss import verbs
+    from vimss.console import out, stage
+
+    with verbs.at_place(place) as work, stage("features") as say:
+        folder = verbs.write_features(
+            work, verbs.recipe_of(recipe, overrides=changes or ()), recipe, network, weights, say
+        )
+    out.print(str(folder), soft_wrap=True)
+
+
+@app.command()
+def train(
+    experiment: ExperimentName, seed: Seed = 0, changes: Set = None, place: On = "local", as_json: Json = False
+) -> None:
+    """Train the one configuration of an experiment: a search with one trial."""
+    _search(experiment, seed, changes or [], place, as_json, alone=True)
+
+
+@app.command()
+def search(
+    experiment: ExperimentName, seed: Seed = 0, changes: Set = None, place: On = "local", as_json: Json = False
+) -> None:
+    """Search all cells of an experiment; the same command again resumes."""
+    _search(experiment, seed, changes or [], place, as_json, alone=False)
+
+
+@app.command()
+def evaluate(
+    experiment: ExperimentName,
+    split: Annotated[str, typer.Option(help="test, test_unheard, promote or valid.")] = "test",
+    seed: Seed = 0,
+    changes: Set = None,
+    place: On = "local",
+    as_json: Json = False,
+) -> None:
+    """Score the best trial of every cell on whole pieces, beside rows that need no training."""
+    from vimss import report, verbs
+    from vimss.console import stage
+
+    loaded = verbs.experiment_of(experiment, seed, changes or ())
+    with verbs.at_place(place) as work:
+        manifest = verbs.shards_of(work, loaded)
+        study = verbs.study_of(work, loaded, manifest)
+        models = {name: trial.folder / "model" for name, trial in verbs.best_trials(loaded, study).items()}
+        with stage(f"evaluation on {split}") as say:
+            evaluations = verbs.evaluate_systems(manifest, models, split, on_done=lambda done: say(done.system))
+        verbs.save_evaluations(study, split, evaluations)
+    if as_json:
+        print_json([evaluation.model_dump(mode="json") for evaluation in evaluations])
+        return
+    report.print_evaluations(split, evaluations)
+
+
+@app.command()
+def compare(
+    experiment: ExperimentName, seed: Seed = 0, changes: Set = None, place: On = "local", as_json: Json = False
+) -> None:
+    """The result table of an experiment: one row per cell."""
+    from vimss import report, verbs
+
+    loaded = verbs.experiment_of(experiment, seed, changes or ())
+    work = verbs.known_place(place)
+    study = verbs.study_of(work, loaded, verbs.shards_of(work, loaded))
+    if as_json:
+        rows = report.comparison_rows(loaded, study)
+        print_json([dict(zip(report.COMPARISON_COLUMNS, row, strict=True)) for row in rows])
+        return
+    report.print_comparison(loaded, study)
+
+
+@app.command()
+def promote(
+    experiment: ExperimentName, seed: Seed = 0, changes: Set = None, place: On = "local", as_json: Json = False
+) -> None:
+    """Register the best trial; it becomes the champion where it is significantly better."""
+    from vimss import verbs
+    from vimss.console import out
+
+    loaded = verbs.experiment_of(experiment, seed, changes or ())
+    with verbs.at_place(place) as work:
+        manifest = verbs.shards_of(work, loaded)
+        study = verbs.study_of(work, loaded, manifest)
+        with verbs.open_tracker(work, loaded, manifest) as tracker:
+            promotion = verbs.promote_best(work, loaded, manifest, tracker, study, verbs.test_metrics(study))
+    if as_json:
+        print_json(
+            {
+                "name": promotion.name,
+                "version": promotion.version,
+                "champion": promotion.is_champion,
+                "sentence": promotion.decision.sentence,
+            }
+        )
+        return
+    out.print(f"{promotion.name} version {promotion.version}. {promotion.decision.sentence}", soft_wrap=True)
+
+
+@app.command()
+def separate(
+    file: Annotated[Path, typer.Argument(help="A sound or video file.")],
+    model: Annotated[
+        str, typer.Option(help="models:/NAME@ALIAS, models:/NAME/VERSION, or a folder.")
+    ] = "models:/quickstart@champion",
+    instruments: Annotated[str, typer.Option(help="Labels, as in vn,va,vc; without, the file's metadata say.")] = "",
+    out_folder: Annotated[Path | None, typer.Option("--out", help="Where to write; without, the store.")] = None,
+    references: Annotated[
+        Path | None, typer.Option(help="Folder with a true stem LABEL.wav per label, to score.")
+    ] = None,
+    place: On = "local",
+    as_json: Json = False,
+) -> None:
+    """Separate a recording into one WAV per label, with a page to look at and listen to."""
+    from vimss import verbs
+    from vimss.console import out, stage
+
+    work = verbs.known_place(place)
+    with stage(f"separate {file.name}") as say:
+        result = verbs.separate_file(work, file, model, instruments, out_folder, references, say)
+    if as_json:
+        print_json({"page": str(result.page), "stems": {label: str(path) for label, path in result.stems.items()}})
+        return
+    for path in (*result.stems.values(), result.page):
+        out.print(str(path), soft_wrap=True)
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(help="Port on this machine.", min=1, max=65535)] = 5000, place: On = "local"
+) -> None:
+    """Show runs and models in MLflow's web page, until Ctrl-C."""
+    import time
+
+    from vimss import verbs
+    from vimss.console import out
+    from vimss.track import serve_ui
+
+    with serve_ui(verbs.known_place(place).tracking, port) as address:
+        out.print(f"{address} (Ctrl-C ends it)")
+        while True:
+            time.sleep(3600)
+
+
+@app.command()
+def quickstart(seed: Seed = 0, place: On = "local") -> None:
+    """From scores to stems in five minutes: corpus, search, evaluation, promotion, separation."""
+    from vimss.quickstart import run
+
+    run(seed, place)
+
+
+@app.command()
+def doctor(place: On = "local", as_json: Json = False) -> None:
+    """What this machine has, what is missing, and how to get it."""
+    from vimss.console import print_table
+    from vimss.doctor import examine
+
+    findings = examine(place)
+    if as_json:
+        print_json([{"what": f.what, "found": f.found, "ok": f.ok, "fix": f.fix} for f in findings])
+    else:
+        print_table("vimss doctor", ("", "found", "to fix"), [(f.what, f.found, f.fix) for f in findings])
+    if not all(f.ok for f in findings):
+        raise typer.Exit(1)
+
+
+def _search(name: str, seed: int, changes: list[str], place: str, as_json: bool, alone: bool) -> None:
+    from vimss import report, verbs
+    from vimss.console import SearchLines, err, stage
+
+    loaded = verbs.experiment_of(name, seed, changes)
+    if alone:
+        loaded = loaded.alone()
+    with verbs.at_place(place) as work:
+        manifest = verbs.shards_of(work, loaded)
+        with stage(f"search of {loaded.name}") as say:
+            lines = SearchLines(say, loaded.settings().training.audio_seconds)
+            study, tracker = verbs.run_search(work, loaded, manifest, [lines])
+        with stage("pictures and pages"):
+            report.log_pictures(loaded, manifest, study, tracker)
+            verbs.close_tracker(tracker, err.print)
+    best = verbs.best_trials(loaded, study)
+    if as_json:
+        print_json(
+            {
+                "folder": str(study.folder),
+                "cells": {cell: {"trial": t.trial, **t.best_report} for cell, t in best.items()},
+            }
+        )
+        return
+    report.print_comparison(loaded, study)
+
+
+def print_json(content: Any) -> None:
+    """The result for a script, and nothing else, on the standard output."""
+    sys.stdout.write(json.dumps(content, indent=1, allow_nan=False, default=str) + "\n")
+
+
+def main(arguments: Iterable[str] | None = None) -> None:
+    """Entry point: errors of ours become one line and an exit code."""
+    try:
+        app(args=list(arguments) if arguments is not None else None)
+    except VimssError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command again resumes\n")
+        sys.exit(130)

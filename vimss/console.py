@@ -1,0 +1,98 @@
+"""What people read while they wait: stage lines, trial lines, tables. Plain text where the output is not a terminal.
+
+with stage("corpus and shards") as say:
+    say("12 of 34 shards, 40 s left")
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.table import Table
+
+from vimss.experiment import CellEnded, CellStarted, Event, TrialEnded, TrialReported, TrialStarted
+
+Say = Callable[[str], None]
+
+SECONDS_BETWEEN_LINES = 10.0
+"""Where the output is a file, news come this often rather than on a line that is drawn anew."""
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def stage(name: str) -> Iterator[Say]:
+    """Show that a stage runs, with the news it gives through `say`, and at its end how long it took."""
+    begin = time.monotonic()
+    if err.is_terminal:
+        with err.status(name) as status:
+            yield lambda news: status.update(f"{name}: {news}")
+    else:
+        spoken = begin
+
+        def say(news: str) -> None:
+            nonlocal spoken
+            if time.monotonic() - spoken >= SECONDS_BETWEEN_LINES:
+                spoken = time.monotonic()
+                err.print(f"  {name}: {news}", soft_wrap=True)
+
+        yield say
+    err.print(f"{name}: {time.monotonic() - begin:.0f} s", soft_wrap=True)
+
+
+class SearchLines:
+    """A reporter that prints a line when a trial begins or ends, and passes the rest to `say` with rate and time left."""
+
+    def __init__(self, say: Say, audio_seconds: float) -> None:
+        self.say = say
+        self.audio_seconds = audio_seconds
+        self.running: dict[str, tuple[float, float]] = {}
+        self.best = float("inf")
+        self.numbers: dict[str, int] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Take one event of a search."""
+        match event:
+            case CellStarted(cell=cell):
+                err.print(f"  cell {cell}", soft_wrap=True)
+            case TrialStarted(trial=trial, chosen=chosen):
+                number = self.numbers.setdefault(trial, len(self.numbers) + 1)
+                settings = ", ".join(f"{key.rpartition('.')[2]} {_short(value)}" for key, value in chosen.items())
+                err.print(f"    trial {number} begins{': ' + settings if settings else ''}", soft_wrap=True)
+            case TrialReported(trial=trial, audio_seconds=seconds, metrics=metrics):
+                rate = metrics.get("audio_seconds_per_second", 0.0)
+                self.best = min(self.best, metrics["valid_loss"])
+                left = (self.audio_seconds - seconds) / rate if rate else 0.0
+                self.say(
+                    f"trial {self.numbers[trial]} at {seconds:.0f} of {self.audio_seconds:.0f} audio seconds, "
+                    f"loss {metrics['valid_loss']:.2f} dB (best {self.best:.2f}), {rate:.0f} x real time, "
+                    f"up to {left:.0f} s left"
+                )
+            case TrialEnded(trial=trial, state=state, message=message):
+                err.print(f"    trial {self.numbers[trial]} {state}{': ' + message if message else ''}", soft_wrap=True)
+            case CellEnded(metrics=metrics) if metrics:
+                err.print(f"    best validation loss {metrics['valid_loss']:.2f} dB", soft_wrap=True)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> None:
+    """A table on the standard output; numbers to the right."""
+    table = Table(title=title, caption=caption or None, title_justify="left", caption_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index == 0)
+    for row in rows:
+        table.add_row(*row)
+    # A file has no width: lines there are as long as the table.
+    width = None if sys.stdout.isatty() else 160
+    out.print(table, width=width)
+
+
+def decibel(value: float) -> str:
+    """A ratio with its sign, or a dash where it is not defined."""
+    return f"{value:+.1f}" if value == value else "-"
+
+
+def _short(value: object) -> str:
+    return f"{value:.2g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,251 @@
+"""The separator: a network that knows its labels and its sample rate, and how it is saved.
+
+    separator = Separator(ModelConfig(outputs="queries", site="decoder"), labels=("vn", "vc"), sample_rate=22050)
+    context = separator.label_context(["vn", "vc"])          # [1 2 2], one query per row
+    stems = separator(mixture, context)                       # [b c t] -> [b 2 c u]
+    save_separator(folder, separator, card={"experiment": "joint"})
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Num
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from vimss.config import parse_config
+from vimss.errors import ModelError
+from vimss.model.conditioning import Context, FrameGrid
+from vimss.model.config import ModelConfig
+from vimss.model.geometry import geometry
+from vimss.model.unet import UNet
+from vimss.storage import publish, sha256
+
+CARD = "model.json"
+WEIGHTS = "weights.safetensors"
+
+
+class Separator(nn.Module):
+    """A mixture in, one estimate per output out."""
+
+    def __init__(self, config: ModelConfig, labels: tuple[str, ...], sample_rate: int) -> None:
+        """ModelError where weights of the vision network cannot be had."""
+        super().__init__()
+        self.config = config
+        self.labels = labels
+        self.sample_rate = sample_rate
+        self.geometry = geometry(config)
+        size = config.context_size
+        # A label's vector has length 1, features of about 1 have the square root of their number.
+        self.unet = UNet(config, self.outputs, size or len(labels), size**0.5 if size else 1.0)
+        if self.watches:
+            # Only networks that look at pictures pay for importing torchvision.
+            from vimss.model.vision import Vision
+
+            self.vision = Vision(config.vision)
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs; of a query model, per query."""
+        match self.config.outputs:
+            case "instruments":
+                return len(self.labels)
+            case "slots":
+                return self.config.slots
+            case "queries":
+                return 1
+
+    @property
+    def listens(self) -> bool:
+        """Whether the network takes a context."""
+        return self.config.site != "none"
+
+    @property
+    def watches(self) -> bool:
+        """Whether that context is pictures."""
+        return self.listens and self.config.context == "frames"
+
+    def input_samples(self, output_samples: int) -> int:
+        """Samples of the mixture for an output window; ConfigError names the nearest possible windows."""
+        return self.geometry.input_samples(output_samples)
+
+    def forward(
+        self,
+        mixture: Float[Tensor, "b c t"],
+        context: Num[Tensor, "..."] | None = None,
+        players: Bool[Tensor, "b p"] | None = None,
+        frames_at: FrameGrid | None = None,
+    ) -> Float[Tensor, "b s c u"]:
+        """Separate windows of t = input_samples(u) samples; the output lies in their middle.
+
+        Args:
+            mixture: audio in -1..1.
+            context: labels: "b q i", the labels that play (instruments: q = 1) or one label per query;
+                features: "b p v d"; frames: UInt8 "b p v h w 3". Not needed where the site is none.
+            players: which players are real; the others change nothing. All where not given.
+            frames_at: when the v frames are, in samples of the window; spread evenly over it where not given.
+
+        Raises:
+            ModelError: where the context does not fit the configuration.
+        """
+        if not self.listens:
+            return self.unet(mixture, None)
+        values = self.encode_context(context, players)
+        if values.shape[0] != mixture.shape[0]:
+            raise _misfit("one context per mixture", f"{values.shape[0]} contexts for {mixture.shape[0]} mixtures")
+        grid = frames_at or FrameGrid.spread(values.shape[2], mixture.shape[-1])
+        return self.unet(mixture, Context(values.to(mixture.dtype), grid))
+
+    def encode_context(
+        self, context: Num[Tensor, "..."] | None, players: Bool[Tensor, "b p"] | None = None
+    ) -> Float[Tensor, "b s v d"]:
+        """The context as one sequence of vectors per query, or one in all; arguments as in forward."""
+        if context is None:
+            raise _misfit(f"a context of {self.config.context}, because its site is {self.config.site}", "none")
+        values = self._vectors(context)
+        if players is not None:
+            if values.shape[1] != players.shape[1] and self.config.context != "labels":
+                raise _misfit(f"one picture sequence per player ({players.shape[1]})", f"{values.shape[1]}")
+            if players.shape[1] == values.shape[1]:
+                values = values * players[:, :, None, None].to(values.dtype)
+        if self.config.outputs == "instruments":
+            values = self._pool(values, players)
+        return values
+
+    def _vectors(self, context: Num[Tensor, "..."]) -> Float[Tensor, "b p v d"]:
+        shape = "x".join(str(size) for size in context.shape)
+        match self.config.context:
+            case "labels":
+                if context.ndim != 3 or context.shape[-1] != len(self.labels):
+                    raise _misfit(f"labels as batch x queries x {len(self.labels)}", shape)
+                return context.unsqueeze(2).to(self.unet.head.bias.dtype)
+            case "features":
+                if context.ndim != 4 or context.shape[-1] != self.config.feature_size:
+                    raise _misfit(f"features as batch x players x frames x {self.config.feature_size}", shape)
+                return context.to(self.unet.head.bias.dtype)
+            case "frames":
+                if context.ndim != 6 or context.shape[-1] != 3 or context.dtype != torch.uint8:
+                    raise _misfit("pictures as batch x players x frames x height x width x 3 bytes", shape)
+                return self.vision(context)
+
+    def _pool(
+        self, values: Float[Tensor, "b p v d"], players: Bool[Tensor, "b p"] | None
+    ) -> Float[Tensor, "b 1 v d"]:
+        """One context for all players: the largest of each feature, which no number of players dilutes."""
+        if players is None or self.config.context == "labels":
+            return values.amax(1, keepdim=True)
+        absent = ~players[:, :, None, None]
+        pooled = values.masked_fill(absent, -torch.inf).amax(1, keepdim=True)
+        return torch.where(players.any(1)[:, None, None, None], pooled, torch.zeros_like(pooled))
+
+    def label_context(self, names: Sequence[str]) -> Float[Tensor, "1 q i"]:
+        """The context that asks for labels: one row for all of them, or one per query; ModelError lists the labels."""
+        for name in names:
+            if name not in self.labels:
+                raise ModelError(
+                    "a label must be one that the model knows",
+                    got=repr(name),
+                    fix=f"choose from {', '.join(self.labels)}",
+                )
+        rows = torch.zeros(1, len(names), len(self.labels))
+        for row, name in enumerate(names):
+            rows[0, row, self.labels.index(name)] = 1
+        if self.config.outputs == "queries":
+            return rows
+        return rows.amax(1, keepdim=True) if names else torch.zeros(1, 1, len(self.labels))
+
+
+def save_separator(folder: Path, separator: Separator, card: dict[str, Any]) -> None:
+    """Write model.json and weights.safetensors into `folder`, whole or not at all.
+
+    `card` is what else there is to say about the model, as JSON.
+    """
+    with publish(folder) as temporary:
+        temporary.mkdir()
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in separator.state_dict().items()}
+        save_file(state, temporary / WEIGHTS)
+        description = {
+            "config": separator.config.model_dump(mode="json"),
+            "labels": list(separator.labels),
+            "sample_rate": separator.sample_rate,
+            "sha256": sha256(temporary / WEIGHTS),
+            "card": card,
+        }
+        (temporary / CARD).write_text(json.dumps(description, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def load_separator(folder: Path, expected: ModelConfig | None = None) -> Separator:
+    """The separator in `folder`, in evaluation mode, after a check of its digest.
+
+    Raises:
+        ModelError: where a file is missing or damaged, or where the configuration is not the `expected` one.
+    """
+    description = read_card(folder)
+    config = parse_config(description["config"], ModelConfig, str(folder / CARD))
+    if expected is not None:
+        _compare(folder, config, expected)
+    state = _read_weights(folder, description["sha256"])
+    # Everything is in the file: nothing may be downloaded again, nor read from a path of another machine.
+    still = config.model_copy(update={"vision": config.vision.model_copy(update={"weights": "random"})})
+    separator = Separator(still, tuple(description["labels"]), int(description["sample_rate"]))
+    separator.config = config
+    for name, tensor in separator.state_dict().items():
+        if name not in state or state[name].shape != tensor.shape:
+            raise ModelError(
+                f"{folder / WEIGHTS} must have {name} of shape {list(tensor.shape)}, as {CARD} says",
+                got=f"shape {list(state[name].shape)}" if name in state else "no such weight",
+                fix="use the model.json that was saved with these weights",
+            )
+    separator.load_state_dict(state)
+    return separator.eval()
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """What model.json says; ModelError where it is missing or not what save_separator writes."""
+    path = folder / CARD
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(f"{folder} must hold a {CARD}", got="none", fix="give the folder of a saved model") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} must be JSON", got=str(error), fix="save the model again") from error
+    kinds = {"config": dict, "labels": list, "sample_rate": int, "sha256": str, "card": dict}
+    for key, kind in kinds.items():
+        if not isinstance(description, dict) or not isinstance(description.get(key), kind):
+            raise ModelError(f"{path} must have the key '{key}'", got="no such key", fix="save the model again")
+    return description
+
+
+def _read_weights(folder: Path, digest: str) -> dict[str, Tensor]:
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise ModelError(f"{folder} must hold {WEIGHTS}", got="no such file", fix="copy the whole folder of the model")
+    found = sha256(path)
+    if found != digest:
+        raise ModelError(
+            f"{path} must have the SHA-256 digest that {CARD} says",
+            got=f"{found[:10]}... instead of {digest[:10]}...: the file was cut short or changed",
+            fix="copy the model again or use an older checkpoint",
+        )
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ModelError(f"{path} must be a safetensors file", got=str(error), fix="save the model again") from error
+
+
+def _compare(folder: Path, config: ModelConfig, expected: ModelConfig) -> None:
+    for key in ModelConfig.model_fields:
+        if getattr(config, key) != getattr(expected, key):
+            raise ModelError(
+                f"the weights in {folder} must be of the wanted configuration, with {key}: {getattr(expected, key)}",
+                got=f"{key}: {getattr(config, key)}",
+                fix="change the setting or choose another model",
+            )
+
+
+def _misfit(rule: str, got: str) -> ModelError:
+    return ModelError(f"the model takes {rule}", got=got, fix="see `context` in the model's settings")

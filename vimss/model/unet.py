@@ -1,0 +1,234 @@
+"""The Wave-U-Net of Stoller, Ewert and Dixon (2018), with conditions.
+
+A mixture [b c t] and a context come in; [b s c u] goes out, s outputs or one per query, centred in the window.
+What is computed is the paper's network to the last bit of arithmetic; how it is computed differs in four ways:
+
+- Decimation keeps even samples, so the encoder's convolutions run at stride 2. The odd samples are computed where the
+  decoder's skip connection crops to, and nowhere else (facts of a layer at 12 levels: a third of the multiplications).
+- Interpolation and the decoder's convolution are one convolution that gives two samples at once.
+- A convolution over concatenated channels is the sum of two convolutions: the skip's half does not depend on the
+  query below an unconditioned encoder, so it runs once per mixture.
+- Activations are time-major (see convolution.py).
+
+Every sequence in the decoder has one sample more than it should, so that it holds whole pairs; the last one is
+arbitrary, reaches no other sample and is cut off at the end.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vimss.model.conditioning import OPERATIONS, Condition, Context
+from vimss.model.config import ModelConfig
+from vimss.model.convolution import LEAK, Convolution, convolve
+from vimss.model.geometry import Layer, geometry
+
+SPREAD = 0.3
+"""Standard deviation of what a context of unit length adds at the start; 1.0 learned more slowly."""
+
+
+class UNet(nn.Module):
+    """The network without meaning: outputs have numbers, the context is vectors."""
+
+    def __init__(self, config: ModelConfig, outputs: int, context_size: int, context_scale: float) -> None:
+        """`outputs` per query; `context_scale` is the usual length of a context vector."""
+        super().__init__()
+        self.config = config
+        self.geometry = geometry(config)
+        self.outputs = outputs
+        widths = config.widths()
+        before = (config.channels, *widths)
+        self.down = nn.ModuleList(
+            Convolution(before[level], widths[level], config.down_kernel) for level in range(config.levels)
+        )
+        self.bottleneck = Convolution(widths[-2], widths[-1], config.down_kernel)
+        self.up = nn.ModuleList(
+            Convolution(widths[level + 1] + widths[level], widths[level], config.up_kernel)
+            for level in reversed(range(config.levels))
+        )
+        if config.upsampling == "learned":
+            self.blend = nn.ParameterList(torch.zeros(width) for width in reversed(widths[1:]))
+        layers = {f"up{level}": widths[-2 - level] for level in range(config.levels)}
+        layers["bottleneck"] = widths[-1]
+        match config.site:
+            case "none":
+                layers = {}
+            case "bottleneck":
+                layers = {"bottleneck": widths[-1]}
+            case "output":
+                layers = {"output": config.filters}
+            case "every_layer":
+                layers |= {f"down{level}": widths[level] for level in range(config.levels)}
+            case "decoder":
+                pass
+        operation = OPERATIONS[config.op]
+        self.conditions = nn.ModuleDict(
+            {name: operation(width, context_size, SPREAD / context_scale) for name, width in layers.items()}
+        )
+        last = widths[0] + config.channels
+        if config.site == "output":
+            self.hidden = Convolution(last, config.filters, 1)
+            last = config.filters + config.channels
+        estimated = outputs - 1 if config.output_type == "difference" else outputs
+        self.head = Convolution(last, estimated * config.channels, 1)
+        self._initialise_head(estimated)
+
+    def _initialise_head(self, estimated: int) -> None:
+        """Start from tanh's and the linear output's variance, or from a share of the mixture."""
+        nn.init.kaiming_normal_(self.head.kernel, nonlinearity="linear")
+        if self.config.initial_output == "mixture":
+            share = 1 / self.outputs if self.config.outputs == "slots" else 0.5
+            channels = self.config.channels
+            with torch.no_grad():
+                # Small, not zero: at zero no gradient would pass to the layers below.
+                self.head.kernel.mul_(0.1)
+                self.head.kernel[:, -channels:, 0] = share * torch.eye(channels).repeat(estimated, 1)
+
+    def forward(self, mixture: Float[Tensor, "b c t"], context: Context | None) -> Float[Tensor, "b s c u"]:
+        """Estimate the outputs in the middle of the window; t must be a possible input window."""
+        window = mixture.shape[-1] - self.geometry.context
+        layers = self.geometry.layers(window)
+        x = rearrange(mixture, "b c t -> b 1 t c")
+        skips = []
+        for level in range(self.config.levels):
+            x, skip = self._encode(x, level, layers, context)
+            skips.append(skip)
+        x = self._full(x, self.bottleneck, "bottleneck", layers["bottleneck"], context)
+        if self.config.padding == "valid":
+            x = F.pad(x, (0, 0, 0, 1))
+        for level in range(self.config.levels):
+            x = self._decode(x, skips.pop(), level, layers[f"up{level}"], context)
+        return self._head(x[:, :, :window], mixture, layers[f"up{self.config.levels - 1}"], context)
+
+    def _encode(
+        self, x: Float[Tensor, "b s t d"], level: int, layers: dict[str, Layer], context: Context | None
+    ) -> tuple[Float[Tensor, "b s u e"], Float[Tensor, "b s v e"]]:
+        """One level down: its even samples, and all samples within the decoder's crop (and one more)."""
+        name, convolution = f"down{level}", self.down[level]
+        layer, wanted = layers[name], layers[f"up{self.config.levels - 1 - level}"]
+        taps = self.config.down_kernel
+        margin = self.config.up_kernel // 2
+        if self.config.padding == "same":
+            x, crop, pairs = F.pad(x, (0, 0, taps // 2, taps // 2)), 0, layer.samples // 2
+        else:
+            crop = (wanted.first - layer.first) // layer.stride - margin
+            pairs = (wanted.samples + 2 * margin + 1) // 2
+        even = self._activate(
+            _apply(x, convolution, stride=2), name, Layer(layer.first, 2 * layer.stride, layer.samples), context
+        )
+        first_odd = crop + 1 - crop % 2
+        slack = first_odd + 2 * (pairs - 1) + taps - x.shape[2]
+        if slack > 0:  # the sample beyond the crop may lie beyond the input
+            x = F.pad(x, (0, 0, 0, slack))
+        inside = x[:, :, first_odd : first_odd + 2 * (pairs - 1) + taps]
+        odd = self._activate(
+            _apply(inside, convolution, stride=2),
+            name,
+            Layer(layer.first + first_odd * layer.stride, 2 * layer.stride, pairs),
+            context,
+        )
+        first_even = (crop + 1) // 2
+        kept = even[:, :, first_even : first_even + pairs]
+        if kept.shape[2] < pairs:
+            kept = F.pad(kept, (0, 0, 0, pairs - kept.shape[2]))
+        phases = (kept, odd) if crop % 2 == 0 else (odd, kept)
+        return even, torch.stack(phases, dim=3).flatten(2, 3)
+
+    def _decode(
+        self, x: Float[Tensor, "b s t d"], skip: Float[Tensor, "b r u e"], level: int, layer: Layer, context: Context | None
+    ) -> Float[Tensor, "b s v e"]:
+        """One level up: interpolate, concatenate, convolve."""
+        convolution = self.up[level]
+        above, beside = convolution.kernel.split([x.shape[-1], skip.shape[-1]], dim=1)
+        blend = torch.sigmoid(self.blend[level]) if self.config.upsampling == "learned" else None
+        if self.config.padding == "valid":
+            upper = _convolve_queries(x, polyphase(above, blend)).unflatten(-1, (2, -1)).flatten(2, 3)
+        else:
+            half = self.config.up_kernel // 2
+            upper = _convolve_queries(F.pad(double(x, blend), (0, 0, half, half)), above)
+            skip = F.pad(skip, (0, 0, half, half))
+        lower = _convolve_queries(skip, beside, convolution.bias)
+        return self._activate(upper + lower, f"up{level}", layer, context)
+
+    def _full(
+        self, x: Float[Tensor, "b s t d"], convolution: Convolution, name: str, layer: Layer, context: Context | None
+    ) -> Float[Tensor, "b s u e"]:
+        if self.config.padding == "same":
+            half = self.config.down_kernel // 2
+            x = F.pad(x, (0, 0, half, half))
+        return self._activate(_apply(x, convolution, stride=1), name, layer, context)
+
+    def _activate(
+        self, x: Float[Tensor, "b s t d"], name: str, layer: Layer, context: Context | None
+    ) -> Float[Tensor, "b r t d"]:
+        """The condition of a layer, if it has one, and the non-linearity."""
+        if context is not None and name in self.conditions:
+            condition: Condition = self.conditions[name]
+            x = condition(x, context, layer)
+        return F.leaky_relu_(x, LEAK)  # in place: nothing saved for a gradient is changed
+
+    def _head(
+        self, x: Float[Tensor, "b s u d"], mixture: Float[Tensor, "b c t"], layer: Layer, context: Context | None
+    ) -> Float[Tensor, "b k c u"]:
+        """Concatenate the input, the last layer, its non-linearity."""
+        window = x.shape[2]
+        heard = mixture[..., layer.first : layer.first + window]
+        beside = rearrange(heard, "b c u -> b 1 u c")
+        if self.config.site == "output":
+            x = self._activate(_pointwise(x, beside, self.hidden), "output", layer, context)
+        x = _pointwise(x, beside, self.head)
+        if self.config.output_activation == "tanh":
+            x = torch.tanh(x)
+        out = rearrange(x, "b q u (s c) -> b (q s) c u", c=self.config.channels)
+        if self.config.output_type == "difference":
+            out = torch.cat([out, heard.unsqueeze(1) - out.sum(1, keepdim=True)], dim=1)
+        return out
+
+
+def polyphase(
+    kernel: Float[Tensor, "e d k"], blend: Float[Tensor, " d"] | None = None
+) -> Float[Tensor, "2*e d (k+3)//2"]:
+    """The kernel that does interpolation by two and then convolution with `kernel`, two samples at a time.
+
+    Interpolated sample 2j is x_j, sample 2j+1 is w x_j + (1 - w) x_{j+1}, with w = 1/2 or the channel's `blend`.
+    Its first e outputs are the even samples, the others the odd ones.
+    """
+    taps = kernel.shape[-1]
+    weight = 0.5 if blend is None else blend[:, None]
+    # Tap i of the even outputs meets x_{j+i} through interpolated samples 2i - 1, 2i and 2i + 1.
+    padded = F.pad(kernel, (2, 4))
+    count = (taps + 3) // 2
+    phases = []
+    for shift in (0, 1):
+        here = padded[..., 2 - shift :][..., 0 : 2 * count : 2]
+        after = padded[..., 3 - shift :][..., 0 : 2 * count : 2]
+        before = padded[..., 1 - shift :][..., 0 : 2 * count : 2]
+        phases.append(here + weight * after + (1 - weight) * before)
+    return torch.cat(phases)
+
+
+def double(x: Float[Tensor, "b s t d"], blend: Float[Tensor, " d"] | None = None) -> Float[Tensor, "b s 2*t d"]:
+    """Interpolation by two where zeros pad the borders; the sample after the last one repeats it."""
+    following = torch.cat([x[:, :, 1:], x[:, :, -1:]], dim=2)
+    weight = 0.5 if blend is None else blend
+    return torch.stack([x, weight * x + (1 - weight) * following], dim=3).flatten(2, 3)
+
+
+def _apply(x: Float[Tensor, "b s t d"], convolution: Convolution, stride: int) -> Float[Tensor, "b s u e"]:
+    return _convolve_queries(x, convolution.kernel, convolution.bias, stride)
+
+
+def _convolve_queries(
+    x: Float[Tensor, "b s t d"], kernel: Float[Tensor, "e d k"], bias: Float[Tensor, " e"] | None = None, stride: int = 1
+) -> Float[Tensor, "b s u e"]:
+    return convolve(x.flatten(0, 1), kernel, bias, stride).unflatten(0, x.shape[:2])
+
+
+def _pointwise(
+    x: Float[Tensor, "b s u d"], beside: Float[Tensor, "b 1 u c"], convolution: Convolution
+) -> Float[Tensor, "b s u e"]:
+    """A convolution with one tap over the channels of both."""
+    above, below = convolution.kernel.squeeze(-1).split([x.shape[-1], beside.shape[-1]], dim=1)
+    return F.linear(x, above) + F.linear(beside, below, convolution.bias)

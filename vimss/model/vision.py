@@ -1,0 +1,120 @@
+"""Pictures to feature vectors, one per player and frame, by a network of torchvision.
+
+    vision = Vision(VisionConfig(network="resnet18", weights="random"))
+    vision(torch.zeros(1, 2, 5, 96, 96, 3, dtype=torch.uint8))  # [1 2 5 512]
+"""
+
+import pickle
+from pathlib import Path
+
+import torch
+import torchvision
+from jaxtyping import Float, UInt8
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from vimss.errors import ModelError
+from vimss.model.config import VisionConfig
+
+MEAN = (0.485, 0.456, 0.406)
+DEVIATION = (0.229, 0.224, 0.225)
+"""Of ImageNet's pixels in 0..1, R G B: what the weights of torchvision were trained with."""
+
+FRAMES_AT_ONCE = 64
+"""Pictures in one pass of a frozen network: bounds memory, and larger batches are no faster."""
+
+
+class Vision(nn.Module):
+    """A network without its classifier; frozen, it stays in evaluation mode and makes no gradients."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.config = config
+        network = getattr(torchvision.models, config.network)(weights=None)
+        if config.weights != "random":
+            network.load_state_dict(_weights(config, network.state_dict()))
+        if config.network == "mobilenet_v2":
+            network.classifier = nn.Identity()
+        else:
+            network.fc = nn.Identity()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(MEAN).reshape(3, 1, 1), persistent=False)
+        self.register_buffer("deviation", torch.tensor(DEVIATION).reshape(3, 1, 1), persistent=False)
+        if config.frozen:
+            self.network.requires_grad_(False)
+            self.train(False)
+
+    def train(self, mode: bool = True) -> "Vision":
+        """Training mode, unless frozen: batch norm would change its statistics."""
+        return super().train(mode and not self.config.frozen)
+
+    def forward(self, pictures: UInt8[Tensor, "b p v h w 3"]) -> Float[Tensor, "b p v d"]:
+        """Features of every picture."""
+        frames = pictures.flatten(0, 2).movedim(-1, -3)
+        if self.config.frozen:
+            with torch.no_grad():
+                features = torch.cat([self._features(part) for part in frames.split(FRAMES_AT_ONCE)])
+        else:
+            features = self._features(frames)
+        return features.unflatten(0, pictures.shape[:3])
+
+    def _features(self, frames: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
+        return self.network((frames.to(self.mean.dtype) / 255 - self.mean) / self.deviation)
+
+
+def _weights(config: VisionConfig, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights that the settings name, checked against the network's own names and shapes."""
+    found = _download(config) if config.weights == "torchvision" else _read(Path(config.weights))
+    # BatchNorm counts its batches; weights exported from old versions have no such count, and nothing uses it.
+    for name in wanted:
+        if name.endswith("num_batches_tracked"):
+            found.setdefault(name, wanted[name])
+    for name, tensor in wanted.items():
+        if name not in found or found[name].shape != tensor.shape:
+            raise ModelError(
+                f"{config.weights} must hold the weights of {config.network} of torchvision",
+                got=f"{name} of shape {list(found[name].shape)}" if name in found else f"no {name}",
+                fix="set vision.network to the network that the weights are of",
+            )
+    return {name: found[name] for name in wanted}
+
+
+def _download(config: VisionConfig) -> dict[str, Tensor]:
+    weights = torchvision.models.get_model_weights(config.network).DEFAULT
+    try:
+        return weights.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:  # URLError is an OSError; RuntimeError is a wrong hash
+        raise ModelError(
+            f"vision.weights: torchvision needs {weights.url} from the network or from torch's cache",
+            got=str(error),
+            fix="set vision.weights to the path of a .pth or .safetensors file with these weights, or to random",
+        ) from error
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """Weights from a file; no code in it is run."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise ModelError(
+            "vision.weights must be torchvision, random or the path of a file",
+            got=f"{path}, which does not exist",
+            fix="correct the path",
+        ) from error
+    except (OSError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
+        raise ModelError(
+            f"{path} must be a .safetensors file or a .pth file of tensors",
+            got=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            fix="save the network's state_dict and nothing else",
+        ) from error
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ModelError(
+            f"{path} must hold a dictionary of tensors", got=type(content).__name__, fix="save the network's state_dict"
+        )
+    return content

@@ -1,0 +1,140 @@
+"""One player's film: scene, light, camera and the moving figure, with masks and boxes read off the drawing.
+
+    film = draw("vc", moments, size=96, rng=rng)
+    film.picture  # uint8 "v h w 3"
+    film.masks    # bool "2 v h w": player, instrument
+
+Skin, clothes, light, background, place, mirroring, camera drift and sensor noise are drawn at random, so that a network
+cannot tell players apart by a constant.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Int16, UInt8
+
+from vimss.shards.corpora.chamber.figure import INSTRUMENT, PLAYER, SUPERSAMPLING, Pen, draw_look
+from vimss.shards.corpora.chamber.motion import Moment
+from vimss.shards.corpora.chamber.postures import POSTURES, body_of
+
+_MARGIN = 0.06
+"""The background is so much larger on each side than the picture: room for the camera to drift."""
+
+_DRIFT = 0.012
+"""Slow displacement of the camera, in parts of the picture."""
+
+
+@dataclass(frozen=True, eq=False)
+class Film:
+    """One player's picture with ground truth."""
+
+    picture: UInt8[np.ndarray, "v h w 3"]
+    masks: Bool[np.ndarray, "2 v h w"]
+    boxes: Int16[np.ndarray, "2 v 4"]
+
+
+def draw(instrument: str, moments: Sequence[Moment], size: int, rng: np.random.Generator) -> Film:
+    """Draw all moments of one player."""
+    warmth = rng.uniform(0.72, 1.12) * (1 + rng.normal(0, 0.05, 3))
+    look = draw_look(rng, warmth)
+    body = body_of(instrument, float(rng.uniform(-1, 1)))
+    pen = Pen(size)
+    side = size * SUPERSAMPLING
+    margin = round(_MARGIN * side)
+    background = _background(side + 2 * margin, warmth, rng)
+    light = _light(size, rng)
+    grain = _grain(size, rng)
+    camera = _camera(len(moments), rng)
+    place = complex(rng.uniform(-0.02, 0.02), rng.uniform(-0.012, 0.012))
+    picture = np.empty((len(moments), size, size, 3), np.uint8)
+    belongs = np.empty((len(moments), size, size), np.uint8)
+    hips = body.at(0, 0.45)
+    small = np.empty((size, size, 4), np.uint8)
+    for frame, now in enumerate(moments):
+        drift = complex(camera[frame])
+        x, y = margin - round(drift.real * side), margin - round(drift.imag * side)
+        np.copyto(pen.canvas, background[y : y + side, x : x + side])
+        # The upper body turns about the hips, and bends into each onset.
+        pen.turn = complex(1.0, 0.030 * now.sway.real + 0.010 * now.nod)
+        moved = complex(0.010 * now.sway.real, 0.006 * now.sway.imag + 0.008 * now.nod - 0.010 * now.lift)
+        pen.shift = hips - hips * pen.turn + moved + drift + place
+        POSTURES[instrument](pen, body, look, now)
+        belongs[frame] = pen.canvas[::SUPERSAMPLING, ::SUPERSAMPLING, 3]
+        cv2.resize(pen.canvas, (size, size), dst=small, interpolation=cv2.INTER_AREA)
+        picture[frame] = small[:, :, :3]
+    _develop(picture, light, grain, rng)
+    if rng.random() < 0.5:
+        picture, belongs = np.ascontiguousarray(picture[:, :, ::-1]), np.ascontiguousarray(belongs[:, :, ::-1])
+    masks = np.stack([belongs == PLAYER, belongs == INSTRUMENT])
+    return Film(picture, masks, boxes_of(masks))
+
+
+def boxes_of(masks: Bool[np.ndarray, "2 v h w"]) -> Int16[np.ndarray, "2 v 4"]:
+    """Smallest boxes around the masks: left, top, right, bottom, the last two exclusive; zeros where a mask is empty."""
+    columns, rows = masks.any(axis=2), masks.any(axis=3)
+    left, top = columns.argmax(axis=-1), rows.argmax(axis=-1)
+    right = columns.shape[-1] - columns[..., ::-1].argmax(axis=-1)
+    bottom = rows.shape[-1] - rows[..., ::-1].argmax(axis=-1)
+    boxes = np.stack([left, top, right, bottom], axis=-1)
+    boxes[~columns.any(axis=-1)] = 0
+    return boxes.astype(np.int16)
+
+
+def _background(side: int, warmth: np.ndarray, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 4"]:
+    """A wall with a soft pattern, a floor, and a few blurred things, as RGB and a fourth channel of zeros."""
+    wall, floor = rng.uniform(50, 225, 3) * warmth, rng.uniform(30, 150, 3) * warmth
+    image = np.empty((side, side, 3), np.float32)
+    image[:] = wall
+    image[round(side * rng.uniform(0.72, 0.95)) :] = floor
+    for _ in range(int(rng.integers(0, 6))):
+        left, top = rng.uniform(-0.2, 0.9, 2) * side
+        wide, high = rng.uniform(0.08, 0.5, 2) * side
+        colour = (rng.uniform(20, 235, 3) * warmth).tolist()
+        if rng.random() < 0.5:
+            cv2.rectangle(image, (int(left), int(top)), (int(left + wide), int(top + high)), colour, -1)
+        else:
+            cv2.circle(image, (int(left), int(top)), int(wide / 3), colour, -1)
+    blur = 2 * round(side * rng.uniform(0.005, 0.05)) + 1
+    image = cv2.blur(image, (blur, blur))
+    patches = cv2.resize(rng.normal(0, 6, (9, 9)).astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC)
+    image += patches[:, :, None]
+    return np.dstack([np.clip(image, 0, 255).astype(np.uint8), np.zeros((side, side), np.uint8)])
+
+
+def _light(size: int, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
+    """How bright the light is at each pixel, 200 being neutral: from one side, and less in the corners."""
+    across = np.linspace(-1, 1, size)
+    side = rng.uniform(-0.2, 0.2) * across[None, :] + rng.uniform(-0.12, 0.12) * across[:, None]
+    corners = rng.uniform(0, 0.12) * (across[None, :] ** 2 + across[:, None] ** 2)
+    return np.repeat(np.clip(200 * (1 + side - corners), 0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
+
+
+def _grain(size: int, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
+    """Sensor noise about 32, larger than the picture: each frame takes another piece of it."""
+    noise = rng.normal(32, rng.uniform(1.0, 3.5), (size + 48, size + 48, 3))
+    return np.clip(np.rint(noise), 0, 64).astype(np.uint8)
+
+
+def _camera(frames: int, rng: np.random.Generator) -> np.ndarray:
+    """A slow wandering of the camera as complex displacements."""
+    rates, phases = rng.uniform(0.0005, 0.004, (2, 2)), rng.uniform(0, 2 * np.pi, (2, 2))
+    axes = np.sin(2 * np.pi * np.arange(frames)[:, None, None] * rates + phases).mean(axis=2) * _DRIFT
+    return axes[:, 0] + 1j * axes[:, 1]
+
+
+def _develop(
+    picture: UInt8[np.ndarray, "v h w 3"],
+    light: UInt8[np.ndarray, "h w 3"],
+    grain: UInt8[np.ndarray, "h w 3"],
+    rng: np.random.Generator,
+) -> None:
+    """Light and noise, in place, frame by frame."""
+    size = picture.shape[1]
+    corners = rng.integers(0, grain.shape[0] - size + 1, (len(picture), 2))
+    pedestal = np.full((size, size, 3), 32, np.uint8)
+    for frame, (top, left) in zip(picture, corners.tolist(), strict=True):
+        cv2.multiply(frame, light, dst=frame, scale=1 / 200)
+        cv2.add(frame, grain[top : top + size, left : left + size], dst=frame)
+        cv2.subtract(frame, pedestal, dst=frame)

@@ -1,0 +1,314 @@
+"""Models in MLflow's registry: a version per kept model, an alias for the one in use.
+
+    version = register(tracking, "quickstart", folder, run_id, {"si_sdr_improvement": 3.1}, card)
+    model_folder("models:/quickstart@champion", tracking)   # -> folder with model.json and weights.safetensors
+
+The registered model is named after the experiment. A version is a pyfunc made from code (served_model) with the
+model's folder as its one artifact. Registering the same weights again gives the version that exists.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import mlflow.artifacts
+import mlflow.pyfunc
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModelOutput
+from mlflow.entities.model_registry import ModelVersion as RegistryVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.types.schema import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+
+import vimss
+from vimss.errors import ModelError
+from vimss.storage import publish, sha256
+from vimss.track.store import Tracking, explain_mlflow_errors
+
+MODEL_FILES = ("model.json", "weights.safetensors")
+
+ARTIFACT = "model"
+"""Name of the folder inside the logged pyfunc."""
+
+DIGEST_TAG = "weights_sha256"
+
+MAX_TAG = 5000
+"""Characters; MLflow's limit is 100000 for a description and 5000 for a version's tag."""
+
+_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))$")
+
+
+_NOT_THERE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
+"""MLflow's codes for names, versions and aliases that do not exist."""
+
+_default_address = threading.Lock()
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A version in the registry."""
+
+    name: str
+    version: int
+    run_id: str
+    aliases: tuple[str, ...]
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+def register(
+    tracking: Tracking, name: str, folder: Path, run_id: str, metrics: Mapping[str, float], card: Mapping[str, Any]
+) -> int:
+    """Keep a model's folder as the next version of `name`; the version that has these weights, where there is one.
+
+    Args:
+        tracking: Where.
+        name: Of the registered model: the experiment's.
+        folder: With model.json and weights.safetensors, from save_separator.
+        run_id: MLflow's id of the trial's run.
+        metrics: Scores, by name; they become tags and stand in the description.
+        card: What a user must know: data, rate, labels, convention of the scores, licence, commit.
+
+    Raises:
+        ModelError: The folder holds no model.
+        PlaceError: MLflow does not answer.
+
+    """
+    facts = _read_model(folder)
+    digest = hashlib.sha256("".join(sha256(folder / file) for file in MODEL_FILES).encode()).hexdigest()
+    with explain_mlflow_errors(tracking), _as_default(tracking):
+        client = tracking.client()
+        same = [version for version in _versions(client, name) if version.tags.get(DIGEST_TAG) == digest]
+        if same:
+            return min(int(version.version) for version in same)
+        _make_registered_model(client, name)
+        model_id = _log_model(client, name, folder, run_id, facts)
+        scores = {f"metric.{key}": f"{value:.6g}" for key, value in metrics.items()}
+        version = client.create_model_version(
+            name,
+            source=f"models:/{model_id}",
+            run_id=run_id,
+            tags={DIGEST_TAG: digest, **scores, **{key: _text(value)[:MAX_TAG] for key, value in card.items()}},
+            description=_describe(metrics, card),
+            model_id=model_id,
+        )
+    return int(version.version)
+
+
+def find_version(tracking: Tracking, name: str, which: str) -> ModelVersion:
+    """The version of `name` that has the alias or the number `which`; ModelError that lists what there is."""
+    with explain_mlflow_errors(tracking):
+        client = tracking.client()
+        found = _get_version(client, name, which)
+        if found is None:
+            got, fix = _what_there_is(client, name)
+            raise ModelError(f"models:/{name} must have a version or alias '{which}'", got=got, fix=fix)
+    return found
+
+
+def find_alias(tracking: Tracking, name: str, alias: str) -> ModelVersion | None:
+    """The version of `name` with that alias, where there is one."""
+    with explain_mlflow_errors(tracking):
+        return _get_version(tracking.client(), name, alias)
+
+
+def set_alias(tracking: Tracking, name: str, alias: str, version: int) -> None:
+    """Give a version an alias, which leaves the version that had it."""
+    with explain_mlflow_errors(tracking):
+        tracking.client().set_registered_model_alias(name, alias, str(version))
+
+
+def tag_version(tracking: Tracking, name: str, version: int, tags: Mapping[str, str]) -> None:
+    """Set tags on a version."""
+    with explain_mlflow_errors(tracking):
+        client = tracking.client()
+        for key, value in tags.items():
+            client.set_model_version_tag(name, str(version), key, value)
+
+
+def model_folder(uri: str, tracking: Tracking) -> Path:
+    """The folder with model.json that `uri` means: models:/name@alias, models:/name/3, or a folder.
+
+    A model on a server is downloaded into the store once.
+
+    Raises:
+        ModelError: No such folder, name, version or alias; the message lists what there is.
+        PlaceError: MLflow does not answer.
+
+    """
+    if not uri.startswith("models:"):
+        _read_model(Path(uri))
+        return Path(uri)
+    match = _URI.match(uri)
+    if match is None:
+        raise ModelError(
+            "a model is models:/name@alias, models:/name/3 or a folder",
+            got=uri,
+            fix="write for example models:/quickstart@champion",
+        )
+    version = find_version(tracking, match["name"], match["alias"] or match["version"])
+    with explain_mlflow_errors(tracking):
+        address = tracking.client().get_model_version_download_uri(version.name, str(version.version))
+        folder = _fetch(tracking, version, f"{address.rstrip('/')}/artifacts/{ARTIFACT}")
+    _read_model(folder)
+    return folder
+
+
+def _fetch(tracking: Tracking, version: ModelVersion, address: str) -> Path:
+    if tracking.is_local:
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=address, tracking_uri=tracking.address))
+    kept = tracking.folder / "models" / f"{version.name}-{version.version}-{version.tags.get(DIGEST_TAG, '')[:12]}"
+    if not kept.is_dir():
+        with publish(kept) as temporary, tempfile.TemporaryDirectory() as folder:
+            got = mlflow.artifacts.download_artifacts(
+                artifact_uri=address, dst_path=folder, tracking_uri=tracking.address, registry_uri=tracking.address
+            )
+            temporary.mkdir(mode=0o700)
+            for file in MODEL_FILES:
+                shutil.copyfile(Path(got) / file, temporary / file)
+    return kept
+
+
+def _read_model(folder: Path) -> dict[str, Any]:
+    """The content of model.json."""
+    from vimss.model.separator import read_card  # loads torch, which those who only look at runs can do without
+
+    missing = [file for file in MODEL_FILES if not (folder / file).is_file()]
+    if missing:
+        raise ModelError(
+            f"{folder} must hold {' and '.join(MODEL_FILES)}",
+            got=f"no {' and no '.join(missing)}",
+            fix="give the folder of a trained model, or models:/name@alias",
+        )
+    return read_card(folder)
+
+
+def _log_model(client: MlflowClient, name: str, folder: Path, run_id: str, facts: dict[str, Any]) -> str:
+    """Log a pyfunc as MLflow's own log_model does, but beside the run: that one would end and restart the run."""
+    experiment = client.get_run(run_id).info.experiment_id
+    logged = client.create_logged_model(experiment, name=name, source_run_id=run_id, model_type="separator")
+    try:
+        with tempfile.TemporaryDirectory() as staging, warnings.catch_warnings():
+            # MLflow asks for an input example, to find out what the signature already says.
+            warnings.simplefilter("ignore", UserWarning)
+            artifact = Path(staging) / ARTIFACT
+            artifact.mkdir()
+            for file in MODEL_FILES:
+                shutil.copyfile(folder / file, artifact / file)
+            identity = {"run_id": run_id, "model_id": logged.model_id, "model_uuid": logged.model_id}
+            mlflow.pyfunc.save_model(
+                str(Path(staging) / "pyfunc"),
+                python_model=str(Path(__file__).with_name("served_model.py")),
+                artifacts={ARTIFACT: str(artifact)},
+                signature=_signature(facts),
+                pip_requirements=[f"vimss=={vimss.__version__}"],
+                mlflow_model=Model(artifact_path=logged.artifact_location, **identity),
+            )
+            client.log_model_artifacts(logged.model_id, str(Path(staging) / "pyfunc"))
+        client.finalize_logged_model(logged.model_id, "READY")
+    except BaseException:
+        client.finalize_logged_model(logged.model_id, "FAILED")
+        raise
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0)])
+    return logged.model_id
+
+
+def _signature(facts: dict[str, Any]) -> ModelSignature:
+    """What the served model takes and gives; see served_model."""
+    config = facts["config"]
+    audio = (-1, config["channels"], -1)
+    inputs = [TensorSpec(np.dtype("float32"), audio, "mixture")]
+    if config["site"] != "none" and config["context"] == "features":
+        inputs.append(TensorSpec(np.dtype("float32"), (-1, -1, -1, config["feature_size"]), "features"))
+    if config["site"] != "none" and config["context"] == "frames":
+        inputs.append(TensorSpec(np.dtype("uint8"), (-1, -1, -1, -1, -1, 3), "frames"))
+    names = facts["labels"] if config["outputs"] == "instruments" or config["context"] == "labels" else []
+    if config["outputs"] == "slots":
+        names = [f"slot_{number}" for number in range(1, config["slots"] + 1)]
+    outputs = Schema([TensorSpec(np.dtype("float32"), audio, label) for label in names]) if names else None
+    params = [
+        ParamSpec("instruments", DataType.string, [], (-1,)),
+        ParamSpec("sample_rate", DataType.long, facts["sample_rate"]),
+    ]
+    return ModelSignature(inputs=Schema(inputs), outputs=outputs, params=ParamSchema(params))
+
+
+def _make_registered_model(client: MlflowClient, name: str) -> None:
+    try:
+        client.create_registered_model(
+            name,
+            tags={"project": "vimss"},
+            description="Separates a recording into instruments. The version in use has the alias `champion`, "
+            "the one before it `previous`; each version says on what it was trained and how it was scored.",
+        )
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _versions(client: MlflowClient, name: str) -> list[RegistryVersion]:
+    found: list[RegistryVersion] = []
+    token = None
+    while token != "":
+        page = client.search_model_versions(f"name = '{name}'", page_token=token)
+        found += page
+        token = page.token or ""
+    return found
+
+
+def _get_version(client: MlflowClient, name: str, which: str) -> ModelVersion | None:
+    try:
+        found = (
+            client.get_model_version(name, which) if which.isdigit() else client.get_model_version_by_alias(name, which)
+        )
+    except MlflowException as error:
+        if error.error_code in _NOT_THERE:
+            return None
+        raise
+    return ModelVersion(name, int(found.version), found.run_id, tuple(found.aliases), dict(found.tags))
+
+
+def _what_there_is(client: MlflowClient, name: str) -> tuple[str, str]:
+    models = {model.name: dict(model.aliases) for model in client.search_registered_models()}
+    if name not in models:
+        return (
+            f"no model '{name}'",
+            f"choose from {', '.join(models)}" if models else "run a search first: no model is registered",
+        )
+    versions = ", ".join(str(number) for number in sorted(int(version.version) for version in _versions(client, name)))
+    aliases = ", ".join(f"{alias} (version {version})" for alias, version in models[name].items()) or "none"
+    return f"versions {versions or 'none'}; aliases {aliases}", "choose one of these, or promote a version"
+
+
+def _describe(metrics: Mapping[str, float], card: Mapping[str, Any]) -> str:
+    scores = [f"| {name} | {value:.2f} |" for name, value in metrics.items()]
+    facts = [f"- **{name}**: {_text(value)}" for name, value in card.items()]
+    return "\n".join(["| score | value |", "|---|---:|", *scores, "", *facts])
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+@contextmanager
+def _as_default(tracking: Tracking) -> Iterator[None]:
+    """Make the address MLflow's default meanwhile: its SQL registry looks a model up there whatever it was told."""
+    with _default_address:
+        before = mlflow.get_tracking_uri()
+        mlflow.set_tracking_uri(tracking.address)
+        try:
+            yield
+        finally:
+            mlflow.set_tracking_uri(before)

@@ -1,0 +1,108 @@
+"""The model that MLflow serves: this file is logged with the weights, and MLflow runs it when it loads them.
+
+    model = mlflow.pyfunc.load_model("models:/quickstart@champion")
+    stems = model.predict({"mixture": mixture}, params={"instruments": ["vn", "vc"], "sample_rate": 44100})
+    stems["vn"]  # float32 "b c t", at the rate and length of the mixture
+
+`mixture` is float32 "b c t". A model conditioned on pictures takes their `features` (float32 "b p v d") or the
+`frames` themselves (uint8 "b p v h w 3") beside it, spread evenly over the mixture, one p per player.
+It needs the package vimss, and loads JSON and safetensors: nothing here is a pickle.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+
+BLOCK_SECONDS = 10.0
+"""Separated at a time, whatever the length of the mixture: memory stays flat."""
+
+
+class ServedSeparator(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow has no types
+    """A Separator behind MLflow's interface."""
+
+    def load_context(self, context: Any) -> None:
+        """Load model.json and weights.safetensors; ModelError where they are damaged."""
+        from vimss.model.separator import load_separator
+
+        self._separator = load_separator(Path(context.artifacts["model"])).eval()
+
+    # MLflow 3.17 warns in colour, at every load, about a `model_input` without type hint and about one that is not a
+    # list; no hint of its kind describes named tensors, which the logged signature checks anyway.
+    _skip_type_hint_validation = True
+
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+        """Separate each mixture of the batch.
+
+        Args:
+            context: MLflow's, not used.
+            model_input: `mixture`, and `features` or `frames` where the model is conditioned on them.
+            params: `instruments` to return (all where empty), `sample_rate` of the mixture in Hz (0: the model's).
+
+        Returns:
+            Name of the output to float32 "b c t": a label, or player_1 and slot_1 and so on without labels.
+
+        Raises:
+            ModelError: instruments that the model does not know, or none for a model that must be told.
+
+        """
+        params = params or {}
+        rate = int(params.get("sample_rate") or self._separator.sample_rate)
+        visual = next((model_input[name] for name in ("features", "frames") if name in model_input), None)
+        wanted = self._wanted(list(params.get("instruments", ())))
+        stems = [
+            self._separate(mixture, None if visual is None else visual[index], wanted, rate)
+            for index, mixture in enumerate(model_input["mixture"])
+        ]
+        return {name: np.stack([stem[name] for stem in stems]) for name in stems[0]}
+
+    def _wanted(self, instruments: list[str]) -> list[str]:
+        from vimss.errors import ModelError
+
+        separator = self._separator
+        if not instruments and separator.listens and separator.config.context == "labels":
+            raise ModelError(
+                "this model must be told which instruments play",
+                got="no instruments",
+                fix=f"choose from {', '.join(separator.labels)}",
+            )
+        separator.label_context(instruments)  # refuses a name that is no label
+        return instruments or list(separator.labels)
+
+    def _separate(
+        self, mixture: np.ndarray, visual: np.ndarray | None, wanted: list[str], rate: int
+    ) -> dict[str, np.ndarray]:
+        import soxr
+        import torch
+
+        from vimss.model.apply import separate_all
+
+        separator = self._separator
+        samples = mixture.shape[1]
+        if rate != separator.sample_rate:
+            mixture = soxr.resample(np.ascontiguousarray(mixture.T), rate, separator.sample_rate).T
+        given = None
+        if separator.listens:
+            given = separator.label_context(wanted)[0] if visual is None else torch.from_numpy(visual.copy())
+        block = round(BLOCK_SECONDS * separator.sample_rate)
+        with torch.inference_mode():
+            estimates = separate_all(separator, torch.from_numpy(np.ascontiguousarray(mixture)), given, block).numpy()
+        if rate != separator.sample_rate:
+            estimates = np.stack([soxr.resample(stem.T, separator.sample_rate, rate).T for stem in estimates])
+            short = max(0, samples - estimates.shape[2])  # rounding of the resampler, a sample at most
+            estimates = np.pad(estimates, ((0, 0), (0, 0), (0, short)))[:, :, :samples]
+        named = dict(zip(self._names(wanted, len(estimates)), estimates, strict=True))
+        return {name: stem for name, stem in named.items() if name in wanted or name not in separator.labels}
+
+    def _names(self, wanted: list[str], count: int) -> list[str]:
+        config = self._separator.config
+        if config.outputs == "instruments":
+            return list(self._separator.labels)
+        if config.outputs == "queries" and config.context == "labels":
+            return wanted
+        kind = "slot" if config.outputs == "slots" else "player"
+        return [f"{kind}_{number}" for number in range(1, count + 1)]
+
+
+mlflow.models.set_model(ServedSeparator())

@@ -1,0 +1,225 @@
+"""The events of a search, written down for MLflow.
+
+    study = Study("quickstart", experiment.signature, "Which site ...?", {"manifest": digest, **provenance()})
+    with Tracker(Tracking(store), study) as tracker:
+        tracker(CellStarted("search", {}, baseline=False))
+        tracker(TrialStarted("search", "a1b2", settings, {"model.site": "decoder"}))
+        tracker(TrialReported("search", "a1b2", 120.0, {"objective": 3.1}))
+
+A cell is a parent run and a trial its child; the step of every curve is audio seconds. The same events again, as
+a resumed search reports them, change nothing.
+"""
+
+import json
+import re
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+from typing import Any, Self
+
+from vimss.errors import PlaceError, StorageError
+from vimss.experiment import CellEnded, CellStarted, Event, Scalar, TrialEnded, TrialReported, TrialStarted
+from vimss.track.delivery import Delivery, Undelivered, run_key
+from vimss.track.spool import Spool
+from vimss.track.store import Tracking
+
+STATUS = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
+
+MAX_NAME, MAX_TAG = 200, 5000
+"""Characters; MLflow's limits are 250 and 8000."""
+
+PACKAGES = ("vimss", "torch", "ray", "optuna", "mlflow", "numpy")
+"""Whose versions a run records."""
+
+FLUSH_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all runs of a search share."""
+
+    experiment: str
+    """Name of the experiment, and of the registered model."""
+    signature: str
+    """Of the experiment's settings."""
+    description: str = ""
+    """Markdown that MLflow shows above the runs: the question and what was expected."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Of every run: seed, world size, manifest digest, and `provenance()`."""
+
+
+class Tracker:
+    """A callable for a search's events; it writes them down and returns, and a thread brings them to MLflow."""
+
+    def __init__(self, tracking: Tracking, study: Study) -> None:
+        self.tracking = tracking
+        self.study = study
+        tracking.make()
+        self._spool = Spool(tracking.spool)
+        self._delivery = Delivery(tracking, self._spool)
+        self._write("experiment", "", "", tags=_experiment_tags(study))
+        self._delivery.start()
+
+    def __call__(self, event: Event) -> None:
+        """Write an event down. StorageError where the disk is full; MLflow's troubles are never raised here."""
+        if isinstance(event, CellStarted):
+            self._start_cell(event)
+        elif isinstance(event, TrialStarted):
+            self._start_trial(event)
+        elif isinstance(event, TrialReported):
+            metrics = {_metric_name(name): float(value) for name, value in event.metrics.items()}
+            self._write("metrics", event.cell, event.trial, step=round(event.audio_seconds), metrics=metrics)
+        elif isinstance(event, TrialEnded):
+            self._end_trial(event)
+        else:
+            self._end_cell(event)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def log_files(self, cell: str, trial: str, files: Mapping[str, bytes | Path]) -> None:
+        """Keep files with a trial's run, or with the cell's where `trial` is empty.
+
+        Args:
+            cell: Name of the cell.
+            trial: Name of the trial, or "".
+            files: By the name they shall have, "audio/mix.wav" say; MLflow shows png, html, wav, mp4, json and csv.
+
+        """
+        for name in files:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or not path.parts:
+                raise StorageError(
+                    "an artifact's name must be a path inside the run",
+                    got=repr(name),
+                    fix="write for example audio/mix.wav",
+                )
+        self._write("files", cell, trial, folder=self._spool.attach(files))
+
+    def describe(self, cell: str, trial: str, text: str) -> None:
+        """Set the description (Markdown) that MLflow shows on a run."""
+        self._write("tags", cell, trial, tags={"mlflow.note.content": text[:MAX_TAG]})
+
+    def run_id(self, cell: str, trial: str) -> str:
+        """MLflow's id of a trial's run, or of the cell's where `trial` is empty; PlaceError while MLflow lacks it."""
+        left = self.flush(FLUSH_SECONDS)
+        found = None if left.pending else self._delivery.find_run(self.study.experiment, self._key(cell, trial))
+        if found is None:
+            raise PlaceError(
+                f"MLflow at {self.tracking.address} must hold the run of trial '{trial}' in cell '{cell}'",
+                got=left.reason if left else "no such run",
+                fix="start the tracking server, then run the same command again",
+            )
+        return found
+
+    def flush(self, timeout_seconds: float = FLUSH_SECONDS) -> Undelivered:
+        """Wait until all is delivered, or MLflow is seen to be away, or the time is over; says what is left."""
+        return self._delivery.flush(timeout_seconds)
+
+    def close(self, timeout_seconds: float = 30.0) -> Undelivered:
+        """Deliver what can be delivered in that time, and stop; what is left is sent at the next start."""
+        return self._delivery.close(timeout_seconds)
+
+    def _start_cell(self, event: CellStarted) -> None:
+        overrides = {key: _text(value) for key, value in event.overrides.items()}
+        kind = "baseline" if event.baseline else "cell"
+        lines = [f"**{kind.capitalize()} {event.cell}**", *(f"- `{key}`: {value}" for key, value in overrides.items())]
+        tags = {"kind": kind, "mlflow.note.content": "\n".join(lines)}
+        # Not as params yet: those are the best trial's, whose settings contain these.
+        self._start(
+            event.cell, "", event.cell, {}, {**tags, **{f"compare.{key}": text for key, text in overrides.items()}}
+        )
+
+    def _start_trial(self, event: TrialStarted) -> None:
+        settings = event.settings.model_dump(mode="json")
+        chosen = {key.rpartition(".")[2]: _text(value) for key, value in event.chosen.items()}
+        name = " ".join([event.trial, *(f"{key}={text}" for key, text in chosen.items())])[:MAX_NAME]
+        self._start(
+            event.cell, event.trial, name, _flatten(settings), {"kind": "trial", "seed": str(event.settings.seed)}
+        )
+        content = json.dumps(settings, indent=1, sort_keys=True).encode()
+        self.log_files(event.cell, event.trial, {"settings.json": content})
+
+    def _start(self, cell: str, trial: str, name: str, params: dict[str, str], tags: dict[str, str]) -> None:
+        shared = {
+            "signature": self.study.signature,
+            "cell": cell,
+            **({"trial": trial} if trial else {}),
+            **self.study.tags,
+        }
+        self._write("run", cell, trial, name=name, params=params, tags={**shared, **tags})
+
+    def _end_trial(self, event: TrialEnded) -> None:
+        tags = {"state": event.state, "folder": str(event.folder)}
+        if event.message:
+            tags["mlflow.note.content"] = f"**{event.state}**: {event.message}"[:MAX_TAG]
+        self._write("tags", event.cell, event.trial, tags=tags)
+        self._write("end", event.cell, event.trial, status=STATUS[event.state])
+
+    def _end_cell(self, event: CellEnded) -> None:
+        if event.best:
+            metrics = {_metric_name(name): float(value) for name, value in event.metrics.items()}
+            self._write("best", event.cell, event.best, metrics=metrics)
+        self._write("end", event.cell, "", status="FINISHED" if event.best else "FAILED")
+
+    def _write(self, do: str, cell: str, trial: str, **content: Any) -> None:
+        where = {"experiment": self.study.experiment, "study": self.study.signature, "cell": cell, "trial": trial}
+        self._spool.append({"do": do, "time": time.time_ns() // 1_000_000, **where, **content})
+
+    def _key(self, cell: str, trial: str) -> str:
+        return run_key(self.study.signature, cell, trial)
+
+
+def provenance() -> dict[str, str]:
+    """Tags that say which code ran: versions, and the commit where the package lies in a git checkout."""
+    tags = {f"version.{name}": metadata.version(name) for name in PACKAGES if _is_installed(name)}
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
+        tags["mlflow.source.git.commit"] = done.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        pass  # an installed wheel, or the copy of the code that a Ray job runs
+    return tags
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _experiment_tags(study: Study) -> dict[str, str]:
+    # The kind opens MLflow's pages for training runs rather than those for language models.
+    return {"mlflow.note.content": study.description[:MAX_TAG], "mlflow.experimentKind": "custom_model_development"}
+
+
+def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = _text(value)
+    return flat
+
+
+def _text(value: Scalar | list[Any] | None) -> str:
+    """One spelling per value, so that 1 and 1.0 are the same param."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"{value:.10g}" if isinstance(value, float) else str(value)
+    return json.dumps(value)
+
+
+def _metric_name(name: str) -> str:
+    """MLflow allows letters, digits and these signs."""
+    return re.sub(r"[^\w\-./: ]", "_", name)

@@ -1,0 +1,329 @@
+"""The verbs as functions: what the command line, the quickstart and a notebook call.
+
+    with at_place("local") as work:
+        manifest = write(work, "quickstart")
+        study = run_search(work, load_experiment("quickstart"))
+
+Each stage's module does one thing and knows nothing of the others; here they are put together.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vimss.config import parse_config
+from vimss.errors import DataError
+from vimss.evaluate import (
+    CONVENTIONS,
+    Evaluation,
+    MixtureSystem,
+    ModelSystem,
+    OracleSystem,
+    System,
+    WienerSystem,
+    evaluate,
+    fit_wiener,
+)
+from vimss.experiment import Experiment, load_experiment
+from vimss.metrics import LabelWiener
+from vimss.model.separator import load_separator
+from vimss.promote import CHAMPION, Decision, decide, promote
+from vimss.runtime import Place, git_commit, load_place, open_store, parallel_map, ray_running
+from vimss.search import Reporter, Study, TrialRecord, read_study, search, study_folder
+from vimss.shards.manifest import MANIFEST, Manifest, open_manifest
+from vimss.shards.recipe import Recipe, load_recipe
+from vimss.shards.write import Progress, shards_folder, write_shards
+from vimss.storage import Store, publish
+from vimss.track import Tracker, Tracking, find_alias, model_folder, provenance, register
+from vimss.track import Study as TrackedStudy
+
+REFERENCES = ("mixture", "Wiener filter per label", "oracle ratio mask")
+"""Rows that need no training."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A place, its store and its tracking."""
+
+    place: Place
+    store: Store
+    tracking: Tracking
+
+
+@contextmanager
+def at_place(name: str = "local") -> Iterator[Work]:
+    """The place called `name` with Ray running; needed by verbs that compute."""
+    work = known_place(name)
+    with ray_running(work.place):
+        yield work
+
+
+def known_place(name: str = "local") -> Work:
+    """The place called `name`; enough for verbs that read the store."""
+    place = load_place(name)
+    store = open_store(place)
+    return Work(place, store, Tracking(store, place.tracking_uri))
+
+
+def recipe_of(name: str, seed: int = 0, minutes: float = 0.0, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe with the seed and length of the command line, where they are given."""
+    extra = [f"seed={seed}"] if seed else []
+    extra += [f"options.minutes={minutes:g}"] if minutes else []
+    return load_recipe(name, [*extra, *overrides])
+
+
+def write(
+    work: Work,
+    name: str,
+    recipe: Recipe,
+    source: Path | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Manifest:
+    """The shards of a recipe, written now or before."""
+    return write_shards(recipe, Path(name).stem, work.store, source, on_progress)
+
+
+def shards_of(work: Work, experiment: Experiment) -> Manifest:
+    """The shards that an experiment names, of its seed; DataError where they are not written yet."""
+    recipe = recipe_of(experiment.shards, experiment.seed)
+    folder = shards_folder(recipe, Path(experiment.shards).stem, work.store)
+    if not (folder / MANIFEST).exists():
+        raise DataError(
+            f"the shards of the experiment '{experiment.name}' must be written first",
+            got=f"no {folder / MANIFEST}",
+            fix=f"run `vimss shard {experiment.shards}{f' --seed {experiment.seed}' if experiment.seed else ''}`",
+        )
+    return open_manifest(folder)
+
+
+def run_search(
+    work: Work, experiment: Experiment, manifest: Manifest, reporters: Sequence[Reporter] = ()
+) -> tuple[Study, Tracker]:
+    """Search, and tell MLflow; the tracker stays open for what belongs to the runs."""
+    tracker = open_tracker(work, experiment, manifest)
+    study = search(experiment, manifest, work.place, work.store, (tracker, *reporters))
+    return study, tracker
+
+
+def open_tracker(work: Work, experiment: Experiment, manifest: Manifest) -> Tracker:
+    """MLflow's runs of an experiment."""
+    tags = {
+        "seed": str(experiment.seed),
+        "workers_per_trial": str(work.place.workers_per_trial),
+        "shards": f"{manifest.name} {manifest.digest}",
+        "commit": git_commit(),
+        **provenance(),
+    }
+    described = f"**{experiment.question}**\n\nExpected: {experiment.expected}"
+    name = study_folder(experiment, manifest, work.store).name
+    return Tracker(work.tracking, TrackedStudy(experiment.name, name, described, tags))
+
+
+def study_of(work: Work, experiment: Experiment, manifest: Manifest) -> Study:
+    """The trials of an experiment that were run before; DataError where there are none."""
+    folder = study_folder(experiment, manifest, work.store)
+    study = read_study(folder)
+    if not study.records:
+        raise DataError(
+            f"the experiment '{experiment.name}' must have been searched first",
+            got=f"no trials in {folder}",
+            fix=f"run `vimss search experiments/{experiment.name}.yaml`",
+        )
+    return study
+
+
+def experiment_of(name: str, seed: int = 0, overrides: Sequence[str] = ()) -> Experiment:
+    """An experiment with the seed of the command line, where it is given."""
+    return load_experiment(name, [*([f"seed={seed}"] if seed else []), *overrides])
+
+
+def best_trials(experiment: Experiment, study: Study) -> dict[str, TrialRecord]:
+    """The best trial of each cell, by the cell's name; cells without weights are left out."""
+    found = {}
+    for cell in experiment.cells():
+        records = [record for record in study.of_cell(cell.name) if (record.folder / "model").is_dir()]
+        if records:
+            found[cell.name] = Study(study.folder, tuple(records)).best([cell.name])
+    return found
+
+
+def evaluate_systems(
+    manifest: Manifest,
+    models: Mapping[str, Path],
+    split: str,
+    *,
+    references: bool = True,
+    whole_pieces: bool = True,
+    on_done: Callable[[Evaluation], None] | None = None,
+) -> list[Evaluation]:
+    """Models (name to folder) and, if wanted, the rows that need no training, side by side on the cores of Ray."""
+    wiener = fit_wiener(manifest) if references else None
+    tasks = [
+        EvaluationTask(name, manifest.folder, split, folder, None, whole_pieces) for name, folder in models.items()
+    ]
+    if references:
+        tasks += [EvaluationTask(name, manifest.folder, split, None, wiener, whole_pieces) for name in REFERENCES]
+    return parallel_map(run_evaluation, tasks, on_done)
+
+
+@dataclass(frozen=True)
+class EvaluationTask:
+    """One system on one split; plain values that travel to another process."""
+
+    name: str
+    shards: Path
+    split: str
+    model: Path | None
+    wiener: LabelWiener | None
+    whole_pieces: bool
+
+
+def run_evaluation(task: EvaluationTask) -> Evaluation:
+    """What a task of `evaluate_systems` does."""
+    manifest = open_manifest(task.shards)
+    system: System
+    if task.model is not None:
+        system = ModelSystem(load_separator(task.model), task.name)
+    elif task.wiener is not None and task.name == WienerSystem.name:
+        system = WienerSystem(task.wiener)
+    elif task.name == OracleSystem.name:
+        system = OracleSystem(manifest.recipe.sample_rate)
+    else:
+        system = MixtureSystem()
+    return evaluate(system, manifest, task.split, task.whole_pieces)
+
+
+def piece_scores(evaluation: Evaluation) -> dict[tuple[str, str], float]:
+    """What promotion compares: (piece, label) to SI-SDR improvement."""
+    return {(score.piece, score.label): score.si_sdr_improvement for score in evaluation.scores}
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What came of a challenger."""
+
+    name: str
+    version: int
+    decision: Decision
+    is_champion: bool
+
+
+def promote_best(
+    work: Work,
+    experiment: Experiment,
+    manifest: Manifest,
+    tracker: Tracker,
+    study: Study,
+    metrics: Mapping[str, float],
+) -> Promotion:
+    """Register the best trial and make it the champion where it is significantly better on the `promote` split.
+
+    It is compared with the champion; where there is none, with the first baseline; without one, with the mixture.
+    """
+    trials = best_trials(experiment, study)
+    searched = [cell.name for cell in experiment.cells() if not cell.baseline]
+    best = study.best(searched)
+    version = register(
+        work.tracking,
+        experiment.name,
+        best.folder / "model",
+        tracker.run_id(best.cell, best.trial),
+        metrics,
+        model_card(experiment, manifest),
+    )
+    rival, rival_folder = _rival(work, experiment, trials, version)
+    models = {"challenger": best.folder / "model"}
+    if rival_folder is not None:
+        models["rival"] = rival_folder
+    evaluations = {found.system: found for found in evaluate_systems(manifest, models, "promote", references=False)}
+    challenger = piece_scores(evaluations["challenger"])
+    against = piece_scores(evaluations["rival"]) if rival_folder is not None else dict.fromkeys(challenger, 0.0)
+    decision = decide(challenger, against, rival)
+    return Promotion(experiment.name, version, decision, promote(work.tracking, experiment.name, version, decision))
+
+
+def _rival(
+    work: Work, experiment: Experiment, trials: Mapping[str, TrialRecord], version: int
+) -> tuple[str, Path | None]:
+    """Whom a challenger must beat: name for people, and folder of the model."""
+    champion = find_alias(work.tracking, experiment.name, CHAMPION)
+    if champion is not None and champion.version != version:
+        uri = f"models:/{experiment.name}/{champion.version}"
+        return f"the champion, version {champion.version}", model_folder(uri, work.tracking)
+    for cell in experiment.cells():
+        if cell.baseline and cell.name in trials:
+            return f"the baseline '{cell.name}'", trials[cell.name].folder / "model"
+    return "the mixture", None
+
+
+def model_card(experiment: Experiment, manifest: Manifest) -> dict[str, Any]:
+    """What a user of the model must know."""
+    recipe = manifest.recipe
+    return {
+        "experiment": experiment.name,
+        "question": experiment.question,
+        "data": f"{manifest.name}: {recipe.description}",
+        "licence": recipe.licence,
+        "sample_rate": recipe.sample_rate,
+        "labels": ",".join(recipe.labels),
+        "convention": CONVENTIONS["SI-SDRi"],
+        "shards": manifest.digest,
+        "commit": git_commit(),
+    }
+
+
+def save_evaluations(study: Study, split: str, evaluations: Sequence[Evaluation]) -> Path:
+    """Keep the table of a split in the study's folder."""
+    path = study.folder / f"evaluation-{split}.json"
+    with publish(path) as temporary:
+        content = [evaluation.model_dump(mode="json") for evaluation in evaluations]
+        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    return path
+
+
+def load_evaluations(study: Study, split: str) -> list[Evaluation]:
+    """What `save_evaluations` kept; empty where the split was not evaluated."""
+    path = study.folder / f"evaluation-{split}.json"
+    if not path.exists():
+        return []
+    return [parse_config(content, Evaluation, str(path)) for content in json.loads(path.read_text(encoding="utf-8"))]
+
+
+def shard_news(say: Callable[[str], None]) -> Callable[[Progress], None]:
+    """How far writing has come, with rate and time left, for a stage line."""
+    begin = time.monotonic()
+
+    def tell(progress: Progress) -> None:
+        passed = time.monotonic() - begin
+        left = passed / progress.shards_done * (progress.shards - progress.shards_done)
+        say(
+            f"{progress.shards_done} of {progress.shards} shards, {progress.seconds / passed:.0f} x real time, "
+            f"{left:.0f} s left"
+        )
+
+    return tell
+
+
+def separate_file(
+    work: Work,
+    file: Path,
+    model: str,
+    instruments: str,
+    out_folder: Path | None,
+    references: Path | None,
+    say: Callable[[str], None],
+) -> Separated:
+    """One recording into stems and a page."""
+    folder = model_folder(model, work.tracking) if model.startswith("models:/") else Path(model)
+    return separate(file, folder, out_folder or work.store.stems / file.stem, instruments, references, say)
+
+
+def close_tracker(tracker: Tracker, say: Callable[[str], None]) -> None:
+    """Deliver what MLflow has not got yet, and say what is left for the next start."""
+    left = tracker.close()
+    if left:
+        say(str(left))
