@@ -92,7 +92,7 @@ def test_names_from_strangers_are_shown_and_not_run() -> None:
         page.Page(evil, evil, [page.Track(evil, tone(0.2), "mix", evil)], RATE, {evil: evil}, (evil,), (table,))
     )
     assert html.count("<script>") == 1 and Tags(html).open == []
-    assert html.count("&quot;&gt;&lt;script&gt;alert(1)&lt;/script&gt;$title") == 16
+    assert html.count("&quot;&gt;&lt;script&gt;alert(1)&lt;/script&gt;$title") == 18
 
 
 def test_the_players_hold_the_sound(html: str) -> None:
@@ -154,13 +154,13 @@ def test_the_strip_of_a_track_is_its_spectrogram_with_high_notes_above() -> None
     strip = picture(page._strip_png(wave, RATE, "#3a92d2"))
     row = strip[:, 450, 3].argmax()
     expected = (1 - np.log(3000 / page.LOWEST_HZ) / np.log(4000 / page.LOWEST_HZ)) * (strip.shape[0] - 1)
-    assert abs(row - expected) < 3 and strip[-1, 450, 3] == 0
+    assert abs(row - expected) < 2 and strip[-1, 450, 3] == 0
 
 
 def test_pictures_have_their_size_and_are_the_same_each_time() -> None:
-    draw = lambda: page.spectrogram_png(tone(1.0, channels=2), RATE, "a tone")  # noqa: E731
-    assert draw() == draw() and picture(draw()).shape[:2] == (400, 900)
-    curves = page.curves_png({"a": ([1, 2, 3], [0.1, 1.0, 10.0])}, "audio seconds", "loss", log="y")
+    first, second = (page.spectrogram_png(tone(1.0, channels=2), RATE, "a tone") for _ in range(2))
+    assert first == second and picture(first).shape[:2] == (400, 900)
+    curves = page.curves_png({"a": ([1.0, 2.0, 3.0], [0.1, 1.0, 10.0])}, "audio seconds", "loss", log="y")
     assert picture(curves).shape[:2] == (450, 800)
 
 
@@ -169,7 +169,10 @@ def test_sixteen_curves_can_be_told_apart() -> None:
         (page.COLOURS[i % len(page.COLOURS)], page.LINES[i // len(page.COLOURS) % len(page.LINES)]) for i in range(28)
     }
     assert len(styles) == 28
-    assert picture(page.curves_png({str(i): ([0, 1], [i, i]) for i in range(16)}, "x", "y")).shape[:2] == (450, 800)
+    assert picture(page.curves_png({str(i): ([0.0, 1.0], [float(i), 1.0]) for i in range(16)}, "x", "y")).shape[:2] == (
+        450,
+        800,
+    )
 
 
 def test_a_bar_that_is_not_known_is_left_out() -> None:

@@ -4,7 +4,7 @@
     signature(recipe)  # '3f9c2a1b07'
 
 YAML is read by its 1.2 rules where PyYAML's 1.1 surprises: `1e-4` is a number, `off` and `no` are
-words, a repeated key is an error. An unknown key is an error that names the nearest legal one.
+words, `012` is no octal, a repeated key is an error. An unknown key is an error that names the nearest legal one.
 """
 
 import difflib
@@ -12,8 +12,7 @@ import hashlib
 import json
 import re
 import types
-import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -40,7 +39,7 @@ C = TypeVar("C", bound=Config)
 class _Loader(yaml.SafeLoader):
     """SafeLoader with YAML 1.2 scalars, no repeated keys and no aliases."""
 
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         # Aliases are how a file of a kilobyte becomes a gigabyte of settings; no file of ours needs them.
         if self.check_event(yaml.AliasEvent):
             raise yaml.composer.ComposerError(None, None, "aliases are not allowed", self.peek_event().start_mark)
@@ -63,8 +62,8 @@ _Loader.yaml_implicit_resolvers = {
 }
 for _tag, _pattern, _first in (
     ("bool", r"(?:true|True|false|False)$", "tTfF"),
-    ("int", r"[-+]?[0-9]+$", "-+0123456789"),
-    ("float", r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)(?:[eE][-+]?[0-9]+)?$", "-+0123456789."),
+    ("int", r"[-+]?(?:0|[1-9][0-9]*)$", "-+0123456789"),
+    ("float", r"[-+]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)$", "-+0123456789."),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
 
@@ -178,7 +177,7 @@ def _legal_keys(kind: Any, path: list[str]) -> set[str]:
     return {name for model in kinds for name in model.model_fields}
 
 
-def _models_in(annotation: Any) -> typing.Iterator[type[BaseModel]]:
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     elif get_origin(annotation) is not None or isinstance(annotation, types.UnionType):

@@ -44,7 +44,7 @@ def stage(name: str) -> Iterator[Say]:
 
 
 class SearchLines:
-    """A reporter that prints a line when a trial begins or ends, and passes the rest to `say` with rate and time left."""
+    """A reporter: a line when a trial begins or ends; the rest goes to `say`, with rate and time left."""
 
     def __init__(self, say: Say, audio_seconds: float) -> None:
         self.say = say

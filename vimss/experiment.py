@@ -15,9 +15,9 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from vimss.config import Config, load_yaml, parse_config, signature
 from vimss.errors import ConfigError
@@ -41,7 +41,7 @@ class Axis(Config):
     )
 
     @model_validator(mode="after")
-    def _is_choices_or_range(self) -> Self:
+    def _is_choices_or_range(self) -> "Axis":
         if bool(self.choices) == (self.low < self.high):
             raise ValueError("an axis has either `choices` or a range with `low` below `high`")
         if self.log and not self.choices and self.low <= 0:
@@ -138,34 +138,52 @@ def _cell_name(overrides: Mapping[str, Scalar]) -> str:
 
 
 def _check(experiment: Experiment) -> None:
-    """Every cell and every end of every axis must resolve, now rather than an hour into the search."""
+    """Every cell, first trial and value of an axis must resolve, now rather than an hour into the search."""
+    for key, axis in experiment.tune.items():
+        for value in axis.choices or (axis.low, axis.high):
+            _check_alone(experiment, {key: value})
+        for other in axis.when:
+            if other not in experiment.tune:
+                raise ConfigError(
+                    f"experiment {experiment.name}: tune.{key}.when must name a tuned key",
+                    got=other,
+                    fix="correct `when`",
+                )
     for cell in experiment.cells():
-        if cell.baseline:
+        if cell.baseline or not experiment.tune:
             experiment.settings(cell.overrides)
-            continue
-        for first in experiment.search.first_trials:
-            unknown = sorted(set(first) - set(experiment.tune))
-            if unknown:
-                raise ConfigError(
-                    f"experiment {experiment.name}: a first trial sets only what `tune` lists",
-                    got=", ".join(unknown),
-                    fix=f"choose from {', '.join(experiment.tune) or 'nothing: tune is empty'}",
-                )
-            experiment.settings({**cell.overrides, **first})
-        for key, axis in experiment.tune.items():
-            if key in cell.overrides:
-                raise ConfigError(
-                    f"experiment {experiment.name}: a key stands in `compare` or in `tune`",
-                    got=f"{key} in both",
-                    fix="remove one",
-                )
-            for other in axis.when:
-                if other not in experiment.tune:
-                    raise ConfigError(
-                        f"experiment {experiment.name}: tune.{key}.when must name a tuned key",
-                        got=other,
-                        fix="correct `when`",
-                    )
+        else:
+            _check_tuned(experiment, cell)
+
+
+def _check_tuned(experiment: Experiment, cell: "Cell") -> None:
+    _check_alone(experiment, cell.overrides)
+    both = sorted(set(cell.overrides) & set(experiment.tune))
+    if both:
+        raise ConfigError(
+            f"experiment {experiment.name}: a key stands in `compare` or in `tune`",
+            got=f"{both[0]} in both",
+            fix="remove one",
+        )
+    for first in experiment.search.first_trials:
+        unknown = sorted(set(first) - set(experiment.tune))
+        if unknown:
+            raise ConfigError(
+                f"experiment {experiment.name}: a first trial sets only what `tune` lists",
+                got=", ".join(unknown),
+                fix=f"choose from {', '.join(experiment.tune)}",
+            )
+        experiment.settings({**cell.overrides, **first})
+
+
+def _check_alone(experiment: Experiment, overrides: Mapping[str, Scalar]) -> None:
+    """The keys must exist and take these values. What they do not go with shows when a trial is drawn."""
+    try:
+        experiment.settings(overrides)
+    except ConfigError as error:
+        cause = error.__cause__
+        if not isinstance(cause, ValidationError) or any(len(part["loc"]) > 1 for part in cause.errors()):
+            raise
 
 
 @dataclass(frozen=True)

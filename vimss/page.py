@@ -258,10 +258,14 @@ def _log_spectrogram(
     padded = np.pad(wave, (0, max(0, window - len(wave))))
     # Longer recordings are looked at in places, not everywhere: a picture has only `width` columns.
     hertz, _, spectrum = stft(padded, sample_rate, nperseg=window, noverlap=window - min(hop, window // 2))
-    frequencies = np.geomspace(LOWEST_HZ, sample_rate / 2, height)
+    edges = np.geomspace(LOWEST_HZ, sample_rate / 2, height + 1)
+    frequencies = np.sqrt(edges[:-1] * edges[1:])
     columns = np.linspace(0, spectrum.shape[1] - 1, width).round().astype(int)
     power = np.abs(spectrum[:, columns]) ** 2
     rows = np.stack([np.interp(frequencies, hertz, column) for column in power.T], axis=1)
+    # High rows are wider than a bin: a tone between their centres must show too.
+    for row, (first, last) in enumerate(zip(*np.searchsorted(hertz, (edges[:-1], edges[1:])), strict=True)):
+        rows[row] = power[first:last].max(axis=0, initial=0.0) if last > first else rows[row]
     level = 10 * np.log10(np.maximum(rows, 1e-12) / max(float(rows.max()), 1e-9))
     return np.clip(level + RANGE_DB, 0, RANGE_DB), frequencies
 

@@ -1,8 +1,9 @@
 """From scores to stems in five minutes: the ordinary verbs in their order, with small settings.
 
-    vimss quickstart            shards/quickstart.yaml, experiments/quickstart.yaml, then a test piece as stems and a page
+    vimss quickstart    # shards/quickstart.yaml, experiments/quickstart.yaml, then a test piece as stems and a page
 
-Everything is kept by signature: a second run finds what the first one made. `quickstart.json` in the store holds the figures.
+Everything is kept by signature: a second run finds what the first one made. `quickstart.json` in the store holds
+the figures.
 """
 
 import json
@@ -15,19 +16,20 @@ from typing import Any
 import numpy as np
 
 from vimss import verbs
-from vimss.console import SearchLines, Say, err, out, print_table, stage
+from vimss.console import Say, SearchLines, err, out, print_table, stage
 from vimss.evaluate import Evaluation, mixture_of, references_of
 from vimss.experiment import Experiment
 from vimss.media import write_video, write_wav
 from vimss.report import COMPARISON_COLUMNS, comparison_rows, log_pictures, print_evaluations
-from vimss.search import Study, TrialRecord
+from vimss.search import Study
 from vimss.shards.clip import Clip
 from vimss.shards.manifest import Manifest
 from vimss.storage import publish
 from vimss.stream.read import read_pieces
-from vimss.track import ui_command
 
 NAME = "quickstart"
+
+JOB = "ray job submit --working-dir . -- python -m vimss search experiments/quickstart.yaml"
 
 BEST = "best trial"
 """Row of the searched model in the tables."""
@@ -111,12 +113,12 @@ def run(seed: int = 0, place: str = "local") -> Path:
     path = work.store.root / "quickstart.json"
     with publish(path) as temporary:
         temporary.write_text(json.dumps(_without_nan(summary), indent=1, allow_nan=False), encoding="utf-8")
-    _tell(experiment, study, test, unheard, summary, ui_command(work.tracking, 5000), path)
+    _tell(experiment, study, test, unheard, summary, path)
     return path
 
 
 def write_recording(manifest: Manifest, folder: Path) -> tuple[Path, Path]:
-    """A test piece as somebody would have filmed it: an mp4 with all players side by side, its instruments in the metadata.
+    """A test piece as somebody would have filmed it: an mp4 with the players side by side, named in its metadata.
 
     Returns the mp4 and the folder of its true stems, which only the scores on the page hear.
     """
@@ -173,7 +175,6 @@ def _tell(
     test: list[Evaluation],
     unheard: Evaluation,
     summary: Mapping[str, Any],
-    ui: list[str],
     path: Path,
 ) -> None:
     print_table("Trials", COMPARISON_COLUMNS, comparison_rows(experiment, study))
@@ -183,8 +184,8 @@ def _tell(
     out.print(summary["champion"]["sentence"], soft_wrap=True)
     lines = {
         "stems and page": summary["page"],
-        "runs and models": " ".join(ui) if False else "platform/local/run vimss ui",
-        "the same search on a cluster": "ray job submit --working-dir . -- python -m vimss search experiments/quickstart.yaml",
+        "runs and models": "vimss ui",
+        "the same search on a cluster": JOB,
         "figures": str(path),
     }
     for name, line in lines.items():

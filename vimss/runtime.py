@@ -38,7 +38,6 @@ QUIET_RAY = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AUTH_MODE": "token",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
@@ -118,12 +117,16 @@ def ray_running(place: Place, num_cpus: int = 0) -> Iterator[None]:
         # The dashboard stays on: Ray Train's cleaner asks it, without it a stopped trial blocks its cores for good.
         settings |= {"num_cpus": num_cpus or None, "include_dashboard": True, "dashboard_host": "127.0.0.1"}
         settings |= {"resources": {TRIAL_SLOT: 1000}}
+    # Ray writes its authentication token and its logs for everybody to read, if it is let.
+    mask = os.umask(0o077)
     try:
         ray.init(**settings)
     except ConnectionError as error:
         raise PlaceError(
             f"a Ray cluster must answer at {address}", got=str(error).splitlines()[0], fix="start it, or use --on local"
         ) from error
+    finally:
+        os.umask(mask)
     try:
         if TRIAL_SLOT not in ray.cluster_resources():
             raise PlaceError(

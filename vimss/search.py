@@ -4,9 +4,9 @@
         study = search(experiment, manifest, place, store, reporters=[print])
     study.best("search").folder / "model"
 
-A training alone is a search with one trial. What a trial did is written beside its weights as `trial.json`, and its folder
-is named by the signature of its settings: so the same command resumes (finished trials are told, not run again; cut off
-ones continue from their checkpoint), and no pickle of Ray is needed for it.
+A training alone is a search with one trial. What a trial did is written beside its weights as `trial.json`, and its
+folder is named by the signature of its settings: so the same command resumes (finished trials are told, not run again;
+cut off ones continue from their checkpoint), and no pickle of Ray is needed for it.
 """
 
 import functools

@@ -92,6 +92,12 @@ def explain_os_errors(path: Path) -> Iterator[None]:
             raise StorageError(
                 f"{path} must be writable", got=error.strerror, fix="choose another folder or mend its permissions"
             ) from error
+        if error.errno in {errno.EEXIST, errno.ENOTDIR}:
+            raise StorageError(
+                f"{path} must be a folder or free to become one",
+                got="a file in its way",
+                fix="move it, or choose another",
+            ) from error
         raise
 
 
@@ -121,5 +127,5 @@ def _sync_folder(path: Path) -> None:
 
 
 def _free_megabytes(path: Path) -> int:
-    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    existing = next(parent for parent in path.absolute().parents if parent.exists())
     return shutil.disk_usage(existing).free // 2**20

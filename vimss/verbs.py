@@ -8,6 +8,7 @@ Each stage's module does one thing and knows nothing of the others; here they ar
 """
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,17 +30,21 @@ from vimss.evaluate import (
     fit_wiener,
 )
 from vimss.experiment import Experiment, load_experiment
+from vimss.features import compute_features
 from vimss.metrics import LabelWiener
+from vimss.model.config import VisionConfig
 from vimss.model.separator import load_separator
 from vimss.promote import CHAMPION, Decision, decide, promote
 from vimss.runtime import Place, git_commit, load_place, open_store, parallel_map, ray_running
 from vimss.search import Reporter, Study, TrialRecord, read_study, search, study_folder
-from vimss.shards.manifest import MANIFEST, Manifest, open_manifest
+from vimss.separate import Separated, separate
+from vimss.shards.manifest import MANIFEST, Manifest, Shard, open_manifest
 from vimss.shards.recipe import Recipe, load_recipe
 from vimss.shards.write import Progress, shards_folder, write_shards
 from vimss.storage import Store, publish
-from vimss.track import Tracker, Tracking, find_alias, model_folder, provenance, register
+from vimss.stream.read import FEATURES
 from vimss.track import Study as TrackedStudy
+from vimss.track import Tracker, Tracking, find_alias, model_folder, provenance, register
 
 REFERENCES = ("mixture", "Wiener filter per label", "oracle ratio mask")
 """Rows that need no training."""
@@ -306,6 +311,50 @@ def shard_news(say: Callable[[str], None]) -> Callable[[Progress], None]:
         )
 
     return tell
+
+
+def write_features(
+    work: Work, recipe: Recipe, name: str, network: str, weights: str, say: Callable[[str], None]
+) -> Path:
+    """Vision features of a recipe's shards, computed side by side; returns their folder."""
+    manifest = open_manifest(shards_folder(recipe, Path(name).stem, work.store))
+    vision = parse_config({"network": network, "weights": weights}, VisionConfig, "vimss features")
+    done = 0
+
+    def count(_: str) -> None:
+        nonlocal done
+        done += 1
+        say(f"{done} of {len(manifest.shards)} shards")
+
+    parallel_map(run_features, [FeaturesTask(manifest.folder, vision, shard) for shard in manifest.shards], count)
+    return manifest.folder / FEATURES / compute_features(manifest, vision)
+
+
+@dataclass(frozen=True)
+class FeaturesTask:
+    """The features of one shard; plain values that travel to another process."""
+
+    shards: Path
+    vision: VisionConfig
+    shard: Shard
+
+
+def run_features(task: FeaturesTask) -> str:
+    """What a task of `write_features` does."""
+    return compute_features(open_manifest(task.shards), task.vision, [task.shard])
+
+
+def test_metrics(study: Study) -> dict[str, float]:
+    """What the registry shows of the best trial: its figures on the test split, where it was evaluated."""
+    evaluations = load_evaluations(study, "test")
+    if not evaluations:
+        return {}
+    best = evaluations[0]
+    figures = {"test_si_sdr_improvement": best.two_sources.si_sdr_improvement}
+    figures["test_label_contrast"] = best.two_sources.label_contrast
+    figures["test_pieces_si_sdr_improvement"] = best.median("si_sdr_improvement")
+    figures["test_pieces_sdr"] = best.median("sdr")
+    return {name: value for name, value in figures.items() if math.isfinite(value)}
 
 
 def separate_file(

@@ -106,11 +106,13 @@ def read_audio(source: Source, sample_rate: int, channels: int = 1) -> Float32[n
     return audio
 
 
-def read_video(source: Source, size: tuple[int, int], frame_rate: float) -> UInt8[np.ndarray, "v h w 3"]:
+def read_video(
+    source: Source, size: tuple[int, int], frame_rate: float, seconds: float = MAX_SECONDS
+) -> UInt8[np.ndarray, "v h w 3"]:
     """The picture of a file, scaled to `size` (height, width) and resampled to `frame_rate` pictures per second.
 
-    Row j is what a viewer sees at (j + 0.5) / frame_rate seconds. Players side by side in equal columns are read in one
-    pass: ask for the width of all of them and split the result.
+    Row j is what a viewer sees at (j + 0.5) / frame_rate seconds, of the first `seconds` of the file. Players side by
+    side in equal columns are read in one pass: ask for the width of all of them and split the result.
 
     Raises:
         MediaError: no such file, no media, no picture, empty, cut off, or more than MAX_PICTURE_BYTES.
@@ -119,16 +121,17 @@ def read_video(source: Source, size: tuple[int, int], frame_rate: float) -> UInt
     name, (height, width) = _name(source), size
     pictures: list[UInt8[np.ndarray, "h w 3"]] = []
     shown: UInt8[np.ndarray, "h w 3"] | None = None
-    end = 0.0
+    last = 0.0
     with _open(source) as container:
-        for frame, begin, until in _decode_video(container, name):
-            # `shown` stays on screen until this picture replaces it; the first one also fills a gap before it.
-            while shown is not None and (len(pictures) + 0.5) / frame_rate < begin:
+        for frame, begin, end in _decode_video(container, name):
+            # `shown` stays on screen until this picture replaces it.
+            while shown is not None and (len(pictures) + 0.5) / frame_rate < min(begin, seconds):
                 _check_picture_bytes(len(pictures) + 1, size, name)
                 pictures.append(shown)
-            shown = frame.reformat(width, height, "rgb24", interpolation="AREA").to_ndarray()
-            end = until
-        while shown is not None and (len(pictures) + 0.5) / frame_rate < end:
+            if begin >= seconds:
+                break
+            shown, last = frame.reformat(width, height, "rgb24", interpolation="AREA").to_ndarray(), min(end, seconds)
+        while shown is not None and (len(pictures) + 0.5) / frame_rate < last:
             _check_picture_bytes(len(pictures) + 1, size, name)
             pictures.append(shown)
     if not pictures:

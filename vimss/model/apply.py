@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Float, Num
 from torch import Tensor
 
 from vimss.errors import ModelError
@@ -45,6 +45,7 @@ def separate(
 
     Raises:
         ModelError: where the mixture has other channels than the network, or the context does not fit.
+
     """
     if mixture.shape[0] != separator.config.channels:
         raise ModelError(
@@ -113,7 +114,11 @@ def _encode(separator: Separator, context: Num[Tensor, "..."] | None) -> Float[T
 
 
 def _run(
-    separator: Separator, window: Float[Tensor, "c n"], encoded: Float[Tensor, "1 s v d"] | None, first: int, length: int
+    separator: Separator,
+    window: Float[Tensor, "c n"],
+    encoded: Float[Tensor, "1 s v d"] | None,
+    first: int,
+    length: int,
 ) -> Float[Tensor, "s c u"]:
     """One block; `first` is where its window begins in the recording of `length` samples."""
     bias = separator.unet.head.bias

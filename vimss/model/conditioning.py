@@ -1,13 +1,13 @@
 """How a context changes a layer: one module per operation.
 
-What comes in is the layer before its non-linearity, time-major, "b #s t d": one row per sample, for one query or for
-each of s queries. What goes out is "b s t d". A context is a sequence of vectors in time; a sample of the layer takes
-the linear interpolation of the two frames around its own time. All weights exist after __init__, and a zero context
-adds nothing: an absent player leaves the layer as it is (but for `attention`, whose null token is learned, and
-`concat`, whose mixing of channels is).
+What comes in is the layer before its non-linearity, time-major, "b r t d": one row per sample, for one query (r = 1)
+or for each of s queries (r = s). What goes out is "b s t d". A context is a sequence of vectors in time; a sample of
+the layer takes the linear interpolation of the two frames around its own time. All weights exist after __init__, and
+a zero context adds nothing: an absent player leaves the layer as it is (but for `attention`, whose null token is
+learned, and `concat`, whose mixing of channels is).
 
     film = OPERATIONS["film"](channels=24, context_size=13, spread=0.3)
-    film(layer, Context(values, FrameGrid.still()), Layer(first=0, stride=1, samples=4101))
+    film(layer, Context(values, FrameGrid.spread(frames=1, samples=6649)), Layer(1274, 1, 4101))
 """
 
 from dataclasses import dataclass
@@ -59,7 +59,7 @@ class Between(NamedTuple):
 
 
 def between(frames: FrameGrid, count: int, layer: Layer, samples: int, like: Tensor) -> Between:
-    """Between which of `count` frames each of `samples` samples of a layer lies; beyond the ends the end frame holds."""
+    """Between which of `count` frames each of a layer's `samples` samples lies; beyond the ends the end frame holds."""
     # In double precision: positions of a recording of hours would lose fractions of a frame in single.
     where = torch.arange(samples, device=like.device, dtype=torch.float64) * layer.stride + layer.first
     place = ((where - frames.first) / frames.step).clamp(0, count - 1)
@@ -100,7 +100,7 @@ class Add(nn.Module):
         super().__init__()
         self.shift = _Projection(context_size, channels, spread)
 
-    def forward(self, x: Float[Tensor, "b #s t d"], context: Context, layer: Layer) -> Float[Tensor, "b _ t d"]:
+    def forward(self, x: Float[Tensor, "b r t d"], context: Context, layer: Layer) -> Float[Tensor, "b _ t d"]:
         """Shift each channel."""
         return x + self.shift(context, layer, x.shape[2])
 
@@ -112,7 +112,7 @@ class Multiply(nn.Module):
         super().__init__()
         self.gain = _Projection(context_size, channels, spread)
 
-    def forward(self, x: Float[Tensor, "b #s t d"], context: Context, layer: Layer) -> Float[Tensor, "b _ t d"]:
+    def forward(self, x: Float[Tensor, "b r t d"], context: Context, layer: Layer) -> Float[Tensor, "b _ t d"]:
         """Scale each channel."""
         return x * (1 + self.gain(context, layer, x.shape[2]))
 
@@ -124,7 +124,7 @@ class Film(nn.Module):
         super().__init__()
         self.both = _Projection(context_size, 2 * channels, spread)
 
-    def forward(self, x: Float[Tensor, "b #s t d"], context: Context, layer: Layer) -> Float[Tensor, "b _ t d"]:
+    def forward(self, x: Float[Tensor, "b r t d"], context: Context, layer: Layer) -> Float[Tensor, "b _ t d"]:
         """Scale and shift each channel."""
         gain, shift = self.both(context, layer, x.shape[2]).chunk(2, dim=-1)
         return torch.addcmul(shift, x, 1 + gain)
@@ -142,7 +142,7 @@ class Concat(nn.Module):
         # From the identity: at random, one more linear layer per convolution would only scramble it.
         self.mixing = nn.Parameter(torch.eye(channels))
 
-    def forward(self, x: Float[Tensor, "b #s t d"], context: Context, layer: Layer) -> Float[Tensor, "b _ t d"]:
+    def forward(self, x: Float[Tensor, "b r t d"], context: Context, layer: Layer) -> Float[Tensor, "b _ t d"]:
         """Mix the channels of layer and context."""
         return nn.functional.linear(x, self.mixing) + self.shift(context, layer, x.shape[2])
 
@@ -163,7 +163,7 @@ class Attention(nn.Module):
         self.null_key = nn.Parameter(torch.zeros(ATTENTION_SIZE))
         self.null_value = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, x: Float[Tensor, "b #s t d"], context: Context, layer: Layer) -> Float[Tensor, "b _ t d"]:
+    def forward(self, x: Float[Tensor, "b r t d"], context: Context, layer: Layer) -> Float[Tensor, "b _ t d"]:
         """Add what the samples attend to."""
         samples, count = x.shape[2], context.values.shape[2]
         query = nn.functional.linear(x, self.query) * ATTENTION_SIZE**-0.5

@@ -1,9 +1,9 @@
 """Settings of the network, checked before torch is loaded.
 
-    ModelConfig(op="film", site="decoder", outputs="queries")
+ModelConfig(op="film", site="decoder", outputs="queries")
 """
 
-from typing import Literal, Self
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -23,7 +23,7 @@ class VisionConfig(Config):
     weights: str = Field(
         "torchvision",
         min_length=1,
-        description="torchvision: its ImageNet weights, downloaded once; random; or the path of a .safetensors or .pth file",
+        description="torchvision: its ImageNet weights, downloaded once; random; or a path (.safetensors or .pth)",
     )
     frozen: bool = Field(True, description="true: weights and batch norm stay as they are; false: trained along")
 
@@ -37,12 +37,13 @@ class ModelConfig(Config):
     """The network. The defaults are the Wave-U-Net of the paper with input context (its model M3)."""
 
     context: Literal["labels", "frames", "features"] = Field(
-        "labels", description="what the network is told, where `site` is not none: labels, pictures, or features of pictures"
+        "labels",
+        description="what the network is told, where `site` is not none: labels, pictures, or features of pictures",
     )
     op: Op = Field("film", description="how the context changes a layer before its non-linearity")
     site: Site = Field(
         "none",
-        description="which layers the context changes: none; every_layer; decoder (bottleneck and decoder); bottleneck; "
+        description="which layers the context changes: none; every_layer; decoder (with the bottleneck); bottleneck; "
         "output (a hidden layer before the last one)",
     )
     outputs: Literal["instruments", "queries", "slots"] = Field(
@@ -52,7 +53,9 @@ class ModelConfig(Config):
     levels: int = Field(12, ge=1, le=16, description="number of times the signal is halved and doubled")
     filters: int = Field(24, ge=1, le=512, description="channels of the first level, and how many each level adds")
     max_filters: int = Field(1024, ge=1, le=4096, description="no level has more channels than this")
-    down_kernel: int = Field(15, ge=3, le=63, description="taps of the encoder's and the bottleneck's convolutions, odd")
+    down_kernel: int = Field(
+        15, ge=3, le=63, description="taps of the encoder's and the bottleneck's convolutions, odd"
+    )
     up_kernel: int = Field(5, ge=3, le=31, description="taps of the decoder's convolutions, odd")
     channels: Literal[1, 2] = Field(1, description="audio channels: 1 mono, 2 stereo (M4)")
     padding: Literal["valid", "same"] = Field(
@@ -72,7 +75,7 @@ class ModelConfig(Config):
     feature_size: int = Field(512, ge=1, le=16384, description="numbers per frame of a `features` context")
 
     @model_validator(mode="after")
-    def _is_possible(self) -> Self:
+    def _is_possible(self) -> "ModelConfig":
         for name in ("down_kernel", "up_kernel"):
             if getattr(self, name) % 2 == 0:
                 raise ValueError(f"{name} must be odd: an even kernel moves every sample by half a sample")
@@ -82,7 +85,7 @@ class ModelConfig(Config):
             raise ValueError("outputs: slots takes no context, so its site must be none")
         if self.output_type == "difference" and self.outputs == "queries":
             raise ValueError(
-                "output_type: difference needs a fixed set of outputs that sum to the mixture; queries may name any players"
+                "output_type: difference needs a fixed set of outputs that sum to the mixture; queries name any players"
             )
         if self.output_type == "difference" and self.outputs == "slots" and self.slots == 1:
             raise ValueError("output_type: difference with one slot would return the mixture")

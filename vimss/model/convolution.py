@@ -29,62 +29,63 @@ class Convolution(nn.Module):
 
 
 def convolve(
-    signal: Float[Tensor, "n t d"], kernel: Float[Tensor, "e d k"], bias: Float[Tensor, " e"] | None = None, stride: int = 1
+    signal: Float[Tensor, "n t d"],
+    kernel: Float[Tensor, "e d k"],
+    bias: Float[Tensor, " e"] | None = None,
+    stride: int = 1,
+    leaky: bool = False,
 ) -> Float[Tensor, "n u e"]:
-    """Valid correlation along time, with u = (t - k) // stride + 1."""
+    """Valid correlation along time, with u = (t - k) // stride + 1; `leaky` puts a LeakyReLU behind it."""
     if signal.shape[2] <= 2:
         # Of one or two channels, convolution kernels make a mess of the layout; a copy of the windows is small.
-        return F.linear(signal.unfold(1, kernel.shape[2], stride).flatten(2), kernel.flatten(1), bias)
+        out = F.linear(signal.unfold(1, kernel.shape[2], stride).flatten(2), kernel.flatten(1), bias)
+        return F.leaky_relu_(out, LEAK) if leaky else out
     own_gradient = (
         torch.is_grad_enabled()
         and kernel.requires_grad
         and signal.device.type == "cpu"
         and not torch.is_autocast_enabled("cpu")
     )
+    image = signal.transpose(1, 2).unsqueeze(2)  # of height 1, in channels_last layout, without a copy
     if own_gradient:
-        return _Convolve.apply(signal, kernel, bias, stride)
-    return _forward(signal, kernel, bias, stride)
-
-
-def _forward(signal: Tensor, kernel: Tensor, bias: Tensor | None, stride: int) -> Tensor:
-    return _signal(F.conv2d(_image(signal), kernel.unsqueeze(2), bias, stride=(1, stride)))
-
-
-def _image(signal: Tensor) -> Tensor:
-    """[n t d] as a picture of height 1 in channels_last layout, without a copy."""
-    return signal.transpose(1, 2).unsqueeze(2)
-
-
-def _signal(image: Tensor) -> Tensor:
-    return image.squeeze(2).transpose(1, 2)
+        out = _Convolve.apply(image, kernel, bias, stride, leaky)
+    else:
+        out = F.conv2d(image, kernel.unsqueeze(2), bias, stride=(1, stride))
+        out = F.leaky_relu_(out, LEAK) if leaky else out
+    return out.squeeze(2).transpose(1, 2)
 
 
 class _Convolve(torch.autograd.Function):
-    """Convolution whose weight gradient is made of matrix products."""
+    """Convolution of an image of height 1, whose weight gradient is made of matrix products."""
 
     @staticmethod
-    def forward(ctx: Any, signal: Tensor, kernel: Tensor, bias: Tensor | None, stride: int) -> Tensor:
-        ctx.save_for_backward(signal, kernel)
+    def forward(ctx: Any, image: Tensor, kernel: Tensor, bias: Tensor | None, stride: int, leaky: bool) -> Tensor:
+        out = F.conv2d(image, kernel.unsqueeze(2), bias, stride=(1, stride))
+        if leaky:
+            F.leaky_relu_(out, LEAK)
+        # The sign of the output is the sign of what went into the LeakyReLU: nothing else needs to be kept.
+        ctx.save_for_backward(image, kernel, out if leaky else None)
         ctx.stride = stride
-        return _forward(signal, kernel, bias, stride)
+        return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        signal, kernel = ctx.saved_tensors
-        for_signal = for_kernel = for_bias = None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        image, kernel, out = ctx.saved_tensors
+        if out is not None:
+            gradient = torch.ops.aten.leaky_relu_backward(gradient, out, LEAK, True)
+        for_image = for_kernel = for_bias = None
         if ctx.needs_input_grad[0]:
-            for_signal = _signal(
-                torch.ops.aten.convolution_backward(
-                    _image(gradient), _image(signal), kernel.unsqueeze(2), None, (1, ctx.stride), (0, 0), (1, 1), False,
-                    (0, 0), 1, (True, False, False),
-                )[0]
-            )  # fmt: skip
+            for_image = torch.ops.aten.convolution_backward(
+                gradient, image, kernel.unsqueeze(2), None, (1, ctx.stride), (0, 0), (1, 1), False, (0, 0), 1,
+                (True, False, False),
+            )[0]  # fmt: skip
         if ctx.needs_input_grad[1]:
-            for_kernel = _kernel_gradient(signal, gradient, kernel.shape[-1], ctx.stride)
+            signals = (tensor.squeeze(2).transpose(1, 2) for tensor in (image, gradient))
+            for_kernel = _kernel_gradient(*signals, taps=kernel.shape[-1], stride=ctx.stride)
         if ctx.needs_input_grad[2]:
-            for_bias = gradient.sum((0, 1))
-        return for_signal, for_kernel, for_bias, None
+            for_bias = gradient.sum((0, 2, 3))
+        return for_image, for_kernel, for_bias, None, None
 
 
 def _kernel_gradient(
@@ -98,7 +99,12 @@ def _kernel_gradient(
     """
     count, samples, width = signal.shape
     row = stride * width
-    if signal.stride(2) != 1 or signal.stride(1) != width or signal.stride(0) % row or signal.stride(0) < samples * width:
+    if (
+        signal.stride(2) != 1
+        or signal.stride(1) != width
+        or signal.stride(0) % row
+        or signal.stride(0) < samples * width
+    ):
         signal = F.pad(signal, (0, 0, 0, -samples % stride)).contiguous()
     rows = signal.stride(0) // row  # of the gradient, per example
     if rows != gradient.shape[1] or not gradient.is_contiguous():

@@ -3,7 +3,7 @@
     shape = geometry(ModelConfig())
     shape.input_samples(16389)     # 147443
     shape.nearest_windows(16839)   # (16389, 20485)
-    shape.layers(16389)["up0"]     # Layer(first=65529.0?, stride=1, samples=16389)
+    shape.layers(16389)["up0"]     # Layer(first=61433, stride=2048, samples=13)
 
 The rule behind all of it: decimation keeps the even samples, interpolation puts one sample between two neighbours,
 so the samples of a layer lie on a regular grid of input samples. With valid convolutions a window of n samples at the
@@ -27,6 +27,10 @@ class Layer:
     """Distance of two samples, in input samples."""
     samples: int
     """Number of samples."""
+
+    def every_second(self, start: int) -> "Layer":
+        """The samples start, start + 2, ..."""
+        return Layer(self.first + start * self.stride, 2 * self.stride, (self.samples - start + 1) // 2)
 
 
 @dataclass(frozen=True)
@@ -96,14 +100,14 @@ class Geometry:
         if output_samples < 1 or self.window_at_least(output_samples) != output_samples:
             near = " or ".join(str(window) for window in self.nearest_windows(output_samples))
             raise ConfigError(
-                f"an output window must be a multiple of {self.stride} samples plus {self._end} with {self.levels} levels",
+                f"an output window of {self.levels} levels must be a multiple of {self.stride} samples plus {self._end}",
                 got=f"{output_samples} samples",
                 fix=f"use {near} samples",
             )
         return output_samples + self.context
 
     def layers(self, output_samples: int) -> dict[str, Layer]:
-        """Each layer's grid: `down0` (before decimation) to the deepest, `bottleneck`, `up0` (deepest) to the output's."""
+        """Each layer's grid: `down0` (before decimation) and deeper, `bottleneck`, `up0` (deepest) and higher."""
         samples, first, stride = self.input_samples(output_samples), 0, 1
         shrink_down = self.down_kernel - 1 if self.padding == "valid" else 0
         shrink_up = self.up_kernel - 1 if self.padding == "valid" else 0

@@ -1,9 +1,9 @@
 """The separator: a network that knows its labels and its sample rate, and how it is saved.
 
-    separator = Separator(ModelConfig(outputs="queries", site="decoder"), labels=("vn", "vc"), sample_rate=22050)
-    context = separator.label_context(["vn", "vc"])          # [1 2 2], one query per row
-    stems = separator(mixture, context)                       # [b c t] -> [b 2 c u]
-    save_separator(folder, separator, card={"experiment": "joint"})
+separator = Separator(ModelConfig(outputs="queries", site="decoder"), labels=("vn", "vc"), sample_rate=22050)
+context = separator.label_context(["vn", "vc"])          # [1 2 2], one query per row
+stems = separator(mixture, context)                       # [b c t] -> [b 2 c u]
+save_separator(folder, separator, card={"experiment": "joint"})
 """
 
 import json
@@ -91,6 +91,7 @@ class Separator(nn.Module):
 
         Raises:
             ModelError: where the context does not fit the configuration.
+
         """
         if not self.listens:
             return self.unet(mixture, None)
@@ -132,9 +133,7 @@ class Separator(nn.Module):
                     raise _misfit("pictures as batch x players x frames x height x width x 3 bytes", shape)
                 return self.vision(context)
 
-    def _pool(
-        self, values: Float[Tensor, "b p v d"], players: Bool[Tensor, "b p"] | None
-    ) -> Float[Tensor, "b 1 v d"]:
+    def _pool(self, values: Float[Tensor, "b p v d"], players: Bool[Tensor, "b p"] | None) -> Float[Tensor, "b 1 v d"]:
         """One context for all players: the largest of each feature, which no number of players dilutes."""
         if players is None or self.config.context == "labels":
             return values.amax(1, keepdim=True)
@@ -183,6 +182,7 @@ def load_separator(folder: Path, expected: ModelConfig | None = None) -> Separat
 
     Raises:
         ModelError: where a file is missing or damaged, or where the configuration is not the `expected` one.
+
     """
     description = read_card(folder)
     config = parse_config(description["config"], ModelConfig, str(folder / CARD))

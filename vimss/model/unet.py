@@ -14,13 +14,15 @@ Every sequence in the decoder has one sample more than it should, so that it hol
 arbitrary, reaches no other sample and is cut off at the end.
 """
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vimss.model.conditioning import OPERATIONS, Condition, Context
+from vimss.model.conditioning import OPERATIONS, Context
 from vimss.model.config import ModelConfig
 from vimss.model.convolution import LEAK, Convolution, convolve
 from vimss.model.geometry import Layer, geometry
@@ -95,7 +97,10 @@ class UNet(nn.Module):
         for level in range(self.config.levels):
             x, skip = self._encode(x, level, layers, context)
             skips.append(skip)
-        x = self._full(x, self.bottleneck, "bottleneck", layers["bottleneck"], context)
+        if self.config.padding == "same":
+            half = self.config.down_kernel // 2
+            x = F.pad(x, (0, 0, half, half))
+        x = self._convolve(x, "bottleneck", layers["bottleneck"], context)
         if self.config.padding == "valid":
             x = F.pad(x, (0, 0, 0, 1))
         for level in range(self.config.levels):
@@ -104,77 +109,78 @@ class UNet(nn.Module):
 
     def _encode(
         self, x: Float[Tensor, "b s t d"], level: int, layers: dict[str, Layer], context: Context | None
-    ) -> tuple[Float[Tensor, "b s u e"], Float[Tensor, "b s v e"]]:
+    ) -> tuple[Float[Tensor, "b q u e"], Float[Tensor, "b q v e"]]:
         """One level down: its even samples, and all samples within the decoder's crop (and one more)."""
-        name, convolution = f"down{level}", self.down[level]
+        name = f"down{level}"
         layer, wanted = layers[name], layers[f"up{self.config.levels - 1 - level}"]
-        taps = self.config.down_kernel
-        margin = self.config.up_kernel // 2
+        taps, margin = self.config.down_kernel, self.config.up_kernel // 2
         if self.config.padding == "same":
             x, crop, pairs = F.pad(x, (0, 0, taps // 2, taps // 2)), 0, layer.samples // 2
         else:
             crop = (wanted.first - layer.first) // layer.stride - margin
             pairs = (wanted.samples + 2 * margin + 1) // 2
-        even = self._activate(
-            _apply(x, convolution, stride=2), name, Layer(layer.first, 2 * layer.stride, layer.samples), context
-        )
+        even = self._convolve(x, name, layer.every_second(0), context, stride=2)
         first_odd = crop + 1 - crop % 2
-        slack = first_odd + 2 * (pairs - 1) + taps - x.shape[2]
-        if slack > 0:  # the sample beyond the crop may lie beyond the input
-            x = F.pad(x, (0, 0, 0, slack))
-        inside = x[:, :, first_odd : first_odd + 2 * (pairs - 1) + taps]
-        odd = self._activate(
-            _apply(inside, convolution, stride=2),
-            name,
-            Layer(layer.first + first_odd * layer.stride, 2 * layer.stride, pairs),
-            context,
-        )
-        first_even = (crop + 1) // 2
-        kept = even[:, :, first_even : first_even + pairs]
+        last = first_odd + 2 * (pairs - 1) + taps
+        if last > x.shape[2]:  # the sample beyond the crop may lie beyond the input
+            x = F.pad(x, (0, 0, 0, last - x.shape[2]))
+        odd = self._convolve(x[:, :, first_odd:last], name, layer.every_second(first_odd), context, stride=2)
+        kept = even[:, :, (crop + 1) // 2 :][:, :, :pairs]
         if kept.shape[2] < pairs:
             kept = F.pad(kept, (0, 0, 0, pairs - kept.shape[2]))
         phases = (kept, odd) if crop % 2 == 0 else (odd, kept)
         return even, torch.stack(phases, dim=3).flatten(2, 3)
 
     def _decode(
-        self, x: Float[Tensor, "b s t d"], skip: Float[Tensor, "b r u e"], level: int, layer: Layer, context: Context | None
-    ) -> Float[Tensor, "b s v e"]:
+        self,
+        x: Float[Tensor, "b s t d"],
+        skip: Float[Tensor, "b r u e"],
+        level: int,
+        layer: Layer,
+        context: Context | None,
+    ) -> Float[Tensor, "b q v e"]:
         """One level up: interpolate, concatenate, convolve."""
-        convolution = self.up[level]
-        above, beside = convolution.kernel.split([x.shape[-1], skip.shape[-1]], dim=1)
+        convolution = self._layer(f"up{level}")
+        above, beside = convolution.kernel[:, : x.shape[-1]], convolution.kernel[:, x.shape[-1] :]
         blend = torch.sigmoid(self.blend[level]) if self.config.upsampling == "learned" else None
         if self.config.padding == "valid":
-            upper = _convolve_queries(x, polyphase(above, blend)).unflatten(-1, (2, -1)).flatten(2, 3)
+            upper = _pairs(_per_query(x, polyphase(above, blend)))
         else:
             half = self.config.up_kernel // 2
-            upper = _convolve_queries(F.pad(double(x, blend), (0, 0, half, half)), above)
+            upper = _per_query(F.pad(double(x, blend), (0, 0, half, half)), above)
             skip = F.pad(skip, (0, 0, half, half))
-        lower = _convolve_queries(skip, beside, convolution.bias)
-        return self._activate(upper + lower, f"up{level}", layer, context)
+        return self._activate(upper + _per_query(skip, beside, convolution.bias), f"up{level}", layer, context)
 
-    def _full(
-        self, x: Float[Tensor, "b s t d"], convolution: Convolution, name: str, layer: Layer, context: Context | None
-    ) -> Float[Tensor, "b s u e"]:
-        if self.config.padding == "same":
-            half = self.config.down_kernel // 2
-            x = F.pad(x, (0, 0, half, half))
-        return self._activate(_apply(x, convolution, stride=1), name, layer, context)
+    def _convolve(
+        self, x: Float[Tensor, "b s t d"], name: str, layer: Layer, context: Context | None, stride: int = 1
+    ) -> Float[Tensor, "b q u e"]:
+        """A convolution, its condition if it has one, and its non-linearity."""
+        convolution = self._layer(name)
+        conditioned = context is not None and name in self.conditions
+        out = _per_query(x, convolution.kernel, convolution.bias, stride, leaky=not conditioned)
+        return self._activate(out, name, layer, context) if conditioned else out
 
     def _activate(
         self, x: Float[Tensor, "b s t d"], name: str, layer: Layer, context: Context | None
-    ) -> Float[Tensor, "b r t d"]:
-        """The condition of a layer, if it has one, and the non-linearity."""
+    ) -> Float[Tensor, "b q t d"]:
+        """The condition of a layer, if it has one, and the non-linearity; `x` is lost."""
         if context is not None and name in self.conditions:
-            condition: Condition = self.conditions[name]
-            x = condition(x, context, layer)
-        return F.leaky_relu_(x, LEAK)  # in place: nothing saved for a gradient is changed
+            x = self.conditions[name](x, context, layer)
+        # In place: what was just computed is of no other use, and no operation before keeps it for its gradient.
+        return F.leaky_relu_(x, LEAK)
+
+    def _layer(self, name: str) -> Convolution:
+        """The convolution of the layer `down3`, `bottleneck` or `up0`."""
+        if name == "bottleneck":
+            return self.bottleneck
+        layers = self.down if name.startswith("down") else self.up
+        return cast(Convolution, layers[int(name.lstrip("downup"))])
 
     def _head(
         self, x: Float[Tensor, "b s u d"], mixture: Float[Tensor, "b c t"], layer: Layer, context: Context | None
     ) -> Float[Tensor, "b k c u"]:
         """Concatenate the input, the last layer, its non-linearity."""
-        window = x.shape[2]
-        heard = mixture[..., layer.first : layer.first + window]
+        heard = mixture[..., layer.first : layer.first + x.shape[2]]
         beside = rearrange(heard, "b c u -> b 1 u c")
         if self.config.site == "output":
             x = self._activate(_pointwise(x, beside, self.hidden), "output", layer, context)
@@ -216,19 +222,26 @@ def double(x: Float[Tensor, "b s t d"], blend: Float[Tensor, " d"] | None = None
     return torch.stack([x, weight * x + (1 - weight) * following], dim=3).flatten(2, 3)
 
 
-def _apply(x: Float[Tensor, "b s t d"], convolution: Convolution, stride: int) -> Float[Tensor, "b s u e"]:
-    return _convolve_queries(x, convolution.kernel, convolution.bias, stride)
-
-
-def _convolve_queries(
-    x: Float[Tensor, "b s t d"], kernel: Float[Tensor, "e d k"], bias: Float[Tensor, " e"] | None = None, stride: int = 1
+def _per_query(
+    x: Float[Tensor, "b s t d"],
+    kernel: Float[Tensor, "e d k"],
+    bias: Float[Tensor, " e"] | None = None,
+    stride: int = 1,
+    leaky: bool = False,
 ) -> Float[Tensor, "b s u e"]:
-    return convolve(x.flatten(0, 1), kernel, bias, stride).unflatten(0, x.shape[:2])
+    """The same convolution for every query."""
+    out = convolve(x.flatten(0, 1), kernel, bias, stride, leaky)
+    return out.reshape(x.shape[0], x.shape[1], *out.shape[1:])
+
+
+def _pairs(x: Float[Tensor, "b s t d"]) -> Float[Tensor, "b s 2*t d//2"]:
+    """Rows of pairs as twice as many rows."""
+    return x.reshape(x.shape[0], x.shape[1], 2 * x.shape[2], -1)
 
 
 def _pointwise(
     x: Float[Tensor, "b s u d"], beside: Float[Tensor, "b 1 u c"], convolution: Convolution
 ) -> Float[Tensor, "b s u e"]:
     """A convolution with one tap over the channels of both."""
-    above, below = convolution.kernel.squeeze(-1).split([x.shape[-1], beside.shape[-1]], dim=1)
-    return F.linear(x, above) + F.linear(beside, below, convolution.bias)
+    weight, width = convolution.kernel.squeeze(-1), x.shape[-1]
+    return F.linear(x, weight[:, :width]) + F.linear(beside, weight[:, width:], convolution.bias)

@@ -1,7 +1,7 @@
 """Pictures to feature vectors, one per player and frame, by a network of torchvision.
 
-    vision = Vision(VisionConfig(network="resnet18", weights="random"))
-    vision(torch.zeros(1, 2, 5, 96, 96, 3, dtype=torch.uint8))  # [1 2 5 512]
+vision = Vision(VisionConfig(network="resnet18", weights="random"))
+vision(torch.zeros(1, 2, 5, 96, 96, 3, dtype=torch.uint8))  # [1 2 5 512]
 """
 
 import pickle
@@ -34,7 +34,10 @@ class Vision(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.config = config
-        network = getattr(torchvision.models, config.network)(weights=None)
+        with torch.random.fork_rng(devices=[]):
+            # Random weights are the same everywhere, so that features computed from them have a meaning elsewhere.
+            torch.manual_seed(0)
+            network = getattr(torchvision.models, config.network)(weights=None)
         if config.weights != "random":
             network.load_state_dict(_weights(config, network.state_dict()))
         if config.network == "mobilenet_v2":
@@ -58,6 +61,8 @@ class Vision(nn.Module):
         if self.config.frozen:
             with torch.no_grad():
                 features = torch.cat([self._features(part) for part in frames.split(FRAMES_AT_ONCE)])
+            # Stored features are float16; those computed on the way must not differ from them.
+            features = features.half().to(self.mean.dtype)
         else:
             features = self._features(frames)
         return features.unflatten(0, pictures.shape[:3])

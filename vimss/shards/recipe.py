@@ -6,7 +6,7 @@ recipe = load_recipe("my/recipe.yaml")  # or any path
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -47,7 +47,7 @@ class Recipe(Config):
     options: dict[str, Any] = Field(default_factory=dict, description="settings of the reader, checked by it")
 
     @model_validator(mode="after")
-    def _labels_are_unique(self) -> Self:
+    def _labels_are_unique(self) -> "Recipe":
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("labels must not repeat")
         return self

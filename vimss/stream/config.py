@@ -1,7 +1,5 @@
 """Settings of mixing: how clips become training examples."""
 
-from typing import Self
-
 from pydantic import Field, model_validator
 
 from vimss.config import Config
@@ -34,7 +32,7 @@ class MixingConfig(Config):
     windows_per_clip: int = Field(16, ge=1, description="mixtures drawn for each clip of the pool before it is left")
 
     @model_validator(mode="after")
-    def _counts_are_ordered(self) -> Self:
+    def _counts_are_ordered(self) -> "MixingConfig":
         if self.min_sources > self.max_sources:
             raise ValueError(f"min_sources ({self.min_sources}) must not exceed max_sources ({self.max_sources})")
         return self

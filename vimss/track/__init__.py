@@ -26,7 +26,7 @@ for _name, _value in {
 
 from vimss.track.delivery import Undelivered  # noqa: E402
 from vimss.track.registry import ModelVersion, find_alias, find_version, model_folder, register, set_alias, tag_version  # noqa: E402
-from vimss.track.store import Tracking, serve_ui, ui_command  # noqa: E402
+from vimss.track.store import Tracking, runs_page, serve_ui, ui_command  # noqa: E402
 from vimss.track.tracker import Study, Tracker, provenance  # noqa: E402
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "model_folder",
     "provenance",
     "register",
+    "runs_page",
     "serve_ui",
     "set_alias",
     "tag_version",

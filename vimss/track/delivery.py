@@ -111,7 +111,8 @@ class Delivery(threading.Thread):
             with self._changed:
                 self._attempts += 1
                 self._changed.notify_all()
-                if self._closing and (failures == 0 or failures >= LAST_ATTEMPTS):
+                # Entries may have come while others were delivered: without a failure, only none left is the end.
+                if self._closing and (failures >= LAST_ATTEMPTS or not (failures or self._spool.num_pending())):
                     return
                 pause = min(INTERVAL_SECONDS * 2**failures, LONGEST_PAUSE_SECONDS) if failures else INTERVAL_SECONDS
                 if self._closing or self._urgent:
@@ -337,8 +338,13 @@ def _batches(entries: list[tuple[Entry, int]]) -> Iterator[tuple[list[Entry], in
         yield batch, position
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+def _one_line(error: BaseException) -> str:
+    """What went wrong, with what lies at the bottom of it: MLflow wraps a refused connection four times."""
+    root = error
+    while root.__cause__ or root.__context__:
+        root = root.__cause__ or root.__context__ or root
+    texts = [" ".join(str(part).split())[:160] or type(part).__name__ for part in (error, root)]
+    return texts[0] if root is error or texts[1] in texts[0] else f"{texts[0]} ... {texts[1]}"
 
 
 def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -15,9 +15,6 @@ from typing import Any
 import mlflow
 import numpy as np
 
-BLOCK_SECONDS = 10.0
-"""Separated at a time, whatever the length of the mixture: memory stays flat."""
-
 
 class ServedSeparator(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow has no types
     """A Separator behind MLflow's interface."""
@@ -85,9 +82,7 @@ class ServedSeparator(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflo
         given = None
         if separator.listens:
             given = separator.label_context(wanted)[0] if visual is None else torch.from_numpy(visual.copy())
-        block = round(BLOCK_SECONDS * separator.sample_rate)
-        with torch.inference_mode():
-            estimates = separate_all(separator, torch.from_numpy(np.ascontiguousarray(mixture)), given, block).numpy()
+        estimates = separate_all(separator, torch.from_numpy(np.ascontiguousarray(mixture)), given).numpy()
         if rate != separator.sample_rate:
             estimates = np.stack([soxr.resample(stem.T, separator.sample_rate, rate).T for stem in estimates])
             short = max(0, samples - estimates.shape[2])  # rounding of the resampler, a sample at most

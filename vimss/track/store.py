@@ -10,8 +10,10 @@ import fcntl
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -20,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
@@ -31,6 +34,10 @@ LOOPBACK = "127.0.0.1"
 
 UI_START_SECONDS = 120.0
 """A first start on a busy machine was seen to take 45 s."""
+
+VIEW = "vimss"
+VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
+"""The experiment's tag under which MLflow's pages look for a shared view: columns and order, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,7 @@ def serve_ui(tracking: Tracking, port: int = 5000) -> Iterator[str]:
     if _answers(address):
         raise PlaceError(f"port {port} must be free", got="a server that answers there", fix="choose another --port")
     log = tracking.folder / "ui.log"
-    with log.open("wb") as output:
+    with log.open("wb") as output, _terminated_like_interrupted():
         # A session of its own: uvicorn's worker must end with it, and Ctrl-C reaches us first.
         process = subprocess.Popen(  # noqa: S603 - our own command, no shell
             command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
@@ -128,6 +135,29 @@ def serve_ui(tracking: Tracking, port: int = 5000) -> Iterator[str]:
             yield address
         finally:
             _end(process)
+
+
+def runs_page(tracking: Tracking, address: str, experiment: str = "") -> str:
+    """The page of an experiment's runs with the columns that its Tracker chose, or else of all experiments."""
+    training = "workflowType=machine_learning"  # MLflow begins with its pages for language models
+    found = tracking.client().get_experiment_by_name(experiment) if experiment else None
+    if found is None:
+        return f"{address}/#/experiments?{training}"
+    view = f"viewStateShareKey={VIEW}&" if VIEW_TAG in found.tags else ""
+    return f"{address}/#/experiments/{found.experiment_id}/runs?{view}{training}"
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does: the server must not outlive us."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -144,20 +174,24 @@ def explain_mlflow_errors(tracking: Tracking) -> Iterator[None]:
 
 
 def _prepare(tracking: Tracking) -> None:
-    """Create the database whole, or migrate an older MLflow's; two processes do not do it at once."""
+    """Create the database whole, or migrate an older MLflow's; two processes do not do it at once.
+
+    The lock file holds the version that did it last.
+    """
     tracking.make()
     with explain_os_errors(tracking.folder):
         tracking.artifacts.mkdir(exist_ok=True, mode=0o700)
-        with (tracking.folder / "lock").open("w") as lock:
+        with (tracking.folder / "lock").open("a+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not tracking.database.exists():
-                _create(tracking.database)
-            try:
-                MlflowClient(tracking_uri=tracking.address).search_experiments(max_results=1)
-            except MlflowException as error:
-                if "out-of-date database schema" not in str(error):
-                    raise
+            lock.seek(0)
+            if tracking.database.exists() and lock.read() == mlflow.__version__:
+                return
+            if tracking.database.exists():
                 _upgrade(tracking)
+            else:
+                _create(tracking.database)
+            lock.truncate(0)
+            lock.write(mlflow.__version__)
 
 
 def _create(database: Path) -> None:
@@ -170,15 +204,16 @@ def _create(database: Path) -> None:
 
 
 def _upgrade(tracking: Tracking) -> None:
-    backup = tracking.database.with_name(f"mlflow.db.before-{time.strftime('%Y%m%d-%H%M%S')}")
+    backup = tracking.database.with_name(f"mlflow.db.before-{mlflow.__version__}")
     shutil.copy2(tracking.database, backup)
     command = [sys.executable, "-m", "mlflow", "db", "upgrade", tracking.address]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
     if done.returncode != 0:
         shutil.copy2(backup, tracking.database)
+        last = next(iter(reversed(done.stderr.strip().splitlines())), f"exit code {done.returncode}")
         raise PlaceError(
-            f"{tracking.database} must suit the installed MLflow",
-            got=f"a migration that failed: {done.stderr.strip().splitlines()[-1:]}",
+            f"{tracking.database} must suit the installed MLflow {mlflow.__version__}",
+            got=f"a migration that failed: {last}",
             fix="install the MLflow version that wrote it, or move the file away to start anew",
         )
 
@@ -208,9 +243,9 @@ def _answers(address: str) -> bool:
 def _end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is not None:
         return
-    os.killpg(process.pid, 15)
+    os.killpg(process.pid, signal.SIGTERM)
     try:
         process.wait(timeout=10)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, 9)
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -18,13 +18,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path, PurePosixPath
-from typing import Any, Self
+from typing import Any
 
 from vimss.errors import PlaceError, StorageError
 from vimss.experiment import CellEnded, CellStarted, Event, Scalar, TrialEnded, TrialReported, TrialStarted
 from vimss.track.delivery import Delivery, Undelivered, run_key
 from vimss.track.spool import Spool
-from vimss.track.store import Tracking
+from vimss.track.store import VIEW_TAG, Tracking
 
 STATUS = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 
@@ -49,6 +49,10 @@ class Study:
     """Markdown that MLflow shows above the runs: the question and what was expected."""
     tags: Mapping[str, str] = field(default_factory=dict)
     """Of every run: seed, world size, manifest digest, and `provenance()`."""
+    metrics: tuple[str, ...] = ()
+    """Those that the table of runs shows, the objective first."""
+    varied: tuple[str, ...] = ()
+    """Key paths of the settings that differ between runs (compared or tuned), which the table shows beside them."""
 
 
 class Tracker:
@@ -77,7 +81,7 @@ class Tracker:
         else:
             self._end_cell(event)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Tracker":
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -138,8 +142,8 @@ class Tracker:
 
     def _start_trial(self, event: TrialStarted) -> None:
         settings = event.settings.model_dump(mode="json")
-        chosen = {key.rpartition(".")[2]: _text(value) for key, value in event.chosen.items()}
-        name = " ".join([event.trial, *(f"{key}={text}" for key, text in chosen.items())])[:MAX_NAME]
+        chosen = [f"{key.rpartition('.')[2]}={_short(value)}" for key, value in event.chosen.items()]
+        name = " ".join([event.trial, *chosen])[:MAX_NAME]
         self._start(
             event.cell, event.trial, name, _flatten(settings), {"kind": "trial", "seed": str(event.settings.seed)}
         )
@@ -197,8 +201,21 @@ def _is_installed(name: str) -> bool:
 
 
 def _experiment_tags(study: Study) -> dict[str, str]:
-    # The kind opens MLflow's pages for training runs rather than those for language models.
-    return {"mlflow.note.content": study.description[:MAX_TAG], "mlflow.experimentKind": "custom_model_development"}
+    columns = [f"metrics.`{_metric_name(name)}`" for name in study.metrics]
+    columns += [f"params.`{key}`" for key in study.varied]
+    view = {
+        "orderByKey": "attributes.start_time",  # the only order that keeps trials below their cell
+        "orderByAsc": False,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "searchFilter": "",
+        "selectedColumns": [*columns, "tags.`state`", "attributes.`Duration`"],
+    }
+    return {
+        "mlflow.note.content": study.description[:MAX_TAG],
+        "mlflow.experimentKind": "custom_model_development",  # training runs rather than traces of language models
+        VIEW_TAG: json.dumps(view),
+    }
 
 
 def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -218,6 +235,10 @@ def _text(value: Scalar | list[Any] | None) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return f"{value:.10g}" if isinstance(value, float) else str(value)
     return json.dumps(value)
+
+
+def _short(value: Scalar) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else _text(value)
 
 
 def _metric_name(name: str) -> str:

@@ -3,7 +3,7 @@
 Budgets, decay and reports count audio seconds, because batch size changes what a step is.
 """
 
-from typing import Literal, Self
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -43,7 +43,7 @@ class TrainingConfig(Config):
     report_seconds: float = Field(3600.0, gt=0, description="audio seconds between validations, each with a checkpoint")
 
     @model_validator(mode="after")
-    def _reports_fit_the_budget(self) -> Self:
+    def _reports_fit_the_budget(self) -> "TrainingConfig":
         if self.report_seconds > self.audio_seconds:
             raise ValueError(
                 f"report_seconds ({self.report_seconds:g}) must not exceed audio_seconds ({self.audio_seconds:g})"

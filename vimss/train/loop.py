@@ -107,14 +107,14 @@ def train(training: Training, report: Report, resume: Path | None = None) -> Non
         if not torch.isfinite(norm):
             raise TrainingError(
                 "loss and gradient must be finite",
-                got=f"loss {float(loss):g} and gradient norm {float(norm):g} at step {steps}, "
+                got=f"loss {loss.item():g} and gradient norm {norm.item():g} at step {steps}, "
                 f"{steps * seconds_per_step:.0f} audio seconds, batch {position.batch - 1} of epoch {position.epoch}",
                 fix="lower training.learning_rate or training.gradient_clip; the checkpoint before it is kept",
             )
         optimizer.step()
         if average is not None:
             average.update_parameters(separator)
-        losses.append(float(loss))
+        losses.append(loss.item())
         steps += 1
 
         if steps % every == 0 or steps == total_steps:

@@ -14,10 +14,10 @@ It is made on first use and is not a recording of people. How a piece comes to b
     motion      the same tones as movements: bow, fingers, slide, breath, sway
     drawing     figure and postures of the 13 instruments, light, camera; masks and boxes come with them
 
-The split test_unheard has sounds that training never has: other patches where the bank has them, samples shifted by 4 or
-5 semitones, another tilt of the equaliser, a larger room; or, with `unheard_bank`, another bank altogether. Without it the
-bank is the same, and five instruments (bn, cl, db, tba, tbn) have no second patch: it shows change of timbre within one
-bank, no more.
+The split test_unheard has sounds that training never has: other patches where the bank has them, samples shifted by 4
+or 5 semitones, another tilt of the equaliser, a larger room; or, with `unheard_bank`, another bank altogether. Without
+it the bank is the same, and five instruments (bn, cl, db, tba, tbn) have no second patch: it shows a change of timbre
+within one bank, no more.
 
 Everything random in a piece comes from the recipe's seed and the piece's name alone, so that the bytes do not depend on
 the number of processes or on the order of reading.
@@ -25,17 +25,14 @@ the number of processes or on the order of reading.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
 
-import numpy as np
-from jaxtyping import Int16
 from pydantic import Field, model_validator
 
 from vimss.config import Config
 from vimss.errors import ConfigError, DataError
-from vimss.shards.clip import Clip, Player
+from vimss.shards.clip import Clip
 from vimss.shards.corpora import Piece
-from vimss.shards.corpora.chamber.casting import Casting, generator, make_plan
+from vimss.shards.corpora.chamber.casting import Casting, make_plan
 from vimss.shards.instruments import INSTRUMENTS
 from vimss.shards.recipe import Recipe
 
@@ -49,11 +46,12 @@ class Options(Config):
         (), description="more General MIDI sound banks (.sf2), used as often as TimGM6mb in all splits but test_unheard"
     )
     unheard_bank: Path | None = Field(
-        None, description="a General MIDI sound bank (.sf2) for test_unheard; none: patches of TimGM6mb unused elsewhere"
+        None,
+        description="a General MIDI sound bank (.sf2) for test_unheard; none: patches of TimGM6mb unused elsewhere",
     )
 
     @model_validator(mode="after")
-    def _unheard_bank_is_not_heard(self) -> Self:
+    def _unheard_bank_is_not_heard(self) -> "Options":
         if self.unheard_bank in self.banks:
             raise ValueError("unheard_bank must not stand in banks, or it would be heard in training")
         return self
@@ -69,7 +67,7 @@ def pieces(recipe: Recipe, options: Options, source: Path | None) -> list[Piece]
 
 
 def read(piece: Piece, recipe: Recipe, options: Options, source: Path | None) -> Iterator[Clip]:
-    """Make one piece and yield its clips, all of one length (but the last), at most `recipe.clip_seconds` long."""
+    """Make one piece and yield its clips, each at most `recipe.clip_seconds` long; DataError for a foreign piece."""
     _check(recipe, source)
     casting = _plan(recipe, options).get(piece.name)
     if casting is None:
@@ -78,7 +76,14 @@ def read(piece: Piece, recipe: Recipe, options: Options, source: Path | None) ->
             got=repr(piece.name),
             fix="use the same seed, minutes and piece_seconds",
         )
-    yield from _make(casting, recipe, options)
+    # Imported here: `pieces` then takes milliseconds, and listing a corpus needs neither synthesiser nor drawing.
+    from vimss.shards.corpora.chamber.make import cut, make
+    from vimss.shards.corpora.chamber.sound import default_bank
+
+    banks = (default_bank(), *options.banks)
+    if casting.split == "test_unheard":
+        banks = (options.unheard_bank or default_bank(),)
+    yield from cut(casting, make(casting, recipe, banks), recipe)
 
 
 def _plan(recipe: Recipe, options: Options) -> dict[str, Casting]:
@@ -94,67 +99,6 @@ def _check(recipe: Recipe, source: Path | None) -> None:
             fix="leave `labels` out",
         )
     if source is not None:
-        raise ConfigError("the chamber corpus is generated", got=f"the source folder {source}", fix="leave the source out")
-
-
-def _make(casting: Casting, recipe: Recipe, options: Options) -> Iterator[Clip]:
-    """Sound and picture of a whole piece, cut into clips."""
-    # Imported here: `pieces` then takes milliseconds, and listing a corpus needs neither codecs nor drawing.
-    from vimss.shards.corpora.chamber.arrange import arrange
-    from vimss.shards.corpora.chamber.drawing import draw
-    from vimss.shards.corpora.chamber.motion import move
-    from vimss.shards.corpora.chamber.sound import choose_timbre, default_bank, perform
-
-    parts = arrange(casting, recipe.seed)
-    rng = generator(recipe.seed, "sound", casting.name)
-    unheard = casting.split == "test_unheard"
-    banks = (default_bank(), *options.banks)
-    if unheard:
-        banks = (options.unheard_bank or default_bank(),)
-    timbres = [choose_timbre(rng, instrument, banks, unheard) for instrument in casting.instruments]
-    samples = round(casting.seconds * recipe.sample_rate)
-    stems = perform(timbres, parts, samples, recipe.sample_rate, recipe.channels, rng)
-    cast = list(zip(casting.instruments, parts, stems, map(str, timbres), strict=True))
-    films = []
-    for number in range(len(cast) + (casting.resting is not None)):
-        instrument, tones = cast[number][:2] if number < len(cast) else (str(casting.resting), ())
-        rng = generator(recipe.seed, "picture", casting.name, number)
-        frames = round(casting.seconds * recipe.picture.frame_rate)
-        films.append(draw(instrument, move(tones, frames, recipe.picture.frame_rate, rng), recipe.picture.size, rng))
-    count = -(-samples // recipe.clip_samples)
-    # Cut where a frame begins, so that frame j of a clip is at (j + 0.5) / frame_rate in it.
-    cuts = np.rint(np.arange(count + 1) * len(films[0].picture) / count).astype(int)
-    offsets = np.rint(cuts / recipe.picture.frame_rate * recipe.sample_rate).astype(int)
-    offsets[-1] = samples
-    for first, last, begin, end in zip(cuts[:-1], cuts[1:], offsets[:-1], offsets[1:], strict=True):
-        players = []
-        for number, film in enumerate(films):
-            instrument, _, stem, timbre = cast[number] if number < len(cast) else (str(casting.resting), (), None, "")
-            audio = _audible(stem, begin, end)
-            players.append(
-                Player(
-                    instrument=instrument,
-                    part=f"{number + 1}-{instrument}",
-                    audio=audio,
-                    silent=audio is None,
-                    picture=film.picture[first:last],
-                    masks=film.masks[:, first:last],
-                    boxes=film.boxes[:, first:last],
-                    timbre=timbre,
-                )
-            )
-        yield Clip(
-            piece=casting.name,
-            offset=int(begin),
-            samples=int(end - begin),
-            sample_rate=recipe.sample_rate,
-            players=tuple(players),
-            frame_rate=recipe.picture.frame_rate,
+        raise ConfigError(
+            "the chamber corpus is generated", got=f"the source folder {source}", fix="leave the source out"
         )
-
-
-def _audible(stem: Int16[np.ndarray, "c t"] | None, begin: int, end: int) -> Int16[np.ndarray, "c t"] | None:
-    """The stem from `begin` to `end`; None where there is nothing in it."""
-    if stem is None or not stem[:, begin:end].any():
-        return None
-    return stem[:, begin:end]

@@ -8,7 +8,7 @@ looks. Therefore silent passages are cut into each part, and pieces differ in te
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,8 +28,7 @@ LAST_RELEASE = 0.25
 """Seconds before the end of a piece in which no tone sounds, so that the last ones die away."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tone:
+class Tone(NamedTuple):
     """One played note: start and end in seconds, MIDI pitch as it sounds, loudness from 0 to 1."""
 
     start: float
@@ -70,7 +69,7 @@ def _choose_stretch(rng: np.random.Generator, score: Score, casting: Casting, sp
     best_busy = -1.0
     for start in rng.choice(np.array(starts), size=min(6, len(starts)), replace=False):
         parts = [_cut(part, float(start), span, score.quarters) for part in score.parts]
-        busy = [sum(note.length for note in part) / span for part in parts]
+        busy = [_activity(part, span, casting.seconds) for part in parts]
         ranked = sorted(range(len(parts)), key=lambda index: -busy[index])
         if busy[ranked[players - 1]] > best_busy:
             best_busy = busy[ranked[players - 1]]
@@ -80,13 +79,18 @@ def _choose_stretch(rng: np.random.Generator, score: Score, casting: Casting, sp
     return best
 
 
+def _activity(part: Sequence[Note], span: float, seconds: float) -> float:
+    """How much of the time the part sounds; less where it only holds a few long notes."""
+    return sum(note.length for note in part) / span * min(1.0, len(part) / (0.8 * seconds))
+
+
 def _cut(part: Sequence[Note], start: float, span: float, quarters: float) -> list[Note]:
     """The notes of `part` in [start, start + span), from the stretch's beginning; a short score begins again."""
     notes: list[Note] = []
     offset = -start
     while offset < span:
         for note in part:
-            begin, end = max(0.0, note.start + offset), min(span, note.end + offset)
+            begin, end = max(0.0, note.start + offset), min(span, note.start + note.length + offset)
             if end - begin > 1e-3:
                 notes.append(Note(begin, end - begin, note.pitch))
         offset += quarters
@@ -136,9 +140,9 @@ def _rest(rng: np.random.Generator, tones: tuple[Tone, ...], seconds: float) -> 
         kept = []
         for tone in tones:
             if tone.start < begin:
-                tone = replace(tone, end=min(tone.end, begin))
+                tone = tone._replace(end=min(tone.end, begin))
             elif tone.start < begin + length:
-                tone = replace(tone, start=begin + length)
+                tone = tone._replace(start=begin + length)
             if tone.end - tone.start >= SHORTEST_TONE:
                 kept.append(tone)
         # A part with long rests of its own keeps what it has.

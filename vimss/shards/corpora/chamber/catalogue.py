@@ -1,6 +1,6 @@
 """Which works belong to which split: the table of scores that the chamber corpus is made from.
 
-    works("valid")[0].scores  # ("mozart/k80/movement1.mxl", ...)
+    quartets("valid")[0].scores  # ("mozart/k80/movement1.mxl", ...)
 
 A work stands in one split only. Quartets are split by opus. Bach's chorales share tunes, so they are split by tune: two
 four-part chorales belong together when their sopranos share 15 % of their runs of 10 intervals (or 30 % of the runs
@@ -89,8 +89,3 @@ def chorales(split: str) -> tuple[Work, ...]:
     """Bach's chorales of a split, one work per tune, named after its first chorale."""
     groups = [group.split(",") for group in _CHORALES[split].split()]
     return tuple(Work(f"bach-bwv{group[0]}", tuple(f"bach/bwv{number}.mxl" for number in group)) for group in groups)
-
-
-def works(split: str) -> tuple[Work, ...]:
-    """Everything a split may use."""
-    return quartets(split) + chorales(split)

@@ -50,30 +50,32 @@ def draw(instrument: str, moments: Sequence[Moment], size: int, rng: np.random.G
     place = complex(rng.uniform(-0.02, 0.02), rng.uniform(-0.012, 0.012))
     picture = np.empty((len(moments), size, size, 3), np.uint8)
     belongs = np.empty((len(moments), size, size), np.uint8)
-    hips = body.at(0, 0.45)
+    mirrored = rng.random() < 0.5
+    hips = body.at(0.0, 0.45)
     small = np.empty((size, size, 4), np.uint8)
     for frame, now in enumerate(moments):
         drift = complex(camera[frame])
         x, y = margin - round(drift.real * side), margin - round(drift.imag * side)
         np.copyto(pen.canvas, background[y : y + side, x : x + side])
         # The upper body turns about the hips, and bends into each onset.
-        pen.turn = complex(1.0, 0.030 * now.sway.real + 0.010 * now.nod)
-        moved = complex(0.010 * now.sway.real, 0.006 * now.sway.imag + 0.008 * now.nod - 0.010 * now.lift)
+        pen.turn = complex(1.0, 0.034 * now.sway.real + 0.016 * now.nod)
+        moved = complex(0.012 * now.sway.real, 0.008 * now.sway.imag + 0.014 * now.nod - 0.010 * now.lift)
         pen.shift = hips - hips * pen.turn + moved + drift + place
         POSTURES[instrument](pen, body, look, now)
         belongs[frame] = pen.canvas[::SUPERSAMPLING, ::SUPERSAMPLING, 3]
         cv2.resize(pen.canvas, (size, size), dst=small, interpolation=cv2.INTER_AREA)
-        picture[frame] = small[:, :, :3]
+        cv2.cvtColor(small, cv2.COLOR_RGBA2RGB, dst=picture[frame])
+        if mirrored:
+            cv2.flip(picture[frame], 1, dst=picture[frame])
+            cv2.flip(belongs[frame], 1, dst=belongs[frame])
     _develop(picture, light, grain, rng)
-    if rng.random() < 0.5:
-        picture, belongs = np.ascontiguousarray(picture[:, :, ::-1]), np.ascontiguousarray(belongs[:, :, ::-1])
     masks = np.stack([belongs == PLAYER, belongs == INSTRUMENT])
     return Film(picture, masks, boxes_of(masks))
 
 
 def boxes_of(masks: Bool[np.ndarray, "2 v h w"]) -> Int16[np.ndarray, "2 v 4"]:
-    """Smallest boxes around the masks: left, top, right, bottom, the last two exclusive; zeros where a mask is empty."""
-    columns, rows = masks.any(axis=2), masks.any(axis=3)
+    """Smallest boxes around the masks: left, top, right, bottom (the last two exclusive); zeros for an empty mask."""
+    columns, rows = np.asarray(masks.any(axis=2)), np.asarray(masks.any(axis=3))
     left, top = columns.argmax(axis=-1), rows.argmax(axis=-1)
     right = columns.shape[-1] - columns[..., ::-1].argmax(axis=-1)
     bottom = rows.shape[-1] - rows[..., ::-1].argmax(axis=-1)
@@ -111,7 +113,7 @@ def _light(size: int, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
     return np.repeat(np.clip(200 * (1 + side - corners), 0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
 
 
-def _grain(size: int, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
+def _grain(size: int, rng: np.random.Generator) -> UInt8[np.ndarray, "large large 3"]:
     """Sensor noise about 32, larger than the picture: each frame takes another piece of it."""
     noise = rng.normal(32, rng.uniform(1.0, 3.5), (size + 48, size + 48, 3))
     return np.clip(np.rint(noise), 0, 64).astype(np.uint8)
@@ -127,7 +129,7 @@ def _camera(frames: int, rng: np.random.Generator) -> np.ndarray:
 def _develop(
     picture: UInt8[np.ndarray, "v h w 3"],
     light: UInt8[np.ndarray, "h w 3"],
-    grain: UInt8[np.ndarray, "h w 3"],
+    grain: UInt8[np.ndarray, "large large 3"],
     rng: np.random.Generator,
 ) -> None:
     """Light and noise, in place, frame by frame."""

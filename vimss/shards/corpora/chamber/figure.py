@@ -7,6 +7,7 @@ is never mixed: that makes the masks exact and nearly free.
 
 import cmath
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -73,15 +74,37 @@ class Pen:
         return moved.view(np.float64).reshape(-1, 1, 2).astype(np.int32)
 
 
-def outline(*places: complex) -> Complex128[np.ndarray, " n"]:
-    """Corners of a polygon."""
+def bent(*places: complex | float) -> Complex128[np.ndarray, " n"]:
+    """Corners that change from frame to frame."""
     return np.array(places, np.complex128)
 
 
+@lru_cache(maxsize=512)
+def outline(*places: complex | float) -> Complex128[np.ndarray, " n"]:
+    """Corners of a shape in its own coordinates, which stay: made once."""
+    return _unchangeable(bent(*places))
+
+
+@lru_cache(maxsize=512)
 def oval(centre: complex, across: float, down: float, points: int = 14) -> Complex128[np.ndarray, " n"]:
-    """An ellipse as a polygon, half axes `across` (x) and `down` (y)."""
+    """An ellipse as a polygon, half axes `across` (x) and `down` (y); made once, like `outline`."""
     angles = np.arange(points) * (2 * np.pi / points)
-    return centre + across * np.cos(angles) + 1j * down * np.sin(angles)
+    return _unchangeable(centre + across * np.cos(angles) + 1j * down * np.sin(angles))
+
+
+def _unchangeable(places: Complex128[np.ndarray, " n"]) -> Complex128[np.ndarray, " n"]:
+    places.flags.writeable = False
+    return places
+
+
+def between(rest: complex, play: complex, ready: float) -> complex:
+    """A place on the way from resting (ready 0) to playing (ready 1)."""
+    return rest + (play - rest) * ready
+
+
+def turned(angle: float) -> complex:
+    """The direction at `angle`, in radians clockwise from the picture's right."""
+    return cmath.exp(1j * angle)
 
 
 @dataclass(frozen=True)
@@ -120,7 +143,9 @@ def draw_look(rng: np.random.Generator, warmth: np.ndarray) -> Look:
         red, green, blue = np.clip(colour * warmth * shade, 0, 255).astype(int)
         return int(red), int(green), int(blue), what
 
-    skins = np.array([(243, 208, 180), (226, 178, 142), (198, 142, 104), (150, 98, 66), (98, 62, 44), (250, 222, 205)], float)
+    skins = np.array(
+        [(243, 208, 180), (226, 178, 142), (198, 142, 104), (150, 98, 66), (98, 62, 44), (250, 222, 205)], float
+    )
     skin = skins[rng.integers(len(skins))] + rng.normal(0, 7, 3)
     hairs = np.array([(32, 24, 20), (70, 46, 28), (122, 82, 46), (190, 156, 98), (150, 150, 150), (128, 54, 26)], float)
     hair = hairs[rng.integers(len(hairs))]
@@ -167,13 +192,9 @@ class Body:
     """Size; 1 fills the picture from head to knees."""
     standing: bool
 
-    @property
-    def neck(self) -> complex:
-        return complex(self.centre, self.top)
-
     def at(self, right: float, down: float) -> complex:
-        """A place relative to the neck, in units of the body."""
-        return self.neck + complex(right, down) * self.scale
+        """A place relative to the base of the neck, in units of the body."""
+        return complex(self.centre + right * self.scale, self.top + down * self.scale)
 
     @property
     def mouth(self) -> complex:
@@ -202,19 +223,21 @@ def draw_trunk(pen: Pen, body: Body, look: Look, face: complex = 0j) -> None:
     s, w = body.scale, look.build
     at = body.at
     chest = outline(
-        at(-0.05, 0.0), at(0.05, 0.0), at(0.125 * w, 0.035), at(0.145 * w, 0.10), at(0.11 * w, 0.42), at(-0.11 * w, 0.42),
-        at(-0.145 * w, 0.10), at(-0.125 * w, 0.035),
+        at(-0.05, 0.0), at(0.05, 0.0), at(0.125 * w, 0.035), at(0.145 * w, 0.10),
+        at(0.11 * w, 0.42), at(-0.11 * w, 0.42), at(-0.145 * w, 0.10), at(-0.125 * w, 0.035),
     )  # fmt: skip
     pen.fill_convex(chest, look.shirt)
-    pen.line(at(0, -0.05), at(0, 0.015), 0.055 * s, look.skin_shade)
-    head = at(0, -0.115) + face * 0.3
+    pen.line(at(0.0, -0.05), at(0.0, 0.015), 0.055 * s, look.skin_shade)
+    head = at(0.0, -0.115) + face * 0.3
     if look.hair_style == 1:
-        pen.fill_convex(oval(head + 0.015j * s, 0.085 * s, 0.115 * s), look.hair)
+        pen.fill_convex(head + 0.015j * s + oval(0j, 0.085 * s, 0.115 * s), look.hair)
     elif look.hair_style == 3:
         pen.disc(head - 0.095j * s, 0.034 * s, look.hair)
     if look.hair_style != 2:
-        pen.fill_convex(oval(head - 0.014j * s, 0.077 * s, (0.10 if look.hair_style == 4 else 0.09) * s), look.hair)
-    pen.fill_convex(oval(head + (0.012j + face) * s, 0.066 * s, 0.078 * s), look.skin)
+        pen.fill_convex(
+            head - 0.014j * s + oval(0j, 0.077 * s, (0.10 if look.hair_style == 4 else 0.09) * s), look.hair
+        )
+    pen.fill_convex(head + (0.012j + face) * s + oval(0j, 0.066 * s, 0.078 * s), look.skin)
     eyes = head + (face * 1.5 + 0.002j) * s
     for side in (-0.026, 0.026):
         if look.glasses:

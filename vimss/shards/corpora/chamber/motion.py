@@ -1,25 +1,31 @@
 """From a player's tones to how the player moves: one row of curves per video frame.
 
-    moments = move(tones, frames=375, frame_rate=12.5, rng=rng)
-    moments[0].bow  # where on the bow the string is, 0 at the frog, 1 at the tip
+moments = move(tones, frames=375, frame_rate=12.5, rng=rng)
+moments[0].bow  # where on the bow the string is, 0 at the frog, 1 at the tip
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
 
 from vimss.shards.corpora.chamber.arrange import Tone
 
-LONG_REST = 1.4
+LONG_REST = 2.4
 """Seconds of silence after which a player lowers the instrument."""
 
+_STILL = 0.12
+"""How much a player sways in rests, compared with playing."""
 
-@dataclass(frozen=True, slots=True)
-class Moment:
+
+class Moment(NamedTuple):
     """What a player does in one frame; all from 0 to 1 unless said otherwise."""
 
+    fingers: int
+    """Six bits, one per finger, by pitch."""
+    sway: complex
+    """Displacement of the upper body, each part about -1 to 1."""
     playing: float
     """Whether a tone sounds."""
     ready: float
@@ -30,8 +36,6 @@ class Moment:
     """Place on the bow that touches the string: 0 frog, 1 tip; turns round at each tone."""
     height: float
     """Pitch within the part's compass."""
-    fingers: int
-    """Six bits, one per finger, by pitch."""
     slide: float
     """Place of a trombone's slide, by pitch."""
     wobble: float
@@ -40,18 +44,14 @@ class Moment:
     """Breath before an entry."""
     nod: float
     """Fades after each onset."""
-    sway: complex
-    """Displacement of the upper body, each part about -1 to 1."""
 
 
-def move(
-    tones: Sequence[Tone], frames: int, frame_rate: float, rng: np.random.Generator, offset: float = 0.0
-) -> list[Moment]:
-    """The moments of frames whose middle is at `offset` + (0.5, 1.5, ...) / frame_rate seconds."""
-    times = offset + (np.arange(frames) + 0.5) / frame_rate
+def move(tones: Sequence[Tone], frames: int, frame_rate: float, rng: np.random.Generator) -> list[Moment]:
+    """The moments of frames whose middle is at (0.5, 1.5, ...) / frame_rate seconds."""
+    times = (np.arange(frames) + 0.5) / frame_rate
     sway = _sway(times, rng)
     if not tones:
-        return [Moment(0.0, 0.0, 0.0, 0.5, 0.5, 0, 0.5, 0.0, 0.0, 0.0, complex(0.12 * s)) for s in sway]
+        return [Moment(0, _STILL * s, 0.0, 0.0, 0.0, 0.1, 0.5, 0.5, 0.0, 0.0, 0.0) for s in sway.tolist()]
     starts = np.array([tone.start for tone in tones])
     ends = np.array([tone.end for tone in tones])
     pitches = np.array([tone.pitch for tone in tones])
@@ -59,7 +59,6 @@ def move(
     current = np.clip(np.searchsorted(starts, times, side="right") - 1, 0, None)
     age = times - starts[current]
     playing = ((age >= 0) & (times < ends[current] + 0.03)).astype(float)
-    ready = _ready(times, starts, ends)
     # The hand goes to the next tone's place a little before the tone.
     coming = np.clip(np.searchsorted(starts, times + 0.06, side="right") - 1, 0, None)
     compass = max(12, int(pitches.max() - pitches.min()))
@@ -70,23 +69,24 @@ def move(
     wobble = np.sin(2 * np.pi * rate * times) * playing * np.clip((age - 0.15) * 5, 0, 1)
     nod = np.where(age >= 0, louds[current] * np.exp(-np.clip(age, 0, 2) / 0.13), 0.0)
     # Whoever plays sways; whoever waits sits nearly still.
-    swaying = sway * (0.12 + 0.88 * _smooth(playing, frame_rate, 0.3))
-    columns = (
-        playing,
-        ready,
-        louds[current] * playing,
-        _bow(times, starts, ends, louds),
-        _smooth(height[coming], frame_rate, 0.05),
-        fingers[coming],
-        _smooth(slide[coming], frame_rate, 0.07),
-        wobble,
-        _lift(times, starts, ends),
-        nod,
-        swaying,
+    swaying = sway * (_STILL + (1 - _STILL) * _smooth(playing, frame_rate, 0.3))
+    curves = np.stack(
+        [
+            playing,
+            _ready(times, starts, ends),
+            louds[current] * playing,
+            _bow(times, starts, ends, louds),
+            _smooth(height[coming], frame_rate, 0.05),
+            _smooth(slide[coming], frame_rate, 0.07),
+            wobble,
+            _lift(times, starts, ends),
+            nod,
+        ],
+        axis=1,
     )
     return [
-        Moment(*map(float, row[:5]), int(row[5].real), *(float(value.real) for value in row[6:10]), complex(row[10]))
-        for row in zip(*columns, strict=True)
+        Moment(keys, drift, *row)
+        for row, keys, drift in zip(curves.tolist(), fingers[coming].tolist(), swaying.tolist(), strict=True)
     ]
 
 
@@ -135,7 +135,7 @@ def _sway(times: Float64[np.ndarray, " v"], rng: np.random.Generator) -> np.ndar
     """Slow wandering in both directions as complex numbers, each part within about -1 to 1."""
     parts = []
     for _ in range(2):
-        rates, phases = rng.uniform(0.12, 0.55, 3), rng.uniform(0, 2 * np.pi, 3)
+        rates, phases = rng.uniform(0.2, 0.8, 3), rng.uniform(0, 2 * np.pi, 3)
         parts.append(np.sin(2 * np.pi * times[:, None] * rates + phases).sum(axis=1) / 2.2)
     return parts[0] + 1j * parts[1]
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 from vimss.errors import DataError
 
@@ -25,18 +26,12 @@ MAX_XML_BYTES = 40_000_000
 _STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(NamedTuple):
     """One note: start and length in quarter notes from the beginning of the score, MIDI pitch."""
 
     start: float
     length: float
     pitch: int
-
-    @property
-    def end(self) -> float:
-        """Where the note ends, in quarter notes."""
-        return self.start + self.length
 
 
 @dataclass(frozen=True)
@@ -49,7 +44,7 @@ class Score:
     @property
     def quarters(self) -> float:
         """Length of the score."""
-        return max((part[-1].end for part in self.parts if part), default=0.0)
+        return max((part[-1].start + part[-1].length for part in self.parts), default=0.0)
 
 
 def corpus_folder() -> Path:
@@ -112,29 +107,23 @@ def _read_part(part: ElementTree.Element) -> tuple[tuple[Note, ...], list[float]
                 step = float(element.findtext("duration") or 0) / divisions
                 now += step if element.tag == "forward" else -step
             elif element.tag == "note" and element.find("chord") is None and element.find("grace") is None:
-                length = float(element.findtext("duration") or 0) / divisions
-                _add(notes, element, now, length)
+                start, length = now, float(element.findtext("duration") or 0) / divisions
                 now += length
+                pitch = element.find("pitch")
+                last = notes[-1] if notes else None
+                # A rest, a second voice of the staff, or another voice where one sounds already.
+                if pitch is None or length <= 0 or element.findtext("voice", "1") not in ("1", "5"):
+                    continue
+                free = last.start + last.length if last else 0.0
+                if free > start + 1e-6:
+                    continue
+                midi = 12 * (int(pitch.findtext("octave") or 4) + 1) + _STEPS[pitch.findtext("step") or "C"]
+                midi += round(float(pitch.findtext("alter") or 0))
+                tied = any(tie.get("type") == "stop" for tie in element.iter("tie"))
+                if last and tied and last.pitch == midi and abs(free - start) < 1e-6:
+                    notes[-1] = Note(last.start, last.length + length, midi)
+                else:
+                    notes.append(Note(start, length, midi))
             end = max(end, now)
         bar = end
     return tuple(notes), bars
-
-
-def _add(notes: list[Note], element: ElementTree.Element, start: float, length: float) -> None:
-    """Append the note unless another voice already sounds there; a tied note lengthens the one before."""
-    pitch = element.find("pitch")
-    if pitch is None or length <= 0 or element.findtext("voice", "1") not in ("1", "5"):
-        return
-    midi = (
-        12 * (int(pitch.findtext("octave") or 4) + 1)
-        + _STEPS[pitch.findtext("step") or "C"]
-        + round(float(pitch.findtext("alter") or 0))
-    )
-    last = notes[-1] if notes else None
-    if last and last.end > start + 1e-6:
-        return
-    tied = any(tie.get("type") == "stop" for tie in element.iter("tie"))
-    if last and tied and last.pitch == midi and abs(last.end - start) < 1e-6:
-        notes[-1] = Note(last.start, last.length + length, midi)
-    else:
-        notes.append(Note(start, length, midi))

@@ -6,7 +6,8 @@
 
 One bank gives one sound per instrument, and a network trained on one fails on another. So the sound of a player varies:
 related patches; `shift`, by which the samples are played on a key so many semitones lower and sped up by as much, which
-moves formants and attacks as in a smaller instrument (a tuning of the piece rides on the same resampling); equaliser; room.
+moves formants and attacks as in a smaller instrument (the tuning of the piece rides on the same resampling);
+equaliser; room.
 """
 
 import io
@@ -39,7 +40,7 @@ PATCHES = {
     "fl": (73,),
     "hn": (60,),
     "ob": (68, 69),
-    "sax": (65, 66),
+    "sax": (66, 64),
     "tba": (58,),
     "tbn": (57,),
     "tpt": (56,),
@@ -47,7 +48,8 @@ PATCHES = {
     "vc": (42,),
     "vn": (40, 110),
 }
-"""General MIDI programs of each instrument outside of test_unheard: an oboe is sometimes an English horn."""
+"""General MIDI programs of each instrument outside of test_unheard: an oboe is sometimes an English horn, a saxophone a
+soprano. The alto saxophone of TimGM6mb has mute keys."""
 
 UNHEARD_PATCHES = {
     "bn": (70,),
@@ -56,7 +58,7 @@ UNHEARD_PATCHES = {
     "fl": (72, 74),
     "hn": (61,),
     "ob": (111,),
-    "sax": (64,),
+    "sax": (67,),
     "tba": (58,),
     "tbn": (57,),
     "tpt": (59,),
@@ -64,7 +66,7 @@ UNHEARD_PATCHES = {
     "vc": (48,),
     "vn": (48,),
 }
-"""Programs of test_unheard: piccolo and recorder, brass and string sections, shawm, muted trumpet, soprano saxophone.
+"""Programs of test_unheard: piccolo and recorder, brass and string sections, shawm, muted trumpet, baritone saxophone.
 
 Five instruments have no second patch in a General MIDI bank; with them only the shift, equaliser and room are new.
 """
@@ -137,7 +139,9 @@ def _bank(path: Path) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path} must be a sound bank", got=str(error), fix="correct `banks` or `unheard_bank`") from error
+        raise DataError(
+            f"{path} must be a sound bank", got=str(error), fix="correct `banks` or `unheard_bank`"
+        ) from error
     if content[:4] != b"RIFF" or content[8:12] != b"sfbk":
         raise DataError(f"{path} must be a SoundFont 2 bank (.sf2)", got="another format", fix="convert it to sf2")
     return content
@@ -157,7 +161,9 @@ def _render(
     try:
         sound = midirenderer.render_wave_from(_bank(timbre.bank), midi)
     except (ValueError, RuntimeError) as error:
-        raise DataError(f"{timbre.bank} must be a sound bank that renders", got=str(error), fix="use another .sf2") from error
+        raise DataError(
+            f"{timbre.bank} must be a sound bank that renders", got=str(error), fix="use another .sf2"
+        ) from error
     with wave.open(io.BytesIO(sound)) as file:
         stereo = np.frombuffer(file.readframes(file.getnframes()), np.int16).reshape(-1, 2)
     # Solo patches are the same left and right; section patches have two sides.
@@ -179,7 +185,9 @@ def _midi(timbre: Timbre, tones: Sequence[Tone], speed: float, seconds: float, r
     # The renderer stops at the last event, so one that does nothing keeps it going until the end.
     events.append((round(seconds * speed * _TICKS) + 1, b"\xb0\x5b\x00"))
     # Quarter notes of one second; the patch; no reverberation and no chorus from the synthesiser.
-    track = bytearray(b"\x00\xff\x51\x03\x0f\x42\x40\x00\xc0" + bytes((timbre.program,)) + b"\x00\xb0\x5b\x00\x00\xb0\x5d\x00")
+    track = bytearray(
+        b"\x00\xff\x51\x03\x0f\x42\x40\x00\xc0" + bytes((timbre.program,)) + b"\x00\xb0\x5b\x00\x00\xb0\x5d\x00"
+    )
     now = 0
     # At the same tick a tone ends (0x80) before the next begins (0x90).
     for tick, event in sorted(events):
@@ -191,7 +199,9 @@ def _midi(timbre: Timbre, tones: Sequence[Tone], speed: float, seconds: float, r
 
 def _vibrato(tone: Tone, depth: float, rate: float, speed: float) -> Iterable[tuple[int, bytes]]:
     """Pitch bends of at most 18 cents that set in a quarter of a second into a long tone."""
-    times = np.arange(tone.start + 0.25, tone.end, 0.03) if tone.end - tone.start > 0.45 and depth > 0.04 else np.empty(0)
+    times = (
+        np.arange(tone.start + 0.25, tone.end, 0.03) if tone.end - tone.start > 0.45 and depth > 0.04 else np.empty(0)
+    )
     bends = 8192 + 8192 / 2 * depth * np.sin(2 * np.pi * rate * (times - tone.start - 0.25))
     for moment, bend in [*zip(times, bends, strict=True), *([(tone.end, 8192.0)] if len(times) else [])]:
         value = round(float(bend))
@@ -228,8 +238,12 @@ def _expression(
 def _room(rng: np.random.Generator, unheard: bool) -> Float64[np.ndarray, "2 n"]:
     """Delays (seconds) and gains of a small room's early reflections; test_unheard has a larger room."""
     number = int(rng.integers(4, 9))
-    delays = np.sort(rng.uniform(0.055, 0.12, number) if unheard else rng.uniform(0.004, 0.045, number))
-    gains = rng.choice(np.array((-1.0, 1.0)), number) * rng.uniform(0.1, 0.35) * np.exp(-delays / 0.03 * (0.4 if unheard else 1))
+    delays = np.sort(rng.uniform(0.065, 0.12, number) if unheard else rng.uniform(0.004, 0.045, number))
+    gains = (
+        rng.choice(np.array((-1.0, 1.0)), number)
+        * rng.uniform(0.1, 0.35)
+        * np.exp(-delays / 0.03 * (0.4 if unheard else 1))
+    )
     return np.stack([delays, gains])
 
 
@@ -244,7 +258,8 @@ def _colour(
     samples = len(sound)
     # Padded beyond the longest reflection, to a length whose factors are small.
     size = -(-(samples + int(0.15 * sample_rate)) // 4096) * 4096
-    frequencies = np.fft.rfftfreq(size, 1 / sample_rate)
+    # Single precision halves the work, and 16-bit samples need no more.
+    frequencies = np.fft.rfftfreq(size, 1 / sample_rate).astype(np.float32)
     octaves = np.log2(np.maximum(frequencies, 40.0) / 40.0)
     tilt = rng.choice(np.array((-1.0, 1.0))) * rng.uniform(1.2, 2.0) if unheard else rng.uniform(-0.8, 0.8)
     decibels = np.interp(octaves, np.arange(9), rng.normal(0, 2.5, 9)) + tilt * (octaves - 4)
@@ -252,7 +267,7 @@ def _colour(
     walls = np.zeros(size, np.float32)
     np.add.at(walls, np.rint(echoes[0] * rng.uniform(0.85, 1.15) * sample_rate).astype(int), echoes[1])
     response = 1 + np.fft.rfft(walls) / (1 + frequencies / 4000)
-    response *= 10 ** (decibels / 20)
+    response *= 10 ** (decibels.astype(np.float32) / 20)
     return np.fft.irfft(np.fft.rfft(sound, size) * response, size)[:samples].astype(np.float32)
 
 

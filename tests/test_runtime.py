@@ -1,0 +1,45 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vimss.errors import ConfigError, PlaceError
+from vimss.runtime import JOB_VARIABLE, Place, load_place, open_store
+
+
+@pytest.mark.parametrize("path", sorted(Path("platform").glob("*/runtime.yaml")), ids=str)
+def test_every_place_loads(path):
+    assert load_place(path.parent.name).name == path.parent.name
+
+
+def test_the_built_in_local_place_is_the_file(monkeypatch, tmp_path):
+    written = load_place("local")
+    monkeypatch.chdir(tmp_path)
+    assert load_place("local") == written
+
+
+def test_every_place_sets_every_key():
+    for path in Path("platform").glob("*/runtime.yaml"):
+        assert set(yaml.safe_load(path.read_text(encoding="utf-8"))) == set(Place.model_fields) - {"name"}
+
+
+def test_an_unknown_place_lists_those_that_exist():
+    with pytest.raises(PlaceError, match=r"--on must name a folder of platform/; got 'moon'.*choose from cluster, local"):
+        load_place("moon")
+
+
+def test_a_relative_store_in_a_ray_job_is_refused(monkeypatch):
+    monkeypatch.setenv(JOB_VARIABLE, "{}")
+    monkeypatch.setenv("VIMSS_STORE", "store")
+    with pytest.raises(ConfigError, match=r"a Ray job must have an absolute store.*got 'store'.*env_vars"):
+        open_store(Place(name="local"))
+
+
+def test_the_environment_goes_before_the_place(monkeypatch, tmp_path):
+    monkeypatch.setenv("VIMSS_STORE", str(tmp_path / "mine"))
+    assert open_store(Place(name="local", store="/elsewhere")).root == tmp_path / "mine"
+
+
+def test_no_python_where_only_data_may_stand():
+    for folder in ("platform", "shards", "experiments"):
+        assert not list(Path(folder).rglob("*.py"))

@@ -1,0 +1,279 @@
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
+
+from vimss import media
+from vimss.errors import ConfigError, MediaError, ModelError
+from vimss.metrics import si_sdr_improvement
+from vimss.model.apply import separate_all
+from vimss.model.config import ModelConfig, VisionConfig
+from vimss.model.separator import Separator, load_separator, save_separator
+from vimss.separate import Separated, _look, separate
+
+RATE = 8000
+LABELS = ("vn", "va", "vc")
+PICTURE = {"size": 32, "frame_rate": 5.0}
+CARD = {"data": "quickstart: drawn players of recorded samples.", "licence": "CC0", "experiment": "small"}
+
+
+def make_model(folder: Path, labels: tuple[str, ...] = LABELS, **settings: Any) -> Path:
+    torch.manual_seed(0)
+    settings = {
+        "site": "decoder",
+        "outputs": "queries",
+        "levels": 3,
+        "filters": 4,
+        "initial_output": "mixture",
+    } | settings
+    save_separator(folder, Separator(ModelConfig(**settings), labels, RATE), CARD | {"picture": PICTURE})
+    return folder
+
+
+def sound(seconds: float = 2.0, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(-0.3, 0.3, (1, round(seconds * RATE))).astype(np.float32)
+
+
+def true_violin(recording: Path) -> np.ndarray:
+    return media.read_audio(recording, RATE) * 0.5 + sound(seed=5)
+
+
+def columns(*greys: int, count: int = 10) -> np.ndarray:
+    """A film of players side by side, told apart by their brightness."""
+    return np.concatenate([np.full((count, 32, 40, 3), grey, np.uint8) for grey in greys], axis=2)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("models") / "labels")
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recordings") / "duet.mp4"
+    media.write_video(path, columns(60, 180), 5.0, sound(), RATE, {"instruments": "vn,vc"})
+    return path
+
+
+@pytest.fixture(scope="module")
+def eyes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a vision network that nobody trained."""
+    path = tmp_path_factory.mktemp("eyes") / "resnet18.safetensors"
+    network = torchvision.models.resnet18(weights=None)
+    save_file(network.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def separated(tmp_path_factory: pytest.TempPathFactory, model: Path, recording: Path) -> Separated:
+    folder = tmp_path_factory.mktemp("stems")
+    media.write_wav(folder / "true" / "vn.wav", true_violin(recording), RATE)
+    media.write_wav(folder / "true" / "vc.wav", sound(1.5, seed=3), RATE)
+    return separate(recording, model, folder / "out", references=folder / "true")
+
+
+def test_every_label_gets_the_stem_that_the_network_gives(separated: Separated, model: Path, recording: Path) -> None:
+    separator = load_separator(model)
+    mixture = torch.from_numpy(media.read_audio(recording, RATE))
+    expected = separate_all(separator, mixture, separator.label_context(["vn", "vc"])[0]).numpy()
+    assert list(separated.stems) == ["vn", "vc"]
+    for estimate, path in zip(expected, separated.stems.values(), strict=True):
+        assert np.allclose(media.read_audio(path, RATE), estimate, atol=1 / 32768)
+
+
+def test_the_folder_holds_stems_page_and_record_and_nothing_else(separated: Separated) -> None:
+    assert sorted(path.name for path in separated.page.parent.iterdir()) == [
+        "page.html",
+        "separated.json",
+        "vc.wav",
+        "vn.wav",
+    ]
+    record = json.loads((separated.page.parent / "separated.json").read_text())
+    assert record["stems"] == ["vn", "vc"] and record["scores"] == separated.scores
+
+
+def test_the_page_has_all_tracks_the_video_the_scores_and_the_limits(separated: Separated) -> None:
+    html = separated.page.read_text()
+    assert re.findall(r'<li class="track (\w+)">', html) == ["mix", "estimate", "reference", "estimate", "reference"]
+    assert "data:video/mp4" in html and "SI-SDRi, dB" in html and "museval" in html
+    assert (
+        "nothing above 4 kHz" in html
+        and "It was trained on quickstart: drawn players of recorded samples.</li>" in html
+    )
+    assert "by the timbres it was trained on" in html and "<dd>violin, cello</dd>" in html
+
+
+def test_the_score_is_the_improvement_over_the_recording(separated: Separated, recording: Path) -> None:
+    mixture, stem = media.read_audio(recording, RATE), media.read_audio(separated.stems["vn"], RATE)
+    assert separated.scores["vn"] == pytest.approx(
+        si_sdr_improvement(mixture, true_violin(recording), stem, RATE), abs=0.05
+    )
+
+
+def test_instruments_on_the_command_line_go_before_the_metadata(tmp_path: Path, model: Path, recording: Path) -> None:
+    found = separate(recording, model, tmp_path / "out", "va, vn")
+    assert list(found.stems) == ["va", "vn"] and found.scores == {}
+    assert "reference" not in re.findall(r'<li class="track (\w+)">', found.page.read_text())
+
+
+def test_two_players_of_one_label_share_a_stem(tmp_path: Path, model: Path, recording: Path) -> None:
+    twice = separate(recording, model, tmp_path / "twice", "vn,vn,vc")
+    once = separate(recording, model, tmp_path / "once", "vn,vc")
+    assert list(twice.stems) == ["vn", "vc"]
+    assert twice.stems["vn"].read_bytes() == once.stems["vn"].read_bytes()
+
+
+def test_a_sound_file_at_another_rate_is_separated_at_the_rate_of_the_model(tmp_path: Path, model: Path) -> None:
+    media.write_wav(tmp_path / "a b'c.wav", np.repeat(sound(1.0), 6, axis=1), 48000)
+    found = separate(tmp_path / "a b'c.wav", model, tmp_path / "out", "vc")
+    assert media.probe(found.stems["vc"]).sample_rate == RATE
+    assert media.read_audio(found.stems["vc"], RATE).shape == (1, RATE)
+    assert "<video" not in found.page.read_text()
+
+
+def test_a_model_with_one_output_per_label_writes_those_asked_for(tmp_path: Path, recording: Path) -> None:
+    folder = make_model(tmp_path / "model", outputs="instruments", site="every_layer", initial_output="random")
+    found = separate(recording, folder, tmp_path / "out", "vc,va")
+    separator = load_separator(folder)
+    mixture = torch.from_numpy(media.read_audio(recording, RATE))
+    expected = separate_all(separator, mixture, separator.label_context(["va", "vc"])[0]).numpy()
+    assert np.allclose(media.read_audio(found.stems["vc"], RATE), expected[2], atol=1 / 32768)
+    assert np.allclose(media.read_audio(found.stems["va"], RATE), expected[1], atol=1 / 32768)
+
+
+def test_a_model_without_labels_names_its_outputs_by_number(tmp_path: Path, recording: Path) -> None:
+    folder = make_model(tmp_path / "model", outputs="slots", site="none", slots=3)
+    found = separate(recording, folder, tmp_path / "out")
+    assert list(found.stems) == ["slot_1", "slot_2", "slot_3"]
+    with pytest.raises(
+        ConfigError, match=r"outputs of this model have no labels; got --instruments vn\. To fix: leave"
+    ):
+        separate(recording, folder, tmp_path / "again", "vn")
+
+
+def test_players_are_the_columns_of_the_picture_from_left_to_right(tmp_path: Path, recording: Path) -> None:
+    folder = make_model(tmp_path / "model", context="frames", vision=VisionConfig(weights="random"))
+    pictures = _look(load_separator(folder), 2, recording, {"picture": PICTURE}).numpy()
+    assert pictures.shape == (2, 10, 32, 32, 3)
+    assert abs(pictures[0].mean() - 60) < 8 and abs(pictures[1].mean() - 180) < 8
+
+
+@pytest.mark.parametrize("context", ["frames", "features"])
+def test_stems_of_players_with_one_label_are_added(tmp_path: Path, recording: Path, eyes: Path, context: str) -> None:
+    folder = make_model(tmp_path / "model", context=context, vision=VisionConfig(weights=str(eyes)))
+    found = separate(recording, folder, tmp_path / "out", "vn,vn")
+    separator = load_separator(folder)
+    look = _look(separator, 2, recording, {"picture": PICTURE})
+    expected = separate_all(separator, torch.from_numpy(media.read_audio(recording, RATE)), look).numpy()
+    assert expected.shape[0] == 2 and list(found.stems) == ["vn"]
+    assert np.allclose(media.read_audio(found.stems["vn"], RATE), expected.sum(axis=0), atol=2 / 32768)
+
+
+def test_features_of_other_weights_are_refused(recording: Path, eyes: Path) -> None:
+    config = ModelConfig(context="features", site="output", levels=1, vision=VisionConfig(weights=str(eyes)))
+    card = {"picture": PICTURE, "features": "resnet18-0000000000"}
+    rule = r"needs the vision network of its features, resnet18-0000000000; got resnet18-\w{10}, with vision.weights: /"
+    with pytest.raises(ModelError, match=rule):
+        _look(Separator(config, LABELS, RATE), 2, recording, card)
+
+
+def test_a_model_that_looks_needs_a_picture(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "model", context="frames", vision=VisionConfig(weights="random"))
+    media.write_wav(tmp_path / "a.wav", sound(), RATE)
+    with pytest.raises(MediaError, match="must have a video stream"):
+        separate(tmp_path / "a.wav", folder, tmp_path / "out", "vn")
+
+
+def test_features_of_another_width_are_refused(tmp_path: Path, recording: Path) -> None:
+    folder = make_model(tmp_path / "model", context="features", feature_size=100, vision=VisionConfig(weights="random"))
+    with pytest.raises(ModelError, match="needs features of 100 numbers per picture; got resnet18, which gives 512"):
+        separate(recording, folder, tmp_path / "out", "vn")
+
+
+def test_stems_that_would_clip_share_one_gain_and_the_page_says_so(tmp_path: Path, recording: Path) -> None:
+    folder = make_model(tmp_path / "model", outputs="instruments", site="none", output_activation="linear")
+    separator = load_separator(folder)
+    with torch.no_grad():
+        separator.unet.head.bias.add_(torch.tensor([2.0, 0.5, 0.0]))
+    save_separator(folder, separator, CARD)
+    found = separate(recording, folder, tmp_path / "out", "vn,va")
+    expected = separate_all(separator, torch.from_numpy(media.read_audio(recording, RATE))).numpy()[:2]
+    gain = json.loads((tmp_path / "out" / "separated.json").read_text())["gain"]
+    assert gain == pytest.approx(1 / np.abs(expected).max(), rel=1e-3)
+    assert np.allclose(media.read_audio(found.stems["va"], RATE), expected[1] * gain, atol=2 / 32768)
+    assert "all stems are turned down by" in found.page.read_text()
+
+
+def test_progress_is_told_in_seconds_of_the_recording(tmp_path: Path, model: Path, recording: Path) -> None:
+    news: list[str] = []
+    separate(recording, model, tmp_path / "out", say=news.append)
+    assert "2 of 2 s" in news
+
+
+def test_a_recording_that_names_no_instruments_gets_the_list_of_labels(tmp_path: Path, model: Path) -> None:
+    media.write_wav(tmp_path / "a.wav", sound(), RATE)
+    with pytest.raises(
+        ConfigError, match=r"a\.wav must say who plays: .* by --instruments; got neither.* some of vn, va, vc, sep"
+    ):
+        separate(tmp_path / "a.wav", model, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"), [("cello", "did you mean 'vc'"), ("vn,vnn", "did you mean 'vn'"), ("kazoo", "To fix: ")]
+)
+def test_an_unknown_instrument_is_named_with_the_nearest_label(
+    tmp_path: Path, model: Path, recording: Path, given: str, hint: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"must be a label that the model knows; got .*{hint}.*choose from vn, va"):
+        separate(recording, model, tmp_path / "out", given)
+
+
+def test_references_that_are_not_there_are_an_error(tmp_path: Path, model: Path, recording: Path) -> None:
+    with pytest.raises(ConfigError, match=r"must hold true stems named by label; got none of vn\.wav, vc\.wav"):
+        separate(recording, model, tmp_path / "out", references=tmp_path)
+
+
+def test_one_reference_of_two_scores_one_stem(tmp_path: Path, model: Path, recording: Path) -> None:
+    media.write_wav(tmp_path / "vc.wav", sound(), RATE)
+    found = separate(recording, model, tmp_path / "out", references=tmp_path)
+    assert list(found.scores) == ["vc"] and "museval" not in found.page.read_text()
+
+
+def test_a_folder_that_holds_something_else_is_left_as_it_is(tmp_path: Path, model: Path, recording: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ConfigError, match="must be a new folder, or one that `vimss separate` wrote; got some"):
+        separate(recording, model, tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_the_same_command_again_replaces_what_it_wrote(tmp_path: Path, model: Path, recording: Path) -> None:
+    separate(recording, model, tmp_path / "out", "vn,va")
+    found = separate(recording, model, tmp_path / "out", "vc")
+    assert (
+        sorted(path.name for path in (tmp_path / "out").glob("*.wav"))
+        == ["vc.wav"]
+        == [path.name for path in found.stems.values()]
+    )
+
+
+def test_a_model_that_gives_nan_writes_nothing(tmp_path: Path, recording: Path) -> None:
+    folder = make_model(tmp_path / "model")
+    separator = load_separator(folder)
+    with torch.no_grad():
+        separator.unet.head.bias.fill_(torch.nan)
+    save_separator(folder, separator, CARD)
+    with pytest.raises(ModelError, match="a model must give finite samples; got NaN or infinite values after 0 s"):
+        separate(recording, folder, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_labels_that_are_no_names_of_files_are_refused(tmp_path: Path, recording: Path) -> None:
+    folder = make_model(tmp_path / "model", labels=("../vn", "vc"))
+    with pytest.raises(ModelError, match=r"labels must be words, for they become names of files; got \.\./vn"):
+        separate(recording, folder, tmp_path / "out", "../vn")

@@ -1,0 +1,159 @@
+"""Vision features, computed once and written beside the shards.
+
+    name = compute_features(manifest, VisionConfig())              # features/resnet18-3f9c2a1b07/
+    clips = read_clips(manifest, "train", parts=("audio", "features"), features=name)
+
+One .npz file per shard (arrays of float16, "v d", named CLIP.playerN) and, once all are there, an entry that says of
+which network, weights and shards. A file that exists is whole, so the same call again resumes; several processes may
+share the work by giving each other shards.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float16, UInt8
+from pydantic import Field
+from torch import Tensor
+
+from vimss.config import Config, parse_config
+from vimss.errors import DataError
+from vimss.model.config import VisionConfig
+from vimss.model.vision import Vision
+from vimss.shards.manifest import Manifest, Shard
+from vimss.storage import publish, sha256
+from vimss.stream.read import FEATURES, read_clips
+
+ENTRY = "features.json"
+
+
+class FeatureEntry(Config):
+    """What a folder of features holds."""
+
+    network: str = Field(description="network of torchvision")
+    weights_sha256: str = Field(description="of all weights of the network, in the order of their names")
+    feature_size: int = Field(ge=1, description="numbers per frame")
+    frame_rate: float = Field(ge=0, description="frames per second, those of the pictures")
+    shards_digest: str = Field(description="of the manifest of the shards")
+    files: dict[str, str] = Field(description="file to its SHA-256")
+
+
+def compute_features(
+    manifest: Manifest,
+    vision: VisionConfig,
+    shards: Sequence[Shard] | None = None,
+    progress: Callable[[float], None] | None = None,
+    device: str = "cpu",
+) -> str:
+    """Write the features of every picture in `shards` (all where not given), and return the folder's name.
+
+    Args:
+        manifest: the shards.
+        vision: the network; it is used as it is, whether its settings freeze it or not.
+        shards: share of the work of this process; whoever finishes last writes the entry.
+        progress: called after each shard with the seconds of music done.
+        device: where the network runs.
+
+    Raises:
+        DataError: where no player of a shard has a picture.
+        ModelError: where the network's weights cannot be had.
+
+    """
+    network = Vision(vision.model_copy(update={"frozen": True})).to(device)
+    digest = weights_digest(network)
+    name = f"{vision.network}-{digest[:10]}"
+    folder = manifest.folder / FEATURES / name
+    done = 0.0
+    for shard in manifest.shards if shards is None else shards:
+        target = folder / _file_of(shard)
+        if not target.exists():
+            arrays = _shard_features(manifest, shard, network, device)
+            with publish(target) as temporary, temporary.open("wb") as file:
+                np.savez(file, allow_pickle=False, **arrays)
+        done += shard.seconds
+        if progress is not None:
+            progress(done)
+    if all((folder / _file_of(shard)).exists() for shard in manifest.shards):
+        entry = FeatureEntry(
+            network=vision.network,
+            weights_sha256=digest,
+            feature_size=vision.feature_size,
+            frame_rate=manifest.recipe.picture.frame_rate,
+            shards_digest=manifest.digest,
+            files={_file_of(shard): sha256(folder / _file_of(shard)) for shard in manifest.shards},
+        )
+        with publish(folder / ENTRY) as temporary:
+            temporary.write_text(entry.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return name
+
+
+def read_features(manifest: Manifest, name: str) -> FeatureEntry:
+    """The entry of a folder of features, after a check that it is complete and of these very shards."""
+    path = manifest.folder / FEATURES / name / ENTRY
+    again = f"run `vimss features {manifest.name}`"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        known = ", ".join(available_features(manifest)) or "none"
+        raise DataError(
+            f"the features '{name}' of {manifest.folder} must be complete", got=f"complete are: {known}", fix=again
+        ) from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} must be JSON", got=str(error), fix=f"delete {path.parent} and {again}") from error
+    entry = parse_config(content, FeatureEntry, str(path))
+    if entry.shards_digest != manifest.digest:
+        raise DataError(
+            f"{path.parent} must hold features of the shards beside it",
+            got=f"features of shards with the digest {entry.shards_digest} instead of {manifest.digest}",
+            fix=f"delete {path.parent} and {again}",
+        )
+    for file, digest in entry.files.items():
+        if not (path.parent / file).is_file() or sha256(path.parent / file) != digest:
+            raise DataError(
+                f"{path.parent / file} must have the SHA-256 that its {ENTRY} says",
+                got="another" if (path.parent / file).is_file() else "no such file",
+                fix=f"delete {path.parent} and {again}",
+            )
+    return entry
+
+
+def available_features(manifest: Manifest) -> tuple[str, ...]:
+    """Names of the complete folders of features beside the shards."""
+    return tuple(sorted(path.parent.name for path in (manifest.folder / FEATURES).glob(f"*/{ENTRY}")))
+
+
+def weights_digest(network: Vision) -> str:
+    """SHA-256 over all weights, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _file_of(shard: Shard) -> str:
+    return Path(shard.name).with_suffix(".npz").name
+
+
+def _shard_features(
+    manifest: Manifest, shard: Shard, network: Vision, device: str
+) -> dict[str, Float16[np.ndarray, "v d"]]:
+    arrays = {}
+    for clip in read_clips(manifest, shard.split, [shard], parts=("picture",)):
+        for index, player in enumerate(clip.players):
+            if player.picture is not None:
+                arrays[f"{clip.key}.player{index}"] = _features(network, torch.from_numpy(player.picture).to(device))
+    if not arrays:
+        raise DataError(
+            f"{manifest.folder / shard.name} must hold players with pictures",
+            got="none",
+            fix="choose a recipe whose corpus has video",
+        )
+    return arrays
+
+
+def _features(network: Vision, pictures: UInt8[Tensor, "v h w 3"]) -> Float16[np.ndarray, "v d"]:
+    return network(pictures[None, None])[0, 0].cpu().numpy().astype(np.float16)

@@ -1,0 +1,85 @@
+"""One piece from its casting: arranged, performed, drawn, and cut into clips.
+
+seats = make(casting, recipe, banks=(default_bank(),))
+clips = list(cut(casting, seats, recipe))
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int16
+
+from vimss.shards.clip import Clip, Player
+from vimss.shards.corpora.chamber.arrange import Tone, arrange
+from vimss.shards.corpora.chamber.casting import Casting, generator
+from vimss.shards.corpora.chamber.drawing import Film, draw
+from vimss.shards.corpora.chamber.motion import move
+from vimss.shards.corpora.chamber.sound import choose_timbre, perform
+from vimss.shards.recipe import Recipe
+
+
+@dataclass(frozen=True, eq=False)
+class Seat:
+    """One player of a piece, from its beginning to its end."""
+
+    instrument: str
+    film: Film
+    stem: Int16[np.ndarray, "c t"] | None
+    timbre: str
+
+
+def make(casting: Casting, recipe: Recipe, banks: tuple[Path, ...]) -> list[Seat]:
+    """Sound and picture of a whole piece; sounds are drawn from `banks`."""
+
+    def film(number: int, instrument: str, tones: tuple[Tone, ...]) -> Film:
+        rng = generator(recipe.seed, "picture", casting.name, number)
+        frames = max(1, round(casting.seconds * recipe.picture.frame_rate))
+        return draw(instrument, move(tones, frames, recipe.picture.frame_rate, rng), recipe.picture.size, rng)
+
+    parts = arrange(casting, recipe.seed)
+    rng = generator(recipe.seed, "sound", casting.name)
+    unheard = casting.split == "test_unheard"
+    timbres = [choose_timbre(rng, instrument, banks, unheard) for instrument in casting.instruments]
+    samples = round(casting.seconds * recipe.sample_rate)
+    stems = perform(timbres, parts, samples, recipe.sample_rate, recipe.channels, rng)
+    seats = [
+        Seat(instrument, film(number, instrument, tones), stem, str(timbre))
+        for number, (instrument, tones, stem, timbre) in enumerate(
+            zip(casting.instruments, parts, stems, timbres, strict=True)
+        )
+    ]
+    if casting.resting is not None:
+        seats.append(Seat(casting.resting, film(len(seats), casting.resting, ()), None, ""))
+    return seats
+
+
+def cut(casting: Casting, seats: list[Seat], recipe: Recipe) -> Iterator[Clip]:
+    """The piece in as few clips as can be, of nearly one length; each begins with a frame."""
+    rate, frame_rate = recipe.sample_rate, recipe.picture.frame_rate
+    frames, samples = len(seats[0].film.picture), round(casting.seconds * rate)
+    longest = max(1, int(recipe.clip_seconds * frame_rate + 1e-9))
+    count = -(-frames // longest)
+    cuts = [round(number * frames / count) for number in range(count + 1)]
+    offsets = [int(cut * rate / frame_rate) for cut in cuts[:-1]] + [samples]
+    for number in range(count):
+        begin, end = offsets[number], offsets[number + 1]
+        seen = slice(cuts[number], cuts[number + 1])
+        players = []
+        for place, seat in enumerate(seats):
+            audio = None if seat.stem is None else seat.stem[:, begin:end]
+            silent = audio is None or not audio.any()
+            players.append(
+                Player(
+                    instrument=seat.instrument,
+                    part=f"{place + 1}-{seat.instrument}",
+                    audio=None if silent else audio,
+                    silent=silent,
+                    picture=seat.film.picture[seen],
+                    masks=seat.film.masks[:, seen],
+                    boxes=seat.film.boxes[:, seen],
+                    timbre=seat.timbre,
+                )
+            )
+        yield Clip(casting.name, begin, end - begin, rate, tuple(players), frame_rate)
