@@ -4,3 +4,31 @@ from jaxtyping import install_import_hook
 
 # Every annotated shape in vimss is checked at run time, in tests only.
 _hook = install_import_hook("vimss", "beartype.beartype")
+
+import pytest  # noqa: E402
+
+from vimss.shards.manifest import Manifest  # noqa: E402
+from vimss.shards.recipe import Recipe, load_recipe  # noqa: E402
+from vimss.shards.write import write_shards  # noqa: E402
+from vimss.storage import Store  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def small_recipe() -> Recipe:
+    """A minute of chamber music in 20 pieces: every split, every instrument."""
+    return load_recipe(
+        "quickstart",
+        ["options={minutes: 1, piece_seconds: 3}", "picture={size: 32, frame_rate: 4}", "clip_seconds=3"],
+    )
+
+
+@pytest.fixture(scope="session")
+def small_store(tmp_path_factory) -> Store:
+    """The store that holds it."""
+    return Store(tmp_path_factory.mktemp("store")).make()
+
+
+@pytest.fixture(scope="session")
+def small_manifest(small_recipe, small_store) -> Manifest:
+    """Its shards."""
+    return write_shards(small_recipe, "small", small_store)

@@ -44,12 +44,12 @@ SMALL = Options(minutes=2)
 
 
 def digest(clips: list[Clip]) -> str:
-    content = hashlib.sha256()
-    for clip in clips:
-        for player in clip.players:
-            for array in (player.audio, player.picture, player.masks, player.boxes):
-                content.update(b"" if array is None else array.tobytes())
-    return content.hexdigest()
+    players = [player for clip in clips for player in clip.players]
+    return digest_of([array for p in players for array in (p.audio, p.picture, p.masks, p.boxes)])
+
+
+def digest_of(arrays: list[np.ndarray | None]) -> str:
+    return hashlib.sha256(b"".join(b"" if array is None else array.tobytes() for array in arrays)).hexdigest()
 
 
 def piece_where(recipe: Recipe, options: Options, split: str, players: int) -> Piece:
@@ -153,11 +153,11 @@ def test_pieces_are_duets_to_quartets_and_fill_the_minutes() -> None:
 
 def test_some_pieces_of_a_large_corpus_have_two_players_of_one_instrument() -> None:
     def doubles(minutes: float) -> float:
-        plan = make_plan(0, minutes, 30.0).values()
-        return float(np.mean([len(set(casting.instruments)) < len(casting.instruments) for casting in plan]))
+        plans = [make_plan(seed, minutes, 30.0) for seed in range(4)]
+        return float(np.mean([len(set(c.instruments)) < len(c.instruments) for plan in plans for c in plan.values()]))
 
     assert doubles(14.0) == 0
-    assert 0.05 < doubles(240.0) < 0.15
+    assert 0.05 < doubles(120.0) < 0.15
 
 
 def test_listing_pieces_imports_nothing_heavy() -> None:
@@ -334,15 +334,23 @@ def test_an_empty_mask_has_an_empty_box() -> None:
     assert boxes_of(masks).tolist() == [[[5, 2, 8, 4]], [[0, 0, 0, 0]]]
 
 
-def test_the_mask_is_where_the_instrument_is_drawn() -> None:
-    film = film_of("tba", [Tone(0.5, 1.0, 60, 0.8)], seconds=1.2, seed=1)
-    colours = [film.picture[where].astype(float).mean(axis=0) for where in (film.masks[1], ~film.masks.any(axis=0))]
-    assert np.abs(colours[0] - colours[1]).max() > 20
+@pytest.mark.parametrize("seed", range(4))
+def test_only_masked_pixels_change_when_the_instrument_is_lowered(seed: int) -> None:
+    # Seeds 0 to 3 have mirrored and plain players; a trombone reaches far to one side.
+    film = film_of("tbn", [Tone(0.0, 0.5, 60, 0.8)], seconds=3.0, seed=seed)
+    playing, lowered = 3, -1
+    changed = np.abs(film.picture[playing].astype(float) - film.picture[lowered]).mean(axis=-1)
+    masked = film.masks[:, playing].any(axis=0) | film.masks[:, lowered].any(axis=0)
+    assert changed[~masked].mean() < 0.2 * changed[masked].mean()
 
 
-def test_the_same_instrument_looks_different_with_another_player() -> None:
-    films = [film_of("vn", [Tone(0.5, 1.0, 60, 0.8)], seconds=1.2, seed=seed).picture[8] for seed in range(4)]
-    assert all(np.abs(one.astype(float) - other).mean() > 10 for i, one in enumerate(films) for other in films[:i])
+def test_players_and_scenes_differ_in_colour() -> None:
+    films = [film_of("vn", [Tone(0.5, 1.0, 60, 0.8)], seconds=0.4, seed=seed) for seed in range(6)]
+    people = np.array([film.picture[0][film.masks[0, 0]].mean(axis=0) for film in films])
+    scenes = np.array([film.picture[0][~film.masks[:, 0].any(axis=0)].mean(axis=0) for film in films])
+    for colours in (people, scenes):
+        hues = colours - colours.mean(axis=1, keepdims=True)  # without the brightness, which the light changes too
+        assert hues.std(axis=0).min() > 10
 
 
 # --- clips ------------------------------------------------------------------------------------------------------
@@ -380,15 +388,18 @@ def test_another_seed_gives_another_corpus() -> None:
 
 
 def test_long_pieces_are_cut_where_frames_begin() -> None:
-    whole, cut = make_recipe(), make_recipe(clip_seconds=1.5)
+    whole, cut = make_recipe(), make_recipe(clip_seconds=0.8)
     piece = piece_where(whole, SMALL, "test", 2)
     (one,), parts = list(read(piece, whole, SMALL, None)), list(read(piece, cut, SMALL, None))
-    assert len(parts) == 3
+    boxes = [part.players[0].boxes for part in parts]
+    assert [None if found is None else found.shape[1] for found in boxes] == [9] * 5  # of 45 frames, 10 at most
+    assert [part.offset for part in parts] == [index * 9 * RATE / 12.5 for index in range(5)]
     assert max(part.samples for part in parts) <= cut.clip_samples
-    assert [part.offset for part in parts] == np.cumsum([0, *(part.samples for part in parts)]).tolist()[:-1]
-    pictures = [np.concatenate([part.players[0].picture for part in parts if part.players[0].picture is not None])]
-    assert one.players[0].picture is not None and np.array_equal(pictures[0], one.players[0].picture)
     assert sum(part.samples for part in parts) == one.samples
+    pictures = [part.players[0].picture for part in (one, *parts)]
+    stems = [part.players[0].audio for part in (one, *parts)]
+    assert digest_of(pictures[:1]) == digest_of(pictures[1:])
+    assert digest_of(stems[:1]) == digest_of(stems[1:])
 
 
 def test_a_player_who_rests_all_the_time_is_seen_and_not_heard() -> None:

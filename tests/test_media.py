@@ -98,7 +98,7 @@ def test_sound_in_an_mp4_keeps_its_length_and_its_place_to_the_sample(rate: int)
     assert abs(int(np.abs(decoded[0]).argmax()) - rate) <= 1
 
 
-@pytest.mark.parametrize("late", [0.5, -0.25])
+@pytest.mark.parametrize("late", [0.5, 0.05, -0.25])
 def test_sound_that_starts_apart_from_the_picture_is_aligned_with_it(late: float) -> None:
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="matroska") as container:
@@ -179,9 +179,15 @@ def test_there_is_a_key_frame_each_second() -> None:
 
 
 def test_sound_and_picture_stand_side_by_side_in_the_file() -> None:
-    with av.open(io.BytesIO(media.encode_video(film(25), 12.5, tone(2.0), RATE))) as container:
-        order = [packet.stream.type for packet in container.demux() if packet.size]
-    assert "audio" in order[:4] and "video" in order[-8:]
+    data = media.encode_video(np.zeros((150, 16, 16, 3), np.uint8), 5.0, tone(30.0), RATE)
+    with av.open(io.BytesIO(data)) as container:
+        packets = sorted(
+            (packet.pos, packet.stream.type, packet.dts * packet.time_base)
+            for packet in container.demux()
+            if packet.size
+        )
+    sound = [float(seconds) for _, kind, seconds in packets[: len(packets) // 2] if kind == "audio"]
+    assert sound and max(sound) < 16
 
 
 def test_a_video_tells_its_length_streams_and_instruments(movie: Path) -> None:

@@ -157,6 +157,14 @@ def test_the_strip_of_a_track_is_its_spectrogram_with_high_notes_above() -> None
     assert abs(row - expected) < 2 and strip[-1, 450, 3] == 0
 
 
+def test_no_tone_falls_between_the_rows_of_a_spectrogram() -> None:
+    hertz = np.arange(1013, 3950, 233)
+    wave = np.sin(2 * np.pi * np.outer(hertz, np.arange(RATE) / RATE)).sum(axis=0)
+    level, frequencies = page._log_spectrogram(wave, RATE, (96, 50))
+    rows = np.abs(np.log(frequencies[None] / hertz[:, None])).argmin(axis=1)
+    assert level[rows, 25].min() > page.RANGE_DB - 6
+
+
 def test_pictures_have_their_size_and_are_the_same_each_time() -> None:
     first, second = (page.spectrogram_png(tone(1.0, channels=2), RATE, "a tone") for _ in range(2))
     assert first == second and picture(first).shape[:2] == (400, 900)

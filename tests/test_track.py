@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -446,7 +448,9 @@ def test_a_model_is_fetched_from_a_server_once(
         folder = model_folder("models:/quickstart@champion", remote)
         assert folder.is_relative_to(tmp_path)
         assert (folder / "weights.safetensors").is_file()
+        made = folder.stat().st_ino
         assert model_folder("models:/quickstart/1", remote) == folder
+        assert folder.stat().st_ino == made
 
 
 @pytest.fixture
@@ -531,6 +535,29 @@ def test_the_pages_show_the_runs_and_end_with_the_block(tracking: Tracking, free
             assert json.load(answer)["experiment"]["name"] == "quickstart"
         with pytest.raises(PlaceError, match=f"port {free_port} must be free"), serve_ui(tracking, free_port):
             pass
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(address, timeout=2)  # noqa: S310
+
+
+@pytest.mark.slow
+def test_the_pages_end_with_the_process_that_serves_them(tracking: Tracking, free_port: int) -> None:
+    script = f"""
+import time
+from pathlib import Path
+from vimss.storage import Store
+from vimss.track import Tracking, serve_ui
+with serve_ui(Tracking(Store(Path({str(tracking.store.root)!r}))), {free_port}) as address:
+    print(address, flush=True)
+    time.sleep(600)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdout is not None
+    address = process.stdout.readline().strip()
+    process.terminate()
+    process.wait(timeout=30)
+    process.stdout.close()
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(address, timeout=2)  # noqa: S310
 

@@ -237,7 +237,7 @@ def _strip_png(wave: Float[np.ndarray, " t"], sample_rate: int, colour: str) -> 
 
 def _image_png(pixels: UInt8[np.ndarray, "h w 4"]) -> bytes:
     buffer = io.BytesIO()
-    imsave(buffer, pixels, format="png", metadata={"Software": "VIMSS"})
+    imsave(buffer, pixels, format="png")
     return buffer.getvalue()
 
 
@@ -333,5 +333,5 @@ def _quiet(axes: object) -> None:
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": "VIMSS"})
+    figure.savefig(buffer, format="png")
     return buffer.getvalue()

@@ -142,12 +142,19 @@ def ray_running(place: Place, num_cpus: int = 0) -> Iterator[None]:
 def parallel_map(
     function: Callable[[Item], Result], items: Sequence[Item], on_done: Callable[[Result], None] | None = None
 ) -> list[Result]:
-    """`function` over the items on the cores of the running Ray; results in order, `on_done` as each arrives.
+    """`function` over the items: on the cores of Ray where it runs, else here, one after the other.
 
-    The first error stops the rest and is raised as it was.
+    Results come in order, `on_done` hears of each as it arrives, and the first error is raised as it was.
     """
     import ray
 
+    tell = on_done or (lambda _: None)
+    if not ray.is_initialized():
+        done = []
+        for item in items:
+            done.append(function(item))
+            tell(done[-1])
+        return done
     task = ray.remote(num_cpus=1)(function)
     pending = {task.remote(item): index for index, item in enumerate(items)}
     results: dict[int, Result] = {}
@@ -156,8 +163,7 @@ def parallel_map(
             (ready,), _ = ray.wait(list(pending), num_returns=1)
             index = pending.pop(ready)
             results[index] = ray.get(ready)
-            if on_done is not None:
-                on_done(results[index])
+            tell(results[index])
     except ray.exceptions.RayTaskError as error:
         for reference in pending:
             ray.cancel(reference, force=True)

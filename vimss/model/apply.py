@@ -104,7 +104,7 @@ def _slice_padded(mixture: Float[Tensor, "c t"], first: int, last: int) -> Float
     return F.pad(inside, (before, last - first - before - inside.shape[1]))
 
 
-def _encode(separator: Separator, context: Num[Tensor, "..."] | None) -> Float[Tensor, "1 s v d"] | None:
+def _encode(separator: Separator, context: Num[Tensor, "..."] | None) -> Float[Tensor, "1 r v d"] | None:
     """The context of the whole recording as vectors: pictures are looked at once, not once per block."""
     if not separator.listens:
         return None
@@ -116,7 +116,7 @@ def _encode(separator: Separator, context: Num[Tensor, "..."] | None) -> Float[T
 def _run(
     separator: Separator,
     window: Float[Tensor, "c n"],
-    encoded: Float[Tensor, "1 s v d"] | None,
+    encoded: Float[Tensor, "1 r v d"] | None,
     first: int,
     length: int,
 ) -> Float[Tensor, "s c u"]:

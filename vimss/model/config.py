@@ -1,6 +1,8 @@
 """Settings of the network, checked before torch is loaded.
 
-ModelConfig(op="film", site="decoder", outputs="queries")
+    ModelConfig(op="film", site="decoder", outputs="queries")
+
+Combinations that cannot be built are refused here, with the reason.
 """
 
 from typing import Literal
@@ -26,6 +28,14 @@ class VisionConfig(Config):
         description="torchvision: its ImageNet weights, downloaded once; random; or a path (.safetensors or .pth)",
     )
     frozen: bool = Field(True, description="true: weights and batch norm stay as they are; false: trained along")
+
+    @model_validator(mode="after")
+    def _sees_something(self) -> "VisionConfig":
+        if self.network == "mobilenet_v2" and self.weights == "random" and self.frozen:
+            raise ValueError(
+                "random weights of mobilenet_v2, frozen, give features of 1e-10: train them or use a resnet"
+            )
+        return self
 
     @property
     def feature_size(self) -> int:

@@ -81,8 +81,8 @@ class _Convolve(torch.autograd.Function):
                 (True, False, False),
             )[0]  # fmt: skip
         if ctx.needs_input_grad[1]:
-            signals = (tensor.squeeze(2).transpose(1, 2) for tensor in (image, gradient))
-            for_kernel = _kernel_gradient(*signals, taps=kernel.shape[-1], stride=ctx.stride)
+            signal, signal_out = image.squeeze(2).transpose(1, 2), gradient.squeeze(2).transpose(1, 2)
+            for_kernel = _kernel_gradient(signal, signal_out, kernel.shape[-1], ctx.stride)
         if ctx.needs_input_grad[2]:
             for_bias = gradient.sum((0, 2, 3))
         return for_image, for_kernel, for_bias, None, None

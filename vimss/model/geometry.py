@@ -100,7 +100,7 @@ class Geometry:
         if output_samples < 1 or self.window_at_least(output_samples) != output_samples:
             near = " or ".join(str(window) for window in self.nearest_windows(output_samples))
             raise ConfigError(
-                f"an output window of {self.levels} levels must be a multiple of {self.stride} samples plus {self._end}",
+                f"an output window must be {self.stride} n + {self._end} samples long with {self.levels} levels",
                 got=f"{output_samples} samples",
                 fix=f"use {near} samples",
             )

@@ -60,12 +60,12 @@ class Vision(nn.Module):
         frames = pictures.flatten(0, 2).movedim(-1, -3)
         if self.config.frozen:
             with torch.no_grad():
-                features = torch.cat([self._features(part) for part in frames.split(FRAMES_AT_ONCE)])
+                features = torch.cat([self._features(part) for part in torch.split(frames, FRAMES_AT_ONCE)])
             # Stored features are float16; those computed on the way must not differ from them.
             features = features.half().to(self.mean.dtype)
         else:
             features = self._features(frames)
-        return features.unflatten(0, pictures.shape[:3])
+        return features.reshape(*pictures.shape[:3], -1)
 
     def _features(self, frames: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
         return self.network((frames.to(self.mean.dtype) / 255 - self.mean) / self.deviation)

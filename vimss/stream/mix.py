@@ -22,8 +22,8 @@ from vimss.shards.manifest import Manifest
 from vimss.stream.config import MixingConfig
 from vimss.stream.read import read_clips
 
-SILENCE_RMS = 1e-3
-"""A stem below -60 dBFS in a window is silent there: it is not asked for and not scored."""
+SILENCE_RMS = 3e-3
+"""A stem below -50 dBFS in a window is silent there: it is not asked for and not scored."""
 
 DRAWS_FOR_SOUND = 8
 """How often a window is drawn anew because its stem rests there."""

@@ -3,7 +3,7 @@
 Shapes: estimates and targets "b s c u", present "b s" (false where the target is silence).
 
     snr       10 log10((|e|^2 + 1e-3 |t|^2) / |t|^2) / 10 of present sources: -SNR in units of 10 dB, floored at -30 dB,
-              plus `absent_weight` times the energy of absent outputs relative to the mixture's
+              plus `absent_weight` times the energy of absent outputs relative to that of the batch's mixtures
     si_sdr    the same with the target scaled to the estimate (Le Roux et al. 2019)
     l1, mse   over everything
     l1_stft   l1 plus multi-resolution STFT (Yamamoto et al. 2020), by auraloss
@@ -39,7 +39,8 @@ def make_loss(config: TrainingConfig) -> Loss:
 
     def by_presence(estimates: Tensor, targets: Tensor, present: Tensor, mixture: Tensor) -> Tensor:
         wanted = _mean(ratio(estimates, targets) / 10, present)
-        level = estimates.square().mean((2, 3)) / (mixture.square().mean((1, 2)) + TINY)[:, None]
+        # Of the whole batch: in the window of one mixture there may be next to nothing, and a quotient without bound.
+        level = estimates.square().mean((2, 3)) / (mixture.square().mean() + TINY)
         return wanted + config.absent_weight * _mean(level, ~present)
 
     return by_presence

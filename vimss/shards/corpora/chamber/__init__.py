@@ -13,6 +13,7 @@ It is made on first use and is not a recording of people. How a piece comes to b
     sound       one stem per player from a sound bank: patch, shifted samples, equaliser, room, level
     motion      the same tones as movements: bow, fingers, slide, breath, sway
     drawing     figure and postures of the 13 instruments, light, camera; masks and boxes come with them
+    make        all of these for one piece, cut into clips
 
 The split test_unheard has sounds that training never has: other patches where the bank has them, samples shifted by 4
 or 5 semitones, another tilt of the equaliser, a larger room; or, with `unheard_bank`, another bank altogether. Without

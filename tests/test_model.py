@@ -1,0 +1,555 @@
+"""The network: equal to a naive reading of the paper, conditioned by what it is told, exact on any length."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from naive_unet import naive_forward
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vimss.config import parse_config
+from vimss.errors import ConfigError, ModelError
+from vimss.model import ModelConfig, VisionConfig, geometry
+from vimss.model.apply import separate, separate_all
+from vimss.model.conditioning import FrameGrid
+from vimss.model.separator import CARD, WEIGHTS, Separator, load_separator, save_separator
+from vimss.model.vision import DEVIATION, MEAN, Vision
+
+LABELS = ("fl", "va", "vc")
+SITES = ("every_layer", "decoder", "bottleneck", "output")
+OPS = ("concat", "add", "multiply", "film", "attention")
+
+
+def small(**settings) -> ModelConfig:
+    return ModelConfig(**{"levels": 3, "filters": 4, "max_filters": 9, "down_kernel": 9, **settings})
+
+
+def build(dtype=torch.float64, **settings) -> Separator:
+    torch.manual_seed(0)
+    separator = Separator(small(**settings), LABELS, 8000).to(dtype)
+    with torch.no_grad():  # biases, null tokens and identities too: zeros would hide mistakes
+        for parameter in separator.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return separator
+
+
+def mixture_for(separator: Separator, batch: int = 2, at_least: int = 30) -> Tensor:
+    window = separator.geometry.window_at_least(at_least)
+    dtype = separator.unet.head.bias.dtype
+    shape = (batch, separator.config.channels, separator.input_samples(window))
+    return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(1)) * 0.3
+
+
+def features_for(separator: Separator, batch: int = 2, players: int = 3, frames: int = 4) -> Tensor:
+    shape = (batch, players, frames, separator.config.feature_size)
+    return torch.randn(shape, dtype=separator.unet.head.bias.dtype, generator=torch.Generator().manual_seed(2))
+
+
+# The paper's network
+
+
+@pytest.mark.parametrize(
+    ("output", "given"),
+    [(16389, 147443), (49157, 180211), (114693, 245747), (245765, 376819), (507909, 638963), (2080773, 2211827)],
+)
+def test_windows_are_the_papers(output, given):
+    assert geometry(ModelConfig()).input_samples(output) == given
+
+
+def test_small_window_is_that_of_the_quickstart():
+    assert geometry(ModelConfig(levels=7, down_kernel=9)).input_samples(4101) == 6649
+
+
+def test_bottleneck_of_the_papers_window_has_nine_samples():
+    assert geometry(ModelConfig()).layers(16389)["bottleneck"].samples == 9
+
+
+def test_paper_has_ten_million_weights():
+    separator = Separator(ModelConfig(), tuple("abcdefghijklm"), 22050)
+    assert sum(parameter.numel() for parameter in separator.parameters()) == 10_263_314
+
+
+def test_one_output_has_the_weights_that_were_counted_for_it():
+    separator = Separator(ModelConfig(), ("vn",), 22050)
+    assert sum(parameter.numel() for parameter in separator.parameters()) == 10_263_002
+
+
+def test_paper_window_gives_16389_samples():
+    with torch.inference_mode():
+        assert Separator(ModelConfig(), ("a", "b"), 22050)(torch.zeros(1, 1, 147443)).shape == (1, 2, 1, 16389)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"output_type": "difference"},
+        {"padding": "same"},
+        {"padding": "same", "upsampling": "learned"},
+        {"upsampling": "learned"},
+        {"channels": 2, "output_type": "difference"},
+        {"channels": 2, "initial_output": "mixture", "output_activation": "linear"},
+        {"down_kernel": 3, "up_kernel": 7},
+        {"down_kernel": 15, "levels": 4},
+        {"levels": 1, "up_kernel": 3},
+    ],
+    ids=str,
+)
+def test_network_equals_the_naive_reading(settings):
+    separator = build(**settings)
+    _assert_equal_to_naive(separator, mixture_for(separator), None)
+
+
+@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("padding", ["valid", "same"])
+def test_conditioned_network_equals_the_naive_reading(site, op, padding):
+    separator = build(site=site, op=op, padding=padding, context="features", feature_size=5, outputs="queries")
+    _assert_equal_to_naive(separator, mixture_for(separator), features_for(separator))
+
+
+def _assert_equal_to_naive(separator, mixture, context):
+    fast = separator(mixture, context)
+    naive = naive_forward(separator.unet, mixture, context, *FrameGrid.spread(4, mixture.shape[-1]))
+    weight = torch.randn_like(fast)
+    parameters = list(separator.parameters())
+    gradients = torch.autograd.grad((fast * weight).sum(), parameters)
+    expected = torch.autograd.grad((naive * weight).sum(), parameters)
+    assert _difference(fast, naive) < 1e-12
+    assert max(_difference(one, two) for one, two in zip(gradients, expected, strict=True)) < 1e-10
+
+
+def _difference(one, two):
+    return ((one - two).abs().max() / two.abs().max()).item()
+
+
+def test_gradient_of_the_mixture_is_that_of_the_naive_reading():
+    separator = build(outputs="queries", site="decoder", context="features", feature_size=5)
+    mixture = mixture_for(separator).requires_grad_()
+    context = features_for(separator)
+    grid = FrameGrid.spread(4, mixture.shape[-1])
+    (fast,) = torch.autograd.grad(separator(mixture, context).square().sum(), mixture)
+    (naive,) = torch.autograd.grad(naive_forward(separator.unet, mixture, context, *grid).square().sum(), mixture)
+    assert _difference(fast, naive) < 1e-10
+
+
+# Outputs
+
+
+def test_outputs_differ_from_each_other():
+    # The original's head was one convolution for all sources.
+    separator = build()
+    out = separator(mixture_for(separator))
+    assert (out[:, 0] - out[:, 1]).abs().max() > 1e-3
+
+
+def test_difference_outputs_sum_to_the_mixture():
+    separator = build(output_type="difference", channels=2)
+    mixture = mixture_for(separator)
+    out = separator(mixture)
+    margin = separator.geometry.context // 2
+    torch.testing.assert_close(out.sum(1), mixture[..., margin : margin + out.shape[-1]])
+
+
+@pytest.mark.parametrize("site", ["none", "output"])
+def test_initial_output_is_half_the_mixture(site):
+    settings = {"initial_output": "mixture", "output_activation": "linear", "site": site, "channels": 2}
+    separator = Separator(small(**settings), LABELS, 8000)
+    mixture = mixture_for(separator)
+    out = separator(mixture, None if site == "none" else torch.zeros(2, 1, 3))
+    margin = separator.geometry.context // 2
+    half = 0.5 * mixture[..., margin : margin + out.shape[-1]].unsqueeze(1).expand_as(out)
+    assert torch.nn.functional.cosine_similarity(out.flatten(), half.flatten(), dim=0) > 0.9
+
+
+def test_one_batch_can_be_overfitted():
+    separator = Separator(small(levels=2, filters=8, output_activation="linear"), LABELS, 8000)
+    mixture = mixture_for(separator)
+    losses = _train(separator, mixture, 100)
+    assert losses[-1] < 0.1 * losses[0]
+
+
+def test_training_is_bitwise_repeatable():
+    runs = [build(torch.float32, site="decoder") for _ in range(2)]
+    losses = [_train(run, mixture_for(run), 20, torch.eye(3)[None, :1].expand(2, 1, 3)) for run in runs]
+    assert losses[0] == losses[1]
+
+
+def _train(separator, mixture, steps, context=None):
+    torch.manual_seed(3)
+    target = 0.3 * torch.randn_like(separator(mixture, context))
+    optimizer = torch.optim.Adam(separator.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(steps):
+        loss = (separator(mixture, context) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_forward_runs_under_bfloat16_autocast():
+    separator = build(torch.float32, site="decoder", op="attention")
+    mixture, context = mixture_for(separator), torch.eye(3)[None, :1].expand(2, 1, 3)
+    exact = separator(mixture, context)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = separator(mixture, context)
+        rough.float().square().mean().backward()
+    assert (rough.float() - exact).abs().max() < 0.05
+
+
+# Conditions
+
+
+@pytest.mark.parametrize("outputs", ["instruments", "queries"])
+@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("op", OPS)
+def test_every_weight_is_there_from_the_start_and_gets_a_gradient(op, site, outputs):
+    # The original made FiLM layers in its first forward pass, after the optimizer.
+    separator = build(op=op, site=site, outputs=outputs)
+    names = dict(separator.named_parameters()).keys()
+    separator(mixture_for(separator), torch.rand(2, 1, 3, dtype=torch.float64)).square().mean().backward()
+    assert dict(separator.named_parameters()).keys() == names
+    assert [name for name, weight in separator.named_parameters() if weight.grad is None or not weight.grad.any()] == []
+
+
+@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("op", OPS)
+def test_context_of_an_example_changes_that_example_alone(op, site):
+    # The original tiled labels over the batch in the wrong order.
+    separator = build(op=op, site=site, outputs="queries").eval()
+    mixture = mixture_for(separator, batch=4)
+    context = torch.eye(3, dtype=torch.float64)[torch.tensor([[0, 1], [1, 2], [2, 0], [0, 2]])]
+    changed = context.clone()
+    changed[2, 1] = torch.tensor([0.0, 1.0, 0.0])
+    moved = (separator(mixture, changed) - separator(mixture, context)).abs().amax((2, 3)) > 0
+    assert moved.nonzero().tolist() == [[2, 1]]
+
+
+def test_conditioning_at_the_output_is_no_constant():
+    separator = build(op="concat", site="output", outputs="queries")
+    mixture = mixture_for(separator)
+    out = separator(mixture, torch.eye(3, dtype=torch.float64)[:2].expand(2, 2, 3))
+    assert (out[:, 0] - out[:, 1]).std(-1).min() > 1e-4
+
+
+def test_site_none_has_no_conditioning_weights_and_ignores_the_context():
+    # The original's 'none' was a truthy string.
+    separator = build(site="none")
+    mixture = mixture_for(separator)
+    assert len(separator.unet.conditions) == 0
+    assert torch.equal(separator(mixture, torch.rand(2, 1, 3)), separator(mixture))
+
+
+@pytest.mark.parametrize("op", ["add", "multiply", "film"])
+def test_a_zero_context_leaves_the_network_as_it_is(op):
+    conditioned, plain = build(op=op, site="every_layer"), build(site="none")
+    weights = {name: value for name, value in conditioned.state_dict().items() if "conditions" not in name}
+    plain.load_state_dict(weights)
+    mixture = mixture_for(plain)
+    torch.testing.assert_close(conditioned(mixture, torch.zeros(2, 1, 3)), plain(mixture))
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_many_queries_equal_separate_passes(site):
+    separator = build(site=site, outputs="queries")
+    mixture, context = mixture_for(separator), torch.eye(3, dtype=torch.float64).expand(2, 3, 3)
+    one_by_one = torch.cat([separator(mixture, context[:, query : query + 1]) for query in range(3)], dim=1)
+    torch.testing.assert_close(separator(mixture, context), one_by_one)
+
+
+@pytest.mark.parametrize("outputs", ["instruments", "queries"])
+def test_players_who_are_padding_change_nothing(outputs):
+    separator = build(context="features", feature_size=5, site="decoder", outputs=outputs)
+    mixture, context = mixture_for(separator), features_for(separator)
+    players = torch.tensor([[True, True, False], [True, False, False]])
+    changed = context + 100 * (~players)[:, :, None, None]
+    assert torch.equal(separator(mixture, changed, players), separator(mixture, context, players))
+
+
+def test_no_real_player_is_no_context():
+    separator = build(context="features", feature_size=5, site="decoder")
+    mixture, nobody = mixture_for(separator), torch.zeros(2, 3, dtype=torch.bool)
+    out = separator(mixture, features_for(separator), nobody)
+    torch.testing.assert_close(out, separator(mixture, torch.zeros(2, 1, 1, 5, dtype=torch.float64)))
+
+
+@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("op", OPS)
+def test_a_flash_acts_at_its_own_time(op, site):
+    separator = build(op=op, site=site, context="features", feature_size=5)
+    mixture = mixture_for(separator, batch=1, at_least=800)
+    samples, frames, lit = mixture.shape[-1], 40, 23
+    dark = torch.zeros(1, 1, frames, 5, dtype=torch.float64)
+    flash = dark.clone()
+    flash[:, :, lit] = 3.0
+    change = (separator(mixture, flash) - separator(mixture, dark)).square().sum((0, 1, 2))
+    centre = (change * torch.arange(len(change))).sum() / change.sum() + separator.geometry.context // 2
+    assert abs(centre.item() + 0.5 - (lit + 0.5) / frames * samples) < max(samples / frames, separator.geometry.stride)
+
+
+def test_frames_may_be_placed_anywhere():
+    separator = build(op="add", site="output", context="features", feature_size=5)
+    mixture, context = mixture_for(separator), features_for(separator)
+    spread = FrameGrid.spread(4, mixture.shape[-1])
+    assert torch.equal(separator(mixture, context, None, spread), separator(mixture, context))
+    assert not torch.equal(separator(mixture, context, None, FrameGrid(0.0, 1.0)), separator(mixture, context))
+
+
+# Pictures
+
+
+def test_pictures_are_normalised_like_imagenet():
+    # The original's features were computed without.
+    vision = Vision(VisionConfig(network="mobilenet_v2", weights="random", frozen=False)).eval()
+    pictures = torch.randint(0, 256, (1, 2, 1, 32, 32, 3), dtype=torch.uint8)
+    plain = (pictures[0, :, 0].float() / 255 - torch.tensor(MEAN)) / torch.tensor(DEVIATION)
+    torch.testing.assert_close(vision(pictures)[0, :, 0], vision.network(plain.permute(0, 3, 1, 2)))
+
+
+@pytest.mark.parametrize("network", ["resnet18", "resnet50", "mobilenet_v2"])
+def test_vision_gives_a_vector_per_player_and_frame(network):
+    config = VisionConfig(network=network, weights="random", frozen=False)
+    out = Vision(config)(torch.zeros(1, 2, 3, 32, 32, 3, dtype=torch.uint8))
+    assert out.shape == (1, 2, 3, config.feature_size)
+
+
+def test_frozen_vision_never_changes():
+    separator = _watching(frozen=True).train()
+    before = {name: value.clone() for name, value in separator.vision.state_dict().items()}
+    _look(separator).square().mean().backward()
+    assert not any(parameter.requires_grad for parameter in separator.vision.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in separator.vision.state_dict().items())
+
+
+def test_fine_tuned_vision_gets_gradients():
+    separator = _watching(frozen=False).train()
+    _look(separator).square().mean().backward()
+    assert separator.vision.network.conv1.weight.grad.any()
+
+
+def test_pictures_change_the_output():
+    separator = _watching(frozen=True)
+    assert not torch.equal(_look(separator, seed=0), _look(separator, seed=1))
+
+
+def _watching(frozen):
+    vision = VisionConfig(network="resnet18", weights="random", frozen=frozen)
+    return Separator(small(context="frames", site="decoder", vision=vision), LABELS, 8000)
+
+
+def _look(separator, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    pictures = torch.randint(0, 256, (2, 2, 2, 32, 32, 3), dtype=torch.uint8, generator=generator)
+    return separator(mixture_for(separator), pictures)
+
+
+def test_vision_weights_come_from_a_path(tmp_path):
+    weights = Vision(VisionConfig(network="resnet18", weights="random")).network.state_dict()
+    weights |= {"fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
+    weights["conv1.weight"] = torch.full_like(weights["conv1.weight"], 0.5)
+    torch.save(weights, tmp_path / "weights.pth")
+    save_file(weights, tmp_path / "weights.safetensors")
+    for name in ("weights.pth", "weights.safetensors"):
+        vision = Vision(VisionConfig(weights=str(tmp_path / name)))
+        assert torch.equal(vision.network.conv1.weight, weights["conv1.weight"])
+
+
+def test_vision_weights_of_another_network_are_refused(tmp_path):
+    save_file({"conv1.weight": torch.zeros(3)}, tmp_path / "weights.safetensors")
+    with pytest.raises(ModelError, match=r"must hold the weights of resnet18 .* conv1.weight of shape \[3\]"):
+        Vision(VisionConfig(weights=str(tmp_path / "weights.safetensors")))
+
+
+def test_vision_weights_that_run_code_are_refused(tmp_path):
+    torch.save({"conv1.weight": subprocess.Popen}, tmp_path / "weights.pth")
+    with pytest.raises(ModelError, match=r"must be a .safetensors file or a .pth file of tensors"):
+        Vision(VisionConfig(weights=str(tmp_path / "weights.pth")))
+
+
+def test_missing_vision_weights_are_named():
+    with pytest.raises(ModelError, match=r"must be torchvision, random or the path of a file; got nowhere.pth"):
+        Vision(VisionConfig(weights="nowhere.pth"))
+
+
+def test_without_a_network_the_path_option_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    with pytest.raises(ModelError, match=r"set vision.weights to the path of a"):
+        Vision(VisionConfig())
+
+
+# Recordings of any length
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("site", ["none", "every_layer", "output"])
+@pytest.mark.parametrize("frames", [1, 7, 90])
+def test_blocks_equal_one_pass(padding, site, frames):
+    separator = build(torch.float32, padding=padding, site=site, context="features", feature_size=5, op="attention")
+    mixture, context = 0.3 * torch.randn(1, 701), torch.randn(2, frames, 5)
+    blocks = separate_all(separator, mixture, context, block_samples=100)
+    assert (blocks - _one_pass(separator, mixture, context)).abs().max() < 1e-6
+
+
+def test_block_length_does_not_matter():
+    separator = build(torch.float32, site="decoder", outputs="queries")
+    mixture, context = 0.3 * torch.randn(1, 333), separator.label_context(["fl", "vc"])[0]
+    short, long = (separate_all(separator, mixture, context, block) for block in (1, None))
+    assert (short - long).abs().max() < 1e-6
+
+
+def _one_pass(separator, mixture, context):
+    length = mixture.shape[1]
+    window = separator.geometry.window_at_least(length)
+    before = separator.geometry.context // 2
+    padded = F.pad(mixture, (before, separator.input_samples(window) - before - length))
+    spread = FrameGrid.spread(context.shape[1], length)
+    with torch.no_grad():
+        out = separator(padded[None], context[None], None, FrameGrid(spread.first + before, spread.step))
+    return out[0, ..., :length]
+
+
+def test_separation_yields_blocks_and_reports_seconds():
+    separator = build(torch.float32)
+    seconds: list[float] = []
+    blocks = separate(separator, torch.zeros(1, 1000), None, 400, seconds.append)
+    assert next(blocks).shape == (3, 1, 400)
+    assert [block.shape[-1] for block in blocks] == [400, 200]
+    assert seconds == [0.05, 0.1, 0.125]
+
+
+def test_an_empty_recording_has_empty_outputs():
+    assert separate_all(build(torch.float32), torch.zeros(1, 0)).shape == (3, 1, 0)
+
+
+def test_stereo_for_a_mono_model_is_refused():
+    with pytest.raises(ModelError, match="this model takes 1 audio channels; got 2"):
+        separate_all(build(torch.float32), torch.zeros(2, 100))
+
+
+# Saving
+
+
+def test_saved_and_loaded_gives_the_same_output(tmp_path):
+    separator = build(torch.float32, site="every_layer", op="attention", upsampling="learned")
+    save_separator(tmp_path / "model", separator, {"rate": 1})
+    loaded = load_separator(tmp_path / "model", separator.config)
+    mixture, context = mixture_for(separator), torch.eye(3)[None, :1].expand(2, 1, 3)
+    assert torch.equal(loaded(mixture, context), separator(mixture, context))
+    assert (loaded.labels, loaded.sample_rate, loaded.config) == (LABELS, 8000, separator.config)
+
+
+def test_a_model_with_downloaded_vision_loads_without_a_network(tmp_path):
+    separator = _watching(frozen=True)
+    downloaded = separator.config.vision.model_copy(update={"weights": "/a/path/that/is/gone.pth"})
+    separator.config = separator.config.model_copy(update={"vision": downloaded})
+    save_separator(tmp_path / "model", separator, {})
+    assert load_separator(tmp_path / "model").config.vision.weights == "/a/path/that/is/gone.pth"
+
+
+def test_weights_cut_short_are_refused(tmp_path):
+    save_separator(tmp_path, build(torch.float32), {})
+    content = (tmp_path / WEIGHTS).read_bytes()
+    (tmp_path / WEIGHTS).write_bytes(content[:-100])
+    with pytest.raises(ModelError, match=r"must have the SHA-256 digest .* cut short or changed"):
+        load_separator(tmp_path)
+
+
+@pytest.mark.parametrize("name", [CARD, WEIGHTS])
+def test_missing_file_of_a_model_is_named(tmp_path, name):
+    save_separator(tmp_path, build(torch.float32), {})
+    (tmp_path / name).unlink()
+    with pytest.raises(ModelError, match=f"must hold a? ?{name}"):
+        load_separator(tmp_path)
+
+
+def test_weights_of_another_configuration_name_the_first_key_that_differs(tmp_path):
+    save_separator(tmp_path, build(torch.float32), {})
+    with pytest.raises(ModelError, match="with levels: 4; got levels: 3"):
+        load_separator(tmp_path, small(levels=4, filters=8))
+
+
+def test_weights_that_do_not_fit_their_description_name_the_first_one(tmp_path):
+    save_separator(tmp_path, build(torch.float32), {})
+    card = (tmp_path / CARD).read_text().replace('"down_kernel": 9', '"down_kernel": 7')
+    (tmp_path / CARD).write_text(card)
+    with pytest.raises(ModelError, match=r"must have unet.down.0.kernel of shape \[4, 1, 7\].* got shape \[4, 1, 9\]"):
+        load_separator(tmp_path)
+
+
+def test_a_card_without_labels_is_refused(tmp_path):
+    save_separator(tmp_path, build(torch.float32), {})
+    (tmp_path / CARD).write_text((tmp_path / CARD).read_text().replace('"labels"', '"names"'))
+    with pytest.raises(ModelError, match=r"must have the key 'labels'"):
+        load_separator(tmp_path)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"outputs": "queries"}, "outputs: queries needs a site"),
+        ({"outputs": "slots", "site": "decoder"}, "outputs: slots takes no context"),
+        ({"outputs": "queries", "site": "output", "output_type": "difference"}, "needs a fixed set of outputs"),
+        ({"outputs": "slots", "slots": 1, "output_type": "difference"}, "one slot would return the mixture"),
+        ({"up_kernel": 4}, "up_kernel must be odd"),
+        ({"down_kernel": 8}, "down_kernel must be odd"),
+        ({"vision": {"network": "mobilenet_v2", "weights": "random"}}, "give features of 1e-10"),
+    ],
+)
+def test_impossible_settings_say_why(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_config(settings, ModelConfig, "model")
+
+
+def test_an_impossible_window_names_the_nearest_two():
+    with pytest.raises(ConfigError, match=r"got 16839 samples. To fix: use 16389 or 20485 samples"):
+        Separator(ModelConfig(filters=1), LABELS, 22050).input_samples(16839)
+
+
+def test_a_clip_too_short_for_any_window_is_refused():
+    with pytest.raises(ConfigError, match="at least 5 samples with 12 levels; got room for 4"):
+        geometry(ModelConfig()).window_at_most(4)
+
+
+def test_a_label_outside_the_vocabulary_lists_it():
+    with pytest.raises(ModelError, match=r"got 'gong'. To fix: choose from fl, va, vc"):
+        build().label_context(["fl", "gong"])
+
+
+def test_label_contexts_are_one_row_or_one_per_query():
+    assert build(site="decoder").label_context(["vc", "fl"]).tolist() == [[[1, 0, 1]]]
+    assert build(site="decoder", outputs="queries").label_context(["vc", "fl"]).tolist() == [[[0, 0, 1], [1, 0, 0]]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "context", "message"),
+    [
+        ({}, None, "takes a context of labels, because its site is decoder; got none"),
+        ({}, torch.zeros(2, 1, 4), "takes labels as batch x queries x 3; got 2x1x4"),
+        ({"context": "features"}, torch.zeros(2, 1, 4), "takes features as batch x players x frames x 512; got 2x1x4"),
+        ({}, torch.zeros(1, 1, 3), "takes one context per mixture; got 1 contexts for 2 mixtures"),
+    ],
+)
+def test_a_context_that_does_not_fit_is_refused(settings, context, message):
+    separator = build(site="decoder", **settings)
+    with pytest.raises(ModelError, match=message):
+        separator(mixture_for(separator), context)
+
+
+def test_fewer_pictures_than_players_are_refused():
+    separator = build(context="features", feature_size=5, site="decoder")
+    with pytest.raises(ModelError, match=r"takes one picture sequence per player \(4\); got 3"):
+        separator(mixture_for(separator), features_for(separator), torch.ones(2, 4, dtype=torch.bool))
+
+
+def test_settings_load_without_torch():
+    code = "import sys, vimss.model; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,171 @@
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+
+import numpy as np
+import pytest
+import webdataset as wds
+
+from vimss.errors import ConfigError, DataError
+from vimss.shards import corpora, write
+from vimss.shards.clip import Clip, Player
+from vimss.shards.corpora import Piece
+from vimss.shards.instruments import INSTRUMENTS
+from vimss.shards.manifest import open_manifest
+from vimss.shards.recipe import SPLITS, Recipe
+from vimss.shards.write import clip_members, write_shards
+from vimss.storage import Store
+
+
+def test_every_corpus_of_a_recipe_has_a_reader():
+    for corpus in Recipe.model_fields["corpus"].annotation.__args__:
+        assert {"Options", "pieces", "read"} <= set(dir(corpora.reader_of(corpus)))
+
+
+def test_every_split_is_there_with_every_instrument(small_manifest):
+    assert small_manifest.splits == SPLITS
+    for split in SPLITS:
+        heard = {label for piece in small_manifest.pieces if piece.split == split for label in piece.instruments}
+        assert heard == set(INSTRUMENTS)
+
+
+def test_shards_open_in_plain_tar_and_plain_webdataset(small_manifest):
+    shard = small_manifest.of_split("test")[0]
+    path = str(small_manifest.folder / shard.name)
+    with tarfile.open(path) as tar:
+        assert any(name.endswith(".player0.wav") for name in tar.getnames())
+    clips = list(wds.WebDataset(path, shardshuffle=False))
+    assert len(clips) == shard.clips
+    assert {"json", "player0.mp4", "player0.boxes.npy", "player0.masks.npz"} <= set(clips[0])
+
+
+def test_a_second_run_reuses_what_the_first_wrote(small_recipe, small_store, small_manifest):
+    before = {path: path.stat().st_mtime_ns for path in small_manifest.folder.iterdir()}
+    write_shards(small_recipe, "small", small_store)
+    assert {path: path.stat().st_mtime_ns for path in small_manifest.folder.iterdir()} == before
+
+
+def test_writing_after_a_kill_goes_on_and_ends_with_the_same_bytes(small_recipe, small_manifest, tmp_path):
+    script = f"""
+import json
+from vimss.shards.recipe import Recipe
+from vimss.shards.write import write_shards
+from vimss.storage import Store
+from pathlib import Path
+recipe = Recipe.model_validate(json.loads({small_recipe.model_dump_json()!r}))
+write_shards(recipe, "small", Store(Path({str(tmp_path)!r})))
+"""
+    process = subprocess.Popen([sys.executable, "-c", script])
+    while len(list(tmp_path.rglob("*.tar"))) < 2 and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not list(tmp_path.rglob("manifest.json"))
+    manifest = write_shards(small_recipe, "small", Store(tmp_path))
+    assert manifest.digest == small_manifest.digest
+
+
+def test_description_is_no_part_of_the_signature_and_seed_is(small_recipe):
+    same = small_recipe.model_copy(update={"description": "other"})
+    other = small_recipe.model_copy(update={"seed": 1})
+    assert write.shards_signature(same) == write.shards_signature(small_recipe) != write.shards_signature(other)
+
+
+@pytest.fixture
+def copied(small_manifest, tmp_path):
+    return shutil.copytree(small_manifest.folder, tmp_path / "copy")
+
+
+def test_a_truncated_shard_is_named_when_the_manifest_is_opened(copied):
+    shard = copied / "train-000000.tar"
+    os.truncate(shard, shard.stat().st_size // 2)
+    with pytest.raises(DataError, match=r"train-000000.tar must have \d+ bytes as its manifest says.*run `vimss shard small`"):
+        open_manifest(copied)
+
+
+def test_a_missing_shard_is_named_when_the_manifest_is_opened(copied):
+    (copied / "valid-000000.tar").unlink()
+    with pytest.raises(DataError, match="valid-000000.tar.*got no such file"):
+        open_manifest(copied)
+
+
+def test_a_folder_without_manifest_says_how_to_write_one(tmp_path):
+    with pytest.raises(DataError, match="must hold a manifest.json.*run `vimss shard RECIPE`"):
+        open_manifest(tmp_path)
+
+
+def test_an_unknown_split_lists_those_that_exist(small_manifest):
+    with pytest.raises(DataError, match="must hold the split 'dev'; got only promote, test"):
+        small_manifest.of_split("dev")
+
+
+def clip_of(*players: Player, samples: int = 8) -> Clip:
+    return Clip(piece="p", offset=0, samples=samples, sample_rate=8000, players=players)
+
+
+def test_a_silent_player_keeps_its_entry_without_an_audio_member(small_recipe):
+    members = dict(clip_members(clip_of(Player("vn", "1", silent=True)), small_recipe))
+    assert json.loads(members["json"])["players"] == [{"instrument": "vn", "part": "1", "silent": True, "timbre": ""}]
+    assert set(members) == {"json"}
+
+
+def test_a_recorded_mix_is_stored(small_recipe):
+    clip = dataclasses.replace(clip_of(Player("vn", "1")), mixture=np.ones((1, 8), np.int16))
+    assert "mixture.wav" in dict(clip_members(clip, small_recipe))
+
+
+def reader(monkeypatch, pieces, clips):
+    """A corpus of the test's own, in the place of the generated one."""
+    module = corpora.reader_of("chamber")
+    monkeypatch.setattr(module, "pieces", lambda *_: pieces)
+    monkeypatch.setattr(module, "read", lambda piece, *_: iter(clips))
+
+
+def stem(value: int, samples: int = 8) -> np.ndarray:
+    return np.full((1, samples), value, np.int16)
+
+
+def test_an_empty_source_says_how_to_obtain_the_data(monkeypatch, small_recipe, tmp_path):
+    reader(monkeypatch, [], [])
+    with pytest.raises(DataError, match=r"must hold at least one piece; got none under .*obtain the data first: Generated"):
+        write_shards(small_recipe, "mine", Store(tmp_path), source=tmp_path)
+
+
+def test_the_same_sound_in_two_splits_is_refused(monkeypatch, small_recipe, tmp_path):
+    pieces = [Piece("a", "train", "a", 1.0), Piece("b", "test", "b", 1.0)]
+    reader(monkeypatch, pieces, [clip_of(Player("vn", "1", stem(5)))])
+    with pytest.raises(DataError, match="the same sound must not stand in two splits"):
+        write_shards(small_recipe, "mine", Store(tmp_path))
+
+
+def test_a_composition_in_two_splits_is_refused(monkeypatch, small_recipe, tmp_path):
+    reader(monkeypatch, [Piece("a", "train", "same", 1.0), Piece("b", "test", "same", 1.0)], [])
+    with pytest.raises(DataError, match="the composition same must stand in one split; got train and test"):
+        write_shards(small_recipe, "mine", Store(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("clip", "message"),
+    [
+        (clip_of(Player("kazoo", "1", stem(1))), "instruments must be among the recipe's labels.*got kazoo"),
+        (clip_of(Player("vn", "1", stem(1, samples=7))), "every stem of a clip must have 1 channels and 8 samples"),
+        (dataclasses.replace(clip_of(), sample_rate=44100), "sample rate of 8000 Hz; got 44100 Hz"),
+    ],
+)
+def test_a_clip_that_breaks_the_recipe_is_refused(monkeypatch, small_recipe, tmp_path, clip, message):
+    reader(monkeypatch, [Piece("a", "train", "a", 1.0)], [clip])
+    with pytest.raises(DataError, match=message):
+        write_shards(small_recipe, "mine", Store(tmp_path))
+    assert not list(tmp_path.rglob("*.tar"))
+
+
+def test_wrong_options_of_a_reader_name_the_file(small_recipe, tmp_path):
+    wrong = small_recipe.model_copy(update={"options": {"minuts": 3}})
+    with pytest.raises(ConfigError, match=r"shards/mine.yaml: options.*unknown key 'minuts'.*did you mean 'minutes'"):
+        write_shards(wrong, "mine", Store(tmp_path))

@@ -1,0 +1,308 @@
+import dataclasses
+import json
+import shutil
+import tarfile
+
+import numpy as np
+import pytest
+
+from vimss.errors import ConfigError, DataError
+from vimss.shards.clip import Clip, Player
+from vimss.shards.manifest import open_manifest
+from vimss.stream.config import MixingConfig
+from vimss.stream.mix import (
+    Asking,
+    Examples,
+    Pool,
+    Position,
+    Window,
+    cut,
+    equalise,
+    fixed_mixtures,
+    make_batch,
+    whole_batch,
+)
+from vimss.stream.read import join_clips, read_clips, read_pieces
+
+WINDOW = Window(input_samples=1200, output_samples=800, sample_rate=8000)
+LABELS = ("fl", "vc", "vn")
+
+
+def asking(outputs="queries", context="labels", labels=LABELS, slots=2) -> Asking:
+    return Asking(outputs, context, labels, slots)
+
+
+def take(examples, count, **where):
+    batches = examples.batches(4, where.pop("position", Position()), **where)
+    return [next(batches) for _ in range(count)]
+
+
+@pytest.fixture
+def examples(small_manifest):
+    mixing = MixingConfig(pool_clips=4, windows_per_clip=2)
+    return Examples(small_manifest, "train", mixing, WINDOW, asking(labels=small_manifest.recipe.labels), seed=3)
+
+
+def same(one, other) -> bool:
+    return all(np.array_equal(getattr(one, f.name), getattr(other, f.name)) for f in dataclasses.fields(one))
+
+
+# Reading
+
+
+def test_clips_come_back_as_they_were_written(small_manifest):
+    clip = next(read_clips(small_manifest, "train", parts=("audio", "picture", "masks")))
+    player = clip.players[0]
+    assert player.audio.shape == (1, clip.samples) and player.audio.any()
+    assert player.picture.shape == (12, 32, 32, 3) and player.masks.shape == (2, 12, 32, 32)
+    assert (player.boxes[:, :, 2:] >= player.boxes[:, :, :2]).all()
+
+
+def test_every_clip_of_a_split_is_read_once(small_manifest):
+    keys = [clip.key for clip in read_clips(small_manifest, "train")]
+    assert len(keys) == len(set(keys)) == small_manifest.clips("train")
+
+
+def test_what_is_not_asked_for_is_not_decoded(small_manifest):
+    clip = next(read_clips(small_manifest, "train", parts=()))
+    assert all(player.audio is None and player.picture is None for player in clip.players)
+
+
+def test_a_damaged_shard_is_named_before_its_first_clip(small_manifest, tmp_path):
+    folder = shutil.copytree(small_manifest.folder, tmp_path / "copy")
+    with (folder / "train-000000.tar").open("r+b") as file:
+        file.seek(2000)
+        file.write(b"\xff\x00\xff")
+    with pytest.raises(DataError, match=r"train-000000.tar must have the SHA-256 .*delete .* and run `vimss shard small`"):
+        next(read_clips(open_manifest(folder), "train"))
+
+
+def rewrite(folder, name, change):
+    """A shard with one member changed, and a manifest that agrees with it."""
+    path = folder / name
+    with tarfile.open(path) as tar:
+        members = [(member, tar.extractfile(member).read()) for member in tar.getmembers()]
+    with tarfile.open(path, "w") as tar:
+        for member, content in members:
+            content = change(member.name, content)
+            member.size = len(content)
+            import io
+
+            tar.addfile(member, io.BytesIO(content))
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    import hashlib
+
+    for shard in manifest["shards"]:
+        if shard["name"] == name:
+            shard["size"] = path.stat().st_size
+            shard["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    return open_manifest(folder)
+
+
+def test_a_clip_without_a_member_of_its_json_is_an_error(small_manifest, tmp_path):
+    folder = shutil.copytree(small_manifest.folder, tmp_path / "copy")
+    changed = rewrite(
+        folder, "train-000000.tar", lambda name, content: content.replace(b"player0.wav", b"player7.wav") if name.endswith("json") else content
+    )
+    with pytest.raises(DataError, match="must hold the members that its JSON lists; got KeyError"):
+        next(read_clips(changed, "train"))
+
+
+def test_a_pickle_in_a_shard_is_not_opened(small_manifest, tmp_path):
+    folder = shutil.copytree(small_manifest.folder, tmp_path / "copy")
+    changed = rewrite(
+        folder,
+        "train-000000.tar",
+        lambda name, content: b"cos\nsystem\n(S'exit 7'\ntR." if name.endswith("player0.boxes.npy") else content,
+    )
+    with pytest.raises(DataError, match="train-000000.tar"):
+        next(read_clips(changed, "train", parts=("masks",)))
+
+
+def clip(offset, samples, players) -> Clip:
+    return Clip("p", offset, samples, 8000, tuple(players))
+
+
+def test_clips_of_a_piece_are_joined_and_a_rest_is_silence():
+    sounding = Player("vn", "1", np.ones((1, 4), np.int16))
+    whole = join_clips([clip(0, 4, [sounding]), clip(4, 3, [Player("vn", "1", silent=True)])])
+    assert whole.samples == 7
+    assert whole.players[0].audio[0].tolist() == [1, 1, 1, 1, 0, 0, 0]
+    assert not whole.players[0].silent
+
+
+def test_whole_pieces_are_those_of_the_manifest(small_manifest):
+    names = {piece.name for piece in small_manifest.pieces if piece.split == "test"}
+    assert {piece.piece for piece in read_pieces(small_manifest, "test")} == names
+
+
+# Mixing
+
+
+def test_mixture_is_the_sum_of_its_stems(small_manifest):
+    (mixture,) = fixed_mixtures(small_manifest, "test", [(3, False)], WINDOW, asking())
+    assert len({source.label for source in mixture.sources}) == 3
+    np.testing.assert_allclose(mixture.sound, sum(source.stem for source in mixture.sources), atol=1e-7)
+
+
+def test_targets_are_the_middle_of_the_stems(small_manifest):
+    ask = asking(labels=small_manifest.recipe.labels)
+    (mixture,) = fixed_mixtures(small_manifest, "test", [(2, True)], WINDOW, ask)
+    batch = whole_batch(mixture, WINDOW, ask)
+    assert batch.mixture.shape == (1, 1, 1200) and batch.targets.shape == (1, 2, 1, 800)
+    np.testing.assert_allclose(batch.targets.sum(1), batch.mixture[:, :, 200:1000], atol=1e-6)
+
+
+def test_the_same_seed_gives_the_same_batches(examples):
+    for (one, _), (other, _) in zip(take(examples, 3), take(examples, 3), strict=True):
+        assert same(one, other)
+
+
+def test_another_seed_gives_other_batches(examples, small_manifest):
+    other = Examples(small_manifest, "train", examples.mixing, WINDOW, examples.asking, seed=4)
+    assert not np.array_equal(take(examples, 1)[0][0].mixture, take(other, 1)[0][0].mixture)
+
+
+def test_resuming_at_a_position_gives_the_batches_that_would_have_come(examples):
+    straight = take(examples, 12)
+    for start in (1, 5, 7):
+        resumed = take(examples, 12 - start, position=straight[start - 1][1])
+        assert all(same(one, other) for (one, _), (other, _) in zip(straight[start:], resumed, strict=True))
+
+
+def test_epochs_differ(examples):
+    count = examples.batches_per_epoch(0, 4, 1)
+    batches = take(examples, count + 1)
+    assert [position.epoch for _, position in batches[-2:]] == [0, 1]
+    assert not np.array_equal(batches[0][0].mixture, batches[-1][0].mixture)
+
+
+def test_every_clip_is_an_anchor_in_every_epoch(examples):
+    mixtures = examples._mixtures(0, 0, 1, 0)
+    count = examples.manifest.clips("train") * examples.mixing.windows_per_clip
+    anchors = [next(mixtures).sources for _ in range(count)]
+    named = {source.clip for sources in anchors for source in sources}
+    assert named == {clip.key for clip in read_clips(examples.manifest, "train")}
+
+
+def test_ranks_read_different_shards_and_get_equally_many_batches(examples):
+    shards = [{shard.name for shard in examples._shards(0, rank, 2)} for rank in range(2)]
+    assert not shards[0] & shards[1]
+    assert shards[0] | shards[1] == {shard.name for shard in examples.manifest.of_split("train")}
+    positions = [[position for _, position in take(examples, 9, rank=rank, world_size=2)] for rank in range(2)]
+    assert positions[0] == positions[1]
+
+
+def test_more_ranks_than_shards_are_refused_with_the_remedy(examples):
+    with pytest.raises(ConfigError, match="every worker must have at least one batch.*smaller clips_per_shard"):
+        examples.batches_per_epoch(0, 4, 999)
+
+
+def test_a_window_longer_than_the_clips_is_refused(small_manifest):
+    long = Window(40_000, 30_000, 8000)
+    with pytest.raises(ConfigError, match=r"the output window must fit into the clips of 'small', which have 24000 samples"):
+        Examples(small_manifest, "train", MixingConfig(), long, asking(), seed=0)
+
+
+def tone(label, value, samples=2000, **more) -> Player:
+    return Player(label, label, np.full((1, samples), value, np.int16), **more)
+
+
+def plain(**more) -> MixingConfig:
+    return MixingConfig(gain_db=0, flip_polarity=False, **more)
+
+
+def test_two_players_of_one_label_are_one_target_for_who_asks_by_label():
+    duo = Clip("p", 0, 2000, 8000, (tone("vn", 3000), tone("vn", 5000), tone("fl", 7000)))
+    pool = Pool([duo], plain(), WINDOW, "labels")
+    mixture = pool.draw(np.random.default_rng(0), duo, 3, aligned=True)
+    batch = make_batch([mixture], WINDOW, asking("instruments"), plain(), np.random.default_rng(0))
+    levels = batch.targets[0, :, 0, 400] * 32768
+    np.testing.assert_allclose(levels, [7000, 0, 8000], atol=0.01)
+    assert batch.present.tolist() == [[True, False, True]]
+    assert batch.context.tolist() == [[[1, 0, 1]]]
+
+
+def test_an_absent_query_has_silence_as_its_target():
+    duet = Clip("p", 0, 2000, 8000, (tone("vn", 3000), tone("fl", 5000)))
+    pool = Pool([duet], plain(), WINDOW, "labels")
+    mixture = pool.draw(np.random.default_rng(0), duet, 2, aligned=True)
+    batch = make_batch([mixture], WINDOW, asking(), plain(queries=2, absent_share=1.0), np.random.default_rng(0))
+    assert batch.context.argmax(-1).tolist() == [[1, 1]]
+    assert not batch.targets.any() and not batch.present.any()
+
+
+def test_a_query_by_label_names_its_own_stem():
+    duet = Clip("p", 0, 2000, 8000, (tone("vn", 3000), tone("fl", 5000)))
+    pool = Pool([duet], plain(), WINDOW, "labels")
+    mixture = pool.draw(np.random.default_rng(1), duet, 2, aligned=True)
+    batch = whole_batch(mixture, WINDOW, asking())
+    level = {"fl": 5000, "vn": 3000}
+    for query, target in zip(batch.context[0], batch.targets[0], strict=True):
+        np.testing.assert_allclose(target[0, 400] * 32768, level[LABELS[query.argmax()]], atol=0.01)
+
+
+def test_pictures_lie_at_the_time_of_their_sound():
+    # The picture's brightness is the number of its frame; frame 10 of 25 a second is on from 0.40 to 0.44 s.
+    picture = np.arange(50, dtype=np.uint8)[:, None, None, None].repeat(3, 3)
+    film = Clip("p", 0, 16000, 8000, (tone("vn", 3000, 16000, picture=picture), tone("fl", 1, 16000, picture=picture)), 25.0)
+    pool = Pool([film], plain(), Window(3200, 800, 8000), "frames")
+    cue = pool._cue(film, film.players[0], start=3200 + 1200)
+    # The input window begins 1200 samples before the output: at 0.4 s, and lasts 0.4 s, ten frames.
+    assert cue[:, 0, 0, 0].tolist() == list(range(10, 20))
+
+
+def test_pictures_of_fewer_players_are_padded_and_marked():
+    film = [tone(label, 3000, picture=np.ones((4, 2, 2, 3), np.uint8)) for label in LABELS]
+    trio = Clip("p", 0, 2000, 8000, tuple(film), 16.0)
+    pool = Pool([trio], plain(), WINDOW, "frames")
+    drawn = [pool.draw(np.random.default_rng(0), trio, count, aligned=True) for count in (2, 3)]
+    batch = make_batch(drawn, WINDOW, asking("instruments", "frames"), plain(), np.random.default_rng(0))
+    assert batch.players.tolist() == [[True, True, False], [True, True, True]]
+    assert not batch.context[0, 2].any() and batch.context[1, 2].any()
+
+
+def test_a_model_that_looks_needs_pictures():
+    deaf = Clip("p", 0, 2000, 8000, (tone("vn", 3000), tone("fl", 5000)))
+    pool = Pool([deaf], plain(), WINDOW, "frames")
+    with pytest.raises(DataError, match="model.context: frames needs a picture of every player; got none for vn"):
+        pool.draw(np.random.default_rng(0), deaf, 2, aligned=True)
+
+
+def test_slots_hold_the_stems_and_too_few_are_refused():
+    trio = Clip("p", 0, 2000, 8000, (tone("vn", 3000), tone("fl", 5000), tone("vc", 7000)))
+    pool = Pool([trio], plain(max_sources=3), WINDOW, "none")
+    mixture = pool.draw(np.random.default_rng(0), trio, 3, aligned=True)
+    assert whole_batch(mixture, WINDOW, asking("slots", "none", slots=4)).present.tolist() == [[True, True, True, False]]
+    with pytest.raises(ConfigError, match="one for each source; got model.slots: 2 and a mixture of 3"):
+        whole_batch(mixture, WINDOW, asking("slots", "none", slots=2))
+
+
+def test_a_pool_with_too_few_instruments_is_refused():
+    solo = Clip("p", 0, 2000, 8000, (tone("vn", 3000),))
+    with pytest.raises(DataError, match="must hold 2 different instruments that sound; got 1"):
+        Pool([solo], plain(), WINDOW, "labels")
+
+
+def test_cutting_beyond_the_ends_gives_silence():
+    audio = np.arange(1, 6, dtype=np.int16)[None]
+    assert (cut(audio, -2, 9, 5) * 32768)[0].tolist() == [0, 0, 1, 2, 3, 4, 5, 0, 0]
+
+
+def test_gain_stays_within_its_bound():
+    duet = Clip("p", 0, 2000, 8000, (tone("vn", 3000), tone("fl", 3000)))
+    pool = Pool([duet], MixingConfig(gain_db=6, flip_polarity=True), WINDOW, "labels")
+    rng = np.random.default_rng(0)
+    stems = [source.stem[0, 600] * 32768 / 3000 for _ in range(50) for source in pool.draw(rng, duet, 2, True).sources]
+    decibels = 20 * np.log10(np.abs(stems))
+    assert np.abs(decibels).max() <= 6.01 and decibels.max() > 4 and decibels.min() < -4
+    assert {bool(stem > 0) for stem in stems} == {True, False}
+
+
+def test_the_equaliser_changes_bands_by_their_gain():
+    times = np.arange(8000) / 8000
+    low, high = (np.sin(2 * np.pi * hertz * times)[None].astype(np.float32) for hertz in (120, 3900))
+    changed = equalise(low + high, np.array([-12.0, -12, -12, 0, 0, 0]))
+    spectrum = np.abs(np.fft.rfft(changed[0])) / 4000
+    np.testing.assert_allclose(20 * np.log10([spectrum[120], spectrum[3900]]), [-12, 0], atol=0.5)
