@@ -16,7 +16,15 @@ class Outer(Config):
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("1e-4", 1e-4), ("off", "off"), ("no", "no"), ("true", True), ("1:30", "1:30"), ("012", "012"), ("1_000", "1_000")],
+    [
+        ("1e-4", 1e-4),
+        ("off", "off"),
+        ("no", "no"),
+        ("true", True),
+        ("1:30", "1:30"),
+        ("012", "012"),
+        ("1_000", "1_000"),
+    ],
 )
 def test_yaml_scalars_follow_yaml_1_2(text, value):
     assert parse_yaml(f"x: {text}", "test")["x"] == value

@@ -24,7 +24,8 @@ def make(**content) -> Experiment:
 
 def test_compare_crosses_its_axes_and_baselines_follow():
     cells = make(
-        compare={"model.op": ("film", "add"), "training.batch_size": (2, 4)}, baselines={"plain": {"model.site": "none"}}
+        compare={"model.op": ("film", "add"), "training.batch_size": (2, 4)},
+        baselines={"plain": {"model.site": "none"}},
     ).cells()
     assert [cell.name for cell in cells][:2] == ["op=film,batch_size=2", "op=film,batch_size=4"]
     assert [cell.baseline for cell in cells] == [False] * 4 + [True]
@@ -52,7 +53,10 @@ def write(tmp_path, text):
         ("tune: {training.x: {choices: [1]}}", r"unknown key 'training.x'"),
         ("tune: {optimizer.x: {choices: [1]}}", r"must be model\.\*, mixing\.\* or training"),
         ("compare: {model.op: [film]}\ntune: {model.op: {choices: [add]}}", r"stands in `compare` or in `tune`"),
-        ("tune: {model.levels: {choices: [3]}}\nsearch: {first_trials: [{training.batch_size: 4}]}", r"first trial sets only what `tune` lists"),
+        (
+            "tune: {model.levels: {choices: [3]}}\nsearch: {first_trials: [{training.batch_size: 4}]}",
+            r"first trial sets only what `tune` lists",
+        ),
         ("tune: {model.op: {choices: [add], when: {model.site: [output]}}}", r"when must name a tuned key"),
     ],
 )

@@ -271,6 +271,13 @@ def test_players_who_are_padding_change_nothing(outputs):
     assert torch.equal(separator(mixture, changed, players), separator(mixture, context, players))
 
 
+def test_pooling_sees_real_players_only():
+    separator = build(context="features", feature_size=5, site="decoder")
+    mixture, context = mixture_for(separator), -features_for(separator).abs()
+    first = torch.tensor([[True, False, False]] * 2)
+    assert torch.equal(separator(mixture, context, first), separator(mixture, context[:, :1]))
+
+
 def test_no_real_player_is_no_context():
     separator = build(context="features", feature_size=5, site="decoder")
     mixture, nobody = mixture_for(separator), torch.zeros(2, 3, dtype=torch.bool)
@@ -305,7 +312,7 @@ def test_frames_may_be_placed_anywhere():
 
 def test_pictures_are_normalised_like_imagenet():
     # The original's features were computed without.
-    vision = Vision(VisionConfig(network="mobilenet_v2", weights="random", frozen=False)).eval()
+    vision = Vision(VisionConfig(network="resnet18", weights="random", frozen=False)).eval()
     pictures = torch.randint(0, 256, (1, 2, 1, 32, 32, 3), dtype=torch.uint8)
     plain = (pictures[0, :, 0].float() / 255 - torch.tensor(MEAN)) / torch.tensor(DEVIATION)
     torch.testing.assert_close(vision(pictures)[0, :, 0], vision.network(plain.permute(0, 3, 1, 2)))

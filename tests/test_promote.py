@@ -68,7 +68,9 @@ def test_a_challenger_without_a_finite_score_is_refused() -> None:
 
 def test_what_the_champion_has_no_score_for_is_left_out() -> None:
     undefined = {("piece 1", "vc"): float("nan")}
-    assert decide({**better_by([1.0, 2.0]), **undefined}, {**CHAMPION, **undefined}, "version 3").num_pairs == 11
+    decision = decide({**better_by([1.0, 2.0]), **undefined}, {**CHAMPION, **undefined}, "version 3")
+    assert decision.promoted
+    assert decision.num_pairs == 11
 
 
 def test_scores_of_other_pieces_are_an_error() -> None:

@@ -24,7 +24,9 @@ def test_every_place_sets_every_key():
 
 
 def test_an_unknown_place_lists_those_that_exist():
-    with pytest.raises(PlaceError, match=r"--on must name a folder of platform/; got 'moon'.*choose from cluster, local"):
+    with pytest.raises(
+        PlaceError, match=r"--on must name a folder of platform/; got 'moon'.*choose from cluster, local"
+    ):
         load_place("moon")
 
 

@@ -102,6 +102,7 @@ def test_the_page_has_all_tracks_the_video_the_scores_and_the_limits(separated: 
     html = separated.page.read_text()
     assert re.findall(r'<li class="track (\w+)">', html) == ["mix", "estimate", "reference", "estimate", "reference"]
     assert "data:video/mp4" in html and "SI-SDRi, dB" in html and "museval" in html
+    assert len(re.findall(r'<p class="note">SI-SDRi [+−][\d.]+ dB</p>', html)) == 2
     assert (
         "nothing above 4 kHz" in html
         and "It was trained on quickstart: drawn players of recorded samples.</li>" in html

@@ -85,7 +85,9 @@ def copied(small_manifest, tmp_path):
 def test_a_truncated_shard_is_named_when_the_manifest_is_opened(copied):
     shard = copied / "train-000000.tar"
     os.truncate(shard, shard.stat().st_size // 2)
-    with pytest.raises(DataError, match=r"train-000000.tar must have \d+ bytes as its manifest says.*run `vimss shard small`"):
+    with pytest.raises(
+        DataError, match=r"train-000000.tar must have \d+ bytes as its manifest says.*run `vimss shard small`"
+    ):
         open_manifest(copied)
 
 
@@ -133,7 +135,9 @@ def stem(value: int, samples: int = 8) -> np.ndarray:
 
 def test_an_empty_source_says_how_to_obtain_the_data(monkeypatch, small_recipe, tmp_path):
     reader(monkeypatch, [], [])
-    with pytest.raises(DataError, match=r"must hold at least one piece; got none under .*obtain the data first: Generated"):
+    with pytest.raises(
+        DataError, match=r"must hold at least one piece; got none under .*obtain the data first: Generated"
+    ):
         write_shards(small_recipe, "mine", Store(tmp_path), source=tmp_path)
 
 

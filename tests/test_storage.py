@@ -44,7 +44,7 @@ with publish(Path({str(tmp_path)!r}) / "big") as temporary:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 
     ran = subprocess.run(
-        [sys.executable, "-c", script], preexec_fn=small_files, capture_output=True, text=True, check=False  # noqa: PLW1509
+        [sys.executable, "-c", script], preexec_fn=small_files, capture_output=True, text=True, check=False
     )
     assert "big must fit on the disk; got" in ran.stderr
     assert "MB free. To fix: free some space or set VIMSS_STORE" in ran.stderr

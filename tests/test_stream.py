@@ -73,7 +73,9 @@ def test_a_damaged_shard_is_named_before_its_first_clip(small_manifest, tmp_path
     with (folder / "train-000000.tar").open("r+b") as file:
         file.seek(2000)
         file.write(b"\xff\x00\xff")
-    with pytest.raises(DataError, match=r"train-000000.tar must have the SHA-256 .*delete .* and run `vimss shard small`"):
+    with pytest.raises(
+        DataError, match=r"train-000000.tar must have the SHA-256 .*delete .* and run `vimss shard small`"
+    ):
         next(read_clips(open_manifest(folder), "train"))
 
 
@@ -103,7 +105,9 @@ def rewrite(folder, name, change):
 def test_a_clip_without_a_member_of_its_json_is_an_error(small_manifest, tmp_path):
     folder = shutil.copytree(small_manifest.folder, tmp_path / "copy")
     changed = rewrite(
-        folder, "train-000000.tar", lambda name, content: content.replace(b"player0.wav", b"player7.wav") if name.endswith("json") else content
+        folder,
+        "train-000000.tar",
+        lambda name, content: content.replace(b"player0.wav", b"player7.wav") if name.endswith("json") else content,
     )
     with pytest.raises(DataError, match="must hold the members that its JSON lists; got KeyError"):
         next(read_clips(changed, "train"))
@@ -201,7 +205,9 @@ def test_more_ranks_than_shards_are_refused_with_the_remedy(examples):
 
 def test_a_window_longer_than_the_clips_is_refused(small_manifest):
     long = Window(40_000, 30_000, 8000)
-    with pytest.raises(ConfigError, match=r"the output window must fit into the clips of 'small', which have 24000 samples"):
+    with pytest.raises(
+        ConfigError, match=r"the output window must fit into the clips of 'small', which have 24000 samples"
+    ):
         Examples(small_manifest, "train", MixingConfig(), long, asking(), seed=0)
 
 
@@ -246,7 +252,9 @@ def test_a_query_by_label_names_its_own_stem():
 def test_pictures_lie_at_the_time_of_their_sound():
     # The picture's brightness is the number of its frame; frame 10 of 25 a second is on from 0.40 to 0.44 s.
     picture = np.arange(50, dtype=np.uint8)[:, None, None, None].repeat(3, 3)
-    film = Clip("p", 0, 16000, 8000, (tone("vn", 3000, 16000, picture=picture), tone("fl", 1, 16000, picture=picture)), 25.0)
+    film = Clip(
+        "p", 0, 16000, 8000, (tone("vn", 3000, 16000, picture=picture), tone("fl", 1, 16000, picture=picture)), 25.0
+    )
     pool = Pool([film], plain(), Window(3200, 800, 8000), "frames")
     cue = pool._cue(film, film.players[0], start=3200 + 1200)
     # The input window begins 1200 samples before the output: at 0.4 s, and lasts 0.4 s, ten frames.
@@ -274,7 +282,9 @@ def test_slots_hold_the_stems_and_too_few_are_refused():
     trio = Clip("p", 0, 2000, 8000, (tone("vn", 3000), tone("fl", 5000), tone("vc", 7000)))
     pool = Pool([trio], plain(max_sources=3), WINDOW, "none")
     mixture = pool.draw(np.random.default_rng(0), trio, 3, aligned=True)
-    assert whole_batch(mixture, WINDOW, asking("slots", "none", slots=4)).present.tolist() == [[True, True, True, False]]
+    assert whole_batch(mixture, WINDOW, asking("slots", "none", slots=4)).present.tolist() == [
+        [True, True, True, False]
+    ]
     with pytest.raises(ConfigError, match="one for each source; got model.slots: 2 and a mixture of 3"):
         whole_batch(mixture, WINDOW, asking("slots", "none", slots=2))
 

@@ -21,7 +21,9 @@ SMALL = {
         "output_activation": "linear", "initial_output": "mixture",
     },
     "mixing": {"windows_per_clip": 2},
-    "training": {"batch_size": 4, "output_samples": 2005, "audio_seconds": 8, "report_seconds": 4, "learning_rate": 1e-3},
+    "training": {
+        "batch_size": 4, "output_samples": 2005, "audio_seconds": 8, "report_seconds": 4, "learning_rate": 1e-3
+    },
 }  # fmt: skip
 
 
@@ -30,7 +32,7 @@ def settings(**groups) -> Settings:
     return Settings.model_validate(content)
 
 
-def run(manifest, folder, chosen=None, resume=None, stop_after=math.inf, **where):
+def run(manifest, folder, chosen=None, resume=None, **where):
     """Train, copy every checkpoint to `folder`/0, 1 ..., and return the metrics of the reports."""
     reports = []
 
@@ -39,11 +41,13 @@ def run(manifest, folder, chosen=None, resume=None, stop_after=math.inf, **where
             checkpoint.rename(folder / str(len(reports)))
             checkpoint.mkdir()
         reports.append(metrics)
-        if len(reports) >= stop_after:
-            raise KeyboardInterrupt
 
     try:
-        train(Training(chosen or settings(), manifest, ValidationConfig(mixtures=6, seconds=0.25), **where), report, resume)
+        train(
+            Training(chosen or settings(), manifest, ValidationConfig(mixtures=6, seconds=0.25), **where),
+            report,
+            resume,
+        )
     except KeyboardInterrupt:
         pass
     return reports
@@ -184,7 +188,9 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(undisturbed, tmp
 
 def test_a_loss_that_is_not_finite_stops_with_its_position(small_manifest, tmp_path):
     wild = settings(training={"learning_rate": 1.0, "gradient_clip": 0, "loss": "mse", "audio_seconds": 200})
-    with pytest.raises(TrainingError, match=r"must be finite; got loss .* at step \d+, \d+ audio seconds, batch \d+ of epoch"):
+    with pytest.raises(
+        TrainingError, match=r"must be finite; got loss .* at step \d+, \d+ audio seconds, batch \d+ of epoch"
+    ):
         run(small_manifest, tmp_path, wild)
 
 

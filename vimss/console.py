@@ -4,11 +4,11 @@ with stage("corpus and shards") as say:
     say("12 of 34 shards, 40 s left")
 """
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -18,6 +18,9 @@ Say = Callable[[str], None]
 
 SECONDS_BETWEEN_LINES = 10.0
 """Where the output is a file, news come this often rather than on a line that is drawn anew."""
+
+WIDTH = 120
+"""Columns of a table where the output has none of its own."""
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -79,14 +82,16 @@ class SearchLines:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> None:
     """A table on the standard output; numbers to the right."""
-    table = Table(title=title, caption=caption or None, title_justify="left", caption_justify="left")
+    table = Table(
+        title=title, caption=caption or None, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD
+    )
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index == 0)
     for row in rows:
         table.add_row(*row)
-    # A file has no width: lines there are as long as the table.
-    width = None if sys.stdout.isatty() else 160
-    out.print(table, width=width)
+    # Narrower terminals would cut numbers; a long line is the lesser evil.
+    wide = Console(highlight=False, width=max(out.width, WIDTH)) if not out.is_terminal or out.width < WIDTH else out
+    wide.print(table)
 
 
 def decibel(value: float) -> str:

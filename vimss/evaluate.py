@@ -9,7 +9,7 @@ the oracle ratio mask. Every number carries its convention (`CONVENTIONS`).
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -46,6 +46,7 @@ TWO_SOURCE_MIXTURES = 64
 TWO_SOURCE_SECONDS = 4.0
 
 
+@runtime_checkable
 class System(Protocol):
     """Anything that separates by label."""
 

@@ -20,9 +20,9 @@ COMPARISON_COLUMNS = ("cell", "trials", "finished", "validation loss, dB", "chos
 
 EVALUATION_COLUMNS = (
     "",
-    "2 sources SI-SDRi",
-    "label contrast",
-    "absent level",
+    "SI-SDRi",
+    "contrast",
+    "absent",
     "pieces SI-SDRi",
     "SDR",
     "SIR",
@@ -39,7 +39,7 @@ EXCERPT_SECONDS = 10.0
 
 def comparison_rows(experiment: Experiment, study: Study) -> list[tuple[str, ...]]:
     """One row per cell under COMPARISON_COLUMNS."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for cell in experiment.cells():
         records = study.of_cell(cell.name)
         best = min(records, key=lambda record: record.objective, default=None)
@@ -90,7 +90,11 @@ def breakdown_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
 
 def print_evaluations(split: str, evaluations: Sequence[Evaluation]) -> None:
     """The table of all systems, what its columns mean, and the first system in detail."""
-    print_table(f"Split {split}, medians in dB", EVALUATION_COLUMNS, evaluation_rows(evaluations))
+    print_table(
+        f"Split {split}: two-source mixtures, then whole pieces; medians in dB",
+        EVALUATION_COLUMNS,
+        evaluation_rows(evaluations),
+    )
     for name, meaning in evaluations[0].conventions.items():
         out.print(f"  {name}: {meaning}", soft_wrap=True)
     if evaluations[0].scores:

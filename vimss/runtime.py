@@ -30,18 +30,17 @@ JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 TRIAL_SLOT = "trial_slot"
 """Custom Ray resource that counts running trials: their drivers only wait, so they take no CPU."""
 
-QUIET_RAY = {
+RAY_VARIABLES = {
     # The trainer's controller asks its workers for reports this often; the default of 2 s blocks every report.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DEDUP_LOGS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    # Our own lines say how a search goes.
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # We keep our own records of trials; Tune's CSV, JSON and TensorBoard files would be written beside them.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
+"""Settings of Ray that have no argument; the user's own values win."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -108,15 +107,20 @@ def ray_running(place: Place, num_cpus: int = 0) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    os.environ.update({key: value for key, value in QUIET_RAY.items() if key not in os.environ})
+    for name, value in RAY_VARIABLES.items():
+        os.environ.setdefault(name, value)
     address = "auto" if in_ray_job() else place.ray_address
-    settings: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": True}
+    # What workers print stays in Ray's logs: the driver tells what matters, and a failed trial its reason.
+    settings: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address:
         settings |= {"address": address}
     else:
         # The dashboard stays on: Ray Train's cleaner asks it, without it a stopped trial blocks its cores for good.
         settings |= {"num_cpus": num_cpus or None, "include_dashboard": True, "dashboard_host": "127.0.0.1"}
         settings |= {"resources": {TRIAL_SLOT: 1000}}
+        # A machine of one's own is not taken away with a warning, and nobody collects its metrics.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
     # Ray writes its authentication token and its logs for everybody to read, if it is let.
     mask = os.umask(0o077)
     try:

@@ -23,7 +23,6 @@ import optuna
 import ray
 from pydantic import Field
 from ray import tune
-from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
@@ -46,7 +45,7 @@ from vimss.runtime import TRIAL_SLOT, Place
 from vimss.shards.manifest import Manifest
 from vimss.storage import Store, publish
 from vimss.train.config import Settings
-from vimss.train.distribute import Job, fit
+from vimss.trial import CELL, TrialPlan, run_trial, trial_name
 
 OBJECTIVE = "valid_loss"
 """Mean floored -SNR in dB over present sources of the fixed validation set; lower is better."""
@@ -175,11 +174,6 @@ def suggest(trial: optuna.Trial, axes: dict[str, Axis]) -> dict[str, Any]:
     return {}
 
 
-def trial_name(settings: Settings) -> str:
-    """Name of a trial and its folder: equal settings, equal trial."""
-    return signature(settings)
-
-
 class _Run:
     """One call of `search`."""
 
@@ -245,29 +239,22 @@ class _Run:
             config = tune.TuneConfig(
                 metric=OBJECTIVE, mode="min", max_concurrent_trials=self.concurrent, trial_dirname_creator=_short_name
             )
-            self._tune(left, {"cell": tune.grid_search([cell.name for cell in left])}, config)
+            self._tune(left, {CELL: tune.grid_search([cell.name for cell in left])}, config)
         for cell in cells:
             self._end(cell)
 
     def _tune(self, cells: Sequence[Cell], space: dict[str, Any], config: tune.TuneConfig) -> None:
-        by_name = {cell.name: cell for cell in cells}
-        trial = functools.partial(
-            _run_trial,
-            experiment=self.experiment,
-            cells=by_name,
-            shards=self.manifest.folder,
-            place=self.place,
-            folder=self.folder,
+        plan = TrialPlan(
+            self.experiment, {cell.name: cell for cell in cells}, self.manifest.folder, self.place, self.folder
         )
-        observer = _Observer(self.experiment, by_name, self.folder, self.reporters)
         tuner = tune.Tuner(
-            tune.with_resources(trial, {TRIAL_SLOT: 1}),
+            tune.with_resources(functools.partial(run_trial, plan=plan), {TRIAL_SLOT: 1}),
             param_space=space,
             tune_config=config,
             run_config=tune.RunConfig(
                 name=f"{int(time.time())}",
                 storage_path=str(self.folder / "tune"),
-                callbacks=[observer],
+                callbacks=[_Observer(plan, self.reporters)],
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=0),
             ),
@@ -302,6 +289,8 @@ class _Run:
             reporter(event)
 
 
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
 _STARTUP_TRIALS = 5
 """Random trials before TPE has enough to learn from."""
 
@@ -309,39 +298,11 @@ _BEYOND_BUDGET = 1e12
 """ASHA's own end: never reached, so that a trial ends by itself and its workers close in order."""
 
 
-def _run_trial(
-    config: dict[str, Any], experiment: Experiment, cells: dict[str, Cell], shards: Path, place: Place, folder: Path
-) -> None:
-    """What a Tune trial does: start the trainer of its settings and pass its reports on."""
-    cell, settings, _ = _settings_of(config, experiment, cells)
-    job = Job(
-        name="train",
-        storage=folder / cell.name / trial_name(settings),
-        settings=settings,
-        validation=experiment.validation,
-        shards=shards,
-        place=place,
-    )
-    fit(job, [TuneReportCallback()])
-
-
-def _settings_of(
-    config: dict[str, Any], experiment: Experiment, cells: dict[str, Cell]
-) -> tuple[Cell, Settings, dict[str, Scalar]]:
-    chosen = {key: value for key, value in config.items() if key != "cell"}
-    cell = cells[config["cell"]] if "cell" in config else next(iter(cells.values()))
-    return cell, experiment.settings({**cell.overrides, **chosen}), chosen
-
-
 class _Observer(tune.Callback):
     """Turns Tune's callbacks into trial.json files and events. Lives in the driver."""
 
-    def __init__(
-        self, experiment: Experiment, cells: dict[str, Cell], folder: Path, reporters: tuple[Reporter, ...]
-    ) -> None:
-        self.experiment = experiment
-        self.cells = cells
-        self.folder = folder
+    def __init__(self, plan: TrialPlan, reporters: tuple[Reporter, ...]) -> None:
+        self.plan = plan
         self.reporters = reporters
         self.records: dict[str, TrialRecord] = {}
         self.checkpoints: dict[str, list[tuple[float, Path]]] = {}
@@ -351,9 +312,8 @@ class _Observer(tune.Callback):
         return {**self.__dict__, "reporters": ()}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        cell, settings, chosen = _settings_of(trial.config, self.experiment, self.cells)
-        name = trial_name(settings)
-        folder = self.folder / cell.name / name
+        cell, settings, chosen = self.plan.resolve(trial.config)
+        name, folder = trial_name(settings), self.plan.trial_folder(cell, settings)
         self._keep(
             trial.trial_id,
             TrialRecord(

@@ -284,7 +284,9 @@ def _score(
     conventions = [f"SI-SDRi: {CONVENTIONS['SI-SDRi']}."]
     if len(columns) > 1:
         conventions.append(f"SDR, SIR, SAR: {CONVENTIONS['SDR']}; channels averaged.")
-    notes = {name: f"SI-SDRi {gain:+.1f} dB".replace("-", "−") for name, gain in gains.items() if np.isfinite(gain)}
+    notes = {
+        name: "SI-SDRi " + f"{gain:+.1f} dB".replace("-", "−") for name, gain in gains.items() if np.isfinite(gain)
+    }
     scores = {name: gain for name, gain in gains.items() if np.isfinite(gain)}
     return (Table("Scores", ("stem", *columns), tuple(rows), tuple(conventions)),), notes, scores
 

@@ -90,7 +90,7 @@ def explain_os_errors(path: Path) -> Iterator[None]:
             ) from error
         if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
             raise StorageError(
-                f"{path} must be writable", got=error.strerror, fix="choose another folder or mend its permissions"
+                f"{path} must be writable", got=str(error.strerror), fix="choose another folder or mend its permissions"
             ) from error
         if error.errno in {errno.EEXIST, errno.ENOTDIR}:
             raise StorageError(

@@ -59,7 +59,7 @@ class Probe:
 def probe(path: Path) -> Probe:
     """Length, streams and metadata of a media file, without decoding it; MediaError where it is none."""
     with _open(path) as container:
-        sound = next(iter(container.streams.audio), None)
+        sound = _sound_stream(container)
         picture = _picture_stream(container)
         comment = container.metadata.get("comment", "")
         return Probe(
@@ -84,8 +84,6 @@ def read_audio(source: Source, sample_rate: int, channels: int = 1) -> Float32[n
     """
     name = _name(source)
     with _open(source) as container:
-        if not container.streams.audio:
-            raise MediaError(f"{name} must have a sound stream", got="none", fix="give a recording with sound")
         blocks: list[Float32[np.ndarray, "c n"]] = []
         resample: soxr.ResampleStream | None = None
         for block, rate in _decode_audio(container, channels, name):
@@ -199,20 +197,29 @@ def _open(source: Source) -> Iterator[Any]:
 
 
 def _picture_stream(container: Any) -> Any | None:
-    """The first video stream that is not the cover of an album."""
+    """The first video stream that can be decoded and is not the cover of an album."""
     cover = av.stream.Disposition.attached_pic
-    return next((stream for stream in container.streams.video if not stream.disposition & cover), None)
+    streams = (stream for stream in container.streams.video if stream.codec_context is not None)
+    return next((stream for stream in streams if not stream.disposition & cover), None)
+
+
+def _sound_stream(container: Any) -> Any | None:
+    """The first sound stream that can be decoded."""
+    return next((stream for stream in container.streams.audio if stream.codec_context is not None), None)
 
 
 def _time_zero(container: Any) -> float:
     """Where reading begins, in the file's own seconds."""
-    stream = _picture_stream(container) or container.streams.audio[0]
-    return float((stream.start_time or 0) * stream.time_base)
+    stream = _picture_stream(container) or _sound_stream(container)
+    return float((stream.start_time or 0) * stream.time_base) if stream else 0.0
 
 
 def _decode_audio(container: Any, channels: int, name: str) -> Iterator[tuple[Float32[np.ndarray, "c n"], int]]:
     """Blocks of the first sound stream from time zero on, mapped to `channels`, each with its sample rate."""
-    stream, count, rate, end = container.streams.audio[0], 0, 0, 0.0
+    stream, count, rate, end = _sound_stream(container), 0, 0, 0.0
+    if stream is None:
+        got = f"{len(container.streams.audio)} of an unknown codec" if container.streams.audio else "none"
+        raise MediaError(f"{name} must have a sound stream", got=got, fix="give a recording with sound")
     # Without a picture the first sample is the beginning, whatever its time stamp: FFmpeg's are 3 ms late in Vorbis.
     zero = _time_zero(container) if _picture_stream(container) else None
     for frame in container.decode(stream):
@@ -240,7 +247,8 @@ def _decode_video(container: Any, name: str) -> Iterator[tuple[Any, float, float
     """Pictures in the order of showing, each with begin and end in seconds after time zero."""
     stream = _picture_stream(container)
     if stream is None:
-        raise MediaError(f"{name} must have a video stream", got="none", fix="give a recording with picture")
+        got = f"{len(container.streams.video)} of an unknown codec" if container.streams.video else "none"
+        raise MediaError(f"{name} must have a video stream", got=got, fix="give a recording with picture")
     zero, last = _time_zero(container), 0.0
     seconds = 1 / float(stream.average_rate or 25)
     _check_pixels(stream.width, stream.height, name)

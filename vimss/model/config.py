@@ -81,6 +81,13 @@ class ModelConfig(Config):
     initial_output: Literal["random", "mixture"] = Field(
         "random", description="mixture: before training, every output is close to a share of the mixture"
     )
+    gain: float = Field(
+        1.0,
+        gt=0,
+        le=1000,
+        description="the mixture is multiplied by it before the first layer and the outputs are divided by it: music has "
+        "a level of about 0.1, and layers learn faster around 1; the paper's network has 1",
+    )
     vision: VisionConfig = VisionConfig()
     feature_size: int = Field(512, ge=1, le=16384, description="numbers per frame of a `features` context")
 

@@ -92,6 +92,7 @@ class UNet(nn.Module):
         """Estimate the outputs in the middle of the window; t must be a possible input window."""
         window = mixture.shape[-1] - self.geometry.context
         layers = self.geometry.layers(window)
+        mixture = mixture * self.config.gain
         x = rearrange(mixture, "b c t -> b 1 t c")
         skips = []
         for level in range(self.config.levels):
@@ -105,7 +106,8 @@ class UNet(nn.Module):
             x = F.pad(x, (0, 0, 0, 1))
         for level in range(self.config.levels):
             x = self._decode(x, skips.pop(), level, layers[f"up{level}"], context)
-        return self._head(x[:, :, :window], mixture, layers[f"up{self.config.levels - 1}"], context)
+        out = self._head(x[:, :, :window], mixture, layers[f"up{self.config.levels - 1}"], context)
+        return out / self.config.gain
 
     def _encode(
         self, x: Float[Tensor, "b s t d"], level: int, layers: dict[str, Layer], context: Context | None

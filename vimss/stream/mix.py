@@ -95,7 +95,7 @@ class Mixture:
     @property
     def sound(self) -> Float32[np.ndarray, "c t"]:
         """The mix over the input window."""
-        return np.sum([source.stem for source in self.sources], axis=0, dtype=np.float32)
+        return np.stack([source.stem for source in self.sources]).sum(axis=0, dtype=np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +182,7 @@ class Pool:
         array = player.picture if self.cue == "frames" else player.features
         if array is None:
             raise DataError(
-                f"model.context: {self.cue} needs {'a picture' if self.cue == 'frames' else 'features'} of every player",
+                f"model.context: {self.cue} needs {'a picture' if self.cue == 'frames' else self.cue} of every player",
                 got=f"none for {player.part} in {clip.key}",
                 fix="set model.context: labels" if self.cue == "frames" else "run `vimss features` for this recipe",
             )

@@ -16,7 +16,7 @@ import mlflow
 import numpy as np
 
 
-class ServedSeparator(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow has no types
+class ServedSeparator(mlflow.pyfunc.PythonModel):
     """A Separator behind MLflow's interface."""
 
     def load_context(self, context: Any) -> None:

@@ -40,7 +40,9 @@ class TrainingConfig(Config):
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="bfloat16 autocast; refused where the device has no such units"
     )
-    report_seconds: float = Field(3600.0, gt=0, description="audio seconds between validations, each with a checkpoint")
+    report_seconds: float = Field(
+        3600.0, gt=0, description="about so many audio seconds between validations, each with a checkpoint"
+    )
 
     @model_validator(mode="after")
     def _reports_fit_the_budget(self) -> "TrainingConfig":

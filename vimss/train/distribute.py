@@ -16,9 +16,7 @@ import torch
 
 from vimss.runtime import Place
 from vimss.shards.manifest import open_manifest
-from vimss.train.checkpoint import newest_valid
 from vimss.train.config import Settings, ValidationConfig
-from vimss.train.loop import Training, train
 
 KEPT_CHECKPOINTS = 2
 
@@ -64,7 +62,9 @@ def fit(job: Job, callbacks: Sequence[Any] = ()) -> None:
 
 
 def _train_worker(config: dict[str, Any]) -> None:
-    """What every rank runs."""
+    """What every rank runs. The loop is imported here: the trial's and the controller's process do not need it."""
+    from vimss.train.loop import Training, train
+
     job: Job = config["job"]
     context = ray.train.get_context()
     torch.set_num_threads(max(1, int(job.place.cpus_per_worker)))
@@ -86,6 +86,8 @@ def _train_worker(config: dict[str, Any]) -> None:
 
 
 def _latest_checkpoint() -> Path | None:
+    from vimss.train.checkpoint import newest_valid
+
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
         return None

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -79,7 +80,8 @@ def train(training: Training, report: Report, resume: Path | None = None) -> Non
     loss_of = make_loss(config)
     seconds_per_step = config.batch_size * window.output_samples / window.sample_rate
     total_steps = math.ceil(config.audio_seconds / seconds_per_step)
-    every = max(1, round(config.report_seconds / seconds_per_step))
+    num_reports = max(1, round(config.audio_seconds / config.report_seconds))
+    report_steps = {round(total_steps * (number + 1) / num_reports) for number in range(num_reports)}
     batches = examples.batches(local_batch, state.position, training.rank, training.world_size)
     steps, position, best = state.steps, state.position, state.best
     losses: list[float] = []
@@ -117,11 +119,10 @@ def train(training: Training, report: Report, resume: Path | None = None) -> Non
         losses.append(loss.item())
         steps += 1
 
-        if steps % every == 0 or steps == total_steps:
-            kept = average.module if average is not None else separator
+        if steps in report_steps:
             metrics = {"audio_seconds": steps * seconds_per_step, "train_loss": float(np.mean(losses))}
             metrics |= {"learning_rate": rate, "steps": float(steps), **clock.metrics(len(losses) * seconds_per_step)}
-            metrics |= validate(kept)
+            metrics |= validate(weights_in_use(separator, average))
             best = min(best, metrics["valid_loss"])
             with tempfile.TemporaryDirectory() as folder:
                 if training.rank == 0:
@@ -211,6 +212,11 @@ def learning_rate(start: float, audio_seconds: float, settings: Settings) -> flo
     return start * warmup * config.learning_rate_decay ** (audio_seconds / config.audio_seconds)
 
 
+def weights_in_use(separator: Separator, average: AveragedModel | None) -> Separator:
+    """The moving average where there is one, else the raw weights."""
+    return separator if average is None else cast(Separator, average.module)
+
+
 def save_checkpoint(
     folder: Path,
     state: State,
@@ -220,7 +226,7 @@ def save_checkpoint(
     metrics: dict[str, float],
 ) -> None:
     """Everything of a checkpoint into `folder`."""
-    kept = average.module if average is not None else separator
+    kept = weights_in_use(separator, average)
     save_separator(
         folder / "model", kept, card={"audio_seconds": metrics["audio_seconds"], "valid_loss": metrics["valid_loss"]}
     )
