@@ -13,7 +13,7 @@ from vimss.errors import ConfigError, DataError
 from vimss.shards.clip import Clip
 from vimss.shards.corpora import Piece
 from vimss.shards.corpora.chamber import Options, pieces, read
-from vimss.shards.corpora.chamber.arrange import Tone, arrange
+from vimss.shards.corpora.chamber.arrange import Style, Tone, arrange
 from vimss.shards.corpora.chamber.casting import RANGES, SHARES, Casting, make_plan
 from vimss.shards.corpora.chamber.catalogue import chorales, quartets
 from vimss.shards.corpora.chamber.drawing import Film, boxes_of, draw
@@ -60,7 +60,7 @@ def piece_where(recipe: Recipe, options: Options, split: str, players: int) -> P
 
 @pytest.fixture(scope="module")
 def arranged() -> list[tuple[Casting, tuple[tuple[Tone, ...], ...]]]:
-    return [(casting, arrange(casting, 0)) for casting in make_plan(0, 14.0, 30.0).values()]
+    return [(casting, arrange(casting, 0, Style())) for casting in make_plan(0, 14.0, 30.0).values()]
 
 
 @pytest.fixture(scope="module")

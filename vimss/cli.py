@@ -200,10 +200,11 @@ def ui(
 
     from vimss import verbs
     from vimss.console import out
-    from vimss.track import serve_ui
+    from vimss.track import runs_page, serve_ui
 
-    with serve_ui(verbs.known_place(place).tracking, port) as address:
-        out.print(f"{address} (Ctrl-C ends it)")
+    tracking = verbs.known_place(place).tracking
+    with serve_ui(tracking, port) as address:
+        out.print(f"{runs_page(tracking, address)} (Ctrl-C ends it)", soft_wrap=True)
         while True:
             time.sleep(3600)
 

@@ -81,9 +81,24 @@ class ModelSystem:
 
 
 class WienerSystem:
-    """The per-label Wiener filter."""
+    """The per-label Wiener filter: one fixed filter for each label, whoever else plays."""
 
     name = "Wiener filter per label"
+
+    def __init__(self, wiener: LabelWiener) -> None:
+        self.wiener = wiener
+
+    def __call__(
+        self, mixture: Float[np.ndarray, "c t"], references: dict[str, Float[np.ndarray, "c t"]], asked: Sequence[str]
+    ) -> Float[np.ndarray, "s c t"]:
+        """Each label by its own filter: it knows what a query knows."""
+        return self.wiener.separate_each(mixture, asked)
+
+
+class InformedWienerSystem:
+    """Wiener filters that are told every label that sounds, as no query is."""
+
+    name = "Wiener, all labels told"
 
     def __init__(self, wiener: LabelWiener) -> None:
         self.wiener = wiener

@@ -125,6 +125,18 @@ def available_features(manifest: Manifest) -> tuple[str, ...]:
     return tuple(sorted(path.parent.name for path in (manifest.folder / FEATURES).glob(f"*/{ENTRY}")))
 
 
+def find_features(manifest: Manifest, vision: VisionConfig) -> str:
+    """The complete folder of features of this network; DataError where there is none, or more than one."""
+    found = [name for name in available_features(manifest) if name.rpartition("-")[0] == vision.network]
+    if len(found) != 1:
+        raise DataError(
+            f"a `features` context needs one complete folder of {vision.network} features beside {manifest.folder}",
+            got=", ".join(found) or "none",
+            fix="delete all but one" if found else f"run `vimss features {manifest.name} --network {vision.network}`",
+        )
+    return found[0]
+
+
 def weights_digest(network: Vision) -> str:
     """SHA-256 over all weights, in the order of their names."""
     digest = hashlib.sha256()

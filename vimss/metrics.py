@@ -152,8 +152,10 @@ def bss_eval_v4(references: Float[np.ndarray, "s t"], estimates: Float[np.ndarra
 class LabelWiener:
     """A time-invariant Wiener filter per label: what can be had by knowing the average spectrum of an instrument.
 
-    A network that does not beat it has learned a fixed equaliser. The filter of label k among the labels of a mixture
-    is P_k(f) / sum_j P_j(f), with P the mean power spectrum of the label's stems at equal level, in the train split.
+    A network that does not beat it has learned a fixed equaliser. With P the mean power spectrum of a label's stems at
+    equal level, in the train split, there are two. `separate_each` gives label k the filter P_k / (P_k + mean of all
+    other P), one for every mixture: it knows what a query knows. `separate` gives it P_k / sum of P_j over labels
+    j that sound in the mixture, which is told all of them.
     """
 
     def __init__(self, sample_rate: int) -> None:
@@ -176,8 +178,24 @@ class LabelWiener:
         """The labels that have a spectrum."""
         return tuple(sorted(self._power))
 
+    def separate_each(self, mixture: Float[np.ndarray, "c t"], labels: Sequence[str]) -> Float[np.ndarray, "s c t"]:
+        """One estimate per label, by the label's own fixed filter; DataError for a label that no stem had."""
+        self._check(labels)
+        power = {label: spectrum / spectrum.sum() for label, spectrum in self._power.items()}
+        estimates = []
+        for label in labels:
+            others = np.mean([spectrum for other, spectrum in power.items() if other != label], axis=0)
+            both = np.stack([power[label], others])[:, None, :, None]
+            estimates.append(_masked(mixture, both, self.sample_rate)[0])
+        return np.stack(estimates)
+
     def separate(self, mixture: Float[np.ndarray, "c t"], labels: Sequence[str]) -> Float[np.ndarray, "s c t"]:
-        """One estimate per label; DataError for a label that no stem had."""
+        """One estimate per label, `labels` being all that sound; DataError for a label that no stem had."""
+        self._check(labels)
+        power = np.stack([self._power[label] / self._power[label].sum() for label in labels])
+        return _masked(mixture, power[:, None, :, None], self.sample_rate)
+
+    def _check(self, labels: Sequence[str]) -> None:
         unknown = sorted(set(labels) - set(self._power))
         if unknown:
             raise DataError(
@@ -185,8 +203,6 @@ class LabelWiener:
                 got=f"none of {', '.join(unknown)}",
                 fix="fit it on more stems",
             )
-        power = np.stack([self._power[label] / self._power[label].sum() for label in labels])
-        return _masked(mixture, power[:, None, :, None], self.sample_rate)
 
 
 def oracle_ratio_mask(

@@ -21,6 +21,7 @@ from vimss.errors import DataError
 from vimss.evaluate import (
     CONVENTIONS,
     Evaluation,
+    InformedWienerSystem,
     MixtureSystem,
     ModelSystem,
     OracleSystem,
@@ -36,7 +37,7 @@ from vimss.model.config import VisionConfig
 from vimss.model.separator import load_separator
 from vimss.promote import CHAMPION, Decision, decide, promote
 from vimss.runtime import Place, git_commit, load_place, open_store, parallel_map, ray_running
-from vimss.search import Reporter, Study, TrialRecord, read_study, search, study_folder
+from vimss.search import OBJECTIVE, Reporter, Study, TrialRecord, read_study, search, study_folder
 from vimss.separate import Separated, separate
 from vimss.shards.manifest import MANIFEST, Manifest, Shard, open_manifest
 from vimss.shards.recipe import Recipe, load_recipe
@@ -46,7 +47,7 @@ from vimss.stream.read import FEATURES
 from vimss.track import Study as TrackedStudy
 from vimss.track import Tracker, Tracking, find_alias, model_folder, provenance, register
 
-REFERENCES = ("mixture", "Wiener filter per label", "oracle ratio mask")
+REFERENCES = (MixtureSystem.name, WienerSystem.name, InformedWienerSystem.name, OracleSystem.name)
 """Rows that need no training."""
 
 
@@ -125,7 +126,8 @@ def open_tracker(work: Work, experiment: Experiment, manifest: Manifest) -> Trac
     }
     described = f"**{experiment.question}**\n\nExpected: {experiment.expected}"
     name = study_folder(experiment, manifest, work.store).name
-    return Tracker(work.tracking, TrackedStudy(experiment.name, name, described, tags))
+    varied = (*experiment.compare, *experiment.tune)
+    return Tracker(work.tracking, TrackedStudy(experiment.name, name, described, tags, (OBJECTIVE,), varied))
 
 
 def study_of(work: Work, experiment: Experiment, manifest: Manifest) -> Study:
@@ -195,6 +197,8 @@ def run_evaluation(task: EvaluationTask) -> Evaluation:
         system = ModelSystem(load_separator(task.model), task.name)
     elif task.wiener is not None and task.name == WienerSystem.name:
         system = WienerSystem(task.wiener)
+    elif task.wiener is not None and task.name == InformedWienerSystem.name:
+        system = InformedWienerSystem(task.wiener)
     elif task.name == OracleSystem.name:
         system = OracleSystem(manifest.recipe.sample_rate)
     else:

@@ -85,7 +85,7 @@ class ModelConfig(Config):
         1.0,
         gt=0,
         le=1000,
-        description="the mixture is multiplied by it before the first layer and the outputs are divided by it: music has "
+        description="the mixture is multiplied by it before the first layer and the outputs divided by it: music has "
         "a level of about 0.1, and layers learn faster around 1; the paper's network has 1",
     )
     vision: VisionConfig = VisionConfig()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vimss.config import signature
 from vimss.errors import ConfigError, TrainingError
+from vimss.features import find_features
 from vimss.model.geometry import geometry
 from vimss.model.separator import Separator, save_separator
 from vimss.shards.manifest import Manifest
@@ -126,8 +127,11 @@ def train(training: Training, report: Report, resume: Path | None = None) -> Non
             best = min(best, metrics["valid_loss"])
             with tempfile.TemporaryDirectory() as folder:
                 if training.rank == 0:
+                    seen = {name: metrics[name] for name in ("audio_seconds", "valid_loss")}
+                    card = {**data_card(training.manifest, asking), **seen}
+                    save_separator(Path(folder) / "model", weights_in_use(separator, average), card)
                     now = State(training.signature, steps, position, best)
-                    save_checkpoint(Path(folder), now, separator, average, optimizer, metrics)
+                    save_state(Path(folder), now, separator, average, optimizer)
                 report(metrics, Path(folder) if training.rank == 0 else None)
             losses = []
             clock = _Clock()
@@ -190,7 +194,8 @@ def asking_of(settings: Settings, manifest: Manifest) -> Asking:
     """What the network needs beside the mixture."""
     model = settings.model
     context = "none" if model.site == "none" else model.context
-    return Asking(model.outputs, context, manifest.recipe.labels, model.slots)
+    features = find_features(manifest, model.vision) if context == "features" else ""
+    return Asking(model.outputs, context, manifest.recipe.labels, model.slots, features)
 
 
 def context_of(batch: Batch, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
@@ -217,20 +222,13 @@ def weights_in_use(separator: Separator, average: AveragedModel | None) -> Separ
     return separator if average is None else cast(Separator, average.module)
 
 
-def save_checkpoint(
-    folder: Path,
-    state: State,
-    separator: Separator,
-    average: AveragedModel | None,
-    optimizer: torch.optim.Optimizer,
-    metrics: dict[str, float],
-) -> None:
-    """Everything of a checkpoint into `folder`."""
-    kept = weights_in_use(separator, average)
-    save_separator(
-        folder / "model", kept, card={"audio_seconds": metrics["audio_seconds"], "valid_loss": metrics["valid_loss"]}
-    )
-    save_state(folder, state, separator, average, optimizer)
+def data_card(manifest: Manifest, asking: Asking) -> dict[str, Any]:
+    """What a user of the weights must know of the data they come from."""
+    recipe = manifest.recipe
+    data = f"{manifest.name}: {recipe.description}"
+    card: dict[str, Any] = {"data": data, "licence": recipe.licence, "shards": manifest.digest}
+    card["picture"] = recipe.picture.model_dump()
+    return card | ({"features": asking.features} if asking.features else {})
 
 
 def _local_batch(batch_size: int, world_size: int) -> int:

@@ -43,6 +43,22 @@ class Options(Config):
 
     minutes: float = Field(60.0, ge=1, le=3000, description="music in all splits together, minutes")
     piece_seconds: float = Field(30.0, ge=3, le=300, description="longest piece, one stretch of a score, seconds")
+    notes_per_second: tuple[float, float] = Field(
+        (1.2, 3.0), description="of one part: the tempo of each piece is chosen for a rate between these"
+    )
+    register_semitones: float = Field(
+        12.0,
+        gt=0,
+        description="how far melodies lie from the middle of their instrument's range, standard deviation; a small one "
+        "keeps players apart, a large one lets everybody play high and low",
+    )
+    variety: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="of the sounds in all splits but test_unheard: share of players who do not have their instrument's "
+        "plain patch, and strength of their equalisers",
+    )
     banks: tuple[Path, ...] = Field(
         (), description="more General MIDI sound banks (.sf2), used as often as TimGM6mb in all splits but test_unheard"
     )
@@ -78,13 +94,15 @@ def read(piece: Piece, recipe: Recipe, options: Options, source: Path | None) ->
             fix="use the same seed, minutes and piece_seconds",
         )
     # Imported here: `pieces` then takes milliseconds, and listing a corpus needs neither synthesiser nor drawing.
+    from vimss.shards.corpora.chamber.arrange import Style
     from vimss.shards.corpora.chamber.make import cut, make
     from vimss.shards.corpora.chamber.sound import default_bank
 
     banks = (default_bank(), *options.banks)
     if casting.split == "test_unheard":
         banks = (options.unheard_bank or default_bank(),)
-    yield from cut(casting, make(casting, recipe, banks), recipe)
+    style = Style(options.notes_per_second, options.register_semitones, options.variety)
+    yield from cut(casting, make(casting, recipe, banks, style), recipe)
 
 
 def _plan(recipe: Recipe, options: Options) -> dict[str, Casting]:

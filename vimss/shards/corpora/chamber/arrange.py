@@ -1,6 +1,6 @@
 """From a score to what each player of a piece plays: tones in seconds, within the instrument's range, with rests.
 
-    players = arrange(casting, seed=0)
+    players = arrange(casting, seed=0, style=Style())
     players[0][0]  # Tone(start=0.31, end=0.82, pitch=67, loud=0.7)
 
 Chorales hardly ever rest and move together, so that a model that ignores the picture would do as well as one that
@@ -8,15 +8,13 @@ looks. Therefore silent passages are cut into each part, and pieces differ in te
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from vimss.shards.corpora.chamber.casting import RANGES, Casting, generator
 from vimss.shards.corpora.chamber.score import Note, Score, read_score
-
-NOTES_PER_SECOND = (1.2, 3.0)
-"""Of one part, from slow chords to lively; the tempo of each piece is chosen for a rate in between."""
 
 BEATS_PER_MINUTE = (54.0, 160.0)
 """Slowest and fastest tempo of a quarter note."""
@@ -37,25 +35,34 @@ class Tone(NamedTuple):
     loud: float
 
 
-def arrange(casting: Casting, seed: int) -> tuple[tuple[Tone, ...], ...]:
+@dataclass(frozen=True)
+class Style:
+    """How hard the music is to take apart; settings of the corpus, see its Options."""
+
+    notes_per_second: tuple[float, float] = (1.2, 3.0)
+    register_semitones: float = 12.0
+    variety: float = 1.0
+
+
+def arrange(casting: Casting, seed: int, style: Style) -> tuple[tuple[Tone, ...], ...]:
     """The tones of each sounding player, in the order of `casting.instruments`."""
     rng = generator(seed, "arrange", casting.name)
     score = read_score(casting.score)
-    bpm = _tempo(rng, score)
+    bpm = _tempo(rng, score, style.notes_per_second)
     span = casting.seconds * bpm / 60
     parts = _choose_stretch(rng, score, casting, span)
     accents = rng.uniform(0.6, 1.0, size=64)
     players = []
     for instrument, part in zip(casting.instruments, parts, strict=True):
-        pitches = _into_range(rng, [note.pitch for note in part], RANGES[instrument])
+        pitches = _into_range(rng, [note.pitch for note in part], RANGES[instrument], style.register_semitones)
         players.append(_play(rng, part, pitches, 60 / bpm, casting.seconds, accents))
     return tuple(_rest(rng, tones, casting.seconds) for tones in players)
 
 
-def _tempo(rng: np.random.Generator, score: Score) -> float:
+def _tempo(rng: np.random.Generator, score: Score, notes_per_second: tuple[float, float]) -> float:
     """Quarter notes per minute that give the parts of this score a rate of notes drawn at random."""
     density = sum(map(len, score.parts)) / (len(score.parts) * score.quarters)
-    return float(np.clip(60 * rng.uniform(*NOTES_PER_SECOND) / density, *BEATS_PER_MINUTE))
+    return float(np.clip(60 * rng.uniform(*notes_per_second) / density, *BEATS_PER_MINUTE))
 
 
 def _choose_stretch(rng: np.random.Generator, score: Score, casting: Casting, span: float) -> list[list[Note]]:
@@ -97,14 +104,22 @@ def _cut(part: Sequence[Note], start: float, span: float, quarters: float) -> li
     return notes
 
 
-def _into_range(rng: np.random.Generator, pitches: Sequence[int], limits: tuple[int, int]) -> list[int]:
-    """The melody in one of the octaves where the instrument can play (nearly) all of it; the rest is folded back."""
+def _into_range(
+    rng: np.random.Generator, pitches: Sequence[int], limits: tuple[int, int], register_semitones: float
+) -> list[int]:
+    """The melody in one of the octaves where the instrument can play (nearly) all of it; the rest is folded back.
+
+    Octaves near the middle of the range are likelier: their distance from it has a normal distribution.
+    """
     low, high = limits
     melody = np.array(pitches)
     shifts = np.arange(-60, 61, 12)
     inside = np.array([np.mean((melody + shift >= low) & (melody + shift <= high)) for shift in shifts])
     fitting = shifts[inside >= min(0.97, float(inside.max()))]
-    moved = melody + int(rng.choice(fitting))
+    distance = (melody.mean() + fitting - (low + high) / 2) / register_semitones
+    # Relative to the nearest octave, so that a narrow distribution cannot come out as all zeros.
+    likely = np.exp(-0.5 * (distance**2 - np.min(distance**2)))
+    moved = melody + int(rng.choice(fitting, p=likely / likely.sum()))
     moved = np.where(moved < low, moved + 12 * -((moved - low) // 12), moved)
     moved = np.where(moved > high, moved - 12 * -((high - moved) // 12), moved)
     return [int(pitch) for pitch in moved]

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int16
 
 from vimss.shards.clip import Clip, Player
-from vimss.shards.corpora.chamber.arrange import Tone, arrange
+from vimss.shards.corpora.chamber.arrange import Style, Tone, arrange
 from vimss.shards.corpora.chamber.casting import Casting, generator
 from vimss.shards.corpora.chamber.drawing import Film, draw
 from vimss.shards.corpora.chamber.motion import move
@@ -30,7 +30,7 @@ class Seat:
     timbre: str
 
 
-def make(casting: Casting, recipe: Recipe, banks: tuple[Path, ...]) -> list[Seat]:
+def make(casting: Casting, recipe: Recipe, banks: tuple[Path, ...], style: Style) -> list[Seat]:
     """Sound and picture of a whole piece; sounds are drawn from `banks`."""
 
     def film(number: int, instrument: str, tones: tuple[Tone, ...]) -> Film:
@@ -38,12 +38,14 @@ def make(casting: Casting, recipe: Recipe, banks: tuple[Path, ...]) -> list[Seat
         frames = max(1, round(casting.seconds * recipe.picture.frame_rate))
         return draw(instrument, move(tones, frames, recipe.picture.frame_rate, rng), recipe.picture.size, rng)
 
-    parts = arrange(casting, recipe.seed)
+    parts = arrange(casting, recipe.seed, style)
     rng = generator(recipe.seed, "sound", casting.name)
     unheard = casting.split == "test_unheard"
-    timbres = [choose_timbre(rng, instrument, banks, unheard) for instrument in casting.instruments]
+    # Sounds that training never has are as far from it in an easy corpus as in a hard one.
+    variety = 1.0 if unheard else style.variety
+    timbres = [choose_timbre(rng, instrument, banks, unheard, variety) for instrument in casting.instruments]
     samples = round(casting.seconds * recipe.sample_rate)
-    stems = perform(timbres, parts, samples, recipe.sample_rate, recipe.channels, rng)
+    stems = perform(timbres, parts, samples, recipe.sample_rate, recipe.channels, rng, variety)
     seats = [
         Seat(instrument, film(number, instrument, tones), stem, str(timbre))
         for number, (instrument, tones, stem, timbre) in enumerate(

@@ -100,14 +100,19 @@ def default_bank() -> Path:
     return (Path(spec.origin).parent if spec and spec.origin else Path("pretty_midi")) / "TimGM6mb.sf2"
 
 
-def choose_timbre(rng: np.random.Generator, instrument: str, banks: Sequence[Path], unheard: bool) -> Timbre:
-    """A sound for one player, drawn from the patches of the split."""
+def choose_timbre(
+    rng: np.random.Generator, instrument: str, banks: Sequence[Path], unheard: bool, variety: float = 1.0
+) -> Timbre:
+    """A sound for one player, drawn from the patches of the split; with less `variety` the plain one more often."""
     programs = (UNHEARD_PATCHES if unheard else PATCHES)[instrument]
     shifts = UNHEARD_SHIFTS if unheard else SHIFTS
     # The first patch is the plain instrument and comes two times in three.
     weights = np.array([2.0] + [1.0] * (len(programs) - 1)) if len(programs) > 1 else np.ones(1)
     program = int(rng.choice(np.array(programs), p=weights / weights.sum()))
-    return Timbre(banks[int(rng.integers(len(banks)))], program, int(rng.choice(np.array(shifts))), unheard)
+    shift = int(rng.choice(np.array(shifts)))
+    if not unheard and rng.random() >= variety:
+        program, shift = programs[0], 0
+    return Timbre(banks[int(rng.integers(len(banks)))], program, shift, unheard)
 
 
 def perform(
@@ -117,6 +122,7 @@ def perform(
     sample_rate: int,
     channels: int,
     rng: np.random.Generator,
+    variety: float = 1.0,
 ) -> list[Int16[np.ndarray, "c t"]]:
     """The stems of one piece, one per player with tones; their sum is the mix. DataError for a broken sound bank."""
     cents = rng.uniform(-25, 25)
@@ -125,7 +131,7 @@ def perform(
     stems = []
     for timbre, tones in zip(timbres, parts, strict=True):
         dry = _render(timbre, tones, samples, sample_rate, cents + rng.normal(0, 4), rng)
-        wet = _colour(dry * _expression(tones, samples, sample_rate, rng), sample_rate, echoes, unheard, rng)
+        wet = _colour(dry * _expression(tones, samples, sample_rate, rng), sample_rate, echoes, unheard, rng, variety)
         level = 10 ** (rng.uniform(-LEVEL_DB, LEVEL_DB) / 20) / _active_rms(wet)
         pan = rng.uniform(0.15, 0.85) * np.pi / 2
         sides = np.array([np.cos(pan), np.sin(pan)] if channels == 2 else [1.0])
@@ -253,6 +259,7 @@ def _colour(
     echoes: Float64[np.ndarray, "2 n"],
     unheard: bool,
     rng: np.random.Generator,
+    variety: float,
 ) -> Float32[np.ndarray, " t"]:
     """The player's equaliser and the room, both in one pass over the spectrum."""
     samples = len(sound)
@@ -262,7 +269,7 @@ def _colour(
     frequencies = np.fft.rfftfreq(size, 1 / sample_rate).astype(np.float32)
     octaves = np.log2(np.maximum(frequencies, 40.0) / 40.0)
     tilt = rng.choice(np.array((-1.0, 1.0))) * rng.uniform(1.2, 2.0) if unheard else rng.uniform(-0.8, 0.8)
-    decibels = np.interp(octaves, np.arange(9), rng.normal(0, 2.5, 9)) + tilt * (octaves - 4)
+    decibels = variety * (np.interp(octaves, np.arange(9), rng.normal(0, 2.5, 9)) + tilt * (octaves - 4))
     # Each player stands elsewhere: the same walls, other distances. High tones are damped at the walls.
     walls = np.zeros(size, np.float32)
     np.add.at(walls, np.rint(echoes[0] * rng.uniform(0.85, 1.15) * sample_rate).astype(int), echoes[1])

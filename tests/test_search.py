@@ -1,0 +1,238 @@
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+
+from vimss.config import parse_config
+from vimss.errors import ConfigError, PlaceError, TrainingError
+from vimss.experiment import CellEnded, CellStarted, Experiment, TrialEnded, TrialReported, TrialStarted
+from vimss.model.separator import load_separator
+from vimss.runtime import Place, ray_running
+from vimss.search import Study, TrialRecord, concurrent_trials, read_study, search, suggest
+from vimss.storage import Store
+
+SMALL = {
+    "question": "Does it run?",
+    "expected": "yes",
+    "shards": "small",
+    "model": {
+        "levels": 3, "filters": 4, "max_filters": 8, "down_kernel": 5, "outputs": "queries", "site": "decoder",
+        "output_activation": "linear", "initial_output": "mixture",
+    },
+    "mixing": {"windows_per_clip": 2},
+    "training": {"output_samples": 2005, "audio_seconds": 12, "report_seconds": 4, "learning_rate": 1e-3},
+    "tune": {
+        "training.batch_size": {"choices": [2, 4]},
+        "training.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+    },
+    "search": {
+        "trials": 2,
+        "grace_seconds": 4,
+        "first_trials": [{"training.batch_size": 4, "training.learning_rate": 3e-3}],
+    },
+    "validation": {"mixtures": 6, "seconds": 0.25},
+    "baselines": {"plain": {"model.outputs": "instruments", "model.site": "none"}},
+}  # fmt: skip
+
+
+def experiment(**changes) -> Experiment:
+    return parse_config({**SMALL, "name": "small", **changes}, Experiment, "test")
+
+
+def record(folder: Path, cell: str, trial: str, loss: float, state: str = "finished") -> None:
+    path = folder / cell / trial
+    (path / "model").mkdir(parents=True)
+    kept = TrialRecord(
+        cell=cell,
+        trial=trial,
+        state=state,
+        chosen={},
+        settings=experiment().settings(),
+        reports=({"audio_seconds": 1.0, "valid_loss": loss},),
+        begun=0.0,
+        message="broken" if state == "failed" else "",
+    )
+    (path / "trial.json").write_text(kept.model_dump_json(), encoding="utf-8")
+
+
+def test_the_best_trial_is_the_finished_one_with_the_lowest_loss(tmp_path):
+    for trial, loss, state in (("a", -1.0, "finished"), ("b", -2.0, "finished"), ("c", -9.0, "pruned")):
+        record(tmp_path, "search", trial, loss, state)
+    assert read_study(tmp_path).best(["search"]).trial == "b"
+
+
+def test_without_a_finished_trial_the_best_pruned_one_counts(tmp_path):
+    record(tmp_path, "search", "a", -1.0, "pruned")
+    assert read_study(tmp_path).best(["search"]).trial == "a"
+
+
+def test_a_study_without_weights_tells_what_went_wrong(tmp_path):
+    record(tmp_path, "search", "a", -1.0, "failed")
+    shutil.rmtree(tmp_path / "search" / "a" / "model")
+    with pytest.raises(TrainingError, match="must hold a trial with weights in search; got broken"):
+        read_study(tmp_path).best(["search"])
+
+
+def test_conditional_axes_are_drawn_only_where_their_condition_holds():
+    axes = experiment(
+        tune={
+            "model.op": {"choices": ["film", "add"], "when": {"model.site": ["decoder"]}},
+            "model.site": {"choices": ["decoder", "bottleneck"]},
+        }
+    ).tune
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(20):
+        trial = study.ask()
+        suggest(trial, axes)
+        assert ("model.op" in trial.params) == (trial.params["model.site"] == "decoder")
+
+
+def test_conditions_in_a_circle_are_refused():
+    axes = experiment(
+        tune={
+            "model.op": {"choices": ["film"], "when": {"model.site": ["decoder"]}},
+            "model.site": {"choices": ["decoder"], "when": {"model.op": ["film"]}},
+        }
+    ).tune
+    with pytest.raises(ConfigError, match="must not run in a circle"):
+        suggest(optuna.create_study().ask(), axes)
+
+
+def test_a_trial_that_does_not_fit_the_cluster_is_refused():
+    place = Place(name="x", workers_per_trial=4, gpus_per_worker=1)
+    with pytest.raises(PlaceError, match=r"one trial of 4 workers must fit.*4 CPU, 4 GPU; got 8 CPU, 2 GPU"):
+        concurrent_trials(place, {"CPU": 8, "GPU": 2})
+
+
+def test_concurrency_is_what_fits_and_at_most_what_the_place_says():
+    assert concurrent_trials(Place(name="x", workers_per_trial=2), {"CPU": 5}) == 2
+    assert concurrent_trials(Place(name="x", max_concurrent_trials=1), {"CPU": 5}) == 1
+
+
+@pytest.fixture(scope="module")
+def searched(small_manifest, tmp_path_factory):
+    """A search whose trials have two gloo workers each, on a real Ray of several processes."""
+    store = Store(tmp_path_factory.mktemp("searched"))
+    place = Place(name="test", workers_per_trial=2)
+    events: list = []
+    with ray_running(place, num_cpus=2):
+        study = search(experiment(), small_manifest, place, store, [events.append])
+    return store, study, events
+
+
+@pytest.mark.slow
+def test_a_search_with_two_workers_per_trial_runs_to_the_end(searched):
+    _, study, _ = searched
+    trials = study.of_cell("search")
+    assert len(trials) == 2
+    assert all(trial.state in {"finished", "pruned"} for trial in trials)
+    assert study.best(["search"]).state == "finished"
+    first = experiment().search.first_trials[0]
+    assert first in [trial.chosen for trial in trials]
+
+
+@pytest.mark.slow
+def test_the_best_weights_of_a_trial_load(searched):
+    _, study, _ = searched
+    assert load_separator(study.best(["search"]).folder / "model").labels
+
+
+@pytest.mark.slow
+def test_a_baseline_inherits_from_the_best_trial_and_sees_the_whole_budget(searched):
+    _, study, _ = searched
+    best, (baseline,) = study.best(["search"]), study.of_cell("plain")
+    assert baseline.settings.training == best.settings.training
+    assert baseline.settings.model.outputs == "instruments"
+    assert baseline.reports[-1]["audio_seconds"] >= 12
+
+
+@pytest.mark.slow
+def test_events_come_in_their_order(searched):
+    _, _, events = searched
+    for cell in ("search", "plain"):
+        kinds = [type(event) for event in events if event.cell == cell]
+        assert kinds[0] is CellStarted and kinds[-1] is CellEnded
+    for trial in {event.trial for event in events if isinstance(event, TrialStarted)}:
+        kinds = [type(event) for event in events if getattr(event, "trial", "") == trial]
+        assert kinds[0] is TrialStarted and kinds[-1] is TrialEnded and TrialReported in kinds
+
+
+@pytest.mark.slow
+def test_the_same_command_again_runs_nothing_and_tells_everything(searched, small_manifest):
+    store, study, events = searched
+    again: list = []
+    place = Place(name="test", workers_per_trial=2)
+    with ray_running(place, num_cpus=2):
+        repeated = search(experiment(), small_manifest, place, store, [again.append])
+    assert repeated == study
+    assert {repr(event) for event in again} == {repr(event) for event in events}
+
+
+@pytest.mark.slow
+def test_a_trial_whose_loss_is_not_finite_fails_with_its_position_and_the_search_goes_on(small_manifest, tmp_path):
+    wild = {"training.batch_size": 4, "training.learning_rate": 1.0}
+    chosen = experiment(
+        training={**SMALL["training"], "gradient_clip": 0, "loss": "mse", "audio_seconds": 100, "report_seconds": 4},
+        tune={
+            "training.batch_size": {"choices": [4]},
+            "training.learning_rate": {"low": 1e-5, "high": 1.0, "log": True},
+        },
+        search={"trials": 2, "grace_seconds": 100, "first_trials": [wild, {**wild, "training.learning_rate": 1e-4}]},
+        baselines={},
+    )
+    place = Place(name="test")
+    with ray_running(place, num_cpus=2):
+        study = search(chosen, small_manifest, place, Store(tmp_path))
+    by_rate = {trial.chosen["training.learning_rate"]: trial for trial in study.records}
+    assert by_rate[1e-4].state == "finished"
+    assert by_rate[1.0].state == "failed"
+    assert "loss and gradient must be finite; got loss" in by_rate[1.0].message
+    assert "audio seconds, batch" in by_rate[1.0].message
+    assert math.isfinite(study.best(["search"]).objective)
+
+
+@pytest.mark.slow
+def test_a_search_that_was_killed_goes_on_where_it_was(small_manifest, tmp_path):
+    """Killed after the first report; the same command keeps the settings and ends with as many trials as asked for."""
+    longer = {**SMALL["training"], "audio_seconds": 200, "report_seconds": 4}
+    chosen = experiment(training=longer, baselines={}, search={**SMALL["search"], "trials": 1})
+    script = f"""
+import json, os, signal
+from pathlib import Path
+from vimss.config import parse_config
+from vimss.experiment import Experiment, TrialReported
+from vimss.runtime import Place, ray_running
+from vimss.search import search
+from vimss.shards.manifest import open_manifest
+from vimss.storage import Store
+
+def kill(event):
+    if isinstance(event, TrialReported) and event.audio_seconds > 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+place = Place(name="test")
+experiment = parse_config({{**json.loads({json.dumps(chosen.model_dump(mode="json"))!r}), "name": "small"}}, Experiment, "test")
+with ray_running(place, num_cpus=2):
+    search(experiment, open_manifest(Path({str(small_manifest.folder)!r})), place, Store(Path({str(tmp_path)!r})), [kill])
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False, capture_output=True).returncode == -9
+    (before,) = read_study(next(Store(tmp_path).studies.iterdir())).records
+    assert before.state == "running"
+    events: list = []
+    place = Place(name="test")
+    with ray_running(place, num_cpus=2):
+        study = search(chosen, small_manifest, place, Store(tmp_path), [events.append])
+    (after,) = study.records
+    assert (after.trial, after.state) == (before.trial, "finished")
+    first = next(event for event in events if isinstance(event, TrialReported))
+    assert first.audio_seconds > before.reports[0]["audio_seconds"]
+
+
+def test_a_study_is_read_without_ray(tmp_path):
+    record(tmp_path, "search", "a", -1.0)
+    assert isinstance(read_study(tmp_path), Study)
