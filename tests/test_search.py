@@ -216,9 +216,11 @@ def kill(event):
         os.kill(os.getpid(), signal.SIGKILL)
 
 place = Place(name="test")
-experiment = parse_config({{**json.loads({json.dumps(chosen.model_dump(mode="json"))!r}), "name": "small"}}, Experiment, "test")
+content = json.loads({json.dumps(chosen.model_dump(mode="json"))!r})
+experiment = parse_config({{**content, "name": "small"}}, Experiment, "test")
+manifest = open_manifest(Path({str(small_manifest.folder)!r}))
 with ray_running(place, num_cpus=2):
-    search(experiment, open_manifest(Path({str(small_manifest.folder)!r})), place, Store(Path({str(tmp_path)!r})), [kill])
+    search(experiment, manifest, place, Store(Path({str(tmp_path)!r})), [kill])
 """
     assert subprocess.run([sys.executable, "-c", script], check=False, capture_output=True).returncode == -9
     (before,) = read_study(next(Store(tmp_path).studies.iterdir())).records

@@ -42,14 +42,8 @@ def run(manifest, folder, chosen=None, resume=None, **where):
             checkpoint.mkdir()
         reports.append(metrics)
 
-    try:
-        train(
-            Training(chosen or settings(), manifest, ValidationConfig(mixtures=6, seconds=0.25), **where),
-            report,
-            resume,
-        )
-    except KeyboardInterrupt:
-        pass
+    training = Training(chosen or settings(), manifest, ValidationConfig(mixtures=6, seconds=0.25), **where)
+    train(training, report, resume)
     return reports
 
 

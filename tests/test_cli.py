@@ -1,0 +1,229 @@
+import ast
+import inspect
+import json
+import re
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import typer
+
+import vimss
+from vimss import cli, doctor, media
+from vimss.model.config import ModelConfig
+from vimss.model.separator import Separator, save_separator
+from vimss.storage import Store
+from vimss.track import Tracking
+
+HEAVY = {"torch", "ray", "mlflow", "av", "matplotlib", "webdataset", "numpy", "optuna", "cv2", "music21", "pydantic"}
+
+COMMON = ["--help", "--on", "--set"]
+STUDY = [*COMMON, "--json", "--seed"]
+OPTIONS = {
+    "shard": [*STUDY, "--minutes", "--source"],
+    "features": [*COMMON, "--network", "--weights"],
+    "train": STUDY,
+    "search": STUDY,
+    "evaluate": [*STUDY, "--split"],
+    "compare": STUDY,
+    "promote": STUDY,
+    "separate": ["--help", "--instruments", "--json", "--model", "--on", "--out", "--references"],
+    "ui": ["--help", "--on", "--port"],
+    "quickstart": ["--help", "--on", "--seed"],
+    "doctor": ["--help", "--json", "--on"],
+}
+"""Verbs and their options. Each one is a promise to scripts: a new one is added here on purpose or not at all."""
+
+HELP_SECONDS = 0.4
+
+
+@pytest.fixture
+def vimss_says(monkeypatch, tmp_path, capsys):
+    """Runs the command line in this process: exit code, output, errors. The store is an empty folder."""
+    monkeypatch.setenv("VIMSS_STORE", str(tmp_path / "store"))
+
+    def run(*arguments: object) -> tuple[object, str, str]:
+        code: object = 0
+        try:
+            cli.main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = end.code or 0
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def migrated(tmp_path_factory) -> Path:
+    """The folder of MLflow's empty database: making one takes seconds."""
+    tracking = Tracking(Store(tmp_path_factory.mktemp("migrated")))
+    tracking.client()
+    return tracking.folder
+
+
+def modules_after(code: str) -> set[str]:
+    """Top-level modules that a fresh Python has loaded when it has run `code`."""
+    code += "\nimport sys; print(*{name.partition('.')[0] for name in sys.modules}, file=sys.__stdout__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def processor_seconds(*arguments: str) -> float:
+    """Of a subprocess, in the program and in the kernel on its behalf: other processes do not count."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_importing_vimss_loads_nothing_heavy():
+    assert modules_after("import vimss; assert vimss.__version__") & HEAVY == set()
+
+
+def test_help_loads_nothing_heavy():
+    code = "from vimss.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass"
+    assert modules_after(code) & HEAVY == set()
+
+
+def test_help_takes_less_than_the_time_one_notices():
+    assert min(processor_seconds("-m", "vimss", "--help") for _ in range(3)) < HELP_SECONDS
+
+
+def test_help_lists_every_verb(vimss_says):
+    code, out, _ = vimss_says("--help")
+    assert code == 0 and re.findall(r"^  (\w+) {2,}\S", out.partition("Commands:")[2], re.MULTILINE) == list(OPTIONS)
+
+
+@pytest.mark.parametrize("verb", OPTIONS)
+def test_every_verb_explains_itself_and_each_of_its_options(vimss_says, verb):
+    code, out, _ = vimss_says(verb, "--help")
+    assert code == 0 and re.match(rf"Usage: .*{verb} \[OPTIONS\]", out)
+    command = typer.main.get_command(cli.app).commands[verb]
+    assert all(parameter.help for parameter in command.params)
+
+
+def test_verbs_and_options_do_not_grow_unnoticed():
+    commands = typer.main.get_command(cli.app).commands
+    found = {
+        verb: sorted({name for parameter in command.params for name in parameter.opts if name.startswith("-")})
+        for verb, command in commands.items()
+    }
+    assert found == {verb: sorted(set(options) - {"--help"}) for verb, options in OPTIONS.items()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["serach", "quickstart"], "No such command 'serach'"),
+        (["search"], "Missing argument 'EXPERIMENT'"),
+        (["compare", "quickstart", "--sed", "1"], "No such option: --sed"),
+        (["compare", "quickstart", "--seed", "-1"], "Invalid value for '--seed'"),
+        (["shard", "nothing"], "shards/nothing.yaml must be a YAML file; got no such file. To fix: choose one of"),
+        (["shard", "quickstart", "--set", "sample_rat=8000"], "unknown key 'sample_rat'. To fix: did you mean"),
+        (["compare", "quickstart", "--set", "training"], "--set takes key=value; got 'training'. To fix: write"),
+        (["compare", "quickstart", "--set", "training.batch_size=0"], "greater than or equal to 1; got 0"),
+        (["compare", "quickstart", "--on", "moon"], "--on must name a folder of platform/; got 'moon'"),
+    ],
+)
+def test_bad_usage_ends_with_2_and_says_what_is_wrong(vimss_says, arguments, message):
+    code, out, err = vimss_says(*arguments)
+    assert (code, out) == (2, "") and message in err
+
+
+def test_an_unknown_experiment_lists_those_that_exist(vimss_says):
+    code, _, err = vimss_says("compare", "nothing")
+    known = ", ".join(sorted(path.name for path in Path("experiments").glob("*.yaml")))
+    assert (
+        code == 2
+        and f"experiments/nothing.yaml must be a YAML file; got no such file. To fix: choose one of {known}" in err
+    )
+
+
+def test_an_experiment_whose_shards_are_not_written_fails_and_says_how_to_write_them(vimss_says):
+    code, out, err = vimss_says("compare", "quickstart", "--seed", "3")
+    assert (code, out) == (1, "")
+    assert "the shards of the experiment 'quickstart' must be written first" in err
+    assert "run `vimss shard quickstart --seed 3`" in err
+
+
+def test_an_alias_that_does_not_exist_fails_and_lists_what_there_is(vimss_says, tmp_path, migrated):
+    shutil.copytree(migrated, Store(tmp_path / "store").make().tracking)
+    code, out, err = vimss_says("separate", "quartet.mp4", "--model", "models:/quickstart@champion")
+    assert (code, out) == (1, "")
+    assert "version or alias 'champion'; got no model 'quickstart'. To fix: run a search first" in err
+
+
+def test_a_recording_that_does_not_exist_fails(vimss_says, tmp_path):
+    code, out, err = vimss_says(
+        "separate", tmp_path / "none.wav", "--model", small_model(tmp_path), "--instruments", "vn"
+    )
+    assert (code, out) == (1, "") and "none.wav must be a media file; got no such file" in err
+
+
+def test_json_is_all_that_goes_to_the_output(vimss_says, tmp_path):
+    recording = tmp_path / "duet.wav"
+    media.write_wav(recording, np.random.default_rng(0).uniform(-0.3, 0.3, (1, 8000)).astype(np.float32), 8000)
+    arguments = ["--model", small_model(tmp_path), "--instruments", "vn,vc", "--out", tmp_path / "out", "--json"]
+    code, out, err = vimss_says("separate", recording, *arguments)
+    assert code == 0 and json.loads(out) == {
+        "page": str(tmp_path / "out" / "page.html"),
+        "stems": {label: str(tmp_path / "out" / f"{label}.wav") for label in ("vn", "vc")},
+    }
+    assert "separate duet.wav" in err
+
+
+def test_doctor_names_every_library_with_its_version_or_a_way_to_get_it(vimss_says):
+    code, out, _ = vimss_says("doctor", "--json")
+    findings = {finding["what"]: finding for finding in json.loads(out)}
+    assert set(doctor.LIBRARIES) | {"Python", "cores", "GPUs", "Ray", "codecs", "store", "tracking"} <= set(findings)
+    assert code == (0 if all(finding["ok"] for finding in findings.values()) else 1)
+    assert all(finding["found"] and (finding["ok"] or finding["fix"]) for finding in findings.values())
+
+
+def test_a_json_result_has_null_where_a_figure_is_not_defined(capsys):
+    cli.print_json({"label_contrast": float("nan"), "scores": [float("inf"), 1.5]})
+    assert json.loads(capsys.readouterr().out) == {"label_contrast": None, "scores": [None, 1.5]}
+
+
+@pytest.mark.parametrize("name", vimss.__all__)
+def test_every_public_name_resolves_to_what_its_module_defines(name):
+    value = getattr(vimss, name)
+    assert callable(value) and value.__module__.startswith("vimss.") and name in dir(vimss)
+
+
+def test_no_public_name_hides_a_module():
+    modules = {path.stem for path in Path(vimss.__file__).parent.iterdir()}
+    assert not modules & set(vimss.__all__)
+
+
+def test_an_unknown_name_of_the_package_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'vimss' has no attribute 'separat'"):
+        vimss.separat  # noqa: B018
+
+
+def test_the_docstring_lists_every_public_name_in_one_line():
+    listed = re.findall(r"^    (\w+) {2,}\S.*$", vimss.__doc__.partition("From a notebook")[2], re.MULTILINE)
+    assert listed == vimss.__all__
+
+
+def test_the_example_of_the_docstring_calls_what_exists_with_arguments_it_takes():
+    text = inspect.cleandoc(vimss.__doc__).partition("For example:\n")[2]
+    calls = [node for node in ast.walk(ast.parse(inspect.cleandoc(text))) if isinstance(node, ast.Call)]
+    ours = [call for call in calls if isinstance(call.func, ast.Attribute) and ast.unparse(call.func.value) == "vimss"]
+    for call in ours:
+        signature = inspect.signature(getattr(vimss, call.func.attr))
+        signature.bind(*call.args, **{keyword.arg: keyword.value for keyword in call.keywords})
+    assert len(ours) >= 6
+
+
+def small_model(folder: Path) -> Path:
+    torch.manual_seed(0)
+    config = ModelConfig(levels=2, filters=2, down_kernel=5, site="decoder", outputs="queries", padding="same")
+    save_separator(folder / "model", Separator(config, ("vn", "va", "vc"), 8000), {})
+    return folder / "model"

@@ -1,0 +1,193 @@
+import ast
+import fnmatch
+import inspect
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+import vimss
+from vimss.cli import app
+from vimss.experiment import load_experiment
+from vimss.shards.instruments import INSTRUMENTS
+
+README = Path("README.md").read_text(encoding="utf-8")
+
+RUN = "platform/local/run"
+USAGE_ERROR = typer.BadParameter.__bases__[0]
+"""What typer raises for every kind of bad usage."""
+
+VIMSS = (("vimss",), ("python", "-m", "vimss"))
+
+
+def blocks(language: str, text: str = README) -> list[str]:
+    """Contents of the fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def in_blocks(text: str = README) -> list[tuple[str, ...]]:
+    """The arguments of every `vimss` in a shell block."""
+    lines = "".join(blocks("sh", text)).replace("\\\n", " ").splitlines()
+    return [arguments for line in lines if (arguments := arguments_of(line))]
+
+
+def in_prose(text: str = README) -> list[tuple[str, ...]]:
+    """The arguments of every `vimss` in backticks; `vimss ...` is any verb."""
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    found = [arguments_of(line) for line in re.findall(r"`([^`\n]+)`", prose) if line.startswith(("vimss ", RUN))]
+    return [arguments for arguments in found if arguments not in ((), ("...",))]
+
+
+def arguments_of(line: str) -> tuple[str, ...]:
+    """What `vimss` gets in a command line, directly or in a submitted job; nothing where it is another command."""
+    words = tuple(shlex.split(line, comments=True))
+    words = words[words.index("--") + 1 :] if "--" in words else words
+    words = words[1:] if words[:1] == (RUN,) else words
+    return next((words[len(form) :] for form in VIMSS if words[: len(form)] == form), ())
+
+
+def parse(arguments: tuple[str, ...]) -> None:
+    """Parse a command line without running it."""
+    group = typer.main.get_command(app)
+    verb, *rest = arguments
+    assert verb in group.commands, f"no such verb: {verb}"
+    group.commands[verb].make_context(verb, rest)
+
+
+def tree() -> list[str]:
+    """The paths of the tree: two columns of spaces mean one folder further in."""
+    (block,) = [block for block in blocks("text") if block.startswith("README.md ")]
+    found, folder = [], ""
+    for line in block.splitlines():
+        name = line.split()[0]
+        if line.startswith("  "):
+            found.append(folder + name)
+        else:
+            folder = name
+            found.append(name)
+    return found
+
+
+def entries(folder: Path) -> set[str]:
+    """Files and folders of a folder, folders with a slash; nothing hidden, and nothing that git ignores."""
+    ignored = [line.strip("/") for line in Path(".gitignore").read_text(encoding="utf-8").split()]
+    names = {path.name: path for path in folder.iterdir() if not path.name.startswith(".")}
+    kept = {name: path for name, path in names.items() if not any(fnmatch.fnmatch(name, rule) for rule in ignored)}
+    return {f"{name}/" if path.is_dir() else name for name, path in kept.items()}
+
+
+def test_the_tree_names_every_file_at_the_top():
+    listed = [path for path in tree() if "/" not in path.rstrip("/")]
+    assert len(listed) == len(set(listed))
+    assert {path for path in listed if not path.startswith(".")} == entries(Path())
+    assert all(Path(path).exists() for path in listed)
+
+
+@pytest.mark.parametrize("folder", ["vimss/", "platform/", "shards/", "experiments/"])
+def test_the_tree_names_every_file_of_a_folder(folder):
+    listed = [path.removeprefix(folder) for path in tree() if path.startswith(folder) and path != folder]
+    assert len(listed) == len(set(listed))
+    assert set(listed) == entries(Path(folder))
+
+
+def test_every_line_of_the_tree_says_what_the_file_is():
+    (block,) = [block for block in blocks("text") if block.startswith("README.md ")]
+    assert all(re.match(r" {0,2}\S+ {2,}\S", line) for line in block.splitlines())
+
+
+@pytest.mark.parametrize("arguments", in_blocks(), ids=" ".join)
+def test_every_command_of_a_block_parses(arguments):
+    parse(arguments)
+
+
+@pytest.mark.parametrize("arguments", in_prose(), ids=" ".join)
+def test_every_command_in_prose_parses_or_is_a_verb(arguments):
+    if len(arguments) > 1:
+        parse(arguments)
+    assert arguments[0] in typer.main.get_command(app).commands
+
+
+def test_commands_are_found_in_blocks_in_prose_and_in_jobs():
+    block = f"```sh\n{RUN} vimss ui \\\n  --port 1\nray job -- python -m vimss search a\nexport A=1\n```\n"
+    text = f"Try `vimss doctor`, or any `vimss ...`.\n\n{block}"
+    assert in_blocks(text) == [("ui", "--port", "1"), ("search", "a")]
+    assert in_prose(text) == [("doctor",)]
+
+
+@pytest.mark.parametrize("arguments", [("serach", "quickstart"), ("search", "a", "--sed", "1"), ("search",)])
+def test_a_command_that_does_not_exist_would_be_noticed(arguments):
+    with pytest.raises((AssertionError, USAGE_ERROR)):
+        parse(arguments)
+
+
+def test_every_verb_is_shown():
+    verbs = set(typer.main.get_command(app).commands)
+    assert verbs == {arguments[0] for arguments in (*in_blocks(), *in_prose())}
+
+
+def test_the_commands_name_experiments_and_recipes_that_exist():
+    example = {"film"}
+    for verb, *rest in (*in_blocks(), *in_prose()):
+        names = [rest[0]] if rest and not rest[0].startswith("-") else []
+        for name in names:
+            folder = {"shard": "shards", "features": "shards"}.get(verb, "experiments")
+            if verb != "separate" and name not in example:
+                assert (Path(folder) / f"{name.removeprefix('experiments/').removesuffix('.yaml')}.yaml").exists(), name
+
+
+def test_every_path_exists():
+    outside = {"experiments/film.yaml", ".venv/install.log"}
+    named = set(re.findall(r"`([\w./-]+/[\w./-]*)`", README)) - outside
+    paths = {
+        path for path in named if path.split("/")[0] in {"vimss", "platform", "shards", "experiments", "tests", ".ci"}
+    }
+    assert len(paths) >= 5 and [path for path in paths if not Path(path).exists()] == []
+
+
+def test_the_example_of_an_experiment_is_one(tmp_path):
+    (text,) = blocks("yaml")
+    (tmp_path / "film.yaml").write_text(text, encoding="utf-8")
+    experiment = load_experiment(str(tmp_path / "film.yaml"))
+    assert [cell.name for cell in experiment.cells()] == ["op=film", "op=concat"]
+
+
+def test_the_example_in_python_calls_what_exists_with_arguments_it_takes():
+    (text,) = blocks("python")
+    calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+    ours = [call for call in calls if isinstance(call.func, ast.Attribute) and ast.unparse(call.func.value) == "vimss"]
+    for call in ours:
+        inspect.signature(getattr(vimss, call.func.attr)).bind(
+            *call.args, **{word.arg: word.value for word in call.keywords}
+        )
+    assert len(ours) >= 6
+
+
+def test_the_codes_of_the_instruments_are_listed():
+    assert f"Codes: {' '.join(sorted(INSTRUMENTS))}." in README
+
+
+def test_no_path_of_a_machine_is_told():
+    texts = {path: path.read_text(encoding="utf-8") for path in (Path("README.md"), Path("experiments/README.md"))}
+    for path, text in texts.items():
+        assert re.findall(r"(?<![\w.])/(?:root|home|Users|work|tmp|mnt|opt)\b[^\s`]*", text) == [], path
+
+
+def test_no_placeholder_is_left():
+    assert re.findall(r"@@\w+@@", README) == []
+
+
+def entries_of_the_log(text: str) -> list[str]:
+    """Experiments that the lab log names: its headings, and every YAML file."""
+    headings = re.findall(r"^## `?([\w-]+)", text, re.MULTILINE)
+    return headings + re.findall(r"(?:experiments/)?([\w-]+)\.yaml", text)
+
+
+def test_the_lab_log_names_experiments_that_exist():
+    text = Path("experiments/README.md").read_text(encoding="utf-8")
+    assert [name for name in entries_of_the_log(text) if not Path(f"experiments/{name}.yaml").exists()] == []
+
+
+def test_a_log_entry_without_its_experiment_would_be_noticed():
+    assert entries_of_the_log("# Lab log\n\n## film\n\n`vimss search experiments/joint.yaml`\n") == ["film", "joint"]
