@@ -3,6 +3,8 @@ import fnmatch
 import inspect
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -166,6 +168,12 @@ def test_the_example_in_python_calls_what_exists_with_arguments_it_takes():
 
 def test_the_codes_of_the_instruments_are_listed():
     assert f"Codes: {' '.join(sorted(INSTRUMENTS))}." in README
+
+
+def test_the_window_of_the_paper_is_what_its_command_prints():
+    (code,) = re.findall(r'`python -c "([^`]*)"`', README)
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert f"{printed} samples in, 16389 out" in README
 
 
 def test_no_path_of_a_machine_is_told():

@@ -26,6 +26,7 @@ the number of processes or on the order of reading.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -43,6 +44,9 @@ class Options(Config):
 
     minutes: float = Field(60.0, ge=1, le=3000, description="music in all splits together, minutes")
     piece_seconds: float = Field(30.0, ge=3, le=300, description="longest piece, one stretch of a score, seconds")
+    scores: Literal["all", "chorales"] = Field(
+        "all", description="chorales: only Bach's, whose voices move together and leave their register rarely"
+    )
     notes_per_second: tuple[float, float] = Field(
         (1.2, 3.0), description="of one part: the tempo of each piece is chosen for a rate between these"
     )
@@ -106,7 +110,7 @@ def read(piece: Piece, recipe: Recipe, options: Options, source: Path | None) ->
 
 
 def _plan(recipe: Recipe, options: Options) -> dict[str, Casting]:
-    return make_plan(recipe.seed, options.minutes, options.piece_seconds)
+    return make_plan(recipe.seed, options.minutes, options.piece_seconds, options.scores == "chorales")
 
 
 def _check(recipe: Recipe, source: Path | None) -> None:

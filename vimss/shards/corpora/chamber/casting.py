@@ -68,14 +68,14 @@ def generator(seed: int, *names: object) -> np.random.Generator:
 
 
 @lru_cache(maxsize=8)
-def make_plan(seed: int, minutes: float, piece_seconds: float) -> dict[str, Casting]:
+def make_plan(seed: int, minutes: float, piece_seconds: float, only_chorales: bool = False) -> dict[str, Casting]:
     """All pieces of the corpus by name, in the order of the splits."""
     plan: dict[str, Casting] = {}
     for split in SPLITS:
         rng = generator(seed, "cast", split)
         seconds = minutes * 60 * SHARES[split]
         count = max(FEWEST_PIECES, int(np.ceil(seconds / piece_seconds - 1e-9)))
-        scores = _choose_scores(rng, split, count)
+        scores = _choose_scores(rng, split, count, only_chorales)
         for number, (instruments, (composition, score, slot)) in enumerate(zip(_deal(rng, count), scores, strict=True)):
             cast, resting = _guests(rng, instruments, doubles=minutes >= DOUBLES_FROM_MINUTES)
             stem = PurePosixPath(score).with_suffix("")
@@ -85,10 +85,15 @@ def make_plan(seed: int, minutes: float, piece_seconds: float) -> dict[str, Cast
     return plan
 
 
-def _choose_scores(rng: np.random.Generator, split: str, count: int) -> list[tuple[str, str, tuple[int, int]]]:
+def _choose_scores(
+    rng: np.random.Generator, split: str, count: int, only_chorales: bool
+) -> list[tuple[str, str, tuple[int, int]]]:
     """Composition, score file and slot of each piece: chorales and quartets in turn, each work as rarely as can be."""
-    sources = [_in_turn(rng, chorales(split)), _in_turn(rng, quartets(split))]
-    chosen = [sources[number % 2][number // 2 % len(sources[number % 2])] for number in range(count)]
+    sources = [_in_turn(rng, chorales(split))]
+    if not only_chorales:
+        sources.append(_in_turn(rng, quartets(split)))
+    kinds = len(sources)
+    chosen = [sources[number % kinds][number // kinds % len(sources[number % kinds])] for number in range(count)]
     uses = {score: sum(score == other for _, other in chosen) for _, score in chosen}
     seen: dict[str, int] = {}
     slots = []
