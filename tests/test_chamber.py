@@ -209,7 +209,7 @@ def test_players_rest_at_times(arranged: list[tuple[Casting, tuple[tuple[Tone, .
 
 def test_some_pieces_are_slow_and_some_lively(arranged: list[tuple[Casting, tuple[tuple[Tone, ...], ...]]]) -> None:
     rates = [len(tones) / casting.seconds for casting, parts in arranged for tones in parts]
-    assert np.percentile(rates, 10) < 1.1
+    assert np.percentile(rates, 10) < Style().notes_per_second[0]
     assert np.percentile(rates, 90) > 2.0
 
 

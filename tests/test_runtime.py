@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vimss.errors import ConfigError, PlaceError
+from vimss.errors import ConfigError
 from vimss.runtime import JOB_VARIABLE, Place, load_place, open_store
 
 
@@ -25,7 +25,7 @@ def test_every_place_sets_every_key():
 
 def test_an_unknown_place_lists_those_that_exist():
     with pytest.raises(
-        PlaceError, match=r"--on must name a folder of platform/; got 'moon'.*choose from cluster, local"
+        ConfigError, match=r"--on must name a folder of platform/; got 'moon'.*choose from cluster, local"
     ):
         load_place("moon")
 

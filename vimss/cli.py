@@ -3,7 +3,6 @@
 Exit codes: 0 done and whole, 1 failed, 2 bad usage.
 """
 
-import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,7 +22,7 @@ app = typer.Typer(
 On = Annotated[str, typer.Option("--on", metavar="PLACE", help="Where to run: a folder of platform/.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting of the YAML.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of corpus, sampler and training.", min=0)]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of corpus, sampler and training.", min=0)]
 ExperimentName = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="Name or path of a YAML in experiments/.")]
 
 
@@ -31,8 +30,8 @@ ExperimentName = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="Name 
 def shard(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name or path of a YAML in shards/.")],
     source: Annotated[Path | None, typer.Option(help="Folder of the corpus, where it is not generated.")] = None,
-    minutes: Annotated[float, typer.Option(help="Length of a generated corpus; 0 keeps the recipe's.", min=0)] = 0.0,
-    seed: Seed = 0,
+    minutes: Annotated[float | None, typer.Option(help="Length of a generated corpus.", min=0)] = None,
+    seed: Seed = None,
     changes: Set = None,
     place: On = "local",
     as_json: Json = False,
@@ -78,7 +77,7 @@ def features(
 
 @app.command()
 def train(
-    experiment: ExperimentName, seed: Seed = 0, changes: Set = None, place: On = "local", as_json: Json = False
+    experiment: ExperimentName, seed: Seed = None, changes: Set = None, place: On = "local", as_json: Json = False
 ) -> None:
     """Train the one configuration of an experiment: a search with one trial."""
     _search(experiment, seed, changes or [], place, as_json, alone=True)
@@ -86,7 +85,7 @@ def train(
 
 @app.command()
 def search(
-    experiment: ExperimentName, seed: Seed = 0, changes: Set = None, place: On = "local", as_json: Json = False
+    experiment: ExperimentName, seed: Seed = None, changes: Set = None, place: On = "local", as_json: Json = False
 ) -> None:
     """Search all cells of an experiment; the same command again resumes."""
     _search(experiment, seed, changes or [], place, as_json, alone=False)
@@ -96,7 +95,7 @@ def search(
 def evaluate(
     experiment: ExperimentName,
     split: Annotated[str, typer.Option(help="test, test_unheard, promote or valid.")] = "test",
-    seed: Seed = 0,
+    seed: Seed = None,
     changes: Set = None,
     place: On = "local",
     as_json: Json = False,
@@ -121,7 +120,7 @@ def evaluate(
 
 @app.command()
 def compare(
-    experiment: ExperimentName, seed: Seed = 0, changes: Set = None, place: On = "local", as_json: Json = False
+    experiment: ExperimentName, seed: Seed = None, changes: Set = None, place: On = "local", as_json: Json = False
 ) -> None:
     """The result table of an experiment: one row per cell."""
     from vimss import report, verbs
@@ -138,7 +137,7 @@ def compare(
 
 @app.command()
 def promote(
-    experiment: ExperimentName, seed: Seed = 0, changes: Set = None, place: On = "local", as_json: Json = False
+    experiment: ExperimentName, seed: Seed = None, changes: Set = None, place: On = "local", as_json: Json = False
 ) -> None:
     """Register the best trial; it becomes the champion where it is significantly better."""
     from vimss import verbs
@@ -210,11 +209,11 @@ def ui(
 
 
 @app.command()
-def quickstart(seed: Seed = 0, place: On = "local") -> None:
+def quickstart(seed: Seed = None, place: On = "local") -> None:
     """From scores to stems in five minutes: corpus, search, evaluation, promotion, separation."""
     from vimss.quickstart import run
 
-    run(seed, place)
+    run(seed or 0, place)
 
 
 @app.command()
@@ -232,7 +231,7 @@ def doctor(place: On = "local", as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-def _search(name: str, seed: int, changes: list[str], place: str, as_json: bool, alone: bool) -> None:
+def _search(name: str, seed: int | None, changes: list[str], place: str, as_json: bool, alone: bool) -> None:
     from vimss import report, verbs
     from vimss.console import SearchLines, err, stage
 
@@ -261,7 +260,9 @@ def _search(name: str, seed: int, changes: list[str], place: str, as_json: bool,
 
 def print_json(content: Any) -> None:
     """The result for a script, and nothing else, on the standard output."""
-    sys.stdout.write(json.dumps(content, indent=1, allow_nan=False, default=str) + "\n")
+    from vimss.config import to_json
+
+    sys.stdout.write(to_json(content) + "\n")
 
 
 def main(arguments: Iterable[str] | None = None) -> None:

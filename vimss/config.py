@@ -10,6 +10,7 @@ words, `012` is no octal, a repeated key is an error. An unknown key is an error
 import difflib
 import hashlib
 import json
+import math
 import re
 import types
 from collections.abc import Iterator, Sequence
@@ -130,6 +131,19 @@ def signature(*parts: Any) -> str:
     plain = [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts]
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:SIGNATURE_LENGTH]
+
+
+def to_json(content: Any) -> str:
+    """JSON text for people and scripts; a figure that is not defined is null, since JSON has no NaN."""
+    return json.dumps(_without_nan(content), indent=1, allow_nan=False, default=str)
+
+
+def _without_nan(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _without_nan(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def _apply_override(content: dict[str, Any], override: str) -> None:

@@ -1,6 +1,7 @@
 """What this machine has, what is missing, and how to get it."""
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
@@ -41,8 +42,8 @@ def examine(place: str) -> list[Finding]:
     """Python, cores, memory, GPUs, libraries, codecs, Ray, store and tracking of a place."""
     return [
         Finding("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
-        *_machine(),
         *(_library(name) for name in LIBRARIES),
+        *_machine(),
         _codecs(),
         _ray(),
         *_place(place),
@@ -50,17 +51,23 @@ def examine(place: str) -> list[Finding]:
 
 
 def _machine() -> Iterator[Finding]:
+    if not _is_installed("psutil") or not _is_installed("torch"):
+        return
     import psutil
     import torch
 
     memory = psutil.virtual_memory().available / 2**30
-    yield Finding("cores", f"{len(os.sched_getaffinity(0))}")
+    yield Finding("cores", f"{os.cpu_count()}")
     yield Finding(
         "free memory", f"{memory:.1f} GB", memory > 4, "" if memory > 4 else "a quickstart needs 4 GB: close something"
     )
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     bf16 = " with bfloat16" if names and torch.cuda.is_bf16_supported() else ""
     yield Finding("GPUs", f"{', '.join(names)}{bf16}" if names else "none: training runs on the cores")
+
+
+def _is_installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
 
 
 def _library(name: str) -> Finding:
@@ -71,6 +78,8 @@ def _library(name: str) -> Finding:
 
 
 def _codecs() -> Finding:
+    if not _is_installed("av"):
+        return Finding("codecs", "unknown without av", ok=False, fix="pip install av")
     import av
 
     wanted = {"h264": "libx264", "aac": "aac", "flac": "flac"}

@@ -155,13 +155,13 @@ class SourceScore(Config):
     pes: float
     eps: float
 
-    model_config = Config.model_config | {"allow_inf_nan": True}
+    model_config = Config.model_config | {"allow_inf_nan": True, "ser_json_inf_nan": "strings"}
 
 
 class TwoSources(Config):
     """Medians over the sources of fixed two-source mixtures, half random, half aligned."""
 
-    model_config = Config.model_config | {"allow_inf_nan": True}
+    model_config = Config.model_config | {"allow_inf_nan": True, "ser_json_inf_nan": "strings"}
 
     mixtures: int
     si_sdr_improvement: float

@@ -6,7 +6,6 @@ Everything is kept by signature: a second run finds what the first one made. `qu
 the figures.
 """
 
-import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from vimss import verbs
+from vimss.config import to_json
 from vimss.console import Say, SearchLines, err, out, print_table, stage
 from vimss.evaluate import Evaluation, mixture_of, references_of
 from vimss.experiment import Experiment
@@ -29,7 +29,10 @@ from vimss.stream.read import read_pieces
 
 NAME = "quickstart"
 
-JOB = "ray job submit --working-dir . -- python -m vimss search experiments/quickstart.yaml"
+JOB = (
+    'ray job submit --working-dir . --runtime-env-json \'{{"env_vars": {{"VIMSS_STORE": "{store}"}}}}\' '
+    "-- python -m vimss search experiments/quickstart.yaml --on cluster"
+)
 
 BEST = "best trial"
 """Row of the searched model in the tables."""
@@ -112,7 +115,7 @@ def run(seed: int = 0, place: str = "local") -> Path:
     }
     path = work.store.root / "quickstart.json"
     with publish(path) as temporary:
-        temporary.write_text(json.dumps(_without_nan(summary), indent=1, allow_nan=False), encoding="utf-8")
+        temporary.write_text(to_json(summary), encoding="utf-8")
     _tell(experiment, study, test, unheard, summary, path)
     return path
 
@@ -185,7 +188,7 @@ def _tell(
     lines = {
         "stems and page": summary["page"],
         "runs and models": "vimss ui",
-        "the same search on a cluster": JOB,
+        "the same search on a cluster": JOB.format(store=path.parent),
         "figures": str(path),
     }
     for name, line in lines.items():
@@ -194,12 +197,3 @@ def _tell(
         f"{summary['seconds']:.0f} s: "
         + ", ".join(f"{name} {seconds:.0f}" for name, seconds in summary["stages"].items())
     )
-
-
-def _without_nan(content: Any) -> Any:
-    """JSON has no NaN: a figure that is not defined is null."""
-    if isinstance(content, dict):
-        return {key: _without_nan(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_without_nan(value) for value in content]
-    return None if isinstance(content, float) and not np.isfinite(content) else content

@@ -78,7 +78,7 @@ def load_place(name: str = "local") -> Place:
             if name == "local":
                 return Place(name="local")
             known = ", ".join(sorted(p.parent.name for p in PLATFORM.glob("*/runtime.yaml"))) or "local"
-            raise PlaceError("--on must name a folder of platform/", got=repr(name), fix=f"choose from {known}")
+            raise ConfigError("--on must name a folder of platform/", got=repr(name), fix=f"choose from {known}")
     return load_yaml(path, Place, [f"name={path.parent.name}"])
 
 
@@ -116,8 +116,9 @@ def ray_running(place: Place, num_cpus: int = 0) -> Iterator[None]:
         settings |= {"address": address}
     else:
         # The dashboard stays on: Ray Train's cleaner asks it, without it a stopped trial blocks its cores for good.
-        settings |= {"num_cpus": num_cpus or None, "include_dashboard": True, "dashboard_host": "127.0.0.1"}
-        settings |= {"resources": {TRIAL_SLOT: 1000}}
+        settings |= {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
+        # A Ray of our own, even where another one runs on this machine.
+        settings |= {"address": "local", "num_cpus": num_cpus or None, "resources": {TRIAL_SLOT: 1000}}
         # A machine of one's own is not taken away with a warning, and nobody collects its metrics.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")

@@ -1,8 +1,8 @@
 """The verbs as functions: what the command line, the quickstart and a notebook call.
 
     with at_place("local") as work:
-        manifest = write(work, "quickstart")
-        study = run_search(work, load_experiment("quickstart"))
+        manifest = write(work, "quickstart", recipe_of("quickstart"))
+        study, tracker = run_search(work, experiment_of("quickstart"), manifest)
 
 Each stage's module does one thing and knows nothing of the others; here they are put together.
 """
@@ -75,10 +75,12 @@ def known_place(name: str = "local") -> Work:
     return Work(place, store, Tracking(store, place.tracking_uri))
 
 
-def recipe_of(name: str, seed: int = 0, minutes: float = 0.0, overrides: Sequence[str] = ()) -> Recipe:
+def recipe_of(
+    name: str, seed: int | None = None, minutes: float | None = None, overrides: Sequence[str] = ()
+) -> Recipe:
     """A recipe with the seed and length of the command line, where they are given."""
-    extra = [f"seed={seed}"] if seed else []
-    extra += [f"options.minutes={minutes:g}"] if minutes else []
+    extra = [] if seed is None else [f"seed={seed}"]
+    extra += [] if minutes is None else [f"options.minutes={minutes:g}"]
     return load_recipe(name, [*extra, *overrides])
 
 
@@ -138,14 +140,14 @@ def study_of(work: Work, experiment: Experiment, manifest: Manifest) -> Study:
         raise DataError(
             f"the experiment '{experiment.name}' must have been searched first",
             got=f"no trials in {folder}",
-            fix=f"run `vimss search experiments/{experiment.name}.yaml`",
+            fix=f"run `vimss search experiments/{experiment.name}.yaml --seed {experiment.seed}`",
         )
     return study
 
 
-def experiment_of(name: str, seed: int = 0, overrides: Sequence[str] = ()) -> Experiment:
+def experiment_of(name: str, seed: int | None = None, overrides: Sequence[str] = ()) -> Experiment:
     """An experiment with the seed of the command line, where it is given."""
-    return load_experiment(name, [*([f"seed={seed}"] if seed else []), *overrides])
+    return load_experiment(name, [*([] if seed is None else [f"seed={seed}"]), *overrides])
 
 
 def best_trials(experiment: Experiment, study: Study) -> dict[str, TrialRecord]:
@@ -289,8 +291,8 @@ def save_evaluations(study: Study, split: str, evaluations: Sequence[Evaluation]
     """Keep the table of a split in the study's folder."""
     path = study.folder / f"evaluation-{split}.json"
     with publish(path) as temporary:
-        content = [evaluation.model_dump(mode="json") for evaluation in evaluations]
-        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        lines = ",\n".join(evaluation.model_dump_json(indent=1) for evaluation in evaluations)
+        temporary.write_text(f"[{lines}]\n", encoding="utf-8")
     return path
 
 
