@@ -1,5 +1,10 @@
 """What all tests share: shapes are checked while they run, and one small corpus is written once."""
 
+import os
+
+# Several test processes share the cores; before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from jaxtyping import install_import_hook
 
 # Every annotated shape in vimss is checked at run time, in tests only.
