@@ -156,8 +156,11 @@ def concurrent_trials(place: Place, resources: dict[str, float]) -> int:
     return min(room, place.max_concurrent_trials) if place.max_concurrent_trials else room
 
 
-def suggest(trial: optuna.Trial, axes: dict[str, Axis]) -> dict[str, Any]:
-    """Optuna's choice for the axes, conditional ones only where their condition holds (define-by-run)."""
+def suggest(trial: Any, axes: dict[str, Axis]) -> dict[str, Any]:
+    """Choose for the axes, conditional ones only where their condition holds (define-by-run).
+
+    `trial` is an optuna.Trial, or what Ray puts in its place to see what is chosen; constants to add are none.
+    """
     chosen: dict[str, Any] = {}
     waiting = dict(axes)
     while waiting:
