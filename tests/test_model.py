@@ -485,7 +485,7 @@ def test_weights_that_do_not_fit_their_description_name_the_first_one(tmp_path):
     save_separator(tmp_path, build(torch.float32), {})
     card = (tmp_path / CARD).read_text().replace('"down_kernel": 9', '"down_kernel": 7')
     (tmp_path / CARD).write_text(card)
-    with pytest.raises(ModelError, match=r"must have unet.down.0.kernel of shape \[4, 1, 7\].* got shape \[4, 1, 9\]"):
+    with pytest.raises(ModelError, match=r"must have unet.down.0.weight of shape \[4, 7\].* got shape \[4, 9\]"):
         load_separator(tmp_path)
 
 

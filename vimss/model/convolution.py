@@ -19,13 +19,22 @@ LEAK = 0.2
 
 
 class Convolution(nn.Module):
-    """Weights of one convolution: `kernel` [e d k] and `bias` [e], initialised after He et al. (2015) for LeakyReLU."""
+    """Weights of one convolution, initialised after He et al. (2015) for LeakyReLU.
+
+    They are kept as a matrix [e d*k], since optimisers that look at singular values (Muon) take matrices alone.
+    """
 
     def __init__(self, inputs: int, outputs: int, taps: int) -> None:
         super().__init__()
-        self.kernel = nn.Parameter(torch.empty(outputs, inputs, taps))
+        self.taps = taps
+        self.weight = nn.Parameter(torch.empty(outputs, inputs * taps))
         self.bias = nn.Parameter(torch.zeros(outputs))
-        nn.init.kaiming_normal_(self.kernel, a=LEAK)
+        nn.init.kaiming_normal_(self.weight, a=LEAK)
+
+    @property
+    def kernel(self) -> Float[Tensor, "e d k"]:
+        """The matrix as a kernel; a view."""
+        return self.weight.unflatten(1, (-1, self.taps))
 
 
 def convolve(

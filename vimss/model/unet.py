@@ -79,14 +79,14 @@ class UNet(nn.Module):
 
     def _initialise_head(self, estimated: int) -> None:
         """Start from tanh's and the linear output's variance, or from a share of the mixture."""
-        nn.init.kaiming_normal_(self.head.kernel, nonlinearity="linear")
+        nn.init.kaiming_normal_(self.head.weight, nonlinearity="linear")
         if self.config.initial_output == "mixture":
             share = 1 / self.outputs if self.config.outputs == "slots" else 0.5
             channels = self.config.channels
             with torch.no_grad():
                 # Small, not zero: at zero no gradient would pass to the layers below.
-                self.head.kernel.mul_(0.1)
-                self.head.kernel[:, -channels:, 0] = share * torch.eye(channels).repeat(estimated, 1)
+                self.head.weight.mul_(0.1)
+                self.head.weight[:, -channels:] = share * torch.eye(channels).repeat(estimated, 1)
 
     def forward(self, mixture: Float[Tensor, "b c t"], context: Context | None) -> Float[Tensor, "b s c u"]:
         """Estimate the outputs in the middle of the window; t must be a possible input window."""
@@ -245,5 +245,5 @@ def _pointwise(
     x: Float[Tensor, "b s u d"], beside: Float[Tensor, "b 1 u c"], convolution: Convolution
 ) -> Float[Tensor, "b s u e"]:
     """A convolution with one tap over the channels of both."""
-    weight, width = convolution.kernel.squeeze(-1), x.shape[-1]
+    weight, width = convolution.weight, x.shape[-1]
     return F.linear(x, weight[:, :width]) + F.linear(beside, weight[:, width:], convolution.bias)

@@ -1,14 +1,14 @@
-"""Checkpoints: a folder that holds the best of a training so far and all that is needed to go on.
+"""Checkpoints: a folder that holds a training as it stands and all that is needed to go on.
 
     folder/model/             the weights for use (moving average where there is one), as save_separator writes them
-    folder/state.safetensors  raw weights, moving average and optimiser
+    folder/state.safetensors  raw weights, moving average and optimisers
     folder/state.json         position in the stream, settings' signature, SHA-256 of the tensors
 
 No pickle. A checkpoint is complete and verified or an error; who looks for one takes the newest valid.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -37,15 +37,16 @@ class State:
 
 
 def save_state(
-    folder: Path, state: State, model: nn.Module, average: nn.Module | None, optimizer: torch.optim.Optimizer
+    folder: Path, state: State, model: nn.Module, average: nn.Module | None, optimizers: Sequence[torch.optim.Optimizer]
 ) -> None:
     """Write the tensors and the JSON of a checkpoint into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     if average is not None:
         tensors |= {f"average.{name}": tensor for name, tensor in average.state_dict().items()}
-    for index, values in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
+    for number, optimizer in enumerate(optimizers):
+        for index, values in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer{number}.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
     with publish(folder / TENSORS) as temporary:
         save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, temporary)
     with publish(folder / ABOUT) as temporary:
@@ -53,9 +54,13 @@ def save_state(
 
 
 def load_state(
-    folder: Path, signature: str, model: nn.Module, average: nn.Module | None, optimizer: torch.optim.Optimizer
+    folder: Path,
+    signature: str,
+    model: nn.Module,
+    average: nn.Module | None,
+    optimizers: Sequence[torch.optim.Optimizer],
 ) -> State:
-    """Put a checkpoint into model, average and optimiser; DataError where it is damaged or of other settings."""
+    """Put a checkpoint into model, average and optimisers; DataError where it is damaged or of other settings."""
     again = "delete it to use the checkpoint before it"
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
@@ -74,9 +79,10 @@ def load_state(
     model.load_state_dict(_below(tensors, "model."))
     if average is not None:
         average.load_state_dict(_below(tensors, "average."))
-    content = optimizer.state_dict()
-    content["state"] = _optimizer_state(_below(tensors, "optimizer."))
-    optimizer.load_state_dict(content)
+    for number, optimizer in enumerate(optimizers):
+        content = optimizer.state_dict()
+        content["state"] = _optimizer_state(_below(tensors, f"optimizer{number}."))
+        optimizer.load_state_dict(content)
     return State(signature, about["steps"], Position(**about["position"]), about["best"])
 
 

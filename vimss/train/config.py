@@ -22,7 +22,11 @@ class TrainingConfig(Config):
     audio_seconds: float = Field(
         36000.0, gt=0, description="budget: batch_size x output window / sample rate, summed over steps"
     )
-    learning_rate: float = Field(1e-4, gt=0, le=1, description="of Adam, at the start")
+    optimizer: Literal["adam", "muon"] = Field(
+        "adam",
+        description="adam: AdamW for all weights; muon: Muon for the matrices of convolutions, AdamW for the rest",
+    )
+    learning_rate: float = Field(1e-4, gt=0, le=1, description="at the start")
     learning_rate_decay: float = Field(
         1.0,
         gt=0,

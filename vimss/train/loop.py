@@ -31,6 +31,7 @@ from vimss.stream.mix import Asking, Batch, Examples, Mixture, Position, Window,
 from vimss.train.checkpoint import State, load_state, save_state
 from vimss.train.config import Settings, ValidationConfig
 from vimss.train.loss import best_order, make_loss, negative_snr
+from vimss.train.optimize import make_optimizers
 
 Report = Callable[[dict[str, float], Path | None], None]
 """Called on every rank with the metrics, and on rank 0 with the folder of the checkpoint."""
@@ -61,13 +62,10 @@ def train(training: Training, report: Report, resume: Path | None = None) -> Non
     separator = Separator(settings.model, training.manifest.recipe.labels, training.manifest.recipe.sample_rate)
     separator.to(device)
     average = AveragedModel(separator, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
-    trainable = [parameter for parameter in separator.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(
-        trainable, lr=config.learning_rate, weight_decay=config.weight_decay, fused=device.type == "cuda"
-    )
+    optimizers = make_optimizers(separator, config, device)
     state = State(training.signature, steps=0, position=Position(), best=math.inf)
     if resume is not None:
-        state = load_state(resume, training.signature, separator, average, optimizer)
+        state = load_state(resume, training.signature, separator, average, optimizers)
     network: nn.Module = separator
     if training.world_size > 1:
         network = DistributedDataParallel(
@@ -92,8 +90,9 @@ def train(training: Training, report: Report, resume: Path | None = None) -> Non
         with clock.waiting():
             batch, position = next(batches)
         rate = learning_rate(config.learning_rate, steps * seconds_per_step, settings)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
         mixture, targets, present = (
             to_device(array, device) for array in (batch.mixture, batch.targets, batch.present)
         )
@@ -104,9 +103,9 @@ def train(training: Training, report: Report, resume: Path | None = None) -> Non
             estimates = best_order(estimates, targets)
         inner = mixture[:, :, window.margin : window.margin + window.output_samples]
         loss = loss_of(estimates, targets, present, inner)
-        optimizer.zero_grad(set_to_none=True)
+        separator.zero_grad(set_to_none=True)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(trainable, config.gradient_clip or math.inf)
+        norm = nn.utils.clip_grad_norm_(separator.parameters(), config.gradient_clip or math.inf)
         if not torch.isfinite(norm):
             raise TrainingError(
                 "loss and gradient must be finite",
@@ -114,7 +113,8 @@ def train(training: Training, report: Report, resume: Path | None = None) -> Non
                 f"{steps * seconds_per_step:.0f} audio seconds, batch {position.batch - 1} of epoch {position.epoch}",
                 fix="lower training.learning_rate or training.gradient_clip; the checkpoint before it is kept",
             )
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         if average is not None:
             average.update_parameters(separator)
         losses.append(loss.item())
@@ -131,7 +131,7 @@ def train(training: Training, report: Report, resume: Path | None = None) -> Non
                     card = {**data_card(training.manifest, asking), **seen}
                     save_separator(Path(folder) / "model", weights_in_use(separator, average), card)
                     now = State(training.signature, steps, position, best)
-                    save_state(Path(folder), now, separator, average, optimizer)
+                    save_state(Path(folder), now, separator, average, optimizers)
                 report(metrics, Path(folder) if training.rank == 0 else None)
             losses = []
             clock = _Clock()
