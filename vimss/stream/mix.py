@@ -140,7 +140,8 @@ class Pool:
         labels = {source.label for source in sources}
         others = [pair for pair in self._players if pair[1].instrument not in labels]
         distractors = []
-        if self.cue != "none" and others:
+        # A label that does not sound needs no player; a picture of somebody who rests does.
+        if self.cue in {"frames", "features"} and others:
             clip, player = others[rng.integers(len(others))]
             distractors.append(self._source(rng, clip, player, self._start(rng, clip, player)))
         return Mixture(tuple(sources), tuple(distractors), aligned)
