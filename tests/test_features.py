@@ -1,16 +1,18 @@
 """Vision features, computed once: written whole, resumed, and as good as the pictures."""
 
 import json
+from contextlib import contextmanager
 
-import numpy as np
 import pytest
 import torch
 
-from vimss.errors import DataError
-from vimss.features import ENTRY, available_features, compute_features, read_features
+from vimss.errors import ConfigError, DataError
+from vimss.features import ENTRY, available_features, compute_features, find_features, read_features
 from vimss.model import ModelConfig, VisionConfig
 from vimss.model.separator import Separator
 from vimss.stream.read import FEATURES, read_clips
+from vimss.train.config import Settings, ValidationConfig
+from vimss.train.loop import Training, train
 
 VISION = VisionConfig(network="resnet18", weights="random")
 
@@ -66,37 +68,66 @@ def test_damaged_features_are_refused(small_manifest, computed):
 
 
 def _with_entry(manifest, name, key, value, message):
+    with _changed(manifest, name, key, value), pytest.raises(DataError, match=message):
+        read_features(manifest, name)
+
+
+@contextmanager
+def _changed(manifest, name, key, value):
+    """The entry with another value under `key`, for a while."""
     path = manifest.folder / FEATURES / name / ENTRY
     whole = path.read_text()
     path.write_text(json.dumps({**json.loads(whole), key: value}))
-    with pytest.raises(DataError, match=message):
-        read_features(manifest, name)
+    yield
     path.write_text(whole)
 
 
-def test_training_from_features_equals_training_from_frames(small_manifest, computed):
-    clips = list(read_clips(small_manifest, "valid", parts=("picture", "features"), features=computed))
-    player = clips[0].players[0]
-    pictures, features = (torch.from_numpy(np.stack([array])[None]) for array in (player.picture, player.features))
-    losses = [_train("frames", pictures), _train("features", features)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-    assert losses[0][-1] != pytest.approx(losses[0][0], rel=1e-2)
+def test_features_that_a_training_reads_are_checked(small_manifest, computed):
+    assert find_features(small_manifest, VISION, 512) == computed
+    with (
+        _changed(small_manifest, computed, "files", {"train-0000.npz": "0"}),
+        pytest.raises(DataError, match="must have the SHA-256"),
+    ):
+        find_features(small_manifest, VISION, 512)
 
 
-def _train(context, values):
+def test_features_of_another_network_than_their_name_says_are_refused(small_manifest, computed):
+    with (
+        _changed(small_manifest, computed, "network", "resnet50"),
+        pytest.raises(DataError, match="must be of resnet18, as their name says; got resnet50"),
+    ):
+        find_features(small_manifest, VISION, 512)
+
+
+def test_features_of_another_size_are_refused(small_manifest, computed):
+    with pytest.raises(ConfigError, match="feature_size must be that of the features .* got 2048 instead of 512"):
+        find_features(small_manifest, VISION, 2048)
+
+
+def test_feature_size_follows_the_vision_network():
+    config = ModelConfig(context="features", vision=VisionConfig(network="resnet50"))
+    assert config.feature_size == 2048
+
+
+def test_training_from_features_equals_training_from_frames(small_manifest, computed, tmp_path):
+    trained = {}
+    for context in ("frames", "features"):
+        training = Training(_settings(context), small_manifest, ValidationConfig(mixtures=6, seconds=0.25))
+        reports = []
+        trained[context] = train(training, lambda metrics, _: reports.append(metrics)).unet.state_dict()  # noqa: B023
+        trained[context]["valid_loss"] = torch.tensor([report["valid_loss"] for report in reports])
     torch.manual_seed(0)
-    config = ModelConfig(
-        levels=3, filters=4, down_kernel=5, site="decoder", context=context, outputs="queries", vision=VISION,
-        feature_size=VISION.feature_size,
-    )  # fmt: skip
-    separator = Separator(config, ("vn", "vc"), 8000)
-    mixture = torch.randn(1, 1, separator.input_samples(101), generator=torch.Generator().manual_seed(1))
-    optimizer = torch.optim.Adam([p for p in separator.parameters() if p.requires_grad], lr=1e-3)
-    losses = []
-    for _ in range(10):
-        loss = (separator(mixture, values) - 0.1).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
+    start = Separator(_settings("features").model, small_manifest.recipe.labels, 8000).unet.state_dict()
+    assert len(trained["frames"]["valid_loss"]) == 2
+    for name, value in trained["frames"].items():
+        torch.testing.assert_close(trained["features"][name], value, rtol=1e-3, atol=1e-5)
+        assert name == "valid_loss" or not torch.equal(value, start[name])
+
+
+def _settings(context):
+    model = {
+        "levels": 3, "filters": 4, "max_filters": 8, "down_kernel": 5, "outputs": "queries", "site": "decoder",
+        "context": context, "vision": VISION,
+    }  # fmt: skip
+    training = {"batch_size": 2, "output_samples": 2005, "audio_seconds": 4, "report_seconds": 2, "learning_rate": 1e-3}
+    return Settings.model_validate({"model": model, "training": training, "mixing": {"windows_per_clip": 2}})

@@ -2,18 +2,25 @@ import json
 import math
 import os
 import socket
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as multiprocessing
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from vimss.errors import ConfigError, DataError, TrainingError
+from vimss.model.separator import Separator
+from vimss.stream.mix import Batch, Examples, Position
 from vimss.train.checkpoint import newest_valid
 from vimss.train.config import Settings, TrainingConfig, ValidationConfig
-from vimss.train.loop import Training, learning_rate, train
-from vimss.train.loss import best_order, make_loss, negative_si_sdr, negative_snr
+from vimss.train.device import autocast, has_bfloat16_units
+from vimss.train.gradients import Gradients
+from vimss.train.loop import LOOK_EVERY, Losses, Training, asking_of, learning_rate, train, training_window
+from vimss.train.loss import Totals, best_order, count, make_loss, negative_si_sdr, negative_snr
+from vimss.train.optimize import make_optimizers
 
 SMALL = {
     "model": {
@@ -66,28 +73,61 @@ def signals(*shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("name", ["snr", "l1", "mse", "si_sdr", "l1_stft"])
+def totals_of(targets, present, mixture):
+    counts = count(targets.numpy(), present.numpy(), mixture.numpy())
+    return Totals(*torch.from_numpy(counts).float())
+
+
+def whole_loss(config, estimates, targets, present):
+    return make_loss(config)(estimates, targets, present, totals_of(targets, present, targets.sum(1)))
+
+
+@pytest.mark.parametrize("name", get_args(TrainingConfig.model_fields["loss"].annotation))
 def test_every_loss_is_a_finite_mean_with_silent_targets_and_estimates(name):
     estimates = signals(2, 3, 1, 2048).requires_grad_()
     targets = signals(2, 3, 1, 2048)
     targets[:, 2] = 0
     present = torch.tensor([[True, True, False]] * 2)
-    loss = make_loss(TrainingConfig(loss=name))(estimates, targets, present, targets.sum(1))
+    loss = whole_loss(TrainingConfig(loss=name), estimates, targets, present)
     loss.backward()
     assert loss.isfinite() and estimates.grad.isfinite().all() and estimates.grad.any()
     silent = torch.zeros_like(estimates).requires_grad_()
-    make_loss(TrainingConfig(loss=name))(silent, targets, present, targets.sum(1)).backward()
+    whole_loss(TrainingConfig(loss=name), silent, targets, present).backward()
     assert silent.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["snr", "l1", "mse", "si_sdr"])
+LOSSES = get_args(TrainingConfig.model_fields["loss"].annotation)
+
+
+@pytest.mark.parametrize("name", LOSSES)
 def test_a_batch_twice_as_large_has_the_same_loss(name):
-    estimates, targets = signals(1, 2, 1, 512), signals(2, 2, 1, 512)[1:]
-    present = torch.ones(1, 2, dtype=torch.bool)
-    loss = make_loss(TrainingConfig(loss=name))
-    once = loss(estimates, targets, present, targets.sum(1))
-    twice = loss(*(x.repeat(2, *[1] * (x.ndim - 1)) for x in (estimates, targets, present, targets.sum(1))))
+    estimates, targets = signals(1, 2, 1, 2048), signals(2, 2, 1, 2048)[1:]
+    present = torch.tensor([[True, False]])
+    once = whole_loss(TrainingConfig(loss=name), estimates, targets, present)
+    twice = whole_loss(TrainingConfig(loss=name), *(torch.cat([x, x]) for x in (estimates, targets, present)))
     torch.testing.assert_close(once, twice)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_shares_of_unequal_parts_add_up_to_the_loss_of_the_batch(name):
+    estimates, targets = signals(5, 3, 1, 2048), signals(10, 3, 1, 2048)[5:]
+    present = torch.tensor([[True, False, False]] * 2 + [[True, True, False]] * 2 + [[False] * 3])
+    targets = targets * present[:, :, None, None] * torch.arange(1, 6)[:, None, None, None]
+    loss, totals = make_loss(TrainingConfig(loss=name)), totals_of(targets, present, targets.sum(1))
+    whole = loss(estimates, targets, present, totals)
+    parts = [loss(estimates[part], targets[part], present[part], totals) for part in (slice(0, 1), slice(1, 5))]
+    torch.testing.assert_close(sum(parts), whole)
+
+
+def test_every_source_counts_alike_in_the_spectral_loss():
+    targets = signals(2, 1, 1, 4096) * torch.tensor([1.0, 0.01])[:, None, None, None]
+    wrong, present = targets.clone(), torch.ones(2, 1, dtype=torch.bool)
+    losses = []
+    for example in (0, 1):
+        wrong = targets.clone()
+        wrong[example] = 0.5 * wrong[example]
+        losses.append(whole_loss(TrainingConfig(loss="l1_stft"), wrong, targets, present))
+    assert losses[0] - losses[1] == pytest.approx(0.25 * 0.8, rel=0.1)  # what is left is l1
 
 
 def test_negative_snr_is_that_of_the_definition_and_floored():
@@ -107,8 +147,8 @@ def test_si_sdr_does_not_care_for_the_level():
 def test_an_absent_output_costs_by_its_energy_and_weight():
     targets = torch.zeros(1, 1, 1, 100)
     mixture, present = torch.ones(1, 1, 100), torch.zeros(1, 1, dtype=torch.bool)
-    loss = make_loss(TrainingConfig(absent_weight=3.0))
-    torch.testing.assert_close(loss(torch.full_like(targets, 0.1), targets, present, mixture), torch.tensor(0.03))
+    loss, totals = make_loss(TrainingConfig(absent_weight=3.0)), totals_of(targets, present, mixture)
+    torch.testing.assert_close(loss(torch.full_like(targets, 0.1), targets, present, totals), torch.tensor(0.03))
 
 
 def test_slots_are_scored_in_their_best_order():
@@ -160,7 +200,7 @@ def test_the_average_of_the_weights_survives_a_resume(small_manifest, tmp_path):
     run(small_manifest, tmp_path / "whole", chosen)
     run(small_manifest, tmp_path / "again", chosen, resume=tmp_path / "whole" / "0")
     one, other = weights(tmp_path / "whole" / "1"), weights(tmp_path / "again" / "0")
-    averages = [name for name in one if name.startswith("average.module")]
+    averages = [name for name in one if name.startswith("average.")]
     assert averages and all(torch.equal(one[name], other[name]) for name in averages)
 
 
@@ -180,12 +220,46 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(undisturbed, tmp
     assert newest_valid([tmp_path / "1", tmp_path / "0"]) == tmp_path / "0"
 
 
-def test_a_loss_that_is_not_finite_stops_with_its_position(small_manifest, tmp_path):
-    wild = settings(training={"learning_rate": 1.0, "gradient_clip": 0, "loss": "mse", "audio_seconds": 200})
+@pytest.mark.parametrize("outputs", ["instruments", "queries", "slots"])
+def test_a_loss_that_is_not_finite_stops_with_its_position(small_manifest, tmp_path, outputs):
+    wild = settings(
+        model={"outputs": outputs, "site": "decoder" if outputs == "queries" else "none"},
+        training={"learning_rate": 1.0, "gradient_clip": 0, "loss": "mse", "audio_seconds": 200, "weight_decay": 9e9},
+    )
     with pytest.raises(
         TrainingError, match=r"must be finite; got loss .* at step \d+, \d+ audio seconds, batch \d+ of epoch"
     ):
         run(small_manifest, tmp_path, wild)
+
+
+@pytest.mark.parametrize("outputs", ["instruments", "queries", "slots"])
+def test_a_validation_that_is_not_finite_stops_before_a_checkpoint(small_manifest, tmp_path, outputs):
+    # One step, finite, to weights that are not.
+    wild = settings(
+        model={"outputs": outputs, "site": "decoder" if outputs == "queries" else "none"},
+        training={"learning_rate": 1.0, "weight_decay": 1e38, "audio_seconds": 1, "report_seconds": 1},
+    )
+    with pytest.raises(TrainingError, match=r"validation loss must be finite; got .*nan.* after 1 steps"):
+        run(small_manifest, tmp_path, wild)
+    assert not list(tmp_path.iterdir())
+
+
+def test_on_a_gpu_losses_are_looked_at_before_they_are_reported(small_manifest):
+    losses = Losses(Training(settings(), small_manifest, ValidationConfig()))
+    losses.look_every = LOOK_EVERY
+    for step, loss in enumerate([1.0, math.nan, 2.0]):
+        losses.add(torch.tensor(loss), torch.tensor(1.0), f"step {step}")
+    with pytest.raises(TrainingError, match="got loss nan and gradient norm 1 at step 1"):
+        losses.mean()
+
+
+def test_looks_at_losses_come_at_intervals(small_manifest):
+    losses = Losses(Training(settings(), small_manifest, ValidationConfig()))
+    losses.look_every = 3
+    for step in range(2):
+        losses.add(torch.tensor(math.inf), torch.tensor(1.0), f"step {step}")
+    with pytest.raises(TrainingError, match="got loss inf .* at step 0"):
+        losses.add(torch.tensor(1.0), torch.tensor(1.0), "step 2")
 
 
 def test_a_batch_that_workers_cannot_share_is_refused(small_manifest, tmp_path):
@@ -193,9 +267,29 @@ def test_a_batch_that_workers_cannot_share_is_refused(small_manifest, tmp_path):
         run(small_manifest, tmp_path, world_size=3)
 
 
-def test_bfloat16_is_refused_where_the_device_has_none(small_manifest, tmp_path):
-    with pytest.raises(ConfigError, match="bfloat16 needs a device with bfloat16 units; got cpu"):
-        run(small_manifest, tmp_path, settings(training={"precision": "bfloat16"}))
+def test_bfloat16_is_refused_where_the_device_has_none():
+    with pytest.raises(ConfigError, match="bfloat16 needs a device with bfloat16 units; got meta, which has none"):
+        autocast("bfloat16", torch.device("meta"))
+
+
+def test_a_cpu_has_bfloat16_units_where_its_flags_say_so():
+    flags = Path("/proc/cpuinfo").read_text().split()
+    assert has_bfloat16_units(torch.device("cpu")) == any(flag in flags for flag in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def test_bfloat16_trains_where_the_device_has_units(small_manifest, tmp_path):
+    if not has_bfloat16_units(torch.device("cpu")):
+        pytest.skip("a CPU without bfloat16 units")
+    exact = run(small_manifest, tmp_path)[-1]["valid_loss"]
+    for path in tmp_path.iterdir():
+        path.rename(tmp_path.parent / f"exact-{path.name}")
+    rough = run(small_manifest, tmp_path, settings(training={"precision": "bfloat16"}))[-1]["valid_loss"]
+    assert rough != exact and rough == pytest.approx(exact, abs=0.2)
+
+
+def test_cuda_graphs_are_refused_on_a_cpu(small_manifest, tmp_path):
+    with pytest.raises(ConfigError, match="cuda_graphs needs a GPU; got cpu"):
+        run(small_manifest, tmp_path, settings(training={"compile": "cuda_graphs"}))
 
 
 def test_a_window_that_the_network_does_not_allow_names_the_nearest(small_manifest, tmp_path):
@@ -204,9 +298,143 @@ def test_a_window_that_the_network_does_not_allow_names_the_nearest(small_manife
 
 
 def test_the_rate_warms_up_and_decays_in_audio_seconds():
-    chosen = settings(training={"warmup_seconds": 2, "learning_rate_decay": 0.25})
-    assert learning_rate(1.0, 1.0, chosen) == pytest.approx(0.5 * 0.25 ** (1 / 8))
-    assert learning_rate(1.0, 8.0, chosen) == pytest.approx(0.25)
+    chosen = settings(training={"warmup_seconds": 2, "learning_rate_decay": 0.25, "learning_rate": 1.0}).training
+    assert learning_rate(chosen, 1.0) == pytest.approx(0.5 * 0.25 ** (1 / 8))
+    assert learning_rate(chosen, 2.0) == pytest.approx(0.25 ** (2 / 8))
+    assert learning_rate(chosen, 8.0) == pytest.approx(0.25)
+
+
+def test_without_warm_up_and_decay_the_rate_stays():
+    chosen = settings(training={"warmup_seconds": 0, "learning_rate_decay": 1}).training
+    assert [learning_rate(chosen, seconds) for seconds in (0.1, 4.0, 8.0)] == [chosen.learning_rate] * 3
+
+
+def test_the_first_step_of_a_warm_up_changes_the_weights(small_manifest, tmp_path):
+    chosen = settings(training={"warmup_seconds": 8, "audio_seconds": 8, "report_seconds": 8})
+    first = chosen.training.batch_size * chosen.training.output_samples / small_manifest.recipe.sample_rate
+    assert learning_rate(chosen.training, first) > 0
+    assert run(small_manifest, tmp_path, chosen)[-1]["learning_rate"] == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize("clip", [0.0, 1e-3])
+def test_a_gradient_is_clipped_where_asked(small_manifest, tmp_path, clip):
+    # The first step of Adam is the rate for every weight, whatever its gradient; but for epsilon, 1e-8.
+    one_step = {"audio_seconds": 1, "report_seconds": 1, "gradient_clip": clip}
+    run(small_manifest, tmp_path, settings(training=one_step))
+    squares = [value.sum() for name, value in weights(tmp_path / "0").items() if name.endswith("exp_avg_sq")]
+    norm = math.sqrt(sum(squares) / (1 - 0.999))
+    assert norm == pytest.approx(1e-3, rel=1e-3) if clip else norm > 0.1
+
+
+def test_weight_decay_takes_a_share_of_the_weights_and_zero_takes_none(small_manifest, tmp_path):
+    chosen = [settings(training={"weight_decay": decay, "audio_seconds": 1, "report_seconds": 1}) for decay in (0, 0.5)]
+    torch.manual_seed(chosen[0].seed)
+    start = Separator(chosen[0].model, small_manifest.recipe.labels, small_manifest.recipe.sample_rate).state_dict()
+    for number, one in enumerate(chosen):
+        (tmp_path / str(number)).mkdir()
+        run(small_manifest, tmp_path / str(number), one)
+    plain, shrunk = (weights(tmp_path / str(number) / "0") for number in (0, 1))
+    for name, weight in start.items():
+        lost = plain[f"model.{name}"] - shrunk[f"model.{name}"]
+        torch.testing.assert_close(lost, 1e-3 * 0.5 * weight, rtol=1e-3, atol=1e-7)
+
+
+def test_the_average_of_the_weights_is_that_of_its_recursion(small_manifest, tmp_path):
+    chosen = settings(training={"ema": 0.5, "report_seconds": 1.0, "audio_seconds": 4})
+    reports = run(small_manifest, tmp_path, chosen)
+    torch.manual_seed(chosen.seed)
+    recipe = small_manifest.recipe
+    expected = Separator(chosen.model, recipe.labels, recipe.sample_rate).state_dict()
+    for number in range(len(reports)):
+        found = weights(tmp_path / str(number))
+        for name in expected:
+            expected[name] = 0.5 * expected[name] + 0.5 * found[f"model.{name}"]
+            torch.testing.assert_close(found[f"average.{name}"], expected[name])
+    assert all(report["steps"] == number + 1 for number, report in enumerate(reports))
+
+
+def test_the_average_is_judged_beside_the_raw_weights(small_manifest, undisturbed, tmp_path):
+    # The raw weights are those of a training without an average; the average moves too slowly to be as good.
+    averaged, plain = run(small_manifest, tmp_path, settings(training={"ema": 0.99})), undisturbed[1]
+    assert [report["valid_loss_raw"] for report in averaged] == [report["valid_loss"] for report in plain]
+    assert averaged[-1]["valid_loss"] > averaged[-1]["valid_loss_raw"]
+    assert "valid_loss_raw" not in plain[-1]
+
+
+# Early stopping
+
+
+IMPATIENT = {"learning_rate": 1e-12, "weight_decay": 0, "audio_seconds": 10, "report_seconds": 1, "patience_seconds": 3}
+
+
+def test_training_stops_early_after_its_patience(small_manifest, tmp_path):
+    # Weights that stay do not improve on the first report, at 1 s.
+    reports = run(small_manifest, tmp_path, settings(training=IMPATIENT))
+    assert reports[-1]["audio_seconds"] == pytest.approx(4, abs=0.1)
+    assert [report["stopped_early"] for report in reports] == [0, 0, 0, 1]
+
+
+def test_without_patience_training_never_stops_early(small_manifest, tmp_path):
+    reports = run(small_manifest, tmp_path, settings(training={**IMPATIENT, "patience_seconds": 0}))
+    assert len(reports) == 10 and reports[-1]["stopped_early"] == 0
+
+
+@pytest.mark.parametrize(("number", "left"), [(1, 2), (3, 0)])
+def test_patience_survives_a_resume(small_manifest, tmp_path, number, left):
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "again").mkdir()
+    chosen = settings(training=IMPATIENT)
+    run(small_manifest, tmp_path / "whole", chosen)
+    assert len(run(small_manifest, tmp_path / "again", chosen, resume=tmp_path / "whole" / str(number))) == left
+
+
+# Memory
+
+
+class Cramped(Separator):
+    """A network on a device with memory for `room` mixtures."""
+
+    room = 3
+
+    def forward(self, mixture, context=None, players=None, frames_at=None):
+        if len(mixture) > self.room:
+            raise torch.OutOfMemoryError
+        return super().forward(mixture, context, players, frames_at)
+
+
+def gradients_of(manifest, micro_batch, room=8, batch_size=8, **model):
+    """The micro-batch, the loss and all gradients of one batch."""
+    chosen = settings(model=model)
+    torch.manual_seed(0)
+    network = Cramped(chosen.model, manifest.recipe.labels, manifest.recipe.sample_rate)
+    network.room = room
+    window, asking = training_window(chosen, manifest), asking_of(chosen, manifest)
+    batch, _ = next(Examples(manifest, "train", chosen.mixing, window, asking, 0).batches(batch_size, Position()))
+    gradients = Gradients(network, chosen, window, torch.device("cpu"), micro_batch)
+    loss = gradients(batch)
+    return gradients.micro_batch, [loss, *(parameter.grad for parameter in network.parameters())]
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3])
+@pytest.mark.parametrize("model", [{}, {"outputs": "slots", "site": "none"}], ids=["queries", "slots"])
+def test_parts_of_a_batch_have_the_gradient_of_the_whole(small_manifest, micro_batch, model):
+    (_, whole), (_, parts) = (gradients_of(small_manifest, size, **model) for size in (8, micro_batch))
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_out_of_memory_halves_the_parts_and_keeps_the_batch(small_manifest, caplog):
+    (size, halved), (_, whole) = gradients_of(small_manifest, 8, room=3), gradients_of(small_manifest, 8)
+    assert size == 2
+    torch.testing.assert_close(halved, whole, rtol=1e-4, atol=1e-6)
+    assert "out of memory with 8 mixtures at once: now 4, with the same batch per step" in caplog.text
+
+
+def test_a_mixture_that_does_not_fit_alone_is_an_error(small_manifest):
+    with pytest.raises(TrainingError, match="one mixture must fit into memory; got out of memory with a single one"):
+        gradients_of(small_manifest, 8, room=0)
+
+
+# Kinds of networks
 
 
 @pytest.mark.parametrize("outputs", ["instruments", "slots"])
@@ -228,24 +456,77 @@ def test_report_longer_than_the_budget_is_refused():
         TrainingConfig(audio_seconds=10, report_seconds=20)
 
 
-def _rank(rank, port, manifest, folder, results):
+def _rank(rank, port, manifest, folder, chosen):
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
-    (folder / f"rank{rank}").mkdir()
-    reports = run(manifest, folder / f"rank{rank}", rank=rank, world_size=2)
-    results.put((rank, json.dumps(reports[-1])))
+    reports = []
+    training = Training(chosen, manifest, ValidationConfig(mixtures=6, seconds=0.25), rank=rank, world_size=2)
+    separator = train(training, lambda metrics, checkpoint: reports.append({**metrics, "kept": checkpoint is not None}))
+    save_file(separator.state_dict(), folder / f"{rank}.safetensors")
+    (folder / f"{rank}.json").write_text(json.dumps(reports[-1]))
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.slow
-def test_two_ranks_train_together_and_agree_on_the_validation(small_manifest, tmp_path):
+def _two_ranks(manifest, folder, chosen):
+    """Metrics and weights of both."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    results = multiprocessing.get_context("spawn").Queue()
-    multiprocessing.spawn(_rank, (port, small_manifest, tmp_path, results), nprocs=2)
-    metrics = [json.loads(text) for _, text in (results.get(), results.get())]
-    assert metrics[0]["valid_loss"] == metrics[1]["valid_loss"]
-    assert np.isfinite(metrics[0]["valid_loss"])
-    assert not list((tmp_path / "rank1").iterdir())
+    multiprocessing.spawn(_rank, (port, manifest, folder, chosen), nprocs=2)
+    metrics = [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+    return metrics, [load_file(folder / f"{rank}.safetensors") for rank in (0, 1)]
+
+
+def _one_process(manifest, chosen):
+    """Weights and mean loss after the same steps, with the batches of both ranks in one."""
+    config, window, asking = chosen.training, training_window(chosen, manifest), asking_of(chosen, manifest)
+    torch.manual_seed(chosen.seed)
+    separator = Separator(chosen.model, manifest.recipe.labels, manifest.recipe.sample_rate)
+    (optimizer,) = make_optimizers(separator, config, torch.device("cpu"))
+    gradients = Gradients(separator, chosen, window, torch.device("cpu"), config.batch_size)
+    examples = Examples(manifest, "train", chosen.mixing, window, asking, chosen.seed)
+    ranks = [examples.batches(config.batch_size // 2, Position(), rank, 2) for rank in (0, 1)]
+    losses = []
+    for _ in range(8):
+        shares = [next(batches)[0] for batches in ranks]
+        arrays = [
+            np.concatenate([getattr(share, name) for share in shares])
+            for name in ("mixture", "targets", "present", "context")
+        ]
+        losses.append(gradients(Batch(*arrays, None)))
+        torch.nn.utils.clip_grad_norm_(separator.parameters(), config.gradient_clip)
+        optimizer.step()
+    return separator.state_dict(), float(torch.stack(losses).mean())
+
+
+@pytest.mark.slow
+def test_two_ranks_do_what_one_process_does_with_the_batches_of_both(small_manifest, tmp_path):
+    # 8 steps; shares of absent outputs differ between the ranks, so means of means would differ.
+    seconds = 8 * 4 * 2005 / small_manifest.recipe.sample_rate
+    chosen = settings(training={"audio_seconds": seconds, "report_seconds": seconds})
+    metrics, (one, other) = _two_ranks(small_manifest, tmp_path, chosen)
+    expected, loss = _one_process(small_manifest, chosen)
+    assert metrics[0].pop("kept") and not metrics[1].pop("kept")
+    assert metrics[0]["steps"] == 8
+    assert [metrics[0][key] for key in ("valid_loss", "train_loss")] == [
+        metrics[1][key] for key in ("valid_loss", "train_loss")
+    ]
+    assert metrics[0]["train_loss"] == pytest.approx(loss, rel=1e-4)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    for name in expected:
+        torch.testing.assert_close(one[name], expected[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_compressed_gradients_train_nearly_the_same(small_manifest, tmp_path):
+    chosen = settings(training={"audio_seconds": 2, "report_seconds": 2})
+    results = []
+    for compression in ("none", "bfloat16"):
+        (tmp_path / compression).mkdir()
+        training = chosen.training.model_copy(update={"gradient_compression": compression})
+        metrics, _ = _two_ranks(
+            small_manifest, tmp_path / compression, chosen.model_copy(update={"training": training})
+        )
+        results.append(metrics[0]["valid_loss"])
+    assert results[0] != results[1] and results[0] == pytest.approx(results[1], abs=0.1)

@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor
 
 from vimss.config import Config, parse_config
-from vimss.errors import DataError
+from vimss.errors import ConfigError, DataError
 from vimss.model.config import VisionConfig
 from vimss.model.vision import Vision
 from vimss.shards.manifest import Manifest, Shard
@@ -125,14 +125,33 @@ def available_features(manifest: Manifest) -> tuple[str, ...]:
     return tuple(sorted(path.parent.name for path in (manifest.folder / FEATURES).glob(f"*/{ENTRY}")))
 
 
-def find_features(manifest: Manifest, vision: VisionConfig) -> str:
-    """The complete folder of features of this network; DataError where there is none, or more than one."""
+def find_features(manifest: Manifest, vision: VisionConfig, feature_size: int) -> str:
+    """The complete folder of features of this network, after a check of every file.
+
+    Raises:
+        DataError: where there is none, or more than one, or where it is damaged or of other shards or another network.
+        ConfigError: where its features have another size.
+
+    """
     found = [name for name in available_features(manifest) if name.rpartition("-")[0] == vision.network]
     if len(found) != 1:
         raise DataError(
             f"a `features` context needs one complete folder of {vision.network} features beside {manifest.folder}",
             got=", ".join(found) or "none",
             fix="delete all but one" if found else f"run `vimss features {manifest.name} --network {vision.network}`",
+        )
+    entry = read_features(manifest, found[0])
+    if entry.network != vision.network:
+        raise DataError(
+            f"the features '{found[0]}' must be of {vision.network}, as their name says",
+            got=entry.network,
+            fix=f"delete them and run `vimss features {manifest.name} --network {vision.network}`",
+        )
+    if entry.feature_size != feature_size:
+        raise ConfigError(
+            f"model.feature_size must be that of the features '{found[0]}'",
+            got=f"{feature_size} instead of {entry.feature_size}",
+            fix=f"set model.feature_size: {entry.feature_size}, or leave it out",
         )
     return found[0]
 

@@ -27,14 +27,15 @@ class VisionConfig(Config):
         min_length=1,
         description="torchvision: its ImageNet weights, downloaded once; random; or a path (.safetensors or .pth)",
     )
-    frozen: bool = Field(True, description="true: weights and batch norm stay as they are; false: trained along")
+    frozen: bool = Field(
+        True, description="true: weights stay as they are; false: trained along, but for batch norm's statistics"
+    )
 
     @model_validator(mode="after")
     def _sees_something(self) -> "VisionConfig":
-        if self.network == "mobilenet_v2" and self.weights == "random" and self.frozen:
-            raise ValueError(
-                "random weights of mobilenet_v2, frozen, give features of 1e-10: train them or use a resnet"
-            )
+        if self.network == "mobilenet_v2" and self.weights == "random":
+            # Batch norm keeps its statistics, so training would not mend it.
+            raise ValueError("random weights of mobilenet_v2 give features of 1e-10: use its own or a resnet")
         return self
 
     @property
@@ -89,7 +90,12 @@ class ModelConfig(Config):
         "a level of about 0.1, and layers learn faster around 1; the paper's network has 1",
     )
     vision: VisionConfig = VisionConfig()
-    feature_size: int = Field(512, ge=1, le=16384, description="numbers per frame of a `features` context")
+    feature_size: int = Field(
+        default_factory=lambda settings: settings["vision"].feature_size,
+        ge=1,
+        le=16384,
+        description="numbers per frame of a `features` context; those of the vision network where not given",
+    )
 
     @model_validator(mode="after")
     def _is_possible(self) -> "ModelConfig":

@@ -107,17 +107,18 @@ class Separator(nn.Module):
         """The context as one sequence of vectors per query, or one in all; arguments as in forward."""
         if context is None:
             raise _misfit(f"a context of {self.config.context}, because its site is {self.config.site}", "none")
-        values = self._vectors(context)
+        if self.config.context == "labels":
+            values = self._vectors(context, None)
+            return values.amax(1, keepdim=True) if self.config.outputs == "instruments" else values
+        if players is not None and context.shape[1] != players.shape[1]:
+            raise _misfit(f"one picture sequence per player ({players.shape[1]})", f"{context.shape[1]}")
+        values = self._vectors(context, players)
         if players is not None:
-            if values.shape[1] != players.shape[1] and self.config.context != "labels":
-                raise _misfit(f"one picture sequence per player ({players.shape[1]})", f"{values.shape[1]}")
-            if players.shape[1] == values.shape[1]:
-                values = values * players[:, :, None, None].to(values.dtype)
-        if self.config.outputs == "instruments":
-            values = self._pool(values, players)
-        return values
+            # Filled, not multiplied by zero: what stands in the padding may be anything, NaN too.
+            values = values.masked_fill(~players[:, :, None, None], 0)
+        return self._pool(values, players) if self.config.outputs == "instruments" else values
 
-    def _vectors(self, context: Num[Tensor, "..."]) -> Float[Tensor, "b p v d"]:
+    def _vectors(self, context: Num[Tensor, "..."], players: Bool[Tensor, "b p"] | None) -> Float[Tensor, "b p v d"]:
         shape = "x".join(str(size) for size in context.shape)
         match self.config.context:
             case "labels":
@@ -131,11 +132,14 @@ class Separator(nn.Module):
             case "frames":
                 if context.ndim != 6 or context.shape[-1] != 3 or context.dtype != torch.uint8:
                     raise _misfit("pictures as batch x players x frames x height x width x 3 bytes", shape)
-                return self.vision(context)
+                if players is None:
+                    return self.vision(context)
+                seen = self.vision(context[players].unsqueeze(0))[0]
+                return seen.new_zeros(*players.shape, *seen.shape[1:]).index_put((players,), seen)
 
     def _pool(self, values: Float[Tensor, "b p v d"], players: Bool[Tensor, "b p"] | None) -> Float[Tensor, "b 1 v d"]:
         """One context for all players: the largest of each feature, which no number of players dilutes."""
-        if players is None or self.config.context == "labels":
+        if players is None:
             return values.amax(1, keepdim=True)
         absent = ~players[:, :, None, None]
         pooled = values.masked_fill(absent, -torch.inf).amax(1, keepdim=True)
@@ -177,17 +181,25 @@ def save_separator(folder: Path, separator: Separator, card: dict[str, Any]) -> 
         (temporary / CARD).write_text(json.dumps(description, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def load_separator(folder: Path, expected: ModelConfig | None = None) -> Separator:
+def load_separator(
+    folder: Path,
+    expected: ModelConfig | None = None,
+    labels: Sequence[str] | None = None,
+    sample_rate: int | None = None,
+) -> Separator:
     """The separator in `folder`, in evaluation mode, after a check of its digest.
 
     Raises:
-        ModelError: where a file is missing or damaged, or where the configuration is not the `expected` one.
+        ModelError: where a file is missing or damaged, or where configuration, labels or sample rate are given and
+            are not those of the weights; it names the first key that differs.
 
     """
     description = read_card(folder)
     config = parse_config(description["config"], ModelConfig, str(folder / CARD))
     if expected is not None:
-        _compare(folder, config, expected)
+        _compare(folder, _flat(config), _flat(expected))
+    about = {"labels": None if labels is None else list(labels), "sample_rate": sample_rate}
+    _compare(folder, description, {key: value for key, value in about.items() if value is not None})
     state = _read_weights(folder, description["sha256"])
     # Everything is in the file: nothing may be downloaded again, nor read from a path of another machine.
     still = config.model_copy(update={"vision": config.vision.model_copy(update={"weights": "random"})})
@@ -237,14 +249,21 @@ def _read_weights(folder: Path, digest: str) -> dict[str, Tensor]:
         raise ModelError(f"{path} must be a safetensors file", got=str(error), fix="save the model again") from error
 
 
-def _compare(folder: Path, config: ModelConfig, expected: ModelConfig) -> None:
-    for key in ModelConfig.model_fields:
-        if getattr(config, key) != getattr(expected, key):
+def _compare(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    for key, value in wanted.items():
+        if found[key] != value:
             raise ModelError(
-                f"the weights in {folder} must be of the wanted configuration, with {key}: {getattr(expected, key)}",
-                got=f"{key}: {getattr(config, key)}",
+                f"the weights in {folder} must be of the wanted configuration, with {key}: {value}",
+                got=f"{key}: {found[key]}",
                 fix="change the setting or choose another model",
             )
+
+
+def _flat(config: ModelConfig) -> dict[str, Any]:
+    """Settings by their whole keys, `vision.network` too."""
+    plain = config.model_dump()
+    vision = plain.pop("vision")
+    return plain | {f"vision.{key}": value for key, value in vision.items()}
 
 
 def _misfit(rule: str, got: str) -> ModelError:

@@ -60,7 +60,7 @@ class UNet(nn.Module):
             case "bottleneck":
                 layers = {"bottleneck": widths[-1]}
             case "output":
-                layers = {"output": config.filters}
+                layers = {"output": widths[0]}
             case "every_layer":
                 layers |= {f"down{level}": widths[level] for level in range(config.levels)}
             case "decoder":
@@ -71,8 +71,8 @@ class UNet(nn.Module):
         )
         last = widths[0] + config.channels
         if config.site == "output":
-            self.hidden = Convolution(last, config.filters, 1)
-            last = config.filters + config.channels
+            self.hidden = Convolution(last, widths[0], 1)
+            last = widths[0] + config.channels
         estimated = outputs - 1 if config.output_type == "difference" else outputs
         self.head = Convolution(last, estimated * config.channels, 1)
         self._initialise_head(estimated)

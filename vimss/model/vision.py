@@ -26,7 +26,11 @@ FRAMES_AT_ONCE = 64
 
 
 class Vision(nn.Module):
-    """A network without its classifier; frozen, it stays in evaluation mode and makes no gradients."""
+    """A network without its classifier, always in evaluation mode; frozen, it makes no gradients.
+
+    Trained along, it learns its weights, not batch norm's statistics: those of a batch would let one player's
+    features depend on the pictures of all others.
+    """
 
     mean: Tensor
     deviation: Tensor
@@ -49,23 +53,24 @@ class Vision(nn.Module):
         self.register_buffer("deviation", torch.tensor(DEVIATION).reshape(3, 1, 1), persistent=False)
         if config.frozen:
             self.network.requires_grad_(False)
-            self.train(False)
+        self.train(False)
 
     def train(self, mode: bool = True) -> "Vision":
-        """Training mode, unless frozen: batch norm would change its statistics."""
-        return super().train(mode and not self.config.frozen)
+        """Evaluation mode, whatever is asked for: batch norm would take and change statistics."""
+        return super().train(False)
 
     def forward(self, pictures: UInt8[Tensor, "b p v h w 3"]) -> Float[Tensor, "b p v d"]:
         """Features of every picture."""
         frames = pictures.flatten(0, 2).movedim(-1, -3)
         if self.config.frozen:
-            with torch.no_grad():
+            # Stored features were computed in full precision.
+            with torch.no_grad(), torch.autocast(frames.device.type, enabled=False):
                 features = torch.cat([self._features(part) for part in torch.split(frames, FRAMES_AT_ONCE)])
             # Stored features are float16; those computed on the way must not differ from them.
             features = features.half().to(self.mean.dtype)
         else:
             features = self._features(frames)
-        return features.reshape(*pictures.shape[:3], -1)
+        return features.reshape(*pictures.shape[:3], self.config.feature_size)
 
     def _features(self, frames: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
         return self.network((frames.to(self.mean.dtype) / 255 - self.mean) / self.deviation)

@@ -34,6 +34,8 @@ class State:
     position: Position
     best: float
     """Lowest validation loss so far."""
+    best_seconds: float
+    """Audio seconds at which it was."""
 
 
 def save_state(
@@ -83,7 +85,7 @@ def load_state(
         content = optimizer.state_dict()
         content["state"] = _optimizer_state(_below(tensors, f"optimizer{number}."))
         optimizer.load_state_dict(content)
-    return State(signature, about["steps"], Position(**about["position"]), about["best"])
+    return State(signature, about["steps"], Position(**about["position"]), about["best"], about["best_seconds"])
 
 
 def newest_valid(folders: Iterable[Path]) -> Path | None:

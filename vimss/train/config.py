@@ -33,8 +33,10 @@ class TrainingConfig(Config):
         le=1,
         description="the rate falls exponentially to this share of itself at the end of the budget; 1 keeps it",
     )
-    warmup_seconds: float = Field(0.0, ge=0, description="audio seconds over which the rate rises linearly from 0")
-    weight_decay: float = Field(0.0, ge=0, description="decoupled (AdamW)")
+    warmup_seconds: float = Field(
+        0.0, ge=0, description="audio seconds over which the rate rises linearly; 0 starts with the whole rate"
+    )
+    weight_decay: float = Field(0.0, ge=0, description="decoupled (AdamW); 0 is none")
     gradient_clip: float = Field(1.0, ge=0, description="largest norm of the gradient; 0 does not clip")
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the moving average of the weights per step; 0 keeps none")
     loss: Literal["snr", "l1", "mse", "si_sdr", "l1_stft"] = Field("snr", description="see vimss.train.loss")
@@ -43,6 +45,17 @@ class TrainingConfig(Config):
     )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="bfloat16 autocast; refused where the device has no such units"
+    )
+    compile: Literal["off", "compile", "cuda_graphs"] = Field(
+        "off", description="compile: by torch.compile; cuda_graphs: replayed as CUDA graphs too, on GPUs only"
+    )
+    gradient_compression: Literal["none", "bfloat16"] = Field(
+        "none", description="how gradients travel between workers; bfloat16 halves the bytes"
+    )
+    patience_seconds: float = Field(
+        0.0,
+        ge=0,
+        description="training stops after so many audio seconds without a lower validation loss; 0 never stops early",
     )
     report_seconds: float = Field(
         3600.0, gt=0, description="about so many audio seconds between validations, each with a checkpoint"

@@ -6,20 +6,20 @@ Ray nor MLflow:
     train(Training(settings, manifest), report=lambda metrics, folder: print(metrics))
 """
 
+import copy
 import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from vimss.config import signature
 from vimss.errors import ConfigError, TrainingError
@@ -27,14 +27,19 @@ from vimss.features import find_features
 from vimss.model.geometry import geometry
 from vimss.model.separator import Separator, save_separator
 from vimss.shards.manifest import Manifest
-from vimss.stream.mix import Asking, Batch, Examples, Mixture, Position, Window, fixed_mixtures, whole_batch
+from vimss.stream.mix import Asking, Examples, Mixture, Position, Window, fixed_mixtures, whole_batch
 from vimss.train.checkpoint import State, load_state, save_state
-from vimss.train.config import Settings, ValidationConfig
-from vimss.train.loss import best_order, make_loss, negative_snr
+from vimss.train.config import Settings, TrainingConfig, ValidationConfig
+from vimss.train.device import context_of, distribute, to_device
+from vimss.train.gradients import Gradients
+from vimss.train.loss import best_order, negative_snr
 from vimss.train.optimize import make_optimizers
 
 Report = Callable[[dict[str, float], Path | None], None]
 """Called on every rank with the metrics, and on rank 0 with the folder of the checkpoint."""
+
+LOOK_EVERY = 50
+"""Steps between two looks at the losses on a GPU: then its work is never waited for, and an error is soon seen."""
 
 
 @dataclass(frozen=True)
@@ -54,87 +59,131 @@ class Training:
         return signature(self.settings, self.manifest.digest, self.world_size)
 
 
-def train(training: Training, report: Report, resume: Path | None = None) -> None:
-    """Train until the budget of audio seconds is spent; `resume` is the folder of a checkpoint to go on from."""
+def train(training: Training, report: Report, resume: Path | None = None) -> Separator:
+    """Train until the budget of audio seconds or the patience is spent, and return the network with its raw weights.
+
+    Args:
+        training: what to train on what.
+        report: called after each validation.
+        resume: folder of a checkpoint to go on from.
+
+    Raises:
+        ConfigError: where the settings do not fit the data, the device or the number of workers.
+        TrainingError: where a loss, a gradient or the validation is not finite; the checkpoint before it is kept.
+
+    """
     settings, config, device = training.settings, training.settings.training, training.device
     local_batch = _local_batch(config.batch_size, training.world_size)
     torch.manual_seed(settings.seed)
     separator = Separator(settings.model, training.manifest.recipe.labels, training.manifest.recipe.sample_rate)
     separator.to(device)
-    average = AveragedModel(separator, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
+    average = copy.deepcopy(separator).requires_grad_(False) if config.ema else None
     optimizers = make_optimizers(separator, config, device)
-    state = State(training.signature, steps=0, position=Position(), best=math.inf)
+    state = State(training.signature, steps=0, position=Position(), best=math.inf, best_seconds=0.0)
     if resume is not None:
         state = load_state(resume, training.signature, separator, average, optimizers)
     network: nn.Module = separator
     if training.world_size > 1:
-        network = DistributedDataParallel(
-            separator, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
-        )
+        network = distribute(separator, device, config.gradient_compression)
 
     window = training_window(settings, training.manifest)
     asking = asking_of(settings, training.manifest)
     examples = Examples(training.manifest, "train", settings.mixing, window, asking, settings.seed)
     validate = Validation(training)
-    loss_of = make_loss(config)
+    gradients = Gradients(network, settings, window, device, micro_batch=local_batch)
     seconds_per_step = config.batch_size * window.output_samples / window.sample_rate
     total_steps = math.ceil(config.audio_seconds / seconds_per_step)
     num_reports = max(1, round(config.audio_seconds / config.report_seconds))
     report_steps = {round(total_steps * (number + 1) / num_reports) for number in range(num_reports)}
     batches = examples.batches(local_batch, state.position, training.rank, training.world_size)
-    steps, position, best = state.steps, state.position, state.best
-    losses: list[float] = []
+    steps, best, best_seconds = state.steps, state.best, state.best_seconds
+    patient = is_patient(config, steps * seconds_per_step, best_seconds)
+    losses = Losses(training)
     clock = _Clock()
 
-    while steps < total_steps:
+    while steps < total_steps and patient:
         with clock.waiting():
             batch, position = next(batches)
-        rate = learning_rate(config.learning_rate, steps * seconds_per_step, settings)
+        steps += 1
+        seconds = steps * seconds_per_step
+        rate = learning_rate(config, seconds)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
-        mixture, targets, present = (
-            to_device(array, device) for array in (batch.mixture, batch.targets, batch.present)
-        )
-        with _autocast(config.precision, device):
-            estimates = network(mixture, *context_of(batch, device))
-        estimates = estimates.float()
-        if settings.model.outputs == "slots":
-            estimates = best_order(estimates, targets)
-        inner = mixture[:, :, window.margin : window.margin + window.output_samples]
-        loss = loss_of(estimates, targets, present, inner)
-        separator.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = gradients(batch)
         norm = nn.utils.clip_grad_norm_(separator.parameters(), config.gradient_clip or math.inf)
-        if not torch.isfinite(norm):
-            raise TrainingError(
-                "loss and gradient must be finite",
-                got=f"loss {loss.item():g} and gradient norm {norm.item():g} at step {steps}, "
-                f"{steps * seconds_per_step:.0f} audio seconds, batch {position.batch - 1} of epoch {position.epoch}",
-                fix="lower training.learning_rate or training.gradient_clip; the checkpoint before it is kept",
-            )
+        losses.add(loss, norm, f"step {steps}, {seconds:.0f} audio seconds, {_place_of(position)}")
         for optimizer in optimizers:
             optimizer.step()
         if average is not None:
-            average.update_parameters(separator)
-        losses.append(loss.item())
-        steps += 1
+            follow(average, separator, config.ema)
 
         if steps in report_steps:
-            metrics = {"audio_seconds": steps * seconds_per_step, "train_loss": float(np.mean(losses))}
-            metrics |= {"learning_rate": rate, "steps": float(steps), **clock.metrics(len(losses) * seconds_per_step)}
-            metrics |= validate(weights_in_use(separator, average))
-            best = min(best, metrics["valid_loss"])
+            metrics = {"audio_seconds": seconds, "train_loss": losses.mean()}
+            metrics |= {"learning_rate": rate, "steps": float(steps), "micro_batch": float(gradients.micro_batch)}
+            metrics |= clock.metrics(losses.steps * seconds_per_step)
+            metrics["valid_loss"] = validate(average or separator)
+            if average is not None:
+                metrics["valid_loss_raw"] = validate(separator)
+            _check_validation(metrics)
+            if metrics["valid_loss"] < best:
+                best, best_seconds = metrics["valid_loss"], seconds
+            patient = is_patient(config, seconds, best_seconds)
+            metrics["stopped_early"] = float(not patient)
             with tempfile.TemporaryDirectory() as folder:
                 if training.rank == 0:
                     seen = {name: metrics[name] for name in ("audio_seconds", "valid_loss")}
                     card = {**data_card(training.manifest, asking), **seen}
-                    save_separator(Path(folder) / "model", weights_in_use(separator, average), card)
-                    now = State(training.signature, steps, position, best)
+                    save_separator(Path(folder) / "model", average or separator, card)
+                    now = State(training.signature, steps, position, best, best_seconds)
                     save_state(Path(folder), now, separator, average, optimizers)
                 report(metrics, Path(folder) if training.rank == 0 else None)
-            losses = []
+            losses = Losses(training)
             clock = _Clock()
+    return separator
+
+
+class Losses:
+    """Losses and gradient norms since the last report: they must be finite, or nothing is reported any more.
+
+    On a GPU they are looked at now and then, since a look waits for all that the GPU has to do. Weights that are lost
+    in between are in no checkpoint.
+    """
+
+    def __init__(self, training: Training) -> None:
+        self.world_size = training.world_size
+        self.look_every = LOOK_EVERY if training.device.type == "cuda" else 1
+        self.steps = 0
+        self.total = torch.zeros((), dtype=torch.float64, device=training.device)
+        self.unseen: list[tuple[str, Tensor, Tensor]] = []
+
+    def add(self, loss: Float[Tensor, ""], norm: Float[Tensor, ""], where: str) -> None:
+        """Keep what a step gave; `where` it was is for the error."""
+        self.steps += 1
+        self.total += loss
+        self.unseen.append((where, loss, norm))
+        if len(self.unseen) >= self.look_every:
+            self._look()
+
+    def mean(self) -> float:
+        """The mean loss per batch over all workers, after a look at what was not looked at."""
+        self._look()
+        if self.world_size > 1:
+            torch.distributed.all_reduce(self.total)
+        return float(self.total) / max(self.steps, 1)
+
+    def _look(self) -> None:
+        if not self.unseen:
+            return
+        values = torch.stack([torch.stack([loss, norm]) for _, loss, norm in self.unseen]).tolist()
+        for (where, _, _), (loss, norm) in zip(self.unseen, values, strict=True):
+            if not math.isfinite(loss + norm):
+                raise TrainingError(
+                    "loss and gradient must be finite",
+                    got=f"loss {loss:g} and gradient norm {norm:g} at {where}",
+                    fix="lower training.learning_rate or training.gradient_clip; the checkpoint before it is kept",
+                )
+        self.unseen = []
 
 
 class Validation:
@@ -156,8 +205,8 @@ class Validation:
         return everything[self.training.rank :: self.training.world_size]
 
     @torch.no_grad()
-    def __call__(self, separator: Separator) -> dict[str, float]:
-        """`valid_loss` over the whole set, the same on every rank."""
+    def __call__(self, separator: Separator) -> float:
+        """The mean over the whole set, the same on every rank."""
         was_training = separator.training
         separator.eval()
         total = torch.zeros(2, dtype=torch.float64)
@@ -173,7 +222,7 @@ class Validation:
         if self.training.world_size > 1:
             total = total.to(self.training.device)
             torch.distributed.all_reduce(total)
-        return {"valid_loss": float(total[0] / total[1])}
+        return float(total[0] / total[1])
 
 
 def training_window(settings: Settings, manifest: Manifest) -> Window:
@@ -194,32 +243,25 @@ def asking_of(settings: Settings, manifest: Manifest) -> Asking:
     """What the network needs beside the mixture."""
     model = settings.model
     context = "none" if model.site == "none" else model.context
-    features = find_features(manifest, model.vision) if context == "features" else ""
+    features = find_features(manifest, model.vision, model.feature_size) if context == "features" else ""
     return Asking(model.outputs, context, manifest.recipe.labels, model.slots, features)
 
 
-def context_of(batch: Batch, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
-    """Context and players of a batch on the device."""
-    context = None if batch.context is None else to_device(batch.context, device)
-    return context, None if batch.players is None else to_device(batch.players, device)
-
-
-def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """An array as a tensor; through pinned memory and without waiting where the device is a GPU."""
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
-
-
-def learning_rate(start: float, audio_seconds: float, settings: Settings) -> float:
-    """Linear warm-up, then exponential decay to `learning_rate_decay` of the start at the end of the budget."""
-    config = settings.training
+def learning_rate(config: TrainingConfig, audio_seconds: float) -> float:
+    """Of the step that ends at `audio_seconds`: linear warm-up, then exponential decay towards the budget's end."""
     warmup = min(1.0, audio_seconds / config.warmup_seconds) if config.warmup_seconds else 1.0
-    return start * warmup * config.learning_rate_decay ** (audio_seconds / config.audio_seconds)
+    return config.learning_rate * warmup * config.learning_rate_decay ** (audio_seconds / config.audio_seconds)
 
 
-def weights_in_use(separator: Separator, average: AveragedModel | None) -> Separator:
-    """The moving average where there is one, else the raw weights."""
-    return separator if average is None else cast(Separator, average.module)
+def follow(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """One step of the moving average: `decay` times itself plus the rest of the network's weights."""
+    update = get_ema_multi_avg_fn(decay)
+    update(list(average.parameters()), list(network.parameters()), 0)
+
+
+def is_patient(config: TrainingConfig, audio_seconds: float, best_seconds: float) -> bool:
+    """Whether to go on, where the lowest validation loss was at `best_seconds`."""
+    return config.patience_seconds == 0 or audio_seconds - best_seconds < config.patience_seconds
 
 
 def data_card(manifest: Manifest, asking: Asking) -> dict[str, Any]:
@@ -241,16 +283,20 @@ def _local_batch(batch_size: int, world_size: int) -> int:
     return batch_size // world_size
 
 
-def _autocast(precision: str, device: torch.device) -> torch.autocast | nullcontext[None]:
-    if precision == "float32":
-        return nullcontext()
-    if device.type != "cuda" or not torch.cuda.is_bf16_supported():
-        raise ConfigError(
-            "training.precision: bfloat16 needs a device with bfloat16 units",
-            got=str(device),
-            fix="set float32: on a CPU without them bfloat16 is about 50 times slower",
+def _place_of(position: Position) -> str:
+    """The batch before a position, in words."""
+    return f"batch {position.batch - 1} of epoch {position.epoch}"
+
+
+def _check_validation(metrics: dict[str, float]) -> None:
+    """TrainingError where the network has no finite loss: no checkpoint may hold it."""
+    values = {name: value for name, value in metrics.items() if name.startswith("valid_loss")}
+    if not all(map(math.isfinite, values.values())):
+        raise TrainingError(
+            "the validation loss must be finite",
+            got=f"{values} after {metrics['steps']:.0f} steps, {metrics['audio_seconds']:.0f} audio seconds",
+            fix="lower training.learning_rate; the checkpoint before it is kept",
         )
-    return torch.autocast("cuda", torch.bfloat16)
 
 
 class _Clock:

@@ -8,6 +8,8 @@ Muon (Jordan et al. 2024) makes all singular values of a matrix's update equal. 
 sqrt(max(rows, columns)) / 5, an update is as large as one of AdamW, so one learning rate serves both.
 """
 
+from typing import Any
+
 from torch import device, nn
 from torch.optim import AdamW, Muon, Optimizer
 
@@ -18,7 +20,7 @@ from vimss.train.config import TrainingConfig
 def make_optimizers(separator: Separator, config: TrainingConfig, where: device) -> tuple[Optimizer, ...]:
     """Optimisers that share out all trainable weights of the separator, each to one of them."""
     trainable = [parameter for parameter in separator.parameters() if parameter.requires_grad]
-    shared: dict[str, float] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    shared: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     fused = where.type == "cuda"
     if config.optimizer == "adam":
         return (AdamW(trainable, **shared, fused=fused),)

@@ -1,0 +1,75 @@
+"""What a training asks of the machine it runs on: precision, compilation, several workers, and how arrays get there.
+
+with autocast("bfloat16", torch.device("cuda")): ...
+"""
+
+from contextlib import nullcontext
+from typing import Literal, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+from torch.nn.parallel import DistributedDataParallel
+
+from vimss.errors import ConfigError
+from vimss.stream.mix import Batch
+
+
+def autocast(precision: Literal["float32", "bfloat16"], device: torch.device) -> torch.autocast | nullcontext[None]:
+    """The context of a forward pass; ConfigError where the device has no bfloat16 units."""
+    if precision == "float32":
+        return nullcontext()
+    if not has_bfloat16_units(device):
+        raise ConfigError(
+            "training.precision: bfloat16 needs a device with bfloat16 units",
+            got=f"{device}, which has none",
+            fix="set float32: without such units bfloat16 is about 50 times slower",
+        )
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def has_bfloat16_units(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 numbers itself; emulation does not count."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # avx512_bf16, amx_bf16, sve_bf16. oneDNN's own answer is yes for AVX-512 without them.
+    return device.type == "cpu" and any(
+        present is True for unit, present in torch.cpu.get_capabilities().items() if unit.endswith("bf16")
+    )
+
+
+def distribute(
+    network: nn.Module, device: torch.device, compression: Literal["none", "bfloat16"]
+) -> DistributedDataParallel:
+    """The network with gradients that are means over all workers; `compression` is how they travel."""
+    parallel = DistributedDataParallel(
+        network, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
+    )
+    if compression == "bfloat16":
+        parallel.register_comm_hook(None, bf16_compress_hook)
+    return parallel
+
+
+def compiled(network: nn.Module, how: Literal["off", "compile", "cuda_graphs"], device: torch.device) -> nn.Module:
+    """The network through torch.compile, with the same weights; ConfigError for CUDA graphs without CUDA."""
+    if how == "off":
+        return network
+    if how == "cuda_graphs" and device.type != "cuda":
+        raise ConfigError(
+            "training.compile: cuda_graphs needs a GPU", got=str(device), fix="set training.compile: compile or off"
+        )
+    mode = "reduce-overhead" if how == "cuda_graphs" else "default"
+    return cast(nn.Module, torch.compile(network, dynamic=False, mode=mode))
+
+
+def context_of(batch: Batch, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
+    """Context and players of a batch on the device."""
+    context = None if batch.context is None else to_device(batch.context, device)
+    return context, None if batch.players is None else to_device(batch.players, device)
+
+
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """An array as a tensor; through pinned memory and without waiting where the device is a GPU."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

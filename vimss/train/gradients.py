@@ -1,0 +1,146 @@
+"""From a batch to gradients: forward, loss, backward, in as many parts as the memory asks for.
+
+    gradients = Gradients(network, settings, window, device, micro_batch=16)
+    loss = gradients(batch)      # and every weight of the network has its gradient
+
+Parts and workers divide by the counts of the whole batch, so their gradients add up to those of the batch at once.
+Where a part does not fit into memory, the whole batch is begun again with parts half as long.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import nullcontext
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from vimss.errors import TrainingError
+from vimss.stream.mix import Batch, Window
+from vimss.train.config import Settings
+from vimss.train.device import autocast, compiled, context_of, to_device
+from vimss.train.loss import Totals, best_order, count, make_loss
+
+log = logging.getLogger(__name__)
+
+
+class Gradients:
+    """Puts the gradients of a batch's loss into the weights of a network."""
+
+    def __init__(
+        self, network: nn.Module, settings: Settings, window: Window, device: torch.device, micro_batch: int
+    ) -> None:
+        """`network` may be a DistributedDataParallel; `micro_batch` is the longest part, in mixtures."""
+        self.parallel = network if isinstance(network, DistributedDataParallel) else None
+        self.workers = torch.distributed.get_world_size() if self.parallel is not None else 1
+        self.network = compiled(network, settings.training.compile, device)
+        self.settings = settings
+        self.window = window
+        self.device = device
+        self.micro_batch = micro_batch
+        self.loss_of = make_loss(settings.training)
+        self.rehearsed = self.parallel is None
+
+    def __call__(self, batch: Batch) -> Float[Tensor, ""]:
+        """The loss of the batch, as far as it is this worker's share, without waiting for a GPU.
+
+        Raises:
+            TrainingError: where not even one mixture fits into memory.
+
+        """
+        totals = self._totals(batch)
+        while not self.rehearsed:
+            # Workers must agree on the parts before they exchange gradients: one who begins again would wait for ever.
+            self.rehearsed = self._all(self._attempt(batch, totals, exchange=False) is not None)
+            if not self.rehearsed:
+                self._halve()
+        while (loss := self._attempt(batch, totals, exchange=True)) is None:
+            if self.parallel is not None:
+                raise TrainingError(
+                    "a batch must fit into the memory of each worker as the first one did",
+                    got=f"out of memory with {self.micro_batch} mixtures at once",
+                    fix="lower training.batch_size; the last checkpoint is kept",
+                )
+            self._halve()
+        return loss
+
+    def _attempt(self, batch: Batch, totals: Totals, exchange: bool) -> Float[Tensor, ""] | None:
+        """The share of the loss, or None where memory ran out; `exchange` makes gradients those of all workers."""
+        try:
+            return self._accumulate(batch, totals, exchange)
+        except torch.OutOfMemoryError:
+            return None
+
+    def _accumulate(self, batch: Batch, totals: Totals, exchange: bool) -> Float[Tensor, ""]:
+        self._clear()
+        loss = torch.zeros((), device=self.device)
+        parts = list(self._parts(batch))
+        for number, part in enumerate(parts, start=1):
+            silent = self.parallel is not None and not (exchange and number == len(parts))
+            with self.parallel.no_sync() if silent and self.parallel is not None else nullcontext():
+                share = self._share(part, totals)
+                # Workers take the mean of their gradients; the loss is a sum of shares.
+                (share * self.workers).backward()
+            loss += share.detach()
+        return loss
+
+    def _share(self, part: Batch, totals: Totals) -> Float[Tensor, ""]:
+        """The share of a part in the loss of the batch."""
+        if self.settings.training.compile == "cuda_graphs":
+            torch.compiler.cudagraph_mark_step_begin()
+        targets, present = to_device(part.targets, self.device), to_device(part.present, self.device)
+        with autocast(self.settings.training.precision, self.device):
+            estimates = self.network(to_device(part.mixture, self.device), *context_of(part, self.device))
+        estimates = estimates.float()
+        if self.settings.model.outputs == "slots":
+            estimates = best_order(estimates, targets)
+        return self.loss_of(estimates, targets, present, totals)
+
+    def _parts(self, batch: Batch) -> Iterator[Batch]:
+        for start in range(0, len(batch.mixture), self.micro_batch):
+            chosen = slice(start, start + self.micro_batch)
+            yield Batch(
+                mixture=batch.mixture[chosen],
+                targets=batch.targets[chosen],
+                present=batch.present[chosen],
+                context=None if batch.context is None else batch.context[chosen],
+                players=None if batch.players is None else batch.players[chosen],
+            )
+
+    def _totals(self, batch: Batch) -> Totals:
+        """Counts of the batch over all workers, made before anything is on a GPU: nothing waits for them."""
+        inner = batch.mixture[:, :, self.window.margin : self.window.margin + self.window.output_samples]
+        counts = to_device(count(batch.targets, batch.present, inner), self.device)
+        if self.parallel is not None:
+            torch.distributed.all_reduce(counts)
+        return Totals(*counts.float())
+
+    def _clear(self) -> None:
+        if self.settings.training.compile != "cuda_graphs":
+            self.network.zero_grad(set_to_none=True)
+            return
+        # A graph writes gradients into memory of its own, which its next run overwrites: parts add to ours.
+        for parameter in self.network.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
+
+    def _halve(self) -> None:
+        if self.micro_batch == 1:
+            raise TrainingError(
+                "one mixture must fit into memory",
+                got="out of memory with a single one",
+                fix="lower training.output_samples or the size of the network",
+            )
+        before, self.micro_batch = self.micro_batch, -(-self.micro_batch // 2)
+        log.warning(
+            "out of memory with %d mixtures at once: now %d, with the same batch per step", before, self.micro_batch
+        )
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _all(self, fits: bool) -> bool:
+        """Whether it is so on every worker."""
+        everywhere = torch.tensor(float(fits), device=self.device)
+        torch.distributed.all_reduce(everywhere, torch.distributed.ReduceOp.MIN)
+        return bool(everywhere)
