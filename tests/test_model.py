@@ -20,6 +20,8 @@ from vimss.model.conditioning import FrameGrid
 from vimss.model.config import Op, Site
 from vimss.model.separator import CARD, WEIGHTS, Separator, load_separator, save_separator
 from vimss.model.vision import DEVIATION, MEAN, Vision
+from vimss.train.config import TrainingConfig
+from vimss.train.optimize import make_optimizers
 
 LABELS = ("fl", "va", "vc")
 SITES = tuple(site for site in get_args(Site) if site != "none")
@@ -34,7 +36,7 @@ def build(dtype=torch.float64, **settings) -> Separator:
     torch.manual_seed(0)
     separator = Separator(small(**settings), LABELS, 8000).to(dtype)
     with torch.no_grad():  # biases, null tokens and identities too: zeros would hide mistakes
-        for parameter in separator.parameters():
+        for parameter in separator.unet.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
     return separator
 
@@ -54,12 +56,57 @@ def features_for(separator: Separator, batch: int = 2, players: int = 3, frames:
 # The paper's network
 
 
+PAPER = tuple("abcdefghijklm")
+"""Labels of the 13 outputs of the ICASSP 2019 paper."""
+
+
 @pytest.mark.parametrize(
-    ("output", "given"),
-    [(16389, 147443), (49157, 180211), (114693, 245747), (245765, 376819), (507909, 638963), (2080773, 2211827)],
+    ("bottleneck", "output", "given"),
+    [
+        (9, 16389, 147443),
+        (17, 49157, 180211),
+        (33, 114693, 245747),
+        (65, 245765, 376819),
+        (129, 507909, 638963),
+        (513, 2080773, 2211827),
+    ],
 )
-def test_windows_are_the_papers(output, given):
-    assert geometry(ModelConfig()).input_samples(output) == given
+def test_windows_are_the_papers(bottleneck, output, given):
+    shape = geometry(ModelConfig())
+    assert (shape.input_samples(output), shape.layers(output)["bottleneck"].samples) == (given, bottleneck)
+
+
+VARIANTS = {
+    "M1": ({"padding": "same"}, ("voice", "rest"), 16384, 16384, 10_263_028),
+    "M2": ({"padding": "same", "output_type": "difference"}, ("voice", "rest"), 16384, 16384, 10_263_002),
+    "M3": ({"output_type": "difference"}, ("voice", "rest"), 147443, 16389, 10_263_002),
+    "M4": ({"output_type": "difference", "channels": 2}, ("voice", "rest"), 147443, 16389, 10_263_390),
+    "M5": (
+        {"output_type": "difference", "channels": 2, "upsampling": "learned"},
+        ("voice", "rest"), 147443, 16389, 10_265_550,
+    ),
+    "M6": (
+        {"output_type": "difference", "channels": 2},
+        ("bass", "drums", "other", "voice"), 147443, 16389, 10_263_498,
+    ),
+}  # fmt: skip
+"""Settings, labels, input and output window, and number of weights of the paper's models, by its names."""
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants_of_the_paper_are_settings(name):
+    settings, labels, given, output, weights = VARIANTS[name]
+    separator = Separator(ModelConfig(**settings), labels, 22050)
+    assert separator.input_samples(output) == given
+    assert sum(parameter.numel() for parameter in separator.parameters()) == weights
+
+
+@pytest.mark.parametrize(
+    ("rate", "given", "output", "context"), [(22050, 6.687, 0.743, 5.943), (44100, 3.343, 0.372, 2.972)]
+)
+def test_windows_last_as_long_as_the_papers(rate, given, output, context):
+    shape = geometry(ModelConfig())
+    assert [round(n / rate, 3) for n in (147443, 16389, shape.context)] == [given, output, context]
 
 
 def test_small_window_is_that_of_the_quickstart():
@@ -70,8 +117,8 @@ def test_bottleneck_of_the_papers_window_has_nine_samples():
     assert geometry(ModelConfig()).layers(16389)["bottleneck"].samples == 9
 
 
-def test_paper_has_ten_million_weights():
-    separator = Separator(ModelConfig(), tuple("abcdefghijklm"), 22050)
+def test_thirteen_outputs_have_ten_million_weights():
+    separator = Separator(ModelConfig(), PAPER, 22050)
     assert sum(parameter.numel() for parameter in separator.parameters()) == 10_263_314
 
 
@@ -208,29 +255,84 @@ def test_forward_runs_under_bfloat16_autocast():
 # Conditions
 
 
-@pytest.mark.parametrize("outputs", ["instruments", "queries"])
-@pytest.mark.parametrize("site", SITES)
-@pytest.mark.parametrize("op", OPS)
-def test_every_weight_is_there_from_the_start_and_gets_a_gradient(op, site, outputs):
-    # The original made FiLM layers in its first forward pass, after the optimizer.
-    separator = build(op=op, site=site, outputs=outputs)
-    names = dict(separator.named_parameters()).keys()
-    separator(mixture_for(separator), torch.rand(2, 1, 3, dtype=torch.float64)).square().mean().backward()
-    assert dict(separator.named_parameters()).keys() == names
-    assert [name for name, weight in separator.named_parameters() if weight.grad is None or not weight.grad.any()] == []
+REFUSED = {
+    ("queries", False): "outputs: queries needs a site: without one, every query would get the same answer",
+    ("slots", True): "outputs: slots takes no context, so its site must be none",
+}
+"""Kind of outputs and whether there is a site, to the reason against both together."""
 
 
-@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("outputs", get_args(ModelConfig.model_fields["outputs"].annotation))
+@pytest.mark.parametrize("site", get_args(Site))
 @pytest.mark.parametrize("op", OPS)
-def test_context_of_an_example_changes_that_example_alone(op, site):
-    # The original tiled labels over the batch in the wrong order.
-    separator = build(op=op, site=site, outputs="queries").eval()
-    mixture = mixture_for(separator, batch=4)
-    context = torch.eye(3, dtype=torch.float64)[torch.tensor([[0, 1], [1, 2], [2, 0], [0, 2]])]
-    changed = context.clone()
-    changed[2, 1] = torch.tensor([0.0, 1.0, 0.0])
-    moved = (separator(mixture, changed) - separator(mixture, context)).abs().amax((2, 3)) > 0
-    assert moved.nonzero().tolist() == [[2, 1]]
+@pytest.mark.parametrize("context", get_args(ModelConfig.model_fields["context"].annotation))
+def test_every_condition_acts_on_its_own_example_or_is_refused(context, op, site, outputs):
+    settings = {"context": context, "op": op, "site": site, "outputs": outputs, "vision": TINY_VISION}
+    settings |= {"feature_size": 5} if context == "features" else {}
+    if (outputs, site != "none") in REFUSED:
+        with pytest.raises(ConfigError, match=REFUSED[outputs, site != "none"]):
+            parse_config(settings, ModelConfig, "model")
+        return
+    separator = build(**settings)
+    names = {name for name, weight in separator.named_parameters() if weight.requires_grad}
+    mixture, given, players = mixture_for(separator, batch=3), _context_for(separator), None
+    if context != "labels":
+        players = torch.tensor([[True, True], [True, False], [True, True]])
+    before = separator(mixture, given, players)
+
+    # All weights exist from the start, belong to an optimizer and learn: the original made FiLM layers too late.
+    before.square().mean().backward()
+    weights = {name: weight for name, weight in separator.named_parameters() if weight.requires_grad}
+    assert weights.keys() == names
+    assert [name for name, weight in weights.items() if weight.grad is None or not weight.grad.any()] == []
+    for optimizer in get_args(TrainingConfig.model_fields["optimizer"].annotation):
+        made = make_optimizers(separator, TrainingConfig(optimizer=optimizer), torch.device("cpu"))
+        held = [id(weight) for one in made for group in one.param_groups for weight in group["params"]]
+        assert sorted(held) == sorted(id(weight) for weight in weights.values())
+
+    # The context acts on its own example alone: the original tiled labels over the batch in the wrong order.
+    changed = given.clone()
+    changed[2, 0] = _another(given[2, 0])
+    moved = (separator(mixture, changed, players) - before).detach().abs().amax((2, 3)) > 0
+    if site == "none":
+        assert not moved.any() and torch.equal(separator(mixture), before)
+    elif outputs == "instruments":
+        assert moved.any(1).tolist() == [False, False, True]
+    else:
+        assert moved.nonzero().tolist() == [[2, 0]]
+
+    # A player who is not there changes nothing.
+    if players is not None:
+        changed = given.clone()
+        changed[1, 1] = _another(given[1, 1])
+        assert torch.equal(separator(mixture, changed, players), before)
+
+
+TINY_VISION = VisionConfig(network="resnet18", weights="random")
+
+
+def _context_for(separator, batch=3, count=2):
+    """Random, for two queries or players; of labels, one row where all outputs share it."""
+    generator = torch.Generator().manual_seed(4)
+    match separator.config.context:
+        case "labels":
+            count = 1 if separator.config.outputs == "instruments" else count
+            return torch.rand(batch, count, len(LABELS), dtype=torch.float64, generator=generator)
+        case "features":
+            return torch.randn(batch, count, 3, 5, dtype=torch.float64, generator=generator)
+        case "frames":
+            return torch.randint(0, 256, (batch, count, 1, 16, 16, 3), dtype=torch.uint8, generator=generator)
+
+
+def _another(context):
+    return 255 - context if context.dtype == torch.uint8 else context + 1
+
+
+def test_fine_tuned_vision_is_in_the_optimizer():
+    separator = _watching(frozen=False)
+    (optimizer,) = make_optimizers(separator, TrainingConfig(), torch.device("cpu"))
+    held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+    assert all(id(weight) in held for weight in separator.vision.network.parameters())
 
 
 def test_conditioning_at_the_output_is_no_constant():
@@ -342,7 +444,7 @@ def test_frozen_vision_never_changes():
 def test_fine_tuned_vision_gets_gradients():
     separator = _watching(frozen=False).train()
     _look(separator).square().mean().backward()
-    assert separator.vision.network.conv1.weight.grad.any()
+    assert all(weight.grad.any() for weight in separator.vision.network.parameters())
 
 
 @pytest.mark.parametrize("frozen", [True, False])
