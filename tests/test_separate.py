@@ -16,11 +16,14 @@ from vimss.model.apply import separate_all
 from vimss.model.config import ModelConfig, VisionConfig
 from vimss.model.separator import Separator, load_separator, save_separator
 from vimss.separate import Separated, _look, separate
+from vimss.shards.manifest import Manifest
+from vimss.train.config import Settings
+from vimss.train.loop import asking_of, data_card
 
 RATE = 8000
 LABELS = ("vn", "va", "vc")
 PICTURE = {"size": 32, "frame_rate": 5.0}
-CARD = {"data": "quickstart: drawn players of recorded samples.", "licence": "CC0", "experiment": "small"}
+CARD = {"data": "quickstart: drawn players of recorded samples.", "licence": "CC0"}
 
 
 def make_model(folder: Path, labels: tuple[str, ...] = LABELS, **settings: Any) -> Path:
@@ -108,6 +111,21 @@ def test_the_page_has_all_tracks_the_video_the_scores_and_the_limits(separated: 
         and "It was trained on quickstart: drawn players of recorded samples.</li>" in html
     )
     assert "by the timbres it was trained on" in html and "<dd>violin, cello</dd>" in html
+
+
+def test_the_page_names_the_model_as_it_was_asked_for_and_what_its_card_tells(
+    tmp_path: Path, recording: Path, small_manifest: Manifest
+) -> None:
+    folder = make_model(tmp_path / "model")
+    card = data_card(small_manifest, asking_of(Settings(), small_manifest))
+    save_separator(folder, load_separator(folder), card | {"picture": PICTURE})
+    asked = separate(recording, folder, tmp_path / "asked", model_name="models:/small/3")
+    html = asked.page.read_text()
+    assert "<dt>Model</dt><dd>models:/small/3</dd>" in html and "It was trained on small: Chamber music" in html
+    assert small_manifest.recipe.licence[:30] in html
+    assert json.loads((tmp_path / "asked" / "separated.json").read_text())["model"] == "models:/small/3"
+    unnamed = separate(recording, folder, tmp_path / "unnamed")
+    assert f"<dt>Model</dt><dd>{folder}</dd>" in unnamed.page.read_text()
 
 
 def test_the_score_is_the_improvement_over_the_recording(separated: Separated, recording: Path) -> None:

@@ -69,6 +69,8 @@ def separate(
     instruments: str = "",
     references: Path | None = None,
     say: Callable[[str], None] = lambda news: None,
+    *,
+    model_name: str = "",
 ) -> Separated:
     """Separate `file` with the model in the folder `model` into the folder `out`.
 
@@ -79,6 +81,7 @@ def separate(
         instruments: labels of the players from left to right, as in "vn,va,vc"; the file's metadata where empty.
         references: folder with true stems LABEL.wav, which give scores and can be listened to; no model hears them.
         say: called with news, such as how many seconds of the recording are done.
+        model_name: what the page calls the model, as in models:/quickstart/1; the path of its folder where empty.
 
     Raises:
         ConfigError: no labels, unknown ones, or a folder `out` that holds something else.
@@ -88,6 +91,7 @@ def separate(
     """
     _check_folder(out)
     separator, card = load_separator(model), read_card(model)["card"]
+    model_name = model_name or str(model)
     players = _players(instruments, file, separator)
     mixture = read_audio(file, separator.sample_rate, separator.config.channels)
     parts = _parts(separator, players, file, card)
@@ -107,13 +111,13 @@ def separate(
             lead=_lead(parts.names, separator),
             tracks=_tracks(file, mixture, named, true, notes),
             sample_rate=separator.sample_rate,
-            facts=_facts(file, card, players, mixture.shape[1] / separator.sample_rate, gain) | seen,
+            facts=_facts(file, model_name, card, players, mixture.shape[1] / separator.sample_rate, gain) | seen,
             limits=_limits(separator, card),
             tables=tables,
             video=video,
         )
         (folder / PAGE).write_text(listening_page(page), encoding="utf-8")
-        record = {"file": str(file), "model": str(model), "stems": list(parts.names), "gain": gain, "scores": scores}
+        record = {"file": str(file), "model": model_name, "stems": list(parts.names), "gain": gain, "scores": scores}
         (folder / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
         del stems, named
         (folder / "stems.tmp").unlink()
@@ -283,7 +287,7 @@ def _score(
     ]
     conventions = [f"SI-SDRi: {CONVENTIONS['SI-SDRi']}."]
     if len(columns) > 1:
-        conventions.append(f"SDR, SIR, SAR: {CONVENTIONS['SDR']}; channels averaged.")
+        conventions.append(f"SDR, SIR, SAR: {CONVENTIONS['SDR, SIR, SAR']}; channels averaged.")
     notes = {
         name: "SI-SDRi " + f"{gain:+.1f} dB".replace("-", "−") for name, gain in gains.items() if np.isfinite(gain)
     }
@@ -321,11 +325,15 @@ def _lead(names: Sequence[str], separator: Separator) -> str:
     return f"{count} from one recording, by a network that {told}."
 
 
-def _facts(file: Path, card: Mapping[str, Any], players: Sequence[str], seconds: float, gain: float) -> dict[str, str]:
+def _facts(
+    file: Path, model_name: str, card: Mapping[str, Any], players: Sequence[str], seconds: float, gain: float
+) -> dict[str, str]:
     facts = {"Recording": f"{file.name}, {seconds:.1f} s"}
     if players:
         facts["Players"] = ", ".join(_title(label) for label in players)
-    facts |= {name: str(card[key]) for name, key in (("Model", "experiment"), ("Licence", "licence")) if key in card}
+    facts["Model"] = model_name
+    if "licence" in card:
+        facts["Licence"] = str(card["licence"])
     if gain < 1:
         facts["Level"] = f"all stems are turned down by {-20 * np.log10(gain):.1f} dB, so that none clips"
     return facts
