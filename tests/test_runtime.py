@@ -1,10 +1,11 @@
+import socket
 from pathlib import Path
 
 import pytest
 import yaml
 
-from vimss.errors import ConfigError
-from vimss.runtime import JOB_VARIABLE, Place, load_place, open_store
+from vimss.errors import ConfigError, PlaceError
+from vimss.runtime import JOB_VARIABLE, Place, load_place, open_store, ray_running
 
 
 @pytest.mark.parametrize("path", sorted(Path("platform").glob("*/runtime.yaml")), ids=str)
@@ -28,6 +29,15 @@ def test_an_unknown_place_lists_those_that_exist():
         ConfigError, match=r"--on must name a folder of platform/; got 'moon'.*choose from cluster, local"
     ):
         load_place("moon")
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_a_cluster_at_whose_address_nothing_listens_is_told_at_once(scheme):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = f"{scheme}127.0.0.1:{closed.getsockname()[1]}"
+    rule = rf"a Ray cluster must answer at {address}; got .*Connection refused\. To fix: start it, or use --on local"
+    with pytest.raises(PlaceError, match=rule), ray_running(Place(name="far", ray_address=address)):
+        pass
 
 
 def test_a_relative_store_in_a_ray_job_is_refused(monkeypatch):

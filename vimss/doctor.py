@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vimss.errors import VimssError
-from vimss.runtime import load_place, open_store
+from vimss.runtime import Place, load_place, open_store, ray_running
 
 LIBRARIES = (
     "torch",
@@ -38,15 +38,16 @@ class Finding:
     fix: str = ""
 
 
-def examine(place: str) -> list[Finding]:
+def examine(place_name: str) -> list[Finding]:
     """Python, cores, memory, GPUs, libraries, codecs, Ray, store and tracking of a place."""
+    place = load_place(place_name)
     return [
         Finding("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         *(_library(name) for name in LIBRARIES),
         *_machine(),
         _codecs(),
-        _ray(),
-        *_place(place),
+        _ray(place),
+        *_store(place),
     ]
 
 
@@ -88,14 +89,22 @@ def _codecs() -> Finding:
     return Finding("codecs", found, not missing, f"pip install av, for {', '.join(missing)}" if missing else "")
 
 
-def _ray() -> Finding:
-    address = os.environ.get("RAY_ADDRESS", "")
-    return Finding("Ray", f"a cluster at {address}" if address else "starts with each command")
-
-
-def _place(name: str) -> Iterator[Finding]:
+def _ray(place: Place) -> Finding:
+    if not place.ray_address:
+        return Finding("Ray", "starts with each command")
     try:
-        place = load_place(name)
+        with ray_running(place):
+            import ray
+
+            resources = ray.cluster_resources()
+    except VimssError as error:
+        return Finding("Ray", error.got, ok=False, fix=error.fix)
+    cores, gpus = (resources.get(kind, 0) for kind in ("CPU", "GPU"))
+    return Finding("Ray", f"a cluster at {place.ray_address} with {cores:g} cores and {gpus:g} GPUs")
+
+
+def _store(place: Place) -> Iterator[Finding]:
+    try:
         store = open_store(place)
     except VimssError as error:
         yield Finding("store", error.got, ok=False, fix=error.fix)

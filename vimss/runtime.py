@@ -11,6 +11,7 @@ A place gives addresses and resources; no code branches on its name.
 import logging
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ PLATFORM = Path("platform")
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray in the driver of a submitted job."""
 
+KNOCK_SECONDS = 10.0
+
 TRIAL_SLOT = "trial_slot"
 """Custom Ray resource that counts running trials: their drivers only wait, so they take no CPU."""
 
@@ -39,6 +42,8 @@ RAY_VARIABLES = {
     "RAY_AIR_NEW_OUTPUT": "0",
     # We keep our own records of trials; Tune's CSV, JSON and TensorBoard files would be written beside them.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Tune would take Ctrl-C for the end of one cell, and the next one would begin.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
 """Settings of Ray that have no argument; the user's own values win."""
 
@@ -125,8 +130,9 @@ def ray_running(place: Place, num_cpus: int = 0) -> Iterator[None]:
     # Ray writes its authentication token and its logs for everybody to read, if it is let.
     mask = os.umask(0o077)
     try:
+        _knock(address)
         ray.init(**settings)
-    except ConnectionError as error:
+    except OSError as error:
         raise PlaceError(
             f"a Ray cluster must answer at {address}", got=str(error).splitlines()[0], fix="start it, or use --on local"
         ) from error
@@ -142,6 +148,13 @@ def ray_running(place: Place, num_cpus: int = 0) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """OSError where nothing listens at host:port: Ray would wait for it without end."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.rpartition("/")[2].strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
 
 
 def parallel_map(
