@@ -9,14 +9,18 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as multiprocessing
+from golden import losses as golden
 from safetensors.torch import load_file, save_file
 
 from vimss.errors import ConfigError, DataError, TrainingError
+from vimss.model.config import ModelConfig, Op
 from vimss.model.separator import Separator
-from vimss.stream.mix import Batch, Examples, Position
+from vimss.shards.clip import Clip, Player
+from vimss.stream.config import MixingConfig
+from vimss.stream.mix import Asking, Batch, Examples, Pool, Position, Window, whole_batch
 from vimss.train.checkpoint import newest_valid
 from vimss.train.config import Settings, TrainingConfig, ValidationConfig
-from vimss.train.device import autocast, has_bfloat16_units
+from vimss.train.device import autocast, context_of, has_bfloat16_units
 from vimss.train.gradients import Gradients
 from vimss.train.loop import LOOK_EVERY, Losses, Training, asking_of, learning_rate, train, training_window
 from vimss.train.loss import Totals, best_order, count, make_loss, negative_si_sdr, negative_snr
@@ -159,6 +163,19 @@ def test_slots_are_scored_in_their_best_order():
 def test_a_loss_outside_the_list_is_refused():
     with pytest.raises(ValueError, match="'snr', 'l1', 'mse', 'si_sdr' or 'l1_stft'"):
         TrainingConfig(loss="l2")
+
+
+# Golden losses
+
+
+@pytest.mark.parametrize("case", golden.CASES)
+def test_twenty_steps_have_the_losses_they_always_had(case):
+    known = json.loads(golden.LOSSES.read_text())
+    losses = golden.losses(case)
+    if known["machine"] == golden.machine():
+        assert losses == known["losses"][case]
+    else:
+        assert losses == pytest.approx(known["losses"][case], rel=golden.TOLERANCE[case])
 
 
 # Loop
@@ -392,22 +409,23 @@ def test_patience_survives_a_resume(small_manifest, tmp_path, number, left):
 
 
 class Cramped(Separator):
-    """A network on a device with memory for `room` mixtures."""
+    """A network on a device with memory for `room` mixtures, and for none in the pass number `short_at`."""
 
-    room = 3
+    room, short_at, passes = 8, 0, 0
 
     def forward(self, mixture, context=None, players=None, frames_at=None):
-        if len(mixture) > self.room:
+        self.passes += 1
+        if len(mixture) > self.room or self.passes == self.short_at:
             raise torch.OutOfMemoryError
         return super().forward(mixture, context, players, frames_at)
 
 
-def gradients_of(manifest, micro_batch, room=8, batch_size=8, **model):
+def gradients_of(manifest, micro_batch, batch_size=8, compile="off", model=(), **memory):  # noqa: A002
     """The micro-batch, the loss and all gradients of one batch."""
-    chosen = settings(model=model)
+    chosen = settings(model=dict(model), training={"compile": compile})
     torch.manual_seed(0)
     network = Cramped(chosen.model, manifest.recipe.labels, manifest.recipe.sample_rate)
-    network.room = room
+    vars(network).update(memory)
     window, asking = training_window(chosen, manifest), asking_of(chosen, manifest)
     batch, _ = next(Examples(manifest, "train", chosen.mixing, window, asking, 0).batches(batch_size, Position()))
     gradients = Gradients(network, chosen, window, torch.device("cpu"), micro_batch)
@@ -418,7 +436,7 @@ def gradients_of(manifest, micro_batch, room=8, batch_size=8, **model):
 @pytest.mark.parametrize("micro_batch", [1, 3])
 @pytest.mark.parametrize("model", [{}, {"outputs": "slots", "site": "none"}], ids=["queries", "slots"])
 def test_parts_of_a_batch_have_the_gradient_of_the_whole(small_manifest, micro_batch, model):
-    (_, whole), (_, parts) = (gradients_of(small_manifest, size, **model) for size in (8, micro_batch))
+    (_, whole), (_, parts) = (gradients_of(small_manifest, size, model=model) for size in (8, micro_batch))
     torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)
 
 
@@ -429,9 +447,23 @@ def test_out_of_memory_halves_the_parts_and_keeps_the_batch(small_manifest, capl
     assert "out of memory with 8 mixtures at once: now 4, with the same batch per step" in caplog.text
 
 
+def test_out_of_memory_in_a_later_part_begins_the_batch_again(small_manifest):
+    (size, again), (_, whole) = gradients_of(small_manifest, 4, short_at=2), gradients_of(small_manifest, 8)
+    assert size == 2
+    torch.testing.assert_close(again, whole, rtol=1e-4, atol=1e-6)
+
+
 def test_a_mixture_that_does_not_fit_alone_is_an_error(small_manifest):
     with pytest.raises(TrainingError, match="one mixture must fit into memory; got out of memory with a single one"):
         gradients_of(small_manifest, 8, room=0)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_has_the_same_gradients(small_manifest):
+    tiny = {"levels": 1, "filters": 2, "outputs": "instruments", "site": "none"}
+    results = [gradients_of(small_manifest, 2, 2, compile=how, model=tiny) for how in ("off", "compile")]
+    (_, eager), (_, fused) = results
+    torch.testing.assert_close(fused, eager, rtol=1e-4, atol=1e-6)
 
 
 # Kinds of networks
@@ -530,3 +562,52 @@ def test_compressed_gradients_train_nearly_the_same(small_manifest, tmp_path):
         )
         results.append(metrics[0]["valid_loss"])
     assert results[0] != results[1] and results[0] == pytest.approx(results[1], abs=0.1)
+
+
+# From a clip to the network
+
+
+RATE, FRAME_RATE, CLIP_SECONDS = 8000, 25, 3
+
+
+def _clip(click=0.0, flash=0.0):
+    """A player who hums in the dark; a click and a flash at 1.5 s if they are wanted."""
+    samples, frames = CLIP_SECONDS * RATE, CLIP_SECONDS * FRAME_RATE
+    audio = (1000 * np.sin(np.arange(samples))).astype(np.int16)[None]
+    audio[0, round(1.5 * RATE)] += round(20000 * click)
+    features = np.zeros((frames, 5), np.float16)
+    features[int(1.5 * FRAME_RATE)] = 3 * flash
+    player = Player("fl", "flute", audio=audio, features=features)
+    return Clip("piece", 0, samples, RATE, (player,), float(FRAME_RATE))
+
+
+def _heard(separator, window, clip, seed):
+    """The output for a window of the clip, by the way of a validation mixture."""
+    pool = Pool([clip], MixingConfig(min_sources=1, max_sources=1), window, "features")
+    asking = Asking("queries", "features", separator.labels, slots=1)
+    mixture = pool.draw(np.random.default_rng(seed), clip, 1, aligned=True)
+    batch = whole_batch(mixture, window, asking)
+    with torch.no_grad():
+        return separator(torch.from_numpy(batch.mixture), *context_of(batch, torch.device("cpu")))[0, 0, 0]
+
+
+@pytest.mark.parametrize("op", get_args(Op))
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_click_and_a_flash_of_one_instant_meet_in_the_network(op, seed):
+    torch.manual_seed(0)
+    config = ModelConfig(
+        levels=5, filters=8, down_kernel=5, outputs="queries", site="decoder", op=op, context="features",
+        feature_size=5, output_activation="linear",
+    )  # fmt: skip
+    separator = Separator(config, ("fl",), RATE).eval()
+    output = separator.geometry.window_at_least(2 * RATE)
+    window = Window(separator.input_samples(output), output, RATE)
+    plain, click, flash = (_heard(separator, window, clip, seed) for clip in (_clip(), _clip(click=1), _clip(flash=1)))
+    heard, seen = _centre(click - plain), _centre(flash - plain)
+    assert abs(heard - seen) < max(separator.geometry.stride, RATE / FRAME_RATE)
+    assert output / 8 < heard < 7 * output / 8
+
+
+def _centre(change):
+    energy = change.double().square()
+    return float((energy * torch.arange(len(energy))).sum() / energy.sum())
