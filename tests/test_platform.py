@@ -1,12 +1,17 @@
 import json
+import re
 import shutil
 import subprocess
+import sys
 import time
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+import vimss
 
 TOOLS = ("awk", "bash", "cat", "cksum", "df", "dirname", "du", "env", "ls", "mkdir", "rm", "rmdir", "tail", "tee")
 """What the scripts may use of a machine besides Python: a PATH in these tests holds nothing else."""
@@ -93,7 +98,7 @@ def checkout(tmp_path) -> Checkout:
 def test_the_first_call_installs_the_project_as_tested_and_runs_the_command_in_it(checkout):
     done = checkout.run("vimss", "quickstart", "--seed", "1")
     assert (done.returncode, done.stdout) == (0, f"vimss quickstart --seed 1 in {checkout.environment}\n"), done.stderr
-    assert "about 6.6 GB" in done.stderr and "1 packages found; installing them" in done.stderr
+    assert "about 7.0 GB" in done.stderr and "1 packages found; installing them" in done.stderr
     arguments = checkout.called().splitlines()
     assert arguments[arguments.index("--constraint") + 1] == f"{checkout.root}/platform/local/constraints.txt"
     assert arguments[arguments.index("--editable") + 1] == f"{checkout.root}[dev]"
@@ -171,7 +176,7 @@ def test_too_small_a_disk_is_told_before_the_download(checkout):
     make_program(checkout.tools / "df", f'#!/usr/bin/env bash\nprintf "{lines}\\n"\n'.replace("%", "%%"))
     done = checkout.run("vimss")
     assert done.returncode == 1 and not checkout.environment.exists()
-    assert "needs 9 GB while it is made" in done.stderr and "has 4 GB free. To fix: free some space" in done.stderr
+    assert "needs 11 GB while it is made" in done.stderr and "has 4 GB free. To fix: free some space" in done.stderr
 
 
 def test_a_failed_installation_shows_why_names_its_log_and_is_tried_again(checkout):
@@ -191,7 +196,7 @@ def test_half_an_environment_is_made_anew(checkout):
 
 def test_a_disk_check_counts_what_an_interrupted_installation_has_written(checkout):
     checkout.run("vimss", PIP_FAILS="1")
-    for tool, kilobytes in (("df", "x x x 4194304"), ("du", "6291456")):
+    for tool, kilobytes in (("df", "x x x 4194304"), ("du", "7340032")):
         (checkout.tools / tool).unlink()
         make_program(
             checkout.tools / tool, f"#!/usr/bin/env bash\n{'echo; ' if tool == 'df' else ''}echo {kilobytes}\n"
@@ -268,3 +273,31 @@ def test_the_image_copies_only_what_exists():
 def test_constraints_pin_every_package_exactly():
     lines = Path("platform/local/constraints.txt").read_text(encoding="utf-8").splitlines()
     assert lines and all(line.count("==") == 1 for line in lines)
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_package_alone(tmp_path):
+    """Built as pip builds it for anyone: with the build tool of pyproject.toml in an environment of its own."""
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), "."]
+    subprocess.run(build, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names} == {"vimss", f"vimss-{vimss.__version__}.dist-info"}
+    modules = {str(path) for path in Path("vimss").rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    assert {name for name in names if name.startswith("vimss/")} == modules
+
+
+MACHINES = r"(?<![\w.])/(?:root|home|Users|work|mnt|opt)/(?!vimss\b)[\w.]+|(?:pypi|pythonhosted|conda\.anaconda)\.org"
+"""Paths of a machine, but for the user in our image; and hosts that packages come from."""
+
+
+def test_committed_files_name_no_folder_of_a_machine_and_no_host_of_packages():
+    listed = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=True).stdout.split("\n")
+    texts = {name: Path(name).read_text(encoding="utf-8") for name in listed if name and Path(name).exists()}
+    found = {name: re.findall(MACHINES, text) for name, text in texts.items()}
+    assert len(texts) > 50 and {name: hits for name, hits in found.items() if hits} == {}
+
+
+@pytest.mark.parametrize("text", ["see /" + "root/x", "(/" + "home/me)", "https://py" + "pi.org/simple"])
+def test_such_a_name_would_be_noticed(text):
+    assert re.search(MACHINES, text)
