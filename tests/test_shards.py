@@ -1,6 +1,8 @@
 import dataclasses
 import json
 import os
+import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -69,6 +71,26 @@ write_shards(recipe, "small", Store(Path({str(tmp_path)!r})))
     assert not list(tmp_path.rglob("manifest.json"))
     manifest = write_shards(small_recipe, "small", Store(tmp_path))
     assert manifest.digest == small_manifest.digest
+
+
+def test_a_full_disk_is_explained_and_leaves_no_half_shard(small_recipe, tmp_path):
+    script = f"""
+from pathlib import Path
+from vimss.shards.recipe import Recipe
+from vimss.shards.write import write_shards
+from vimss.storage import Store
+write_shards(Recipe.model_validate_json({small_recipe.model_dump_json()!r}), "small", Store(Path({str(tmp_path)!r})))
+"""
+
+    def small_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    ran = subprocess.run(
+        [sys.executable, "-c", script], preexec_fn=small_files, capture_output=True, text=True, check=False
+    )
+    last = ran.stderr.splitlines()[-1]
+    assert re.search(r"StorageError: .*\.tar must fit on the disk; got .* MB free\. To fix: free some space", last)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_description_is_no_part_of_the_signature_and_seed_is(small_recipe):
