@@ -3,7 +3,9 @@ from pathlib import Path
 import pytest
 
 from vimss.errors import ConfigError
-from vimss.experiment import Experiment, load_experiment
+from vimss.experiment import Experiment, check_experiment, load_experiment
+from vimss.runtime import Place
+from vimss.shards.manifest import Manifest, PieceEntry
 from vimss.shards.recipe import load_recipe
 
 
@@ -54,12 +56,102 @@ def write(tmp_path, text):
         ("tune: {optimizer.x: {choices: [1]}}", r"must be model\.\*, mixing\.\* or training"),
         ("compare: {model.op: [film]}\ntune: {model.op: {choices: [add]}}", r"stands in `compare` or in `tune`"),
         (
-            "tune: {model.levels: {choices: [3]}}\nsearch: {first_trials: [{training.batch_size: 4}]}",
+            "tune: {model.levels: {low: 3, high: 20}}",
+            r"model.levels: .*less than or equal to 16.*got 20",
+        ),
+        (
+            "tune: {model.levels: {choices: [3]}}\nsearch: {trials: 1, first_trials: [{training.batch_size: 4}]}",
             r"first trial sets only what `tune` lists",
         ),
+        (
+            "tune: {model.levels: {choices: [3, 4]}}\nsearch: {trials: 2, first_trials: [{model.levels: 5}]}",
+            r"first trial's model.levels must be a value of its axis, one of 3, 4; got 5",
+        ),
+        (
+            "tune: {training.ema: {low: 0, high: 0.9}}\nsearch: {first_trials: [{training.ema: 0.99}]}",
+            r"first trial's training.ema must be a value of its axis, 0 to 0.9; got 0.99",
+        ),
+        (
+            "tune: {model.site: {choices: [none, output]}, model.op: {choices: [add], when: {model.site: [output]}}}\n"
+            "search: {trials: 2, first_trials: [{model.site: none, model.op: add}]}",
+            r"sets model.op only where its `when` holds; got model.site: none",
+        ),
+        (
+            "tune: {model.site: {choices: [none, output]}, model.op: {choices: [add], when: {model.site: [decoder]}}}",
+            r"when must name values of tune.model.site, one of none, output; got 'decoder'",
+        ),
+        (
+            "tune: {model.op: {choices: [add], when: {model.op: [add]}}}",
+            r"must not run in a circle; got model.op",
+        ),
+        (
+            "tune: {model.levels: {choices: [3, 4]}, model.op: {choices: [add, film]}}\nsearch: {trials: 5}",
+            r"search.trials must not exceed the number of settings that `tune` allows; got 5 trials of 4 settings",
+        ),
+        ("tune: {mixing.flip_polarity: {low: 0, high: 1}}", r"only numbers have a range; got 0 to 1"),
         ("tune: {model.op: {choices: [add], when: {model.site: [output]}}}", r"when must name a tuned key"),
     ],
 )
 def test_a_wrong_experiment_is_refused_before_anything_runs(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message):
         load_experiment(write(tmp_path, text))
+
+
+FITTING = {"model": {"levels": 3, "down_kernel": 5}, "training": {"output_samples": 2005}}
+
+
+def manifest(piece_seconds: float = 3.0, clip_seconds: float = 3.0) -> Manifest:
+    recipe = load_recipe("quickstart", [f"clip_seconds={clip_seconds}"])
+    piece = PieceEntry(name="p", split="train", composition="c", seconds=piece_seconds, instruments=("vn",))
+    return Manifest(name="small", recipe=recipe, signature="s", shards=(), pieces=(piece,))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            {**FITTING, "training": {"output_samples": 24005}},
+            r"output_samples must not exceed the clips of 'small', the longest of which has 24000 samples; got 24005\. "
+            r"To fix: use at most 23997",
+        ),
+        (
+            {**FITTING, "training": {"output_samples": 2000}},
+            r"output_samples: an output window must be 8 n \+ 5 samples long.*got 2000.*use 1997 or 2005",
+        ),
+        (
+            {**FITTING, "training": {"output_samples": 2005, "batch_size": 3}},
+            r"batch_size must be a multiple of the place's workers_per_trial, 2; got 3\. To fix: use 2",
+        ),
+        (
+            {**FITTING, "model": {**FITTING["model"], "channels": 2}},
+            r"channels must be as in the shards 'small', 1; got 2\. To fix: set model.channels: 1",
+        ),
+        ({**FITTING, "compare": {"model.levels": (3, 5)}}, r"32 n \+ 5 samples long with 5 levels; got 2005"),
+        ({**FITTING, "baselines": {"deep": {"model.levels": 5}}}, r"32 n \+ 5 samples long with 5 levels; got 2005"),
+        ({**FITTING, "tune": {"training.batch_size": {"low": 2, "high": 16}}}, r"workers_per_trial, 2; got 3"),
+        (
+            {
+                **FITTING,
+                "tune": {"model.levels": {"choices": (3, 5)}, "training.output_samples": {"choices": (2005, 2013)}},
+                "search": {"trials": 2, "first_trials": ({"model.levels": 5, "training.output_samples": 2005},)},
+            },
+            r"32 n \+ 5 samples long with 5 levels; got 2005",
+        ),
+    ],
+)
+def test_what_shards_or_place_do_not_allow_is_refused_before_any_trial(content, message):
+    with pytest.raises(ConfigError, match=message):
+        check_experiment(make(**content), manifest(), Place(name="x", workers_per_trial=2))
+
+
+def test_the_window_is_compared_with_the_clips_that_were_written():
+    too_long = make(**{**FITTING, "training": {"output_samples": 16005}})
+    with pytest.raises(ConfigError, match=r"the longest of which has 8000 samples; got 16005"):
+        check_experiment(too_long, manifest(piece_seconds=1.0), Place(name="x"))
+
+
+def test_settings_that_another_axis_may_mend_are_let_through():
+    tune = {"model.levels": {"choices": (3, 5)}, "training.output_samples": {"choices": (2005, 2021)}}
+    check_experiment(make(**FITTING, tune=tune), manifest(), Place(name="x"))
+    query = {**FITTING, "model": {**FITTING["model"], "outputs": "queries"}}
+    check_experiment(make(**query, tune={"model.site": {"choices": ("none", "output")}}), manifest(), Place(name="x"))

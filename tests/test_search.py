@@ -1,3 +1,4 @@
+import functools
 import json
 import math
 import shutil
@@ -7,14 +8,18 @@ from pathlib import Path
 
 import optuna
 import pytest
+import torch
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
 
 from vimss.config import parse_config
-from vimss.errors import ConfigError, PlaceError, TrainingError
+from vimss.errors import ConfigError, DataError, PlaceError, TrainingError
 from vimss.experiment import CellEnded, CellStarted, Experiment, TrialEnded, TrialReported, TrialStarted
 from vimss.model.separator import load_separator
 from vimss.runtime import Place, ray_running
-from vimss.search import Study, TrialRecord, concurrent_trials, read_study, search, suggest
+from vimss.search import Draws, concurrent_trials, search, startup_trials, suggest
 from vimss.storage import Store
+from vimss.study import OBJECTIVE, Study, TrialRecord, read_study
 
 SMALL = {
     "question": "Does it run?",
@@ -92,6 +97,88 @@ def test_conditional_axes_are_drawn_only_where_their_condition_holds():
         assert ("model.op" in trial.params) == (trial.params["model.site"] == "decoder")
 
 
+def test_a_range_of_an_integer_setting_is_drawn_as_integers():
+    axes = experiment(
+        tune={
+            "training.batch_size": {"low": 2, "high": 16},
+            "mixing.windows_per_clip": {"low": 1, "high": 64, "log": True},
+            "mixing.gain_db": {"low": 2, "high": 16},
+        }
+    ).tune
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
+    suggest(trial, axes)
+    assert {key: type(value) for key, value in trial.params.items()} == {
+        "training.batch_size": int,
+        "mixing.windows_per_clip": int,
+        "mixing.gain_db": float,
+    }
+
+
+def test_tpe_has_its_turn_in_a_small_search():
+    assert [startup_trials(trials) for trials in (1, 2, 4, 8, 100)] == [1, 1, 2, 4, 5]
+
+
+def draws_of(choices, admit) -> Draws:
+    """TPE that chooses from the second trial on, and random draws, in one study."""
+    search_of = functools.partial(
+        OptunaSearch,
+        space=functools.partial(suggest, axes=experiment(tune={"model.levels": {"choices": choices}}).tune),
+        metric=OBJECTIVE,
+        mode="min",
+        storage=optuna.storages.InMemoryStorage(),
+    )
+    return Draws(
+        search_of(sampler=optuna.samplers.TPESampler(seed=0, n_startup_trials=1)),
+        search_of(sampler=optuna.samplers.RandomSampler(seed=0)),
+        admit,
+    )
+
+
+def test_draws_that_are_not_admitted_are_drawn_anew_until_nothing_is_left():
+    admitted: list = []
+
+    def admit(chosen):
+        level = chosen["model.levels"]
+        new = level != 1 and level not in admitted
+        admitted.append(level)
+        return new
+
+    draws = draws_of([1, 2, 3, 4], admit)
+    drawn = []
+    for trial_id in "abc":
+        drawn.append(draws.suggest(trial_id)["model.levels"])
+        draws.on_trial_complete(trial_id, {OBJECTIVE: 0.0})
+    assert sorted(drawn) == [2, 3, 4]
+    assert draws.suggest("d") == Searcher.FINISHED
+
+
+def test_what_optuna_learns_belongs_to_the_draw_that_was_admitted():
+    admitted = iter([False, True])
+    draws = draws_of([1, 2], lambda _: next(admitted))
+    chosen = draws.suggest("a")
+    draws.on_trial_complete("a", {OBJECTIVE: -3.0})
+    refused, told = draws.chooser._ot_study.trials
+    assert refused.state == optuna.trial.TrialState.FAIL
+    assert (told.params, told.value) == (chosen, -3.0)
+
+
+@pytest.mark.parametrize(
+    ("content", "got"),
+    [
+        ('{"cell": ', r"got Expecting value"),
+        ("[]", r"got 'list' object is not a mapping"),
+        ('{"cell": "search"}', r"got trial\.json: 'trial' must be set"),
+        ("null_loss", r"got trial\.json: reports.*valid_loss: Input should be a valid number, None"),
+    ],
+)
+def test_a_record_that_cannot_be_read_is_named_with_what_to_do(tmp_path, content, got):
+    record(tmp_path, "search", "a", -1.0)
+    path = tmp_path / "search" / "a" / "trial.json"
+    path.write_text(path.read_text().replace("-1.0", "null") if content == "null_loss" else content)
+    with pytest.raises(DataError, match=rf"a/trial\.json must be the record of a trial; {got}.*fix: delete .*search/a"):
+        read_study(tmp_path)
+
+
 def test_conditions_in_a_circle_are_refused():
     axes = experiment(
         tune={
@@ -106,12 +193,12 @@ def test_conditions_in_a_circle_are_refused():
 def test_a_trial_that_does_not_fit_the_cluster_is_refused():
     place = Place(name="x", workers_per_trial=4, gpus_per_worker=1)
     with pytest.raises(PlaceError, match=r"one trial of 4 workers must fit.*4 CPU, 4 GPU; got 8 CPU, 2 GPU"):
-        concurrent_trials(place, {"CPU": 8, "GPU": 2})
+        concurrent_trials(place, {"CPU": 8.0, "GPU": 2.0})
 
 
 def test_concurrency_is_what_fits_and_at_most_what_the_place_says():
-    assert concurrent_trials(Place(name="x", workers_per_trial=2), {"CPU": 5}) == 2
-    assert concurrent_trials(Place(name="x", max_concurrent_trials=1), {"CPU": 5}) == 1
+    assert concurrent_trials(Place(name="x", workers_per_trial=2), {"CPU": 5.0}) == 2
+    assert concurrent_trials(Place(name="x", max_concurrent_trials=1), {"CPU": 5.0}) == 1
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +281,35 @@ def test_a_trial_whose_loss_is_not_finite_fails_with_its_position_and_the_search
     assert "loss and gradient must be finite; got loss" in by_rate[1.0].message
     assert "audio seconds, batch" in by_rate[1.0].message
     assert math.isfinite(study.best(["search"]).objective)
+    assert_model_is_of_the_best_report(by_rate[1.0])
+
+
+def assert_model_is_of_the_best_report(trial: TrialRecord) -> None:
+    separator = load_separator(trial.folder / "model")
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in separator.state_dict().values())
+    card = json.loads((trial.folder / "model" / "model.json").read_text(encoding="utf-8"))
+    assert card["card"]["valid_loss"] == trial.objective
+
+
+@pytest.mark.slow
+def test_draws_that_go_together_in_no_network_fail_with_the_reason_and_equal_draws_leave_a_trial_alone(
+    small_manifest, tmp_path
+):
+    """Three choices of which one is impossible: all three are drawn, and then there is nothing more to draw."""
+    chosen = experiment(
+        tune={"model.site": {"choices": ["none", "decoder", "bottleneck"]}}, search={"trials": 3}, baselines={}
+    )
+    events: list = []
+    with ray_running(Place(name="test"), num_cpus=2):
+        study = search(chosen, small_manifest, Place(name="test"), Store(tmp_path), [events.append])
+    by_site = {trial.chosen["model.site"]: trial for trial in study.records}
+    assert len(study.records) == 3
+    assert by_site["none"].state == "failed"
+    assert "queries needs a site" in by_site["none"].message
+    for site in ("decoder", "bottleneck"):
+        assert by_site[site].state in {"finished", "pruned"}
+        assert math.isfinite(by_site[site].objective)
+    assert sum(isinstance(event, TrialEnded) for event in events) == 3
 
 
 @pytest.mark.slow
@@ -233,6 +349,9 @@ with ray_running(place, num_cpus=2):
     assert (after.trial, after.state) == (before.trial, "finished")
     first = next(event for event in events if isinstance(event, TrialReported))
     assert first.audio_seconds > before.reports[0]["audio_seconds"]
+    assert (after.begun, after.reports[: len(before.reports)]) == (before.begun, before.reports)
+    assert [report["steps"] for report in after.reports] == sorted({report["steps"] for report in after.reports})
+    assert_model_is_of_the_best_report(after)
 
 
 def test_a_study_is_read_without_ray(tmp_path):

@@ -12,7 +12,8 @@ The end of the file holds the events that a search reports, so that tracking nee
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,12 +22,27 @@ from pydantic import Field, ValidationError, model_validator
 
 from vimss.config import Config, load_yaml, parse_config, signature
 from vimss.errors import ConfigError
+from vimss.model.geometry import geometry
+from vimss.runtime import Place
+from vimss.shards.manifest import Manifest
 from vimss.train.config import Settings, ValidationConfig
 
 Scalar = bool | int | float | str
 
+GROUPS = ("model", "mixing", "training")
+"""Groups of settings that an experiment sets, compares and tunes."""
+
 INHERITED = ("training.batch_size", "training.learning_rate", "training.learning_rate_decay")
 """What a baseline takes from the best trial, so that only its own keys differ."""
+
+_WINDOW_KEYS = {
+    "training.output_samples",
+    "model.levels",
+    "model.down_kernel",
+    "model.up_kernel",
+    "model.padding",
+}
+"""What decides whether an output window is legal."""
 
 
 class Axis(Config):
@@ -47,6 +63,15 @@ class Axis(Config):
         if self.log and not self.choices and self.low <= 0:
             raise ValueError("a logarithmic range needs `low` above 0")
         return self
+
+    def allows(self, value: Scalar) -> bool:
+        """Whether this value may be drawn."""
+        if self.choices:
+            return value in self.choices
+        return not isinstance(value, str) and self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(map(str, self.choices))}" if self.choices else f"{self.low:g} to {self.high:g}"
 
 
 class SearchConfig(Config):
@@ -69,7 +94,8 @@ class Experiment(Config):
     question: str = Field(description="what this experiment asks")
     expected: str = Field(description="the number that its author expects")
     shards: str = Field(description="name of the recipe, or path of its YAML")
-    seed: int = Field(0, ge=0, description="seed of weights, batches and sampler")
+    recipe: dict[str, Any] = Field(default_factory=dict, description="differences from the recipe")
+    seed: int = Field(0, ge=0, description="seed of weights, batches and sampler; given, it is the recipe's too")
     model: dict[str, Any] = Field(default_factory=dict, description="differences from the network's defaults")
     mixing: dict[str, Any] = Field(default_factory=dict, description="differences from the defaults of mixing")
     training: dict[str, Any] = Field(default_factory=dict, description="differences from the defaults of training")
@@ -83,8 +109,11 @@ class Experiment(Config):
 
     @property
     def signature(self) -> str:
-        """Names the study: equal settings, equal signature. Question and expectation do not count."""
-        return signature(self.model_dump(mode="json", exclude={"question", "expected"}))
+        """Names the study: equal settings, equal signature. Question and expectation do not count.
+
+        What differs in the recipe is in the signature of the shards.
+        """
+        return signature(self.model_dump(mode="json", exclude={"question", "expected", "recipe"}))
 
     def settings(self, overrides: Mapping[str, Scalar] | None = None) -> Settings:
         """The settings with `overrides` ("training.batch_size": 4) put over the file's."""
@@ -96,7 +125,7 @@ class Experiment(Config):
         }
         for key, value in (overrides or {}).items():
             group, _, name = key.partition(".")
-            if group not in {"model", "mixing", "training"} or not name:
+            if group not in GROUPS or not name:
                 raise ConfigError(
                     f"experiment {self.name}: a varied key must be model.*, mixing.* or training.*",
                     got=repr(key),
@@ -133,6 +162,81 @@ def load_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment:
     return experiment
 
 
+def field_type(key: str) -> Any:
+    """The type of the setting at a key path such as training.batch_size; None where there is no such setting."""
+    group, _, name = key.partition(".")
+    fields = Settings.model_fields[group].annotation.model_fields if group in GROUPS else {}  # type: ignore[union-attr]
+    return fields[name].annotation if name in fields else None
+
+
+def in_order(axes: Mapping[str, Axis]) -> Iterator[str]:
+    """The keys of the axes, each after those that its `when` names; ConfigError where they run in a circle."""
+    waiting = dict(axes)
+    while waiting:
+        ready = [key for key, axis in waiting.items() if not set(axis.when) & set(waiting)]
+        if not ready:
+            raise ConfigError("`when` must not run in a circle", got=", ".join(waiting), fix="remove one of them")
+        for key in ready:
+            del waiting[key]
+            yield key
+
+
+def check_experiment(experiment: Experiment, manifest: Manifest, place: Place) -> None:
+    """Refuse what the shards or the place do not allow, before any trial starts.
+
+    What depends on several tuned settings shows when it is drawn: see `check_settings`.
+    """
+    for cell in experiment.cells():
+        tuned = {} if cell.baseline else experiment.tune
+        alone = [{key: value} for key, axis in tuned.items() for value in _samples(key, axis)]
+        points: list[dict[str, Scalar]] = [{}, *(experiment.search.first_trials if tuned else ()), *alone]
+        for point in points:
+            try:
+                settings = experiment.settings({**cell.overrides, **point})
+            except ConfigError:
+                if not tuned:
+                    raise
+                continue  # needs the other axes too
+            check_settings(settings, manifest, place, undecided=set(tuned) - set(point))
+
+
+def check_settings(settings: Settings, manifest: Manifest, place: Place, undecided: Collection[str] = ()) -> None:
+    """ConfigError where a training with these settings could not start on these shards at this place.
+
+    Checks that need one of the `undecided` keys are left out.
+    """
+    recipe, model, training = manifest.recipe, settings.model, settings.training
+    open_keys = set(undecided)
+    if not open_keys & _WINDOW_KEYS:
+        try:
+            geometry(model).input_samples(training.output_samples)
+        except ConfigError as error:
+            raise ConfigError(f"training.output_samples: {error.rule}", got=error.got, fix=error.fix) from error
+    if "training.output_samples" not in open_keys:
+        lengths = [min(piece.seconds, recipe.clip_seconds) for piece in manifest.pieces if piece.split == "train"]
+        longest = round(max(lengths, default=recipe.clip_seconds) * recipe.sample_rate)
+        if training.output_samples > longest:
+            raise ConfigError(
+                f"training.output_samples must not exceed the clips of '{manifest.name}', the longest of which has "
+                f"{longest} samples",
+                got=f"{training.output_samples}",
+                fix=f"use at most {geometry(model).window_at_most(longest)}, or shards with longer clips",
+            )
+    workers = place.workers_per_trial
+    if "training.batch_size" not in open_keys and training.batch_size % workers:
+        raise ConfigError(
+            f"training.batch_size must be a multiple of the place's workers_per_trial, {workers}",
+            got=f"{training.batch_size}",
+            fix=f"use {max(workers, training.batch_size // workers * workers)}",
+        )
+    if "model.channels" not in open_keys and model.channels != recipe.channels:
+        raise ConfigError(
+            f"model.channels must be as in the shards '{manifest.name}', {recipe.channels}",
+            got=f"{model.channels}",
+            fix=f"set model.channels: {recipe.channels}",
+        )
+
+
 def _cell_name(overrides: Mapping[str, Scalar]) -> str:
     return ",".join(f"{key.rpartition('.')[2]}={value}" for key, value in overrides.items()) or "search"
 
@@ -140,20 +244,38 @@ def _cell_name(overrides: Mapping[str, Scalar]) -> str:
 def _check(experiment: Experiment) -> None:
     """Every cell, first trial and value of an axis must resolve, now rather than an hour into the search."""
     for key, axis in experiment.tune.items():
-        for value in axis.choices or (axis.low, axis.high):
-            _check_alone(experiment, {key: value})
-        for other in axis.when:
-            if other not in experiment.tune:
-                raise ConfigError(
-                    f"experiment {experiment.name}: tune.{key}.when must name a tuned key",
-                    got=other,
-                    fix="correct `when`",
-                )
+        _check_axis(experiment, key, axis)
+    list(in_order(experiment.tune))
     for cell in experiment.cells():
         if cell.baseline or not experiment.tune:
             experiment.settings(cell.overrides)
         else:
             _check_tuned(experiment, cell)
+    draws = math.prod(len(axis.choices) or math.inf for axis in experiment.tune.values())
+    if experiment.tune and experiment.search.trials > draws:
+        raise ConfigError(
+            f"experiment {experiment.name}: search.trials must not exceed the number of settings that `tune` allows",
+            got=f"{experiment.search.trials} trials of {draws} settings",
+            fix=f"set search.trials: {draws}, or add choices",
+        )
+
+
+def _check_axis(experiment: Experiment, key: str, axis: Axis) -> None:
+    where = f"experiment {experiment.name}: tune.{key}"
+    for value in axis.choices or (axis.low, axis.high):
+        _check_alone(experiment, {key: value})
+    if not axis.choices and field_type(key) not in {int, float}:
+        raise ConfigError(f"{where} must list `choices`: only numbers have a range", got=str(axis), fix="list them")
+    for other, values in axis.when.items():
+        if other not in experiment.tune:
+            raise ConfigError(f"{where}.when must name a tuned key", got=other, fix="correct `when`")
+        for value in values:
+            if not experiment.tune[other].allows(value):
+                raise ConfigError(
+                    f"{where}.when must name values of tune.{other}, {experiment.tune[other]}",
+                    got=repr(value),
+                    fix="correct the value, or add it to the axis",
+                )
 
 
 def _check_tuned(experiment: Experiment, cell: "Cell") -> None:
@@ -166,14 +288,41 @@ def _check_tuned(experiment: Experiment, cell: "Cell") -> None:
             fix="remove one",
         )
     for first in experiment.search.first_trials:
-        unknown = sorted(set(first) - set(experiment.tune))
-        if unknown:
-            raise ConfigError(
-                f"experiment {experiment.name}: a first trial sets only what `tune` lists",
-                got=", ".join(unknown),
-                fix=f"choose from {', '.join(experiment.tune)}",
-            )
+        _check_first(experiment, first)
         experiment.settings({**cell.overrides, **first})
+
+
+def _check_first(experiment: Experiment, first: Mapping[str, Scalar]) -> None:
+    unknown = sorted(set(first) - set(experiment.tune))
+    if unknown:
+        raise ConfigError(
+            f"experiment {experiment.name}: a first trial sets only what `tune` lists",
+            got=", ".join(unknown),
+            fix=f"choose from {', '.join(experiment.tune)}",
+        )
+    for key, value in first.items():
+        # Optuna would draw another value in its place, and say so in a warning that nobody sees.
+        if not experiment.tune[key].allows(value):
+            raise ConfigError(
+                f"experiment {experiment.name}: a first trial's {key} must be a value of its axis, "
+                f"{experiment.tune[key]}",
+                got=repr(value),
+                fix="correct the value, or add it to the axis",
+            )
+        for other, values in experiment.tune[key].when.items():
+            if other in first and first[other] not in values:
+                raise ConfigError(
+                    f"experiment {experiment.name}: a first trial sets {key} only where its `when` holds",
+                    got=f"{other}: {first[other]}",
+                    fix=f"leave {key} out of this first trial",
+                )
+
+
+def _samples(key: str, axis: Axis) -> tuple[Scalar, ...]:
+    """Values to try an axis with; of integers two neighbours, which show whether every integer will do."""
+    if axis.choices:
+        return axis.choices
+    return (int(axis.low), int(axis.low) + 1, int(axis.high)) if field_type(key) is int else (axis.low, axis.high)
 
 
 def _check_alone(experiment: Experiment, overrides: Mapping[str, Scalar]) -> None:
@@ -201,7 +350,8 @@ class TrialStarted:
 
     cell: str
     trial: str
-    settings: Settings
+    settings: Settings | None
+    """None where what was chosen goes together in no network."""
     chosen: dict[str, Scalar]
     """What the sampler chose, by key path."""
 

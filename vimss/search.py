@@ -2,7 +2,7 @@
 
     with ray_running(place):
         study = search(experiment, manifest, place, store, reporters=[print])
-    study.best("search").folder / "model"
+    study.best(["search"]).folder / "model"
 
 A training alone is a search with one trial. What a trial did is written beside its weights as `trial.json`, and its
 folder is named by the signature of its settings: so the same command resumes (finished trials are told, not run again;
@@ -10,24 +10,24 @@ cut off ones continue from their checkpoint), and no pickle of Ray is needed for
 """
 
 import functools
-import json
+import itertools
 import math
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
 import ray
-from pydantic import Field
+from optuna.trial import TrialState
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from vimss.config import Config, signature
+from vimss.config import signature
 from vimss.errors import ConfigError, PlaceError, TrainingError, VimssError
 from vimss.experiment import (
     INHERITED,
@@ -41,99 +41,48 @@ from vimss.experiment import (
     TrialEnded,
     TrialReported,
     TrialStarted,
+    check_experiment,
+    check_settings,
+    field_type,
+    in_order,
 )
 from vimss.runtime import TRIAL_SLOT, Place
 from vimss.shards.manifest import Manifest
 from vimss.storage import Store, publish
+from vimss.study import (
+    OBJECTIVE,
+    RECORD,
+    Study,
+    TrialRecord,
+    read_record,
+    read_study,
+    study_folder,
+    write_record,
+)
 from vimss.train.config import Settings
-from vimss.trial import CELL, TrialPlan, run_trial, trial_name
-
-OBJECTIVE = "valid_loss"
-"""Mean floored -SNR in dB over present sources of the fixed validation set; lower is better."""
-
-RECORD = "trial.json"
+from vimss.train.distribute import checkpoint_name
+from vimss.trial import CELL, RUN, TrialPlan, run_trial, trial_name
 
 Reporter = Callable[[Event], None]
-
-
-class TrialRecord(Config):
-    """What a trial was and how it went; `trial.json` in its folder."""
-
-    cell: str
-    trial: str = Field(description="signature of the settings; name of the folder")
-    state: Literal["running", "finished", "pruned", "failed"]
-    chosen: dict[str, Scalar]
-    settings: Settings
-    reports: tuple[dict[str, float], ...] = ()
-    message: str = ""
-    begun: float = Field(description="seconds since 1970")
-    folder: Path = Field(Path(), exclude=True)
-
-    @property
-    def best_report(self) -> dict[str, float]:
-        """The report with the lowest objective; empty before the first."""
-        return min(self.reports, key=lambda report: report[OBJECTIVE], default={})
-
-    @property
-    def objective(self) -> float:
-        """The lowest validation loss, infinite before the first report."""
-        return self.best_report.get(OBJECTIVE, math.inf)
-
-
-@dataclass(frozen=True)
-class Study:
-    """All trials of an experiment, as they lie in its folder."""
-
-    folder: Path
-    records: tuple[TrialRecord, ...]
-
-    def of_cell(self, cell: str) -> tuple[TrialRecord, ...]:
-        """The trials of one cell, in the order in which they began."""
-        return tuple(
-            sorted((record for record in self.records if record.cell == cell), key=lambda record: record.begun)
-        )
-
-    def best(self, cells: Iterable[str]) -> TrialRecord:
-        """The trial with the lowest objective among those that finished in these cells."""
-        names = set(cells)
-        able = [record for record in self.records if record.cell in names and (record.folder / "model").is_dir()]
-        finished = [record for record in able if record.state == "finished"] or able
-        if not finished:
-            raise TrainingError(
-                f"{self.folder} must hold a trial with weights in {', '.join(sorted(names))}",
-                got="; ".join(record.message for record in self.records if record.message) or "none",
-                fix="read the messages of the failed trials, correct the experiment and run it again",
-            )
-        return min(finished, key=lambda record: record.objective)
-
-
-def study_folder(experiment: Experiment, manifest: Manifest, store: Store) -> Path:
-    """Where an experiment's trials lie: its name and the signature of experiment and shards."""
-    return store.studies / f"{experiment.name}-{signature(experiment.signature, manifest.signature)}"
-
-
-def read_study(folder: Path) -> Study:
-    """The trials of a folder, needing neither Ray nor torch."""
-    records = []
-    for path in sorted(folder.glob(f"*/*/{RECORD}")):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        records.append(TrialRecord.model_validate({**content, "folder": path.parent}))
-    return Study(folder, tuple(records))
 
 
 def search(
     experiment: Experiment, manifest: Manifest, place: Place, store: Store, reporters: Sequence[Reporter] = ()
 ) -> Study:
-    """Run every cell of an experiment, then its baselines; needs a running Ray. Trials that ended before are kept."""
+    """Run every cell of an experiment, then its baselines; needs a running Ray. Trials that ended before are kept.
+
+    ConfigError, before any trial starts, where the shards or the place do not allow what the experiment asks for.
+    """
+    check_experiment(experiment, manifest, place)
     run = _Run(experiment, manifest, place, study_folder(experiment, manifest, store), tuple(reporters))
-    cells = experiment.cells()
-    for cell in cells:
-        if not cell.baseline:
-            run.tuned(cell) if experiment.tune else run.fixed([cell])
-    baselines = [cell for cell in cells if cell.baseline]
+    cells = {cell.name: cell for cell in experiment.cells()}
+    searched = [cell for cell in cells.values() if not cell.baseline]
+    for cell in searched:
+        run.tuned(cell) if experiment.tune else run.fixed([cell])
+    baselines = [cell for cell in cells.values() if cell.baseline]
     if baselines:
-        best = read_study(run.folder).best(cell.name for cell in cells if not cell.baseline)
-        flat = _flatten(best.settings)
+        best = read_study(run.folder).best(cell.name for cell in searched)
+        flat = _flatten(experiment.settings({**cells[best.cell].overrides, **best.chosen}))
         inherited = {key: flat[key] for key in INHERITED}
         run.fixed([Cell(cell.name, {**inherited, **cell.overrides}, baseline=True) for cell in baselines])
     return read_study(run.folder)
@@ -162,19 +111,16 @@ def suggest(trial: Any, axes: dict[str, Axis]) -> dict[str, Any]:
     `trial` is an optuna.Trial, or what Ray puts in its place to see what is chosen; constants to add are none.
     """
     chosen: dict[str, Any] = {}
-    waiting = dict(axes)
-    while waiting:
-        ready = [key for key, axis in waiting.items() if not set(axis.when) & set(waiting)]
-        if not ready:
-            raise ConfigError("`when` must not run in a circle", got=", ".join(waiting), fix="remove one of them")
-        for key in ready:
-            axis = waiting.pop(key)
-            if any(chosen.get(other) not in values for other, values in axis.when.items()):
-                continue
-            if axis.choices:
-                chosen[key] = trial.suggest_categorical(key, list(axis.choices))
-            else:
-                chosen[key] = trial.suggest_float(key, axis.low, axis.high, log=axis.log)
+    for key in in_order(axes):
+        axis = axes[key]
+        if any(chosen.get(other) not in values for other, values in axis.when.items()):
+            continue
+        if axis.choices:
+            chosen[key] = trial.suggest_categorical(key, list(axis.choices))
+        elif field_type(key) is int:
+            chosen[key] = trial.suggest_int(key, int(axis.low), int(axis.high), log=axis.log)
+        else:
+            chosen[key] = trial.suggest_float(key, axis.low, axis.high, log=axis.log)
     return {}
 
 
@@ -196,27 +142,30 @@ class _Run:
         ended, cut_off = self._resume(cell)
         left = self.experiment.search.trials - len(ended)
         if left > 0:
-            known = {record.trial for record in (*ended, *cut_off)}
+            known = {record.trial for record in ended}
+            began = known | {record.trial for record in cut_off}
             first = [record.chosen for record in cut_off]
             first += [
                 dict(chosen)
                 for chosen in self.experiment.search.first_trials
-                if trial_name(self.experiment.settings({**cell.overrides, **chosen})) not in known
+                if trial_name(self.experiment.settings({**cell.overrides, **chosen})) not in began
             ]
-            searcher = OptunaSearch(
+            optuna_search = functools.partial(
+                OptunaSearch,
                 space=functools.partial(suggest, axes=self.experiment.tune),
                 metric=OBJECTIVE,
                 mode="min",
-                points_to_evaluate=first[:left] or None,
                 study_name=f"{self.folder.name}/{cell.name}",
                 storage=_optuna_storage(self.folder / cell.name),
-                sampler=optuna.samplers.TPESampler(
-                    # A resumed study goes on with new draws rather than with its first ones again.
-                    seed=self.experiment.seed + len(ended),
-                    multivariate=True,
-                    group=True,
-                    n_startup_trials=_STARTUP_TRIALS,
-                ),
+            )
+            # A resumed study goes on with new draws rather than with its first ones again.
+            seed = self.experiment.seed + len(ended)
+            startup = startup_trials(self.experiment.search.trials)
+            tpe = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=startup)
+            draws = Draws(
+                optuna_search(points_to_evaluate=first or None, sampler=tpe),
+                optuna_search(sampler=optuna.samplers.RandomSampler(seed=seed)),
+                functools.partial(self._admit, cell, known),
             )
             scheduler = ASHAScheduler(
                 time_attr="audio_seconds",
@@ -227,7 +176,7 @@ class _Run:
             config = tune.TuneConfig(
                 metric=OBJECTIVE,
                 mode="min",
-                search_alg=searcher,
+                search_alg=draws,
                 scheduler=scheduler,
                 num_samples=left,
                 max_concurrent_trials=self.concurrent,
@@ -235,6 +184,34 @@ class _Run:
             )
             self._tune([cell], {}, config)
         self._end(cell)
+
+    def _admit(self, cell: Cell, known: set[str], chosen: dict[str, Scalar]) -> bool:
+        """Whether a draw becomes a trial: one that cannot be trained fails here, one that was drawn before is left."""
+        settings, message = None, ""
+        try:
+            settings = self.experiment.settings({**cell.overrides, **chosen})
+            check_settings(settings, self.manifest, self.place)
+        except ConfigError as error:
+            message = str(error)
+        name = trial_name(settings) if settings else signature(cell.overrides, chosen)
+        if name in known:
+            return False
+        known.add(name)
+        if message:
+            record = TrialRecord(
+                cell=cell.name,
+                trial=name,
+                state="failed",
+                chosen=chosen,
+                settings=settings,
+                message=message,
+                begun=time.time(),
+                folder=self.folder / cell.name / name,
+            )
+            write_record(record)
+            self._tell(TrialStarted(cell.name, name, settings, chosen))
+            self._tell(TrialEnded(cell.name, name, "failed", record.folder, message))
+        return not message
 
     def fixed(self, cells: Sequence[Cell]) -> None:
         """One whole trial for each cell, side by side."""
@@ -296,11 +273,57 @@ class _Run:
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
-_STARTUP_TRIALS = 5
-"""Random trials before TPE has enough to learn from."""
+_REDRAWS = 50
+"""Draws without a new trial among them, after which a cell ends: its axes have hardly anything left to offer."""
 
 _BEYOND_BUDGET = 1e12
 """ASHA's own end: never reached, so that a trial ends by itself and its workers close in order."""
+
+
+def startup_trials(trials: int) -> int:
+    """Random trials before TPE chooses. Optuna's default is 10; a small search would end before TPE has its turn."""
+    return max(1, min(5, trials // 2))
+
+
+class Draws(Searcher):
+    """What Optuna draws, as far as it is admitted: two trials of equal settings would train in one folder.
+
+    In place of a draw that is not admitted comes one at random, since TPE would choose its favourite again.
+    """
+
+    def __init__(
+        self, chooser: OptunaSearch, at_random: OptunaSearch, admit: Callable[[dict[str, Scalar]], bool]
+    ) -> None:
+        super().__init__(metric=OBJECTIVE, mode="min")
+        self.chooser = chooser
+        self.at_random = at_random
+        self.admit = admit
+        self.drawn: dict[str, tuple[OptunaSearch, str]] = {}
+        """Tune's name of a trial to who drew it, and its name there: a draw that was not admitted had its own."""
+
+    def suggest(self, trial_id: str) -> Any:
+        """Settings for a trial, or the word by which Tune knows that there are no more."""
+        for number in range(_REDRAWS):
+            searcher, name = self.at_random if number else self.chooser, f"{trial_id}-{number}"
+            chosen = searcher.suggest(name)
+            if self.admit(chosen):
+                self.drawn[trial_id] = searcher, name
+                return chosen
+            searcher.on_trial_complete(name, error=True)
+        return Searcher.FINISHED
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Pass on a report."""
+        searcher, name = self.drawn[trial_id]
+        searcher.on_trial_result(name, result)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Pass on the end of a trial."""
+        searcher, name = self.drawn[trial_id]
+        searcher.on_trial_complete(name, result, error)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: Tune saves its searcher for a restore that we do not use."""
 
 
 class _Observer(tune.Callback):
@@ -310,7 +333,6 @@ class _Observer(tune.Callback):
         self.plan = plan
         self.reporters = reporters
         self.records: dict[str, TrialRecord] = {}
-        self.checkpoints: dict[str, list[tuple[float, Path]]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks for a restore that we do not use; reporters hold threads and connections.
@@ -318,36 +340,39 @@ class _Observer(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         cell, settings, chosen = self.plan.resolve(trial.config)
-        name, folder = trial_name(settings), self.plan.trial_folder(cell, settings)
-        self._keep(
-            trial.trial_id,
-            TrialRecord(
+        folder = self.plan.trial_folder(cell, settings)
+        if (folder / RECORD).exists():
+            # Cut off, or failed: it goes on from its checkpoint, and what it reported before still counts.
+            record = read_record(folder / RECORD).model_copy(update={"state": "running", "message": ""})
+        else:
+            record = TrialRecord(
                 cell=cell.name,
-                trial=name,
+                trial=folder.name,
                 state="running",
                 chosen=chosen,
                 settings=settings,
                 begun=time.time(),
                 folder=folder,
-            ),
-        )
-        self._tell(TrialStarted(cell.name, name, settings, chosen))
+            )
+        self._keep(trial.trial_id, record)
+        self._tell(TrialStarted(record.cell, record.trial, settings, chosen))
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        if OBJECTIVE not in result:
+        metrics = {key: float(result[key]) for key in _METRICS if key in result and math.isfinite(result[key])}
+        if OBJECTIVE not in metrics:
             return
         record = self.records[trial.trial_id]
-        metrics = {key: float(result[key]) for key in _METRICS if key in result}
-        self._keep(trial.trial_id, record.model_copy(update={"reports": (*record.reports, metrics)}))
-        path = result.get("checkpoint_path")
-        if path:
-            self.checkpoints.setdefault(trial.trial_id, []).append((metrics[OBJECTIVE], Path(path)))
+        # After an interruption a report may come a second time.
+        earlier = itertools.takewhile(lambda report: report["steps"] < metrics["steps"], record.reports)
+        self._keep(trial.trial_id, record.model_copy(update={"reports": (*earlier, metrics)}))
         self._tell(TrialReported(record.cell, record.trial, metrics["audio_seconds"], metrics))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         record = self.records[trial.trial_id]
-        seen = record.reports[-1]["audio_seconds"] if record.reports else 0.0
-        done = seen >= record.settings.training.audio_seconds
+        last = record.reports[-1] if record.reports else {}
+        budget = self.plan.resolve(trial.config)[1].training.audio_seconds
+        # Training that lost its patience came to its own end too; ASHA only ever stops what would have gone on.
+        done = last.get("audio_seconds", 0.0) >= budget or bool(last.get("stopped_early"))
         self._finish(trial, "finished" if done else "pruned", "")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
@@ -355,18 +380,18 @@ class _Observer(tune.Callback):
 
     def _finish(self, trial: Any, state: Literal["finished", "pruned", "failed"], message: str) -> None:
         record = self.records[trial.trial_id].model_copy(update={"state": state, "message": message})
-        for _, path in sorted(self.checkpoints.get(trial.trial_id, []), key=lambda pair: pair[0]):
-            if (path / "model").is_dir():
+        for report in sorted(record.reports, key=lambda report: report[OBJECTIVE]):
+            model = record.folder / RUN / checkpoint_name(report["steps"]) / "model"
+            if model.is_dir():
                 with publish(record.folder / "model") as temporary:
-                    shutil.copytree(path / "model", temporary)
+                    shutil.copytree(model, temporary)
                 break
         self._keep(trial.trial_id, record)
         self._tell(TrialEnded(record.cell, record.trial, state, record.folder, message))
 
     def _keep(self, trial_id: str, record: TrialRecord) -> None:
         self.records[trial_id] = record
-        with publish(record.folder / RECORD) as temporary:
-            temporary.write_text(record.model_dump_json(indent=1), encoding="utf-8")
+        write_record(record)
 
     def _tell(self, event: Event) -> None:
         for reporter in self.reporters:
@@ -376,11 +401,14 @@ class _Observer(tune.Callback):
 _METRICS = (
     "audio_seconds",
     OBJECTIVE,
+    "valid_loss_raw",
     "train_loss",
     "learning_rate",
     "steps",
     "audio_seconds_per_second",
     "loader_wait",
+    "micro_batch",
+    "stopped_early",
 )
 
 
@@ -408,8 +436,8 @@ def _optuna_storage(folder: Path) -> optuna.storages.BaseStorage:
     folder.mkdir(parents=True, exist_ok=True)
     storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'optuna.db'}")
     for study in storage.get_all_studies():
-        for trial in storage.get_all_trials(study._study_id, states=(optuna.trial.TrialState.RUNNING,)):
-            # Of a driver that died; its settings are tried again as a first trial.
+        for trial in storage.get_all_trials(study._study_id, states=(TrialState.RUNNING, TrialState.WAITING)):
+            # Of a driver that died; what was cut off or not begun is among the first trials again.
             storage.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.FAIL)
     return storage
 

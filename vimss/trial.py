@@ -18,6 +18,9 @@ from vimss.train.distribute import Job, fit
 CELL = "cell"
 """Key of Tune's configuration that names the cell, where one run of Tune holds several."""
 
+RUN = "train"
+"""Name of a trial's training, and of the folder of its checkpoints in the trial's folder."""
+
 
 @dataclass(frozen=True)
 class TrialPlan:
@@ -50,7 +53,7 @@ def run_trial(config: dict[str, Any], plan: TrialPlan) -> None:
     """The function that Tune runs."""
     cell, settings, _ = plan.resolve(config)
     job = Job(
-        name="train",
+        name=RUN,
         storage=plan.trial_folder(cell, settings),
         settings=settings,
         validation=plan.experiment.validation,

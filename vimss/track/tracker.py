@@ -141,12 +141,13 @@ class Tracker:
         )
 
     def _start_trial(self, event: TrialStarted) -> None:
-        settings = event.settings.model_dump(mode="json")
+        settings = event.settings.model_dump(mode="json") if event.settings else {}
         chosen = [f"{key.rpartition('.')[2]}={_short(value)}" for key, value in event.chosen.items()]
         name = " ".join([event.trial, *chosen])[:MAX_NAME]
-        self._start(
-            event.cell, event.trial, name, _flatten(settings), {"kind": "trial", "seed": str(event.settings.seed)}
-        )
+        # Settings that go together in no network have no more than what was chosen.
+        params = _flatten(settings) or {key: _text(value) for key, value in event.chosen.items()}
+        seed = {"seed": str(event.settings.seed)} if event.settings else {}
+        self._start(event.cell, event.trial, name, params, {"kind": "trial", **seed})
         content = json.dumps(settings, indent=1, sort_keys=True).encode()
         self.log_files(event.cell, event.trial, {"settings.json": content})
 

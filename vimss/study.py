@@ -1,0 +1,111 @@
+"""What was searched: the record of each trial, as it lies in its folder, and the best among them.
+
+    study = read_study(study_folder(experiment, manifest, store))
+    study.best(["search"]).folder / "model"
+
+Needs neither Ray nor torch. A study is a folder per cell, and in it a folder per trial:
+
+    CELL/TRIAL/trial.json    what it was and how it went
+    CELL/TRIAL/model/        its best weights
+"""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from vimss.config import Config, parse_config, signature
+from vimss.errors import ConfigError, DataError, TrainingError, VimssError
+from vimss.experiment import Experiment, Scalar
+from vimss.shards.manifest import Manifest
+from vimss.storage import Store, publish
+from vimss.train.config import Settings
+
+OBJECTIVE = "valid_loss"
+"""Mean floored -SNR in dB over present sources of the fixed validation set; lower is better."""
+
+RECORD = "trial.json"
+
+
+class TrialRecord(Config):
+    """What a trial was and how it went; `trial.json` in its folder."""
+
+    cell: str
+    trial: str = Field(description="signature of the settings; name of the folder")
+    state: Literal["running", "finished", "pruned", "failed"]
+    chosen: dict[str, Scalar]
+    settings: Settings | None = Field(description="null where what was drawn goes together in no network")
+    reports: tuple[dict[str, float], ...] = ()
+    message: str = ""
+    begun: float = Field(description="seconds since 1970")
+    folder: Path = Field(Path(), exclude=True)
+
+    @property
+    def best_report(self) -> dict[str, float]:
+        """The report with the lowest objective; empty before the first."""
+        return min(self.reports, key=lambda report: report[OBJECTIVE], default={})
+
+    @property
+    def objective(self) -> float:
+        """The lowest validation loss, infinite before the first report."""
+        return self.best_report.get(OBJECTIVE, math.inf)
+
+
+@dataclass(frozen=True)
+class Study:
+    """All trials of an experiment, as they lie in its folder."""
+
+    folder: Path
+    records: tuple[TrialRecord, ...]
+
+    def of_cell(self, cell: str) -> tuple[TrialRecord, ...]:
+        """The trials of one cell, in the order in which they began."""
+        return tuple(
+            sorted((record for record in self.records if record.cell == cell), key=lambda record: record.begun)
+        )
+
+    def best(self, cells: Iterable[str]) -> TrialRecord:
+        """The trial with the lowest objective among those that finished in these cells."""
+        names = set(cells)
+        able = [record for record in self.records if record.cell in names and (record.folder / "model").is_dir()]
+        finished = [record for record in able if record.state == "finished"] or able
+        if not finished:
+            raise TrainingError(
+                f"{self.folder} must hold a trial with weights in {', '.join(sorted(names))}",
+                got="; ".join(dict.fromkeys(record.message for record in self.records if record.message)) or "none",
+                fix="read the messages of the failed trials, correct the experiment and run it again",
+            )
+        return min(finished, key=lambda record: record.objective)
+
+
+def study_folder(experiment: Experiment, manifest: Manifest, store: Store) -> Path:
+    """Where an experiment's trials lie: its name and the signature of experiment and shards."""
+    return store.studies / f"{experiment.name}-{signature(experiment.signature, manifest.signature)}"
+
+
+def read_study(folder: Path) -> Study:
+    """The trials of a study's folder; DataError names a record that cannot be read."""
+    return Study(folder, tuple(read_record(path) for path in sorted(folder.glob(f"*/*/{RECORD}"))))
+
+
+def read_record(path: Path) -> TrialRecord:
+    """One trial.json; DataError where it cannot be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return parse_config({**content, "folder": path.parent}, TrialRecord, "trial.json")
+    except (ConfigError, OSError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path} must be the record of a trial",
+            got=f"{error.rule}, {error.got}" if isinstance(error, VimssError) else str(error),
+            fix=f"delete {path.parent} and run the same command again: this trial is then trained anew",
+        ) from error
+
+
+def write_record(record: TrialRecord) -> None:
+    """Put a record into its folder."""
+    with publish(record.folder / RECORD) as temporary:
+        temporary.write_text(record.model_dump_json(indent=1), encoding="utf-8")
