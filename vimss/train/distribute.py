@@ -61,6 +61,11 @@ def fit(job: Job, callbacks: Sequence[Any] = ()) -> None:
     trainer.fit()
 
 
+def checkpoint_name(steps: float) -> str:
+    """Folder of the checkpoint that was reported after so many steps, in the folder of the run."""
+    return f"step_{int(steps):08d}"
+
+
 def _train_worker(config: dict[str, Any]) -> None:
     """What every rank runs. The loop is imported here: the trial's and the controller's process do not need it."""
     from vimss.train.loop import Training, train
@@ -80,7 +85,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     def report(metrics: dict[str, float], folder: Path | None) -> None:
         checkpoint = None if folder is None else ray.train.Checkpoint.from_directory(str(folder))
         # The name carries the step, so that a checkpoint written again after a restart takes the place of its twin.
-        ray.train.report(metrics, checkpoint, checkpoint_dir_name=f"step_{int(metrics['steps']):08d}")
+        ray.train.report(metrics, checkpoint, checkpoint_dir_name=checkpoint_name(metrics["steps"]))
 
     train(training, report, _latest_checkpoint())
 
