@@ -1,22 +1,67 @@
+"""Evaluation: every kind of model gets its figures, and each figure is of whom it says."""
+
+import math
+import shutil
+
 import numpy as np
 import pytest
+import torch
 
-from vimss.evaluate import (
+from vimss import report, verbs
+from vimss.errors import DataError, ModelError
+from vimss.evaluate import evaluate, evaluate_two_sources
+from vimss.experiment import Experiment
+from vimss.features import compute_features
+from vimss.model.config import ModelConfig, VisionConfig
+from vimss.model.separator import Separator, save_separator
+from vimss.shards.clip import Clip, Player
+from vimss.study import Study, TrialRecord
+from vimss.systems import (
     MixtureSystem,
-    ModelSystem,
     OracleSystem,
+    Scene,
     WienerSystem,
-    evaluate,
-    evaluate_two_sources,
     fit_wiener,
+    model_system,
     pieces_of,
     references_of,
 )
-from vimss.model.config import ModelConfig
-from vimss.model.separator import Separator
-from vimss.shards.clip import Clip, Player
+from vimss.train.config import Settings
 
-TINY = {"levels": 3, "filters": 4, "down_kernel": 5, "output_activation": "linear", "initial_output": "mixture"}
+VISION = VisionConfig(network="resnet18", weights="random")
+TINY = {
+    "levels": 3, "filters": 4, "down_kernel": 5, "output_activation": "linear", "initial_output": "mixture",
+    "vision": VISION, "feature_size": VISION.feature_size,
+}  # fmt: skip
+KINDS = {
+    "one output per label": {"outputs": "instruments", "site": "none"},
+    "one output per label, told labels": {"outputs": "instruments", "site": "every_layer"},
+    "one output per label, frames": {"outputs": "instruments", "site": "decoder", "context": "frames"},
+    "one output per label, features": {"outputs": "instruments", "site": "decoder", "context": "features"},
+    "queries by label": {"outputs": "queries", "site": "decoder"},
+    "queries by frames": {"outputs": "queries", "site": "bottleneck", "context": "frames"},
+    "queries by features": {"outputs": "queries", "site": "decoder", "context": "features"},
+    "slots": {"outputs": "slots", "slots": 3},
+}
+
+
+@pytest.fixture(scope="module")
+def save(small_manifest, tmp_path_factory):
+    """A function that saves an untrained network of the small corpus, with changes, and returns its folder."""
+    card = {"features": compute_features(small_manifest, VISION)}
+
+    def make(config=KINDS["queries by label"], labels=small_manifest.recipe.labels, rate=8000, card=card):
+        folder = tmp_path_factory.mktemp("model") / "model"
+        torch.manual_seed(len(list(folder.parent.parent.iterdir())))
+        save_separator(folder, Separator(ModelConfig(**TINY, **config), labels, rate), card)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request, small_manifest, save):
+    return model_system(save(KINDS[request.param]), small_manifest, request.param)
 
 
 @pytest.fixture(scope="module")
@@ -48,21 +93,78 @@ def test_medians_are_over_the_sources_chosen(oracle):
     assert np.isnan(oracle.median("si_sdr_improvement", sources=9))
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        {"outputs": "queries", "site": "decoder"},
-        {"outputs": "instruments", "site": "none"},
-        {"outputs": "instruments", "site": "every_layer"},
-    ],
-)
-def test_every_kind_of_model_answers_by_label(small_manifest, config):
-    separator = Separator(ModelConfig(**TINY, **config), small_manifest.recipe.labels, 8000)
-    piece = next(pieces_of(small_manifest, "test"))
-    estimates = ModelSystem(separator, "tiny")(piece.mixture, piece.references, ["vn", "tba"])
-    assert estimates.shape == (2, *piece.mixture.shape)
-    alone = ModelSystem(separator, "tiny")(piece.mixture, piece.references, ["tba"])
-    np.testing.assert_allclose(estimates[1], alone[0], atol=1e-6)
+def test_every_kind_of_model_gets_its_figures(small_manifest, kind):
+    found = evaluate(kind, small_manifest, "test")
+    # Untrained, it gives about the mixture.
+    assert found.two_sources.si_sdr_improvement == pytest.approx(0, abs=3)
+    assert found.median("si_sdr_improvement") == pytest.approx(0, abs=3)
+    assert all(math.isfinite(score.si_sdr_improvement) for score in found.scores)
+    defined = math.isfinite(found.two_sources.label_contrast), math.isfinite(found.two_sources.absent_level)
+    assert defined == (kind.ordered, kind.ordered)
+    assert (report.evaluation_rows([found])[0][2:4] == ("-", "-")) == (not kind.ordered)
+
+
+def test_every_kind_of_model_can_be_listened_to(small_manifest, kind):
+    piece = next(pieces_of(small_manifest, "valid", kind.cue, kind.features)).beginning(16000)
+    record = TrialRecord(cell="c", trial="t", state="finished", chosen={}, settings=Settings(), begun=0.0)
+    experiment = Experiment(name="e", question="q", expected="x", shards="small")
+    files = report.excerpt_files(experiment, record, kind, piece, 8000)
+    assert files["listen.html"].count(b"<audio") == 1 + 2 * len(piece.references)
+    assert (b"an oracle tells outputs" in files["listen.html"]) == (not kind.ordered)
+
+
+def test_an_output_does_not_depend_on_what_else_is_asked(small_manifest, kind):
+    piece = next(pieces_of(small_manifest, "test", kind.cue, kind.features))
+    first, second = sorted(piece.references)[:2]
+    both, alone = kind(piece, [first, second]), kind(piece, [second])
+    if kind.ordered:
+        np.testing.assert_allclose(both[1], alone[0], atol=1e-6)
+    assert both.shape == (2, *piece.mixture.shape)
+
+
+@pytest.mark.parametrize("name", ["queries by frames", "queries by features"])
+def test_players_of_one_label_are_asked_for_by_picture_and_added(small_manifest, save, name):
+    system = model_system(save(KINDS[name]), small_manifest, name)
+    piece = next(pieces_of(small_manifest, "test", system.cue, system.features))
+    left, right = (cues[0] for cues in list(piece.cues.values())[:2])
+    answers = [system(Scene("p", piece.mixture, {}, {"vn": cues}), ["vn"]) for cues in ([left], [right], [left, right])]
+    np.testing.assert_allclose(answers[2], answers[0] + answers[1], atol=1e-5)
+    assert np.abs(answers[0] - answers[1]).max() > 1e-4
+
+
+def test_slots_are_told_apart_by_an_oracle(small_manifest, save):
+    system = model_system(save({"outputs": "slots", "slots": 2, "output_type": "difference"}), small_manifest, "slots")
+    sound = next(pieces_of(small_manifest, "test")).mixture
+    slots = system(Scene("p", sound, {"a": sound}, {}), ["a"])
+    outputs = np.concatenate([slots, sound - slots])
+    # True stems that are the outputs are found again, in whatever order they are asked for.
+    references = {"vn": outputs[1], "vc": outputs[0], "fl": outputs[1]}
+    found = system(Scene("p", sound, references, {}), ["vn", "vc"])
+    np.testing.assert_allclose(found, [references["vn"], references["vc"]], atol=1e-5)
+    # No two sources get one slot as long as there are enough.
+    both = {"vn": outputs[0], "vc": outputs[0] + 0.1 * outputs[1]}
+    np.testing.assert_allclose(system(Scene("p", sound, both, {}), ["vn", "vc"]), outputs, atol=1e-5)
+    # A source beyond the number of slots takes the one that fits it best.
+    found = system(Scene("p", sound, references, {}), ["vn", "vc", "fl"])
+    np.testing.assert_allclose(found, [references[label] for label in ("vn", "vc", "fl")], atol=1e-5)
+
+
+def test_pieces_show_every_player_that_sounds_for_as_long_as_it_sounds(small_manifest):
+    rate, picture = small_manifest.recipe.sample_rate, small_manifest.recipe.picture
+    for piece in pieces_of(small_manifest, "test", "frames"):
+        assert set(piece.cues) == set(piece.references)
+        frames = round(piece.mixture.shape[1] / rate * picture.frame_rate)
+        assert {cue.shape for cues in piece.cues.values() for cue in cues} == {(frames, picture.size, picture.size, 3)}
+
+
+def test_the_beginning_of_a_piece_is_cut_between_two_pictures():
+    sound = np.arange(100, dtype=np.float32)[None]
+    late = np.where(sound < 60, 0, sound)
+    cue = np.arange(8)
+    scene = Scene("p", sound, {"vn": sound, "vc": late}, {"vn": [cue], "vc": [cue]}).beginning(40)
+    assert scene.mixture.shape == (1, 38) and scene.references["vn"].shape == (1, 38)  # 3 pictures of 12.5 samples
+    assert list(scene.references) == list(scene.cues) == ["vn"]
+    np.testing.assert_array_equal(scene.cues["vn"], [[0, 1, 2]])
 
 
 def test_two_players_of_one_label_are_one_reference():
@@ -72,3 +174,91 @@ def test_two_players_of_one_label_are_one_reference():
     references = references_of(Clip("p", 0, 4, 8000, players))
     assert list(references) == ["vn"]
     np.testing.assert_allclose(references["vn"], 1.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rate": 22050}, "'old' must have the sample rate of the shards 'small', 8000; got 22050 in /"),
+        (
+            {"config": {**KINDS["queries by label"], "channels": 2}},
+            "'old' must have the number of channels of the shards 'small', 1; got 2 in /",
+        ),
+        ({"labels": ("vn", "vc")}, "'old' must have the labels of the shards 'small', bn, .*; got vc, vn in /"),
+    ],
+)
+def test_a_model_of_another_corpus_is_refused(small_manifest, save, change, message):
+    with pytest.raises(ModelError, match=message + r".*To fix: evaluate it on shards of its own recipe; a champion"):
+        verbs.evaluate_systems(small_manifest, {"old": save(**change)}, "promote", references=False)
+
+
+def test_a_model_that_does_not_name_its_features_is_refused(small_manifest, save):
+    folder = save(KINDS["queries by features"], card={})
+    with pytest.raises(ModelError, match=r"card of the model 'm', whose context is features, must name them; got none"):
+        model_system(folder, small_manifest, "m")
+
+
+def test_features_that_were_never_computed_are_asked_for(small_manifest, save):
+    folder = save(KINDS["queries by features"], card={"features": "resnet18-0000000000"})
+    with pytest.raises(DataError, match=r"'resnet18-0000000000'.* must be complete.*run `vimss features small`"):
+        model_system(folder, small_manifest, "m")
+
+
+@pytest.fixture(scope="module")
+def study(save, tmp_path_factory):
+    """Two cells and a baseline; one trial has the lowest loss but was stopped early, one failed without weights."""
+    losses = {
+        ("site=none", "worse", "finished"): -1.0, ("site=none", "stopped", "pruned"): -5.0,
+        ("site=decoder", "better", "finished"): -2.0, ("blind", "baseline", "finished"): -9.0,
+        ("site=decoder", "broken", "failed"): -8.0,
+    }  # fmt: skip
+    folder = tmp_path_factory.mktemp("study")
+    records = []
+    for (cell, trial, state), loss in losses.items():
+        if state != "failed":
+            shutil.copytree(save(), folder / trial / "model")
+        records.append(
+            TrialRecord(
+                cell=cell, trial=trial, state=state, chosen={"model.site": trial}, settings=Settings(), begun=0.0,
+                reports=({"valid_loss": loss, "audio_seconds": 1.0},), folder=folder / trial,
+            )
+        )  # fmt: skip
+    return Study(folder, tuple(records))
+
+
+EXPERIMENT = Experiment(
+    name="e", question="q", expected="x", shards="small", compare={"model.site": ("none", "decoder")},
+    baselines={"blind": {"model.site": "none"}},
+)  # fmt: skip
+
+
+def test_the_table_of_cells_shows_the_trial_that_would_be_promoted(study):
+    rows = {row[0]: row for row in report.comparison_rows(EXPERIMENT, study)}
+    assert rows["site=none"] == ("site=none", "2", "1", "-1.00", "site worse")
+    assert rows["site=decoder"] == ("site=decoder", "2", "1", "-2.00", "site better")
+    assert verbs.best_trial(EXPERIMENT, study).trial == "better"
+    assert {cell: trial.trial for cell, trial in verbs.best_trials(EXPERIMENT, study).items()} == {
+        "site=none": "worse", "site=decoder": "better", "blind": "baseline",
+    }  # fmt: skip
+
+
+def test_the_registry_shows_the_best_trial_wherever_it_stands_in_the_table(study, small_manifest, capsys):
+    models = {cell: study.best([cell]).folder / "model" for cell in ("site=none", "site=decoder")}
+    tested = verbs.evaluate_systems(small_manifest, models, "test", references=False)
+    best = verbs.best_trial(EXPERIMENT, study)
+    assert tested[0].system == "site=none"
+    assert verbs.registry_figures(best, tested)["test_pieces_sdr"] == tested[1].median("sdr")
+    assert tested[0].median("sdr") != tested[1].median("sdr")
+    assert verbs.registry_figures(best, tested[:1]) == {}
+    verbs.save_evaluations(study, "test", tested)
+    assert verbs.registry_figures(best, verbs.load_evaluations(study, "test")) == verbs.registry_figures(best, tested)
+    report.print_evaluations("test", tested, best)
+    assert "site=decoder on whole pieces" in capsys.readouterr().out
+
+
+def test_systems_without_training_are_one_row_each(small_manifest):
+    rows = verbs.evaluate_systems(small_manifest, {}, "test", whole_pieces=False)
+    assert [row.system for row in rows] == [
+        "mixture", "Wiener filter per label", "Wiener, all labels told", "oracle ratio mask",
+    ]  # fmt: skip
+    assert {row.weights for row in rows} == {""}

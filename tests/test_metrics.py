@@ -126,6 +126,30 @@ def test_bss_eval_of_a_silent_estimate_leaves_the_others_as_they_are() -> None:
     assert np.isnan(scores.sdr[1]) and scores.sdr[0] == both.sdr[0] and scores.sir[0] == both.sir[0]
 
 
+def test_bss_eval_is_what_museval_computes() -> None:
+    references = np.stack([noise(3 * RATE), tone(440)[0], tone(1100)[0] + noise(3 * RATE, seed=2)])
+    references[2, RATE : 2 * RATE] = 0
+    estimates = references + references[[1, 2, 0]] * 0.3 + noise(3, 3 * RATE, seed=5) * 0.2
+    frames = metrics._museval().bss_eval(references, estimates, RATE, RATE)[:4]
+    scores = metrics.bss_eval_v4(references, estimates, RATE)
+    expected = np.nanmedian(np.stack(frames), axis=2)
+    assert np.allclose([scores.sdr, scores.isr, scores.sir, scores.sar], expected, atol=1e-6)
+
+
+def test_bss_eval_of_two_equal_references_is_finite() -> None:
+    # Impulses of this size make its system of equations singular to the last bit.
+    references = np.zeros((2, RATE))
+    references[:, 0] = 16
+    scores = metrics.bss_eval_v4(references, references + noise(2, RATE, seed=3), RATE)
+    assert np.isfinite([scores.sdr, scores.sir, scores.sar]).all()
+
+
+def test_bss_eval_stays_within_the_limit() -> None:
+    references = noise(2, 2 * RATE)
+    mixture = references.sum(axis=0)
+    assert metrics.bss_eval_v4(references, np.stack([mixture, mixture]), RATE).sar == pytest.approx(metrics.LIMIT_DB)
+
+
 def test_museval_works_without_ffmpeg_and_leaves_path_and_which_alone() -> None:
     code = (
         "import os, shutil, numpy as np; before = shutil.which, dict(os.environ)\n"

@@ -115,7 +115,7 @@ def evaluate(
     if as_json:
         print_json([evaluation.model_dump(mode="json") for evaluation in evaluations])
         return
-    report.print_evaluations(split, evaluations)
+    report.print_evaluations(split, evaluations, verbs.best_trial(loaded, study))
 
 
 @app.command()
@@ -148,7 +148,7 @@ def promote(
         manifest = verbs.shards_of(work, loaded)
         study = verbs.study_of(work, loaded, manifest)
         with verbs.open_tracker(work, loaded, manifest) as tracker:
-            promotion = verbs.promote_best(work, loaded, manifest, tracker, study, verbs.test_metrics(study))
+            promotion = verbs.promote_best(work, loaded, manifest, tracker, study)
     if as_json:
         print_json(
             {

@@ -1,145 +1,45 @@
 """How well a model separates: whole pieces of a split, and fixed two-source mixtures, beside what needs no training.
 
-    evaluation = evaluate(ModelSystem(load_separator(folder)), manifest, "test")
-    print(table([evaluation, ...]))
+    evaluation = evaluate(model_system(folder, manifest, "best trial"), manifest, "test")
+    evaluation.two_sources.si_sdr_improvement
 
-Rows that give a dB its meaning: the mixture itself (0 dB by definition), a time-invariant Wiener filter per label, and
-the oracle ratio mask. Every number carries its convention (`CONVENTIONS`).
+What is scored is the stem of a label, whatever a model is told, so that all models have the same figures. Every number
+has its convention (`metrics.CONVENTIONS`); tables show medians over sources.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from pathlib import Path
 
 import numpy as np
-import torch
-from jaxtyping import Float
 from pydantic import Field
 
 from vimss.config import Config
 from vimss.metrics import (
+    CONVENTIONS,
     LabelWiener,
     bss_eval_v4,
     level_db,
-    oracle_ratio_mask,
     si_sdr,
     si_sdr_improvement,
     silence_energy,
 )
-from vimss.model.apply import separate_all
-from vimss.model.separator import Separator
-from vimss.shards.clip import Clip
-from vimss.shards.manifest import Manifest
+from vimss.shards.manifest import Manifest, open_manifest
 from vimss.stream.mix import Asking, Window, fixed_mixtures
-from vimss.stream.read import read_clips, read_pieces
-
-CONVENTIONS = {
-    "SI-SDRi": "scale-invariant SDR (Le Roux et al. 2019) of the estimate minus that of the mixture, over the active "
-    "segments of each source; median over sources, dB",
-    "SDR, SIR, SAR": "museval (BSS Eval v4), 1 s windows; median over frames, then median over sources, dB",
-    "PES, EPS": "predicted energy at silence, energy at predicted silence (Schulze-Forster et al. 2019); median, dB",
-    "label contrast": "SI-SDR of a source when its own label is asked for minus SI-SDR when the other's is; median, dB",
-    "absent level": "level of the output for a label that does not play, relative to the mixture; median, dB",
-}
+from vimss.systems import (
+    InformedWienerSystem,
+    MixtureSystem,
+    OracleSystem,
+    Scene,
+    System,
+    WienerSystem,
+    model_system,
+    pieces_of,
+    scene_of,
+)
 
 TWO_SOURCE_MIXTURES = 64
 TWO_SOURCE_SECONDS = 4.0
-
-
-@runtime_checkable
-class System(Protocol):
-    """Anything that separates by label."""
-
-    name: str
-
-    def __call__(
-        self, mixture: Float[np.ndarray, "c t"], references: dict[str, Float[np.ndarray, "c t"]], asked: Sequence[str]
-    ) -> Float[np.ndarray, "s c t"]:
-        """Estimates for the labels `asked`; `references` are the stems that sound, by label. Only an oracle hears them,
-        the others read the labels alone.
-        """
-
-
-class ModelSystem:
-    """A trained separator."""
-
-    def __init__(self, separator: Separator, name: str) -> None:
-        self.separator = separator.eval()
-        self.name = name
-
-    def __call__(
-        self, mixture: Float[np.ndarray, "c t"], references: dict[str, Float[np.ndarray, "c t"]], asked: Sequence[str]
-    ) -> Float[np.ndarray, "s c t"]:
-        """Outputs by label; a network with one output per label gets the labels that sound as its context."""
-        separator, sound = self.separator, torch.from_numpy(np.ascontiguousarray(mixture, np.float32))
-        by_query = separator.config.outputs == "queries"
-        context = None
-        if separator.config.site != "none":
-            context = separator.label_context(asked if by_query else sorted(references))[0]
-        estimates = separate_all(separator, sound, context).numpy()
-        return estimates if by_query else estimates[[separator.labels.index(label) for label in asked]]
-
-
-class WienerSystem:
-    """The per-label Wiener filter: one fixed filter for each label, whoever else plays."""
-
-    name = "Wiener filter per label"
-
-    def __init__(self, wiener: LabelWiener) -> None:
-        self.wiener = wiener
-
-    def __call__(
-        self, mixture: Float[np.ndarray, "c t"], references: dict[str, Float[np.ndarray, "c t"]], asked: Sequence[str]
-    ) -> Float[np.ndarray, "s c t"]:
-        """Each label by its own filter: it knows what a query knows."""
-        return self.wiener.separate_each(mixture, asked)
-
-
-class InformedWienerSystem:
-    """Wiener filters that are told every label that sounds, as no query is."""
-
-    name = "Wiener, all labels told"
-
-    def __init__(self, wiener: LabelWiener) -> None:
-        self.wiener = wiener
-
-    def __call__(
-        self, mixture: Float[np.ndarray, "c t"], references: dict[str, Float[np.ndarray, "c t"]], asked: Sequence[str]
-    ) -> Float[np.ndarray, "s c t"]:
-        """Filters among the labels that sound; a label that does not sound gets silence."""
-        sounding = sorted(references)
-        estimates = dict(zip(sounding, self.wiener.separate(mixture, sounding), strict=True))
-        return np.stack([estimates.get(label, np.zeros_like(mixture)) for label in asked])
-
-
-class OracleSystem:
-    """The ratio mask of the true stems."""
-
-    name = "oracle ratio mask"
-
-    def __init__(self, sample_rate: int) -> None:
-        self.sample_rate = sample_rate
-
-    def __call__(
-        self, mixture: Float[np.ndarray, "c t"], references: dict[str, Float[np.ndarray, "c t"]], asked: Sequence[str]
-    ) -> Float[np.ndarray, "s c t"]:
-        """The best that a mask can do."""
-        sounding = sorted(references)
-        masked = oracle_ratio_mask(mixture, np.stack([references[label] for label in sounding]), self.sample_rate)
-        estimates = dict(zip(sounding, masked, strict=True))
-        return np.stack([estimates.get(label, np.zeros_like(mixture)) for label in asked])
-
-
-class MixtureSystem:
-    """The mixture as the estimate of every source."""
-
-    name = "mixture"
-
-    def __call__(
-        self, mixture: Float[np.ndarray, "c t"], references: dict[str, Float[np.ndarray, "c t"]], asked: Sequence[str]
-    ) -> Float[np.ndarray, "s c t"]:
-        """As many copies as labels."""
-        return np.repeat(mixture[None], len(asked), axis=0)
 
 
 class SourceScore(Config):
@@ -175,6 +75,7 @@ class Evaluation(Config):
     """What one system reaches on one split."""
 
     system: str
+    weights: str = Field("", description="SHA-256 of the model's weights; empty where nothing was trained")
     split: str
     two_sources: TwoSources
     scores: tuple[SourceScore, ...] = ()
@@ -192,36 +93,21 @@ class Evaluation(Config):
         return [score for score in self.scores if all(getattr(score, key) == value for key, value in where.items())]
 
 
-@dataclass(frozen=True, eq=False)
-class WholePiece:
-    """A piece as evaluation hears it."""
-
-    name: str
-    mixture: Float[np.ndarray, "c t"]
-    references: dict[str, Float[np.ndarray, "c t"]]
-
-
-def evaluate(
-    system: System,
-    manifest: Manifest,
-    split: str,
-    whole_pieces: bool = True,
-    on_progress: Callable[[str], None] | None = None,
-) -> Evaluation:
+def evaluate(system: System, manifest: Manifest, split: str, whole_pieces: bool = True) -> Evaluation:
     """Two-source mixtures of a split and, if wanted, its whole pieces."""
     two_sources = evaluate_two_sources(system, manifest, split)
     scores: list[SourceScore] = []
-    for piece in pieces_of(manifest, split) if whole_pieces else ():
+    for piece in pieces_of(manifest, split, system.cue, system.features) if whole_pieces else ():
         scores += evaluate_piece(system, piece, manifest.recipe.sample_rate)
-        if on_progress is not None:
-            on_progress(piece.name)
-    return Evaluation(system=system.name, split=split, two_sources=two_sources, scores=tuple(scores))
+    return Evaluation(
+        system=system.name, weights=system.weights, split=split, two_sources=two_sources, scores=tuple(scores)
+    )
 
 
-def evaluate_piece(system: System, piece: WholePiece, sample_rate: int) -> list[SourceScore]:
+def evaluate_piece(system: System, piece: Scene, sample_rate: int) -> list[SourceScore]:
     """Every sounding label of a whole piece."""
     labels = sorted(piece.references)
-    estimates = system(piece.mixture, piece.references, labels)
+    estimates = system(piece, labels)
     references = np.stack([piece.references[label] for label in labels])
     # museval hears mono: the channels of a source follow each other.
     ratios = bss_eval_v4(references.reshape(len(labels), -1), estimates.reshape(len(labels), -1), sample_rate)
@@ -245,28 +131,32 @@ def evaluate_piece(system: System, piece: WholePiece, sample_rate: int) -> list[
 
 
 def evaluate_two_sources(system: System, manifest: Manifest, split: str) -> TwoSources:
-    """Fixed mixtures of two instruments: the figure that every search is told apart by, and what the labels do."""
+    """Fixed mixtures of two instruments, the same for every system: how well, and what asking for a label does.
+
+    Contrast and absent level are NaN for a system that cannot be asked for a label.
+    """
     rate = manifest.recipe.sample_rate
     samples = round(min(TWO_SOURCE_SECONDS * rate, manifest.recipe.clip_samples / 2))
-    asking = Asking("instruments", "none", manifest.recipe.labels, 1)
+    asking = Asking("instruments", system.cue, manifest.recipe.labels, 1, system.features)
     counts = [(2, bool(number % 2)) for number in range(TWO_SOURCE_MIXTURES)]
     improvements: dict[bool, list[float]] = {False: [], True: []}
     contrasts, levels = [], []
     for number, mixture in enumerate(
         fixed_mixtures(manifest, split, counts, Window(samples, samples, rate), asking, seed=1)
     ):
-        references: dict[str, np.ndarray] = {}
-        for source in mixture.sources:
-            references[source.label] = references.get(source.label, 0) + source.stem
-        labels = sorted(references)
-        absent = [label for label in manifest.recipe.labels if label not in references]
-        asked = [*labels, absent[number % len(absent)]]
-        estimates = system(mixture.sound, references, asked)
-        levels.append(level_db(estimates[-1], mixture.sound))
+        scene = scene_of(mixture, str(number))
+        labels = sorted(scene.references)
+        absent = sorted({source.label for source in mixture.distractors})
+        if system.cue == "none":
+            absent = [label for label in manifest.recipe.labels if label not in labels]
+        asked = [*labels, absent[number % len(absent)]] if system.ordered and absent else labels
+        estimates = system(scene, asked)
+        if len(asked) > len(labels):
+            levels.append(level_db(estimates[-1], scene.mixture))
         for index, label in enumerate(labels):
-            reference = references[label]
-            improvements[mixture.aligned].append(si_sdr_improvement(mixture.sound, reference, estimates[index], rate))
-            if len(labels) == 2:
+            reference = scene.references[label]
+            improvements[mixture.aligned].append(si_sdr_improvement(scene.mixture, reference, estimates[index], rate))
+            if len(labels) == 2 and system.ordered:
                 right, wrong = (
                     si_sdr(reference.reshape(-1), estimates[which].reshape(-1)) for which in (index, 1 - index)
                 )
@@ -281,44 +171,37 @@ def evaluate_two_sources(system: System, manifest: Manifest, split: str) -> TwoS
     )
 
 
-def fit_wiener(manifest: Manifest) -> LabelWiener:
-    """The Wiener filter of the train split."""
-
-    def stems() -> Iterator[tuple[str, np.ndarray]]:
-        for clip in read_clips(manifest, "train"):
-            for player in clip.players:
-                if player.audio is not None:
-                    yield player.instrument, player.audio.astype(np.float32) / 32768
-
-    return LabelWiener.fit(stems(), manifest.recipe.sample_rate)
+REFERENCES = (MixtureSystem.name, WienerSystem.name, InformedWienerSystem.name, OracleSystem.name)
+"""Rows that need no training."""
 
 
-def pieces_of(manifest: Manifest, split: str) -> Iterator[WholePiece]:
-    """Whole pieces of a split that have two or more sounding labels; players of one label are one reference."""
-    for clip in read_pieces(manifest, split):
-        references = references_of(clip)
-        if len(references) > 1:
-            yield WholePiece(clip.piece, mixture_of(clip), references)
+@dataclass(frozen=True)
+class EvaluationTask:
+    """One system on one split; plain values that travel to another process."""
+
+    name: str
+    shards: Path
+    split: str
+    model: Path | None
+    wiener: LabelWiener | None
+    whole_pieces: bool
 
 
-def references_of(clip: Clip) -> dict[str, Float[np.ndarray, "c t"]]:
-    """The sounding labels of a clip with the sum of their players' stems."""
-    references: dict[str, np.ndarray] = {}
-    for player in clip.players:
-        if player.audio is not None and player.audio.any():
-            stem = player.audio.astype(np.float32) / 32768
-            references[player.instrument] = (
-                references[player.instrument] + stem if player.instrument in references else stem
-            )
-    return references
-
-
-def mixture_of(clip: Clip) -> Float[np.ndarray, "c t"]:
-    """The recorded mix, or the sum of the stems."""
-    if clip.mixture is not None:
-        return clip.mixture.astype(np.float32) / 32768
-    stems = [player.audio.astype(np.float32) for player in clip.players if player.audio is not None]
-    return np.sum(stems, axis=0) / np.float32(32768)
+def run_evaluation(task: EvaluationTask) -> Evaluation:
+    """One row of a table: a model, or the row of REFERENCES with this name."""
+    manifest = open_manifest(task.shards)
+    system: System
+    if task.model is not None:
+        system = model_system(task.model, manifest, task.name)
+    elif task.wiener is not None and task.name == WienerSystem.name:
+        system = WienerSystem(task.wiener)
+    elif task.wiener is not None and task.name == InformedWienerSystem.name:
+        system = InformedWienerSystem(task.wiener)
+    elif task.name == OracleSystem.name:
+        system = OracleSystem(manifest.recipe.sample_rate)
+    else:
+        system = MixtureSystem()
+    return evaluate(system, manifest, task.split, task.whole_pieces)
 
 
 def _median(values: Iterable[float]) -> float:

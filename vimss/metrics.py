@@ -9,14 +9,15 @@ is NaN and left out of means; no number stands in for it.
 """
 
 import functools
-import shutil
-from collections.abc import Callable, Iterable, Sequence
+import importlib.util
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
+from scipy.fft import fft, ifft
 from scipy.signal import istft, stft
 
 from vimss.errors import DataError
@@ -33,17 +34,26 @@ ENERGY_FLOOR = 1e-8
 """Added to energies under a logarithm, as in the code that first reported PES and EPS."""
 BOOTSTRAP_SAMPLES = 10_000
 
+FILTER_TAPS = 512
+"""Of the distortion filters in BSS Eval."""
+
 CONVENTIONS = {
-    "SI-SDRi": "SI-SDR improvement over the mixture (Le Roux et al. 2019), on segments of 0.5 s where the reference "
-    "is within 40 dB of its loudest segment, joined",
-    "SDR": "museval BSS Eval v4: frames of 1 s, 512-tap filters for the whole recording, median over frames; "
+    "SI-SDRi": "SI-SDR (Le Roux et al. 2019) of the estimate minus that of the mixture, on segments of 0.5 s where the "
+    "reference is within 40 dB of its loudest segment, joined",
+    "SDR, SIR, SAR": "museval BSS Eval v4: frames of 1 s, 512-tap filters for the whole recording, median over frames; "
     "frames in which any source is silent are left out",
-    "PES": "predicted energy at silence: 10 log10 of the estimate's energy in frames of 1 s where the reference is "
-    "silent, mean over frames (lower is better)",
+    "PES": "predicted energy at silence (Schulze-Forster et al. 2019): 10 log10 of the estimate's energy in frames of "
+    "1 s where the reference is silent, mean over frames; lower is better",
     "EPS": "energy at predicted silence: 10 log10 of the reference's energy in frames of 1 s where the estimate is "
-    "silent, mean over frames (lower is better)",
+    "silent, mean over frames; lower is better",
+    "contrast": "SI-SDR of a source when its own label or picture is asked for, minus SI-SDR when the other's is, in "
+    "mixtures of two",
+    "absent": "level of the output for a label or picture that does not play, relative to the mixture; lower is better",
+    "slots": "an oracle tells outputs in no order apart, by the permutation with the best mean SI-SDRi over the whole "
+    "recording; a source beyond the number of slots takes the slot that fits it best; contrast and absent level are "
+    "not defined",
 }
-"""Name of a metric -> the convention behind it, for the foot of a table."""
+"""Name of a figure -> the convention behind its value for one source, for the foot of a table."""
 
 
 def si_sdr(reference: Float[np.ndarray, "*b t"], estimate: Float[np.ndarray, "*b t"]) -> Float[np.ndarray, "*b"]:
@@ -140,13 +150,44 @@ def bss_eval_v4(references: Float[np.ndarray, "s t"], estimates: Float[np.ndarra
         silent = ~np.any(given != 0, axis=1)
         # Each estimate is scored by itself, so what stands in for a silent one cannot reach the others.
         given[silent] = np.random.default_rng(0).standard_normal((int(silent.sum()), given.shape[1]))
-        window = min(sample_rate, references.shape[1])
-        frames = np.stack(
-            _museval().metrics.bss_eval(references[sounding].astype(np.float64), given, window, window)[:4]
-        )
+        frames = _bss_frames(references[sounding].astype(np.float64), given, min(sample_rate, references.shape[1]))
         frames[:, silent] = np.nan
-        scores[:, sounding] = _nanmedian(frames)
+        scores[:, sounding] = np.clip(_nanmedian(frames), -LIMIT_DB, LIMIT_DB)
     return BssEval(*scores)
+
+
+def _bss_frames(
+    references: Float[np.ndarray, "s t"], estimates: Float[np.ndarray, "s t"], window: int
+) -> Float[np.ndarray, "4 s n"]:
+    """SDR, ISR, SIR and SAR of each source and frame: what museval.metrics.bss_eval computes, of its parts.
+
+    It solves one system of equations, of 512 unknowns per reference, once for each estimate; here all are solved at
+    once, which takes 0.3 s instead of 1.2 s for 30 s of four sources at 8 kHz. To delete when museval does so.
+    """
+    museval = _museval()
+    columns = references[:, :, None]
+    correlations, spectra = museval._compute_reference_correlations(columns, FILTER_TAPS)
+    matrix = museval._reshape_G(correlations)
+    size = spectra.shape[-1]
+    right = np.empty((len(matrix), len(estimates)))
+    for index, estimate in enumerate(estimates):
+        crossed = np.real(ifft(spectra[:, 0] * np.conj(fft(estimate, size))))
+        right[:, index] = np.concatenate([crossed[:, :1], crossed[:, :-FILTER_TAPS:-1]], axis=1).reshape(-1)
+    try:
+        filters = np.linalg.solve(matrix + np.finfo(np.float64).eps * np.eye(len(matrix)), right)
+    except np.linalg.LinAlgError:
+        filters = np.linalg.lstsq(matrix, right)[0]
+    frames = list(museval.Framing(window, window, references.shape[1]))
+    scores = np.full((4, len(references), len(frames)), np.nan)
+    for index, estimate in enumerate(estimates[:, :, None]):
+        joint = filters[:, index].reshape(len(references), 1, FILTER_TAPS, 1)
+        alone = museval._compute_projection_filters(correlations[index, index], spectra[index], estimate)
+        for number, frame in enumerate(frames):
+            heard, given = columns[:, frame], estimates[:, frame, None]
+            if not museval._any_source_silent(heard) and not museval._any_source_silent(given):
+                parts = museval._bss_decomp_mtifilt(heard, estimate[frame], index, joint, alone)
+                scores[:, index, number] = museval._bss_crit(*parts, False)
+    return scores
 
 
 class LabelWiener:
@@ -246,23 +287,19 @@ def paired_gain(challenger: Sequence[float], champion: Sequence[float], seed: in
 
 @functools.cache
 def _museval() -> ModuleType:
-    """museval, whose import asks stempeg for an ffmpeg and ffprobe on PATH though arrays need neither.
+    """The file museval/metrics.py alone, which needs only arrays.
 
-    stempeg (0.2.6) only asks shutil.which, which is answered during this import alone; PATH stays as it is. To delete
-    when stempeg looks for ffmpeg at its first use.
+    museval's package would import pandas, and stempeg, which asks for an ffmpeg and an ffprobe on PATH. To delete when
+    it imports them at their first use.
     """
-    find: Callable[..., Any] = shutil.which
-    if not (find("ffmpeg") and find("ffprobe")):
-        shutil.which = functools.partial(_find_or_name, find)  # type: ignore[assignment]
-    try:
-        import museval
-    finally:
-        shutil.which = find
-    return museval
-
-
-def _find_or_name(find: Callable[..., Any], command: str, *rest: object, **named: object) -> object:
-    return command if command in {"ffmpeg", "ffprobe"} else find(command, *rest, **named)
+    package = importlib.util.find_spec("museval")
+    assert package is not None and package.submodule_search_locations, "museval is a dependency"  # noqa: S101
+    path = Path(package.submodule_search_locations[0]) / "metrics.py"
+    spec = importlib.util.spec_from_file_location("museval_metrics", path)
+    assert spec is not None and spec.loader is not None, "a .py file has a loader"  # noqa: S101
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _energy(signal: Float[np.ndarray, "*b t"]) -> Float[np.ndarray, "*b"]:

@@ -17,7 +17,7 @@ import numpy as np
 from vimss import verbs
 from vimss.config import to_json
 from vimss.console import Say, SearchLines, err, out, print_table, stage
-from vimss.evaluate import Evaluation, mixture_of, references_of
+from vimss.evaluate import REFERENCES, Evaluation
 from vimss.experiment import Experiment
 from vimss.media import write_video, write_wav
 from vimss.report import COMPARISON_COLUMNS, comparison_rows, log_pictures, print_evaluations
@@ -26,6 +26,7 @@ from vimss.shards.clip import Clip
 from vimss.shards.manifest import Manifest
 from vimss.storage import publish
 from vimss.stream.read import read_pieces
+from vimss.systems import mixture_of, references_of
 
 NAME = "quickstart"
 
@@ -77,7 +78,7 @@ def run(seed: int = 0, place: str = "local") -> Path:
             test, unheard = _evaluate(experiment, manifest, study, say)
         with stages("track and promote"):
             log_pictures(experiment, manifest, study, tracker)
-            promotion = verbs.promote_best(work, experiment, manifest, tracker, study, verbs.test_metrics(study))
+            promotion = verbs.promote_best(work, experiment, manifest, tracker, study)
             verbs.close_tracker(tracker, err.print)
         with stages("separate") as say:
             best = study.best(_searched(experiment))
@@ -97,7 +98,7 @@ def run(seed: int = 0, place: str = "local") -> Path:
             for evaluation in test
             if cell.baseline and evaluation.system == cell.name
         },
-        "references": {found.system: _figures(found) for found in test if found.system in verbs.REFERENCES},
+        "references": {found.system: _figures(found) for found in test if found.system in REFERENCES},
         "best": {
             "cell": best.cell,
             "trial": best.trial,
@@ -181,7 +182,7 @@ def _tell(
     path: Path,
 ) -> None:
     print_table("Trials", COMPARISON_COLUMNS, comparison_rows(experiment, study))
-    print_evaluations("test", test)
+    print_evaluations("test", test, verbs.best_trial(experiment, study))
     two = unheard.two_sources
     out.print(f"Unheard timbres: {two.si_sdr_improvement:+.1f} dB on two-source mixtures of the split test_unheard.")
     out.print(summary["champion"]["sentence"], soft_wrap=True)

@@ -3,17 +3,17 @@
 import math
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from vimss.console import decibel, out, print_table
-from vimss.evaluate import Evaluation, ModelSystem, pieces_of
+from vimss.errors import TrainingError
+from vimss.evaluate import Evaluation
 from vimss.experiment import Experiment
-from vimss.metrics import si_sdr_improvement
-from vimss.model.separator import load_separator
+from vimss.metrics import CONVENTIONS, si_sdr_improvement
+from vimss.model.separator import read_card
 from vimss.page import Page, Track, bars_png, curves_png, listening_page, spectrogram_png
-from vimss.search import OBJECTIVE, Study, TrialRecord
 from vimss.shards.instruments import INSTRUMENTS
 from vimss.shards.manifest import Manifest
+from vimss.study import OBJECTIVE, Study, TrialRecord
+from vimss.systems import Cue, ModelSystem, Scene, model_system, pieces_of
 from vimss.track import Tracker
 
 COMPARISON_COLUMNS = ("cell", "trials", "finished", "validation loss, dB", "chosen in the best trial")
@@ -38,11 +38,11 @@ EXCERPT_SECONDS = 10.0
 
 
 def comparison_rows(experiment: Experiment, study: Study) -> list[tuple[str, ...]]:
-    """One row per cell under COMPARISON_COLUMNS."""
+    """One row per cell under COMPARISON_COLUMNS; loss and settings are those of the trial that would be promoted."""
     rows: list[tuple[str, ...]] = []
     for cell in experiment.cells():
         records = study.of_cell(cell.name)
-        best = min(records, key=lambda record: record.objective, default=None)
+        best = best_of(study, cell.name)
         chosen = (
             ", ".join(f"{key.rpartition('.')[2]} {_short(value)}" for key, value in best.chosen.items()) if best else ""
         )
@@ -50,6 +50,20 @@ def comparison_rows(experiment: Experiment, study: Study) -> list[tuple[str, ...
         finished = sum(record.state == "finished" for record in records)
         rows.append((cell.name, str(len(records)), str(finished), loss, chosen))
     return rows
+
+
+def best_of(study: Study, cell: str) -> TrialRecord | None:
+    """The best trial of a cell; None where no trial has weights."""
+    try:
+        return study.best([cell])
+    except TrainingError:
+        return None
+
+
+def evaluation_of(trial: TrialRecord, evaluations: Sequence[Evaluation]) -> Evaluation | None:
+    """The evaluation of the trial's weights; None where they were not evaluated."""
+    weights = read_card(trial.folder / "model")["sha256"]
+    return next((evaluation for evaluation in evaluations if evaluation.weights == weights), None)
 
 
 def print_comparison(experiment: Experiment, study: Study) -> None:
@@ -88,46 +102,45 @@ def breakdown_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
     ]
 
 
-def print_evaluations(split: str, evaluations: Sequence[Evaluation]) -> None:
-    """The table of all systems, what its columns mean, and the first system in detail."""
+def print_evaluations(split: str, evaluations: Sequence[Evaluation], best: TrialRecord) -> None:
+    """The table of all systems, what its columns mean, and the best trial in detail."""
     print_table(
-        f"Split {split}: two-source mixtures, then whole pieces; medians in dB",
+        f"Split {split}: two-source mixtures, then whole pieces; medians over sources in dB",
         EVALUATION_COLUMNS,
         evaluation_rows(evaluations),
     )
-    for name, meaning in evaluations[0].conventions.items():
+    for name, meaning in CONVENTIONS.items():
         out.print(f"  {name}: {meaning}", soft_wrap=True)
-    if evaluations[0].scores:
-        print_table(f"{evaluations[0].system} on whole pieces", BREAKDOWN_COLUMNS, breakdown_rows(evaluations[0]))
+    found = evaluation_of(best, evaluations)
+    if found is not None and found.scores:
+        print_table(f"{found.system} on whole pieces", BREAKDOWN_COLUMNS, breakdown_rows(found))
 
 
 def log_pictures(experiment: Experiment, manifest: Manifest, study: Study, tracker: Tracker) -> None:
-    """Give every cell its curves, and the best trial of each a spectrogram and a page to listen to."""
-    piece = next(pieces_of(manifest, "valid"))
+    """Give every cell its curves, and every finished trial its curve, a spectrogram and a page to listen to.
+
+    In a cell where no trial finished, the best of those with weights gets them. Each takes about a second.
+    """
+    excerpts: dict[tuple[Cue, str], Scene | None] = {}
     rate = manifest.recipe.sample_rate
-    length = min(piece.mixture.shape[1], round(EXCERPT_SECONDS * rate))
-    mixture = piece.mixture[:, :length]
-    references = {label: stem[:, :length] for label, stem in piece.references.items() if stem[:, :length].any()}
-    labels = sorted(references)
     for cell in experiment.cells():
         records = study.of_cell(cell.name)
+        best = best_of(study, cell.name)
         tracker.log_files(cell.name, "", {"curves.png": curves_picture({record.trial: record for record in records})})
-        best = min(records, key=lambda record: record.objective, default=None)
-        if best is None or not (best.folder / "model").is_dir():
-            continue
-        separator = load_separator(best.folder / "model")
-        files: dict[str, bytes] = {"curve.png": curves_picture({best.trial: best})}
-        if separator.config.outputs != "slots" and not separator.watches:
-            estimates = ModelSystem(separator, best.trial)(mixture, references, labels)
-            gains = [
-                si_sdr_improvement(mixture, references[label], estimate, rate)
-                for label, estimate in zip(labels, estimates, strict=True)
-            ]
-            files["spectrogram.png"] = spectrogram_png(
-                estimates[0], rate, f"{piece.name}: {INSTRUMENTS.get(labels[0], labels[0])}"
-            )
-            files["listen.html"] = excerpt_page(experiment, best, mixture, references, estimates, gains, rate).encode()
-        tracker.log_files(cell.name, best.trial, files)
+        for record in records:
+            if not (record is best or (record.state == "finished" and (record.folder / "model").is_dir())):
+                continue
+            system = model_system(record.folder / "model", manifest, record.trial)
+            seen = (system.cue, system.features)
+            if seen not in excerpts:
+                piece = next(pieces_of(manifest, "valid", *seen), None)
+                excerpts[seen] = piece.beginning(round(EXCERPT_SECONDS * rate)) if piece is not None else None
+            files = {"curve.png": curves_picture({record.trial: record})}
+            excerpt = excerpts[seen]
+            # A corpus of solos has nothing to separate.
+            if excerpt is not None and excerpt.references:
+                files |= excerpt_files(experiment, record, system, excerpt, rate)
+            tracker.log_files(cell.name, record.trial, files)
 
 
 def curves_picture(records: Mapping[str, TrialRecord]) -> bytes:
@@ -143,28 +156,32 @@ def curves_picture(records: Mapping[str, TrialRecord]) -> bytes:
     return curves_png(series, "audio seconds seen", "validation loss, dB", "Lower is better")
 
 
-def excerpt_page(
-    experiment: Experiment,
-    record: TrialRecord,
-    mixture: np.ndarray,
-    references: Mapping[str, np.ndarray],
-    estimates: np.ndarray,
-    gains: Sequence[float],
-    rate: int,
-) -> str:
-    """A page with mixture, estimates and true stems of one excerpt."""
-    tracks = [Track("mixture", mixture, "mix")]
-    for label, estimate, gain in zip(sorted(references), estimates, gains, strict=True):
-        name = INSTRUMENTS.get(label, label)
-        tracks.append(Track(name, estimate, "estimate", f"{decibel(gain)} dB SI-SDR improvement"))
-        tracks.append(Track(name, references[label], "reference"))
+def excerpt_files(
+    experiment: Experiment, record: TrialRecord, system: ModelSystem, excerpt: Scene, rate: int
+) -> dict[str, bytes]:
+    """A spectrogram of the first estimate, and a page with mixture, estimates and true stems."""
+    labels = sorted(excerpt.references)
+    names = {label: INSTRUMENTS.get(label, label) for label in labels}
+    estimates = dict(zip(labels, system(excerpt, labels), strict=True))
+    tracks = [Track("mixture", excerpt.mixture, "mix")]
+    for label, estimate in estimates.items():
+        gain = si_sdr_improvement(excerpt.mixture, excerpt.references[label], estimate, rate)
+        tracks.append(Track(names[label], estimate, "estimate", f"{decibel(gain)} dB SI-SDR improvement"))
+        tracks.append(Track(names[label], excerpt.references[label], "reference"))
     facts = {
         "experiment": experiment.name,
         "cell": record.cell,
         "trial": record.trial,
         "validation loss": f"{record.objective:.2f} dB",
     }
-    return listening_page(Page(f"{experiment.name}: {record.cell}", experiment.question, tracks, rate, facts))
+    if not system.ordered:
+        facts["slots"] = CONVENTIONS["slots"]
+    page = Page(f"{experiment.name}: {record.cell}", experiment.question, tracks, rate, facts)
+    title = f"{excerpt.name}: {names[labels[0]]}"
+    return {
+        "spectrogram.png": spectrogram_png(estimates[labels[0]], rate, title),
+        "listen.html": listening_page(page).encode(),
+    }
 
 
 def evaluation_bars(evaluations: Sequence[Evaluation]) -> bytes:

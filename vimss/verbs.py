@@ -18,24 +18,13 @@ from typing import Any
 
 from vimss.config import parse_config
 from vimss.errors import DataError
-from vimss.evaluate import (
-    CONVENTIONS,
-    Evaluation,
-    InformedWienerSystem,
-    MixtureSystem,
-    ModelSystem,
-    OracleSystem,
-    System,
-    WienerSystem,
-    evaluate,
-    fit_wiener,
-)
+from vimss.evaluate import REFERENCES, Evaluation, EvaluationTask, run_evaluation
 from vimss.experiment import Experiment, load_experiment
 from vimss.features import compute_features
-from vimss.metrics import LabelWiener
+from vimss.metrics import CONVENTIONS
 from vimss.model.config import VisionConfig
-from vimss.model.separator import load_separator
 from vimss.promote import CHAMPION, Decision, decide, promote
+from vimss.report import best_of, evaluation_bars, evaluation_of
 from vimss.runtime import Place, git_commit, load_place, open_store, parallel_map, ray_running
 from vimss.search import OBJECTIVE, Reporter, Study, TrialRecord, read_study, search, study_folder
 from vimss.separate import Separated, separate
@@ -44,11 +33,9 @@ from vimss.shards.recipe import Recipe, load_recipe
 from vimss.shards.write import Progress, shards_folder, write_shards
 from vimss.storage import Store, publish
 from vimss.stream.read import FEATURES
+from vimss.systems import fit_wiener
 from vimss.track import Study as TrackedStudy
 from vimss.track import Tracker, Tracking, find_alias, model_folder, provenance, register
-
-REFERENCES = (MixtureSystem.name, WienerSystem.name, InformedWienerSystem.name, OracleSystem.name)
-"""Rows that need no training."""
 
 
 @dataclass(frozen=True)
@@ -152,12 +139,13 @@ def experiment_of(name: str, seed: int | None = None, overrides: Sequence[str] =
 
 def best_trials(experiment: Experiment, study: Study) -> dict[str, TrialRecord]:
     """The best trial of each cell, by the cell's name; cells without weights are left out."""
-    found = {}
-    for cell in experiment.cells():
-        records = [record for record in study.of_cell(cell.name) if (record.folder / "model").is_dir()]
-        if records:
-            found[cell.name] = Study(study.folder, tuple(records)).best([cell.name])
-    return found
+    found = {cell.name: best_of(study, cell.name) for cell in experiment.cells()}
+    return {cell: trial for cell, trial in found.items() if trial is not None}
+
+
+def best_trial(experiment: Experiment, study: Study) -> TrialRecord:
+    """The best trial of all cells but the baselines: the one that is promoted. TrainingError where none has weights."""
+    return study.best([cell.name for cell in experiment.cells() if not cell.baseline])
 
 
 def evaluate_systems(
@@ -169,7 +157,13 @@ def evaluate_systems(
     whole_pieces: bool = True,
     on_done: Callable[[Evaluation], None] | None = None,
 ) -> list[Evaluation]:
-    """Models (name to folder) and, if wanted, the rows that need no training, side by side on the cores of Ray."""
+    """Models (name to folder) and, if wanted, the rows that need no training, side by side on the cores of Ray.
+
+    Raises:
+        DataError: A model needs vision features that are not beside the shards.
+        ModelError: A model works at another rate, or with other channels or labels, than the shards.
+
+    """
     wiener = fit_wiener(manifest) if references else None
     tasks = [
         EvaluationTask(name, manifest.folder, split, folder, None, whole_pieces) for name, folder in models.items()
@@ -177,35 +171,6 @@ def evaluate_systems(
     if references:
         tasks += [EvaluationTask(name, manifest.folder, split, None, wiener, whole_pieces) for name in REFERENCES]
     return parallel_map(run_evaluation, tasks, on_done)
-
-
-@dataclass(frozen=True)
-class EvaluationTask:
-    """One system on one split; plain values that travel to another process."""
-
-    name: str
-    shards: Path
-    split: str
-    model: Path | None
-    wiener: LabelWiener | None
-    whole_pieces: bool
-
-
-def run_evaluation(task: EvaluationTask) -> Evaluation:
-    """What a task of `evaluate_systems` does."""
-    manifest = open_manifest(task.shards)
-    system: System
-    if task.model is not None:
-        system = ModelSystem(load_separator(task.model), task.name)
-    elif task.wiener is not None and task.name == WienerSystem.name:
-        system = WienerSystem(task.wiener)
-    elif task.wiener is not None and task.name == InformedWienerSystem.name:
-        system = InformedWienerSystem(task.wiener)
-    elif task.name == OracleSystem.name:
-        system = OracleSystem(manifest.recipe.sample_rate)
-    else:
-        system = MixtureSystem()
-    return evaluate(system, manifest, task.split, task.whole_pieces)
 
 
 def piece_scores(evaluation: Evaluation) -> dict[tuple[str, str], float]:
@@ -229,21 +194,23 @@ def promote_best(
     manifest: Manifest,
     tracker: Tracker,
     study: Study,
-    metrics: Mapping[str, float],
 ) -> Promotion:
     """Register the best trial and make it the champion where it is significantly better on the `promote` split.
 
-    It is compared with the champion; where there is none, with the first baseline; without one, with the mixture.
+    It is compared with the champion; where there is none, with the first baseline; without one, with the mixture. Where
+    the study was evaluated on `test`, the registry shows the figures of the best trial and its run the table as bars.
     """
     trials = best_trials(experiment, study)
-    searched = [cell.name for cell in experiment.cells() if not cell.baseline]
-    best = study.best(searched)
+    best = best_trial(experiment, study)
+    tested = load_evaluations(study, "test")
+    if tested:
+        tracker.log_files(best.cell, best.trial, {"test.png": evaluation_bars(tested)})
     version = register(
         work.tracking,
         experiment.name,
         best.folder / "model",
         tracker.run_id(best.cell, best.trial),
-        metrics,
+        registry_figures(best, tested),
         model_card(experiment, manifest),
     )
     rival, rival_folder = _rival(work, experiment, trials, version)
@@ -350,16 +317,17 @@ def run_features(task: FeaturesTask) -> str:
     return compute_features(open_manifest(task.shards), task.vision, [task.shard])
 
 
-def test_metrics(study: Study) -> dict[str, float]:
-    """What the registry shows of the best trial: its figures on the test split, where it was evaluated."""
-    evaluations = load_evaluations(study, "test")
-    if not evaluations:
+def registry_figures(best: TrialRecord, tested: Sequence[Evaluation]) -> dict[str, float]:
+    """What the registry shows of the best trial: its figures on the test split, where it was evaluated there."""
+    found = evaluation_of(best, tested)
+    if found is None:
         return {}
-    best = evaluations[0]
-    figures = {"test_si_sdr_improvement": best.two_sources.si_sdr_improvement}
-    figures["test_label_contrast"] = best.two_sources.label_contrast
-    figures["test_pieces_si_sdr_improvement"] = best.median("si_sdr_improvement")
-    figures["test_pieces_sdr"] = best.median("sdr")
+    figures = {
+        "test_si_sdr_improvement": found.two_sources.si_sdr_improvement,
+        "test_label_contrast": found.two_sources.label_contrast,
+        "test_pieces_si_sdr_improvement": found.median("si_sdr_improvement"),
+        "test_pieces_sdr": found.median("sdr"),
+    }
     return {name: value for name, value in figures.items() if math.isfinite(value)}
 
 
