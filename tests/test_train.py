@@ -20,7 +20,7 @@ from vimss.stream.config import MixingConfig
 from vimss.stream.mix import Asking, Batch, Examples, Pool, Position, Window, whole_batch
 from vimss.train.checkpoint import newest_valid
 from vimss.train.config import Settings, TrainingConfig, ValidationConfig
-from vimss.train.device import autocast, context_of, has_bfloat16_units
+from vimss.train.device import autocast, context_of, distribute, has_bfloat16_units
 from vimss.train.gradients import Gradients
 from vimss.train.loop import LOOK_EVERY, Losses, Training, asking_of, learning_rate, train, training_window
 from vimss.train.loss import Totals, best_order, count, make_loss, negative_si_sdr, negative_snr
@@ -500,12 +500,15 @@ def _rank(rank, port, manifest, folder, chosen):
     torch.distributed.destroy_process_group()
 
 
-def _two_ranks(manifest, folder, chosen):
-    """Metrics and weights of both."""
+def _free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(_rank, (port, manifest, folder, chosen), nprocs=2)
+        return free.getsockname()[1]
+
+
+def _two_ranks(manifest, folder, chosen):
+    """Metrics and weights of both."""
+    multiprocessing.spawn(_rank, (_free_port(), manifest, folder, chosen), nprocs=2)
     metrics = [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
     return metrics, [load_file(folder / f"{rank}.safetensors") for rank in (0, 1)]
 
@@ -562,6 +565,34 @@ def test_compressed_gradients_train_nearly_the_same(small_manifest, tmp_path):
         )
         results.append(metrics[0]["valid_loss"])
     assert results[0] != results[1] and results[0] == pytest.approx(results[1], abs=0.1)
+
+
+def _cramped_rank(rank, port, manifest, folder):
+    """Gradients of two batches on a worker; the second one has memory for one mixture."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    chosen, where = settings(), torch.device("cpu")
+    torch.manual_seed(0)
+    network = Cramped(chosen.model, manifest.recipe.labels, manifest.recipe.sample_rate)
+    network.room = 8 - 7 * rank
+    window, asking = training_window(chosen, manifest), asking_of(chosen, manifest)
+    batches = Examples(manifest, "train", chosen.mixing, window, asking, 0).batches(4, Position())
+    gradients = Gradients(distribute(network, where, "none"), chosen, window, where, micro_batch=4)
+    for _ in range(2):
+        gradients(next(batches)[0])
+    save_file({name: weight.grad for name, weight in network.named_parameters()}, folder / f"{rank}.safetensors")
+    (folder / f"{rank}.json").write_text(json.dumps(gradients.micro_batch))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_workers_agree_on_parts_that_fit_all_of_them(small_manifest, tmp_path):
+    # A worker that began its batch again alone would leave the other waiting for its gradients.
+    multiprocessing.spawn(_cramped_rank, (_free_port(), small_manifest, tmp_path), nprocs=2)
+    assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)] == [1, 1]
+    one, other = (load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1))
+    assert all(torch.equal(one[name], other[name]) and one[name].any() for name in one)
 
 
 # From a clip to the network
