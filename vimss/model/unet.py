@@ -29,8 +29,8 @@ from vimss.model.convolution import LEAK, Convolution, convolve, convolve_parts
 from vimss.model.geometry import Layer, geometry
 
 SPREAD = 0.1
-"""Standard deviation of what a context of unit length adds at the start: enough to tell queries apart. With 0.3, a network
-with 13 outputs that is told labels learned no more than one that is not."""
+"""Standard deviation of what a context of unit length adds at the start: enough to tell queries apart. With 0.3, a
+network with 13 outputs that is told labels learned no more than one that is not."""
 
 
 class UNet(nn.Module):
