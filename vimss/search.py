@@ -137,6 +137,10 @@ class _Run:
         self.reporters = reporters
         self.concurrent = concurrent_trials(place, ray.cluster_resources())
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its searcher, which asks us what to admit, for a restore that we do not use.
+        return {**self.__dict__, "reporters": ()}
+
     def tuned(self, cell: Cell) -> None:
         """One study of Optuna: as many trials as the experiment asks for, less those that ended before."""
         ended, cut_off = self._resume(cell)
