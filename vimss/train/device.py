@@ -3,6 +3,7 @@
 with autocast("bfloat16", torch.device("cuda")): ...
 """
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Literal, cast
 
@@ -33,10 +34,12 @@ def has_bfloat16_units(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 numbers itself; emulation does not count."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    # avx512_bf16, amx_bf16, sve_bf16. oneDNN's own answer is yes for AVX-512 without them.
-    return device.type == "cpu" and any(
-        present is True for unit, present in torch.cpu.get_capabilities().items() if unit.endswith("bf16")
-    )
+    return device.type == "cpu" and multiplies_bfloat16(torch.cpu.get_capabilities())
+
+
+def multiplies_bfloat16(capabilities: Mapping[str, object]) -> bool:
+    """Whether a CPU has avx512_bf16, amx_bf16 or sve_bf16; oneDNN emulates them on any AVX-512."""
+    return any(present is True for unit, present in capabilities.items() if unit.endswith("bf16"))
 
 
 def distribute(
