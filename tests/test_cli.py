@@ -1,9 +1,13 @@
 import ast
 import inspect
 import json
+import os
 import re
 import resource
+import shlex
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +16,13 @@ import numpy as np
 import pytest
 import torch
 import typer
+import yaml
 
 import vimss
-from vimss import cli, doctor, media
+from vimss import cli, doctor, media, verbs
 from vimss.model.config import ModelConfig
 from vimss.model.separator import Separator, save_separator
+from vimss.shards.write import shards_folder
 from vimss.storage import Store
 from vimss.track import Tracking
 
@@ -26,7 +32,7 @@ COMMON = ["--help", "--on", "--set"]
 STUDY = [*COMMON, "--json", "--seed"]
 OPTIONS = {
     "shard": [*STUDY, "--minutes", "--source"],
-    "features": [*COMMON, "--network", "--weights"],
+    "features": [*STUDY, "--network", "--weights"],
     "train": STUDY,
     "search": STUDY,
     "evaluate": [*STUDY, "--split"],
@@ -34,7 +40,7 @@ OPTIONS = {
     "promote": STUDY,
     "separate": ["--help", "--instruments", "--json", "--model", "--on", "--out", "--references"],
     "ui": ["--help", "--on", "--port"],
-    "quickstart": ["--help", "--on", "--seed"],
+    "quickstart": ["--help", "--json", "--on", "--seed"],
     "doctor": ["--help", "--json", "--on"],
 }
 """Verbs and their options. Each one is a promise to scripts: a new one is added here on purpose or not at all."""
@@ -150,6 +156,79 @@ def test_an_experiment_whose_shards_are_not_written_fails_and_says_how_to_write_
     assert (code, out) == (1, "")
     assert "the shards of the experiment 'quickstart' must be written first" in err
     assert "run `vimss shard quickstart --seed 3`" in err
+
+
+def own_experiment(folder: Path, *lines: str) -> Path:
+    """An experiment on a small corpus whose recipe has a seed of its own: no seed is not seed 0 there."""
+    recipe = yaml.safe_load(Path("shards/quickstart.yaml").read_text(encoding="utf-8"))
+    recipe |= {"seed": 7, "options": {"minutes": 1, "piece_seconds": 3}, "clip_seconds": 3}
+    (folder / "my music.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    text = "\n".join(["question: q", "expected: e", f"shards: {folder / 'my music.yaml'}", *lines])
+    (folder / "own.yaml").write_text(text, encoding="utf-8")
+    return folder / "own.yaml"
+
+
+@pytest.mark.parametrize(
+    ("lines", "arguments", "expected"),
+    [
+        ([], [], {"seed": 7}),
+        ([], ["--seed", 0], {"seed": 0}),
+        (["seed: 2"], [], {"seed": 2}),
+        (["recipe: {audio_format: flac, options: {minutes: 2}}"], [], {"seed": 7, "audio_format": "flac"}),
+        ([], ["--set", "recipe.options.minutes=2"], {"options": {"minutes": 2, "piece_seconds": 3}}),
+    ],
+)
+def test_that_command_writes_the_shards_that_the_experiment_looks_for(vimss_says, tmp_path, lines, arguments, expected):
+    _, _, err = vimss_says("compare", own_experiment(tmp_path, *lines), *arguments)
+    (wanted,), (command,) = re.findall(r"got no (.*)/manifest.json", err), re.findall("run `vimss (.*)`", err)
+    verb, *words = shlex.split(command)
+    given = typer.main.get_command(cli.app).commands[verb].make_context(verb, words).params
+    recipe = verbs.recipe_of(given["recipe"], given["seed"], given["minutes"], given["changes"] or ())
+    assert str(shards_folder(recipe, "my music", Store(tmp_path / "store"))) == wanted
+    assert expected.items() <= recipe.model_dump().items()
+
+
+@pytest.mark.slow
+def test_when_that_command_has_run_the_shards_are_found(vimss_says, tmp_path):
+    experiment = own_experiment(tmp_path, "recipe: {picture: {size: 32}}")
+    (command,) = re.findall("run `vimss (.*)`", vimss_says("compare", experiment)[2])
+    assert vimss_says(*shlex.split(command))[0] == 0
+    assert "must have been searched first" in vimss_says("compare", experiment)[2]
+
+
+def test_an_interrupted_verb_ends_with_1_and_says_that_it_resumes(tmp_path):
+    """Interrupted while it waits: a pipe has no end of file yet."""
+    os.mkfifo(tmp_path / "slow.yaml")
+    command = [sys.executable, "-m", "vimss", "compare", str(tmp_path / "slow.yaml")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    with process, (tmp_path / "slow.yaml").open("w", encoding="utf-8"):
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == "interrupted; the same command resumes\n"
+    assert process.returncode == 1
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_pages_of_the_runs_well(tmp_path, migrated):
+    shutil.copytree(migrated, Store(tmp_path / "store").make().tracking)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    settings = {**os.environ, "VIMSS_STORE": str(tmp_path / "store"), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "vimss", "ui", "--port", str(port)]
+    with subprocess.Popen(command, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert f"http://127.0.0.1:{port}" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.communicate()[1] == ""
+    assert process.returncode == 0
+
+
+def test_doctor_asks_the_cluster_of_a_place(vimss_says, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+    (tmp_path / "runtime.yaml").write_text(f"ray_address: {address}", encoding="utf-8")
+    code, out, _ = vimss_says("doctor", "--json", "--on", tmp_path)
+    (ray,) = [finding for finding in json.loads(out) if finding["what"] == "Ray"]
+    assert code == 1 and (ray["ok"], ray["fix"]) == (False, "start it, or use --on local")
+    assert "Connection refused" in ray["found"]
 
 
 def test_an_alias_that_does_not_exist_fails_and_lists_what_there_is(vimss_says, tmp_path, migrated):

@@ -1,6 +1,6 @@
 """The command line: one verb per stage. Everything heavy is imported inside the verb that needs it.
 
-Exit codes: 0 done and whole, 1 failed, 2 bad usage.
+Exit codes: 0 done and whole, 1 failed or interrupted, 2 bad usage.
 """
 
 import sys
@@ -9,10 +9,25 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from vimss.errors import ConfigError, VimssError
 
+
+class Verbs(TyperGroup):
+    """The verbs, of which each may be interrupted."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a verb. Typer's own end by Ctrl-C would be silent."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            sys.stderr.write("interrupted; the same command resumes\n")
+            raise typer.Exit(1) from None
+
+
 app = typer.Typer(
+    cls=Verbs,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -61,17 +76,21 @@ def features(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe whose shards get features.")],
     network: Annotated[str, typer.Option(help="resnet18, resnet50 or mobilenet_v2.")] = "resnet18",
     weights: Annotated[str, typer.Option(help="torchvision, random, or a path.")] = "torchvision",
+    seed: Seed = None,
     changes: Set = None,
     place: On = "local",
+    as_json: Json = False,
 ) -> None:
     """Compute vision features once and write them beside the shards."""
     from vimss import verbs
     from vimss.console import out, stage
 
+    checked = verbs.recipe_of(recipe, seed, overrides=changes or ())
     with verbs.at_place(place) as work, stage("features") as say:
-        folder = verbs.write_features(
-            work, verbs.recipe_of(recipe, overrides=changes or ()), recipe, network, weights, say
-        )
+        folder = verbs.write_features(work, checked, recipe, network, weights, say)
+    if as_json:
+        print_json({"folder": str(folder)})
+        return
     out.print(str(folder), soft_wrap=True)
 
 
@@ -196,24 +215,29 @@ def ui(
 ) -> None:
     """Show runs and models in MLflow's web page, until Ctrl-C."""
     import time
+    from contextlib import suppress
 
     from vimss import verbs
     from vimss.console import out
     from vimss.track import runs_page, serve_ui
 
     tracking = verbs.known_place(place).tracking
-    with serve_ui(tracking, port) as address:
+    with suppress(KeyboardInterrupt), serve_ui(tracking, port) as address:
         out.print(f"{runs_page(tracking, address)} (Ctrl-C ends it)", soft_wrap=True)
         while True:
             time.sleep(3600)
 
 
 @app.command()
-def quickstart(seed: Seed = None, place: On = "local") -> None:
+def quickstart(seed: Seed = None, place: On = "local", as_json: Json = False) -> None:
     """From scores to stems in five minutes: corpus, search, evaluation, promotion, separation."""
-    from vimss.quickstart import run
+    from vimss.quickstart import run, tell
 
-    run(seed or 0, place)
+    result = run(seed, place)
+    if as_json:
+        print_json(result.summary)
+        return
+    tell(result)
 
 
 @app.command()
@@ -243,9 +267,8 @@ def _search(name: str, seed: int | None, changes: list[str], place: str, as_json
         with stage(f"search of {loaded.name}") as say:
             lines = SearchLines(say, loaded.settings().training.audio_seconds)
             study, tracker = verbs.run_search(work, loaded, manifest, [lines])
-        with stage("pictures and pages"):
+        with verbs.delivered(tracker, err.print), stage("pictures and pages"):
             report.log_pictures(loaded, manifest, study, tracker)
-            verbs.close_tracker(tracker, err.print)
     best = verbs.best_trials(loaded, study)
     if as_json:
         print_json(
@@ -272,6 +295,3 @@ def main(arguments: Iterable[str] | None = None) -> None:
     except VimssError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2 if isinstance(error, ConfigError) else 1)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command again resumes\n")
-        sys.exit(130)

@@ -3,48 +3,99 @@
     vimss quickstart    # shards/quickstart.yaml, experiments/quickstart.yaml, then a test piece as stems and a page
 
 Everything is kept by signature: a second run finds what the first one made. `quickstart.json` in the store holds
-the figures.
+the figures of the last run, and `quickstart-seed1.json` those of the last one with that seed.
 """
 
+import json
+import shlex
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from vimss import verbs
 from vimss.config import to_json
-from vimss.console import Say, SearchLines, err, out, print_table, stage
+from vimss.console import Say, SearchLines, decibel, err, out, print_table, stage
 from vimss.evaluate import REFERENCES, Evaluation
 from vimss.experiment import Experiment
 from vimss.media import write_video, write_wav
 from vimss.report import COMPARISON_COLUMNS, comparison_rows, log_pictures, print_evaluations
-from vimss.search import Study
-from vimss.shards.clip import Clip
 from vimss.shards.manifest import Manifest
 from vimss.storage import publish
 from vimss.stream.read import read_pieces
-from vimss.systems import mixture_of, references_of
+from vimss.study import Study
+from vimss.systems import WienerSystem, mixture_of, references_of
 
-NAME = "quickstart"
-
-JOB = (
-    'ray job submit --working-dir . --runtime-env-json \'{{"env_vars": {{"VIMSS_STORE": "{store}"}}}}\' '
-    "-- python -m vimss search experiments/quickstart.yaml --on cluster"
-)
+EXPERIMENT = "experiments/quickstart.yaml"
 
 BEST = "best trial"
 """Row of the searched model in the tables."""
 
+HEAD_ADDRESS = "http://127.0.0.1:8265"
+"""Where the head of platform/cluster takes jobs."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run found."""
+
+    experiment: Experiment
+    study: Study
+    test: list[Evaluation]
+    """The best trial first."""
+    unheard: Evaluation
+    promotion: verbs.Promotion
+    page: Path
+    stages: dict[str, float]
+    """Seconds of each."""
+    seconds: float
+    next_steps: dict[str, str]
+    """What for, and a path or a line for the shell."""
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The content of quickstart.json."""
+        cells = self.experiment.cells()
+        best = verbs.best_trial(self.experiment, self.study)
+        figures = {found.system: _figures(found) for found in self.test}
+        gains = {found.system: found.two_sources.si_sdr_improvement for found in self.test}
+        return {
+            "seconds": self.seconds,
+            "stages": self.stages,
+            "seed": self.experiment.seed,
+            "trials": sum(len(self.study.of_cell(cell.name)) for cell in cells if not cell.baseline),
+            "baseline": {cell.name: figures[cell.name] for cell in cells if cell.baseline and cell.name in figures},
+            "labels_gain": labels_gain(self.experiment, gains),
+            "references": {name: figures[name] for name in REFERENCES},
+            "best": {
+                "cell": best.cell,
+                "trial": best.trial,
+                "config": best.settings.model_dump(mode="json") if best.settings else {},
+                "metrics": {**best.best_report, **figures[BEST]},
+                "above_wiener": gains[BEST] - gains[WienerSystem.name],
+                "unheard_timbres": self.unheard.two_sources.model_dump(),
+            },
+            "champion": {
+                "name": self.promotion.name,
+                "version": self.promotion.version,
+                "promoted": self.promotion.is_champion,
+                "sentence": self.promotion.decision.sentence,
+            },
+            "page": str(self.page),
+        }
+
 
 class Stages:
-    """The seconds of each stage, as they pass."""
+    """The seconds of each stage, as they pass, from the start of this process: its imports take seconds too."""
 
     def __init__(self) -> None:
-        self.begin = time.monotonic()
-        self.seconds: dict[str, float] = {}
+        self.begin = psutil.Process().create_time()
+        self.seconds = {"start Python": self.total}
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[Say]:
@@ -57,68 +108,72 @@ class Stages:
     @property
     def total(self) -> float:
         """Seconds since the beginning."""
-        return round(time.monotonic() - self.begin, 1)
+        return round(time.time() - self.begin, 1)
 
 
-def run(seed: int = 0, place: str = "local") -> Path:
-    """The whole flow; returns the path of quickstart.json."""
+def run(seed: int | None = None, place: str = "local", experiment_name: str = EXPERIMENT) -> Result:
+    """The whole flow; writes quickstart.json into the store. Without a seed, the experiment's and the recipe's own."""
     stages = Stages()
-    experiment = verbs.experiment_of(NAME, seed)
-    with stages("start Ray"):
-        work_at = verbs.at_place(place)
-        work = work_at.__enter__()
-    try:
+    experiment = verbs.experiment_of(experiment_name, seed)
+    with ExitStack() as stack:
+        with stages("start Ray"):
+            work = stack.enter_context(verbs.at_place(place))
         with stages("corpus and shards") as say:
-            recipe = verbs.recipe_of(experiment.shards, seed)
+            recipe = verbs.recipe_for(experiment)
             manifest = verbs.write(work, experiment.shards, recipe, on_progress=verbs.shard_news(say))
         with stages("search") as say:
             lines = SearchLines(say, experiment.settings().training.audio_seconds)
             study, tracker = verbs.run_search(work, experiment, manifest, [lines])
-        with stages("evaluate") as say:
-            test, unheard = _evaluate(experiment, manifest, study, say)
-        with stages("track and promote"):
-            log_pictures(experiment, manifest, study, tracker)
-            promotion = verbs.promote_best(work, experiment, manifest, tracker, study)
-            verbs.close_tracker(tracker, err.print)
+        with verbs.delivered(tracker, err.print):
+            with stages("evaluate") as say:
+                test, unheard = _evaluate(experiment, manifest, study, say)
+            with stages("track and promote"):
+                log_pictures(experiment, manifest, study, tracker)
+                promotion = verbs.promote_best(work, experiment, manifest, tracker, study)
         with stages("separate") as say:
-            best = study.best(_searched(experiment))
             model = f"models:/{experiment.name}/{promotion.version}"
-            recording, references = write_recording(manifest, work.store.root / NAME)
+            recording, references = write_recording(manifest, work.store.root / "quickstart")
             separated = verbs.separate_file(work, recording, model, "", None, references, say)
-    finally:
-        work_at.__exit__(None, None, None)
-    summary = {
-        "seconds": stages.total,
-        "stages": stages.seconds,
-        "seed": seed,
-        "trials": sum(not cell.baseline and len(study.of_cell(cell.name)) for cell in experiment.cells()),
-        "baseline": {
-            cell.name: _figures(evaluation)
-            for cell in experiment.cells()
-            for evaluation in test
-            if cell.baseline and evaluation.system == cell.name
-        },
-        "references": {found.system: _figures(found) for found in test if found.system in REFERENCES},
-        "best": {
-            "cell": best.cell,
-            "trial": best.trial,
-            "config": best.settings.model_dump(mode="json"),
-            "metrics": {**best.best_report, **_figures(test[0])},
-            "unheard_timbres": unheard.two_sources.model_dump(),
-        },
-        "champion": {
-            "name": promotion.name,
-            "version": promotion.version,
-            "promoted": promotion.is_champion,
-            "sentence": promotion.decision.sentence,
-        },
-        "page": str(separated.page),
+    root = work.store.root
+    elsewhere = [] if place == "local" else ["--on", place]
+    next_steps = {
+        "stems and page": str(separated.page),
+        "figures": str(root / "quickstart.json"),
+        "runs and models": shlex.join(["platform/local/run", "vimss", "ui", *elsewhere]),
+        "a cluster on this machine": "platform/local/run platform/cluster/head",
+        "the same search as a job there": job_command(experiment_name, seed, root),
     }
-    path = work.store.root / "quickstart.json"
-    with publish(path) as temporary:
-        temporary.write_text(to_json(summary), encoding="utf-8")
-    _tell(experiment, study, test, unheard, summary, path)
-    return path
+    seconds = stages.total
+    result = Result(experiment, study, test, unheard, promotion, separated.page, stages.seconds, seconds, next_steps)
+    for name in ("quickstart", f"quickstart-seed{experiment.seed}"):
+        with publish(root / f"{name}.json") as temporary:
+            temporary.write_text(to_json(result.summary), encoding="utf-8")
+    return result
+
+
+def job_command(experiment_name: str, seed: int | None, store: Path) -> str:
+    """A line for the shell that sends the search to the head of platform/cluster, from the root of the repository."""
+    environment = json.dumps({"env_vars": {"VIMSS_STORE": str(store)}})
+    submit = ["platform/local/run", "ray", "job", "submit", "--working-dir", ".", "--runtime-env-json", environment]
+    search = ["python", "-m", "vimss", "search", experiment_name, "--on", "cluster"]
+    search += [] if seed is None else ["--seed", str(seed)]
+    return f"RAY_AUTH_MODE=token RAY_API_SERVER_ADDRESS={HEAD_ADDRESS} {shlex.join([*submit, '--', *search])}"
+
+
+def labels_gain(experiment: Experiment, two_sources: dict[str, float]) -> float:
+    """What labels add to one output per label: the baseline that hears them minus the one that does not, in dB.
+
+    NaN where the experiment has no such two baselines, or they have no figure.
+    """
+    blind, told = float("nan"), float("nan")
+    for cell in experiment.cells():
+        model = experiment.settings(cell.overrides).model
+        if cell.baseline and model.outputs == "instruments" and model.context == "labels" and cell.name in two_sources:
+            if model.site == "none":
+                blind = two_sources[cell.name]
+            else:
+                told = two_sources[cell.name]
+    return told - blind
 
 
 def write_recording(manifest: Manifest, folder: Path) -> tuple[Path, Path]:
@@ -128,27 +183,53 @@ def write_recording(manifest: Manifest, folder: Path) -> tuple[Path, Path]:
     """
     pieces = read_pieces(manifest, "test", parts=("audio", "picture"))
     clip = next(clip for clip in pieces if len(references_of(clip)) > 1)
-    recording, stems = folder / f"{clip.piece}.mp4", folder / f"{clip.piece}-stems"
+    # Another recipe has other music under the same name.
+    name = f"{clip.piece}-{manifest.signature}"
+    recording, stems = folder / f"{name}.mp4", folder / f"{name}-stems"
     rate = manifest.recipe.sample_rate
-    references = references_of(clip)
     if not recording.exists():
-        for label, stem in references.items():
+        for label, stem in references_of(clip).items():
             write_wav(stems / f"{label}.wav", stem, rate)
-        metadata = {"title": clip.piece, "instruments": ",".join(sorted(references))}
-        write_video(recording, _side_by_side(clip), clip.frame_rate, mixture_of(clip), rate, metadata)
+        players = [player for player in clip.players if player.picture is not None]
+        # A label per column from left to right, also of those who rest.
+        metadata = {"title": clip.piece, "instruments": ",".join(player.instrument for player in players)}
+        pictures = np.concatenate([player.picture for player in players], axis=2)
+        write_video(recording, pictures, clip.frame_rate, mixture_of(clip), rate, metadata)
     return recording, stems
 
 
-def _side_by_side(clip: Clip) -> np.ndarray:
-    return np.concatenate([player.picture for player in clip.players if player.picture is not None], axis=2)
+def tell(result: Result) -> None:
+    """The tables, what was reached beside what was aimed at, and what to do next."""
+    summary = result.summary
+    print_table("Trials", COMPARISON_COLUMNS, comparison_rows(result.experiment, result.study))
+    print_evaluations("test", result.test, verbs.best_trial(result.experiment, result.study))
+    two_sources = result.test[0].two_sources
+    print_table(
+        "What the best trial reached",
+        ("", "reached", "aim"),
+        [
+            ("whole run, s", f"{summary['seconds']:.0f}", "at most 300"),
+            ("SI-SDR improvement on two-source mixtures, dB", decibel(two_sources.si_sdr_improvement), "at least +3.0"),
+            ("  above the Wiener filter per label, dB", decibel(summary["best"]["above_wiener"]), "at least +1.0"),
+            ("  on timbres that training never saw, dB", decibel(result.unheard.two_sources.si_sdr_improvement), "-"),
+            ("label contrast: right label minus the other's, dB", decibel(two_sources.label_contrast), "at least +6.0"),
+            ("absent label's output against the mixture, dB", decibel(two_sources.absent_level), "at most -15.0"),
+            ("labels minus none, one output per label, dB", decibel(summary["labels_gain"]), "at least +0.2"),
+        ],
+        "Aims are for medians of three seeds of the quickstart on two idle cores.",
+    )
+    seconds = ", ".join(f"{name} {passed:.0f}" for name, passed in summary["stages"].items())
+    out.print(f"Seconds: {seconds}.", soft_wrap=True)
+    out.print(summary["champion"]["sentence"], soft_wrap=True)
+    for name, line in result.next_steps.items():
+        out.print(f"{name}:\n  {line}", soft_wrap=True)
 
 
 def _evaluate(
     experiment: Experiment, manifest: Manifest, study: Study, say: Say
 ) -> tuple[list[Evaluation], Evaluation]:
     best = verbs.best_trials(experiment, study)
-    searched = study.best(_searched(experiment))
-    models = {BEST: searched.folder / "model"}
+    models = {BEST: verbs.best_trial(experiment, study).folder / "model"}
     models |= {
         cell.name: best[cell.name].folder / "model"
         for cell in experiment.cells()
@@ -162,39 +243,8 @@ def _evaluate(
     return test, unheard
 
 
-def _searched(experiment: Experiment) -> list[str]:
-    return [cell.name for cell in experiment.cells() if not cell.baseline]
-
-
-def _figures(evaluation: Evaluation) -> dict[str, float]:
+def _figures(evaluation: Evaluation) -> dict[str, int | float]:
     pieces = {
         f"pieces_{name}": evaluation.median(name) for name in ("si_sdr_improvement", "sdr", "sir", "sar", "pes", "eps")
     }
     return {**evaluation.two_sources.model_dump(), **pieces}
-
-
-def _tell(
-    experiment: Experiment,
-    study: Study,
-    test: list[Evaluation],
-    unheard: Evaluation,
-    summary: Mapping[str, Any],
-    path: Path,
-) -> None:
-    print_table("Trials", COMPARISON_COLUMNS, comparison_rows(experiment, study))
-    print_evaluations("test", test, verbs.best_trial(experiment, study))
-    two = unheard.two_sources
-    out.print(f"Unheard timbres: {two.si_sdr_improvement:+.1f} dB on two-source mixtures of the split test_unheard.")
-    out.print(summary["champion"]["sentence"], soft_wrap=True)
-    lines = {
-        "stems and page": summary["page"],
-        "runs and models": "vimss ui",
-        "the same search on a cluster": JOB.format(store=path.parent),
-        "figures": str(path),
-    }
-    for name, line in lines.items():
-        out.print(f"{name}: {line}", soft_wrap=True)
-    out.print(
-        f"{summary['seconds']:.0f} s: "
-        + ", ".join(f"{name} {seconds:.0f}" for name, seconds in summary["stages"].items())
-    )

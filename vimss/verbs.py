@@ -9,6 +9,7 @@ Each stage's module does one thing and knows nothing of the others; here they ar
 
 import json
 import math
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,13 +27,14 @@ from vimss.model.config import VisionConfig
 from vimss.promote import CHAMPION, Decision, decide, promote
 from vimss.report import best_of, evaluation_bars, evaluation_of
 from vimss.runtime import Place, git_commit, load_place, open_store, parallel_map, ray_running
-from vimss.search import OBJECTIVE, Reporter, Study, TrialRecord, read_study, search, study_folder
+from vimss.search import Reporter, search
 from vimss.separate import Separated, separate
 from vimss.shards.manifest import MANIFEST, Manifest, Shard, open_manifest
 from vimss.shards.recipe import Recipe, load_recipe
 from vimss.shards.write import Progress, shards_folder, write_shards
 from vimss.storage import Store, publish
 from vimss.stream.read import FEATURES
+from vimss.study import OBJECTIVE, Study, TrialRecord, read_study, study_folder
 from vimss.systems import fit_wiener
 from vimss.track import Study as TrackedStudy
 from vimss.track import Tracker, Tracking, find_alias, model_folder, provenance, register
@@ -82,17 +84,39 @@ def write(
     return write_shards(recipe, Path(name).stem, work.store, source, on_progress)
 
 
+def recipe_for(experiment: Experiment) -> Recipe:
+    """The recipe that an experiment names, with what it changes there, and its seed where it gives one."""
+    return recipe_of(experiment.shards, _given_seed(experiment), overrides=list(_key_values(experiment.recipe)))
+
+
 def shards_of(work: Work, experiment: Experiment) -> Manifest:
-    """The shards that an experiment names, of its seed; DataError where they are not written yet."""
-    recipe = recipe_of(experiment.shards, experiment.seed)
-    folder = shards_folder(recipe, Path(experiment.shards).stem, work.store)
+    """The shards that an experiment names; DataError with the command that writes them where they are not there yet."""
+    folder = shards_folder(recipe_for(experiment), Path(experiment.shards).stem, work.store)
     if not (folder / MANIFEST).exists():
+        seed = _given_seed(experiment)
+        words = ["vimss", "shard", experiment.shards, *([] if seed is None else ["--seed", str(seed)])]
+        for change in _key_values(experiment.recipe):
+            words += ["--set", change]
         raise DataError(
             f"the shards of the experiment '{experiment.name}' must be written first",
             got=f"no {folder / MANIFEST}",
-            fix=f"run `vimss shard {experiment.shards}{f' --seed {experiment.seed}' if experiment.seed else ''}`",
+            fix=f"run `{shlex.join(words)}`",
         )
     return open_manifest(folder)
+
+
+def _given_seed(experiment: Experiment) -> int | None:
+    """A recipe may have a seed of its own, which the default of an experiment must not replace."""
+    return experiment.seed if "seed" in experiment.model_fields_set else None
+
+
+def _key_values(content: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """Nested settings as `key.path=value`."""
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _key_values(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}={json.dumps(value)}"
 
 
 def run_search(
@@ -100,8 +124,11 @@ def run_search(
 ) -> tuple[Study, Tracker]:
     """Search, and tell MLflow; the tracker stays open for what belongs to the runs."""
     tracker = open_tracker(work, experiment, manifest)
-    study = search(experiment, manifest, work.place, work.store, (tracker, *reporters))
-    return study, tracker
+    try:
+        return search(experiment, manifest, work.place, work.store, (tracker, *reporters)), tracker
+    except BaseException:
+        tracker.close()
+        raise
 
 
 def open_tracker(work: Work, experiment: Experiment, manifest: Manifest) -> Tracker:
@@ -127,7 +154,7 @@ def study_of(work: Work, experiment: Experiment, manifest: Manifest) -> Study:
         raise DataError(
             f"the experiment '{experiment.name}' must have been searched first",
             got=f"no trials in {folder}",
-            fix=f"run `vimss search experiments/{experiment.name}.yaml --seed {experiment.seed}`",
+            fix="run `vimss search` with the same experiment, --seed and --set",
         )
     return study
 
@@ -342,11 +369,16 @@ def separate_file(
 ) -> Separated:
     """One recording into stems and a page."""
     folder = model_folder(model, work.tracking) if model.startswith("models:/") else Path(model)
-    return separate(file, folder, out_folder or work.store.stems / file.stem, instruments, references, say)
+    out = out_folder or work.store.stems / file.stem
+    return separate(file, folder, out, instruments, references, say, model_name=model)
 
 
-def close_tracker(tracker: Tracker, say: Callable[[str], None]) -> None:
-    """Deliver what MLflow has not got yet, and say what is left for the next start."""
-    left = tracker.close()
-    if left:
-        say(str(left))
+@contextmanager
+def delivered(tracker: Tracker, say: Callable[[str], None]) -> Iterator[None]:
+    """Close the tracker when the block ends, well or not, and say what MLflow has not got yet."""
+    try:
+        yield
+    finally:
+        left = tracker.close()
+        if left:
+            say(str(left))

@@ -1,0 +1,130 @@
+import json
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import typer
+import yaml
+
+from vimss import quickstart
+from vimss.cli import app
+from vimss.experiment import Experiment, load_experiment
+from vimss.media import probe, read_video
+from vimss.quickstart import Result, job_command, labels_gain, run, tell, write_recording
+from vimss.stream.read import read_pieces
+
+SMALL = {
+    "question": "Does it run?",
+    "expected": "yes",
+    "model": {
+        "levels": 3, "filters": 4, "max_filters": 8, "down_kernel": 5, "outputs": "queries", "site": "decoder",
+        "output_activation": "linear", "initial_output": "mixture",
+    },
+    "mixing": {"windows_per_clip": 2},
+    "training": {"output_samples": 2005, "audio_seconds": 4, "report_seconds": 4, "learning_rate": 1e-3},
+    "tune": {"training.batch_size": {"choices": [2, 4]}},
+    "search": {"trials": 1, "grace_seconds": 4},
+    "validation": {"mixtures": 6, "seconds": 0.25},
+    "baselines": {
+        "blind": {"model.outputs": "instruments", "model.site": "none"},
+        "told": {"model.outputs": "instruments", "model.site": "every_layer"},
+    },
+}  # fmt: skip
+
+KEYS = ["seconds", "stages", "seed", "trials", "baseline", "labels_gain", "references", "best", "champion", "page"]
+
+
+@pytest.fixture(scope="module")
+def runs(small_recipe, tmp_path_factory) -> tuple[Path, Result, Result]:
+    """The store, and the whole flow twice on a minute of music and a few seconds of training."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    recipe = small_recipe.model_dump(mode="json", exclude={"labels"})
+    (folder / "small.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    experiment = folder / "tiny.yaml"
+    experiment.write_text(yaml.safe_dump({**SMALL, "shards": str(folder / "small.yaml")}), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VIMSS_STORE", str(folder / "store"))
+        return folder / "store", *(run(1, "local", str(experiment)) for _ in range(2))
+
+
+@pytest.mark.slow
+def test_the_figures_of_the_last_run_and_of_each_seed_are_kept(runs):
+    store, _, second = runs
+    summary = json.loads((store / "quickstart.json").read_text(encoding="utf-8"))
+    assert list(summary) == KEYS == list(second.summary)
+    assert json.loads((store / "quickstart-seed1.json").read_text(encoding="utf-8")) == summary
+    assert (summary["trials"], summary["seed"], set(summary["baseline"])) == (1, 1, {"blind", "told"})
+    assert summary["best"]["config"]["model"]["site"] == "decoder"
+    assert sum(summary["stages"].values()) <= summary["seconds"]
+
+
+@pytest.mark.slow
+def test_the_gain_of_labels_is_the_difference_of_the_two_baselines(runs):
+    summary = runs[1].summary
+    told, blind = (summary["baseline"][name]["si_sdr_improvement"] for name in ("told", "blind"))
+    assert summary["labels_gain"] == told - blind
+
+
+@pytest.mark.slow
+def test_it_ends_with_a_page_and_stems_that_sound_and_do_not_clip(runs):
+    page = runs[1].page
+    stems = {path.stem: soundfile.read(path, dtype="int16")[0] for path in page.parent.glob("*.wav")}
+    assert "<video" in page.read_text(encoding="utf-8") and len(stems) > 1
+    assert all(0 < np.abs(stem.astype(int)).max() < 32767 for stem in stems.values()), stems
+
+
+@pytest.mark.slow
+def test_a_second_run_finds_what_the_first_one_made(runs):
+    _, first, second = runs
+    assert second.study == first.study
+    assert second.summary["champion"]["version"] == first.summary["champion"]["version"] == 1
+    assert second.stages["search"] < first.stages["search"] / 2
+
+
+@pytest.mark.slow
+def test_it_tells_what_was_reached_and_how_to_go_on(runs, capsys):
+    store, result, _ = runs
+    tell(result)
+    told = capsys.readouterr().out
+    for row in ("whole run, s", "above the Wiener filter per label", "label contrast", "absent label", "labels minus"):
+        assert row in told
+    assert result.promotion.decision.sentence in told and f"{store}/quickstart.json" in told
+    assert "  platform/local/run vimss ui\n" in told and "vimss search /" in told
+
+
+def test_without_two_such_baselines_the_gain_of_labels_is_not_defined():
+    experiment = load_experiment("quickstart")
+    assert labels_gain(experiment, {"13 outputs, labels": 1.5, "13 outputs": 1.0}) == 0.5
+    assert np.isnan(labels_gain(experiment, {"13 outputs, labels": 1.5}))
+    assert np.isnan(labels_gain(Experiment(name="x", question="q", expected="e", shards="s"), {"13 outputs": 1.0}))
+
+
+@pytest.mark.parametrize(("seed", "option"), [(None, []), (0, ["--seed", "0"]), (2, ["--seed", "2"])])
+def test_the_job_is_one_line_for_the_shell(seed, option):
+    words = shlex.split(job_command(quickstart.EXPERIMENT, seed, Path("/my music/store")))
+    assert words[:3] == ["RAY_AUTH_MODE=token", "RAY_API_SERVER_ADDRESS=http://127.0.0.1:8265", "platform/local/run"]
+    assert json.loads(words[words.index("--runtime-env-json") + 1]) == {"env_vars": {"VIMSS_STORE": "/my music/store"}}
+    python, m, vimss, verb, *rest = words[words.index("--") + 1 :]
+    assert (python, m, vimss, verb) == ("python", "-m", "vimss", "search") and Path(words[2]).exists()
+    assert rest == ["experiments/quickstart.yaml", "--on", "cluster", *option] and Path(rest[0]).exists()
+    typer.main.get_command(app).commands[verb].make_context(verb, rest)
+
+
+def test_the_recording_has_a_column_and_a_label_per_player_from_left_to_right(small_manifest, tmp_path):
+    recording, stems = write_recording(small_manifest, tmp_path)
+    clip = next(iter(read_pieces(small_manifest, "test", parts=("audio", "picture"))))
+    labels = tuple(player.instrument for player in clip.players)
+    assert probe(recording).instruments == labels != tuple(sorted(labels))
+    size = small_manifest.recipe.picture.size
+    row = read_video(recording, (size, size * len(labels)), clip.frame_rate).astype(float)
+    for player, column in zip(clip.players, np.split(row, len(labels), axis=2), strict=True):
+        assert np.abs(column - player.picture).mean() < 8
+    assert {path.stem for path in stems.iterdir()} == {p.instrument for p in clip.players if not p.silent}
+
+
+def test_a_changed_recipe_gets_a_recording_of_its_own(small_manifest, tmp_path):
+    first, _ = write_recording(small_manifest, tmp_path)
+    other, _ = write_recording(small_manifest.model_copy(update={"signature": "other"}), tmp_path)
+    assert other != first and write_recording(small_manifest, tmp_path)[0] == first
