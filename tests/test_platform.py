@@ -1,17 +1,26 @@
+import contextlib
 import json
+import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import tempfile
 import time
+import urllib.error
+import urllib.request
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 import vimss
+from vimss.quickstart import HEAD_ADDRESS, job_command
+from vimss.storage import Store
+from vimss.study import read_study
 
 TOOLS = ("awk", "bash", "cat", "cksum", "df", "dirname", "du", "env", "ls", "mkdir", "rm", "rmdir", "tail", "tee")
 """What the scripts may use of a machine besides Python: a PATH in these tests holds nothing else."""
@@ -252,6 +261,64 @@ def test_a_head_keeps_the_token_that_it_is_given(checkout, tmp_path):
 def test_a_token_file_that_does_not_exist_stops_the_head(checkout, tmp_path):
     (message,) = start_head(checkout, tmp_path, {"RAY_AUTH_TOKEN_PATH": "/nowhere"})
     assert "RAY_AUTH_TOKEN_PATH must name a file with a token; got /nowhere. To fix: write one" in message
+
+
+TINY = {
+    "question": "Does it run?",
+    "expected": "yes",
+    "shards": "small",
+    "model": {"levels": 2, "filters": 2, "down_kernel": 5, "outputs": "queries", "site": "decoder"},
+    "training": {"output_samples": 2001, "batch_size": 2, "audio_seconds": 2, "report_seconds": 2},
+    "validation": {"mixtures": 6, "seconds": 0.25},
+}
+
+
+def free_ports(count: int) -> list[str]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [str(server.getsockname()[1]) for server in sockets]
+
+
+@pytest.fixture
+def head(tmp_path) -> Iterator[tuple[str, dict[str, str]]]:
+    """A real head beside all others of the machine: its address, and the environment of those who have its token."""
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:  # a socket's path has 107 characters
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        environment = {"PATH": path, "HOME": str(tmp_path), "RAY_TMPDIR": folder, "OMP_NUM_THREADS": "1"}
+        names = ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port")
+        ports = dict(zip(names, free_ports(len(names)), strict=True))
+        options = [word for name, port in ports.items() for word in (f"--{name}", port)]
+        command = ["bash", "platform/cluster/head", *options, "--num-cpus", "2", "--block"]
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        try:
+            assert any("Ray runtime started" in line for line in process.stdout)
+            yield f"http://127.0.0.1:{ports['dashboard-port']}", environment
+        finally:
+            process.terminate()
+            process.communicate()
+
+
+@pytest.mark.slow
+def test_a_job_sent_to_a_head_searches_in_the_store_that_it_is_given(head, small_manifest, small_recipe, tmp_path):
+    address, environment = head
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"{address}/api/jobs/")  # noqa: S310 - our own address
+    sent, store = tmp_path / "sent", Store(tmp_path / "my store")
+    shutil.copytree("vimss", sent / "vimss", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree("platform/cluster", sent / "platform/cluster")
+    for path, content in (("shards/small", small_recipe.model_dump(mode="json")), ("experiments/tiny", TINY)):
+        (sent / path).parent.mkdir()
+        (sent / f"{path}.yaml").write_text(json.dumps(content), encoding="utf-8")
+    shutil.copytree(small_manifest.folder, store.shards / small_manifest.folder.name)
+    command = job_command("experiments/tiny.yaml", None, store.root).replace("platform/local/run ", "")
+    command = command.replace(HEAD_ADDRESS, address)
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=sent, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (folder,) = store.studies.iterdir()
+    assert [record.state for record in read_study(folder).records] == ["finished"] and "Does it run?" in done.stdout
+    assert not (sent / "store").exists()
 
 
 def test_the_image_installs_the_tested_set_and_is_not_root():
