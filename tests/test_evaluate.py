@@ -18,6 +18,7 @@ from vimss.shards.clip import Clip, Player
 from vimss.study import Study, TrialRecord
 from vimss.systems import (
     MixtureSystem,
+    ModelSystem,
     OracleSystem,
     Scene,
     WienerSystem,
@@ -130,6 +131,19 @@ def test_players_of_one_label_are_asked_for_by_picture_and_added(small_manifest,
     answers = [system(Scene("p", piece.mixture, {}, {"vn": cues}), ["vn"]) for cues in ([left], [right], [left, right])]
     np.testing.assert_allclose(answers[2], answers[0] + answers[1], atol=1e-5)
     assert np.abs(answers[0] - answers[1]).max() > 1e-4
+
+
+def test_features_of_a_frozen_network_are_heard_as_its_pictures(small_manifest, save):
+    answers = []
+    for context in ("frames", "features"):
+        config = ModelConfig(**TINY, outputs="queries", site="decoder", context=context)
+        torch.manual_seed(0)
+        separator = Separator(config, small_manifest.recipe.labels, 8000)
+        system = ModelSystem(separator, context, compute_features(small_manifest, VISION))
+        piece = next(pieces_of(small_manifest, "test", system.cue, system.features))
+        answers.append(system(piece, sorted(piece.references)))
+    # Features are kept in half precision.
+    np.testing.assert_allclose(answers[0], answers[1], atol=1e-3 * np.abs(answers[0]).max())
 
 
 def test_slots_are_told_apart_by_an_oracle(small_manifest, save):

@@ -17,7 +17,7 @@ from types import ModuleType
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.fft import fft, ifft
+from scipy.fft import irfft, rfft
 from scipy.signal import istft, stft
 
 from vimss.errors import DataError
@@ -171,7 +171,7 @@ def _bss_frames(
     size = spectra.shape[-1]
     right = np.empty((len(matrix), len(estimates)))
     for index, estimate in enumerate(estimates):
-        crossed = np.real(ifft(spectra[:, 0] * np.conj(fft(estimate, size))))
+        crossed = irfft(spectra[:, 0, : size // 2 + 1] * np.conj(rfft(estimate, size)), size)
         right[:, index] = np.concatenate([crossed[:, :1], crossed[:, :-FILTER_TAPS:-1]], axis=1).reshape(-1)
     try:
         filters = np.linalg.solve(matrix + np.finfo(np.float64).eps * np.eye(len(matrix)), right)
