@@ -21,7 +21,10 @@ from vimss.model.geometry import Geometry
 from vimss.model.separator import Separator
 
 BLOCK_CONTEXTS = 2
-"""Default block in multiples of the context a block needs: two thirds of the work is then output."""
+"""Default block in multiples of the context a block needs: two thirds of the samples looked at are then output.
+
+Twice as long was 1.05 times faster with twice the memory; keeping each level's last rows, so that nothing is computed
+twice, 1.07 times: what overlaps is cheap, since there only even samples are computed."""
 
 SMALLEST_BLOCK = 65536
 """Samples; below it the calls cost more than the arithmetic."""
@@ -56,11 +59,11 @@ def separate(
     encoded = _encode(separator, context)
     length = mixture.shape[1]
     for start, stop, first, last in _blocks(separator.geometry, length, block_samples):
-        window = _slice_padded(mixture, first, last)
-        with torch.inference_mode():
-            out = _run(separator, window, encoded, first, length)
         offset = start - first if separator.config.padding == "same" else 0
-        yield out[..., offset : offset + stop - start].to(mixture.device)
+        # No name for the block here: it would be kept while the next one is computed.
+        yield _run(separator, _slice_padded(mixture, first, last), encoded, first, length)[
+            ..., offset : offset + stop - start
+        ].to(mixture.device)
         if progress is not None:
             progress(stop / separator.sample_rate)
 
@@ -113,6 +116,7 @@ def _encode(separator: Separator, context: Num[Tensor, "..."] | None) -> Float[T
         return separator.encode_context(None if context is None else context.to(device).unsqueeze(0))
 
 
+@torch.inference_mode()
 def _run(
     separator: Separator,
     window: Float[Tensor, "c n"],
