@@ -186,6 +186,13 @@ def undisturbed(small_manifest, tmp_path_factory):
     return folder, run(small_manifest, folder)
 
 
+def test_no_report_comes_before_its_share_of_the_budget(small_manifest, tmp_path):
+    # ASHA asks a trial at its first report at or after a rung.
+    chosen = settings(training={"audio_seconds": 9.9, "report_seconds": 2.475})
+    seconds = [report["audio_seconds"] for report in run(small_manifest, tmp_path, chosen)]
+    assert len(seconds) == 4 and all(passed >= 2.475 * number for number, passed in enumerate(seconds, start=1))
+
+
 def test_reports_count_audio_seconds_and_loss_falls(small_manifest, tmp_path):
     longer = settings(training={"audio_seconds": 40, "report_seconds": 10, "learning_rate": 3e-3})
     reports = run(small_manifest, tmp_path, longer)

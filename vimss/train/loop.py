@@ -94,7 +94,8 @@ def train(training: Training, report: Report, resume: Path | None = None) -> Sep
     seconds_per_step = config.batch_size * window.output_samples / window.sample_rate
     total_steps = math.ceil(config.audio_seconds / seconds_per_step)
     num_reports = max(1, round(config.audio_seconds / config.report_seconds))
-    report_steps = {round(total_steps * (number + 1) / num_reports) for number in range(num_reports)}
+    # At the first step that reaches the share of the budget: a report just before a rung of ASHA would miss it.
+    report_steps = {math.ceil(total_steps * (number + 1) / num_reports) for number in range(num_reports)}
     batches = examples.batches(local_batch, state.position, training.rank, training.world_size)
     steps, best, best_seconds = state.steps, state.best, state.best_seconds
     patient = is_patient(config, steps * seconds_per_step, best_seconds)
