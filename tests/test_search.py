@@ -41,7 +41,7 @@ SMALL = {
         "first_trials": [{"training.batch_size": 4, "training.learning_rate": 3e-3}],
     },
     "validation": {"mixtures": 6, "seconds": 0.25},
-    "baselines": {"plain": {"model.outputs": "instruments", "model.site": "none"}},
+    "baselines": {"plain": {"model.outputs": "instruments", "model.site": "none"}, "again": {"model.site": "decoder"}},
 }  # fmt: skip
 
 
@@ -236,6 +236,14 @@ def test_a_baseline_inherits_from_the_best_trial_and_sees_the_whole_budget(searc
     assert baseline.settings.training == best.settings.training
     assert baseline.settings.model.outputs == "instruments"
     assert baseline.reports[-1]["audio_seconds"] >= 12
+
+
+@pytest.mark.slow
+def test_a_cell_with_the_settings_of_a_finished_trial_takes_it_over(searched):
+    _, study, _ = searched
+    best, (again,) = study.best(["search"]), study.of_cell("again")
+    assert (again.trial, again.begun, again.reports) == (best.trial, best.begun, best.reports)
+    assert load_separator(again.folder / "model").config == load_separator(best.folder / "model").config
 
 
 @pytest.mark.slow

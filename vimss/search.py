@@ -219,6 +219,8 @@ class _Run:
 
     def fixed(self, cells: Sequence[Cell]) -> None:
         """One whole trial for each cell, side by side."""
+        for cell in cells:
+            self._take_over(cell)
         left = [cell for cell in cells if not self._resume(cell)[0]]
         if left:
             config = tune.TuneConfig(
@@ -227,6 +229,18 @@ class _Run:
             self._tune(left, {CELL: tune.grid_search([cell.name for cell in left])}, config)
         for cell in cells:
             self._end(cell)
+
+    def _take_over(self, cell: Cell) -> None:
+        """The finished trial of another cell with the very settings of this one: trained again, it would be the same."""
+        name = trial_name(self.experiment.settings(cell.overrides))
+        folder = self.folder / cell.name / name
+        twins = [record for record in read_study(self.folder).records if record.trial == name]
+        finished = [record for record in twins if record.state == "finished" and record.cell != cell.name]
+        if finished and not folder.exists():
+            with publish(folder) as temporary:
+                shutil.copytree(finished[0].folder, temporary)
+                update = {"cell": cell.name, "chosen": {}, "folder": temporary}
+                write_record(finished[0].model_copy(update=update))
 
     def _tune(self, cells: Sequence[Cell], space: dict[str, Any], config: tune.TuneConfig) -> None:
         plan = TrialPlan(
