@@ -231,7 +231,7 @@ class _Run:
             self._end(cell)
 
     def _take_over(self, cell: Cell) -> None:
-        """The finished trial of another cell with the very settings of this one: trained again, it would be the same."""
+        """A finished trial of another cell with the very settings of this one: trained again, it would be the same."""
         name = trial_name(self.experiment.settings(cell.overrides))
         folder = self.folder / cell.name / name
         twins = [record for record in read_study(self.folder).records if record.trial == name]
