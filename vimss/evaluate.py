@@ -65,6 +65,9 @@ class TwoSources(Config):
 
     mixtures: int
     si_sdr_improvement: float
+    si_sdr_improvement_mean: float = Field(
+        description="mean over sources: its difference between two systems is their mean paired difference"
+    )
     si_sdr_improvement_random: float
     si_sdr_improvement_aligned: float
     label_contrast: float
@@ -164,6 +167,7 @@ def evaluate_two_sources(system: System, manifest: Manifest, split: str) -> TwoS
     return TwoSources(
         mixtures=TWO_SOURCE_MIXTURES,
         si_sdr_improvement=_median(improvements[False] + improvements[True]),
+        si_sdr_improvement_mean=_mean(improvements[False] + improvements[True]),
         si_sdr_improvement_random=_median(improvements[False]),
         si_sdr_improvement_aligned=_median(improvements[True]),
         label_contrast=_median(contrasts),
@@ -202,6 +206,11 @@ def run_evaluation(task: EvaluationTask) -> Evaluation:
     else:
         system = MixtureSystem()
     return evaluate(system, manifest, task.split, task.whole_pieces)
+
+
+def _mean(values: Iterable[float]) -> float:
+    finite = [value for value in values if np.isfinite(value)]
+    return float(np.mean(finite)) if finite else float("nan")
 
 
 def _median(values: Iterable[float]) -> float:

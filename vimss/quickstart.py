@@ -64,13 +64,14 @@ class Result:
         best = verbs.best_trial(self.experiment, self.study)
         figures = {found.system: _figures(found) for found in self.test}
         gains = {found.system: found.two_sources.si_sdr_improvement for found in self.test}
+        means = {found.system: found.two_sources.si_sdr_improvement_mean for found in self.test}
         return {
             "seconds": self.seconds,
             "stages": self.stages,
             "seed": self.experiment.seed,
             "trials": sum(len(self.study.of_cell(cell.name)) for cell in cells if not cell.baseline),
             "baseline": {cell.name: figures[cell.name] for cell in cells if cell.baseline and cell.name in figures},
-            "labels_gain": labels_gain(self.experiment, gains),
+            "labels_gain": labels_gain(self.experiment, means),
             "references": {name: figures[name] for name in REFERENCES},
             "best": {
                 "cell": best.cell,
@@ -163,6 +164,9 @@ def job_command(experiment_name: str, seed: int | None, store: Path) -> str:
 def labels_gain(experiment: Experiment, two_sources: dict[str, float]) -> float:
     """What labels add to one output per label: the baseline that hears them minus the one that does not, in dB.
 
+    `two_sources` holds mean SI-SDR improvements, so the difference is the mean paired one, which varies less than a
+    difference of medians.
+
     NaN where the experiment has no such two baselines, or they have no figure.
     """
     blind, told = float("nan"), float("nan")
@@ -214,7 +218,7 @@ def tell(result: Result) -> None:
             ("  on timbres that training never saw, dB", decibel(result.unheard.two_sources.si_sdr_improvement), "-"),
             ("label contrast: right label minus the other's, dB", decibel(two_sources.label_contrast), "at least +6.0"),
             ("absent label's output against the mixture, dB", decibel(two_sources.absent_level), "at most -15.0"),
-            ("labels minus none, one output per label, dB", decibel(summary["labels_gain"]), "at least +0.2"),
+            ("labels minus none, one output per label, mean, dB", decibel(summary["labels_gain"]), "at least +0.2"),
         ],
         "Aims are for medians of three seeds of the quickstart on two idle cores.",
     )
