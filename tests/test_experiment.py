@@ -155,3 +155,9 @@ def test_settings_that_another_axis_may_mend_are_let_through():
     check_experiment(make(**FITTING, tune=tune), manifest(), Place(name="x"))
     query = {**FITTING, "model": {**FITTING["model"], "outputs": "queries"}}
     check_experiment(make(**query, tune={"model.site": {"choices": ("none", "output")}}), manifest(), Place(name="x"))
+
+
+@pytest.mark.parametrize("name", ["search", "tune", "a/b", ".hidden", ""])
+def test_the_name_of_a_baseline_is_a_folder_of_its_own(tmp_path, name):
+    with pytest.raises(ConfigError, match="a baseline's name must be a folder's name that no other cell has"):
+        load_experiment(write(tmp_path, f"baselines: {{'{name}': {{model.site: none}}}}"))

@@ -160,13 +160,14 @@ def promote(
 ) -> None:
     """Register the best trial; it becomes the champion where it is significantly better."""
     from vimss import verbs
-    from vimss.console import out
+    from vimss.console import err, out
 
     loaded = verbs.experiment_of(experiment, seed, changes or ())
     with verbs.at_place(place) as work:
         manifest = verbs.shards_of(work, loaded)
         study = verbs.study_of(work, loaded, manifest)
-        with verbs.open_tracker(work, loaded, manifest) as tracker:
+        tracker = verbs.open_tracker(work, loaded, manifest)
+        with verbs.delivered(tracker, err.print):
             promotion = verbs.promote_best(work, loaded, manifest, tracker, study)
     if as_json:
         print_json(

@@ -32,6 +32,9 @@ Scalar = bool | int | float | str
 GROUPS = ("model", "mixing", "training")
 """Groups of settings that an experiment sets, compares and tunes."""
 
+TUNE_FOLDER = "tune"
+"""Folder of a study that Ray uses while a search runs."""
+
 INHERITED = ("training.batch_size", "training.learning_rate", "training.learning_rate_decay")
 """What a baseline takes from the best trial, so that only its own keys differ."""
 
@@ -237,6 +240,18 @@ def check_settings(settings: Settings, manifest: Manifest, place: Place, undecid
         )
 
 
+def _check_names(experiment: Experiment) -> None:
+    """A cell's name is a folder of the study, beside Ray's own, and a row of the table."""
+    names = [cell.name for cell in experiment.cells()]
+    for name in experiment.baselines:
+        if names.count(name) > 1 or name in {"", TUNE_FOLDER} or name.startswith(".") or "/" in name:
+            raise ConfigError(
+                f"experiment {experiment.name}: a baseline's name must be a folder's name that no other cell has",
+                got=repr(name),
+                fix="choose another name",
+            )
+
+
 def _cell_name(overrides: Mapping[str, Scalar]) -> str:
     return ",".join(f"{key.rpartition('.')[2]}={value}" for key, value in overrides.items()) or "search"
 
@@ -246,6 +261,7 @@ def _check(experiment: Experiment) -> None:
     for key, axis in experiment.tune.items():
         _check_axis(experiment, key, axis)
     list(in_order(experiment.tune))
+    _check_names(experiment)
     for cell in experiment.cells():
         if cell.baseline or not experiment.tune:
             experiment.settings(cell.overrides)

@@ -31,6 +31,7 @@ from vimss.config import signature
 from vimss.errors import ConfigError, PlaceError, TrainingError, VimssError
 from vimss.experiment import (
     INHERITED,
+    TUNE_FOLDER,
     Axis,
     Cell,
     CellEnded,
@@ -168,7 +169,7 @@ class _Run:
             tpe = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=startup)
             draws = Draws(
                 optuna_search(points_to_evaluate=first or None, sampler=tpe),
-                optuna_search(sampler=optuna.samplers.RandomSampler(seed=seed)),
+                optuna_search(sampler=optuna.samplers.RandomSampler(seed=_REDRAW_SEED + seed)),
                 functools.partial(self._admit, cell, known),
             )
             scheduler = ASHAScheduler(
@@ -252,7 +253,7 @@ class _Run:
             tune_config=config,
             run_config=tune.RunConfig(
                 name=f"{int(time.time())}",
-                storage_path=str(self.folder / "tune"),
+                storage_path=str(self.folder / TUNE_FOLDER),
                 callbacks=[_Observer(plan, self.reporters)],
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=0),
@@ -260,7 +261,7 @@ class _Run:
         )
         tuner.fit()
         # Only Ray's own bookkeeping; weights and records lie beside it.
-        shutil.rmtree(self.folder / "tune", ignore_errors=True)
+        shutil.rmtree(self.folder / TUNE_FOLDER, ignore_errors=True)
 
     def _resume(self, cell: Cell) -> tuple[list[TrialRecord], list[TrialRecord]]:
         """The trials of the cell that ended, told to the reporters again, and those that were cut off."""
@@ -293,6 +294,9 @@ warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning
 
 _REDRAWS = 50
 """Draws without a new trial among them, after which a cell ends: its axes have hardly anything left to offer."""
+
+_REDRAW_SEED = 1_000_000
+"""Added to a seed for draws in place of repeated ones: TPE's own first draws come from the same generator."""
 
 _BEYOND_BUDGET = 1e12
 """ASHA's own end: never reached, so that a trial ends by itself and its workers close in order."""

@@ -22,7 +22,7 @@ from vimss.config import Config, parse_config, signature
 from vimss.errors import ConfigError, DataError, TrainingError, VimssError
 from vimss.experiment import Experiment, Scalar
 from vimss.shards.manifest import Manifest
-from vimss.storage import Store, publish
+from vimss.storage import TEMPORARY, Store, publish
 from vimss.train.config import Settings
 
 OBJECTIVE = "valid_loss"
@@ -89,7 +89,8 @@ def study_folder(experiment: Experiment, manifest: Manifest, store: Store) -> Pa
 
 def read_study(folder: Path) -> Study:
     """The trials of a study's folder; DataError names a record that cannot be read."""
-    return Study(folder, tuple(read_record(path) for path in sorted(folder.glob(f"*/*/{RECORD}"))))
+    paths = [path for path in sorted(folder.glob(f"*/*/{RECORD}")) if not path.parent.name.startswith(TEMPORARY)]
+    return Study(folder, tuple(read_record(path) for path in paths))
 
 
 def read_record(path: Path) -> TrialRecord:

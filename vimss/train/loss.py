@@ -11,7 +11,7 @@ Shapes: estimates and targets "b s c u", present "b s" (false where the target i
 A batch may be spread over workers and parts. Each of them divides by the counts of the whole batch, so that the shares
 add up to the loss of the batch, whatever the parts:
 
-    share = make_loss(config)(estimates, targets, present, Totals(*count(targets, present, mixture)))
+    share = make_loss(config)(estimates, targets, present, Totals(*torch.from_numpy(count(...)).float()))
 """
 
 from collections.abc import Callable
