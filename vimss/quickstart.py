@@ -186,10 +186,12 @@ def write_recording(manifest: Manifest, folder: Path) -> tuple[Path, Path]:
     Returns the mp4 and the folder of its true stems, which only the scores on the page hear.
     """
     pieces = read_pieces(manifest, "test", parts=("audio", "picture"))
-    clip = next(clip for clip in pieces if len(references_of(clip)) > 1)
+    several = [clip for clip in pieces if len(references_of(clip)) > 1]
+    # The first in which everybody plays: a stem of someone who rests is a poor first impression.
+    clip = min(several, key=lambda clip: any(player.silent for player in clip.players))
     # Another recipe has other music under the same name.
-    name = f"{clip.piece}-{manifest.signature}"
-    recording, stems = folder / f"{name}.mp4", folder / f"{name}-stems"
+    recording = folder / manifest.signature / f"{clip.piece}.mp4"
+    stems = recording.with_suffix("")
     rate = manifest.recipe.sample_rate
     if not recording.exists():
         for label, stem in references_of(clip).items():
