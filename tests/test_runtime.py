@@ -1,4 +1,6 @@
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,3 +57,16 @@ def test_the_environment_goes_before_the_place(monkeypatch, tmp_path):
 def test_no_python_where_only_data_may_stand():
     for folder in ("platform", "shards", "experiments"):
         assert not list(Path(folder).rglob("*.py"))
+
+
+@pytest.mark.slow
+def test_processes_of_a_ray_beside_another_one_ask_their_own():
+    # Ray Train's cleaner does: without an answer, a trial that is stopped keeps its cores for good.
+    begin = "from vimss.runtime import load_place, ray_running\nwith ray_running(load_place('local'), num_cpus=1):"
+    code = f"{begin} print('up', flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"up\n"
+        code = f"import ray.util.state\n{begin} print(len(ray.get(ray.remote(lambda: ray.util.state.list_nodes()).remote())))"
+        asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        other.communicate(b"\n")
+    assert asked.stdout == "1\n", asked.stderr

@@ -115,13 +115,17 @@ def ray_running(place: Place, num_cpus: int = 0) -> Iterator[None]:
     for name, value in RAY_VARIABLES.items():
         os.environ.setdefault(name, value)
     address = "auto" if in_ray_job() else place.ray_address
+    inherited: dict[str, str] = {}
     # What workers print stays in Ray's logs: the driver tells what matters, and a failed trial its reason.
     settings: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address:
         settings |= {"address": address}
     else:
         # The dashboard stays on: Ray Train's cleaner asks it, without it a stopped trial blocks its cores for good.
-        settings |= {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
+        port = _free_port()
+        settings |= {"include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": port}
+        # Its processes inherit where it is. Where several Rays run on a machine, they would find none by themselves.
+        inherited |= {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}"}
         # A Ray of our own, even where another one runs on this machine.
         settings |= {"address": "local", "num_cpus": num_cpus or None, "resources": {TRIAL_SLOT: 1000}}
         # A machine of one's own is not taken away with a warning, and nobody collects its metrics.
@@ -131,7 +135,8 @@ def ray_running(place: Place, num_cpus: int = 0) -> Iterator[None]:
     mask = os.umask(0o077)
     try:
         _knock(address)
-        ray.init(**settings)
+        with _environment(inherited):
+            ray.init(**settings)
     except OSError as error:
         raise PlaceError(
             f"a Ray cluster must answer at {address}", got=str(error).splitlines()[0], fix="start it, or use --on local"
@@ -148,6 +153,23 @@ def ray_running(place: Place, num_cpus: int = 0) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """These environment variables, for processes that are started inside the block."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 def _knock(address: str) -> None:
