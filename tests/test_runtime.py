@@ -66,7 +66,8 @@ def test_processes_of_a_ray_beside_another_one_ask_their_own():
     code = f"{begin} print('up', flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"up\n"
-        code = f"import ray.util.state\n{begin} print(len(ray.get(ray.remote(lambda: ray.util.state.list_nodes()).remote())))"
+        count = "ray.remote(lambda: len(ray.util.state.list_nodes()))"
+        code = f"import ray.util.state\n{begin} print(ray.get({count}.remote()))"
         asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         other.communicate(b"\n")
     assert asked.stdout == "1\n", asked.stderr
