@@ -438,7 +438,7 @@ def _last_words(trial: Any) -> str:
     """The message of the exception that ended a trial, without the tracebacks of the processes it came through."""
     try:
         error: BaseException | None = trial.get_pickled_error() if hasattr(trial, "get_pickled_error") else None
-    except Exception:
+    except Exception:  # what another process pickled may fail to load in any way; its text is read below
         error = None
     while error is not None:
         if isinstance(error, VimssError):
