@@ -9,7 +9,7 @@ import torch
 from vimss.errors import ModelError
 from vimss.model.config import ModelConfig
 from vimss.model.separator import Separator, save_separator
-from vimss.promote import Decision, decide, promote
+from vimss.promote import Decision, champion_to_beat, decide, promote
 from vimss.storage import Store
 from vimss.track import Tracking, find_alias, find_version, register
 
@@ -126,6 +126,16 @@ def test_promoting_again_changes_nothing(versions: Tracking) -> None:
     for version in (1, 2, 2):
         assert promote(versions, "quickstart", version, GAIN)
     assert aliases(versions) == {"champion": 2, "previous": 1}
+
+
+def test_a_challenger_must_beat_the_champion_and_the_champion_the_one_before(versions: Tracking) -> None:
+    assert champion_to_beat(versions, "quickstart", 1) is None
+    promote(versions, "quickstart", 1, GAIN)
+    assert champion_to_beat(versions, "quickstart", 1) is None
+    assert champion_to_beat(versions, "quickstart", 2) == 1
+    promote(versions, "quickstart", 2, GAIN)
+    assert champion_to_beat(versions, "quickstart", 2) == 1
+    assert champion_to_beat(versions, "quickstart", 1) == 2
 
 
 def test_a_promotion_that_was_cut_off_is_finished(versions: Tracking) -> None:

@@ -17,7 +17,7 @@ from vimss.errors import ConfigError, DataError, PlaceError, TrainingError
 from vimss.experiment import CellEnded, CellStarted, Experiment, TrialEnded, TrialReported, TrialStarted
 from vimss.model.separator import load_separator
 from vimss.runtime import Place, ray_running
-from vimss.search import Draws, concurrent_trials, search, startup_trials, suggest
+from vimss.search import Draws, concurrent_trials, forget_others, search, startup_trials, still_to_try, suggest
 from vimss.storage import Store
 from vimss.study import OBJECTIVE, Study, TrialRecord, read_study
 
@@ -74,6 +74,21 @@ def test_the_best_trial_is_the_finished_one_with_the_lowest_loss(tmp_path):
 def test_without_a_finished_trial_the_best_pruned_one_counts(tmp_path):
     record(tmp_path, "search", "a", -1.0, "pruned")
     assert read_study(tmp_path).best(["search"]).trial == "a"
+
+
+def test_first_trials_that_began_are_not_begun_again_also_where_they_name_a_part(tmp_path):
+    record(tmp_path, "search", "a", -1.0)
+    (began,) = read_study(tmp_path).records
+    began = began.model_copy(update={"chosen": {"training.batch_size": 4, "training.learning_rate": 3e-3}})
+    part, whole = {"training.batch_size": 4}, {"training.batch_size": 2, "training.learning_rate": 3e-3}
+    assert still_to_try([part, whole], [began]) == [whole]
+
+
+def test_a_baseline_of_another_best_trial_is_forgotten(tmp_path):
+    for cell, trial in (("plain", "old"), ("plain", "new"), ("search", "old")):
+        record(tmp_path, cell, trial, -1.0)
+    forget_others(tmp_path, "plain", "new")
+    assert [(kept.cell, kept.trial) for kept in read_study(tmp_path).records] == [("plain", "new"), ("search", "old")]
 
 
 def test_a_study_without_weights_tells_what_went_wrong(tmp_path):

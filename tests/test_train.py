@@ -212,8 +212,18 @@ def test_a_resumed_training_ends_with_the_weights_of_an_undisturbed_one(small_ma
     folder, reports = undisturbed
     resumed = run(small_manifest, tmp_path, resume=folder / "0")
     assert resumed[-1]["valid_loss"] == reports[-1]["valid_loss"]
-    one, other = weights(folder / "1"), weights(tmp_path / "0")
+    one, other = weights(folder / "1"), weights(tmp_path / "1")
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("number", ["0", "1"])
+def test_what_a_checkpoint_was_reported_with_is_reported_again(small_manifest, undisturbed, tmp_path, number):
+    """Also where nothing is left to train: a search that died before its record would see no report otherwise."""
+    folder, reports = undisturbed
+    resumed = run(small_manifest, tmp_path, resume=folder / number)
+    assert resumed[0] == reports[int(number)]
+    assert len(resumed) == len(reports) - int(number)
+    assert (tmp_path / "0" / "state.safetensors").read_bytes() == (folder / number / "state.safetensors").read_bytes()
 
 
 def test_the_average_of_the_weights_survives_a_resume(small_manifest, tmp_path):
@@ -222,13 +232,13 @@ def test_the_average_of_the_weights_survives_a_resume(small_manifest, tmp_path):
         (tmp_path / part).mkdir()
     run(small_manifest, tmp_path / "whole", chosen)
     run(small_manifest, tmp_path / "again", chosen, resume=tmp_path / "whole" / "0")
-    one, other = weights(tmp_path / "whole" / "1"), weights(tmp_path / "again" / "0")
+    one, other = weights(tmp_path / "whole" / "1"), weights(tmp_path / "again" / "1")
     averages = [name for name in one if name.startswith("average.")]
     assert averages and all(torch.equal(one[name], other[name]) for name in averages)
 
 
 def test_a_checkpoint_of_other_settings_is_refused(small_manifest, undisturbed, tmp_path):
-    with pytest.raises(DataError, match="must be of the settings"):
+    with pytest.raises(DataError, match="must be of the same settings, shards and number of workers"):
         run(small_manifest, tmp_path, settings(training={"learning_rate": 2e-3}), resume=undisturbed[0] / "0")
 
 
@@ -404,7 +414,7 @@ def test_without_patience_training_never_stops_early(small_manifest, tmp_path):
     assert len(reports) == 10 and reports[-1]["stopped_early"] == 0
 
 
-@pytest.mark.parametrize(("number", "left"), [(1, 2), (3, 0)])
+@pytest.mark.parametrize(("number", "left"), [(1, 3), (3, 1)])
 def test_patience_survives_a_resume(small_manifest, tmp_path, number, left):
     (tmp_path / "whole").mkdir()
     (tmp_path / "again").mkdir()

@@ -69,6 +69,15 @@ def decide(challenger: Scores, champion: Scores, against: str) -> Decision:
     return Decision(promoted, gain.mean, gain.low, gain.high, gain.count, against, f"{verdict}: {reason}.")
 
 
+def champion_to_beat(tracking: Tracking, name: str, version: int) -> int | None:
+    """The champion's version; for the champion itself the one that it replaced, so that a second call says the same."""
+    for alias in (CHAMPION, PREVIOUS):
+        holder = find_alias(tracking, name, alias)
+        if holder is not None and holder.version != version:
+            return holder.version
+    return None
+
+
 def promote(tracking: Tracking, name: str, version: int, decision: Decision) -> bool:
     """Carry out a decision; the same call again changes nothing.
 

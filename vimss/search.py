@@ -15,7 +15,7 @@ import math
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -125,6 +125,22 @@ def suggest(trial: Any, axes: dict[str, Axis]) -> dict[str, Any]:
     return {}
 
 
+def still_to_try(
+    first_trials: Sequence[Mapping[str, Scalar]], records: Sequence[TrialRecord]
+) -> list[dict[str, Scalar]]:
+    """The first trials that no record began with; one may name a part of what is chosen."""
+    return [
+        dict(first) for first in first_trials if not any(first.items() <= record.chosen.items() for record in records)
+    ]
+
+
+def forget_others(folder: Path, cell: str, trial: str) -> None:
+    """Leave one trial in a cell: a baseline of when another trial was the best had its batch size and learning rate."""
+    for record in read_study(folder).of_cell(cell):
+        if record.trial != trial:
+            shutil.rmtree(record.folder)
+
+
 class _Run:
     """One call of `search`."""
 
@@ -148,13 +164,8 @@ class _Run:
         left = self.experiment.search.trials - len(ended)
         if left > 0:
             known = {record.trial for record in ended}
-            began = known | {record.trial for record in cut_off}
             first = [record.chosen for record in cut_off]
-            first += [
-                dict(chosen)
-                for chosen in self.experiment.search.first_trials
-                if trial_name(self.experiment.settings({**cell.overrides, **chosen})) not in began
-            ]
+            first += still_to_try(self.experiment.search.first_trials, [*ended, *cut_off])
             optuna_search = functools.partial(
                 OptunaSearch,
                 space=functools.partial(suggest, axes=self.experiment.tune),
@@ -221,6 +232,7 @@ class _Run:
     def fixed(self, cells: Sequence[Cell]) -> None:
         """One whole trial for each cell, side by side."""
         for cell in cells:
+            forget_others(self.folder, cell.name, trial_name(self.experiment.settings(cell.overrides)))
             self._take_over(cell)
         left = [cell for cell in cells if not self._resume(cell)[0]]
         if left:

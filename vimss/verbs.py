@@ -24,7 +24,7 @@ from vimss.experiment import Experiment, load_experiment
 from vimss.features import compute_features
 from vimss.metrics import CONVENTIONS
 from vimss.model.config import VisionConfig
-from vimss.promote import CHAMPION, Decision, decide, promote
+from vimss.promote import Decision, champion_to_beat, decide, promote
 from vimss.report import best_of, evaluation_bars, evaluation_of
 from vimss.runtime import Place, git_commit, load_place, open_store, parallel_map, ray_running
 from vimss.search import Reporter, search
@@ -37,7 +37,7 @@ from vimss.stream.read import FEATURES
 from vimss.study import OBJECTIVE, Study, TrialRecord, read_study, study_folder
 from vimss.systems import fit_wiener
 from vimss.track import Study as TrackedStudy
-from vimss.track import Tracker, Tracking, find_alias, model_folder, provenance, register
+from vimss.track import Tracker, Tracking, model_folder, provenance, register
 
 
 @dataclass(frozen=True)
@@ -255,10 +255,10 @@ def _rival(
     work: Work, experiment: Experiment, trials: Mapping[str, TrialRecord], version: int
 ) -> tuple[str, Path | None]:
     """Whom a challenger must beat: name for people, and folder of the model."""
-    champion = find_alias(work.tracking, experiment.name, CHAMPION)
-    if champion is not None and champion.version != version:
-        uri = f"models:/{experiment.name}/{champion.version}"
-        return f"the champion, version {champion.version}", model_folder(uri, work.tracking)
+    champion = champion_to_beat(work.tracking, experiment.name, version)
+    if champion is not None:
+        uri = f"models:/{experiment.name}/{champion}"
+        return f"the champion, version {champion}", model_folder(uri, work.tracking)
     for cell in experiment.cells():
         if cell.baseline and cell.name in trials:
             return f"the baseline '{cell.name}'", trials[cell.name].folder / "model"

@@ -2,7 +2,7 @@
 
     folder/model/             the weights for use (moving average where there is one), as save_separator writes them
     folder/state.safetensors  raw weights, moving average and optimisers
-    folder/state.json         position in the stream, settings' signature, SHA-256 of the tensors
+    folder/state.json         position in the stream, what was reported, signature, SHA-256 of the tensors
 
 No pickle. A checkpoint is complete and verified or an error; who looks for one takes the newest valid.
 """
@@ -29,13 +29,15 @@ class State:
     """Where a training stands."""
 
     signature: str
-    """Of the settings; a checkpoint of other settings is refused."""
+    """Of the training, which is more than its settings: also shards and number of workers. Another one's is refused."""
     steps: int
     position: Position
     best: float
     """Lowest validation loss so far."""
     best_seconds: float
     """Audio seconds at which it was."""
+    metrics: dict[str, float]
+    """What was reported with it, for a driver that died before it wrote that down."""
 
 
 def save_state(
@@ -73,9 +75,9 @@ def load_state(
         raise DataError(f"{folder / TENSORS} must have the SHA-256 in {ABOUT}", got=f"{digest[:12]}...", fix=again)
     if about["signature"] != signature:
         raise DataError(
-            f"{folder} must be of the settings {signature}",
+            f"{folder} must be of the same settings, shards and number of workers, {signature}",
             got=about["signature"],
-            fix="continue with the settings of then",
+            fix="continue with those of then",
         )
     tensors = load_file(folder / TENSORS)
     model.load_state_dict(_below(tensors, "model."))
@@ -85,7 +87,8 @@ def load_state(
         content = optimizer.state_dict()
         content["state"] = _optimizer_state(_below(tensors, f"optimizer{number}."))
         optimizer.load_state_dict(content)
-    return State(signature, about["steps"], Position(**about["position"]), about["best"], about["best_seconds"])
+    kept = {name: about[name] for name in ("steps", "best", "best_seconds", "metrics")}
+    return State(signature=signature, position=Position(**about["position"]), **kept)
 
 
 def newest_valid(folders: Iterable[Path]) -> Path | None:

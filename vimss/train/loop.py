@@ -8,6 +8,7 @@ Ray nor MLflow:
 
 import copy
 import math
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -64,7 +65,7 @@ def train(training: Training, report: Report, resume: Path | None = None) -> Sep
 
     Args:
         training: what to train on what.
-        report: called after each validation.
+        report: called after each validation, and first of all for the checkpoint that is resumed.
         resume: folder of a checkpoint to go on from.
 
     Raises:
@@ -79,9 +80,10 @@ def train(training: Training, report: Report, resume: Path | None = None) -> Sep
     separator.to(device)
     average = copy.deepcopy(separator).requires_grad_(False) if config.ema else None
     optimizers = make_optimizers(separator, config, device)
-    state = State(training.signature, steps=0, position=Position(), best=math.inf, best_seconds=0.0)
+    state = State(training.signature, steps=0, position=Position(), best=math.inf, best_seconds=0.0, metrics={})
     if resume is not None:
         state = load_state(resume, training.signature, separator, average, optimizers)
+        _report_again(state, resume, training.rank, report)
     network: nn.Module = separator
     if training.world_size > 1:
         network = distribute(separator, device, config.gradient_compression)
@@ -136,7 +138,7 @@ def train(training: Training, report: Report, resume: Path | None = None) -> Sep
                     seen = {name: metrics[name] for name in ("audio_seconds", "valid_loss")}
                     card = {**data_card(training.manifest, asking), **seen}
                     save_separator(Path(folder) / "model", average or separator, card)
-                    now = State(training.signature, steps, position, best, best_seconds)
+                    now = State(training.signature, steps, position, best, best_seconds, metrics)
                     save_state(Path(folder), now, separator, average, optimizers)
                 report(metrics, Path(folder) if training.rank == 0 else None)
             losses = Losses(training)
@@ -282,6 +284,14 @@ def _local_batch(batch_size: int, world_size: int) -> int:
             fix=f"set it to {max(world_size, batch_size // world_size * world_size)}",
         )
     return batch_size // world_size
+
+
+def _report_again(state: State, resume: Path, rank: int, report: Report) -> None:
+    """What a checkpoint was reported with: whoever listened may have died before noting it, and nothing may follow."""
+    with tempfile.TemporaryDirectory() as folder:
+        if rank == 0:
+            shutil.copytree(resume, folder, dirs_exist_ok=True)
+        report(state.metrics, Path(folder) if rank == 0 else None)
 
 
 def _place_of(position: Position) -> str:
