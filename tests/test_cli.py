@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.image
 import numpy as np
 import pytest
 import torch
@@ -24,6 +25,7 @@ from vimss.model.config import ModelConfig
 from vimss.model.separator import Separator, save_separator
 from vimss.shards.write import shards_folder
 from vimss.storage import Store
+from vimss.study import OBJECTIVE, TrialRecord, study_folder, write_record
 from vimss.track import Tracking
 
 HEAVY = {"torch", "ray", "mlflow", "av", "matplotlib", "webdataset", "numpy", "optuna", "cv2", "music21", "pydantic"}
@@ -36,7 +38,7 @@ OPTIONS = {
     "train": STUDY,
     "search": STUDY,
     "evaluate": [*STUDY, "--split"],
-    "compare": STUDY,
+    "compare": [*STUDY, "--curves"],
     "promote": STUDY,
     "separate": ["--help", "--instruments", "--json", "--model", "--on", "--out", "--references"],
     "ui": ["--help", "--on", "--port"],
@@ -194,6 +196,33 @@ def test_when_that_command_has_run_the_shards_are_found(vimss_says, tmp_path):
     (command,) = re.findall("run `vimss (.*)`", vimss_says("compare", experiment)[2])
     assert vimss_says(*shlex.split(command))[0] == 0
     assert "must have been searched first" in vimss_says("compare", experiment)[2]
+
+
+@pytest.mark.slow
+def test_compare_draws_the_losses_of_the_best_trials(vimss_says, tmp_path):
+    experiment = own_experiment(tmp_path, "recipe: {picture: {size: 32}}")
+    (command,) = re.findall("run `vimss (.*)`", vimss_says("compare", experiment)[2])
+    vimss_says(*shlex.split(command))
+    loaded, store = verbs.experiment_of(str(experiment)), Store(tmp_path / "store")
+    folder = study_folder(loaded, verbs.shards_of(verbs.known_place("local"), loaded), store) / "search" / "a"
+    (folder / "model").mkdir(parents=True)
+    reports = tuple({"audio_seconds": 4.0 * number, OBJECTIVE: -1.0 * number} for number in (1, 2, 3))
+    write_record(
+        TrialRecord(
+            cell="search",
+            trial="a",
+            state="finished",
+            chosen={},
+            settings=None,
+            reports=reports,
+            begun=0,
+            folder=folder,
+        )
+    )
+    code, out, _ = vimss_says("compare", experiment, "--curves", tmp_path / "cells.png")
+    assert code == 0 and "-3.00" in out
+    pixels = matplotlib.image.imread(tmp_path / "cells.png")
+    assert pixels.shape[:2] == (450, 800) and len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 10
 
 
 def test_an_interrupted_verb_ends_with_1_and_says_that_it_resumes(tmp_path):

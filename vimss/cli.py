@@ -4,6 +4,7 @@ Exit codes: 0 done and whole, 1 failed or interrupted, 2 bad usage.
 """
 
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -139,14 +140,25 @@ def evaluate(
 
 @app.command()
 def compare(
-    experiment: ExperimentName, seed: Seed = None, changes: Set = None, place: On = "local", as_json: Json = False
+    experiment: ExperimentName,
+    curves: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Draw the validation loss of each cell's best trial here.")
+    ] = None,
+    seed: Seed = None,
+    changes: Set = None,
+    place: On = "local",
+    as_json: Json = False,
 ) -> None:
     """The result table of an experiment: one row per cell."""
     from vimss import report, verbs
+    from vimss.storage import publish
 
     loaded = verbs.experiment_of(experiment, seed, changes or ())
     work = verbs.known_place(place)
     study = verbs.study_of(work, loaded, verbs.shards_of(work, loaded))
+    if curves is not None:
+        with publish(curves) as temporary:
+            temporary.write_bytes(report.curves_picture(verbs.best_trials(loaded, study)))
     if as_json:
         rows = report.comparison_rows(loaded, study)
         print_json([dict(zip(report.COMPARISON_COLUMNS, row, strict=True)) for row in rows])
@@ -232,9 +244,10 @@ def ui(
 @app.command()
 def quickstart(seed: Seed = None, place: On = "local", as_json: Json = False) -> None:
     """From scores to stems in five minutes: corpus, search, evaluation, promotion, separation."""
+    began = time.time()
     from vimss.quickstart import run, tell
 
-    result = run(seed, place)
+    result = run(seed, place, began=began)
     if as_json:
         print_json(result.summary)
         return
