@@ -28,7 +28,7 @@ class Picture(Config):
 class Recipe(Config):
     """One corpus: where it comes from and how its clips are written."""
 
-    corpus: Literal["chamber"] = Field(description="reader, a module of vimss.shards.corpora")
+    corpus: Literal["chamber", "folder"] = Field(description="reader, a module of vimss.shards.corpora")
     description: str = Field(description="one sentence for people")
     licence: str = Field(description="licence of the data, and what it asks of those who use it")
     obtain: str = Field(description="how to obtain the data")

@@ -44,6 +44,10 @@ INDEX = "index"
 """Folder with one small JSON per finished shard, from which the manifest is made."""
 
 
+SOURCE = "source.tsv"
+"""Names and sizes of the files that the shards were made from, where they were not generated."""
+
+
 class _Written(Config):
     """What the task of one shard reports."""
 
@@ -82,7 +86,9 @@ def write_shards(
     """Write the shards of a recipe, or open them where they exist. Needs a running Ray."""
     folder = shards_folder(recipe, name, store)
     if (folder / MANIFEST).exists():
+        _check_source(folder, source)
         return open_manifest(folder)
+    _check_source(folder, source)
     reader = reader_of(recipe.corpus)
     options = parse_config(recipe.options, reader.Options, f"shards/{name}.yaml: options")
     groups = _group(_checked_pieces(reader.pieces(recipe, options, source), recipe, source), recipe)
@@ -211,6 +217,23 @@ def _write_shard(task: _Task) -> _Written:
     with publish(index) as temporary:
         temporary.write_text(written.model_dump_json(), encoding="utf-8")
     return written
+
+
+def _check_source(folder: Path, source: Path | None) -> None:
+    """Remember the names and sizes of the source's files; DataError where these shards were begun from others."""
+    if source is None:
+        return
+    files = sorted(path for path in source.rglob("*") if path.is_file())
+    listing = "".join(f"{path.relative_to(source)}\t{path.stat().st_size}\n" for path in files)
+    if not (folder / SOURCE).exists():
+        with publish(folder / SOURCE) as temporary:
+            temporary.write_text(listing, encoding="utf-8")
+    elif (folder / SOURCE).read_text(encoding="utf-8") != listing:
+        raise DataError(
+            f"{source} must hold the files that {folder} was begun from",
+            got=f"other names or sizes than in {SOURCE}",
+            fix=f"copy the recipe under another name, or delete {folder} to write it anew",
+        )
 
 
 def _checked_pieces(pieces: list[Piece], recipe: Recipe, source: Path | None) -> list[Piece]:

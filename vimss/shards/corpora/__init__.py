@@ -10,8 +10,11 @@ Each has
 """
 
 import importlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
+
+from vimss.shards.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,17 @@ class Piece:
     composition: str
     """What must not stand in two splits: the work, not its arrangement."""
     seconds: float
+
+
+def stretches(samples: int, frames: int, recipe: Recipe) -> Iterator[tuple[slice, slice]]:
+    """Samples and pictures of a piece's clips: as few as can be, of nearly one length; each begins with a picture."""
+    rate, frame_rate = recipe.sample_rate, recipe.picture.frame_rate
+    longest = max(1, int(recipe.clip_seconds * frame_rate + 1e-9))
+    count = -(-frames // longest)
+    cuts = [round(number * frames / count) for number in range(count + 1)]
+    offsets = [int(cut * rate / frame_rate) for cut in cuts[:-1]] + [samples]
+    for number in range(count):
+        yield slice(offsets[number], offsets[number + 1]), slice(cuts[number], cuts[number + 1])
 
 
 def reader_of(corpus: str) -> ModuleType:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Int16
 
 from vimss.shards.clip import Clip, Player
+from vimss.shards.corpora import stretches
 from vimss.shards.corpora.chamber.arrange import Style, Tone, arrange
 from vimss.shards.corpora.chamber.casting import Casting, generator
 from vimss.shards.corpora.chamber.drawing import Film, draw
@@ -59,18 +60,11 @@ def make(casting: Casting, recipe: Recipe, banks: tuple[Path, ...], style: Style
 
 def cut(casting: Casting, seats: list[Seat], recipe: Recipe) -> Iterator[Clip]:
     """The piece in as few clips as can be, of nearly one length; each begins with a frame."""
-    rate, frame_rate = recipe.sample_rate, recipe.picture.frame_rate
-    frames, samples = len(seats[0].film.picture), round(casting.seconds * rate)
-    longest = max(1, int(recipe.clip_seconds * frame_rate + 1e-9))
-    count = -(-frames // longest)
-    cuts = [round(number * frames / count) for number in range(count + 1)]
-    offsets = [int(cut * rate / frame_rate) for cut in cuts[:-1]] + [samples]
-    for number in range(count):
-        begin, end = offsets[number], offsets[number + 1]
-        seen = slice(cuts[number], cuts[number + 1])
+    rate, frames = recipe.sample_rate, len(seats[0].film.picture)
+    for heard, seen in stretches(round(casting.seconds * rate), frames, recipe):
         players = []
         for place, seat in enumerate(seats):
-            audio = None if seat.stem is None else seat.stem[:, begin:end]
+            audio = None if seat.stem is None else seat.stem[:, heard]
             silent = audio is None or not audio.any()
             players.append(
                 Player(
@@ -84,4 +78,5 @@ def cut(casting: Casting, seats: list[Seat], recipe: Recipe) -> Iterator[Clip]:
                     timbre=seat.timbre,
                 )
             )
-        yield Clip(casting.name, begin, end - begin, rate, tuple(players), frame_rate)
+        length = heard.stop - heard.start
+        yield Clip(casting.name, heard.start, length, rate, tuple(players), recipe.picture.frame_rate)
