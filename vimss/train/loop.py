@@ -8,7 +8,6 @@ Ray nor MLflow:
 
 import copy
 import math
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +36,7 @@ from vimss.train.loss import best_order, negative_snr
 from vimss.train.optimize import make_optimizers
 
 Report = Callable[[dict[str, float], Path | None], None]
-"""Called on every rank with the metrics, and on rank 0 with the folder of the checkpoint."""
+"""Called on every rank with the metrics, and on rank 0 with the folder of the checkpoint, where it is a new one."""
 
 LOOK_EVERY = 50
 """Steps between two looks at the losses on a GPU: then its work is never waited for, and an error is soon seen."""
@@ -65,7 +64,7 @@ def train(training: Training, report: Report, resume: Path | None = None) -> Sep
 
     Args:
         training: what to train on what.
-        report: called after each validation, and first of all for the checkpoint that is resumed.
+        report: called after each validation, and first of all with the metrics of the checkpoint that is resumed.
         resume: folder of a checkpoint to go on from.
 
     Raises:
@@ -83,7 +82,8 @@ def train(training: Training, report: Report, resume: Path | None = None) -> Sep
     state = State(training.signature, steps=0, position=Position(), best=math.inf, best_seconds=0.0, metrics={})
     if resume is not None:
         state = load_state(resume, training.signature, separator, average, optimizers)
-        _report_again(state, resume, training.rank, report)
+        # Whoever listened may have died before noting it, and nothing may follow. The checkpoint itself is there.
+        report(state.metrics, None)
     network: nn.Module = separator
     if training.world_size > 1:
         network = distribute(separator, device, config.gradient_compression)
@@ -284,14 +284,6 @@ def _local_batch(batch_size: int, world_size: int) -> int:
             fix=f"set it to {max(world_size, batch_size // world_size * world_size)}",
         )
     return batch_size // world_size
-
-
-def _report_again(state: State, resume: Path, rank: int, report: Report) -> None:
-    """What a checkpoint was reported with: whoever listened may have died before noting it, and nothing may follow."""
-    with tempfile.TemporaryDirectory() as folder:
-        if rank == 0:
-            shutil.copytree(resume, folder, dirs_exist_ok=True)
-        report(state.metrics, Path(folder) if rank == 0 else None)
 
 
 def _place_of(position: Position) -> str:
