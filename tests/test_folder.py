@@ -139,6 +139,9 @@ def test_what_is_no_corpus_is_refused(source):
 @pytest.mark.slow
 def test_shards_belong_to_one_state_of_the_source(source, tmp_path):
     store = Store(tmp_path / "store")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="must hold at least one piece"):
+        write_shards(RECIPE, "mine", store, tmp_path / "empty")
     manifest = write_shards(RECIPE, "mine", store, source)
     assert write_shards(RECIPE, "mine", store, source) == manifest == write_shards(RECIPE, "mine", store)
     assert {piece.piece for piece in read_pieces(manifest, "train")} < {f"No-{number}" for number in range(4)}

@@ -43,7 +43,6 @@ FORMAT = 1
 INDEX = "index"
 """Folder with one small JSON per finished shard, from which the manifest is made."""
 
-
 SOURCE = "source.tsv"
 """Names and sizes of the files that the shards were made from, where they were not generated."""
 
@@ -88,10 +87,10 @@ def write_shards(
     if (folder / MANIFEST).exists():
         _check_source(folder, source)
         return open_manifest(folder)
-    _check_source(folder, source)
     reader = reader_of(recipe.corpus)
     options = parse_config(recipe.options, reader.Options, f"shards/{name}.yaml: options")
     groups = _group(_checked_pieces(reader.pieces(recipe, options, source), recipe, source), recipe)
+    _check_source(folder, source)
     tasks = [_Task(folder, shard, tuple(pieces), recipe, options, source) for shard, pieces in groups.items()]
     # The longest first, so that no core waits at the end for one that began late.
     tasks.sort(key=lambda task: -sum(piece.seconds for piece in task.pieces))
@@ -225,7 +224,8 @@ def _check_source(folder: Path, source: Path | None) -> None:
         return
     files = sorted(path for path in source.rglob("*") if path.is_file())
     listing = "".join(f"{path.relative_to(source)}\t{path.stat().st_size}\n" for path in files)
-    if not (folder / SOURCE).exists():
+    # As long as no shard is finished, a source may be mended.
+    if not any((folder / INDEX).glob("*.json")):
         with publish(folder / SOURCE) as temporary:
             temporary.write_text(listing, encoding="utf-8")
     elif (folder / SOURCE).read_text(encoding="utf-8") != listing:

@@ -120,7 +120,9 @@ def _dealt(recipe: Recipe, source: Path) -> list[tuple[str, Path]]:
     if named:
         return named
     folders = _folders(source)
-    if folders and len(folders) < len(DEALT):
+    if not folders:
+        return []  # an error of its own, for every corpus, where shards are written
+    if len(folders) < len(DEALT):
         raise DataError(
             f"{source} must hold at least {len(DEALT)} pieces, one for each of {', '.join(DEALT)}",
             got=str(len(folders)),
