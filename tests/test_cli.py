@@ -225,7 +225,15 @@ def test_compare_draws_the_losses_of_the_best_trials(vimss_says, tmp_path):
     assert pixels.shape[:2] == (450, 800) and len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 10
 
 
-def test_an_interrupted_verb_ends_with_1_and_says_that_it_resumes(tmp_path):
+@pytest.fixture
+def ctrl_c():
+    """Processes begun meanwhile take Ctrl-C; in the background of a shell they would inherit that it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupted_verb_ends_with_1_and_says_that_it_resumes(ctrl_c, tmp_path):
     """Interrupted while it waits: a pipe has no end of file yet."""
     os.mkfifo(tmp_path / "slow.yaml")
     command = [sys.executable, "-m", "vimss", "compare", str(tmp_path / "slow.yaml")]
@@ -237,7 +245,7 @@ def test_an_interrupted_verb_ends_with_1_and_says_that_it_resumes(tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_the_pages_of_the_runs_well(tmp_path, migrated):
+def test_ctrl_c_ends_the_pages_of_the_runs_well(ctrl_c, tmp_path, migrated):
     shutil.copytree(migrated, Store(tmp_path / "store").make().tracking)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
