@@ -54,7 +54,7 @@ def digest_of(arrays: list[np.ndarray | None]) -> str:
 
 def piece_where(recipe: Recipe, options: Options, split: str, players: int) -> Piece:
     plan = make_plan(recipe.seed, options.minutes, options.piece_seconds)
-    listed = {piece.name: piece for piece in pieces(recipe, options, None)}
+    listed = {piece.name: piece for piece in pieces(recipe, options, None).pieces}
     return next(listed[c.name] for c in plan.values() if c.split == split and len(c.instruments) == players)
 
 
@@ -164,7 +164,8 @@ def test_listing_pieces_imports_nothing_heavy() -> None:
     code = (
         "import sys; from vimss.shards.corpora.chamber import *; from vimss.shards.recipe import Recipe;"
         "recipe = Recipe(corpus='chamber', description='d', licence='l', obtain='o');"
-        "print(len(pieces(recipe, Options(), None)), {'cv2', 'music21', 'midirenderer', 'soxr'} & set(sys.modules))"
+        "found = pieces(recipe, Options(), None).pieces;"
+        "print(len(found), {'cv2', 'music21', 'midirenderer', 'soxr'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["122", "set()"]
@@ -369,12 +370,12 @@ def test_a_clip_has_what_the_recipe_asks_for(quartet: list[Clip]) -> None:
 
 def test_the_same_seed_gives_the_same_bytes_in_another_process_and_order() -> None:
     recipe = make_recipe(picture={"size": 16, "frame_rate": 5})
-    chosen = [piece for piece in pieces(recipe, SMALL, None) if piece.split == "promote"][:2]
+    chosen = [piece for piece in pieces(recipe, SMALL, None).pieces if piece.split == "promote"][:2]
     here = [digest(list(read(piece, recipe, SMALL, None))) for piece in chosen]
     code = (
         "import json, sys; sys.path.insert(0, 'tests'); from test_chamber import *;"
         f"recipe = make_recipe(picture={{'size': 16, 'frame_rate': 5}}); names = {[p.name for p in chosen]!r};"
-        "found = {p.name: p for p in pieces(recipe, SMALL, None)};"
+        "found = {p.name: p for p in pieces(recipe, SMALL, None).pieces};"
         "print(json.dumps([digest(list(read(found[name], recipe, SMALL, None))) for name in reversed(names)]))"
     )
     root = Path(__file__).parent.parent
@@ -384,7 +385,7 @@ def test_the_same_seed_gives_the_same_bytes_in_another_process_and_order() -> No
 
 def test_another_seed_gives_another_corpus() -> None:
     one, other = (make_recipe(seed=seed) for seed in (0, 1))
-    assert [p.name for p in pieces(one, SMALL, None)] != [p.name for p in pieces(other, SMALL, None)]
+    assert [p.name for p in pieces(one, SMALL, None).pieces] != [p.name for p in pieces(other, SMALL, None).pieces]
 
 
 def test_long_pieces_are_cut_where_frames_begin() -> None:
@@ -406,7 +407,7 @@ def test_a_player_who_rests_all_the_time_is_seen_and_not_heard() -> None:
     recipe = make_recipe(picture={"size": 16, "frame_rate": 5})
     plan = make_plan(0, 2.0, 30.0)
     name = next(casting.name for casting in plan.values() if casting.resting and casting.split != "train")
-    piece = next(piece for piece in pieces(recipe, SMALL, None) if piece.name == name)
+    piece = next(piece for piece in pieces(recipe, SMALL, None).pieces if piece.name == name)
     (clip,) = read(piece, recipe, SMALL, None)
     resting = clip.players[-1]
     assert resting.silent and resting.audio is None

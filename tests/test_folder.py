@@ -32,7 +32,7 @@ def source(tmp_path):
 
 
 def found(source, recipe=RECIPE, options=folder.Options()):  # noqa: B008 - settings that nothing changes
-    return folder.pieces(recipe, options, source)
+    return folder.pieces(recipe, options, source).pieces
 
 
 def clips(source, number=0, options=folder.Options(), recipe=RECIPE):  # noqa: B008
@@ -120,7 +120,7 @@ def test_stems_of_other_length_or_rate_are_refused(source):
 
 
 def test_what_is_no_corpus_is_refused(source):
-    with pytest.raises(ConfigError, match=r"needs the folder with the pieces; got no source.*--source DIR"):
+    with pytest.raises(ConfigError, match=r"needs the folder that it lies in; got no --source.*--source DIR"):
         found(None)
     (source / "No. 0" / "vn.wav").unlink()
     (source / "No. 0" / "cello 1.wav").unlink()

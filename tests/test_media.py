@@ -345,3 +345,21 @@ def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises((StorageError, OSError)):
         media.write_wav(tmp_path / "folder" / "a.wav", tone(0.1), RATE)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder"]
+
+
+def test_boxes_are_cut_out_of_the_picture_and_a_short_video_keeps_its_last(tmp_path: Path) -> None:
+    pictures = np.zeros((5, 40, 64, 3), np.uint8)
+    pictures[:, 10:30, 32:52] = 255
+    pictures[3:, :, :32] = 100
+    path = tmp_path / "two.mp4"
+    media.write_video(path, pictures, 5.0)
+    left, square = media.read_crops(path, [(0, 0, 32, 40), (32, 10, 52, 30)], 16, 5.0, 2.0, begin=0.4)
+    assert left.shape == square.shape == (10, 16, 16, 3)
+    assert [round(float(picture.mean()) / 10) for picture in left] == [0, *[10] * 9]
+    assert square.mean() > 235
+    assert media.columns(path, 2) == [(0, 0, 32, 40), (32, 0, 64, 40)]
+    assert media.middle_square(path) == (12, 0, 52, 40)
+    with pytest.raises(MediaError, match=r"a box must lie in the picture of .*64x40 pixels; got left 32, .* right 65"):
+        media.read_crops(path, [(32, 10, 65, 30)], 16, 5.0, 1.0)
+    with pytest.raises(MediaError, match=r"must hold pictures; got none after 9 s"):
+        media.read_crops(path, [(32, 10, 52, 30)], 16, 5.0, 1.0, begin=9.0)

@@ -17,12 +17,13 @@ import webdataset as wds
 from vimss.errors import ConfigError, DataError
 from vimss.shards import corpora, write
 from vimss.shards.clip import Clip, Player
-from vimss.shards.corpora import Piece
+from vimss.shards.corpora import Listing, Piece
 from vimss.shards.instruments import INSTRUMENTS
 from vimss.shards.manifest import open_manifest
 from vimss.shards.recipe import SPLITS, Recipe
 from vimss.shards.write import clip_members, write_shards
 from vimss.storage import Store
+from vimss.stream.read import join_clips
 
 
 def test_every_corpus_of_a_recipe_has_a_reader():
@@ -147,12 +148,76 @@ def test_a_recorded_mix_is_stored(small_recipe):
 def reader(monkeypatch, pieces, clips):
     """A corpus of the test's own, in the place of the generated one."""
     module = corpora.reader_of("chamber")
-    monkeypatch.setattr(module, "pieces", lambda *_: pieces)
+    monkeypatch.setattr(module, "pieces", lambda *_: Listing(tuple(pieces)))
     monkeypatch.setattr(module, "read", lambda piece, *_: iter(clips))
 
 
 def stem(value: int, samples: int = 8) -> np.ndarray:
     return np.full((1, samples), value, np.int16)
+
+
+def test_a_piece_is_cut_into_clips_that_join_to_it_again():
+    rng = np.random.default_rng(0)
+    audio = rng.integers(-9, 9, (1, 20_000), dtype=np.int16)
+    later = audio.copy()
+    later[:, :12_000] = 0
+    picture = rng.integers(0, 255, (12, 4, 4, 3), dtype=np.uint8)
+    notes = np.array([[0.25, 60.0], [1.5, 62.0], [2.4, 64.0]])
+    players = (
+        Player("vn", "1", audio, picture=picture, features=rng.random((12, 2)).astype(np.float16)),
+        Player("vc", "2", later, annotations={"notes": notes}),
+        Player("va", "3"),
+    )
+    recipe = Recipe(
+        corpus="folder", description="d", licence="l", obtain="o", sample_rate=8000, clip_seconds=1,
+        picture={"size": 16, "frame_rate": 5},
+    )  # fmt: skip
+    whole = Clip("p", 0, 20_000, 8000, players, 5.0, mixture=audio)
+    cut = list(corpora.cut_piece(whole, recipe))
+    assert [(clip.offset, clip.samples) for clip in cut] == [(0, 6400), (6400, 6400), (12_800, 7200)]
+    assert [[player.silent for player in clip.players] for clip in cut] == [
+        [False, True, False], [False, False, False], [False, False, False],
+    ]  # fmt: skip
+    np.testing.assert_allclose(cut[1].players[1].annotations["notes"], [[0.7, 62]])
+    joined = join_clips(cut)
+    for name in ("audio", "picture", "features"):
+        np.testing.assert_array_equal(getattr(joined.players[0], name), getattr(players[0], name))
+    np.testing.assert_array_equal(joined.players[1].audio, later)
+    np.testing.assert_allclose(joined.players[1].annotations["notes"], notes)
+    np.testing.assert_array_equal(joined.mixture, audio)
+    assert joined.players[2].audio is None and not joined.players[2].silent
+
+
+def test_one_picture_of_several_players_and_annotations_travel(small_recipe):
+    picture = np.zeros((2, 16, 16, 3), np.uint8)
+    players = [Player("vn", "1", picture=picture), Player("vc", "2", picture=picture)]
+    players.append(Player("va", "3", annotations={"f0": np.array([[0.0, 440.0]])}))
+    members = dict(clip_members(dataclasses.replace(clip_of(*players), frame_rate=4.0), small_recipe))
+    assert set(members) == {"json", "player0.mp4", "player2.f0.npy"}
+    assert [entry.get("picture") for entry in json.loads(members["json"])["players"]] == ["player0.mp4"] * 2 + [None]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "most_missing", "message"),
+    [
+        (1.0, 0.0, r"must hold 3 pieces, together 6 s, .* got 2 pieces, together 2 s; missing: c.*\(Download it"),
+        (2.0, 0.5, None),
+        (1.0, 0.5, r"got 2 pieces, together 2 s"),
+    ],
+)
+def test_a_download_that_broke_off_is_refused(monkeypatch, small_recipe, tmp_path, seconds, most_missing, message):
+    found = [Piece(name, "train", name, seconds) for name in "ab"]
+    monkeypatch.setattr(corpora.reader_of("chamber"), "pieces", lambda *_: Listing(tuple(found), ("c",)))
+    monkeypatch.setattr(
+        corpora.reader_of("chamber"), "read", lambda piece, *_: iter([clip_of(Player("vn", piece.name))])
+    )
+    expect = {"pieces": 3, "seconds": 6, "most_missing": most_missing}
+    recipe = Recipe.model_validate({**small_recipe.model_dump(), "expect": expect, "obtain": "Download it"})
+    if message is None:
+        assert write_shards(recipe, "mine", Store(tmp_path)).missing == ("c",)
+        return
+    with pytest.raises(DataError, match=message):
+        write_shards(recipe, "mine", Store(tmp_path))
 
 
 def test_an_empty_source_says_how_to_obtain_the_data(monkeypatch, small_recipe, tmp_path):

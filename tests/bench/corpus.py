@@ -53,7 +53,7 @@ def main() -> None:
     changes = {} if args.minutes is None else {"minutes": args.minutes}
     options = parse_config({**recipe.options, **changes}, Options, f"{Path(args.recipe)}: options")
     begin = time.process_time()
-    listed = pieces(recipe, options, None)
+    listed = pieces(recipe, options, None).pieces
     spent: dict[str, float] = defaultdict(float, {"listing": time.process_time() - begin})
     inside: list[float] = []
     for part, module, name in PARTS:

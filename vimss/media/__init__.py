@@ -9,7 +9,19 @@ file stays aligned. The delay and padding of codecs such as AAC are removed. Rea
 more than MAX_SECONDS of sound or MAX_PICTURE_BYTES of picture is refused while it is read, however small it is on disk.
 """
 
-from vimss.media.read import MAX_SECONDS, Probe, decode_audio, decode_video, probe, read_audio, read_video
+from vimss.media.read import (
+    MAX_SECONDS,
+    Box,
+    Probe,
+    columns,
+    decode_audio,
+    decode_video,
+    middle_square,
+    probe,
+    read_audio,
+    read_crops,
+    read_video,
+)
 from vimss.media.write import (
     INT16_SCALE,
     encode_audio,
@@ -23,15 +35,19 @@ from vimss.media.write import (
 __all__ = [
     "INT16_SCALE",
     "MAX_SECONDS",
+    "Box",
     "Probe",
+    "columns",
     "decode_audio",
     "decode_video",
     "encode_audio",
     "encode_video",
     "fitting_gain",
+    "middle_square",
     "probe",
     "quantise",
     "read_audio",
+    "read_crops",
     "read_video",
     "write_video",
     "write_wav",

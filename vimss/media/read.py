@@ -5,8 +5,9 @@ read_video(Path("quartet.mp4"), size=(96, 384), frame_rate=12.5)   # UInt8 "v 96
 """
 
 import io
+import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -33,6 +34,8 @@ FORMATS = "mov,mp4,m4a,matroska,webm,avi,mpegts,wav,w64,aiff,flac,ogg,mp3,aac"
 """Containers that may be opened. Playlists (HLS, concat) are not among them: they make FFmpeg open further files."""
 
 Source = Path | bytes
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom in pixels, right and bottom exclusive."""
 
 
 @dataclass(frozen=True)
@@ -116,24 +119,108 @@ def read_video(
         MediaError: no such file, no media, no picture, empty, cut off, or more than MAX_PICTURE_BYTES.
 
     """
-    name, (height, width) = _name(source), size
+    return _read_pictures(source, lambda frame: _scale(frame, *size), size, frame_rate, 0.0, seconds)
+
+
+def read_crops(
+    source: Source, boxes: Sequence[Box], size: int, frame_rate: float, seconds: float, begin: float = 0.0
+) -> list[UInt8[np.ndarray, "v h w 3"]]:
+    """What lies in each box of the picture, scaled to a square of `size` pixels, over `seconds` from `begin` on.
+
+    Row j is what a viewer sees at begin + (j + 0.5) / frame_rate seconds; a file that ends earlier keeps its last
+    picture. `columns` gives the boxes of players side by side.
+
+    Raises:
+        MediaError: as `read_video`, and where a box does not lie in the picture.
+
+    """
+    name = _name(source)
+
+    def crop(frame: Any) -> UInt8[np.ndarray, "h w 3"]:
+        picture = frame.to_ndarray(format="rgb24")
+        for left, top, right, bottom in boxes:
+            if not (0 <= left < right <= frame.width and 0 <= top < bottom <= frame.height):
+                raise MediaError(
+                    f"a box must lie in the picture of {name}, {frame.width}x{frame.height} pixels",
+                    got=f"left {left}, top {top}, right {right}, bottom {bottom}",
+                    fix="give left,top,right,bottom in pixels of this file",
+                )
+        cut = [picture[top:bottom, left:right] for left, top, right, bottom in boxes]
+        return np.concatenate([_scale(_frame(part), size, size) for part in cut], axis=1)
+
+    wanted = max(1, round(seconds * frame_rate))
+    pictures = _read_pictures(source, crop, (size, len(boxes) * size), frame_rate, begin, wanted / frame_rate)
+    pictures = np.concatenate([pictures, np.repeat(pictures[-1:], wanted - len(pictures), axis=0)])
+    return [np.ascontiguousarray(pictures[:, :, place * size : (place + 1) * size]) for place in range(len(boxes))]
+
+
+def columns(path: Path, players: int) -> list[Box]:
+    """Boxes of players side by side, from left to right; MediaError where the file has no picture."""
+    height, width = _picture_size(path)
+    edges = [round(place * width / players) for place in range(players + 1)]
+    return [(left, 0, right, height) for left, right in itertools.pairwise(edges)]
+
+
+def middle_square(path: Path) -> Box:
+    """The largest square in the middle of a file's picture; MediaError where it has none."""
+    height, width = _picture_size(path)
+    side = min(height, width)
+    left, top = (width - side) // 2, (height - side) // 2
+    return (left, top, left + side, top + side)
+
+
+def _scale(frame: Any, height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
+    return frame.reformat(width, height, "rgb24", interpolation="AREA").to_ndarray()
+
+
+def _frame(picture: UInt8[np.ndarray, "h w 3"]) -> Any:
+    return av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+
+
+def _picture_size(path: Path) -> tuple[int, int]:
+    size = probe(path).size
+    if size is None:
+        raise MediaError(f"{path} must have a video stream", got="none", fix="give a recording with picture")
+    return size
+
+
+def _read_pictures(
+    source: Source,
+    convert: Callable[[Any], UInt8[np.ndarray, "h w 3"]],
+    size: tuple[int, int],
+    frame_rate: float,
+    begin: float,
+    seconds: float,
+) -> UInt8[np.ndarray, "v h w 3"]:
+    """What is on screen at begin + (j + 0.5) / frame_rate, as far as the file goes; each frame is converted once."""
+    name = _name(source)
     pictures: list[UInt8[np.ndarray, "h w 3"]] = []
-    shown: UInt8[np.ndarray, "h w 3"] | None = None
-    last = 0.0
-    with _open(source) as container:
-        for frame, begin, end in _decode_video(container, name):
-            # `shown` stays on screen until this picture replaces it.
-            while shown is not None and (len(pictures) + 0.5) / frame_rate < min(begin, seconds):
-                _check_picture_bytes(len(pictures) + 1, size, name)
-                pictures.append(shown)
-            if begin >= seconds:
-                break
-            shown, last = frame.reformat(width, height, "rgb24", interpolation="AREA").to_ndarray(), min(end, seconds)
-        while shown is not None and (len(pictures) + 0.5) / frame_rate < last:
+
+    def time_of_next() -> float:
+        return begin + (len(pictures) + 0.5) / frame_rate
+
+    def show(frame: Any, until: float) -> None:
+        picture = None
+        while time_of_next() < min(until, begin + seconds):
             _check_picture_bytes(len(pictures) + 1, size, name)
-            pictures.append(shown)
+            picture = convert(frame) if picture is None else picture
+            pictures.append(picture)
+
+    shown, last = None, 0.0
+    with _open(source) as container:
+        for frame, first, end in _decode_video(container, name):
+            # `shown` stays on screen until this picture replaces it.
+            if shown is not None:
+                show(shown, first)
+            if first >= begin + seconds:
+                shown = None
+                break
+            shown, last = frame, end
+        if shown is not None:
+            show(shown, last)
     if not pictures:
-        raise MediaError(f"{name} must hold pictures", got="a video stream of 0 pictures", fix="give a whole video")
+        got = "a video stream of 0 pictures" if begin == 0 else f"none after {begin:g} s"
+        raise MediaError(f"{name} must hold pictures", got=got, fix="give a whole video")
     return np.stack(pictures)
 
 

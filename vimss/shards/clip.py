@@ -3,10 +3,11 @@
 Solo corpora have one player, ensembles aligned ones, unlabelled duets players without stems.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Bool, Float16, Int16, UInt8
+from jaxtyping import Bool, Float16, Float64, Int16, UInt8
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +30,9 @@ class Player:
     """Ground truth pixels of the player (0) and of the instrument (1), where the corpus knows them."""
     boxes: Int16[np.ndarray, "2 v 4"] | None = None
     """Boxes of player and instrument: left, top, right, bottom in pixels, right and bottom exclusive."""
+    annotations: Mapping[str, Float64[np.ndarray, "k n"]] = field(default_factory=dict)
+    """What people wrote down about the part, by name, such as "notes": rows that begin with seconds from the clip's
+    begin, in order."""
     timbre: str = ""
     """Which sound made the stem, such as "sf2:40"; reports group by it."""
 

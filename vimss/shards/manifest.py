@@ -46,6 +46,7 @@ class Manifest(Config):
     signature: str = Field(description="of the recipe and the reader's version")
     shards: tuple[Shard, ...]
     pieces: tuple[PieceEntry, ...]
+    missing: tuple[str, ...] = Field((), description="pieces of the corpus that its source lacked")
 
     def of_split(self, split: str) -> tuple[Shard, ...]:
         """The shards of one split; DataError where there are none."""

@@ -25,13 +25,24 @@ class Picture(Config):
     frame_rate: float = Field(12.5, gt=0, le=60, description="pictures per second")
 
 
+class Expectation(Config):
+    """How much a corpus holds when it is whole, so that a download that broke off is noticed before it is used."""
+
+    pieces: int = Field(ge=1, description="number of pieces")
+    seconds: float = Field(0.0, ge=0, description="length of all pieces together, seconds; 0 where nobody knows")
+    most_missing: float = Field(0.0, ge=0, le=1, description="share that may be missing")
+
+
 class Recipe(Config):
     """One corpus: where it comes from and how its clips are written."""
 
-    corpus: Literal["chamber", "folder"] = Field(description="reader, a module of vimss.shards.corpora")
+    corpus: Literal[
+        "chamber", "urmp", "musdb18", "solos", "music", "sopjfm", "clarinet4science", "audioset", "folder"
+    ] = Field(description="reader, a module of vimss.shards.corpora")
     description: str = Field(description="one sentence for people")
     licence: str = Field(description="licence of the data, and what it asks of those who use it")
     obtain: str = Field(description="how to obtain the data")
+    expect: Expectation | None = Field(None, description="what the source holds when it is whole, where that is known")
     labels: tuple[str, ...] = Field(
         tuple(INSTRUMENTS), min_length=1, description="instrument labels, in the order of the outputs"
     )

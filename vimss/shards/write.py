@@ -10,6 +10,7 @@ An interrupted run goes on where it was; the manifest comes last. Members of a c
     KEY.player0.wav        int16 stem (or .flac); absent where the player rests
     KEY.player0.mp4        the player's crop of the video
     KEY.player0.masks.npz  ground truth pixels, bit-packed over the last axis; KEY.player0.boxes.npy
+    KEY.player0.notes.npy  annotations of any name: rows that begin with seconds from the clip's begin
     KEY.mixture.wav        only where the mix is not the sum of the stems
 """
 
@@ -17,7 +18,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -32,7 +33,7 @@ from vimss.errors import DataError
 from vimss.media import encode_audio, encode_video
 from vimss.runtime import parallel_map
 from vimss.shards.clip import Clip
-from vimss.shards.corpora import Piece, reader_of
+from vimss.shards.corpora import Listing, Piece, reader_of
 from vimss.shards.manifest import MANIFEST, Manifest, PieceEntry, Shard, open_manifest
 from vimss.shards.recipe import SPLITS, Recipe
 from vimss.storage import Store, publish, sha256
@@ -72,7 +73,7 @@ def shards_folder(recipe: Recipe, name: str, store: Store) -> Path:
 
 def shards_signature(recipe: Recipe) -> str:
     """Equal signatures, equal shards. Description and the like do not count."""
-    return signature(recipe.model_dump(mode="json", exclude={"description", "licence", "obtain"}), FORMAT)
+    return signature(recipe.model_dump(mode="json", exclude={"description", "licence", "obtain", "expect"}), FORMAT)
 
 
 def write_shards(
@@ -89,7 +90,8 @@ def write_shards(
         return open_manifest(folder)
     reader = reader_of(recipe.corpus)
     options = parse_config(recipe.options, reader.Options, f"shards/{name}.yaml: options")
-    groups = _group(_checked_pieces(reader.pieces(recipe, options, source), recipe, source), recipe)
+    listing: Listing = reader.pieces(recipe, options, source)
+    groups = _group(_checked_pieces(listing, recipe, source), recipe)
     _check_source(folder, source)
     tasks = [_Task(folder, shard, tuple(pieces), recipe, options, source) for shard, pieces in groups.items()]
     # The longest first, so that no core waits at the end for one that began late.
@@ -110,6 +112,7 @@ def write_shards(
         signature=shards_signature(recipe),
         shards=tuple(written.shard for written in done),
         pieces=tuple(piece for written in done for piece in written.pieces),
+        missing=listing.missing,
     )
     with publish(folder / MANIFEST) as temporary:
         temporary.write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
@@ -118,7 +121,8 @@ def write_shards(
 
 def clip_members(clip: Clip, recipe: Recipe) -> Iterator[tuple[str, bytes]]:
     """The members of one clip: extension and content."""
-    players = []
+    players: list[dict[str, Any]] = []
+    pictures: dict[int, str] = {}
     for index, player in enumerate(clip.players):
         name = f"player{index}"
         entry: dict[str, Any] = {
@@ -131,8 +135,11 @@ def clip_members(clip: Clip, recipe: Recipe) -> Iterator[tuple[str, bytes]]:
             entry["audio"] = f"{name}.{recipe.audio_format}"
             yield entry["audio"], encode_audio(player.audio, clip.sample_rate, recipe.audio_format)
         if player.picture is not None:
-            entry["picture"] = f"{name}.mp4"
-            yield entry["picture"], encode_video(player.picture, clip.frame_rate)
+            # Players who cannot be told apart are seen in one picture.
+            entry["picture"] = pictures.get(id(player.picture), f"{name}.mp4")
+            if id(player.picture) not in pictures:
+                yield entry["picture"], encode_video(player.picture, clip.frame_rate)
+            pictures[id(player.picture)] = entry["picture"]
         if player.masks is not None:
             entry["masks"] = f"{name}.masks.npz"
             buffer = io.BytesIO()
@@ -141,9 +148,11 @@ def clip_members(clip: Clip, recipe: Recipe) -> Iterator[tuple[str, bytes]]:
         for member, array in (("boxes", player.boxes), ("features", player.features)):
             if array is not None:
                 entry[member] = f"{name}.{member}.npy"
-                buffer = io.BytesIO()
-                np.save(buffer, array, allow_pickle=False)
-                yield entry[member], buffer.getvalue()
+                yield entry[member], _npy(array)
+        if player.annotations:
+            entry["annotations"] = {kind: f"{name}.{kind}.npy" for kind in sorted(player.annotations)}
+            for kind, member in entry["annotations"].items():
+                yield member, _npy(player.annotations[kind])
         players.append(entry)
     description: dict[str, Any] = {
         "piece": clip.piece,
@@ -157,6 +166,12 @@ def clip_members(clip: Clip, recipe: Recipe) -> Iterator[tuple[str, bytes]]:
         description["mixture"] = f"mixture.{recipe.audio_format}"
         yield description["mixture"], encode_audio(clip.mixture, clip.sample_rate, recipe.audio_format)
     yield "json", json.dumps(description, sort_keys=True).encode()
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
 
 
 @dataclass(frozen=True)
@@ -236,7 +251,9 @@ def _check_source(folder: Path, source: Path | None) -> None:
         )
 
 
-def _checked_pieces(pieces: list[Piece], recipe: Recipe, source: Path | None) -> list[Piece]:
+def _checked_pieces(listing: Listing, recipe: Recipe, source: Path | None) -> tuple[Piece, ...]:
+    pieces = listing.pieces
+    _check_expected(listing, recipe, source)
     if not pieces:
         raise DataError(
             f"the source of the corpus '{recipe.corpus}' must hold at least one piece",
@@ -260,7 +277,29 @@ def _checked_pieces(pieces: list[Piece], recipe: Recipe, source: Path | None) ->
     return pieces
 
 
-def _group(pieces: list[Piece], recipe: Recipe) -> dict[str, list[Piece]]:
+def _check_expected(listing: Listing, recipe: Recipe, source: Path | None) -> None:
+    """DataError where more of a corpus is missing than its recipe allows: a download may have broken off."""
+    expect = recipe.expect
+    if expect is None:
+        return
+    few = len(listing.pieces) < (1 - expect.most_missing) * expect.pieces
+    seconds = sum(piece.seconds for piece in listing.pieces)
+    # Lengths are told to the second or so.
+    if few or seconds < 0.98 * (1 - expect.most_missing) * expect.seconds:
+        lacking = f"; missing: {_few(listing.missing)}" if listing.missing else ""
+        raise DataError(
+            f"{source} must hold {expect.pieces} pieces, together {expect.seconds:.0f} s, "
+            f"of which a share of {expect.most_missing:g} may be missing",
+            got=f"{len(listing.pieces)} pieces, together {seconds:.0f} s{lacking}",
+            fix=f"complete the download ({recipe.obtain}), or allow more: --set expect.most_missing=0.9",
+        )
+
+
+def _few(names: Sequence[str], most: int = 10) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _group(pieces: Sequence[Piece], recipe: Recipe) -> dict[str, list[Piece]]:
     """Shard name to its pieces: neighbours of one split, about `clips_per_shard` clips together."""
     groups: dict[str, list[Piece]] = {}
     for split in SPLITS:

@@ -25,7 +25,7 @@ from vimss.shards.clip import Clip, Player
 from vimss.shards.manifest import Manifest, Shard
 from vimss.storage import sha256
 
-PARTS = ("audio", "picture", "masks", "features")
+PARTS = ("audio", "picture", "masks", "features", "annotations")
 """What can be decoded; the rest of a clip is always there. Pictures cost far more than sound."""
 
 FEATURES = "features"
@@ -100,6 +100,7 @@ def join_clips(clips: Sequence[Clip]) -> Clip:
                 features=_joined([p.features for p in same]),
                 masks=_joined([p.masks for p in same], axis=1),
                 boxes=_joined([p.boxes for p in same], axis=1),
+                annotations={kind: _joined_rows(clips, same, kind) for kind in player.annotations},
             )
         )
     return replace(
@@ -113,6 +114,16 @@ def join_clips(clips: Sequence[Clip]) -> Clip:
 def _joined(arrays: Sequence[np.ndarray | None], axis: int = 0) -> np.ndarray | None:
     present = [array for array in arrays if array is not None]
     return np.concatenate(present, axis=axis) if len(present) == len(arrays) else None
+
+
+def _joined_rows(clips: Sequence[Clip], same: Sequence[Player], kind: str) -> np.ndarray:
+    """Annotations of one player, with seconds from the begin of the first clip."""
+    moved = []
+    for clip, player in zip(clips, same, strict=True):
+        rows = player.annotations[kind].copy()
+        rows[:, 0] += (clip.offset - clips[0].offset) / clip.sample_rate
+        moved.append(rows)
+    return np.concatenate(moved)
 
 
 @functools.cache
@@ -158,6 +169,7 @@ def _decode_player(entry: dict[str, Any], members: dict[str, Any], parts: Collec
     masks = _unpack_masks(members[entry["masks"]]) if "masks" in entry and "masks" in parts else None
     boxes = _load_array(members[entry["boxes"]]) if "boxes" in entry and "masks" in parts else None
     features = _load_array(members[entry["features"]]) if "features" in entry and "features" in parts else None
+    annotations = entry.get("annotations", {}) if "annotations" in parts else {}
     return Player(
         instrument=entry["instrument"],
         part=entry["part"],
@@ -167,6 +179,7 @@ def _decode_player(entry: dict[str, Any], members: dict[str, Any], parts: Collec
         features=features,
         masks=masks,
         boxes=boxes,
+        annotations={kind: _load_array(members[member]) for kind, member in annotations.items()},
         timbre=entry["timbre"],
     )
 

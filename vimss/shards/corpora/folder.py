@@ -18,22 +18,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int16, UInt8
+from jaxtyping import UInt8
 from pydantic import Field
 
 from vimss.config import Config
-from vimss.errors import ConfigError, DataError
-from vimss.media import Probe, fitting_gain, probe, quantise, read_audio, read_video
+from vimss.errors import DataError
+from vimss.media import Probe, columns, fitting_gain, probe, quantise, read_audio, read_crops
 from vimss.shards.clip import Clip, Player
-from vimss.shards.corpora import Piece, stretches
+from vimss.shards.corpora import SHARES, Listing, Piece, cut_piece, deal, plain_name, source_folder
 from vimss.shards.instruments import INSTRUMENTS
 from vimss.shards.recipe import SPLITS, Picture, Recipe
 
 SOUNDS = {".wav", ".flac", ".aiff", ".aif", ".mp3", ".m4a", ".ogg", ".w64"}
 """Endings of the files that are stems."""
 TABLE, MIXTURE, VIDEO = "instruments.csv", "mixture", "video"
-DEALT = dict(zip(SPLITS[:4], (0.7, 0.1, 0.1, 0.1), strict=True))
-"""Share of the pieces in each split, where their folders do not say; at least one piece in each."""
 
 
 class Options(Config):
@@ -50,26 +48,29 @@ class _Stem:
     instrument: str
 
 
-def pieces(recipe: Recipe, options: Options, source: Path | None) -> list[Piece]:
+def pieces(recipe: Recipe, options: Options, source: Path | None) -> Listing:
     """One piece per folder, probed; DataError where a stem has no instrument, or its piece another length or rate."""
     found: list[Piece] = []
-    for split, folder in _dealt(recipe, _source(source)):
+    for split, folder in _dealt(recipe, source_folder(source, recipe)):
         paths = [stem.path for stem in _stems(folder, recipe)] + _files(folder, MIXTURE, SOUNDS)
         lengths = {path: probe(path) for path in paths}
         _check_alike(lengths)
-        if any(piece.name == _name(folder) for piece in found):
+        if any(piece.name == plain_name(folder.name) for piece in found):
             raise DataError(
                 "every piece must have a name of its own, of letters, digits, - and _",
-                got=f"{_name(folder)} twice, once from {folder}",
+                got=f"{plain_name(folder.name)} twice, once from {folder}",
                 fix="rename one of the folders",
             )
-        found.append(Piece(_name(folder), split, _name(folder), next(iter(lengths.values())).seconds))
-    return found
+        found.append(
+            Piece(plain_name(folder.name), split, plain_name(folder.name), next(iter(lengths.values())).seconds)
+        )
+    return Listing(tuple(found))
 
 
 def read(piece: Piece, recipe: Recipe, options: Options, source: Path | None) -> Iterator[Clip]:
     """The clips of one piece, each at most `recipe.clip_seconds` long."""
-    (folder,) = [folder for _, folder in _dealt(recipe, _source(source)) if _name(folder) == piece.name]
+    dealt = _dealt(recipe, source_folder(source, recipe))
+    (folder,) = [folder for _, folder in dealt if plain_name(folder.name) == piece.name]
     stems = _stems(folder, recipe)
     sounds = [read_audio(stem.path, recipe.sample_rate, recipe.channels) for stem in stems]
     mixes = [read_audio(path, recipe.sample_rate, recipe.channels) for path in _files(folder, MIXTURE, SOUNDS)]
@@ -79,39 +80,18 @@ def read(piece: Piece, recipe: Recipe, options: Options, source: Path | None) ->
     gain = fitting_gain(*sounds, *mixes)
     parts = [quantise(gain * sound[:, :samples]) for sound in sounds]
     mix = quantise(gain * mixes[0][:, :samples]) if mixes else None
-    frames = max(1, round(samples / recipe.sample_rate * recipe.picture.frame_rate))
-    pictures = _pictures(folder, len(stems), frames, recipe.picture)
-    for heard, seen in stretches(samples, frames, recipe):
-        players = []
-        for place, (stem, part) in enumerate(zip(stems, parts, strict=True)):
-            audio: Int16[np.ndarray, "c t"] = part[:, heard]
-            silent = not audio.any()
-            players.append(
-                Player(
-                    instrument=stem.instrument,
-                    part=f"{place + 1}-{stem.instrument}",
-                    audio=None if silent else audio,
-                    silent=silent,
-                    picture=pictures[place][seen] if pictures else None,
-                )
-            )
-        yield Clip(
-            piece=piece.name,
-            offset=heard.start,
-            samples=heard.stop - heard.start,
-            sample_rate=recipe.sample_rate,
-            players=tuple(players),
-            frame_rate=recipe.picture.frame_rate if pictures else 0.0,
-            mixture=None if mix is None else mix[:, heard],
+    pictures = _pictures(folder, len(stems), samples / recipe.sample_rate, recipe.picture)
+    players = tuple(
+        Player(
+            instrument=stem.instrument,
+            part=f"{place + 1}-{stem.instrument}",
+            audio=part,
+            picture=pictures[place] if pictures else None,
         )
-
-
-def _source(source: Path | None) -> Path:
-    if source is None:
-        raise ConfigError(
-            "the corpus 'folder' needs the folder with the pieces", got="no source", fix="give it: --source DIR"
-        )
-    return source
+        for place, (stem, part) in enumerate(zip(stems, parts, strict=True))
+    )
+    frame_rate = recipe.picture.frame_rate if pictures else 0.0
+    yield from cut_piece(Clip(piece.name, 0, samples, recipe.sample_rate, players, frame_rate, mix), recipe)
 
 
 def _dealt(recipe: Recipe, source: Path) -> list[tuple[str, Path]]:
@@ -122,17 +102,14 @@ def _dealt(recipe: Recipe, source: Path) -> list[tuple[str, Path]]:
     folders = _folders(source)
     if not folders:
         return []  # an error of its own, for every corpus, where shards are written
-    if len(folders) < len(DEALT):
+    if len(folders) < len(SHARES):
         raise DataError(
-            f"{source} must hold at least {len(DEALT)} pieces, one for each of {', '.join(DEALT)}",
+            f"{source} must hold at least {len(SHARES)} pieces, one for each of {', '.join(SHARES)}",
             got=str(len(folders)),
             fix="cut long pieces into several, or sort them into folders of the splits' names",
         )
-    order = np.random.default_rng(recipe.seed).permutation(len(folders))
-    counts = {split: max(1, round(share * len(folders))) for split, share in DEALT.items()}
-    splits = [split for split in ("valid", "promote", "test") for _ in range(counts[split])]
-    splits += ["train"] * (len(folders) - len(splits))
-    return sorted((split, folders[place]) for split, place in zip(splits, order, strict=True))
+    splits = deal([folder.name for folder in folders], recipe.seed)
+    return sorted((splits[folder.name], folder) for folder in folders)
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -144,10 +121,6 @@ def _files(folder: Path, name: str, endings: set[str] | None = None) -> list[Pat
     """The files of a folder that are called `name`, whatever their format."""
     found = sorted(path for path in folder.iterdir() if path.stem == name and path.is_file())
     return [path for path in found if endings is None or path.suffix.lower() in endings]
-
-
-def _name(folder: Path) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", folder.name)
 
 
 def _stems(folder: Path, recipe: Recipe) -> list[_Stem]:
@@ -209,13 +182,9 @@ def _check_silence(sounds: list[bool], most_silent: float, folder: Path) -> None
         )
 
 
-def _pictures(folder: Path, players: int, frames: int, picture: Picture) -> list[UInt8[np.ndarray, "v h w 3"]]:
-    """The column of each player, a row per picture of the whole piece; nothing where there is no video."""
+def _pictures(folder: Path, players: int, seconds: float, picture: Picture) -> list[UInt8[np.ndarray, "v h w 3"]]:
+    """The column of each player, over the whole piece; nothing where there is no video."""
     videos = _files(folder, VIDEO)
     if not videos:
         return []
-    size = picture.size
-    seen = read_video(videos[0], (size, players * size), picture.frame_rate, frames / picture.frame_rate)
-    # A video that ends before the sound keeps its last picture.
-    seen = np.concatenate([seen[:frames], np.repeat(seen[-1:], max(0, frames - len(seen)), axis=0)])
-    return [np.ascontiguousarray(seen[:, :, place * size : (place + 1) * size]) for place in range(players)]
+    return read_crops(videos[0], columns(videos[0], players), picture.size, picture.frame_rate, seconds)

@@ -1,7 +1,7 @@
 """The embedded corpus: chamber music from public-domain scores, recorded instrument samples, drawn performers.
 
     options = Options(minutes=14)
-    for piece in pieces(recipe, options, None):
+    for piece in pieces(recipe, options, None).pieces:
         for clip in read(piece, recipe, options, None): ...
 
 It is made on first use and is not a recording of people. How a piece comes to be, a module for each step:
@@ -33,7 +33,7 @@ from pydantic import Field, model_validator
 from vimss.config import Config
 from vimss.errors import ConfigError, DataError
 from vimss.shards.clip import Clip
-from vimss.shards.corpora import Piece
+from vimss.shards.corpora import Listing, Piece
 from vimss.shards.corpora.chamber.casting import Casting, make_plan
 from vimss.shards.instruments import INSTRUMENTS
 from vimss.shards.recipe import Recipe
@@ -78,13 +78,15 @@ class Options(Config):
         return self
 
 
-def pieces(recipe: Recipe, options: Options, source: Path | None) -> list[Piece]:
+def pieces(recipe: Recipe, options: Options, source: Path | None) -> Listing:
     """All pieces of the corpus, split by split; ConfigError where the recipe lacks labels or has a source."""
     _check(recipe, source)
-    return [
-        Piece(casting.name, casting.split, casting.composition, casting.seconds)
-        for casting in _plan(recipe, options).values()
-    ]
+    return Listing(
+        tuple(
+            Piece(casting.name, casting.split, casting.composition, casting.seconds)
+            for casting in _plan(recipe, options).values()
+        )
+    )
 
 
 def read(piece: Piece, recipe: Recipe, options: Options, source: Path | None) -> Iterator[Clip]:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int16
 
 from vimss.shards.clip import Clip, Player
-from vimss.shards.corpora import stretches
+from vimss.shards.corpora import cut_piece
 from vimss.shards.corpora.chamber.arrange import Style, Tone, arrange
 from vimss.shards.corpora.chamber.casting import Casting, generator
 from vimss.shards.corpora.chamber.drawing import Film, draw
@@ -59,24 +59,19 @@ def make(casting: Casting, recipe: Recipe, banks: tuple[Path, ...], style: Style
 
 
 def cut(casting: Casting, seats: list[Seat], recipe: Recipe) -> Iterator[Clip]:
-    """The piece in as few clips as can be, of nearly one length; each begins with a frame."""
-    rate, frames = recipe.sample_rate, len(seats[0].film.picture)
-    for heard, seen in stretches(round(casting.seconds * rate), frames, recipe):
-        players = []
-        for place, seat in enumerate(seats):
-            audio = None if seat.stem is None else seat.stem[:, heard]
-            silent = audio is None or not audio.any()
-            players.append(
-                Player(
-                    instrument=seat.instrument,
-                    part=f"{place + 1}-{seat.instrument}",
-                    audio=None if silent else audio,
-                    silent=silent,
-                    picture=seat.film.picture[seen],
-                    masks=seat.film.masks[:, seen],
-                    boxes=seat.film.boxes[:, seen],
-                    timbre=seat.timbre,
-                )
-            )
-        length = heard.stop - heard.start
-        yield Clip(casting.name, heard.start, length, rate, tuple(players), recipe.picture.frame_rate)
+    """The piece as clips."""
+    players = tuple(
+        Player(
+            instrument=seat.instrument,
+            part=f"{place + 1}-{seat.instrument}",
+            audio=seat.stem,
+            silent=seat.stem is None,
+            picture=seat.film.picture,
+            masks=seat.film.masks,
+            boxes=seat.film.boxes,
+            timbre=seat.timbre,
+        )
+        for place, seat in enumerate(seats)
+    )
+    samples = round(casting.seconds * recipe.sample_rate)
+    yield from cut_piece(Clip(casting.name, 0, samples, recipe.sample_rate, players, recipe.picture.frame_rate), recipe)
