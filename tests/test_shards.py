@@ -135,14 +135,14 @@ def clip_of(*players: Player, samples: int = 8) -> Clip:
 
 
 def test_a_silent_player_keeps_its_entry_without_an_audio_member(small_recipe):
-    members = dict(clip_members(clip_of(Player("vn", "1", silent=True)), small_recipe))
+    members = clip_members(clip_of(Player("vn", "1", silent=True)), small_recipe)
     assert json.loads(members["json"])["players"] == [{"instrument": "vn", "part": "1", "silent": True, "timbre": ""}]
     assert set(members) == {"json"}
 
 
 def test_a_recorded_mix_is_stored(small_recipe):
     clip = dataclasses.replace(clip_of(Player("vn", "1")), mixture=np.ones((1, 8), np.int16))
-    assert "mixture.wav" in dict(clip_members(clip, small_recipe))
+    assert "mixture.wav" in (clip_members(clip, small_recipe))
 
 
 def reader(monkeypatch, pieces, clips):
@@ -192,7 +192,7 @@ def test_one_picture_of_several_players_and_annotations_travel(small_recipe):
     picture = np.zeros((2, 16, 16, 3), np.uint8)
     players = [Player("vn", "1", picture=picture), Player("vc", "2", picture=picture)]
     players.append(Player("va", "3", annotations={"f0": np.array([[0.0, 440.0]])}))
-    members = dict(clip_members(dataclasses.replace(clip_of(*players), frame_rate=4.0), small_recipe))
+    members = clip_members(dataclasses.replace(clip_of(*players), frame_rate=4.0), small_recipe)
     assert set(members) == {"json", "player0.mp4", "player2.f0.npy"}
     assert [entry.get("picture") for entry in json.loads(members["json"])["players"]] == ["player0.mp4"] * 2 + [None]
 

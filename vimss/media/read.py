@@ -7,6 +7,7 @@ read_video(Path("quartet.mp4"), size=(96, 384), frame_rate=12.5)   # UInt8 "v 96
 import io
 import itertools
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,12 +27,16 @@ MAX_SECONDS = 6 * 3600.0
 """Longest recording that is read, seconds; digital silence packs so well that bytes on disk bound nothing."""
 MAX_PICTURE_BYTES = 4 * 2**30
 """Largest array of pictures that is returned, bytes."""
-MAX_PIXELS = 8192 * 8192
+MAX_SIDE = 8192
+MAX_PIXELS = MAX_SIDE * MAX_SIDE
 """Largest picture that is decoded, pixels."""
 GAP_SECONDS = 0.1
 """Holes in the time stamps of a sound stream below this are rounding of the container, above it silence."""
-FORMATS = "mov,mp4,m4a,matroska,webm,avi,mpegts,wav,w64,aiff,flac,ogg,mp3,aac"
+FORMATS = "mov,mp4,m4a,matroska,webm,avi,mpegts,wav,w64,aiff,flac,ogg,mp3,aac,jpeg_pipe"
 """Containers that may be opened. Playlists (HLS, concat) are not among them: they make FFmpeg open further files."""
+
+IMAGES = {".jpg", ".jpeg"}
+"""Endings of pictures in files of their own."""
 
 Source = Path | bytes
 Box = tuple[int, int, int, int]
@@ -50,6 +55,8 @@ class Probe:
     """Height and width in pixels; None where the file has no picture."""
     frame_rate: float
     """Pictures per second; 0 where the file has no picture."""
+    sound_seconds: tuple[float, ...]
+    """Length of each sound stream that can be decoded, in their order; that of the file where it tells none of them."""
     metadata: Mapping[str, str]
     """The `key=value` words of the file's comment, such as `instruments=vn,cl`."""
 
@@ -62,34 +69,39 @@ class Probe:
 def probe(path: Path) -> Probe:
     """Length, streams and metadata of a media file, without decoding it; MediaError where it is none."""
     with _open(path) as container:
-        sound = _sound_stream(container)
+        sounds = _sound_streams(container)
         picture = _picture_stream(container)
         comment = container.metadata.get("comment", "")
+        seconds = (container.duration or 0) / av.time_base
         return Probe(
-            seconds=(container.duration or 0) / av.time_base,
-            sample_rate=sound.rate if sound else None,
-            channels=sound.channels if sound else 0,
+            seconds=seconds,
+            sample_rate=sounds[0].rate if sounds else None,
+            channels=sounds[0].channels if sounds else 0,
             size=(picture.height, picture.width) if picture else None,
             frame_rate=float(picture.average_rate or 0) if picture else 0.0,
+            sound_seconds=tuple(
+                float(sound.duration * sound.time_base) if sound.duration else seconds for sound in sounds
+            ),
             metadata=dict(re.findall(r"(\w+)=([\w.,+-]+)", comment)),
         )
 
 
-def read_audio(source: Source, sample_rate: int, channels: int = 1) -> Float32[np.ndarray, "c t"]:
-    """The first sound stream of a file, resampled (soxr HQ) to `sample_rate` and mapped to 1 or 2 channels.
+def read_audio(source: Source, sample_rate: int, channels: int = 1, stream: int = 0) -> Float32[np.ndarray, "c t"]:
+    """One sound stream of a file, resampled (soxr HQ) to `sample_rate` and mapped to 1 or 2 channels.
 
+    `stream` counts from 0, as `Probe.sound_seconds` does. All streams of a file have the same time zero.
     Mono is the mean of left and right; mono in a stereo result stands on both sides; of surround sound the low
     frequency effects are left out and centre channels stand on both sides.
 
     Raises:
-        MediaError: no such file, no media, no sound, empty, not finite, cut off, or longer than MAX_SECONDS.
+        MediaError: no such file, no media, no such sound, empty, not finite, cut off, or longer than MAX_SECONDS.
 
     """
     name = _name(source)
     with _open(source) as container:
         blocks: list[Float32[np.ndarray, "c n"]] = []
         resample: soxr.ResampleStream | None = None
-        for block, rate in _decode_audio(container, channels, name):
+        for block, rate in _decode_audio(container, channels, stream, name):
             if rate != sample_rate:
                 resample = resample or soxr.ResampleStream(rate, sample_rate, channels, dtype="float32", quality="HQ")
                 block = resample.resample_chunk(np.ascontiguousarray(block.T)).reshape(-1, channels).T
@@ -135,23 +147,37 @@ def read_crops(
 
     """
     name = _name(source)
-
-    def crop(frame: Any) -> UInt8[np.ndarray, "h w 3"]:
-        picture = frame.to_ndarray(format="rgb24")
-        for left, top, right, bottom in boxes:
-            if not (0 <= left < right <= frame.width and 0 <= top < bottom <= frame.height):
-                raise MediaError(
-                    f"a box must lie in the picture of {name}, {frame.width}x{frame.height} pixels",
-                    got=f"left {left}, top {top}, right {right}, bottom {bottom}",
-                    fix="give left,top,right,bottom in pixels of this file",
-                )
-        cut = [picture[top:bottom, left:right] for left, top, right, bottom in boxes]
-        return np.concatenate([_scale(_frame(part), size, size) for part in cut], axis=1)
-
     wanted = max(1, round(seconds * frame_rate))
-    pictures = _read_pictures(source, crop, (size, len(boxes) * size), frame_rate, begin, wanted / frame_rate)
+    pictures = _read_pictures(
+        source,
+        lambda frame: _crop(frame, boxes, size, name),
+        (size, len(boxes) * size),
+        frame_rate,
+        begin,
+        wanted / frame_rate,
+    )
     pictures = np.concatenate([pictures, np.repeat(pictures[-1:], wanted - len(pictures), axis=0)])
-    return [np.ascontiguousarray(pictures[:, :, place * size : (place + 1) * size]) for place in range(len(boxes))]
+    return _apart(pictures, size)
+
+
+def read_images(paths: Sequence[Path], boxes: Sequence[Box], size: int) -> list[UInt8[np.ndarray, "v h w 3"]]:
+    """What lies in each box of JPEG files, one row per path, scaled to a square of `size` pixels as by `read_crops`.
+
+    A path that repeats is read once.
+
+    Raises:
+        MediaError: no such file, no picture, and where a box does not lie in it.
+
+    """
+    _check_picture_bytes(len(paths), (size, len(boxes) * size), str(paths[0]))
+    seen: dict[Path, UInt8[np.ndarray, "h w 3"]] = {}
+    for path in dict.fromkeys(paths):
+        with _open(path) as container:
+            for frame, _, _ in _decode_video(container, str(path)):
+                seen[path] = _crop(frame, boxes, size, str(path))
+        if path not in seen:
+            raise MediaError(f"{path} must hold a picture", got="none that can be decoded", fix="copy it again")
+    return _apart(np.stack([seen[path] for path in paths]), size)
 
 
 def columns(path: Path, players: int) -> list[Box]:
@@ -167,6 +193,26 @@ def middle_square(path: Path) -> Box:
     side = min(height, width)
     left, top = (width - side) // 2, (height - side) // 2
     return (left, top, left + side, top + side)
+
+
+def _crop(frame: Any, boxes: Sequence[Box], size: int, name: str) -> UInt8[np.ndarray, "h w 3"]:
+    """What lies in each box, side by side."""
+    picture = frame.to_ndarray(format="rgb24")
+    for left, top, right, bottom in boxes:
+        if not (0 <= left < right <= frame.width and 0 <= top < bottom <= frame.height):
+            raise MediaError(
+                f"a box must lie in the picture of {name}, {frame.width}x{frame.height} pixels",
+                got=f"left {left}, top {top}, right {right}, bottom {bottom}",
+                fix="give left,top,right,bottom in pixels of this file",
+            )
+    cut = [picture[top:bottom, left:right] for left, top, right, bottom in boxes]
+    return np.concatenate([_scale(_frame(part), size, size) for part in cut], axis=1)
+
+
+def _apart(pictures: UInt8[np.ndarray, "v h w 3"], size: int) -> list[UInt8[np.ndarray, "v h h 3"]]:
+    """Squares of `size` pixels side by side, each on its own."""
+    edges = range(0, pictures.shape[2], size)
+    return [np.ascontiguousarray(pictures[:, :, edge : edge + size]) for edge in edges]
 
 
 def _scale(frame: Any, height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
@@ -224,12 +270,24 @@ def _read_pictures(
     return np.stack(pictures)
 
 
-def decode_video(data: bytes) -> UInt8[np.ndarray, "v h w 3"]:
-    """Every picture of a video made by `encode_video`, at the size it was given."""
+def decode_video(data: bytes, most_pictures: int = sys.maxsize, side: int = MAX_SIDE) -> UInt8[np.ndarray, "v h w 3"]:
+    """Every picture of a video made by `encode_video`, at the size it was given.
+
+    Raises:
+        MediaError: no such video, more than `most_pictures`, or pictures that are higher or wider than `side`.
+
+    """
     pictures: list[UInt8[np.ndarray, "h w 3"]] = []
     with _open(data) as container:
         comment = re.search(r"picture=(\d+)x(\d+)", container.metadata.get("comment", ""))
         for frame, _, _ in _decode_video(container, _name(data)):
+            # An even side is at most one pixel more than an odd one that was padded.
+            if len(pictures) + 1 > most_pictures or max(frame.height, frame.width) > side + side % 2:
+                raise MediaError(
+                    f"a video must hold at most {most_pictures} pictures of at most {side}x{side} pixels",
+                    got=f"picture {len(pictures) + 1} of {frame.width}x{frame.height}",
+                    fix="write it again",
+                )
             picture = frame.to_ndarray(format="rgb24")
             _check_picture_bytes(len(pictures) + 1, picture.shape[:2], _name(data))
             pictures.append(picture[: int(comment[1]), : int(comment[2])] if comment else picture)
@@ -238,11 +296,11 @@ def decode_video(data: bytes) -> UInt8[np.ndarray, "v h w 3"]:
     return np.stack(pictures)
 
 
-def decode_audio(data: bytes) -> tuple[Int16[np.ndarray, "c t"], int]:
+def decode_audio(data: bytes, most_samples: int = sys.maxsize) -> tuple[Int16[np.ndarray, "c t"], int]:
     """Samples and sample rate of a WAV or FLAC file in memory, at their own rate and channels.
 
     Raises:
-        MediaError: not such a file, or one that claims more than MAX_SECONDS.
+        MediaError: not such a file, or one that claims more than `most_samples` or MAX_SECONDS.
 
     """
     try:
@@ -250,6 +308,12 @@ def decode_audio(data: bytes) -> tuple[Int16[np.ndarray, "c t"], int]:
             # The header's count is what soundfile allocates for, before it has read a sample.
             if file.frames > MAX_SECONDS * file.samplerate:
                 raise _too_long("sound in memory")
+            if file.frames > most_samples:
+                raise MediaError(
+                    f"sound in memory must have at most {most_samples} samples",
+                    got=str(file.frames),
+                    fix="write it again",
+                )
             samples = file.read(dtype="int16", always_2d=True)
             return samples.T, file.samplerate
     except (soundfile.SoundFileError, ValueError) as error:
@@ -269,6 +333,9 @@ def _open(source: Source) -> Iterator[Any]:
     if isinstance(source, Path) and not source.is_file():
         got = "a folder" if source.is_dir() else "no such file"
         raise MediaError(f"{name} must be a media file", got=got, fix="check the path")
+    # FFmpeg takes the name of a JPEG file for a pattern of many: it gets the content alone.
+    if isinstance(source, Path) and source.suffix.lower() in IMAGES:
+        source = source.read_bytes()
     # An absolute path cannot be read as a URL, and what the file refers to is not opened.
     file = io.BytesIO(source) if isinstance(source, bytes) else str(source.absolute())
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
@@ -290,32 +357,38 @@ def _picture_stream(container: Any) -> Any | None:
     return next((stream for stream in streams if not stream.disposition & cover), None)
 
 
-def _sound_stream(container: Any) -> Any | None:
-    """The first sound stream that can be decoded."""
-    return next((stream for stream in container.streams.audio if stream.codec_context is not None), None)
+def _sound_streams(container: Any) -> list[Any]:
+    """The sound streams that can be decoded."""
+    return [stream for stream in container.streams.audio if stream.codec_context is not None]
+
+
+def _start(stream: Any) -> float:
+    """Where a stream begins, in the file's own seconds."""
+    return float((stream.start_time or 0) * stream.time_base)
 
 
 def _time_zero(container: Any) -> float:
     """Where reading begins, in the file's own seconds."""
-    stream = _picture_stream(container) or _sound_stream(container)
-    return float((stream.start_time or 0) * stream.time_base) if stream else 0.0
+    first = _picture_stream(container) or next(iter(_sound_streams(container)), None)
+    return _start(first) if first else 0.0
 
 
-def _decode_audio(container: Any, channels: int, name: str) -> Iterator[tuple[Float32[np.ndarray, "c n"], int]]:
-    """Blocks of the first sound stream from time zero on, mapped to `channels`, each with its sample rate."""
-    stream, count, rate, end = _sound_stream(container), 0, 0, 0.0
-    if stream is None:
-        got = f"{len(container.streams.audio)} of an unknown codec" if container.streams.audio else "none"
-        raise MediaError(f"{name} must have a sound stream", got=got, fix="give a recording with sound")
+def _decode_audio(
+    container: Any, channels: int, number: int, name: str
+) -> Iterator[tuple[Float32[np.ndarray, "c n"], int]]:
+    """Blocks of a sound stream from time zero on, mapped to `channels`, each with its sample rate."""
+    stream, count, rate, end = _numbered_sound(container, number, name), 0, 0, 0.0
     # Without a picture the first sample is the beginning, whatever its time stamp: FFmpeg's are 3 ms late in Vorbis.
     zero = _time_zero(container) if _picture_stream(container) else None
+    late = _start(stream) - _time_zero(container)
     for frame in container.decode(stream):
         if frame.sample_rate <= 0 or rate not in (0, frame.sample_rate):
             got = f"{rate} Hz, then {frame.sample_rate} Hz"
             raise MediaError(f"{name} must keep one sample rate", got=got, fix="convert it to WAV")
         rate = frame.sample_rate
         block = _map_channels(_samples(frame), [channel.name for channel in frame.layout.channels], channels)
-        zero = frame.time if zero is None else zero
+        if zero is None and frame.time is not None:
+            zero = frame.time - late
         position = count if frame.time is None or zero is None else round((frame.time - zero) * rate)
         gap = position - count
         if max(position, count) + block.shape[1] > MAX_SECONDS * rate:
@@ -328,6 +401,20 @@ def _decode_audio(container: Any, channels: int, name: str) -> Iterator[tuple[Fl
         count += block.shape[1]
         end = position / rate + block.shape[1] / rate
     _check_whole(container, stream, end, name)
+
+
+def _numbered_sound(container: Any, number: int, name: str) -> Any:
+    streams = _sound_streams(container)
+    if number < len(streams):
+        return streams[number]
+    if number > 0:
+        raise MediaError(
+            f"{name} must have at least {number + 1} sound streams",
+            got=str(len(streams)),
+            fix="copy the file again, or convert it with all of its streams",
+        )
+    got = f"{len(container.streams.audio)} of an unknown codec" if container.streams.audio else "none"
+    raise MediaError(f"{name} must have a sound stream", got=got, fix="give a recording with sound")
 
 
 def _decode_video(container: Any, name: str) -> Iterator[tuple[Any, float, float]]:
@@ -394,7 +481,7 @@ def _check_picture_bytes(count: int, size: tuple[int, ...], name: str) -> None:
 def _check_whole(container: Any, stream: Any, end: float, name: str) -> None:
     """FFmpeg ends a truncated MP4 without an error; its index still tells how long it should have been."""
     expected = float((stream.duration or 0) * stream.time_base) if container.format.name.startswith("mov") else 0.0
-    start = float((stream.start_time or 0) * stream.time_base) - _time_zero(container)
+    start = _start(stream) - _time_zero(container)
     if end < start + expected - GAP_SECONDS:
         raise MediaError(
             f"{name} must be whole",

@@ -6,7 +6,7 @@
 The unit of work is a shard: a group of pieces, written by one Ray task under a temporary name and renamed.
 An interrupted run goes on where it was; the manifest comes last. Members of a clip, `KEY` being piece and offset:
 
-    KEY.json               piece, offset, samples, rates and the list of players
+    KEY.json               piece, offset, samples, rates, the list of players, and the SHA-256 of the other members
     KEY.player0.wav        int16 stem (or .flac); absent where the player rests
     KEY.player0.mp4        the player's crop of the video
     KEY.player0.masks.npz  ground truth pixels, bit-packed over the last axis; KEY.player0.boxes.npy
@@ -38,7 +38,7 @@ from vimss.shards.manifest import MANIFEST, Manifest, PieceEntry, Shard, open_ma
 from vimss.shards.recipe import SPLITS, Recipe
 from vimss.storage import Store, publish, sha256
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the members of a clip change, so that old shards are written anew."""
 
 INDEX = "index"
@@ -113,15 +113,33 @@ def write_shards(
         shards=tuple(written.shard for written in done),
         pieces=tuple(piece for written in done for piece in written.pieces),
         missing=listing.missing,
+        pairs=listing.pairs,
     )
     with publish(folder / MANIFEST) as temporary:
         temporary.write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
     return open_manifest(folder)
 
 
-def clip_members(clip: Clip, recipe: Recipe) -> Iterator[tuple[str, bytes]]:
-    """The members of one clip: extension and content."""
-    players: list[dict[str, Any]] = []
+def clip_members(clip: Clip, recipe: Recipe) -> dict[str, bytes]:
+    """The members of one clip: extension to content. The JSON has the SHA-256 of all others."""
+    description: dict[str, Any] = {
+        "piece": clip.piece,
+        "offset": clip.offset,
+        "samples": clip.samples,
+        "sample_rate": clip.sample_rate,
+        "frame_rate": clip.frame_rate,
+        "players": [],
+    }
+    members = dict(_players_members(clip, recipe, description["players"]))
+    if clip.mixture is not None:
+        description["mixture"] = f"mixture.{recipe.audio_format}"
+        members[description["mixture"]] = encode_audio(clip.mixture, clip.sample_rate, recipe.audio_format)
+    description["sha256"] = {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}
+    return {**members, "json": json.dumps(description, sort_keys=True).encode()}
+
+
+def _players_members(clip: Clip, recipe: Recipe, players: list[dict[str, Any]]) -> Iterator[tuple[str, bytes]]:
+    """The members of a clip's players, whose entries in the JSON are put into `players`."""
     pictures: dict[int, str] = {}
     for index, player in enumerate(clip.players):
         name = f"player{index}"
@@ -154,18 +172,6 @@ def clip_members(clip: Clip, recipe: Recipe) -> Iterator[tuple[str, bytes]]:
             for kind, member in entry["annotations"].items():
                 yield member, _npy(player.annotations[kind])
         players.append(entry)
-    description: dict[str, Any] = {
-        "piece": clip.piece,
-        "offset": clip.offset,
-        "samples": clip.samples,
-        "sample_rate": clip.sample_rate,
-        "frame_rate": clip.frame_rate,
-        "players": players,
-    }
-    if clip.mixture is not None:
-        description["mixture"] = f"mixture.{recipe.audio_format}"
-        yield description["mixture"], encode_audio(clip.mixture, clip.sample_rate, recipe.audio_format)
-    yield "json", json.dumps(description, sort_keys=True).encode()
 
 
 def _npy(array: np.ndarray) -> bytes:
@@ -198,7 +204,7 @@ def _write_shard(task: _Task) -> _Written:
             before = samples
             for clip in reader.read(piece, task.recipe, task.options, task.source):
                 _check_clip(clip, piece, task.recipe)
-                tar.write({"__key__": clip.key, **dict(clip_members(clip, task.recipe))})
+                tar.write({"__key__": clip.key, **clip_members(clip, task.recipe)})
                 labels |= {player.instrument for player in clip.players}
                 digests += [
                     hashlib.sha256(player.audio.tobytes()).hexdigest()

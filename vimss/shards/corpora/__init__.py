@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int16, UInt8
 
-from vimss.errors import ConfigError, MediaError
+from vimss.errors import ConfigError, DataError, MediaError
 from vimss.shards.clip import Clip, Player
 from vimss.shards.recipe import SPLITS, Recipe
 
@@ -49,6 +49,8 @@ class Listing:
     pieces: tuple[Piece, ...]
     missing: tuple[str, ...] = ()
     """Names or ids of pieces that the corpus has and the source lacks, as far as a list tells."""
+    pairs: tuple[tuple[str, str], ...] = ()
+    """Names of two solos of the test split each, where a corpus has a frozen list of mixtures for evaluation."""
 
 
 def cut_piece(whole: Clip, recipe: Recipe) -> Iterator[Clip]:
@@ -65,23 +67,28 @@ def cut_piece(whole: Clip, recipe: Recipe) -> Iterator[Clip]:
     offsets = [int(cut * whole.sample_rate / frame_rate) for cut in cuts[:-1]] + [whole.samples]
     for number in range(count):
         heard, seen = slice(offsets[number], offsets[number + 1]), slice(cuts[number], cuts[number + 1])
+        # Players who share a picture share its part too, which is then stored once.
+        pictures = {id(player.picture): _rows(player.picture, seen) for player in whole.players}
         yield replace(
             whole,
             offset=whole.offset + heard.start,
             samples=heard.stop - heard.start,
-            players=tuple(_cut_player(player, heard, seen, whole.sample_rate) for player in whole.players),
+            players=tuple(
+                _cut_player(player, pictures[id(player.picture)], heard, seen, whole.sample_rate)
+                for player in whole.players
+            ),
             mixture=None if whole.mixture is None else whole.mixture[:, heard],
         )
 
 
-def _cut_player(player: Player, heard: slice, seen: slice, sample_rate: int) -> Player:
+def _cut_player(player: Player, picture: Any, heard: slice, seen: slice, sample_rate: int) -> Player:
     audio = None if player.audio is None else player.audio[:, heard]
     silent = player.silent if audio is None else not audio.any()
     return replace(
         player,
         audio=None if silent else audio,
         silent=silent,
-        picture=_rows(player.picture, seen),
+        picture=picture,
         features=_rows(player.features, seen),
         masks=None if player.masks is None else player.masks[:, seen],
         boxes=None if player.boxes is None else player.boxes[:, seen],
@@ -140,6 +147,26 @@ def read_take(
     seconds = audio.shape[1] / rate
     (seen,) = read_crops(path, [middle_square(path)], picture.size, picture.frame_rate, seconds, begin)
     return audio, seen
+
+
+def common_seconds(paths: Sequence[Path], fix: str) -> float:
+    """The length that the sound files of a piece have in common; DataError with `fix` where they differ, or in rate."""
+    # Imported here: listing a corpus needs no codecs.
+    from vimss.media import probe
+
+    first, one = paths[0], probe(paths[0])
+    if one.sample_rate is None:
+        raise DataError(f"{first} must hold sound", got="none", fix="give a sound file")
+    for path in paths[1:]:
+        other = probe(path)
+        # Containers round lengths; a tenth of a second is heard as an echo.
+        if other.sample_rate != one.sample_rate or abs(other.seconds - one.seconds) > 0.05:
+            raise DataError(
+                f"{path} must be as long as {first.name} and have its sample rate",
+                got=f"{other.seconds:.2f} s at {other.sample_rate} Hz, not {one.seconds:.2f} s at {one.sample_rate} Hz",
+                fix=fix,
+            )
+    return one.seconds
 
 
 def plain_name(text: str) -> str:

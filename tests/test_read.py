@@ -1,0 +1,158 @@
+"""What reading does with shards that are damaged, or that hold more than they say."""
+
+import hashlib
+import io
+import json
+import logging
+import shutil
+import tarfile
+
+import numpy as np
+import pytest
+
+from vimss.errors import DataError
+from vimss.media import encode_audio, encode_video
+from vimss.shards.manifest import Manifest
+from vimss.stream.read import ENDINGS, PARTS, Damage, read_clips
+
+
+@pytest.fixture
+def copied(small_manifest, tmp_path) -> Manifest:
+    """The shards of train alone, to be damaged after the manifest was opened."""
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for shard in small_manifest.of_split("train"):
+        shutil.copy(small_manifest.folder / shard.name, folder)
+    return small_manifest.model_copy(update={"folder": folder})
+
+
+def members(path) -> dict[str, bytes]:
+    with tarfile.open(path) as tar:
+        return {member.name: tar.extractfile(member).read() for member in tar}
+
+
+def rewrite(manifest: Manifest, change, honest: bool = False) -> Manifest:
+    """The first shard of train with other members; an honest one has the checksums that belong to them."""
+    shard = manifest.of_split("train")[0]
+    path = manifest.folder / shard.name
+    content = change(members(path))
+    with tarfile.open(path, "w") as tar:
+        for name, data in content.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    if not honest:
+        return manifest
+    renewed = shard.model_copy(update={"sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
+    shards = tuple(renewed if other == shard else other for other in manifest.shards)
+    return manifest.model_copy(update={"shards": shards})
+
+
+def keys(manifest, damage=None) -> list[str]:
+    return [clip.key for clip in read_clips(manifest, "train", damage=damage)]
+
+
+def flip_first_stem(content: dict[str, bytes]) -> dict[str, bytes]:
+    name = next(name for name in content if name.endswith(".wav"))
+    data = bytearray(content[name])
+    data[1000] ^= 1
+    return {**content, name: bytes(data)}
+
+
+def test_every_part_has_endings():
+    assert set(ENDINGS) == set(PARTS)
+
+
+def test_a_clip_with_a_flipped_bit_is_left_out_counted_and_named(copied, small_manifest, caplog):
+    whole = keys(small_manifest)
+    rewrite(copied, flip_first_stem)
+    damage = Damage(clips=1000)
+    with caplog.at_level(logging.WARNING):
+        assert keys(copied, damage) == whole[1:]
+        assert keys(copied, damage) == whole[1:]
+    assert damage.count == 1
+    (name,) = damage.lost
+    assert name.startswith(f"{whole[0]} in ")
+    assert damage.lost[name] == "ValueError: player0.wav must have the SHA-256 that the JSON says"
+    assert caplog.text.count("left out") == 1
+    with pytest.raises(DataError, match=r"must have the SHA-256 that its manifest says; got another"):
+        keys(copied)
+
+
+def test_a_shard_that_breaks_off_loses_its_end(copied, small_manifest):
+    whole = keys(small_manifest)
+    shard = copied.of_split("train")[0]
+    first = list(members(copied.folder / shard.name))
+    clips = len({name.split(".")[0] for name in first})
+    with (copied.folder / shard.name).open("r+b") as file:
+        file.truncate(shard.size // 2)
+    damage = Damage(clips=1000)
+    left = keys(copied, damage)
+    assert 0 < len(left) < len(whole) and set(left) < set(whole)
+    assert damage.count == len(whole) - len(left) < clips
+
+
+def test_too_many_damaged_clips_are_an_error_with_the_list(copied):
+    rewrite(copied, flip_first_stem)
+    with pytest.raises(
+        DataError, match=r"at most 1% of the 99 clips may be damaged; got .*: ValueError: player0.wav must"
+    ):
+        keys(copied, Damage(clips=99))
+
+
+def describe(content: dict[str, bytes], **change) -> dict[str, bytes]:
+    name = next(name for name in content if name.endswith(".json"))
+    return {**content, name: json.dumps({**json.loads(content[name]), **change}).encode()}
+
+
+def replace_first(ending: str, data: bytes):
+    def change(content):
+        name = next(name for name in content if name.endswith(ending))
+        return {**content, name: data}
+
+    return change
+
+
+def bomb() -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, packed=np.zeros((2, 12, 32, 40_000), np.uint8), width=32)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: describe(content, samples=10**9), r"a clip must have at most 26000 samples, not 1000000000"),
+        (
+            replace_first(".wav", encode_audio(np.zeros((1, 90_000), np.int16), 8000)),
+            r"sound in memory must have at most \d+ samples; got 90000",
+        ),
+        (
+            replace_first(".wav", encode_audio(np.zeros((1, 9), np.int16), 8000)),
+            r"sound must have \d+ samples, not 9",
+        ),
+        (
+            replace_first(".mp4", encode_video(np.zeros((50, 32, 32, 3), np.uint8), 4.0)),
+            r"at most 13 pictures of at most 32x32 pixels; got picture 14 of 32x32",
+        ),
+        (
+            replace_first(".mp4", encode_video(np.zeros((2, 64, 48, 3), np.uint8), 4.0)),
+            r"got picture 1 of 48x64",
+        ),
+        (replace_first(".masks.npz", bomb()), r"masks must unpack to at most \d+ bytes, not 307\d+"),
+        (replace_first(".masks.npz", b"PK"), r"BadZipFile"),
+        (replace_first(".boxes.npy", b"\x93NUMPY"), r"the clip .* must hold the members that its JSON lists"),
+    ],
+)  # fmt: skip
+def test_what_decodes_to_more_than_its_clip_is_refused(copied, change, message):
+    manifest = rewrite(copied, change, honest=True)
+    with pytest.raises(DataError, match=message):
+        list(read_clips(manifest, "train", parts=("audio", "picture", "masks")))
+
+
+def test_pickles_in_a_shard_are_not_opened(copied):
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([{}], dtype=object), allow_pickle=True)
+    manifest = rewrite(copied, replace_first(".boxes.npy", buffer.getvalue()), honest=True)
+    with pytest.raises(DataError, match="allow_pickle=False"):
+        list(read_clips(manifest, "train", parts=("masks",)))
