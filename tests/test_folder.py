@@ -106,8 +106,6 @@ def test_players_are_the_columns_of_the_video(source):
 def test_someone_silent_is_a_player_who_rests(source):
     write_wav(source / "No. 0" / "vn.wav", np.zeros((1, 3 * RATE), np.float32), RATE)
     assert [player.silent for player in clips(source)[0].players] == [False, True]
-    with pytest.raises(DataError, match=r"at most a share of 0.4 .* may be silent; got 1 of 2"):
-        clips(source, options=folder.Options(most_silent=0.4))
 
 
 def test_stems_of_other_length_or_rate_are_refused(source):

@@ -363,3 +363,55 @@ def test_boxes_are_cut_out_of_the_picture_and_a_short_video_keeps_its_last(tmp_p
         media.read_crops(path, [(32, 10, 65, 30)], 16, 5.0, 1.0)
     with pytest.raises(MediaError, match=r"must hold pictures; got none after 9 s"):
         media.read_crops(path, [(32, 10, 52, 30)], 16, 5.0, 1.0, begin=9.0)
+
+
+def streams_of(sounds: list[np.ndarray], kind: str, codec: str, begins: list[int] | None = None) -> bytes:
+    """A file with several sound streams and no picture, each beginning at a sample of its own."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=kind) as container:
+        streams = [container.add_stream(codec, rate=RATE, layout="mono") for _ in sounds]
+        for stream, sound, begin in zip(streams, sounds, begins or [0] * len(sounds), strict=True):
+            form = "fltp" if codec == "aac" else "s16"
+            block = av.AudioFrame.from_ndarray(
+                sound if form == "fltp" else media.quantise(sound), format=form, layout="mono"
+            )
+            block.sample_rate, block.pts, block.time_base = RATE, begin, Fraction(1, RATE)
+            container.mux(stream.encode(block) + stream.encode())
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("rate", [RATE, 22050])
+def test_several_compressed_streams_come_out_aligned_and_in_their_order(rate: int) -> None:
+    pitches = [300.0, 500.0, 700.0, 900.0, 1100.0]
+    marked = [click(2.0, 1.0) + 0.2 * tone(2.0, frequency=pitch) for pitch in pitches]
+    data = streams_of(marked, "mp4", "aac")
+    for number, pitch in enumerate(pitches):
+        audio = media.read_audio(data, rate, stream=number)
+        assert audio.shape == (1, 2 * rate)
+        assert abs(int(np.abs(audio[0]).argmax()) - rate) <= 1
+        spectrum = np.abs(np.fft.rfft(audio[0, : rate // 2]))
+        assert 2 * int(spectrum.argmax()) == pytest.approx(pitch, abs=2)
+
+
+@pytest.mark.parametrize(("begins", "number"), [([0, 400], 1), ([800, 400], 1), ([0, 0], 1), ([800, 400], 0)])
+def test_a_stream_that_begins_apart_from_the_first_keeps_its_place(begins: list[int], number: int) -> None:
+    sounds = [tone(1.0), click(1.0, 0.5)] if number else [click(1.0, 0.5), tone(1.0)]
+    audio = media.read_audio(streams_of(sounds, "matroska", "pcm_s16le", begins), RATE, stream=number)
+    late = begins[number] - begins[0]
+    assert audio.shape == (1, RATE + late) and int(np.abs(audio[0]).argmax()) == RATE // 2 + late
+
+
+def test_probe_tells_the_length_of_each_sound_stream(tmp_path: Path, movie: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(streams_of([tone(1.0), tone(2.5)], "mp4", "aac"))
+    assert media.probe(tmp_path / "a.mp4").sound_seconds == pytest.approx((1.0, 2.5), abs=0.01)
+    (tmp_path / "a.mka").write_bytes(streams_of([tone(1.0), tone(2.5)], "matroska", "pcm_s16le"))
+    assert media.probe(tmp_path / "a.mka").sound_seconds == pytest.approx((2.5, 2.5), abs=0.01)
+    assert media.probe(movie).sound_seconds == pytest.approx((2.0,), abs=0.01)
+    media.write_video(tmp_path / "b.mp4", film(3), 10.0)
+    assert media.probe(tmp_path / "b.mp4").sound_seconds == ()
+
+
+def test_a_sound_stream_that_is_not_there_is_an_error() -> None:
+    data = streams_of([tone(0.5), tone(0.5)], "mp4", "aac")
+    with pytest.raises(MediaError, match=r"must have at least 5 sound streams; got 2\. To fix: copy the file again"):
+        media.read_audio(data, RATE, stream=4)

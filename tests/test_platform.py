@@ -309,7 +309,7 @@ def test_a_job_sent_to_a_head_searches_in_the_store_that_it_is_given(head, small
     for path, content in (("shards/small", small_recipe.model_dump(mode="json")), ("experiments/tiny", TINY)):
         (sent / path).parent.mkdir()
         (sent / f"{path}.yaml").write_text(json.dumps(content), encoding="utf-8")
-    shutil.copytree(small_manifest.folder, store.shards / small_manifest.folder.name)
+    shutil.copytree(small_manifest.folder, store.root / "shards" / small_manifest.folder.name)
     command = job_command("experiments/tiny.yaml", None, store.root).replace("platform/local/run ", "")
     command = command.replace(HEAD_ADDRESS, address)
     done = subprocess.run(

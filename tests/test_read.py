@@ -148,11 +148,3 @@ def test_what_decodes_to_more_than_its_clip_is_refused(copied, change, message):
     manifest = rewrite(copied, change, honest=True)
     with pytest.raises(DataError, match=message):
         list(read_clips(manifest, "train", parts=("audio", "picture", "masks")))
-
-
-def test_pickles_in_a_shard_are_not_opened(copied):
-    buffer = io.BytesIO()
-    np.save(buffer, np.array([{}], dtype=object), allow_pickle=True)
-    manifest = rewrite(copied, replace_first(".boxes.npy", buffer.getvalue()), honest=True)
-    with pytest.raises(DataError, match="allow_pickle=False"):
-        list(read_clips(manifest, "train", parts=("masks",)))

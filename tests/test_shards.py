@@ -230,7 +230,7 @@ def test_an_empty_source_says_how_to_obtain_the_data(monkeypatch, small_recipe, 
 
 def test_the_same_sound_in_two_splits_is_refused(monkeypatch, small_recipe, tmp_path):
     pieces = [Piece("a", "train", "a", 1.0), Piece("b", "test", "b", 1.0)]
-    reader(monkeypatch, pieces, [clip_of(Player("vn", "1", stem(5)))])
+    reader(monkeypatch, pieces, [clip_of(Player("vn", "1", stem(5000)))])
     with pytest.raises(DataError, match="the same sound must not stand in two splits"):
         write_shards(small_recipe, "mine", Store(tmp_path))
 

@@ -9,20 +9,11 @@ import pytest
 from vimss.errors import ConfigError, DataError
 from vimss.shards.clip import Clip, Player
 from vimss.shards.manifest import open_manifest
+from vimss.stream.batch import Examples, Position, make_batch, whole_batch
 from vimss.stream.config import MixingConfig
-from vimss.stream.mix import (
-    Asking,
-    Examples,
-    Pool,
-    Position,
-    Window,
-    cut,
-    equalise,
-    fixed_mixtures,
-    make_batch,
-    whole_batch,
-)
+from vimss.stream.mix import Asking, Pool, Window, _Take, fixed_mixtures
 from vimss.stream.read import join_clips, read_clips, read_pieces
+from vimss.stream.stems import cut, equalise
 
 WINDOW = Window(input_samples=1200, output_samples=800, sample_rate=8000)
 LABELS = ("fl", "vc", "vn")
@@ -109,7 +100,7 @@ def test_a_clip_without_a_member_of_its_json_is_an_error(small_manifest, tmp_pat
         "train-000000.tar",
         lambda name, content: content.replace(b"player0.wav", b"player7.wav") if name.endswith("json") else content,
     )
-    with pytest.raises(DataError, match="must hold the members that its JSON lists; got KeyError"):
+    with pytest.raises(DataError, match="must hold the members that its JSON lists, and no more in them; got KeyError"):
         next(read_clips(changed, "train"))
 
 
@@ -183,8 +174,8 @@ def test_epochs_differ(examples):
 
 
 def test_every_clip_is_an_anchor_in_every_epoch(examples):
-    mixtures = examples._mixtures(0, 0, 1, 0)
     count = examples.manifest.clips("train") * examples.mixing.windows_per_clip
+    mixtures = examples._mixtures(0, 0, 1, range(count))
     anchors = [next(mixtures).sources for _ in range(count)]
     named = {source.clip for sources in anchors for source in sources}
     assert named == {clip.key for clip in read_clips(examples.manifest, "train")}
@@ -196,6 +187,16 @@ def test_ranks_read_different_shards_and_get_equally_many_batches(examples):
     assert shards[0] | shards[1] == {shard.name for shard in examples.manifest.of_split("train")}
     positions = [[position for _, position in take(examples, 9, rank=rank, world_size=2)] for rank in range(2)]
     assert positions[0] == positions[1]
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_that_share_the_work_make_the_same_batches(examples, processes):
+    whole = take(examples, 14, position=Position(0, 1))
+    shares = [take(examples, 14, position=Position(0, 1), share=(k, processes)) for k in range(processes)]
+    for number, (batch, position) in enumerate(whole):
+        shared, after = shares[number % processes][number // processes]
+        assert same(batch, shared) and position == after
+    assert whole[-1][1].epoch == 2
 
 
 def test_more_ranks_than_shards_are_refused_with_the_remedy(examples):
@@ -223,7 +224,7 @@ def test_two_players_of_one_label_are_one_target_for_who_asks_by_label():
     duo = Clip("p", 0, 2000, 8000, (tone("vn", 3000), tone("vn", 5000), tone("fl", 7000)))
     pool = Pool([duo], plain(), WINDOW, "labels")
     mixture = pool.draw(np.random.default_rng(0), duo, 3, aligned=True)
-    batch = make_batch([mixture], WINDOW, asking("instruments"), plain(), np.random.default_rng(0))
+    batch = make_batch([mixture], 1, WINDOW, asking("instruments"), plain(), np.random.default_rng(0))
     levels = batch.targets[0, :, 0, 400] * 32768
     np.testing.assert_allclose(levels, [7000, 0, 8000], atol=0.01)
     assert batch.present.tolist() == [[True, False, True]]
@@ -234,7 +235,7 @@ def test_an_absent_query_has_silence_as_its_target():
     duet = Clip("p", 0, 2000, 8000, (tone("vn", 3000), tone("fl", 5000)))
     pool = Pool([duet], plain(), WINDOW, "labels")
     mixture = pool.draw(np.random.default_rng(0), duet, 2, aligned=True)
-    batch = make_batch([mixture], WINDOW, asking(), plain(queries=2, absent_share=1.0), np.random.default_rng(0))
+    batch = make_batch([mixture], 1, WINDOW, asking(), plain(queries=2, absent_share=1.0), np.random.default_rng(0))
     assert batch.context.argmax(-1).tolist() == [[1, 1]]
     assert not batch.targets.any() and not batch.present.any()
 
@@ -256,7 +257,7 @@ def test_pictures_lie_at_the_time_of_their_sound():
         "p", 0, 16000, 8000, (tone("vn", 3000, 16000, picture=picture), tone("fl", 1, 16000, picture=picture)), 25.0
     )
     pool = Pool([film], plain(), Window(3200, 800, 8000), "frames")
-    cue = pool._cue(film, film.players[0], start=3200 + 1200)
+    cue = pool._cue(_Take(film, film.players[0], start=3200 + 1200, speed=1.0))
     # The input window begins 1200 samples before the output: at 0.4 s, and lasts 0.4 s, ten frames.
     assert cue[:, 0, 0, 0].tolist() == list(range(10, 20))
 
@@ -266,7 +267,7 @@ def test_pictures_of_fewer_players_are_padded_and_marked():
     trio = Clip("p", 0, 2000, 8000, tuple(film), 16.0)
     pool = Pool([trio], plain(), WINDOW, "frames")
     drawn = [pool.draw(np.random.default_rng(0), trio, count, aligned=True) for count in (2, 3)]
-    batch = make_batch(drawn, WINDOW, asking("instruments", "frames"), plain(), np.random.default_rng(0))
+    batch = make_batch(drawn, 2, WINDOW, asking("instruments", "frames"), plain(), np.random.default_rng(0))
     assert batch.players.tolist() == [[True, True, False], [True, True, True]]
     assert not batch.context[0, 2].any() and batch.context[1, 2].any()
 
@@ -297,7 +298,7 @@ def test_a_pool_with_too_few_instruments_is_refused():
 
 def test_cutting_beyond_the_ends_gives_silence():
     audio = np.arange(1, 6, dtype=np.int16)[None]
-    assert (cut(audio, -2, 9, 5) * 32768)[0].tolist() == [0, 0, 1, 2, 3, 4, 5, 0, 0]
+    assert (cut(audio, -2, 9, gain=1.0) * 32768)[0].tolist() == [0, 0, 1, 2, 3, 4, 5, 0, 0]
 
 
 def test_gain_stays_within_its_bound():

@@ -15,8 +15,9 @@ from vimss.errors import ConfigError, DataError, TrainingError
 from vimss.model.config import ModelConfig, Op
 from vimss.model.separator import Separator
 from vimss.shards.clip import Clip, Player
+from vimss.stream.batch import Batch, Examples, Position, whole_batch
 from vimss.stream.config import MixingConfig
-from vimss.stream.mix import Asking, Batch, Examples, Pool, Position, Window, whole_batch
+from vimss.stream.mix import Asking, Pool, Window
 from vimss.train.checkpoint import newest_valid
 from vimss.train.config import Settings, TrainingConfig, ValidationConfig
 from vimss.train.device import autocast, context_of, distribute, has_bfloat16_units, multiplies_bfloat16
@@ -546,7 +547,7 @@ def _one_process(manifest, chosen):
             np.concatenate([getattr(share, name) for share in shares])
             for name in ("mixture", "targets", "present", "context")
         ]
-        losses.append(gradients(Batch(*arrays, None)))
+        losses.append(gradients(Batch(*arrays, None, np.zeros(len(arrays[0]), bool))))
         torch.nn.utils.clip_grad_norm_(separator.parameters(), config.gradient_clip)
         optimizer.step()
     return separator.state_dict(), float(torch.stack(losses).mean())

@@ -47,6 +47,15 @@ def shard(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name or path of a YAML in shards/.")],
     source: Annotated[Path | None, typer.Option(help="Folder of the corpus, where it is not generated.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Length of a generated corpus.", min=0)] = None,
+    shards: Annotated[
+        str | None,
+        typer.Option(
+            "--out", metavar="FOLDER|URL", help="Where shards lie; without, VIMSS_SHARDS, place or store say."
+        ),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Read what was written and list what is wrong with it.")
+    ] = False,
     seed: Seed = None,
     changes: Set = None,
     place: On = "local",
@@ -55,21 +64,28 @@ def shard(
     """Write the shards of a corpus; a second call finds them."""
     from vimss import verbs
     from vimss.console import out, stage
+    from vimss.shards.write import first_of
 
-    checked = verbs.recipe_of(recipe, seed, minutes, changes or ())
-    with verbs.at_place(place) as work, stage(f"shards of {Path(recipe).stem}") as say:
-        manifest = verbs.write(work, recipe, checked, source, verbs.shard_news(say))
+    wanted = verbs.recipe_of(recipe, seed, minutes, changes or ())
+    if check:
+        _check_shards(recipe, wanted, place, shards, as_json)
+        return
+    with verbs.at_place(place, shards) as work, stage(f"shards of {Path(recipe).stem}") as say:
+        manifest = verbs.write(work, recipe, wanted, source, verbs.shard_news(say))
     seconds = {
         split: sum(shard.seconds for shard in manifest.shards if shard.split == split) for split in manifest.splits
     }
     if as_json:
-        print_json({"folder": str(manifest.folder), "signature": manifest.signature, "seconds": seconds})
+        told = {"folder": str(manifest.home), "signature": manifest.signature, "seconds": seconds}
+        print_json({**told, "missing": manifest.missing})
         return
     out.print(
-        f"{manifest.folder}: {len(manifest.pieces)} pieces, {sum(seconds.values()) / 60:.1f} minutes", soft_wrap=True
+        f"{manifest.home}: {len(manifest.pieces)} pieces, {sum(seconds.values()) / 60:.1f} minutes", soft_wrap=True
     )
     for split, length in seconds.items():
         out.print(f"  {split}: {length / 60:.1f} minutes")
+    if manifest.missing:
+        out.print(f"  missing: {len(manifest.missing)} pieces: {first_of(manifest.missing)}", soft_wrap=True)
 
 
 @app.command()
@@ -293,6 +309,26 @@ def _search(name: str, seed: int | None, changes: list[str], place: str, as_json
         )
         return
     report.print_comparison(loaded, study)
+
+
+def _check_shards(name: str, recipe: Any, place: str, shards: str | None, as_json: bool) -> None:
+    """Read what was written; exit code 1 where something is wrong with it."""
+    from vimss import verbs
+    from vimss.console import out, stage
+
+    with verbs.at_place(place, shards) as work, stage(f"check of {Path(name).stem}") as say:
+        folder, found = verbs.check(work, name, recipe, say)
+    wrong = [sentence for shard in found for sentence in shard.wrong]
+    clips, size = sum(shard.clips for shard in found), sum(shard.size for shard in found)
+    if as_json:
+        print_json({"folder": str(folder), "shards": len(found), "clips": clips, "bytes": size, "wrong": wrong})
+    else:
+        for sentence in wrong:
+            out.print(sentence, soft_wrap=True, markup=False)
+        told = f"{len(wrong)} errors" if wrong else "all whole"
+        out.print(f"{folder}: {len(found)} shards, {clips} clips, {size / 1e6:.1f} MB: {told}", soft_wrap=True)
+    if wrong:
+        raise typer.Exit(1)
 
 
 def print_json(content: Any) -> None:

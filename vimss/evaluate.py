@@ -25,7 +25,7 @@ from vimss.metrics import (
     silence_energy,
 )
 from vimss.shards.manifest import Manifest, open_manifest
-from vimss.stream.mix import Asking, Window, fixed_mixtures
+from vimss.stream.mix import Asking, Mixture, Window, fixed_mixtures, paired_mixtures
 from vimss.systems import (
     InformedWienerSystem,
     MixtureSystem,
@@ -59,7 +59,7 @@ class SourceScore(Config):
 
 
 class TwoSources(Config):
-    """Medians over the sources of fixed two-source mixtures, half random, half aligned."""
+    """Medians over the sources of fixed two-source mixtures: half random, half aligned, or a corpus's frozen pairs."""
 
     model_config = Config.model_config | {"allow_inf_nan": True, "ser_json_inf_nan": "strings"}
 
@@ -136,17 +136,14 @@ def evaluate_piece(system: System, piece: Scene, sample_rate: int) -> list[Sourc
 def evaluate_two_sources(system: System, manifest: Manifest, split: str) -> TwoSources:
     """Fixed mixtures of two instruments, the same for every system: how well, and what asking for a label does.
 
+    They are the corpus's own pairs where it has a frozen list of them for its test split, else drawn ones.
     Contrast and absent level are NaN for a system that cannot be asked for a label.
     """
     rate = manifest.recipe.sample_rate
-    samples = round(min(TWO_SOURCE_SECONDS * rate, manifest.recipe.clip_samples / 2))
-    asking = Asking("instruments", system.cue, manifest.recipe.labels, 1, system.features)
-    counts = [(2, bool(number % 2)) for number in range(TWO_SOURCE_MIXTURES)]
+    mixtures = _two_source_mixtures(system, manifest, split)
     improvements: dict[bool, list[float]] = {False: [], True: []}
     contrasts, levels = [], []
-    for number, mixture in enumerate(
-        fixed_mixtures(manifest, split, counts, Window(samples, samples, rate), asking, seed=1)
-    ):
+    for number, mixture in enumerate(mixtures):
         scene = scene_of(mixture, str(number))
         labels = sorted(scene.references)
         absent = sorted({source.label for source in mixture.distractors})
@@ -165,7 +162,7 @@ def evaluate_two_sources(system: System, manifest: Manifest, split: str) -> TwoS
                 )
                 contrasts.append(float(right - wrong))
     return TwoSources(
-        mixtures=TWO_SOURCE_MIXTURES,
+        mixtures=len(mixtures),
         si_sdr_improvement=_median(improvements[False] + improvements[True]),
         si_sdr_improvement_mean=_mean(improvements[False] + improvements[True]),
         si_sdr_improvement_random=_median(improvements[False]),
@@ -173,6 +170,17 @@ def evaluate_two_sources(system: System, manifest: Manifest, split: str) -> TwoS
         label_contrast=_median(contrasts),
         absent_level=_median(levels),
     )
+
+
+def _two_source_mixtures(system: System, manifest: Manifest, split: str) -> list[Mixture]:
+    recipe = manifest.recipe
+    samples = round(min(TWO_SOURCE_SECONDS * recipe.sample_rate, recipe.clip_samples / 2))
+    window = Window(samples, samples, recipe.sample_rate)
+    asking = Asking("instruments", system.cue, recipe.labels, 1, system.features)
+    if split == "test" and manifest.pairs:
+        return paired_mixtures(manifest, window, asking, seed=1)
+    counts = [(2, bool(number % 2)) for number in range(TWO_SOURCE_MIXTURES)]
+    return fixed_mixtures(manifest, split, counts, window, asking, seed=1)
 
 
 REFERENCES = (MixtureSystem.name, WienerSystem.name, InformedWienerSystem.name, OracleSystem.name)

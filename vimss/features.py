@@ -23,11 +23,10 @@ from vimss.config import Config, parse_config
 from vimss.errors import ConfigError, DataError
 from vimss.model.config import VisionConfig
 from vimss.model.vision import Vision
+from vimss.shards.fetch import ENTRY, FEATURES
 from vimss.shards.manifest import Manifest, Shard
-from vimss.storage import publish, sha256
-from vimss.stream.read import FEATURES, read_clips
-
-ENTRY = "features.json"
+from vimss.storage import Folder, sha256
+from vimss.stream.read import read_clips
 
 
 class FeatureEntry(Config):
@@ -65,64 +64,67 @@ def compute_features(
     network = Vision(vision.model_copy(update={"frozen": True})).to(device)
     digest = weights_digest(network)
     name = f"{vision.network}-{digest[:10]}"
-    folder = manifest.folder / FEATURES / name
+    folder = manifest.home / FEATURES / name
+    present = folder.sizes()
     done = 0.0
     for shard in manifest.shards if shards is None else shards:
-        target = folder / _file_of(shard)
-        if not target.exists():
+        if _file_of(shard) not in present:
             arrays = _shard_features(manifest, shard, network, device)
-            with publish(target) as temporary, temporary.open("wb") as file:
+            with folder.publish(_file_of(shard)) as temporary, temporary.open("wb") as file:
                 np.savez(file, allow_pickle=False, **arrays)
         done += shard.seconds
         if progress is not None:
             progress(done)
-    if all((folder / _file_of(shard)).exists() for shard in manifest.shards):
+    if {_file_of(shard) for shard in manifest.shards} <= folder.sizes().keys():
         entry = FeatureEntry(
             network=vision.network,
             weights_sha256=digest,
             feature_size=vision.feature_size,
             frame_rate=manifest.recipe.picture.frame_rate,
             shards_digest=manifest.digest,
-            files={_file_of(shard): sha256(folder / _file_of(shard)) for shard in manifest.shards},
+            files={_file_of(shard): _digest(folder, _file_of(shard)) for shard in manifest.shards},
         )
-        with publish(folder / ENTRY) as temporary:
+        with folder.publish(ENTRY) as temporary:
             temporary.write_text(entry.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return name
 
 
 def read_features(manifest: Manifest, name: str) -> FeatureEntry:
     """The entry of a folder of features, after a check that it is complete and of these very shards."""
-    path = manifest.folder / FEATURES / name / ENTRY
+    folder = manifest.home / FEATURES / name
     again = f"run `vimss features {manifest.name}`"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(folder.read_bytes(ENTRY))
     except FileNotFoundError as error:
         known = ", ".join(available_features(manifest)) or "none"
         raise DataError(
-            f"the features '{name}' of {manifest.folder} must be complete", got=f"complete are: {known}", fix=again
+            f"the features '{name}' of {manifest.home} must be complete", got=f"complete are: {known}", fix=again
         ) from error
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} must be JSON", got=str(error), fix=f"delete {path.parent} and {again}") from error
-    entry = parse_config(content, FeatureEntry, str(path))
+        raise DataError(f"{folder}/{ENTRY} must be JSON", got=str(error), fix=f"delete {folder} and {again}") from error
+    entry = parse_config(content, FeatureEntry, f"{folder}/{ENTRY}")
     if entry.shards_digest != manifest.digest:
         raise DataError(
-            f"{path.parent} must hold features of the shards beside it",
+            f"{folder} must hold features of the shards beside it",
             got=f"features of shards with the digest {entry.shards_digest} instead of {manifest.digest}",
-            fix=f"delete {path.parent} and {again}",
+            fix=f"delete {folder} and {again}",
         )
+    present = folder.sizes()
     for file, digest in entry.files.items():
-        if not (path.parent / file).is_file() or sha256(path.parent / file) != digest:
+        # What lies behind a URL is compared when it is fetched.
+        if file not in present or (manifest.origin is None and _digest(folder, file) != digest):
             raise DataError(
-                f"{path.parent / file} must have the SHA-256 that its {ENTRY} says",
-                got="another" if (path.parent / file).is_file() else "no such file",
-                fix=f"delete {path.parent} and {again}",
+                f"{folder}/{file} must have the SHA-256 that its {ENTRY} says",
+                got="another" if file in present else "no such file",
+                fix=f"delete {folder} and {again}",
             )
     return entry
 
 
 def available_features(manifest: Manifest) -> tuple[str, ...]:
     """Names of the complete folders of features beside the shards."""
-    return tuple(sorted(path.parent.name for path in (manifest.folder / FEATURES).glob(f"*/{ENTRY}")))
+    found = (manifest.home / FEATURES).sizes()
+    return tuple(sorted(file.removesuffix(f"/{ENTRY}") for file in found if file.endswith(f"/{ENTRY}")))
 
 
 def find_features(manifest: Manifest, vision: VisionConfig, feature_size: int) -> str:
@@ -136,7 +138,7 @@ def find_features(manifest: Manifest, vision: VisionConfig, feature_size: int) -
     found = [name for name in available_features(manifest) if name.rpartition("-")[0] == vision.network]
     if len(found) != 1:
         raise DataError(
-            f"a `features` context needs one complete folder of {vision.network} features beside {manifest.folder}",
+            f"a `features` context needs one complete folder of {vision.network} features beside {manifest.home}",
             got=", ".join(found) or "none",
             fix="delete all but one" if found else f"run `vimss features {manifest.name} --network {vision.network}`",
         )
@@ -165,6 +167,11 @@ def weights_digest(network: Vision) -> str:
     return digest.hexdigest()
 
 
+def _digest(folder: Folder, file: str) -> str:
+    with folder.copied(file) as path:
+        return sha256(path)
+
+
 def _file_of(shard: Shard) -> str:
     return Path(shard.name).with_suffix(".npz").name
 
@@ -179,7 +186,7 @@ def _shard_features(
                 arrays[f"{clip.key}.player{index}"] = _features(network, torch.from_numpy(player.picture).to(device))
     if not arrays:
         raise DataError(
-            f"{manifest.folder / shard.name} must hold players with pictures",
+            f"{manifest.home}/{shard.name} must hold players with pictures",
             got="none",
             fix="choose a recipe whose corpus has video",
         )

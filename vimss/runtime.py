@@ -22,7 +22,7 @@ from pydantic import Field
 
 from vimss.config import Config, load_yaml
 from vimss.errors import ConfigError, PlaceError
-from vimss.storage import Store
+from vimss.storage import Store, folder_at
 
 PLATFORM = Path("platform")
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -61,9 +61,18 @@ class Place(Config):
     store: str = Field(
         "", description="folder or mount that all nodes share; VIMSS_STORE goes before it; empty: ./store"
     )
+    shards: str = Field(
+        "", description="folder or URL such as s3://bucket/prefix; VIMSS_SHARDS goes before it; empty: in the store"
+    )
+    cache_gigabytes: float = Field(
+        50.0, gt=0, description="how much of shards behind a URL is kept in the store; least recently used go first"
+    )
     tracking_uri: str = Field("", description="of an MLflow server; empty: SQLite in the store")
     workers_per_trial: int = Field(1, ge=1, description="processes that train one trial together")
-    cpus_per_worker: float = Field(1.0, gt=0, description="cores of one worker")
+    cpus_per_worker: float = Field(1.0, gt=0, description="cores of one worker, with those of its loader")
+    loader_workers: int = Field(
+        0, ge=0, description="processes of one worker that make batches ahead, a core each; with a GPU 2 to 4"
+    )
     gpus_per_worker: float = Field(0.0, ge=0, description="GPUs of one worker")
     max_concurrent_trials: int = Field(
         0, ge=0, description="trials that run at once; 0: as many as the cluster's cores and GPUs allow"
@@ -93,7 +102,10 @@ def in_ray_job() -> bool:
 
 
 def open_store(place: Place) -> Store:
-    """$VIMSS_STORE, else the place's, else ./store; created where it does not exist."""
+    """$VIMSS_STORE, else the place's, else ./store; created where it does not exist.
+
+    Its shards are at $VIMSS_SHARDS, else where the place says, else in it.
+    """
     named = os.environ.get("VIMSS_STORE") or place.store
     if in_ray_job() and not Path(named).is_absolute():
         raise ConfigError(
@@ -101,7 +113,13 @@ def open_store(place: Place) -> Store:
             got=repr(named) if named else "no VIMSS_STORE",
             fix='submit with --runtime-env-json \'{"env_vars": {"VIMSS_STORE": "/absolute/path"}}\'',
         )
-    return Store(Path(named or "store").absolute()).make()
+    shards = os.environ.get("VIMSS_SHARDS") or place.shards
+    if in_ray_job() and shards and "://" not in shards and not Path(shards).is_absolute():
+        raise ConfigError(
+            "a Ray job must have its shards at a URL or an absolute path", got=repr(shards), fix="write the whole path"
+        )
+    shards_at = folder_at(shards) if shards else None
+    return Store(Path(named or "store").absolute(), shards_at, place.cache_gigabytes).make()
 
 
 @contextmanager

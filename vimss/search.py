@@ -442,6 +442,8 @@ _METRICS = (
     "audio_seconds_per_second",
     "loader_wait",
     "micro_batch",
+    "mixture_level_db",
+    "turned_down",
     "stopped_early",
 )
 

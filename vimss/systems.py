@@ -255,9 +255,9 @@ def scene_of(mixture: Mixture, name: str) -> Scene:
     cues: dict[str, list[np.ndarray]] = {}
     for source in mixture.sources:
         references[source.label] = references.get(source.label, 0) + source.stem
-    for source in (*mixture.sources, *mixture.distractors):
-        if source.cue is not None:
-            cues.setdefault(source.label, []).append(source.cue)
+    for seen in (*mixture.sources, *mixture.distractors):
+        if seen.cue is not None:
+            cues.setdefault(seen.label, []).append(seen.cue)
     return Scene(name, mixture.sound, references, cues)
 
 

@@ -13,7 +13,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,12 @@ from vimss.report import best_of, evaluation_bars, evaluation_of
 from vimss.runtime import Place, git_commit, load_place, open_store, parallel_map, ray_running
 from vimss.search import Reporter, search
 from vimss.separate import Separated, separate
-from vimss.shards.manifest import MANIFEST, Manifest, Shard, open_manifest
+from vimss.shards.check import Found, check_shards
+from vimss.shards.fetch import FEATURES
+from vimss.shards.manifest import MANIFEST, Manifest, Shard, open_manifest, open_shards
 from vimss.shards.recipe import Recipe, load_recipe
 from vimss.shards.write import Progress, shards_folder, write_shards
-from vimss.storage import Store, publish
-from vimss.stream.read import FEATURES
+from vimss.storage import Folder, Store, folder_at, publish
 from vimss.study import OBJECTIVE, Study, TrialRecord, read_study, study_folder
 from vimss.systems import fit_wiener
 from vimss.track import Study as TrackedStudy
@@ -50,9 +51,11 @@ class Work:
 
 
 @contextmanager
-def at_place(name: str = "local") -> Iterator[Work]:
-    """The place called `name` with Ray running; needed by verbs that compute."""
+def at_place(name: str = "local", shards: str | None = None) -> Iterator[Work]:
+    """The place called `name` with Ray running; needed by verbs that compute. `shards` says where they lie."""
     work = known_place(name)
+    if shards is not None:
+        work = replace(work, store=replace(work.store, shards_at=folder_at(shards)))
     with ray_running(work.place):
         yield work
 
@@ -84,6 +87,21 @@ def write(
     return write_shards(recipe, Path(name).stem, work.store, source, on_progress)
 
 
+def check(
+    work: Work, name: str, recipe: Recipe, say: Callable[[str], None] = lambda _: None
+) -> tuple[Folder, list[Found]]:
+    """Where the shards of a recipe lie, and what a look into each of them found."""
+    folder = shards_folder(recipe, Path(name).stem, work.store)
+    done = 0
+
+    def count(found: Found) -> None:
+        nonlocal done
+        done += 1
+        say(f"{done} shards read" + (f"; {found.wrong[0]}" if found.wrong else ""))
+
+    return folder, check_shards(folder, count)
+
+
 def recipe_for(experiment: Experiment) -> Recipe:
     """The recipe that an experiment names, with what it changes there, and its seed where it gives one."""
     return recipe_of(experiment.shards, _given_seed(experiment), overrides=list(_key_values(experiment.recipe)))
@@ -92,17 +110,17 @@ def recipe_for(experiment: Experiment) -> Recipe:
 def shards_of(work: Work, experiment: Experiment) -> Manifest:
     """The shards that an experiment names; DataError with the command that writes them where they are not there yet."""
     folder = shards_folder(recipe_for(experiment), Path(experiment.shards).stem, work.store)
-    if not (folder / MANIFEST).exists():
+    if MANIFEST not in folder.sizes():
         seed = _given_seed(experiment)
         words = ["vimss", "shard", experiment.shards, *([] if seed is None else ["--seed", str(seed)])]
         for change in _key_values(experiment.recipe):
             words += ["--set", change]
         raise DataError(
             f"the shards of the experiment '{experiment.name}' must be written first",
-            got=f"no {folder / MANIFEST}",
+            got=f"no {folder}/{MANIFEST}",
             fix=f"run `{shlex.join(words)}`",
         )
-    return open_manifest(folder)
+    return open_shards(folder, work.store)
 
 
 def _given_seed(experiment: Experiment) -> int | None:
@@ -315,9 +333,9 @@ def shard_news(say: Callable[[str], None]) -> Callable[[Progress], None]:
 
 def write_features(
     work: Work, recipe: Recipe, name: str, network: str, weights: str, say: Callable[[str], None]
-) -> Path:
+) -> Folder:
     """Vision features of a recipe's shards, computed side by side; returns their folder."""
-    manifest = open_manifest(shards_folder(recipe, Path(name).stem, work.store))
+    manifest = open_shards(shards_folder(recipe, Path(name).stem, work.store), work.store)
     vision = parse_config({"network": network, "weights": weights}, VisionConfig, "vimss features")
     done = 0
 
@@ -327,7 +345,7 @@ def write_features(
         say(f"{done} of {len(manifest.shards)} shards")
 
     parallel_map(run_features, [FeaturesTask(manifest.folder, vision, shard) for shard in manifest.shards], count)
-    return manifest.folder / FEATURES / compute_features(manifest, vision)
+    return manifest.home / FEATURES / compute_features(manifest, vision)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from vimss.model.separator import Separator
-from vimss.stream.mix import Batch, Window
+from vimss.stream.batch import Batch
+from vimss.stream.mix import Window
 from vimss.train.config import Settings
 from vimss.train.gradients import Gradients
 from vimss.train.optimize import make_optimizers
@@ -88,7 +89,7 @@ def _batch(separator: Separator, window: Window, rng: np.random.Generator) -> Ba
     elif config.site != "none":
         context = rng.standard_normal((3, 2, 4, config.feature_size)).astype(np.float16)
         players = np.array([[True, True], [True, False], [True, True]])
-    return Batch(stems.sum(1), targets, targets.any((2, 3)), context, players)
+    return Batch(stems.sum(1), targets, targets.any((2, 3)), context, players, np.zeros(3, bool))
 
 
 if __name__ == "__main__":

@@ -20,8 +20,10 @@ from vimss.media.read import (
     probe,
     read_audio,
     read_crops,
+    read_images,
     read_video,
 )
+from vimss.media.resample import resample
 from vimss.media.write import (
     INT16_SCALE,
     encode_audio,
@@ -48,7 +50,9 @@ __all__ = [
     "quantise",
     "read_audio",
     "read_crops",
+    "read_images",
     "read_video",
+    "resample",
     "write_video",
     "write_wav",
 ]

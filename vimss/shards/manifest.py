@@ -1,7 +1,10 @@
 """The manifest: what a folder of shards holds, written last and atomically.
 
-manifest = open_manifest(store.shards / "quickstart-3f9c2a1b07")
+manifest = open_shards(store.shards / "quickstart-3f9c2a1b07", store)  # here, or behind a URL
 manifest.of_split("train")  # its shards
+
+A manifest that lies behind a URL is copied into the store's cache, beside where it came from; that copy is opened as a
+local one is, by any process: `open_manifest(manifest.folder)`.
 """
 
 import json
@@ -12,8 +15,12 @@ from pydantic import Field
 from vimss.config import Config, parse_config, signature
 from vimss.errors import DataError
 from vimss.shards.recipe import SPLITS, Recipe
+from vimss.storage import Folder, LocalFolder, RemoteFolder, Store, publish
 
 MANIFEST = "manifest.json"
+
+ORIGIN = "origin.json"
+"""Beside the copy of a manifest that lies behind a URL."""
 
 
 class Shard(Config):
@@ -37,16 +44,27 @@ class PieceEntry(Config):
     instruments: tuple[str, ...]
 
 
+class Origin(Config):
+    """Where the shards lie whose manifest this is a copy of."""
+
+    url: str
+    cache_gigabytes: float = Field(gt=0, description="how much of all shards behind URLs the store keeps")
+
+
 class Manifest(Config):
     """Everything about a folder of shards that a reader needs to know first."""
 
-    folder: Path = Field(Path(), exclude=True, description="where the shards lie; not part of the file")
+    folder: Path = Field(Path(), exclude=True, description="where the file lies; not part of it")
+    origin: Origin | None = Field(None, exclude=True, description="where the shards lie, if not beside the file")
     name: str = Field(description="name of the recipe")
     recipe: Recipe
     signature: str = Field(description="of the recipe and the reader's version")
     shards: tuple[Shard, ...]
     pieces: tuple[PieceEntry, ...]
     missing: tuple[str, ...] = Field((), description="pieces of the corpus that its source lacked")
+    pairs: tuple[tuple[str, str], ...] = Field(
+        (), description="pieces of the test split whose mixtures evaluation hears instead of drawn ones"
+    )
 
     def of_split(self, split: str) -> tuple[Shard, ...]:
         """The shards of one split; DataError where there are none."""
@@ -54,9 +72,14 @@ class Manifest(Config):
         if not found:
             splits = ", ".join(sorted({shard.split for shard in self.shards}))
             raise DataError(
-                f"{self.folder} must hold the split '{split}'", got=f"only {splits}", fix="choose one of these"
+                f"{self.home} must hold the split '{split}'", got=f"only {splits}", fix="choose one of these"
             )
         return found
+
+    @property
+    def home(self) -> Folder:
+        """Where the shards lie, and features beside them."""
+        return LocalFolder(self.folder) if self.origin is None else RemoteFolder(self.origin.url)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -73,27 +96,52 @@ class Manifest(Config):
         return signature(sorted((shard.name, shard.sha256) for shard in self.shards))
 
 
+def open_shards(folder: Folder, store: Store) -> Manifest:
+    """The manifest of a folder of shards anywhere, checked as `open_manifest` does."""
+    if isinstance(folder, LocalFolder):
+        return open_manifest(folder.path)
+    copy = store.cache / f"{folder.name}-{signature(folder.url)}"
+    origin = Origin(url=folder.url, cache_gigabytes=store.cache_gigabytes).model_dump_json().encode()
+    for name, content in ((MANIFEST, _manifest_bytes(folder)), (ORIGIN, origin)):
+        with publish(copy / name) as temporary:
+            temporary.write_bytes(content)
+    return open_manifest(copy)
+
+
 def open_manifest(folder: Path) -> Manifest:
-    """The manifest of a folder of shards, after a check that every shard is there at its full size."""
-    path = folder / MANIFEST
+    """The manifest in a folder of this machine, after a check that every shard is where it lies, at its full size."""
+    manifest = read_manifest(LocalFolder(folder))
+    if (folder / ORIGIN).exists():
+        origin = parse_config(json.loads((folder / ORIGIN).read_bytes()), Origin, str(folder / ORIGIN))
+        manifest = manifest.model_copy(update={"origin": origin})
+    sizes = manifest.home.sizes()
+    for shard in manifest.shards:
+        if sizes.get(shard.name) != shard.size:
+            raise DataError(
+                f"{manifest.home}/{shard.name} must have {shard.size} bytes as its manifest says",
+                got=f"{sizes[shard.name]} bytes" if shard.name in sizes else "no such file",
+                fix=f"delete {manifest.home} and run `vimss shard {manifest.name}` again",
+            )
+    return manifest
+
+
+def read_manifest(folder: Folder) -> Manifest:
+    """The manifest as it stands there, whatever became of the shards."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(_manifest_bytes(folder))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{folder}/{MANIFEST} must be JSON", got=str(error), fix="delete the folder and run `vimss shard` again"
+        ) from error
+    here = folder.path if isinstance(folder, LocalFolder) else Path()
+    return parse_config({**content, "folder": here, "origin": None}, Manifest, f"{folder}/{MANIFEST}")
+
+
+def _manifest_bytes(folder: Folder) -> bytes:
+    """The file; DataError where there is none."""
+    try:
+        return folder.read_bytes(MANIFEST)
     except FileNotFoundError as error:
         raise DataError(
             f"{folder} must hold a {MANIFEST}", got="none", fix="run `vimss shard RECIPE` to write the shards"
         ) from error
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} must be JSON", got=str(error), fix="delete the folder and run `vimss shard` again"
-        ) from error
-    manifest = parse_config({**content, "folder": folder}, Manifest, str(path))
-    for shard in manifest.shards:
-        file = folder / shard.name
-        size = file.stat().st_size if file.exists() else 0
-        if size != shard.size:
-            raise DataError(
-                f"{file} must have {shard.size} bytes as its manifest says",
-                got=f"{size} bytes" if file.exists() else "no such file",
-                fix=f"delete {folder} and run `vimss shard {manifest.name}` again",
-            )
-    return manifest

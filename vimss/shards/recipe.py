@@ -43,6 +43,9 @@ class Recipe(Config):
     licence: str = Field(description="licence of the data, and what it asks of those who use it")
     obtain: str = Field(description="how to obtain the data")
     expect: Expectation | None = Field(None, description="what the source holds when it is whole, where that is known")
+    most_silent: float = Field(
+        0.5, ge=0, le=1, description="share of a piece's players that may play nothing from its beginning to its end"
+    )
     labels: tuple[str, ...] = Field(
         tuple(INSTRUMENTS), min_length=1, description="instrument labels, in the order of the outputs"
     )

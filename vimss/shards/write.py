@@ -3,7 +3,7 @@
     with ray_running(place):
         manifest = write_shards(recipe, "quickstart", store, on_progress=print)
 
-The unit of work is a shard: a group of pieces, written by one Ray task under a temporary name and renamed.
+The unit of work is a shard: a group of pieces, written by one Ray task under a temporary name and renamed, or uploaded.
 An interrupted run goes on where it was; the manifest comes last. Members of a clip, `KEY` being piece and offset:
 
     KEY.json               piece, offset, samples, rates, the list of players, and the SHA-256 of the other members
@@ -19,6 +19,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -34,9 +35,10 @@ from vimss.media import encode_audio, encode_video
 from vimss.runtime import parallel_map
 from vimss.shards.clip import Clip
 from vimss.shards.corpora import Listing, Piece, reader_of
-from vimss.shards.manifest import MANIFEST, Manifest, PieceEntry, Shard, open_manifest
+from vimss.shards.manifest import MANIFEST, Manifest, PieceEntry, Shard, open_shards
 from vimss.shards.recipe import SPLITS, Recipe
-from vimss.storage import Store, publish, sha256
+from vimss.shards.refuse import Loudness, check_clip
+from vimss.storage import Folder, Store, sha256
 
 FORMAT = 2
 """Raised when the members of a clip change, so that old shards are written anew."""
@@ -66,14 +68,15 @@ class Progress:
     """Seconds of music written so far."""
 
 
-def shards_folder(recipe: Recipe, name: str, store: Store) -> Path:
+def shards_folder(recipe: Recipe, name: str, store: Store) -> Folder:
     """Where the shards of a recipe lie: its name and what its content is a function of."""
     return store.shards / f"{name}-{shards_signature(recipe)}"
 
 
 def shards_signature(recipe: Recipe) -> str:
     """Equal signatures, equal shards. Description and the like do not count."""
-    return signature(recipe.model_dump(mode="json", exclude={"description", "licence", "obtain", "expect"}), FORMAT)
+    irrelevant = {"description", "licence", "obtain", "expect", "most_silent"}
+    return signature(recipe.model_dump(mode="json", exclude=irrelevant), FORMAT)
 
 
 def write_shards(
@@ -85,9 +88,9 @@ def write_shards(
 ) -> Manifest:
     """Write the shards of a recipe, or open them where they exist. Needs a running Ray."""
     folder = shards_folder(recipe, name, store)
-    if (folder / MANIFEST).exists():
+    if MANIFEST in folder.sizes():
         _check_source(folder, source)
-        return open_manifest(folder)
+        return open_shards(folder, store)
     reader = reader_of(recipe.corpus)
     options = parse_config(recipe.options, reader.Options, f"shards/{name}.yaml: options")
     listing: Listing = reader.pieces(recipe, options, source)
@@ -115,9 +118,9 @@ def write_shards(
         missing=listing.missing,
         pairs=listing.pairs,
     )
-    with publish(folder / MANIFEST) as temporary:
+    with folder.publish(MANIFEST) as temporary:
         temporary.write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
-    return open_manifest(folder)
+    return open_shards(folder, store)
 
 
 def clip_members(clip: Clip, recipe: Recipe) -> dict[str, bytes]:
@@ -182,7 +185,7 @@ def _npy(array: np.ndarray) -> bytes:
 
 @dataclass(frozen=True)
 class _Task:
-    folder: Path
+    folder: Folder
     name: str
     pieces: tuple[Piece, ...]
     recipe: Recipe
@@ -191,65 +194,69 @@ class _Task:
 
 
 def _write_shard(task: _Task) -> _Written:
-    index = task.folder / INDEX / f"{task.name}.json"
-    if index.exists():
-        return _Written.model_validate_json(index.read_bytes())
-    path = task.folder / f"{task.name}.tar"
+    index, name = f"{INDEX}/{task.name}.json", f"{task.name}.tar"
+    with suppress(FileNotFoundError):
+        return _Written.model_validate_json(task.folder.read_bytes(index))
     reader: ModuleType = reader_of(task.recipe.corpus)
     entries, digests, clips, samples = [], [], 0, 0
-    # A fixed time stamp makes equal content equal bytes.
-    with publish(path) as temporary, wds.TarWriter(str(temporary), encoder=False, mtime=0) as tar:
-        for piece in task.pieces:
-            labels: set[str] = set()
-            before = samples
-            for clip in reader.read(piece, task.recipe, task.options, task.source):
-                _check_clip(clip, piece, task.recipe)
-                tar.write({"__key__": clip.key, **clip_members(clip, task.recipe)})
-                labels |= {player.instrument for player in clip.players}
-                digests += [
-                    hashlib.sha256(player.audio.tobytes()).hexdigest()
-                    for player in clip.players
-                    if player.audio is not None
-                ]
-                clips += 1
-                samples += clip.samples
-            entries.append(
-                PieceEntry(
-                    name=piece.name,
-                    split=piece.split,
-                    composition=piece.composition,
-                    seconds=(samples - before) / task.recipe.sample_rate,
-                    instruments=tuple(sorted(labels)),
+    with task.folder.publish(name) as temporary:
+        # A fixed time stamp makes equal content equal bytes.
+        with wds.TarWriter(str(temporary), encoder=False, mtime=0) as tar:
+            for piece in task.pieces:
+                labels: set[str] = set()
+                loudness = Loudness()
+                before = samples
+                for clip in reader.read(piece, task.recipe, task.options, task.source):
+                    check_clip(clip, piece, task.recipe)
+                    loudness.hear(clip)
+                    tar.write({"__key__": clip.key, **clip_members(clip, task.recipe)})
+                    labels |= {player.instrument for player in clip.players}
+                    digests += [
+                        hashlib.sha256(player.audio.tobytes()).hexdigest()
+                        for player in clip.players
+                        if player.audio is not None
+                    ]
+                    clips += 1
+                    samples += clip.samples
+                loudness.check(piece, task.recipe)
+                entries.append(
+                    PieceEntry(
+                        name=piece.name,
+                        split=piece.split,
+                        composition=piece.composition,
+                        seconds=(samples - before) / task.recipe.sample_rate,
+                        instruments=tuple(sorted(labels)),
+                    )
                 )
-            )
+        size, digest = temporary.stat().st_size, sha256(temporary)
     written = _Written(
         shard=Shard(
-            name=path.name,
+            name=name,
             split=task.pieces[0].split,
             clips=clips,
             seconds=samples / task.recipe.sample_rate,
-            size=path.stat().st_size,
-            sha256=sha256(path),
+            size=size,
+            sha256=digest,
         ),
         pieces=tuple(entries),
         digests=tuple(digests),
     )
-    with publish(index) as temporary:
+    with task.folder.publish(index) as temporary:
         temporary.write_text(written.model_dump_json(), encoding="utf-8")
     return written
 
 
-def _check_source(folder: Path, source: Path | None) -> None:
+def _check_source(folder: Folder, source: Path | None) -> None:
     """Remember the names and sizes of the source's files; DataError where these shards were begun from others."""
     if source is None:
         return
     files = sorted(path for path in source.rglob("*") if path.is_file())
     listing = "".join(f"{path.relative_to(source)}\t{path.stat().st_size}\n" for path in files)
     # As long as no shard is finished, a source may be mended.
-    if not any((folder / INDEX).glob("*.json")):
-        with publish(folder / SOURCE) as temporary:
+    if not (folder / INDEX).sizes():
+        with folder.publish(SOURCE) as temporary:
             temporary.write_text(listing, encoding="utf-8")
-    elif (folder / SOURCE).read_text(encoding="utf-8") != listing:
+    elif folder.read_bytes(SOURCE).decode() != listing:
         raise DataError(
             f"{source} must hold the files that {folder} was begun from",
             got=f"other names or sizes than in {SOURCE}",
@@ -292,7 +299,7 @@ def _check_expected(listing: Listing, recipe: Recipe, source: Path | None) -> No
     seconds = sum(piece.seconds for piece in listing.pieces)
     # Lengths are told to the second or so.
     if few or seconds < 0.98 * (1 - expect.most_missing) * expect.seconds:
-        lacking = f"; missing: {_few(listing.missing)}" if listing.missing else ""
+        lacking = f"; missing: {first_of(listing.missing)}" if listing.missing else ""
         raise DataError(
             f"{source} must hold {expect.pieces} pieces, together {expect.seconds:.0f} s, "
             f"of which a share of {expect.most_missing:g} may be missing",
@@ -301,7 +308,8 @@ def _check_expected(listing: Listing, recipe: Recipe, source: Path | None) -> No
         )
 
 
-def _few(names: Sequence[str], most: int = 10) -> str:
+def first_of(names: Sequence[str], most: int = 10) -> str:
+    """The first names, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
@@ -317,28 +325,6 @@ def _group(pieces: Sequence[Piece], recipe: Recipe) -> dict[str, list[Piece]]:
             groups.setdefault(f"{split}-{number:06d}", []).append(piece)
             room -= math.ceil(piece.seconds / recipe.clip_seconds)
     return groups
-
-
-def _check_clip(clip: Clip, piece: Piece, recipe: Recipe) -> None:
-    if clip.sample_rate != recipe.sample_rate:
-        raise DataError(
-            f"{clip.key}: clips must have the recipe's sample rate of {recipe.sample_rate} Hz",
-            got=f"{clip.sample_rate} Hz",
-            fix="resample in the reader",
-        )
-    for player in clip.players:
-        if player.instrument not in recipe.labels:
-            raise DataError(
-                f"{clip.key}: instruments must be among the recipe's labels {', '.join(recipe.labels)}",
-                got=player.instrument,
-                fix="add the label to the recipe, or map it in the reader",
-            )
-        if player.audio is not None and player.audio.shape != (recipe.channels, clip.samples):
-            raise DataError(
-                f"{clip.key}: every stem of a clip must have {recipe.channels} channels and {clip.samples} samples",
-                got=f"{player.audio.shape} in {player.part}",
-                fix=f"check the files of {piece.name}",
-            )
 
 
 def _refuse_shared_audio(done: list[_Written]) -> None:

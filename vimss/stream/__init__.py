@@ -1,1 +1,1 @@
-"""From shards to batches: read (tar files to clips), mix (clips to mixtures with their targets)."""
+"""From shards to batches: read (tar files to clips), stems (one player in a window), mix (clips to mixtures), batch."""

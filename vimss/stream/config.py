@@ -28,6 +28,26 @@ class MixingConfig(Config):
     equaliser_db: float = Field(
         0.0, ge=0, le=20, description="largest gain of a random smooth equaliser on each stem, dB"
     )
+    pitch_semitones: float = Field(
+        0.0,
+        ge=0,
+        le=12,
+        description="each stem is played faster or slower, and so higher or lower, by up to this many semitones; "
+        "players of one clip at one time by the same",
+    )
+    room_seconds: float = Field(
+        0.0, ge=0, le=5, description="each stem sounds in a random room that reverberates for up to this many seconds"
+    )
+    silence_share: float = Field(
+        0.0, ge=0, le=1, description="share of stems that are silent during 10 to 50 % of the output window"
+    )
+    swap_channels: bool = Field(False, description="left and right of each stem change places at random")
+    remix_share: float = Field(
+        0.0, ge=0, le=1, description="share of batches in which stems change places between the mixtures"
+    )
+    curriculum_epochs: int = Field(
+        0, ge=0, description="epochs in which the most players grow from min_sources to max_sources; 0: at once"
+    )
     pool_clips: int = Field(64, ge=2, description="clips held in memory, from which independent players are drawn")
     windows_per_clip: int = Field(16, ge=1, description="mixtures drawn for each clip of the pool before it is left")
 

@@ -31,6 +31,7 @@ from webdataset.tariterators import group_by_keys
 from vimss.errors import DataError, MediaError
 from vimss.media import decode_audio, decode_video
 from vimss.shards.clip import Clip, Player
+from vimss.shards.fetch import local_features, local_shard
 from vimss.shards.manifest import Manifest, Shard
 from vimss.shards.recipe import Recipe
 from vimss.storage import sha256
@@ -48,10 +49,6 @@ ENDINGS = {
     "annotations": (".npy",),
 }
 """Of the members that hold a part."""
-
-FEATURES = "features"
-"""Folder beside the shards; below it one folder per vision network, with one file per shard."""
-
 
 MOST_LOST = 0.01
 """Share of a split's clips that may be damaged before it is an error."""
@@ -106,7 +103,7 @@ def read_clips(
 
     """
     for shard in manifest.of_split(split) if shards is None else shards:
-        path = manifest.folder / shard.name
+        path = local_shard(manifest, shard)
         whole = _is_whole(path, shard.sha256)
         if not whole and damage is None:
             raise _damaged(manifest, f"{path} must have the SHA-256 that its manifest says", "another")
@@ -320,7 +317,7 @@ def _array(content: bytes, size: _Size) -> np.ndarray:
 
 
 def _read_features(manifest: Manifest, folder: str, shard: Shard) -> dict[str, np.ndarray]:
-    path = manifest.folder / FEATURES / folder / Path(shard.name).with_suffix(".npz").name
+    path = local_features(manifest, folder, shard)
     if not path.exists():
         raise DataError(
             f"{path} must hold the vision features of {shard.name}",

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vimss.errors import DataError
 from vimss.storage import publish, sha256
-from vimss.stream.mix import Position
+from vimss.stream.batch import Position
 
 TENSORS = "state.safetensors"
 ABOUT = "state.json"

@@ -14,7 +14,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compr
 from torch.nn.parallel import DistributedDataParallel
 
 from vimss.errors import ConfigError
-from vimss.stream.mix import Batch
+from vimss.stream.batch import Batch
 
 
 def autocast(precision: Literal["float32", "bfloat16"], device: torch.device) -> torch.autocast | nullcontext[None]:

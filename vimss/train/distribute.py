@@ -72,7 +72,7 @@ def _train_worker(config: dict[str, Any]) -> None:
 
     job: Job = config["job"]
     context = ray.train.get_context()
-    torch.set_num_threads(max(1, int(job.place.cpus_per_worker)))
+    torch.set_num_threads(max(1, int(job.place.cpus_per_worker) - job.place.loader_workers))
     training = Training(
         settings=job.settings,
         manifest=open_manifest(job.shards),
@@ -80,6 +80,7 @@ def _train_worker(config: dict[str, Any]) -> None:
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
         device=ray.train.torch.get_device(),
+        loader_workers=job.place.loader_workers,
     )
 
     def report(metrics: dict[str, float], folder: Path | None) -> None:

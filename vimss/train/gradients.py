@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vimss.errors import TrainingError
-from vimss.stream.mix import Batch, Window
+from vimss.stream.batch import Batch
+from vimss.stream.mix import Window
 from vimss.train.config import Settings
 from vimss.train.device import autocast, compiled, context_of, to_device
 from vimss.train.loss import Totals, best_order, count, make_loss
@@ -106,6 +107,7 @@ class Gradients:
                 present=batch.present[chosen],
                 context=None if batch.context is None else batch.context[chosen],
                 players=None if batch.players is None else batch.players[chosen],
+                turned_down=batch.turned_down[chosen],
             )
 
     def _totals(self, batch: Batch) -> Totals:

@@ -7,6 +7,7 @@ Ray nor MLflow:
 """
 
 import copy
+import logging
 import math
 import tempfile
 import time
@@ -27,16 +28,23 @@ from vimss.features import find_features
 from vimss.model.geometry import geometry
 from vimss.model.separator import Separator, save_separator
 from vimss.shards.manifest import Manifest
-from vimss.stream.mix import Asking, Examples, Mixture, Position, Window, fixed_mixtures, whole_batch
+from vimss.stream.batch import Examples, Levels, Position, whole_batch
+from vimss.stream.mix import Asking, Mixture, Window, fixed_mixtures
 from vimss.train.checkpoint import State, load_state, save_state
 from vimss.train.config import Settings, TrainingConfig, ValidationConfig
 from vimss.train.device import context_of, distribute, to_device
 from vimss.train.gradients import Gradients
+from vimss.train.loader import load
 from vimss.train.loss import best_order, negative_snr
 from vimss.train.optimize import make_optimizers
 
+log = logging.getLogger(__name__)
+
 Report = Callable[[dict[str, float], Path | None], None]
 """Called on every rank with the metrics, and on rank 0 with the folder of the checkpoint, where it is a new one."""
+
+MUCH_WAITING = 0.1
+"""Share of the time that the loop may wait for batches before it says so."""
 
 LOOK_EVERY = 50
 """Steps between two looks at the losses on a GPU: then its work is never waited for, and an error is soon seen."""
@@ -52,6 +60,8 @@ class Training:
     rank: int = 0
     world_size: int = 1
     device: torch.device = torch.device("cpu")  # noqa: RUF009 - a constant
+    loader_workers: int = 0
+    """Processes that make batches ahead of the loop; they do not change which."""
 
     @property
     def signature(self) -> str:
@@ -98,24 +108,33 @@ def train(training: Training, report: Report, resume: Path | None = None) -> Sep
     num_reports = max(1, round(config.audio_seconds / config.report_seconds))
     # At the first step that reaches the share of the budget: a report just before a rung of ASHA would miss it.
     report_steps = {math.ceil(total_steps * (number + 1) / num_reports) for number in range(num_reports)}
-    batches = examples.batches(local_batch, state.position, training.rank, training.world_size)
+    batches = load(
+        examples,
+        local_batch,
+        state.position,
+        training.rank,
+        training.world_size,
+        workers=training.loader_workers,
+        pinned=device.type == "cuda",
+    )
     steps, best, best_seconds = state.steps, state.best, state.best_seconds
     patient = is_patient(config, steps * seconds_per_step, best_seconds)
-    losses = Losses(training)
+    losses, levels = Losses(training), Levels()
     clock = _Clock()
 
     while steps < total_steps and patient:
         with clock.waiting():
-            batch, position = next(batches)
+            made = next(batches)
+        levels.add(made.batch)
         steps += 1
         seconds = steps * seconds_per_step
         rate = learning_rate(config, seconds)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
-        loss = gradients(batch)
+        loss = gradients(made.batch)
         norm = nn.utils.clip_grad_norm_(separator.parameters(), config.gradient_clip or math.inf)
-        losses.add(loss, norm, f"step {steps}, {seconds:.0f} audio seconds, {_place_of(position)}")
+        losses.add(loss, norm, f"step {steps}, {seconds:.0f} audio seconds, {_place_of(made.position)}")
         for optimizer in optimizers:
             optimizer.step()
         if average is not None:
@@ -124,7 +143,9 @@ def train(training: Training, report: Report, resume: Path | None = None) -> Sep
         if steps in report_steps:
             metrics = {"audio_seconds": seconds, "train_loss": losses.mean()}
             metrics |= {"learning_rate": rate, "steps": float(steps), "micro_batch": float(gradients.micro_batch)}
-            metrics |= clock.metrics(losses.steps * seconds_per_step)
+            metrics |= clock.metrics(losses.steps * seconds_per_step) | {"lost_clips": float(made.lost)}
+            metrics |= levels.metrics()
+            _warn_of_waiting(metrics["loader_wait"])
             metrics["valid_loss"] = validate(average or separator)
             if average is not None:
                 metrics["valid_loss_raw"] = validate(separator)
@@ -138,10 +159,10 @@ def train(training: Training, report: Report, resume: Path | None = None) -> Sep
                     seen = {name: metrics[name] for name in ("audio_seconds", "valid_loss")}
                     card = {**data_card(training.manifest, asking), **seen}
                     save_separator(Path(folder) / "model", average or separator, card)
-                    now = State(training.signature, steps, position, best, best_seconds, metrics)
+                    now = State(training.signature, steps, made.position, best, best_seconds, metrics)
                     save_state(Path(folder), now, separator, average, optimizers)
                 report(metrics, Path(folder) if training.rank == 0 else None)
-            losses = Losses(training)
+            losses, levels = Losses(training), Levels()
             clock = _Clock()
     return separator
 
@@ -289,6 +310,16 @@ def _local_batch(batch_size: int, world_size: int) -> int:
 def _place_of(position: Position) -> str:
     """The batch before a position, in words."""
     return f"batch {position.batch - 1} of epoch {position.epoch}"
+
+
+def _warn_of_waiting(share: float) -> None:
+    """Tell who reads the log what to change where the loop waits for its batches."""
+    if share > MUCH_WAITING:
+        log.warning(
+            "%.0f %% of the time went by waiting for batches: raise loader_workers of the place or "
+            "mixing.windows_per_clip; where pictures are decoded, compute features once with `vimss features`",
+            100 * share,
+        )
 
 
 def _check_validation(metrics: dict[str, float]) -> None:

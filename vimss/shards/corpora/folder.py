@@ -19,13 +19,12 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from pydantic import Field
 
 from vimss.config import Config
 from vimss.errors import DataError
-from vimss.media import Probe, columns, fitting_gain, probe, quantise, read_audio, read_crops
+from vimss.media import columns, fitting_gain, quantise, read_audio, read_crops
 from vimss.shards.clip import Clip, Player
-from vimss.shards.corpora import SHARES, Listing, Piece, cut_piece, deal, plain_name, source_folder
+from vimss.shards.corpora import SHARES, Listing, Piece, common_seconds, cut_piece, deal, plain_name, source_folder
 from vimss.shards.instruments import INSTRUMENTS
 from vimss.shards.recipe import SPLITS, Picture, Recipe
 
@@ -35,11 +34,7 @@ TABLE, MIXTURE, VIDEO = "instruments.csv", "mixture", "video"
 
 
 class Options(Config):
-    """Settings of the folder reader."""
-
-    most_silent: float = Field(
-        0.5, ge=0, le=1, description="share of the stems that may be silent from beginning to end before it is an error"
-    )
+    """The folder reader has no settings."""
 
 
 @dataclass(frozen=True)
@@ -53,17 +48,14 @@ def pieces(recipe: Recipe, options: Options, source: Path | None) -> Listing:
     found: list[Piece] = []
     for split, folder in _dealt(recipe, source_folder(source, recipe)):
         paths = [stem.path for stem in _stems(folder, recipe)] + _files(folder, MIXTURE, SOUNDS)
-        lengths = {path: probe(path) for path in paths}
-        _check_alike(lengths)
+        seconds = common_seconds(paths, fix="export all stems of a piece from its beginning to its end, at one rate")
         if any(piece.name == plain_name(folder.name) for piece in found):
             raise DataError(
                 "every piece must have a name of its own, of letters, digits, - and _",
                 got=f"{plain_name(folder.name)} twice, once from {folder}",
                 fix="rename one of the folders",
             )
-        found.append(
-            Piece(plain_name(folder.name), split, plain_name(folder.name), next(iter(lengths.values())).seconds)
-        )
+        found.append(Piece(plain_name(folder.name), split, plain_name(folder.name), seconds))
     return Listing(tuple(found))
 
 
@@ -75,7 +67,6 @@ def read(piece: Piece, recipe: Recipe, options: Options, source: Path | None) ->
     sounds = [read_audio(stem.path, recipe.sample_rate, recipe.channels) for stem in stems]
     mixes = [read_audio(path, recipe.sample_rate, recipe.channels) for path in _files(folder, MIXTURE, SOUNDS)]
     samples = min(sound.shape[1] for sound in (*sounds, *mixes))
-    _check_silence([bool(sound.any()) for sound in sounds], options.most_silent, folder)
     # One gain for all: stems louder than full scale would be cut off, and apart they would no longer fit the mix.
     gain = fitting_gain(*sounds, *mixes)
     parts = [quantise(gain * sound[:, :samples]) for sound in sounds]
@@ -156,30 +147,6 @@ def _label(text: str, path: Path, recipe: Recipe) -> str:
             fix=f"rename it, or write a {TABLE} with lines of file,instrument, or change `labels` of the recipe",
         )
     return names[max(fitting, key=len)]
-
-
-def _check_alike(probes: dict[Path, Probe]) -> None:
-    (first, one), *others = probes.items()
-    if one.sample_rate is None:
-        raise DataError(f"{first} must hold sound", got="none", fix="give a sound file")
-    for path, other in others:
-        # Containers round lengths; a tenth of a second is heard as an echo.
-        if other.sample_rate != one.sample_rate or abs(other.seconds - one.seconds) > 0.05:
-            raise DataError(
-                f"{path} must be as long as {first.name} and have its sample rate",
-                got=f"{other.seconds:.2f} s at {other.sample_rate} Hz, not {one.seconds:.2f} s at {one.sample_rate} Hz",
-                fix="export all stems of a piece from its beginning to its end, at one rate",
-            )
-
-
-def _check_silence(sounds: list[bool], most_silent: float, folder: Path) -> None:
-    silent = sounds.count(False)
-    if silent > most_silent * len(sounds):
-        raise DataError(
-            f"at most a share of {most_silent:g} of the stems in {folder} may be silent",
-            got=f"{silent} of {len(sounds)}",
-            fix="export them again, take the silent ones away, or raise options.most_silent",
-        )
 
 
 def _pictures(folder: Path, players: int, seconds: float, picture: Picture) -> list[UInt8[np.ndarray, "v h w 3"]]:

@@ -1,0 +1,214 @@
+"""Solos and duets that Juan F. Montesinos collected ("home-made Sound of Pixels"): eight instruments, sound only.
+
+    SOURCE/wav/train/cello12.wav        a solo: cello, clarinet, erhu, flute, trumpet, tuba, violin or xylophone, or its
+                                        letters in the duets (c, cl, e, f, t, tu, v, x), and a number
+    SOURCE/wav/train/cltu3.wav          a duet of clarinet and tuba
+    SOURCE/wav/test/...                 the test split, as it comes; the others are dealt from train/, per code
+    SOURCE/segment_times.csv            the stretches that are good to use: lines of file,to,tf under that header, which
+                                        are name, first and last second; not needed
+    SOURCE/segment_times.json           or as [{"file": "cello12", "to": [0.5], "tf": [61.0]}, ...]
+    SOURCE/video/train/cello12.mp4      not needed: the picture that belongs to a sound file
+
+Each stretch is a piece, NAME-NUMBER; without a table every file is one piece. A recording without a stretch is left out
+and listed as missing, as is one that only the table knows.
+
+A solo is one player with a stem. A duet is two players without stems, and the recording as mixture; both are seen in
+the whole picture, because nobody wrote down who stands where.
+
+The corpus comes with segment_times.npy, which is a pickle: opening one runs whatever program it holds. It is not opened
+here; convert it where you trust it.
+"""
+
+import csv
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from vimss.config import Config
+from vimss.errors import DataError
+from vimss.media import columns, middle_square, read_crops
+from vimss.shards.clip import Clip, Player
+from vimss.shards.corpora import Listing, Piece, common_seconds, cut_piece, deal, read_take, source_folder
+from vimss.shards.recipe import Recipe
+
+SOLOS = {
+    "cello": "vc",
+    "clarinet": "cl",
+    "erhu": "erhu",
+    "flute": "fl",
+    "trumpet": "tpt",
+    "tuba": "tba",
+    "violin": "vn",
+    "xylophone": "xylophone",
+}
+"""Name and label."""
+LETTERS = {"c": "vc", "cl": "cl", "e": "erhu", "f": "fl", "t": "tpt", "tu": "tba", "v": "vn", "x": "xylophone"}
+DUETS = {
+    "cf": ("vc", "fl"),
+    "clc": ("cl", "vc"),
+    "clf": ("cl", "fl"),
+    "clt": ("cl", "tpt"),
+    "cltu": ("cl", "tba"),
+    "clv": ("cl", "vn"),
+    "ct": ("vc", "tpt"),
+    "tf": ("tpt", "fl"),
+    "tut": ("tba", "tpt"),
+    "tuv": ("tba", "vn"),
+    "vc": ("vn", "vc"),
+    "vf": ("vn", "fl"),
+    "vt": ("vn", "tpt"),
+    "xf": ("xylophone", "fl"),
+}
+CODES = {code: (label,) for code, label in (SOLOS | LETTERS).items()} | DUETS
+"""What a name begins with, and the labels of the players."""
+TABLE = "segment_times"
+CONVERT = (
+    'python -c "import json, numpy; '
+    f"table = numpy.load('{TABLE}.npy', allow_pickle=True, encoding='latin1').tolist(); "
+    f"json.dump(table, open('{TABLE}.json', 'w'), default=lambda array: array.tolist())\""
+)
+"""NumPy 2 and the Python 2 of the corpus: latin1 is how their texts meet."""
+
+Stretch = tuple[float, float]
+WHOLE = [(0.0, math.inf)]
+
+
+class Options(Config):
+    """The reader has no settings."""
+
+
+@dataclass(frozen=True)
+class _Recording:
+    path: Path
+    code: str
+    part: str
+    """The folder: train or test."""
+
+
+def pieces(recipe: Recipe, options: Options, source: Path | None) -> Listing:
+    """One piece per stretch; DataError where a name, the table or a stretch is not what it must be."""
+    folder = source_folder(source, recipe)
+    recordings, table = _recordings(folder), _table(folder)
+    splits = _dealt(recordings, recipe.seed)
+    found: list[Piece] = []
+    missing = [] if table is None else sorted(set(table) - set(recordings))
+    for name, recording in recordings.items():
+        stretches = WHOLE if table is None else table.get(name, [])
+        if not stretches:
+            missing.append(name)
+            continue
+        seconds = common_seconds([recording.path], fix="copy it again")
+        for number, (begin, end) in enumerate(stretches):
+            if not 0 <= begin < min(end, seconds):
+                raise DataError(
+                    f"stretch {number} of {name} in {TABLE} must lie in {recording.path}, {seconds:.2f} s long",
+                    got=f"{begin:g} to {end:g} s",
+                    fix="correct the table; its times are seconds",
+                )
+            found.append(Piece(f"{name}-{number}", splits[name], name, min(end, seconds) - begin))
+    return Listing(tuple(found), tuple(missing))
+
+
+def read(piece: Piece, recipe: Recipe, options: Options, source: Path | None) -> Iterator[Clip]:
+    """The clips of one stretch, each at most `recipe.clip_seconds` long."""
+    folder = source_folder(source, recipe)
+    name, _, number = piece.name.rpartition("-")
+    recording, table = _recordings(folder)[name], _table(folder)
+    begin, end = (WHOLE if table is None else table[name])[int(number)]
+    audio, _ = read_take(recording.path, recipe, begin, end)
+    labels = CODES[recording.code]
+    picture = _picture(folder, recording, recipe, begin, audio.shape[1] / recipe.sample_rate)
+    players = tuple(
+        Player(label, f"{place + 1}-{label}", audio if len(labels) == 1 else None, picture=picture)
+        for place, label in enumerate(labels)
+    )
+    frame_rate = 0.0 if picture is None else recipe.picture.frame_rate
+    mixture = None if len(labels) == 1 else audio
+    yield from cut_piece(Clip(piece.name, 0, audio.shape[1], recipe.sample_rate, players, frame_rate, mixture), recipe)
+
+
+def _recordings(folder: Path) -> dict[str, _Recording]:
+    found: dict[str, _Recording] = {}
+    for part in ("train", "test"):
+        for path in sorted((folder / "wav" / part).glob("[!.]*.wav")):
+            match = re.fullmatch(r"([a-z]+)\d+", path.stem)
+            if match is None or match[1] not in CODES:
+                raise DataError(
+                    f"{path} must be called by one of {', '.join(CODES)}, and a number",
+                    got=path.stem,
+                    fix="rename it, or take it away",
+                )
+            if path.stem in found:
+                raise DataError(
+                    f"a recording must lie in one of {folder / 'wav'}/train and test",
+                    got=f"{path.name} in both",
+                    fix="take one away, or rename it where it is another recording",
+                )
+            found[path.stem] = _Recording(path, match[1], part)
+    if not found:
+        raise DataError(
+            f"{folder} must hold the folders wav/train and wav/test",
+            got="no file that ends in .wav there",
+            fix="name the folder that holds wav/ with --source",
+        )
+    return found
+
+
+def _dealt(recordings: dict[str, _Recording], seed: int) -> dict[str, str]:
+    """Recording to split. Each code is dealt by itself, so that every split has every instrument."""
+    splits = {name: "test" for name, recording in recordings.items() if recording.part == "test"}
+    for code in CODES:
+        names = [name for name, found in recordings.items() if found.part == "train" and found.code == code]
+        dealt = deal(sorted(names), seed)
+        # There is a test split already.
+        splits |= {name: "train" if split == "test" else split for name, split in dealt.items()}
+    return splits
+
+
+def _table(folder: Path) -> dict[str, list[Stretch]] | None:
+    """The stretches of each recording; None where there is no table."""
+    as_csv, as_json = folder / f"{TABLE}.csv", folder / f"{TABLE}.json"
+    if as_csv.exists():
+        return _parse(as_csv, lambda text: list(csv.DictReader(text.splitlines())))
+    if as_json.exists():
+        return _parse(as_json, json.loads)
+    if (folder / f"{TABLE}.npy").exists():
+        raise DataError(
+            f"{folder} must hold {TABLE}.csv or {TABLE}.json",
+            got=f"only {TABLE}.npy, a pickle, which may hold any program and is not opened here",
+            fix=f"where you trust it, run in {folder}: {CONVERT}",
+        )
+    return None
+
+
+def _parse(path: Path, load: Any) -> dict[str, list[Stretch]]:
+    table: dict[str, list[Stretch]] = {}
+    try:
+        for row in load(path.read_text(encoding="utf-8")):
+            begins, ends = (np.atleast_1d(np.array(row[key], float)).tolist() for key in ("to", "tf"))
+            table.setdefault(Path(row["file"]).stem, []).extend(zip(begins, ends, strict=True))
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path} must hold file, to and tf: a name, and the first and last second of each stretch",
+            got=f"{type(error).__name__}: {error}",
+            fix="write it again; vimss/shards/corpora/sopjfm.py shows how",
+        ) from error
+    return table
+
+
+def _picture(
+    folder: Path, recording: _Recording, recipe: Recipe, begin: float, seconds: float
+) -> UInt8[np.ndarray, "v h w 3"] | None:
+    video = folder / "video" / recording.part / f"{recording.path.stem}.mp4"
+    if not video.is_file():
+        return None
+    box = middle_square(video) if len(CODES[recording.code]) == 1 else columns(video, 1)[0]
+    (seen,) = read_crops(video, [box], recipe.picture.size, recipe.picture.frame_rate, seconds, begin)
+    return seen

@@ -1,0 +1,84 @@
+"""Shards to look at and listen to: a page for one clip of each split, with pictures, mix and stems.
+
+pages = show(manifest, Path("store/shows/quickstart"))
+"""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from vimss.media import encode_video
+from vimss.metrics import level_db
+from vimss.page import Page, Track, listening_page
+from vimss.shards.clip import Clip, Player
+from vimss.shards.manifest import Manifest
+from vimss.storage import publish
+from vimss.stream.read import read_clips
+from vimss.systems import mixture_of
+
+
+def show(manifest: Manifest, folder: Path) -> list[Path]:
+    """Write a listening page for the first clip of each split that sounds; returns the pages.
+
+    Raises:
+        DataError: damaged shards.
+
+    """
+    pages = []
+    for split in manifest.splits:
+        clips = read_clips(manifest, split, parts=("audio", "picture"))
+        clip = next((clip for clip in clips if clip.mixture is not None or any(_sounds(p) for p in clip.players)), None)
+        if clip is not None:
+            path = folder / f"{split}.html"
+            with publish(path) as temporary:
+                temporary.write_text(listening_page(_page(clip, split, manifest)), encoding="utf-8")
+            pages.append(path)
+    return pages
+
+
+def _page(clip: Clip, split: str, manifest: Manifest) -> Page:
+    mix = mixture_of(clip)
+    pieces = sum(piece.split == split for piece in manifest.pieces)
+    seconds = sum(shard.seconds for shard in manifest.of_split(split))
+    return Page(
+        title=f"{manifest.name}: {split}",
+        lead=f"One of {manifest.clips(split)} clips: {clip.piece}, from {clip.offset / clip.sample_rate:.1f} s on.",
+        tracks=[
+            Track("mix", mix, "mix", "as recorded" if clip.mixture is not None else "the sum of the stems"),
+            *(_track(player, mix) for player in clip.players if _sounds(player)),
+        ],
+        sample_rate=clip.sample_rate,
+        facts={
+            "Players": ", ".join(_name(player) for player in clip.players),
+            "Clip": f"{clip.samples / clip.sample_rate:.1f} s at {clip.sample_rate} Hz",
+            "Split": f"{pieces} pieces, {seconds / 60:.1f} minutes",
+            "Data": manifest.recipe.description,
+            "Licence": manifest.recipe.licence,
+        },
+        video=_video(clip, mix),
+    )
+
+
+def _sounds(player: Player) -> bool:
+    return player.audio is not None
+
+
+def _name(player: Player) -> str:
+    return f"{player.part} (rests)" if player.silent else player.part
+
+
+def _track(player: Player, mix: np.ndarray) -> Track:
+    stem = np.asarray(player.audio, np.float32) / 32768
+    note = f"{level_db(stem, mix):+.1f} dB against the mix"
+    return Track(player.part, stem, "reference", f"{note}, {player.timbre}" if player.timbre else note)
+
+
+def _video(clip: Clip, mix: np.ndarray) -> bytes | None:
+    """The players side by side, with the mix; None where nobody is seen."""
+    seen: list[UInt8[np.ndarray, "v h w 3"]] = []
+    for player in clip.players:
+        # Players who cannot be told apart are seen in one picture.
+        if player.picture is not None and not any(np.array_equal(player.picture, other) for other in seen):
+            seen.append(player.picture)
+    return encode_video(np.concatenate(seen, axis=2), clip.frame_rate, mix, clip.sample_rate) if seen else None

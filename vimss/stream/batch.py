@@ -1,0 +1,335 @@
+"""From mixtures to batches of arrays, in a sequence that can be repeated.
+
+    examples = Examples(manifest, "train", mixing, window, asking, seed=0)
+    for batch, after in examples.batches(batch_size=4, position=Position(), rank=0, world_size=1): ...
+
+The sequence is a function of (seed, epoch, rank, world size): a shard is read by one rank, every clip is the anchor of
+`windows_per_clip` mixtures per epoch, and each mixture is drawn by a generator of its own, seeded by its number.
+Resuming is therefore a position in the sequence.
+"""
+
+import math
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Any, TypeVar
+
+import numpy as np
+from jaxtyping import Bool, Float32
+
+from vimss.errors import ConfigError
+from vimss.shards.clip import Clip
+from vimss.shards.manifest import Manifest
+from vimss.stream.config import MixingConfig
+from vimss.stream.mix import Asking, Mixture, Pool, Source, Window, mix
+from vimss.stream.read import Damage, read_clips
+from vimss.stream.stems import sounds
+
+LOWEST_RMS = 1e-5
+"""-100 dB: mixtures that are silent have a level too."""
+
+Asked = TypeVar("Asked")
+"""Labels, or players with what is seen of them."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """A place in the sequence of batches."""
+
+    epoch: int = 0
+    batch: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One batch of arrays; shapes in the axis letters of `vimss`."""
+
+    mixture: Float32[np.ndarray, "b c t"]
+    targets: Float32[np.ndarray, "b s c u"]
+    present: Bool[np.ndarray, "b s"]
+    context: np.ndarray | None
+    """labels "b q i", features "b p v d", frames "b p v h w 3"."""
+    players: Bool[np.ndarray, "b p"] | None
+    turned_down: Bool[np.ndarray, " b"]
+    """Mixtures whose peak would have exceeded full scale."""
+
+
+class Examples:
+    """The endless, repeatable sequence of training batches of one split."""
+
+    def __init__(
+        self, manifest: Manifest, split: str, mixing: MixingConfig, window: Window, asking: Asking, seed: int
+    ) -> None:
+        longest = manifest.recipe.clip_samples
+        if window.output_samples > longest:
+            raise ConfigError(
+                f"the output window must fit into the clips of '{manifest.name}', which have {longest} samples",
+                got=f"training.output_samples: {window.output_samples}",
+                fix="choose a shorter window, or a recipe with longer clips",
+            )
+        if mixing.swap_channels and manifest.recipe.channels == 1:
+            raise ConfigError(
+                "mixing.swap_channels needs stems of two channels",
+                got=f"the recipe of '{manifest.name}' with channels: 1",
+                fix="set mixing.swap_channels: false, or channels: 2 in the recipe",
+            )
+        self.manifest = manifest
+        self.split = split
+        self.mixing = mixing
+        self.window = window
+        self.asking = asking
+        self.seed = seed
+        self.damage = Damage(manifest.clips(split))
+
+    def batches_per_epoch(self, epoch: int, batch_size: int, world_size: int) -> int:
+        """The same number for every rank: what the rank with the fewest clips can fill."""
+        clips = [sum(shard.clips for shard in self._shards(epoch, rank, world_size)) for rank in range(world_size)]
+        batches = min(clips) * self.mixing.windows_per_clip // batch_size
+        if batches == 0:
+            raise ConfigError(
+                f"every worker must have at least one batch of {batch_size} per epoch",
+                got=f"{world_size} workers, the one with the fewest shards having {min(clips)} clips",
+                fix="use fewer workers, a smaller batch, or write more shards with a smaller clips_per_shard",
+            )
+        return batches
+
+    def batches(
+        self,
+        batch_size: int,
+        position: Position,
+        rank: int = 0,
+        world_size: int = 1,
+        share: tuple[int, int] = (0, 1),
+    ) -> Iterator[tuple[Batch, Position]]:
+        """Batches of `batch_size` mixtures for this rank from `position` on, each with the position after it.
+
+        With share (k, n) every n-th of them, beginning with number k: n processes with a share each make them all.
+        """
+        epoch, start = position.epoch, position.batch
+        made = 0
+        while True:
+            count = self.batches_per_epoch(epoch, batch_size, world_size)
+            chosen = [number for number in range(start, count) if (made + number - start) % share[1] == share[0]]
+            made += count - start
+            wanted = {number * batch_size + place for number in chosen for place in range(batch_size)}
+            mixtures = self._mixtures(epoch, rank, world_size, wanted)
+            for number in chosen:
+                drawn = self._remixed(islice(mixtures, batch_size), (self.seed, epoch, rank, number, 2))
+                rng = np.random.default_rng((self.seed, epoch, rank, number, 1))
+                batch = make_batch(drawn, batch_size, self.window, self.asking, self.mixing, rng)
+                yield batch, Position(epoch, number + 1)
+            epoch, start = epoch + 1, 0
+
+    def _remixed(self, mixtures: Iterable[Mixture], seed: tuple[int, ...]) -> Iterable[Mixture]:
+        """In some batches, the mixtures with their stems in other places; the others are drawn one by one."""
+        if not self.mixing.remix_share:
+            return mixtures
+        rng = np.random.default_rng(seed)
+        return remix(list(mixtures), rng) if rng.random() < self.mixing.remix_share else mixtures
+
+    def _mixtures(self, epoch: int, rank: int, world_size: int, wanted: Container[int]) -> Iterator[Mixture]:
+        """The mixtures of an epoch with the wanted numbers, in order; each is drawn by a generator of its own."""
+        number, most = 0, most_sources(self.mixing, epoch)
+        for pool in self._pools(epoch, rank, world_size):
+            order = np.random.default_rng((self.seed, epoch, rank, number)).permutation(len(pool.clips))
+            for _ in range(self.mixing.windows_per_clip):
+                for index in order:
+                    if number in wanted:
+                        rng = np.random.default_rng((self.seed, epoch, rank, number, 0))
+                        count = int(rng.integers(self.mixing.min_sources, most + 1))
+                        yield pool.draw(rng, pool.clips[index], count, bool(rng.random() < self.mixing.aligned_share))
+                    number += 1
+        # Clips too short for the window leave an epoch short of mixtures; the last pool fills it.
+        while True:
+            if number in wanted:
+                rng = np.random.default_rng((self.seed, epoch, rank, number, 0))
+                yield pool.draw(rng, pool.clips[number % len(pool.clips)], self.mixing.min_sources, aligned=False)
+            number += 1
+
+    def _pools(self, epoch: int, rank: int, world_size: int) -> Iterator[Pool]:
+        held: list[Clip] = []
+        shards = self._shards(epoch, rank, world_size)
+        left = sum(shard.clips for shard in shards)
+        parts, features = self.asking.parts, self.asking.features
+        for clip in read_clips(self.manifest, self.split, shards, parts, features, self.damage):
+            held.append(clip)
+            left -= 1
+            # A short last pool would have too few instruments: it joins the one before.
+            if len(held) >= self.mixing.pool_clips and left >= self.mixing.pool_clips:
+                yield Pool(held, self.mixing, self.window, self.asking.context)
+                held = []
+        yield Pool(held, self.mixing, self.window, self.asking.context)
+
+    def _shards(self, epoch: int, rank: int, world_size: int) -> list[Any]:
+        shards = self.manifest.of_split(self.split)
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(shards))
+        return [shards[index] for index in order[rank::world_size]]
+
+
+def most_sources(mixing: MixingConfig, epoch: int) -> int:
+    """The most players of a mixture in an epoch: fewer in the first ones, where the settings say so."""
+    if epoch >= mixing.curriculum_epochs:
+        return mixing.max_sources
+    return mixing.min_sources + (mixing.max_sources - mixing.min_sources) * epoch // mixing.curriculum_epochs
+
+
+def remix(mixtures: Sequence[Mixture], rng: np.random.Generator) -> list[Mixture]:
+    """The same stems in other mixtures, as Demucs does it (Défossez et al. 2019).
+
+    Each changes places with another one, where that gives no mixture an instrument twice, or that of its distractor.
+    """
+    sources = [list(mixture.sources) for mixture in mixtures]
+    taken = [{seen.label for seen in mixture.distractors} for mixture in mixtures]
+
+    def fits(row: int, place: int, source: Source) -> bool:
+        others = {other.label for index, other in enumerate(sources[row]) if index != place}
+        return source.label not in others | taken[row]
+
+    places = [(row, place) for row, chosen in enumerate(sources) for place in range(len(chosen))]
+    for (row, place), index in zip(places, rng.integers(len(places), size=len(places)), strict=True):
+        other_row, other_place = places[index]
+        one, other = sources[row][place], sources[other_row][other_place]
+        if row != other_row and fits(row, place, other) and fits(other_row, other_place, one):
+            sources[row][place], sources[other_row][other_place] = other, one
+    return [
+        mixture if chosen == list(mixture.sources) else mix(chosen, mixture.distractors, aligned=False)
+        for chosen, mixture in zip(sources, mixtures, strict=True)
+    ]
+
+
+def make_batch(
+    mixtures: Iterable[Mixture],
+    size: int,
+    window: Window,
+    asking: Asking,
+    mixing: MixingConfig,
+    rng: np.random.Generator,
+) -> Batch:
+    """Arrays of a batch of `size` mixtures: what `asking` says about outputs and context.
+
+    Each mixture is let go before the next is drawn: then its memory is used again, and is still in the cache.
+    """
+    outputs = {"slots": asking.slots, "instruments": len(asking.labels), "queries": mixing.queries}[asking.outputs]
+    remaining = iter(mixtures)
+    first = next(remaining)
+    channels = len(first.sound)
+    sound, targets = _together(
+        (size, channels, window.input_samples), (size, outputs, channels, window.output_samples)
+    )
+    present = np.zeros((size, outputs), bool)
+    turned_down = np.zeros(size, bool)
+    contexts = []
+    for row, mixture in enumerate(chain([first], remaining)):
+        sound[row] = mixture.sound
+        turned_down[row] = mixture.turned_down
+        answers, context = _answers(mixture, asking, mixing, rng)
+        contexts.append(context)
+        for output, sources in enumerate(answers):
+            _add_up(sources, window, targets[row, output])
+            present[row, output] = bool(sources) and sounds(targets[row, output], full_scale=1.0)
+    context, players = _joined(contexts, asking)
+    return Batch(sound, targets, present, context, players, turned_down)
+
+
+def whole_batch(mixture: Mixture, window: Window, asking: Asking) -> Batch:
+    """A batch of one in which every source is asked for exactly once, for validation."""
+    queries = MixingConfig(queries=len(mixture.sources), absent_share=0.0)
+    return make_batch([mixture], 1, window, asking, queries, np.random.default_rng(0))
+
+
+def _together(*shapes: tuple[int, ...]) -> list[Float32[np.ndarray, "..."]]:
+    """Arrays in one piece of memory: from 4 MB on, numpy asks for huge pages, which take a third of the time to get."""
+    ends = np.cumsum([math.prod(shape) for shape in shapes])
+    memory = np.empty(ends[-1], np.float32)
+    return [part.reshape(shape) for part, shape in zip(np.split(memory, ends[:-1]), shapes, strict=True)]
+
+
+def _add_up(sources: Sequence[Source], window: Window, target: Float32[np.ndarray, "c u"]) -> None:
+    """Write the sum of the sources in the output window; of no sources, silence."""
+    inner = slice(window.margin, window.margin + window.output_samples)
+    target[:] = sources[0].stem[:, inner] if sources else 0
+    for source in sources[1:]:
+        target += source.stem[:, inner]
+
+
+def _joined(contexts: Sequence[Any], asking: Asking) -> tuple[np.ndarray | None, Bool[np.ndarray, "b p"] | None]:
+    """Context and players of a batch; rows with fewer players than others are filled with zeros."""
+    if asking.context == "none":
+        return None, None
+    if asking.context == "labels":
+        return np.stack(contexts), None
+    most = max(len(cues) for cues in contexts)
+    joined = np.zeros((len(contexts), most, *contexts[0][0].shape), contexts[0][0].dtype)
+    for row, cues in enumerate(contexts):
+        for place, cue in enumerate(cues):
+            joined[row, place] = cue
+    return joined, np.array([[place < len(cues) for place in range(most)] for cues in contexts])
+
+
+def _answers(
+    mixture: Mixture, asking: Asking, mixing: MixingConfig, rng: np.random.Generator
+) -> tuple[list[Sequence[Source]], Any]:
+    """For each output the sources whose sum it is, and the context that asks for them.
+
+    Two players of one instrument are one stem for whoever asks by label.
+    """
+    if asking.outputs == "slots":
+        if len(mixture.sources) > asking.slots:
+            raise ConfigError(
+                "a network with slots must have one for each source",
+                got=f"model.slots: {asking.slots} and a mixture of {len(mixture.sources)}",
+                fix="raise model.slots or lower mixing.max_sources",
+            )
+        empty: list[Sequence[Source]] = [()] * (asking.slots - len(mixture.sources))
+        return [(source,) for source in mixture.sources] + empty, None
+    cues = asking.context in {"frames", "features"}
+    if asking.outputs == "instruments":
+        named: list[Sequence[Source]] = [mixture.of_label(label) for label in asking.labels]
+        context = (
+            [source.cue for source in mixture.sources]
+            if cues
+            else np.array([[bool(sources) for sources in named]], np.float32)
+        )
+        return named, context
+    if cues:
+        asked = _queries(mixture.sources, mixture.distractors, mixing, rng)
+        return [(seen,) if isinstance(seen, Source) else () for seen in asked], [seen.cue for seen in asked]
+    sounding = list(dict.fromkeys(source.label for source in mixture.sources))
+    absent = [label for label in asking.labels if label not in sounding]
+    names = _queries(sounding, absent, mixing, rng)
+    return [mixture.of_label(name) for name in names], np.array(
+        [[label == name for label in asking.labels] for name in names], np.float32
+    )
+
+
+def _queries(
+    present: Sequence[Asked], absent: Sequence[Asked], mixing: MixingConfig, rng: np.random.Generator
+) -> list[Asked]:
+    """Whom to ask for: those who are present in random order, some replaced by one who is absent."""
+    order = [present[index] for index in rng.permutation(len(present))]
+    asked = []
+    for number in range(mixing.queries):
+        wants_absent = number >= len(order) or rng.random() < mixing.absent_share
+        asked.append(absent[int(rng.integers(len(absent)))] if wants_absent and absent else order[number % len(order)])
+    return asked
+
+
+class Levels:
+    """How loud the mixtures of some batches are, and how many were turned down."""
+
+    def __init__(self) -> None:
+        self.mixtures = 0
+        self.turned_down = 0
+        self.rms = 0.0
+
+    def add(self, batch: Batch) -> None:
+        """Count a batch."""
+        self.mixtures += len(batch.mixture)
+        self.turned_down += int(batch.turned_down.sum())
+        self.rms += sum(math.sqrt(np.vdot(sound, sound) / sound.size) for sound in batch.mixture)
+
+    def metrics(self) -> dict[str, float]:
+        """Mean RMS in dB below full scale, and the share of mixtures that were turned down."""
+        count = max(self.mixtures, 1)
+        level = 20 * math.log10(max(self.rms / count, LOWEST_RMS))
+        return {"mixture_level_db": level, "turned_down": self.turned_down / count}
