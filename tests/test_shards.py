@@ -256,6 +256,58 @@ def test_a_clip_that_breaks_the_recipe_is_refused(monkeypatch, small_recipe, tmp
     assert not list(tmp_path.rglob("*.tar"))
 
 
+NOTHING = stem(0)
+
+
+@pytest.mark.parametrize(
+    ("players", "most_silent", "got"),
+    [
+        ([stem(500), NOTHING], 0.5, None),
+        ([stem(500), NOTHING], 0.4, "1 of 2: 1"),
+        ([stem(500), NOTHING, NOTHING], 0.5, "2 of 3: 1, 2"),
+        ([stem(500), NOTHING, NOTHING], 1.0, None),
+        ([stem(500), stem(500), None, None, NOTHING], 0.5, None),
+    ],
+)
+def test_stems_that_are_silent_beyond_a_share_are_refused(
+    monkeypatch, small_recipe, tmp_path, players, most_silent, got
+):
+    heard = [Player("vn", str(number), audio) for number, audio in enumerate(players)]
+    later = [dataclasses.replace(player, audio=None, silent=player.audio is not None) for player in heard]
+    clips = [clip_of(*heard), dataclasses.replace(clip_of(*later), offset=8)]
+    reader(monkeypatch, [Piece("a", "train", "a", 1.0)], clips)
+    recipe = small_recipe.model_copy(update={"most_silent": most_silent})
+    if got is None:
+        assert write_shards(recipe, "mine", Store(tmp_path)).clips("train") == 2
+        return
+    rule = f"at most a share of {most_silent:g} of the stems of a may be silent from beginning to end; got {got}"
+    with pytest.raises(DataError, match=rule):
+        write_shards(recipe, "mine", Store(tmp_path))
+    assert not list(tmp_path.rglob("*.tar"))
+
+
+@pytest.mark.parametrize(("loudest", "refused"), [(32, True), (33, False), (-32768, False)])
+def test_samples_that_were_scaled_twice_are_refused(monkeypatch, small_recipe, tmp_path, loudest, refused):
+    reader(
+        monkeypatch,
+        [Piece("a", "train", "a", 1.0)],
+        [clip_of(Player("vn", "1", stem(1)), Player("vc", "2", stem(loudest)))],
+    )
+    if not refused:
+        assert write_shards(small_recipe, "mine", Store(tmp_path)).shards
+        return
+    with pytest.raises(
+        DataError, match=r"the loudest stem of a must reach -60 dB .*; got a highest sample of 32 .*twice"
+    ):
+        write_shards(small_recipe, "mine", Store(tmp_path))
+
+
+def test_what_may_be_silent_is_no_part_of_the_signature(small_recipe):
+    assert write.shards_signature(small_recipe.model_copy(update={"most_silent": 0.9})) == write.shards_signature(
+        small_recipe
+    )
+
+
 def test_wrong_options_of_a_reader_name_the_file(small_recipe, tmp_path):
     wrong = small_recipe.model_copy(update={"options": {"minuts": 3}})
     with pytest.raises(ConfigError, match=r"shards/mine.yaml: options.*unknown key 'minuts'.*did you mean 'minutes'"):

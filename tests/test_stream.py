@@ -9,6 +9,7 @@ import pytest
 from vimss.errors import ConfigError, DataError
 from vimss.shards.clip import Clip, Player
 from vimss.shards.manifest import open_manifest
+from vimss.stream import mix as mix_module
 from vimss.stream.batch import Examples, Position, make_batch, whole_batch
 from vimss.stream.config import MixingConfig
 from vimss.stream.mix import Asking, Pool, Window, _Take, fixed_mixtures
@@ -199,8 +200,21 @@ def test_processes_that_share_the_work_make_the_same_batches(examples, processes
     assert whole[-1][1].epoch == 2
 
 
+def test_a_split_of_solos_gives_mixtures_of_other_kinds(monkeypatch, small_manifest):
+    solos = [Clip(f"p{n}", 0, 2000, 8000, (tone(label, 3000),)) for n, label in enumerate(LABELS)]
+    monkeypatch.setattr(mix_module, "read_clips", lambda *_: iter(solos))
+    kinds = [(2, True), (3, False), (4, False), (3, True)]
+    mixtures = fixed_mixtures(small_manifest, "valid", kinds, WINDOW, asking())
+    assert [(len(mixture.sources), mixture.aligned) for mixture in mixtures] == [(3, False)] * 4
+    monkeypatch.setattr(mix_module, "read_clips", lambda *_: iter(solos[:1]))
+    with pytest.raises(DataError, match=r"'valid' must have 2 instruments, .* got 1 instruments, and 1 players"):
+        fixed_mixtures(small_manifest, "valid", kinds, WINDOW, asking())
+
+
 def test_more_ranks_than_shards_are_refused_with_the_remedy(examples):
-    with pytest.raises(ConfigError, match="every worker must have at least one batch.*smaller clips_per_shard"):
+    with pytest.raises(
+        ConfigError, match="every worker must have at least one batch.*`vimss shard small --set clips_per_shard=1`"
+    ):
         examples.batches_per_epoch(0, 4, 999)
 
 

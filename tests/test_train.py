@@ -202,6 +202,12 @@ def test_reports_count_audio_seconds_and_loss_falls(small_manifest, tmp_path):
     assert reports[-1]["valid_loss"] < reports[0]["valid_loss"]
 
 
+def test_reports_say_how_loud_the_mixtures_are(undisturbed):
+    _, reports = undisturbed
+    assert all(-60 < report["mixture_level_db"] < 0 and 0 <= report["turned_down"] <= 1 for report in reports)
+    assert len({report["mixture_level_db"] for report in reports}) == len(reports) == 2
+
+
 def test_training_is_repeatable_to_the_bit(small_manifest, undisturbed, tmp_path):
     folder, _ = undisturbed
     run(small_manifest, tmp_path)

@@ -86,10 +86,12 @@ class Examples:
         clips = [sum(shard.clips for shard in self._shards(epoch, rank, world_size)) for rank in range(world_size)]
         batches = min(clips) * self.mixing.windows_per_clip // batch_size
         if batches == 0:
+            shorter = max(1, self.manifest.clips(self.split) // (2 * world_size))
             raise ConfigError(
                 f"every worker must have at least one batch of {batch_size} per epoch",
                 got=f"{world_size} workers, the one with the fewest shards having {min(clips)} clips",
-                fix="use fewer workers, a smaller batch, or write more shards with a smaller clips_per_shard",
+                fix="use fewer workers, a smaller batch, or more shards: "
+                f"`vimss shard {self.manifest.name} --set clips_per_shard={shorter}`, and the same under `recipe:`",
             )
         return batches
 
@@ -213,9 +215,7 @@ def make_batch(
     remaining = iter(mixtures)
     first = next(remaining)
     channels = len(first.sound)
-    sound, targets = _together(
-        (size, channels, window.input_samples), (size, outputs, channels, window.output_samples)
-    )
+    sound, targets = _together((size, channels, window.input_samples), (size, outputs, channels, window.output_samples))
     present = np.zeros((size, outputs), bool)
     turned_down = np.zeros(size, bool)
     contexts = []

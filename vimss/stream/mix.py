@@ -283,22 +283,33 @@ def fixed_mixtures(
     asking: Asking,
     seed: int = 0,
 ) -> list[Mixture]:
-    """The same mixtures for everybody: one per (number of sources, aligned) of `counts`."""
-    mixing = MixingConfig(min_sources=1, max_sources=max(count for count, _ in counts), flip_polarity=False)
+    """The same mixtures for everybody: one per (number of sources, aligned) of `counts`.
+
+    Solos give no aligned mixtures, and duets none of four: kinds that the split does have take their place.
+    """
     clips = list(read_clips(manifest, split, None, asking.parts, asking.features))
+    kinds = _possible(counts, clips, split)
+    mixing = MixingConfig(min_sources=1, max_sources=max(count for count, _ in kinds), flip_polarity=False)
     pool = Pool(clips, mixing, window, asking.context)
     mixtures = []
-    for number, (count, aligned) in enumerate(counts):
+    for number, (count, aligned) in enumerate(kinds):
         rng = np.random.default_rng((seed, number))
         able = [clip for clip in pool.clips if not aligned or len(_sounding(clip)) >= count]
-        if not able:
-            raise DataError(
-                f"the split '{split}' must have a clip with {count} sounding players",
-                got="none",
-                fix="write a larger corpus",
-            )
         mixtures.append(pool.draw(rng, able[rng.integers(len(able))], count, aligned))
     return mixtures
+
+
+def _possible(counts: Sequence[tuple[int, bool]], clips: Sequence[Clip], split: str) -> list[tuple[int, bool]]:
+    most = max((len(_sounding(clip)) for clip in clips), default=0)
+    instruments = len({player.instrument for clip in clips for player in _sounding(clip)})
+    possible = [kind for kind in dict.fromkeys(counts) if kind[0] <= (most if kind[1] else instruments)]
+    if not possible:
+        raise DataError(
+            f"the split '{split}' must have {min(counts)[0]} instruments, or a clip with as many players, that sound",
+            got=f"{instruments} instruments, and {most} players in a clip at most",
+            fix="write a larger corpus",
+        )
+    return [kind if kind in possible else possible[number % len(possible)] for number, kind in enumerate(counts)]
 
 
 def paired_mixtures(manifest: Manifest, window: Window, asking: Asking, seed: int = 0) -> list[Mixture]:
