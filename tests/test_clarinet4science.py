@@ -126,6 +126,7 @@ def test_lines_that_cannot_be_are_refused(source, text, message):
         ("onset\n1.5\n", "every line of .*a.csv must begin with seconds; got could not convert .*'onset'"),
         ("0.5\n-1\n", "the seconds in .*a.csv must be 0 or more; got -1.0"),
         ("nan\n", "the seconds in .*a.csv must be 0 or more; got nan"),
+        ("inf\n", "the seconds in .*a.csv must be 0 or more; got inf"),
     ],
 )
 def test_onsets_that_cannot_be_are_refused(source, text, message):

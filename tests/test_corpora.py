@@ -19,7 +19,7 @@ from vimss.systems import ModelSystem
 from vimss.train.config import Settings, ValidationConfig
 from vimss.train.loop import Training, train
 
-RATE, SAMPLES = 8000, 12_800
+RATE, SAMPLES = 8000, 12_000
 SMALL = [
     f"sample_rate={RATE}",
     "clip_seconds=3",

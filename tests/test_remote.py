@@ -23,7 +23,7 @@ from vimss import cli, storage
 from vimss.errors import ConfigError, DataError, StorageError
 from vimss.features import available_features, compute_features, find_features
 from vimss.model import VisionConfig
-from vimss.runtime import JOB_VARIABLE, Place, open_store
+from vimss.runtime import JOB_VARIABLE, Place, open_store, ray_running
 from vimss.shards import fetch
 from vimss.shards.check import check_shards
 from vimss.shards.fetch import FEATURES, FILES, local_shard
@@ -416,8 +416,15 @@ def with_another_member(content: bytes) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.fixture
+def ray(server):
+    """One Ray for several commands."""
+    with ray_running(Place(name="local"), num_cpus=2):
+        yield
+
+
 @pytest.mark.slow
-def test_the_command_line_writes_finds_and_checks_them(server, tmp_path, small_recipe, monkeypatch, capsys):
+def test_the_command_line_writes_finds_and_checks_them(server, ray, tmp_path, small_recipe, monkeypatch, capsys):
     monkeypatch.setenv("VIMSS_STORE", str(tmp_path / "store"))
     (tmp_path / "small.yaml").write_text(json.dumps(small_recipe.model_dump(mode="json")), encoding="utf-8")
     recipe, url = str(tmp_path / "small.yaml"), f"s3://{BUCKET}/by/hand"

@@ -150,6 +150,7 @@ def test_videos_beside_the_sound_are_pictures(source):
     pictures = np.zeros((10, 32, 64, 3), np.uint8)
     pictures += np.arange(10, dtype=np.uint8)[:, None, None, None] * 20
     pictures[:, :, 32:, 0] = 250
+    pictures[:, :, :12, 1] = 250  # outside the middle square
     for name in ("cello1", "cltu1"):
         write_video(source / "video" / "train" / f"{name}.mp4", pictures, 5.0)
     (source / "segment_times.csv").write_text("file,to,tf\ncello1,1,2\ncltu1,0,2\ncello2,0,1\n")
@@ -157,9 +158,10 @@ def test_videos_beside_the_sound_are_pictures(source):
     assert solo.frame_rate == 5.0 and solo.players[0].picture.shape == (5, 16, 16, 3)
     # From the sixth picture on, and only the middle of it.
     assert np.abs(solo.players[0].picture[:, 8, 3, 2].astype(int) - np.arange(5, 10) * 20).max() < 12
+    assert solo.players[0].picture[0, 8, 1, 1] < 150
     one, _ = clips(source, "cltu1-0")
     left, right = one.players
-    assert np.array_equal(left.picture, right.picture) and left.picture[0, 8, 15, 0] > 200 > left.picture[0, 8, 0, 0]
+    assert np.array_equal(left.picture, right.picture) and left.picture[0, 8, 1, 1] > 200 > left.picture[0, 8, 6, 1]
     (blind,) = clips(source, "cello2-0")
     assert (blind.frame_rate, blind.players[0].picture) == (0.0, None)
 
