@@ -72,7 +72,7 @@ def test_the_most_players_grow_over_the_epochs_of_the_curriculum(small_manifest)
     assert most_sources(MixingConfig(max_sources=5), epoch=0) == 5
     chosen = Examples(small_manifest, "train", mixing, WINDOW, asking(), seed=0)
     for epoch, most in ((0, 2), (2, 4)):
-        mixtures = chosen._mixtures(epoch, 0, 1, range(24))
+        mixtures = chosen._mixtures(epoch, 0, 1, range(24), 24)
         assert {len(next(mixtures).sources) for _ in range(24)} == set(range(2, most + 1))
 
 

@@ -39,7 +39,7 @@ def test_processes_make_the_batches_of_the_loop_in_their_order(examples):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_error_of_reading_arrives_as_it_is(examples, tmp_path, workers):
-    examples.manifest = examples.manifest.model_copy(
+    examples.corpus.manifest = examples.manifest.model_copy(
         update={"folder": shutil.copytree(examples.manifest.folder, tmp_path / "x")}
     )
     for shard in examples.manifest.of_split("train"):

@@ -176,14 +176,14 @@ def test_epochs_differ(examples):
 
 def test_every_clip_is_an_anchor_in_every_epoch(examples):
     count = examples.manifest.clips("train") * examples.mixing.windows_per_clip
-    mixtures = examples._mixtures(0, 0, 1, range(count))
+    mixtures = examples._mixtures(0, 0, 1, range(count), count)
     anchors = [next(mixtures).sources for _ in range(count)]
     named = {source.clip for sources in anchors for source in sources}
     assert named == {clip.key for clip in read_clips(examples.manifest, "train")}
 
 
 def test_ranks_read_different_shards_and_get_equally_many_batches(examples):
-    shards = [{shard.name for shard in examples._shards(0, rank, 2)} for rank in range(2)]
+    shards = [{shard.name for shard in examples.corpus.shards(0, rank, 2)} for rank in range(2)]
     assert not shards[0] & shards[1]
     assert shards[0] | shards[1] == {shard.name for shard in examples.manifest.of_split("train")}
     positions = [[position for _, position in take(examples, 9, rank=rank, world_size=2)] for rank in range(2)]
@@ -209,6 +209,51 @@ def test_a_split_of_solos_gives_mixtures_of_other_kinds(monkeypatch, small_manif
     monkeypatch.setattr(mix_module, "read_clips", lambda *_: iter(solos[:1]))
     with pytest.raises(DataError, match=r"'valid' must have 2 instruments, .* got 1 instruments, and 1 players"):
         fixed_mixtures(small_manifest, "valid", kinds, WINDOW, asking())
+
+
+@pytest.fixture
+def blended(small_manifest, examples):
+    """Two corpora: the splits valid and promote are called train, as if they were another one."""
+    shards = tuple(
+        shard.model_copy(update={"split": "train"})
+        for shard in small_manifest.shards
+        if shard.split in {"valid", "promote"}
+    )
+    other = small_manifest.model_copy(update={"shards": shards, "name": "other"})
+    manifest = small_manifest.mixed_with([(other, 0.25)])
+    return Examples(manifest, "train", MixingConfig(pool_clips=4, windows_per_clip=2), WINDOW, examples.asking, seed=3)
+
+
+def test_corpora_are_mixed_by_their_shares_and_none_is_cut_short(blended, small_manifest):
+    count = 4 * blended.batches_per_epoch(0, 4, 1)
+    drawn = [list(blended._mixtures(epoch, 0, 1, range(count), count)) for epoch in range(12)]
+    own = {clip.key for clip in read_clips(small_manifest, "train")}
+    others = [source.clip for mixtures in drawn for mix in mixtures for source in mix.sources if source.clip not in own]
+    share = sum(mix.sources[0].clip not in own for mixtures in drawn for mix in mixtures) / (12 * count)
+    assert 0.18 < share < 0.32
+    assert len(set(others)) == sum(small_manifest.clips(split) for split in ("valid", "promote"))
+    # No mixture has players of both, and no two epochs are alike.
+    assert all(len({source.clip in own for source in mix.sources}) == 1 for mixtures in drawn for mix in mixtures)
+    assert not np.array_equal(drawn[0][0].sound, drawn[1][0].sound)
+
+
+def test_a_blend_of_corpora_resumes_and_is_shared_like_one(blended):
+    whole = take(blended, 9)
+    resumed = take(blended, 4, position=whole[4][1])
+    shared = [take(blended, 5, share=(k, 2)) for k in (0, 1)]
+    for number, (batch, position) in enumerate(whole):
+        other, after = shared[number % 2][number // 2]
+        assert same(batch, other) and position == after
+    assert all(same(one, other) for (one, _), (other, _) in zip(whole[5:], resumed, strict=True))
+
+
+def test_corpora_that_do_not_fit_together_are_refused(small_manifest):
+    recipe = small_manifest.recipe.model_copy(update={"sample_rate": 16000})
+    with pytest.raises(ConfigError, match=r"'small' must have the sample_rate of 'small', 8000; got 16000"):
+        small_manifest.mixed_with([(small_manifest.model_copy(update={"recipe": recipe}), 0.5)])
+    with pytest.raises(ConfigError, match=r"together below 1.*got small: 0.5, small: 0.5"):
+        small_manifest.mixed_with([(small_manifest, 0.5), (small_manifest, 0.5)])
+    assert small_manifest.mixed_with([(small_manifest, 0.5)]).digest != small_manifest.digest
 
 
 def test_more_ranks_than_shards_are_refused_with_the_remedy(examples):

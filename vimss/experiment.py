@@ -98,6 +98,11 @@ class Experiment(Config):
     expected: str = Field(description="the number that its author expects")
     shards: str = Field(description="name of the recipe, or path of its YAML")
     recipe: dict[str, Any] = Field(default_factory=dict, description="differences from the recipe")
+    more_shards: dict[str, float] = Field(
+        default_factory=dict,
+        description="other recipes, and the share of training's mixtures that each gives; `shards` alone validates and "
+        "evaluates",
+    )
     seed: int = Field(0, ge=0, description="seed of weights, batches and sampler; given, it is the recipe's too")
     model: dict[str, Any] = Field(default_factory=dict, description="differences from the network's defaults")
     mixing: dict[str, Any] = Field(default_factory=dict, description="differences from the defaults of mixing")

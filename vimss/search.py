@@ -257,7 +257,12 @@ class _Run:
 
     def _tune(self, cells: Sequence[Cell], space: dict[str, Any], config: tune.TuneConfig) -> None:
         plan = TrialPlan(
-            self.experiment, {cell.name: cell for cell in cells}, self.manifest.folder, self.place, self.folder
+            experiment=self.experiment,
+            cells={cell.name: cell for cell in cells},
+            shards=self.manifest.folder,
+            more_shards=tuple((other.folder, share) for other, share in self.manifest.more),
+            place=self.place,
+            folder=self.folder,
         )
         tuner = tune.Tuner(
             tune.with_resources(functools.partial(run_trial, plan=plan), {TRIAL_SLOT: 1}),

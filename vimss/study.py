@@ -84,7 +84,8 @@ class Study:
 
 def study_folder(experiment: Experiment, manifest: Manifest, store: Store) -> Path:
     """Where an experiment's trials lie: its name and the signature of experiment and shards."""
-    return store.studies / f"{experiment.name}-{signature(experiment.signature, manifest.signature)}"
+    data = [manifest.signature, *(other.signature for other, _ in manifest.more)]
+    return store.studies / f"{experiment.name}-{signature(experiment.signature, *data)}"
 
 
 def read_study(folder: Path) -> Study:

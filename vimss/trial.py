@@ -29,6 +29,8 @@ class TrialPlan:
     experiment: Experiment
     cells: dict[str, Cell]
     shards: Path
+    more_shards: tuple[tuple[Path, float], ...]
+    """Of other corpora, with the share of the mixtures that each gives."""
     place: Place
     folder: Path
     """Of the study."""
@@ -58,6 +60,7 @@ def run_trial(config: dict[str, Any], plan: TrialPlan) -> None:
         settings=settings,
         validation=plan.experiment.validation,
         shards=plan.shards,
+        more_shards=plan.more_shards,
         place=plan.place,
     )
     fit(job, [TuneReportCallback()])

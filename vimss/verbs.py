@@ -109,11 +109,18 @@ def recipe_for(experiment: Experiment) -> Recipe:
 
 def shards_of(work: Work, experiment: Experiment) -> Manifest:
     """The shards that an experiment names; DataError with the command that writes them where they are not there yet."""
-    folder = shards_folder(recipe_for(experiment), Path(experiment.shards).stem, work.store)
+    manifest = _written(work, experiment, experiment.shards, experiment.recipe)
+    more = [(_written(work, experiment, name, {}), share) for name, share in experiment.more_shards.items()]
+    return manifest.mixed_with(more)
+
+
+def _written(work: Work, experiment: Experiment, name: str, recipe: Mapping[str, Any]) -> Manifest:
+    """The shards of one recipe, with the differences that an experiment asks for."""
+    seed, changes = _given_seed(experiment), list(_key_values(recipe))
+    folder = shards_folder(recipe_of(name, seed, overrides=changes), Path(name).stem, work.store)
     if MANIFEST not in folder.sizes():
-        seed = _given_seed(experiment)
-        words = ["vimss", "shard", experiment.shards, *([] if seed is None else ["--seed", str(seed)])]
-        for change in _key_values(experiment.recipe):
+        words = ["vimss", "shard", name, *([] if seed is None else ["--seed", str(seed)])]
+        for change in changes:
             words += ["--set", change]
         raise DataError(
             f"the shards of the experiment '{experiment.name}' must be written first",

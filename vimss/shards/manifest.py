@@ -8,12 +8,13 @@ local one is, by any process: `open_manifest(manifest.folder)`.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import Field
 
 from vimss.config import Config, parse_config, signature
-from vimss.errors import DataError
+from vimss.errors import ConfigError, DataError
 from vimss.shards.recipe import SPLITS, Recipe
 from vimss.storage import Folder, LocalFolder, RemoteFolder, Store, publish
 
@@ -62,6 +63,9 @@ class Manifest(Config):
     shards: tuple[Shard, ...]
     pieces: tuple[PieceEntry, ...]
     missing: tuple[str, ...] = Field((), description="pieces of the corpus that its source lacked")
+    more: tuple[tuple["Manifest", float], ...] = Field(
+        (), exclude=True, description="other corpora, and the share of training's mixtures that each gives"
+    )
     pairs: tuple[tuple[str, str], ...] = Field(
         (), description="pieces of the test split whose mixtures evaluation hears instead of drawn ones"
     )
@@ -93,7 +97,27 @@ class Manifest(Config):
     @property
     def digest(self) -> str:
         """Changes when any shard changes; runs record it."""
-        return signature(sorted((shard.name, shard.sha256) for shard in self.shards))
+        own = sorted((shard.name, shard.sha256) for shard in self.shards)
+        return signature(own, *[[other.digest, share] for other, share in self.more])
+
+    def mixed_with(self, more: Sequence[tuple["Manifest", float]]) -> "Manifest":
+        """The same with other corpora for training; ConfigError where they do not fit together."""
+        for other, _ in more:
+            for name in ("labels", "sample_rate", "channels"):
+                mine, theirs = getattr(self.recipe, name), getattr(other.recipe, name)
+                if mine != theirs:
+                    raise ConfigError(
+                        f"more_shards: '{other.name}' must have the {name} of '{self.name}', {mine}",
+                        got=str(theirs),
+                        fix="give both recipes the same",
+                    )
+        if not all(share > 0 for _, share in more) or sum(share for _, share in more) >= 1:
+            raise ConfigError(
+                "more_shards: shares must be above 0 and together below 1: the rest is that of `shards`",
+                got=", ".join(f"{other.name}: {share:g}" for other, share in more),
+                fix="lower them",
+            )
+        return self.model_copy(update={"more": tuple(more)})
 
 
 def open_shards(folder: Folder, store: Store) -> Manifest:
@@ -108,8 +132,11 @@ def open_shards(folder: Folder, store: Store) -> Manifest:
     return open_manifest(copy)
 
 
-def open_manifest(folder: Path) -> Manifest:
-    """The manifest in a folder of this machine, after a check that every shard is where it lies, at its full size."""
+def open_manifest(folder: Path, more: Sequence[tuple[Path, float]] = ()) -> Manifest:
+    """The manifest in a folder of this machine, after a check that every shard is where it lies, at its full size.
+
+    `more` are folders of other corpora that training mixes in, each with its share of the mixtures.
+    """
     manifest = read_manifest(LocalFolder(folder))
     if (folder / ORIGIN).exists():
         origin = parse_config(json.loads((folder / ORIGIN).read_bytes()), Origin, str(folder / ORIGIN))
@@ -122,7 +149,7 @@ def open_manifest(folder: Path) -> Manifest:
                 got=f"{sizes[shard.name]} bytes" if shard.name in sizes else "no such file",
                 fix=f"delete {manifest.home} and run `vimss shard {manifest.name}` again",
             )
-    return manifest
+    return manifest.mixed_with([(open_manifest(other), share) for other, share in more])
 
 
 def read_manifest(folder: Folder) -> Manifest:

@@ -3,13 +3,11 @@
     examples = Examples(manifest, "train", mixing, window, asking, seed=0)
     for batch, after in examples.batches(batch_size=4, position=Position(), rank=0, world_size=1): ...
 
-The sequence is a function of (seed, epoch, rank, world size): a shard is read by one rank, every clip is the anchor of
-`windows_per_clip` mixtures per epoch, and each mixture is drawn by a generator of its own, seeded by its number.
-Resuming is therefore a position in the sequence.
+The sequence is a function of (seed, epoch, rank, world size). Resuming is therefore a position in it.
 """
 
 import math
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, TypeVar
@@ -18,11 +16,11 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from vimss.errors import ConfigError
-from vimss.shards.clip import Clip
 from vimss.shards.manifest import Manifest
 from vimss.stream.config import MixingConfig
-from vimss.stream.mix import Asking, Mixture, Pool, Source, Window, mix
-from vimss.stream.read import Damage, read_clips
+from vimss.stream.corpus import Corpus
+from vimss.stream.mix import Asking, Mixture, Source, Window, mix
+from vimss.stream.read import Damage
 from vimss.stream.stems import sounds
 
 LOWEST_RMS = 1e-5
@@ -55,41 +53,35 @@ class Batch:
 
 
 class Examples:
-    """The endless, repeatable sequence of training batches of one split."""
+    """The endless, repeatable sequence of training batches of one split.
+
+    A manifest with `more` corpora gives some of the mixtures to each of them: which, a generator of the epoch decides.
+    An epoch is one of the manifest's own corpus.
+    """
 
     def __init__(
         self, manifest: Manifest, split: str, mixing: MixingConfig, window: Window, asking: Asking, seed: int
     ) -> None:
-        longest = manifest.recipe.clip_samples
-        if window.output_samples > longest:
-            raise ConfigError(
-                f"the output window must fit into the clips of '{manifest.name}', which have {longest} samples",
-                got=f"training.output_samples: {window.output_samples}",
-                fix="choose a shorter window, or a recipe with longer clips",
-            )
-        if mixing.swap_channels and manifest.recipe.channels == 1:
-            raise ConfigError(
-                "mixing.swap_channels needs stems of two channels",
-                got=f"the recipe of '{manifest.name}' with channels: 1",
-                fix="set mixing.swap_channels: false, or channels: 2 in the recipe",
-            )
         self.manifest = manifest
-        self.split = split
-        self.mixing = mixing
         self.window = window
         self.asking = asking
+        self.mixing = mixing
         self.seed = seed
-        self.damage = Damage(manifest.clips(split))
+        self.damage = Damage(sum(one.clips(split) for one in (manifest, *(other for other, _ in manifest.more))))
+        self.corpus = Corpus(manifest, split, mixing, window, asking, seed, self.damage)
+        self.more = [Corpus(other, split, mixing, window, asking, seed, self.damage) for other, _ in manifest.more]
+        shares = [share for _, share in manifest.more]
+        self.shares = [1 - sum(shares), *shares]
 
     def batches_per_epoch(self, epoch: int, batch_size: int, world_size: int) -> int:
         """The same number for every rank: what the rank with the fewest clips can fill."""
-        clips = [sum(shard.clips for shard in self._shards(epoch, rank, world_size)) for rank in range(world_size)]
-        batches = min(clips) * self.mixing.windows_per_clip // batch_size
+        clips = self.corpus.fewest_clips(epoch, world_size)
+        batches = clips * self.mixing.windows_per_clip // batch_size
         if batches == 0:
-            shorter = max(1, self.manifest.clips(self.split) // (2 * world_size))
+            shorter = max(1, self.manifest.clips(self.corpus.split) // (2 * world_size))
             raise ConfigError(
                 f"every worker must have at least one batch of {batch_size} per epoch",
-                got=f"{world_size} workers, the one with the fewest shards having {min(clips)} clips",
+                got=f"{world_size} workers, the one with the fewest shards having {clips} clips",
                 fix="use fewer workers, a smaller batch, or more shards: "
                 f"`vimss shard {self.manifest.name} --set clips_per_shard={shorter}`, and the same under `recipe:`",
             )
@@ -113,8 +105,8 @@ class Examples:
             count = self.batches_per_epoch(epoch, batch_size, world_size)
             chosen = [number for number in range(start, count) if (made + number - start) % share[1] == share[0]]
             made += count - start
-            wanted = {number * batch_size + place for number in chosen for place in range(batch_size)}
-            mixtures = self._mixtures(epoch, rank, world_size, wanted)
+            wanted = [number * batch_size + place for number in chosen for place in range(batch_size)]
+            mixtures = self._mixtures(epoch, rank, world_size, wanted, count * batch_size)
             for number in chosen:
                 drawn = self._remixed(islice(mixtures, batch_size), (self.seed, epoch, rank, number, 2))
                 rng = np.random.default_rng((self.seed, epoch, rank, number, 1))
@@ -122,50 +114,28 @@ class Examples:
                 yield batch, Position(epoch, number + 1)
             epoch, start = epoch + 1, 0
 
+    def _mixtures(self, epoch: int, rank: int, world_size: int, wanted: Sequence[int], count: int) -> Iterator[Mixture]:
+        """Those of an epoch's `count` mixtures that are wanted, in order."""
+        most = most_sources(self.mixing, epoch)
+        if not self.more:
+            yield from self.corpus.mixtures(epoch, rank, world_size, set(wanted), most)
+            return
+        choice = np.random.default_rng((self.seed, epoch, rank, 3)).choice(len(self.shares), count, p=self.shares)
+        numbers = [number for number in wanted if choice[number] == 0]
+        sources = [self.corpus.mixtures(epoch, rank, world_size, set(numbers), most)]
+        for index, corpus in enumerate(self.more, start=1):
+            before = np.cumsum(choice == index) - 1
+            numbers = [int(before[number]) for number in wanted if choice[number] == index]
+            sources.append(corpus.endless_mixtures(epoch, rank, world_size, numbers, most, count))
+        for number in wanted:
+            yield next(sources[choice[number]])
+
     def _remixed(self, mixtures: Iterable[Mixture], seed: tuple[int, ...]) -> Iterable[Mixture]:
         """In some batches, the mixtures with their stems in other places; the others are drawn one by one."""
         if not self.mixing.remix_share:
             return mixtures
         rng = np.random.default_rng(seed)
         return remix(list(mixtures), rng) if rng.random() < self.mixing.remix_share else mixtures
-
-    def _mixtures(self, epoch: int, rank: int, world_size: int, wanted: Container[int]) -> Iterator[Mixture]:
-        """The mixtures of an epoch with the wanted numbers, in order; each is drawn by a generator of its own."""
-        number, most = 0, most_sources(self.mixing, epoch)
-        for pool in self._pools(epoch, rank, world_size):
-            order = np.random.default_rng((self.seed, epoch, rank, number)).permutation(len(pool.clips))
-            for _ in range(self.mixing.windows_per_clip):
-                for index in order:
-                    if number in wanted:
-                        rng = np.random.default_rng((self.seed, epoch, rank, number, 0))
-                        count = int(rng.integers(self.mixing.min_sources, most + 1))
-                        yield pool.draw(rng, pool.clips[index], count, bool(rng.random() < self.mixing.aligned_share))
-                    number += 1
-        # Clips too short for the window leave an epoch short of mixtures; the last pool fills it.
-        while True:
-            if number in wanted:
-                rng = np.random.default_rng((self.seed, epoch, rank, number, 0))
-                yield pool.draw(rng, pool.clips[number % len(pool.clips)], self.mixing.min_sources, aligned=False)
-            number += 1
-
-    def _pools(self, epoch: int, rank: int, world_size: int) -> Iterator[Pool]:
-        held: list[Clip] = []
-        shards = self._shards(epoch, rank, world_size)
-        left = sum(shard.clips for shard in shards)
-        parts, features = self.asking.parts, self.asking.features
-        for clip in read_clips(self.manifest, self.split, shards, parts, features, self.damage):
-            held.append(clip)
-            left -= 1
-            # A short last pool would have too few instruments: it joins the one before.
-            if len(held) >= self.mixing.pool_clips and left >= self.mixing.pool_clips:
-                yield Pool(held, self.mixing, self.window, self.asking.context)
-                held = []
-        yield Pool(held, self.mixing, self.window, self.asking.context)
-
-    def _shards(self, epoch: int, rank: int, world_size: int) -> list[Any]:
-        shards = self.manifest.of_split(self.split)
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(shards))
-        return [shards[index] for index in order[rank::world_size]]
 
 
 def most_sources(mixing: MixingConfig, epoch: int) -> int:

@@ -6,11 +6,12 @@
 All that is drawn comes from the generator that is given.
 """
 
+import functools
 import math
 
 import numpy as np
 import scipy.fft
-from jaxtyping import Float32, Int16
+from jaxtyping import Float32, Float64, Int16
 
 from vimss.media import INT16_SCALE, resample
 
@@ -72,10 +73,17 @@ def cut(audio: Int16[np.ndarray, "c t"], start: int, length: int, gain: float) -
 
 def equalise(stem: Float32[np.ndarray, "c t"], gains_db: np.ndarray) -> Float32[np.ndarray, "c t"]:
     """A smooth equaliser: gains at octaves below the Nyquist frequency, interpolated on a logarithmic axis."""
-    spectrum = np.fft.rfft(stem, axis=-1)
-    octave = np.log2(np.linspace(0, 1, spectrum.shape[-1]) + 2.0**-EQUALISER_BANDS)
-    curve = np.interp(octave, np.arange(-len(gains_db) + 1, 1), gains_db)
-    return np.fft.irfft(spectrum * 10 ** (curve / 20), stem.shape[-1], axis=-1).astype(np.float32)
+    # Windows of valid convolutions have odd lengths: a Fourier transform of just that many samples takes 50 ms.
+    total = scipy.fft.next_fast_len(stem.shape[1], real=True)
+    curve = np.interp(_octaves(total // 2 + 1), np.arange(-len(gains_db) + 1, 1), gains_db)
+    spectrum = scipy.fft.rfft(stem, total) * (10 ** (curve / 20)).astype(np.float32)
+    return scipy.fft.irfft(spectrum, total)[:, : stem.shape[1]]
+
+
+@functools.cache
+def _octaves(bins: int) -> Float64[np.ndarray, " f"]:
+    """Where the bins of a spectrum lie below the Nyquist frequency."""
+    return np.log2(np.linspace(0, 1, bins) + 2.0**-EQUALISER_BANDS)
 
 
 def draw_room(rng: np.random.Generator, seconds: float, sample_rate: int, channels: int) -> Float32[np.ndarray, "c r"]:

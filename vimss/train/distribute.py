@@ -33,6 +33,8 @@ class Job:
     validation: ValidationConfig
     shards: Path
     """Folder of the shards, shared by all nodes."""
+    more_shards: tuple[tuple[Path, float], ...]
+    """Folders of other corpora that training mixes in, with the share of the mixtures that each gives."""
     place: Place
 
 
@@ -75,7 +77,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(max(1, int(job.place.cpus_per_worker) - job.place.loader_workers))
     training = Training(
         settings=job.settings,
-        manifest=open_manifest(job.shards),
+        manifest=open_manifest(job.shards, job.more_shards),
         validation=job.validation,
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),

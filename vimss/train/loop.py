@@ -24,7 +24,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from vimss.config import signature
 from vimss.errors import ConfigError, TrainingError
-from vimss.features import find_features
+from vimss.features import find_features, read_features
 from vimss.model.geometry import geometry
 from vimss.model.separator import Separator, save_separator
 from vimss.shards.manifest import Manifest
@@ -268,6 +268,8 @@ def asking_of(settings: Settings, manifest: Manifest) -> Asking:
     model = settings.model
     context = "none" if model.site == "none" else model.context
     features = find_features(manifest, model.vision, model.feature_size) if context == "features" else ""
+    for other, _ in manifest.more if features else ():
+        read_features(other, features)
     return Asking(model.outputs, context, manifest.recipe.labels, model.slots, features)
 
 

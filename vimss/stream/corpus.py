@@ -1,0 +1,109 @@
+"""The mixtures of one corpus: its shards, read into pools of clips, from which mixtures are drawn.
+
+A shard is read by one rank, every clip is the anchor of `windows_per_clip` mixtures per epoch, and each mixture is
+drawn by a generator of its own, seeded by its number.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+
+import numpy as np
+
+from vimss.errors import ConfigError
+from vimss.shards.clip import Clip
+from vimss.shards.manifest import Manifest, Shard
+from vimss.stream.config import MixingConfig
+from vimss.stream.mix import Asking, Mixture, Pool, Window
+from vimss.stream.read import Damage, read_clips
+
+
+class Corpus:
+    """One split of a manifest as mixtures."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        split: str,
+        mixing: MixingConfig,
+        window: Window,
+        asking: Asking,
+        seed: int,
+        damage: Damage,
+    ) -> None:
+        longest = manifest.recipe.clip_samples
+        if window.output_samples > longest:
+            raise ConfigError(
+                f"the output window must fit into the clips of '{manifest.name}', which have {longest} samples",
+                got=f"training.output_samples: {window.output_samples}",
+                fix="choose a shorter window, or a recipe with longer clips",
+            )
+        if mixing.swap_channels and manifest.recipe.channels == 1:
+            raise ConfigError(
+                "mixing.swap_channels needs stems of two channels",
+                got=f"the recipe of '{manifest.name}' with channels: 1",
+                fix="set mixing.swap_channels: false, or channels: 2 in the recipe",
+            )
+        self.manifest = manifest
+        self.split = split
+        self.mixing = mixing
+        self.window = window
+        self.asking = asking
+        self.seed = seed
+        self.damage = damage
+
+    def fewest_clips(self, epoch: int, world_size: int) -> int:
+        """Clips of the rank that has the fewest."""
+        return min(sum(shard.clips for shard in self.shards(epoch, rank, world_size)) for rank in range(world_size))
+
+    def mixtures(self, epoch: int, rank: int, world_size: int, wanted: Collection[int], most: int) -> Iterator[Mixture]:
+        """The mixtures of an epoch with the wanted numbers, in order, of `most` players at most."""
+        number = 0
+        for pool in self._pools(epoch, rank, world_size):
+            order = np.random.default_rng((self.seed, epoch, rank, number)).permutation(len(pool.clips))
+            for _ in range(self.mixing.windows_per_clip):
+                for index in order:
+                    if number in wanted:
+                        rng = np.random.default_rng((self.seed, epoch, rank, number, 0))
+                        count = int(rng.integers(self.mixing.min_sources, most + 1))
+                        yield pool.draw(rng, pool.clips[index], count, bool(rng.random() < self.mixing.aligned_share))
+                    number += 1
+        # Clips too short for the window leave an epoch short of mixtures; the last pool fills it.
+        while True:
+            if number in wanted:
+                rng = np.random.default_rng((self.seed, epoch, rank, number, 0))
+                yield pool.draw(rng, pool.clips[number % len(pool.clips)], self.mixing.min_sources, aligned=False)
+            number += 1
+
+    def endless_mixtures(
+        self, epoch: int, rank: int, world_size: int, numbers: Sequence[int], most: int, count: int
+    ) -> Iterator[Mixture]:
+        """The mixtures with these ascending numbers of an epoch of another corpus, which has `count` at most.
+
+        Such an epoch is made of as many epochs of this corpus as it takes.
+        """
+        capacity = max(1, self.fewest_clips(epoch, world_size) * self.mixing.windows_per_clip)
+        epochs = -(-count // capacity)
+        for number in range(epochs):
+            wanted = {place - number * capacity for place in numbers if place // capacity == number}
+            drawn = self.mixtures(epoch * epochs + number, rank, world_size, wanted, most)
+            for _ in wanted:
+                yield next(drawn)
+
+    def _pools(self, epoch: int, rank: int, world_size: int) -> Iterator[Pool]:
+        held: list[Clip] = []
+        shards = self.shards(epoch, rank, world_size)
+        left = sum(shard.clips for shard in shards)
+        parts, features = self.asking.parts, self.asking.features
+        for clip in read_clips(self.manifest, self.split, shards, parts, features, self.damage):
+            held.append(clip)
+            left -= 1
+            # A short last pool would have too few instruments: it joins the one before.
+            if len(held) >= self.mixing.pool_clips and left >= self.mixing.pool_clips:
+                yield Pool(held, self.mixing, self.window, self.asking.context)
+                held = []
+        yield Pool(held, self.mixing, self.window, self.asking.context)
+
+    def shards(self, epoch: int, rank: int, world_size: int) -> list[Shard]:
+        """The shards that a rank reads in an epoch."""
+        shards = self.manifest.of_split(self.split)
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(shards))
+        return [shards[index] for index in order[rank::world_size]]
