@@ -33,7 +33,7 @@ HEAVY = {"torch", "ray", "mlflow", "av", "matplotlib", "webdataset", "numpy", "o
 COMMON = ["--help", "--on", "--set"]
 STUDY = [*COMMON, "--json", "--seed"]
 OPTIONS = {
-    "shard": [*STUDY, "--check", "--minutes", "--out", "--source"],
+    "shard": [*STUDY, "--check", "--minutes", "--out", "--show", "--source"],
     "features": [*STUDY, "--network", "--weights"],
     "train": STUDY,
     "search": STUDY,

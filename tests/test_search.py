@@ -18,6 +18,7 @@ from vimss.experiment import CellEnded, CellStarted, Experiment, TrialEnded, Tri
 from vimss.model.separator import load_separator
 from vimss.runtime import Place, ray_running
 from vimss.search import Draws, concurrent_trials, forget_others, search, startup_trials, still_to_try, suggest
+from vimss.shards.write import write_shards
 from vimss.storage import Store
 from vimss.study import OBJECTIVE, Study, TrialRecord, read_study
 
@@ -281,6 +282,28 @@ def test_the_same_command_again_runs_nothing_and_tells_everything(searched, smal
         repeated = search(experiment(), small_manifest, place, store, [again.append])
     assert repeated == study
     assert {repr(event) for event in again} == {repr(event) for event in events}
+
+
+@pytest.mark.slow
+def test_a_trial_mixes_corpora_and_a_process_of_its_own_makes_its_batches(
+    small_recipe, small_store, small_manifest, tmp_path
+):
+    other = write_shards(small_recipe.model_copy(update={"seed": 5}), "other", small_store)
+    blended = small_manifest.mixed_with([(other, 0.5)])
+    place = Place(name="test", cpus_per_worker=2, loader_workers=1)
+    chosen = experiment(tune={}, baselines={}, search={"trials": 1, "grace_seconds": 4})
+    with ray_running(place, num_cpus=2):
+        study = search(chosen, blended, place, Store(tmp_path))
+        alone = search(chosen, small_manifest, place, Store(tmp_path))
+    (record,) = study.records
+    assert record.state == "finished" and study.folder != alone.folder
+    # Another half of the mixtures, another loss; the same validation set.
+    assert record.reports[0]["train_loss"] != alone.records[0].reports[0]["train_loss"]
+    assert record.reports[-1]["lost_clips"] == 0
+    # The same batches, whoever made them.
+    with ray_running(Place(name="test"), num_cpus=2):
+        inline = search(chosen, small_manifest, Place(name="test"), Store(tmp_path / "inline"))
+    assert inline.records[0].reports[0]["train_loss"] == pytest.approx(alone.records[0].reports[0]["train_loss"], 1e-6)
 
 
 @pytest.mark.slow

@@ -56,6 +56,9 @@ def shard(
     check: Annotated[
         bool, typer.Option("--check", help="Read what was written and list what is wrong with it.")
     ] = False,
+    show: Annotated[
+        bool, typer.Option("--show", help="Make a page of one clip of each split, to look at and listen to.")
+    ] = False,
     seed: Seed = None,
     changes: Set = None,
     place: On = "local",
@@ -72,20 +75,25 @@ def shard(
         return
     with verbs.at_place(place, shards) as work, stage(f"shards of {Path(recipe).stem}") as say:
         manifest = verbs.write(work, recipe, wanted, source, verbs.shard_news(say))
+        pages = verbs.show_shards(work, manifest) if show else []
     seconds = {
         split: sum(shard.seconds for shard in manifest.shards if shard.split == split) for split in manifest.splits
     }
     if as_json:
         told = {"folder": str(manifest.home), "signature": manifest.signature, "seconds": seconds}
-        print_json({**told, "missing": manifest.missing})
+        print_json({**told, "missing": manifest.missing, "pages": [str(page) for page in pages]})
         return
     out.print(
         f"{manifest.home}: {len(manifest.pieces)} pieces, {sum(seconds.values()) / 60:.1f} minutes", soft_wrap=True
     )
     for split, length in seconds.items():
-        out.print(f"  {split}: {length / 60:.1f} minutes")
+        pieces = [piece for piece in manifest.pieces if piece.split == split]
+        labels = sorted({label for piece in pieces for label in piece.instruments})
+        out.print(f"  {split}: {len(pieces)} pieces, {length / 60:.1f} minutes: {' '.join(labels)}", soft_wrap=True)
     if manifest.missing:
         out.print(f"  missing: {len(manifest.missing)} pieces: {first_of(manifest.missing)}", soft_wrap=True)
+    for page in pages:
+        out.print(str(page), soft_wrap=True)
 
 
 @app.command()

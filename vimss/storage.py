@@ -62,6 +62,11 @@ class Store:
         return self.root / "studies"
 
     @property
+    def shows(self) -> Path:
+        """Pages of what shards hold, one folder per corpus and recipe signature."""
+        return self.root / "shows"
+
+    @property
     def stems(self) -> Path:
         """What `vimss separate` writes, one folder per recording."""
         return self.root / "stems"

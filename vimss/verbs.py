@@ -34,6 +34,7 @@ from vimss.shards.fetch import FEATURES
 from vimss.shards.manifest import MANIFEST, Manifest, Shard, open_manifest, open_shards
 from vimss.shards.recipe import Recipe, load_recipe
 from vimss.shards.write import Progress, shards_folder, write_shards
+from vimss.show import show
 from vimss.storage import Folder, Store, folder_at, publish
 from vimss.study import OBJECTIVE, Study, TrialRecord, read_study, study_folder
 from vimss.systems import fit_wiener
@@ -100,6 +101,11 @@ def check(
         say(f"{done} shards read" + (f"; {found.wrong[0]}" if found.wrong else ""))
 
     return folder, check_shards(folder, count)
+
+
+def show_shards(work: Work, manifest: Manifest) -> list[Path]:
+    """Pages to look at and listen to, one clip of each split; in the store."""
+    return show(manifest, work.store.shows / f"{manifest.name}-{manifest.signature}")
 
 
 def recipe_for(experiment: Experiment) -> Recipe:
