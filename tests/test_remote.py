@@ -252,6 +252,16 @@ def test_the_least_recently_used_shard_makes_room(remote, store, server):
     assert server.fetched(path_of(remote, two.name)) == 2
 
 
+def test_fetched_shards_may_lie_on_a_disk_of_the_nodes_own(remote, store, monkeypatch, tmp_path):
+    monkeypatch.setenv("VIMSS_CACHE", str(tmp_path / "fast"))
+    one, two, three = sorted(open_shards(remote, store).shards, key=lambda shard: shard.size)[:3]
+    manifest = small_cache(remote, store, two, three)
+    for number, shard in enumerate((one, two, three)):
+        os.utime(local_shard(manifest, shard), (number, number))
+    kept = {path.name.partition("-")[2] for path in (tmp_path / "fast").glob(f"*/{FILES}/*")}
+    assert kept == {two.name, three.name} and not cached(store)
+
+
 def test_what_another_thread_may_be_about_to_open_stays(remote, store):
     one, two, three = sorted(open_shards(remote, store).shards, key=lambda shard: shard.size)[:3]
     manifest = small_cache(remote, store, two, three)

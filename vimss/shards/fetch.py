@@ -2,8 +2,8 @@
 
     path = local_shard(manifest, shard)  # for shards that lie here, nothing happens
 
-A file is fetched when it is first read, compared with its SHA-256, and kept in the store's cache for all processes. A
-lock per file lets one process fetch what others wait for. Beyond `cache_gigabytes` the least recently used files go,
+A file is fetched when it is first read, compared with its SHA-256, and kept in the cache for all processes of the node.
+A lock per file lets one process fetch what others wait for. Beyond `cache_gigabytes` the least recently used files go,
 but none that is being fetched or was the last one that a thread asked for: it may be about to open it.
 """
 
@@ -20,8 +20,11 @@ from vimss.errors import DataError
 from vimss.shards.manifest import Manifest, Origin, Shard
 from vimss.storage import TEMPORARY, RemoteFolder, explain_os_errors, publish, sha256
 
+CACHE_VARIABLE = "VIMSS_CACHE"
+"""Of the environment: a folder on the node's own disk for what is fetched; without it, the store's cache."""
+
 FILES, LOCKS = "files", "locks"
-"""Folders beside the copy of the manifest."""
+"""Folders beside the copy of the manifest, or of the cache elsewhere."""
 
 FEATURES = "features"
 """Folder beside the shards; below it one folder per vision network, with one file per shard and an entry."""
@@ -59,8 +62,10 @@ def _feature_digests(url: str, folder: str) -> dict[str, str]:
 
 
 def _fetch(folder: Path, origin: Origin, name: str, digest: str) -> Path:
+    # Nodes may share the store, and the manifest with it; a folder on each node's own disk is faster for the rest.
+    base = Path(os.environ[CACHE_VARIABLE]).absolute() / folder.name if os.environ.get(CACHE_VARIABLE) else folder
     # The content is part of the name: shards that were written anew do not meet their old copies.
-    path = folder / FILES / f"{digest[:12]}-{Path(name).name}"
+    path = base / FILES / f"{digest[:12]}-{Path(name).name}"
     _release(path.suffix)
     lock = _lock_of(path)
     try:
@@ -75,7 +80,7 @@ def _fetch(folder: Path, origin: Origin, name: str, digest: str) -> Path:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not path.exists():
                 _download(RemoteFolder(origin.url), name, path, digest)
-                _make_room(folder.parent, round(origin.cache_gigabytes * 1e9))
+                _make_room(base.parent, round(origin.cache_gigabytes * 1e9))
     except BaseException:
         lock.close()
         raise
