@@ -122,6 +122,7 @@ def test_a_mixture_above_full_scale_is_turned_down_as_a_whole():
     levels = [float(source.stem[0, 0]) for source in loud.sources]
     np.testing.assert_allclose(levels, np.array([0.9, -0.3, 0.8]) / 1.4, rtol=1e-5)
     np.testing.assert_array_equal(loud.sound, (loud.sources[0].stem + loud.sources[1].stem) + loud.sources[2].stem)
+    assert -1 <= mix([named("vn", -0.9), named("fl", -0.3)], [], aligned=True).sound.min() < -0.9999
     fitting = mix([named("vn", -0.9), named("fl", -0.1)], [], aligned=True)
     assert not fitting.turned_down and fitting.sources[0].stem[0, 0] == np.float32(-0.9)
 

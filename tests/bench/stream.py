@@ -1,6 +1,6 @@
 """How fast clips become batches: ratios to bare webdataset, to decoding at every step, and to what a GPU asks for.
 
-    platform/local/run python tests/bench/stream.py [--minutes 6] [SECTION ...]
+    platform/local/run python tests/bench/stream.py [--minutes 4] [SECTION ...]
 
 CPU seconds of one process count, things compared take turns, medians are shown; `wait` measures seconds on the clock
 and wants an idle machine. The first run writes shards and features into store/bench.
@@ -24,7 +24,7 @@ from vimss.config import parse_config
 from vimss.features import available_features, compute_features
 from vimss.media import encode_audio, write_video, write_wav
 from vimss.model.config import VisionConfig
-from vimss.runtime import load_place, ray_running
+from vimss.runtime import load_place, parallel_map, ray_running
 from vimss.shards.corpora import chamber
 from vimss.shards.manifest import Manifest
 from vimss.shards.recipe import load_recipe
@@ -35,12 +35,13 @@ from vimss.stream.config import MixingConfig
 from vimss.stream.mix import Asking, Window
 from vimss.stream.read import join_clips, read_clips
 from vimss.train.loader import load
+from vimss.verbs import FeaturesTask, run_features
 
 RATE = 22050
 WINDOW = Window(114693 + 131054, 114693, RATE)
 """5.2 s of output: the third of the paper's windows."""
 BATCH = 4
-TURNS = 5
+TURNS, EPOCHS = 5, 10
 
 
 def shards(store: Store, minutes: float, frame_rate: float = 12.5) -> Manifest:
@@ -49,7 +50,9 @@ def shards(store: Store, minutes: float, frame_rate: float = 12.5) -> Manifest:
     manifest = write_shards(load_recipe("chamber", changes), "bench", store)
     if not available_features(manifest):
         print(f"computing features of {minutes:g} minutes, {frame_rate:g} pictures a second", flush=True)
-        compute_features(manifest, VisionConfig(network="mobilenet_v2", weights="random"))
+        vision = VisionConfig(network="resnet18", weights="random")
+        parallel_map(run_features, [FeaturesTask(manifest.folder, vision, shard) for shard in manifest.shards], None)
+        compute_features(manifest, vision)
     return manifest
 
 
@@ -85,13 +88,13 @@ def clips(args: argparse.Namespace) -> None:
 
     def bare() -> float:
         pipeline = wds.WebDataset(paths, shardshuffle=False, nodesplitter=None, workersplitter=None)
-        return sum(1 for _ in pipeline)
+        return sum(1 for _ in range(EPOCHS) for _ in pipeline)
 
     def ours() -> float:
         made = batches(manifest, "features", windows_per_clip=1)
-        for _ in range(count // BATCH):
+        for _ in range(EPOCHS * count // BATCH):
             next(made)
-        return count
+        return EPOCHS * count
 
     rates = take_turns({"webdataset": bare, "ours": ours})
     print(f"webdataset {rates['webdataset']:.0f} clips/s, ours {rates['ours']:.0f} clips/s, one window of each")
@@ -233,7 +236,7 @@ SECTIONS = {"clips": clips, "windows": windows, "frames": frames, "wait": wait, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}; all where none")
-    parser.add_argument("--minutes", type=float, default=6, help="music in the shards")
+    parser.add_argument("--minutes", type=float, default=4, help="music in the shards")
     parser.add_argument("--store", type=lambda path: Store(Path(path)), default=Store(Path("store/bench")))
     args = parser.parse_args()
     with ray_running(load_place("local")):
