@@ -37,7 +37,7 @@ def test_entry_names_network_weights_and_rate(small_manifest, computed):
 
 def test_what_exists_is_not_computed_again(small_manifest, computed):
     folder = small_manifest.folder / FEATURES / computed
-    first, second, *_ = sorted(folder.glob("*.npz"))
+    first, second, *_ = sorted(folder.glob("*.safetensors"))
     stamp = first.stat().st_mtime_ns
     second.unlink()
     (folder / ENTRY).unlink()
@@ -51,7 +51,7 @@ def test_what_exists_is_not_computed_again(small_manifest, computed):
 def test_a_share_of_the_shards_writes_no_entry(small_manifest, computed):
     folder = small_manifest.folder / FEATURES / computed
     (folder / ENTRY).unlink()
-    last = next(path for path in folder.glob("*.npz"))
+    last = next(path for path in folder.glob("*.safetensors"))
     last.unlink()
     others = [shard for shard in small_manifest.shards if not last.name.startswith(shard.name.removesuffix(".tar"))]
     compute_features(small_manifest, VISION, shards=others)
@@ -65,7 +65,7 @@ def test_features_of_other_shards_are_refused(small_manifest, computed):
 
 
 def test_damaged_features_are_refused(small_manifest, computed):
-    _with_entry(small_manifest, computed, "files", {"train-0000.npz": "0"}, "must have the SHA-256 that its")
+    _with_entry(small_manifest, computed, "files", {"train-0000.safetensors": "0"}, "must have the SHA-256 that its")
 
 
 def _with_entry(manifest, name, key, value, message):
@@ -86,7 +86,7 @@ def _changed(manifest, name, key, value):
 def test_features_that_a_training_reads_are_checked(small_manifest, computed):
     assert find_features(small_manifest, VISION, 512) == computed
     with (
-        _changed(small_manifest, computed, "files", {"train-0000.npz": "0"}),
+        _changed(small_manifest, computed, "files", {"train-0000.safetensors": "0"}),
         pytest.raises(DataError, match="must have the SHA-256"),
     ):
         find_features(small_manifest, VISION, 512)

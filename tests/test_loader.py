@@ -1,7 +1,8 @@
-"""Batches made ahead by processes are those of the loop's own process."""
+"""Batches made ahead by threads are those that the loop would make itself."""
 
 import dataclasses
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def take(examples, count, **where):
     return [next(made) for _ in range(count)]
 
 
-def test_processes_make_the_batches_of_the_loop_in_their_order(examples):
+def test_threads_make_the_batches_of_the_loop_in_their_order(examples):
     inline, ahead = take(examples, 11), take(examples, 11, workers=2)
     for one, other in zip(inline, ahead, strict=True):
         assert one.position == other.position and one.lost == other.lost == 0
@@ -52,3 +53,11 @@ def test_lost_clips_are_counted(examples, caplog):
     examples.damage.clips = 1000
     examples.damage.add("a clip", "of the test")
     assert [made.lost for made in take(examples, 2)] == [1, 1]
+
+
+def test_to_close_the_sequence_ends_the_threads(examples):
+    batches = load(examples, 4, Position(), workers=2)
+    next(batches)
+    assert sum(thread.name.startswith("loader") for thread in threading.enumerate()) == 2
+    batches.close()
+    assert not any(thread.name.startswith("loader") for thread in threading.enumerate())

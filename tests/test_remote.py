@@ -379,12 +379,12 @@ def test_features_lie_beside_remote_shards(remote, store, server, small_manifest
     clip = next(read_clips(manifest, "valid", parts=("features",), features=name))
     assert all(player.features.shape[1] == 512 for player in clip.players)
     shard = manifest.of_split("valid")[0]
-    file = path_of(remote, f"{FEATURES}/{name}/{shard.name.replace('.tar', '.npz')}")
-    assert [path for method, path in server.requests if method == "GET" and path.endswith(".npz")] == [file]
+    file = path_of(remote, f"{FEATURES}/{name}/{shard.name.replace('.tar', '.safetensors')}")
+    assert [path for method, path in server.requests if method == "GET" and path.endswith(".safetensors")] == [file]
     damage(remote / FEATURES / name, file.rpartition("/")[2])
-    for path in store.cache.glob(f"*/{FILES}/*.npz"):
+    for path in store.cache.glob(f"*/{FILES}/*.safetensors"):
         path.unlink()
-    with pytest.raises(DataError, match=r"\.npz must have the SHA-256"):
+    with pytest.raises(DataError, match=r"\.safetensors must have the SHA-256"):
         next(read_clips(manifest, "valid", parts=("features",), features=name))
     with pytest.raises(DataError, match=r"must hold the vision features .*run `vimss features small` first"):
         next(read_clips(manifest, "valid", parts=("features",), features="other"))

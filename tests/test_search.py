@@ -285,9 +285,7 @@ def test_the_same_command_again_runs_nothing_and_tells_everything(searched, smal
 
 
 @pytest.mark.slow
-def test_a_trial_mixes_corpora_and_a_process_of_its_own_makes_its_batches(
-    small_recipe, small_store, small_manifest, tmp_path
-):
+def test_a_trial_mixes_corpora_and_a_thread_makes_its_batches(small_recipe, small_store, small_manifest, tmp_path):
     other = write_shards(small_recipe.model_copy(update={"seed": 5}), "other", small_store)
     blended = small_manifest.mixed_with([(other, 0.5)])
     place = Place(name="test", cpus_per_worker=2, loader_workers=1)

@@ -3,9 +3,9 @@
     name = compute_features(manifest, VisionConfig())              # features/resnet18-3f9c2a1b07/
     clips = read_clips(manifest, "train", parts=("audio", "features"), features=name)
 
-One .npz file per shard (arrays of float16, "v d", named CLIP.playerN) and, once all are there, an entry that says of
-which network, weights and shards. A file that exists is whole, so the same call again resumes; several processes may
-share the work by giving each other shards.
+One safetensors file per shard (arrays of float16, "v d", named CLIP.playerN) and, once all are there, an entry that
+says of which network, weights and shards. A file that exists is whole, so the same call again resumes; several
+processes may share the work by giving each other shards.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Float16, UInt8
 from pydantic import Field
+from safetensors.numpy import save_file
 from torch import Tensor
 
 from vimss.config import Config, parse_config
@@ -70,8 +71,8 @@ def compute_features(
     for shard in manifest.shards if shards is None else shards:
         if _file_of(shard) not in present:
             arrays = _shard_features(manifest, shard, network, device)
-            with folder.publish(_file_of(shard)) as temporary, temporary.open("wb") as file:
-                np.savez(file, allow_pickle=False, **arrays)
+            with folder.publish(_file_of(shard)) as temporary:
+                save_file(arrays, temporary)
         done += shard.seconds
         if progress is not None:
             progress(done)
@@ -173,7 +174,7 @@ def _digest(folder: Folder, file: str) -> str:
 
 
 def _file_of(shard: Shard) -> str:
-    return Path(shard.name).with_suffix(".npz").name
+    return Path(shard.name).with_suffix(".safetensors").name
 
 
 def _shard_features(

@@ -71,7 +71,7 @@ class Place(Config):
     workers_per_trial: int = Field(1, ge=1, description="processes that train one trial together")
     cpus_per_worker: float = Field(1.0, gt=0, description="cores of one worker, with those of its loader")
     loader_workers: int = Field(
-        0, ge=0, description="processes of one worker that make batches ahead, a core each; with a GPU 2 to 4"
+        0, ge=0, description="threads of one worker that make batches ahead, a core each; with a GPU 1 to 4"
     )
     gpus_per_worker: float = Field(0.0, ge=0, description="GPUs of one worker")
     max_concurrent_trials: int = Field(

@@ -45,7 +45,7 @@ def local_shard(manifest: Manifest, shard: Shard) -> Path:
 
 def local_features(manifest: Manifest, folder: str, shard: Shard) -> Path:
     """The file of a shard's features; one that does not exist where there are none."""
-    name = Path(shard.name).with_suffix(".npz").name
+    name = Path(shard.name).with_suffix(".safetensors").name
     path = manifest.folder / FEATURES / folder / name
     if manifest.origin is None:
         return path

@@ -19,13 +19,14 @@ import json
 import logging
 import tarfile
 import zipfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
+from safetensors.numpy import load_file
 from webdataset.tariterators import group_by_keys
 
 from vimss.errors import DataError, MediaError
@@ -109,7 +110,7 @@ def read_clips(
             raise _damaged(manifest, f"{path} must have the SHA-256 that its manifest says", "another")
         computed = _read_features(manifest, features, shard) if "features" in parts and features else {}
         count = 0
-        for clip in _clips(path, parts, manifest.recipe, None if whole else damage):
+        for clip in _clips(path, shard.sha256, parts, manifest.recipe, None if whole else damage):
             count += 1
             if clip is not None:
                 yield _with_features(clip, computed) if computed else clip
@@ -124,10 +125,14 @@ def _damaged(manifest: Manifest, rule: str, got: str) -> DataError:
     return DataError(rule, got=got, fix=f"the shard was damaged: {again}")
 
 
-def _clips(path: Path, parts: Collection[str], recipe: Recipe, damage: Damage | None) -> Iterator[Clip | None]:
+def _clips(
+    path: Path, digest: str, parts: Collection[str], recipe: Recipe, damage: Damage | None
+) -> Iterator[Clip | None]:
     """The clips of one shard; None for one that is damaged, where damage is counted."""
     try:
-        for members in group_by_keys(_members(path, parts, everything=damage is not None)):
+        # Every epoch reads a shard again; where the members of a whole one lie need be found out once.
+        places = _known_places(path, digest) if damage is None else _places(path)
+        for members in group_by_keys(_members(path, places, parts if damage is None else PARTS)):
             name = f"{members['__key__']} in {path}"
             try:
                 if damage is not None:
@@ -150,15 +155,28 @@ def _clips(path: Path, parts: Collection[str], recipe: Recipe, damage: Damage | 
             ) from error
 
 
-def _members(path: Path, parts: Collection[str], everything: bool) -> Iterator[dict[str, Any]]:
-    """The members that the parts need, or everything, as webdataset groups them."""
-    wanted = tuple(ending for part in parts for ending in ENDINGS[part])
-    with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+def _members(path: Path, places: Iterable[tuple[str, int, int]], parts: Collection[str]) -> Iterator[dict[str, Any]]:
+    """The members that the parts need, as webdataset groups them."""
+    wanted = (".json", *(ending for part in parts for ending in ENDINGS[part]))
+    with path.open("rb") as file:
+        for name, begin, size in places:
+            if name.endswith(wanted):
+                file.seek(begin)
+                yield {"fname": name, "data": file.read(size), "__url__": str(path)}
+
+
+def _places(path: Path) -> Iterator[tuple[str, int, int]]:
+    """Name, begin and size of each member of a tar file."""
+    with tarfile.open(path, mode="r:") as tar:
         for member in tar:
-            if member.isfile() and (everything or member.name.endswith((".json", *wanted))):
-                content = tar.extractfile(member)
-                assert content is not None, "only files are read"  # noqa: S101
-                yield {"fname": member.name, "data": content.read(), "__url__": str(path)}
+            if member.isfile():
+                yield member.name, member.offset_data, member.size
+
+
+@functools.lru_cache(maxsize=1024)
+def _known_places(path: Path, digest: str) -> tuple[tuple[str, int, int], ...]:
+    """Of the shard with this SHA-256."""
+    return tuple(_places(path))
 
 
 def _check_digests(members: dict[str, Any]) -> None:
@@ -324,8 +342,7 @@ def _read_features(manifest: Manifest, folder: str, shard: Shard) -> dict[str, n
             got="no such file",
             fix=f"run `vimss features {manifest.name}` first",
         )
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+    return load_file(path)
 
 
 def _with_features(clip: Clip, computed: dict[str, np.ndarray]) -> Clip:

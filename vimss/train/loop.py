@@ -12,7 +12,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ class Training:
     world_size: int = 1
     device: torch.device = torch.device("cpu")  # noqa: RUF009 - a constant
     loader_workers: int = 0
-    """Processes that make batches ahead of the loop; they do not change which."""
+    """Threads that make batches ahead of the loop; they do not change which."""
 
     @property
     def signature(self) -> str:
@@ -108,62 +108,64 @@ def train(training: Training, report: Report, resume: Path | None = None) -> Sep
     num_reports = max(1, round(config.audio_seconds / config.report_seconds))
     # At the first step that reaches the share of the budget: a report just before a rung of ASHA would miss it.
     report_steps = {math.ceil(total_steps * (number + 1) / num_reports) for number in range(num_reports)}
-    batches = load(
-        examples,
-        local_batch,
-        state.position,
-        training.rank,
-        training.world_size,
-        workers=training.loader_workers,
-        pinned=device.type == "cuda",
-    )
     steps, best, best_seconds = state.steps, state.best, state.best_seconds
     patient = is_patient(config, steps * seconds_per_step, best_seconds)
     losses, levels = Losses(training), Levels()
     clock = _Clock()
 
-    while steps < total_steps and patient:
-        with clock.waiting():
-            made = next(batches)
-        levels.add(made.batch)
-        steps += 1
-        seconds = steps * seconds_per_step
-        rate = learning_rate(config, seconds)
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-        loss = gradients(made.batch)
-        norm = nn.utils.clip_grad_norm_(separator.parameters(), config.gradient_clip or math.inf)
-        losses.add(loss, norm, f"step {steps}, {seconds:.0f} audio seconds, {_place_of(made.position)}")
-        for optimizer in optimizers:
-            optimizer.step()
-        if average is not None:
-            follow(average, separator, config.ema)
-
-        if steps in report_steps:
-            metrics = {"audio_seconds": seconds, "train_loss": losses.mean()}
-            metrics |= {"learning_rate": rate, "steps": float(steps), "micro_batch": float(gradients.micro_batch)}
-            metrics |= clock.metrics(losses.steps * seconds_per_step) | {"lost_clips": float(made.lost)}
-            metrics |= levels.metrics()
-            _warn_of_waiting(metrics["loader_wait"])
-            metrics["valid_loss"] = validate(average or separator)
+    with closing(
+        load(
+            examples,
+            local_batch,
+            state.position,
+            training.rank,
+            training.world_size,
+            workers=training.loader_workers,
+            pinned=device.type == "cuda",
+        )
+    ) as batches:
+        while steps < total_steps and patient:
+            with clock.waiting():
+                made = next(batches)
+            levels.add(made.batch)
+            steps += 1
+            seconds = steps * seconds_per_step
+            rate = learning_rate(config, seconds)
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+            loss = gradients(made.batch)
+            norm = nn.utils.clip_grad_norm_(separator.parameters(), config.gradient_clip or math.inf)
+            losses.add(loss, norm, f"step {steps}, {seconds:.0f} audio seconds, {_place_of(made.position)}")
+            for optimizer in optimizers:
+                optimizer.step()
             if average is not None:
-                metrics["valid_loss_raw"] = validate(separator)
-            _check_validation(metrics)
-            if metrics["valid_loss"] < best:
-                best, best_seconds = metrics["valid_loss"], seconds
-            patient = is_patient(config, seconds, best_seconds)
-            metrics["stopped_early"] = float(not patient)
-            with tempfile.TemporaryDirectory() as folder:
-                if training.rank == 0:
-                    seen = {name: metrics[name] for name in ("audio_seconds", "valid_loss")}
-                    card = {**data_card(training.manifest, asking), **seen}
-                    save_separator(Path(folder) / "model", average or separator, card)
-                    now = State(training.signature, steps, made.position, best, best_seconds, metrics)
-                    save_state(Path(folder), now, separator, average, optimizers)
-                report(metrics, Path(folder) if training.rank == 0 else None)
-            losses, levels = Losses(training), Levels()
-            clock = _Clock()
+                follow(average, separator, config.ema)
+
+            if steps in report_steps:
+                metrics = {"audio_seconds": seconds, "train_loss": losses.mean()}
+                metrics |= {"learning_rate": rate, "steps": float(steps), "micro_batch": float(gradients.micro_batch)}
+                metrics |= clock.metrics(losses.steps * seconds_per_step) | {"lost_clips": float(made.lost)}
+                metrics |= levels.metrics()
+                _warn_of_waiting(metrics["loader_wait"])
+                metrics["valid_loss"] = validate(average or separator)
+                if average is not None:
+                    metrics["valid_loss_raw"] = validate(separator)
+                _check_validation(metrics)
+                if metrics["valid_loss"] < best:
+                    best, best_seconds = metrics["valid_loss"], seconds
+                patient = is_patient(config, seconds, best_seconds)
+                metrics["stopped_early"] = float(not patient)
+                with tempfile.TemporaryDirectory() as folder:
+                    if training.rank == 0:
+                        seen = {name: metrics[name] for name in ("audio_seconds", "valid_loss")}
+                        card = {**data_card(training.manifest, asking), **seen}
+                        save_separator(Path(folder) / "model", average or separator, card)
+                        now = State(training.signature, steps, made.position, best, best_seconds, metrics)
+                        save_state(Path(folder), now, separator, average, optimizers)
+                    report(metrics, Path(folder) if training.rank == 0 else None)
+                losses, levels = Losses(training), Levels()
+                clock = _Clock()
     return separator
 
 
