@@ -310,7 +310,8 @@ def test_a_truncated_video_is_an_error_and_no_shorter_recording(movie: Path, tmp
 
 def test_a_small_file_that_decodes_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     soundfile.write(tmp_path / "a.flac", np.zeros(RATE * 20), RATE)
-    monkeypatch.setattr("vimss.media.read.MAX_SECONDS", 9.0)
+    for module in ("container", "read"):
+        monkeypatch.setattr(f"vimss.media.{module}.MAX_SECONDS", 9.0)
     with pytest.raises(
         MediaError, match=r"must be shorter than 0\.0025 hours; got a longer recording\. To fix: cut it"
     ):
@@ -320,10 +321,10 @@ def test_a_small_file_that_decodes_to_too_much_is_refused(tmp_path: Path, monkey
 
 
 def test_too_many_or_too_large_pictures_are_refused(movie: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vimss.media.read.MAX_PICTURE_BYTES", 20 << 20)
+    monkeypatch.setattr("vimss.media.container.MAX_PICTURE_BYTES", 20 << 20)
     with pytest.raises(MediaError, match=r"at most 20 MB of pictures; got more than 6 pictures of 1000x1000"):
         media.read_video(movie, (1000, 1000), 12.5)
-    monkeypatch.setattr("vimss.media.read.MAX_PIXELS", 1000)
+    monkeypatch.setattr("vimss.media.container.MAX_PIXELS", 1000)
     with pytest.raises(MediaError, match=r"must have pictures of at most 1000 pixels; got 48x32\. To fix: scale"):
         media.decode_video(movie.read_bytes())
 

@@ -178,7 +178,7 @@ def frames(args: argparse.Namespace) -> None:
 
 
 def wait(args: argparse.Namespace) -> None:
-    """Share of the time that a consumer of 170 windows a second waits, two threads making batches: under 2 %."""
+    """Share of the time that a consumer waits, two threads making batches: under 2 % at 170 windows a second."""
     manifest = shards(args.store, args.minutes)
     for context, tried in (("features", range(170, 1100, 90)), ("frames", range(4, 40, 4))):
         mixing = MixingConfig(queries=2, pool_clips=64 if context == "features" else 8)
@@ -194,7 +194,7 @@ def wait(args: argparse.Namespace) -> None:
                 if share >= 0.02:
                     break
                 best = consumption
-        print(f"{context}: up to {best} windows a second with less than 2 % of waiting (features: 170 must be reached)")
+        print(f"{context}: up to {best} windows a second with less than 2 % of waiting")
 
 
 def _waiting(made: Generator[object, None, None], consumption: float, seconds: float = 6.0) -> float:

@@ -9,15 +9,13 @@ file stays aligned. The delay and padding of codecs such as AAC are removed. Rea
 more than MAX_SECONDS of sound or MAX_PICTURE_BYTES of picture is refused while it is read, however small it is on disk.
 """
 
+from vimss.media.container import MAX_SECONDS, Probe, probe
 from vimss.media.read import (
-    MAX_SECONDS,
     Box,
-    Probe,
     columns,
     decode_audio,
     decode_video,
     middle_square,
-    probe,
     read_audio,
     read_crops,
     read_images,
