@@ -119,6 +119,19 @@ def bomb() -> bytes:
     return buffer.getvalue()
 
 
+def wide_masks() -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, packed=np.zeros((2, 12, 32, 4), np.uint8), width=10**11)
+    return buffer.getvalue()
+
+
+def endless_array() -> bytes:
+    """A header that claims more than there is."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "<i2", "fortran_order": False, "shape": (10**11,)})
+    return buffer.getvalue()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -129,7 +142,7 @@ def bomb() -> bytes:
         ),
         (
             replace_first(".wav", encode_audio(np.zeros((1, 9), np.int16), 8000)),
-            r"sound must have \d+ samples, not 9",
+            r"sound must have 1 channels and \d+ samples, not \(1, 9\)",
         ),
         (
             replace_first(".mp4", encode_video(np.zeros((50, 32, 32, 3), np.uint8), 4.0)),
@@ -141,6 +154,14 @@ def bomb() -> bytes:
         ),
         (replace_first(".masks.npz", bomb()), r"masks must unpack to at most \d+ bytes, not 307\d+"),
         (replace_first(".masks.npz", b"PK"), r"BadZipFile"),
+        (replace_first(".masks.npz", wide_masks()), r"at most 32 pixels wide, not 100000000000 in 4 bytes"),
+        (replace_first(".boxes.npy", endless_array()), r"must not be longer than its member, as \(100000000000,\)"),
+        (lambda content: describe(content, sample_rate=1), r"the rates of its recipe, not 1 Hz and 4.0 pictures"),
+        (lambda content: describe(content, frame_rate=1e9), r"the rates of its recipe, not 8000 Hz and 1000000000.0"),
+        (
+            replace_first(".wav", encode_audio(np.zeros((2, 24_000), np.int16), 8000)),
+            r"sound must have 1 channels and \d+ samples, not \(2, 24000\)",
+        ),
         (replace_first(".boxes.npy", b"\x93NUMPY"), r"the clip .* must hold the members that its JSON lists"),
     ],
 )  # fmt: skip

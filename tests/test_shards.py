@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import webdataset as wds
 
-from vimss.errors import ConfigError, DataError
+from vimss.errors import ConfigError, DataError, MediaError
 from vimss.shards import corpora, write
 from vimss.shards.clip import Clip, Player
 from vimss.shards.corpora import Listing, Piece
@@ -218,6 +218,40 @@ def test_a_download_that_broke_off_is_refused(monkeypatch, small_recipe, tmp_pat
         return
     with pytest.raises(DataError, match=message):
         write_shards(recipe, "mine", Store(tmp_path))
+
+
+def test_a_piece_that_cannot_be_read_is_missing_where_a_corpus_may_lack_some(monkeypatch, small_recipe, tmp_path):
+    found = [Piece(name, split, name, 1.0) for name, split in (("a", "train"), ("b", "train"), ("c", "test"))]
+
+    def read(piece, *_):
+        if piece.name != "a":
+            raise MediaError(f"{piece.name}.mp4 must be whole", got="1.0 s of 9.0 s", fix="copy or export it again")
+        return iter([clip_of(Player("vn", "1", stem(5000)))])
+
+    monkeypatch.setattr(corpora.reader_of("chamber"), "pieces", lambda *_: Listing(tuple(found), ("d",)))
+    monkeypatch.setattr(corpora.reader_of("chamber"), "read", read)
+
+    def write_with(most_missing):
+        expect = {"pieces": 4, "most_missing": most_missing}
+        recipe = Recipe.model_validate({**small_recipe.model_dump(), "expect": expect})
+        return write_shards(recipe, "mine", Store(tmp_path / str(most_missing)))
+
+    manifest = write_with(0.75)
+    assert [piece.name for piece in manifest.pieces] == ["a"] and manifest.splits == ("train",)
+    assert [missing.partition(":")[0] for missing in manifest.missing] == ["d", "c", "b"]
+    assert "1.0 s of 9.0 s" in manifest.missing[1]
+    with pytest.raises(DataError, match=r"a share of 0.5 may be .* got 1 pieces, .*missing: d, c: c.mp4 must be"):
+        write_with(0.5)
+    monkeypatch.setattr(corpora.reader_of("chamber"), "pieces", lambda *_: Listing(tuple(found)))
+    recipe = Recipe.model_validate({**small_recipe.model_dump(), "expect": None})
+    with pytest.raises(MediaError, match="must be whole"):
+        write_shards(recipe, "mine", Store(tmp_path / "strict"))
+
+
+def test_two_pieces_of_one_name_are_refused(monkeypatch, small_recipe, tmp_path):
+    reader(monkeypatch, [Piece("a", "train", "x", 1.0), Piece("a", "train", "y", 1.0)], [])
+    with pytest.raises(DataError, match="every piece must have a name of its own; got a twice"):
+        write_shards(small_recipe, "mine", Store(tmp_path))
 
 
 def test_an_empty_source_says_how_to_obtain_the_data(monkeypatch, small_recipe, tmp_path):

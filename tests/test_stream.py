@@ -8,7 +8,10 @@ import pytest
 
 from vimss.errors import ConfigError, DataError
 from vimss.shards.clip import Clip, Player
+from vimss.shards.corpora import cut_piece
 from vimss.shards.manifest import open_manifest
+from vimss.shards.recipe import Recipe
+from vimss.stream import corpus as corpus_module
 from vimss.stream import mix as mix_module
 from vimss.stream.batch import Examples, Position, make_batch, whole_batch
 from vimss.stream.config import MixingConfig
@@ -253,7 +256,49 @@ def test_corpora_that_do_not_fit_together_are_refused(small_manifest):
         small_manifest.mixed_with([(small_manifest.model_copy(update={"recipe": recipe}), 0.5)])
     with pytest.raises(ConfigError, match=r"together below 1.*got small: 0.5, small: 0.5"):
         small_manifest.mixed_with([(small_manifest, 0.5), (small_manifest, 0.5)])
-    assert small_manifest.mixed_with([(small_manifest, 0.5)]).digest != small_manifest.digest
+    # Features belong to the shards beside them, whatever else training hears.
+    assert small_manifest.mixed_with([(small_manifest, 0.5)]).digest == small_manifest.digest
+
+
+def test_clips_that_end_between_two_pictures_have_as_many_cues_as_others():
+    recipe = Recipe(
+        corpus="folder", description="d", licence="l", obtain="o", sample_rate=8000, clip_seconds=2,
+        picture={"size": 16, "frame_rate": 12.5},
+    )  # fmt: skip
+
+    def piece(samples, label):
+        rows = np.zeros((max(1, round(samples / 640)), 8), np.float16)
+        player = Player(label, label, np.full((1, samples), 3000, np.int16), features=rows)
+        return list(cut_piece(Clip(label, 0, samples, 8000, (player,), 12.5), recipe))
+
+    window = Window(15_000, 8000, 8000)
+    for extra in range(0, 640, 40):
+        clips = [*piece(16_000, "vn"), *piece(16_000 + extra, "vc")]
+        pool = Pool(clips, plain(), window, "features")
+        mixture = pool.draw(np.random.default_rng(0), clips[0], 2, aligned=False)
+        assert {len(source.cue) for source in mixture.sources} == {round(15_000 / 640)}
+
+
+def test_a_trio_that_is_too_short_for_the_window_makes_no_mixtures(monkeypatch, small_manifest):
+    duet = Clip("p", 0, 2000, 8000, (tone("vn", 3000), tone("fl", 5000)))
+    trio = Clip("q", 0, 700, 8000, tuple(tone(label, 3000, samples=700) for label in LABELS))
+    monkeypatch.setattr(mix_module, "read_clips", lambda *_: iter([duet, trio]))
+    mixtures = fixed_mixtures(small_manifest, "valid", [(3, True), (2, True)], WINDOW, asking())
+    assert [len(mixture.sources) for mixture in mixtures] == [2, 2]
+
+
+def test_clips_without_stems_leave_their_places_to_others_of_their_pool(monkeypatch, examples):
+    duet = Clip("duet", 0, 2000, 8000, (tone("vn", 3000), tone("fl", 5000)))
+    bare = [Clip(f"bare{n}", 0, 2000, 8000, (Player("vn", "1"), Player("fl", "2"))) for n in range(4)]
+    shard = examples.manifest.of_split("train")[0].model_copy(update={"clips": 13})
+    examples.corpus.manifest = examples.manifest.model_copy(update={"shards": (shard,)})
+    others = [Clip(f"other{n}", 0, 2000, 8000, duet.players) for n in range(4)]
+    monkeypatch.setattr(corpus_module, "read_clips", lambda *_: iter([*bare, duet, *bare, *others]))
+    drawn = examples.corpus.mixtures(0, 0, 1, range(26), 2)
+    mixtures = [next(drawn) for _ in range(26)]
+    # The first pool has the four bare clips and the duet, which is the anchor of all ten; the second has the others.
+    assert [{source.clip for source in mixture.sources} for mixture in mixtures[:10]] == [{duet.key}] * 10
+    assert all(source.clip.startswith("other") for mixture in mixtures[10:] for source in mixture.sources)
 
 
 def test_more_ranks_than_shards_are_refused_with_the_remedy(examples):

@@ -70,6 +70,10 @@ def shard(
     from vimss.shards.write import first_of
 
     wanted = verbs.recipe_of(recipe, seed, minutes, changes or ())
+    if check and (show or source is not None):
+        raise ConfigError(
+            "--check reads what was written", got="--source or --show beside it", fix="give them without --check"
+        )
     if check:
         _check_shards(recipe, wanted, place, shards, as_json)
         return

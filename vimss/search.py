@@ -447,6 +447,7 @@ _METRICS = (
     "audio_seconds_per_second",
     "loader_wait",
     "micro_batch",
+    "lost_clips",
     "mixture_level_db",
     "turned_down",
     "stopped_early",

@@ -6,7 +6,7 @@
 `publish` gives a temporary name in the same folder; when the block ends well the file is synced to disk and
 renamed, otherwise it is removed. A full disk becomes a StorageError that says how much is free.
 
-Shards may lie anywhere: `folder_at("s3://bucket/prefix")` and `folder_at("/mnt/shards")` have the same methods.
+Shards may lie anywhere: `folder_at("s3://bucket/prefix")` and `folder_at("/data/shards")` have the same methods.
 """
 
 import errno

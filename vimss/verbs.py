@@ -167,7 +167,7 @@ def open_tracker(work: Work, experiment: Experiment, manifest: Manifest) -> Trac
     tags = {
         "seed": str(experiment.seed),
         "workers_per_trial": str(work.place.workers_per_trial),
-        "shards": f"{manifest.name} {manifest.digest}",
+        "shards": ", ".join(f"{one.name} {one.digest}" for one in (manifest, *(other for other, _ in manifest.more))),
         "commit": git_commit(),
         **provenance(),
     }

@@ -49,16 +49,17 @@ def local_features(manifest: Manifest, folder: str, shard: Shard) -> Path:
     path = manifest.folder / FEATURES / folder / name
     if manifest.origin is None:
         return path
-    digests = _feature_digests(manifest.origin.url, folder)
-    return _fetch(manifest.folder, manifest.origin, f"{FEATURES}/{folder}/{name}", digests[name]) if digests else path
+    try:
+        digests = _feature_digests(manifest.origin.url, folder, manifest.digest)
+    except FileNotFoundError:
+        return path
+    return _fetch(manifest.folder, manifest.origin, f"{FEATURES}/{folder}/{name}", digests[name])
 
 
 @functools.cache
-def _feature_digests(url: str, folder: str) -> dict[str, str]:
-    try:
-        return json.loads(RemoteFolder(url).read_bytes(f"{FEATURES}/{folder}/{ENTRY}"))["files"]
-    except FileNotFoundError:
-        return {}
+def _feature_digests(url: str, folder: str, shards: str) -> dict[str, str]:
+    """Of the features of the shards with this digest. That there are none is not remembered: they may be computed."""
+    return json.loads(RemoteFolder(url).read_bytes(f"{FEATURES}/{folder}/{ENTRY}"))["files"]
 
 
 def _fetch(folder: Path, origin: Origin, name: str, digest: str) -> Path:

@@ -97,8 +97,7 @@ class Manifest(Config):
     @property
     def digest(self) -> str:
         """Changes when any shard changes; runs record it."""
-        own = sorted((shard.name, shard.sha256) for shard in self.shards)
-        return signature(own, *[[other.digest, share] for other, share in self.more])
+        return signature(sorted((shard.name, shard.sha256) for shard in self.shards))
 
     def mixed_with(self, more: Sequence[tuple["Manifest", float]]) -> "Manifest":
         """The same with other corpora for training; ConfigError where they do not fit together."""

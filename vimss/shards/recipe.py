@@ -67,6 +67,11 @@ class Recipe(Config):
         return self
 
     @property
+    def may_lack_pieces(self) -> bool:
+        """Whether the corpus is of use without some of its pieces, such as videos that are gone."""
+        return self.expect is not None and self.expect.most_missing > 0
+
+    @property
     def clip_samples(self) -> int:
         """Longest clip in audio samples."""
         return round(self.clip_seconds * self.sample_rate)

@@ -30,7 +30,7 @@ import webdataset as wds
 from pydantic import Field
 
 from vimss.config import Config, parse_config, signature
-from vimss.errors import DataError
+from vimss.errors import DataError, MediaError
 from vimss.media import encode_audio, encode_video
 from vimss.runtime import parallel_map
 from vimss.shards.clip import Clip
@@ -53,9 +53,16 @@ SOURCE = "source.tsv"
 class _Written(Config):
     """What the task of one shard reports."""
 
-    shard: Shard
+    name: str = Field(description="of the shard, without its ending")
+    shard: Shard | None = Field(description="none where not one of its pieces could be read")
     pieces: tuple[PieceEntry, ...]
     digests: tuple[str, ...] = Field(description="of every stem's samples")
+    missing: tuple[str, ...] = Field((), description="pieces that could not be read, and why")
+
+    @property
+    def seconds(self) -> float:
+        """Of music."""
+        return self.shard.seconds if self.shard is not None else 0.0
 
 
 @dataclass(frozen=True)
@@ -104,18 +111,22 @@ def write_shards(
     def count(written: _Written) -> None:
         done.append(written)
         if on_progress is not None:
-            on_progress(Progress(len(done), len(tasks), sum(entry.shard.seconds for entry in done)))
+            on_progress(Progress(len(done), len(tasks), sum(entry.seconds for entry in done)))
 
     parallel_map(_write_shard, tasks, count)
     _refuse_shared_audio(done)
-    done.sort(key=lambda written: written.shard.name)
+    done.sort(key=lambda written: written.name)
+    pieces = tuple(piece for written in done for piece in written.pieces)
+    missing = (*listing.missing, *(reason for written in done for reason in written.missing))
+    read = {piece.name for piece in pieces}
+    _check_expected([piece.seconds for piece in listing.pieces if piece.name in read], missing, recipe, source)
     manifest = Manifest(
         name=name,
         recipe=recipe,
         signature=shards_signature(recipe),
-        shards=tuple(written.shard for written in done),
-        pieces=tuple(piece for written in done for piece in written.pieces),
-        missing=listing.missing,
+        shards=tuple(written.shard for written in done if written.shard is not None),
+        pieces=pieces,
+        missing=missing,
         pairs=listing.pairs,
     )
     with folder.publish(MANIFEST) as temporary:
@@ -198,52 +209,73 @@ def _write_shard(task: _Task) -> _Written:
     with suppress(FileNotFoundError):
         return _Written.model_validate_json(task.folder.read_bytes(index))
     reader: ModuleType = reader_of(task.recipe.corpus)
-    entries, digests, clips, samples = [], [], 0, 0
-    with task.folder.publish(name) as temporary:
+    entries: list[PieceEntry] = []
+    digests: list[str] = []
+    unread: list[str] = []
+    clips = 0
+    shard: Shard | None = None
+    with suppress(_NothingReadError), task.folder.publish(name) as temporary:
         # A fixed time stamp makes equal content equal bytes.
         with wds.TarWriter(str(temporary), encoder=False, mtime=0) as tar:
             for piece in task.pieces:
-                labels: set[str] = set()
-                loudness = Loudness()
-                before = samples
-                for clip in reader.read(piece, task.recipe, task.options, task.source):
-                    check_clip(clip, piece, task.recipe)
-                    loudness.hear(clip)
+                try:
+                    found = _read_piece(reader, piece, task)
+                except (DataError, MediaError) as error:
+                    if not task.recipe.may_lack_pieces:
+                        raise
+                    unread.append(f"{piece.name}: {error}")
+                    continue
+                for clip in found:
                     tar.write({"__key__": clip.key, **clip_members(clip, task.recipe)})
-                    labels |= {player.instrument for player in clip.players}
-                    digests += [
-                        hashlib.sha256(player.audio.tobytes()).hexdigest()
-                        for player in clip.players
-                        if player.audio is not None
-                    ]
-                    clips += 1
-                    samples += clip.samples
-                loudness.check(piece, task.recipe)
-                entries.append(
-                    PieceEntry(
-                        name=piece.name,
-                        split=piece.split,
-                        composition=piece.composition,
-                        seconds=(samples - before) / task.recipe.sample_rate,
-                        instruments=tuple(sorted(labels)),
-                    )
-                )
-        size, digest = temporary.stat().st_size, sha256(temporary)
-    written = _Written(
-        shard=Shard(
+                    digests += _stem_digests(clip)
+                clips += len(found)
+                entries.append(_entry(piece, found))
+        if not clips:
+            raise _NothingReadError
+        shard = Shard(
             name=name,
             split=task.pieces[0].split,
             clips=clips,
-            seconds=samples / task.recipe.sample_rate,
-            size=size,
-            sha256=digest,
-        ),
-        pieces=tuple(entries),
-        digests=tuple(digests),
+            seconds=sum(entry.seconds for entry in entries),
+            size=temporary.stat().st_size,
+            sha256=sha256(temporary),
+        )
+    written = _Written(
+        name=task.name, shard=shard, pieces=tuple(entries), digests=tuple(digests), missing=tuple(unread)
     )
     with task.folder.publish(index) as temporary:
         temporary.write_text(written.model_dump_json(), encoding="utf-8")
     return written
+
+
+class _NothingReadError(Exception):
+    """No piece of a shard could be read: there is no such shard."""
+
+
+def _read_piece(reader: ModuleType, piece: Piece, task: _Task) -> list[Clip]:
+    """The clips of a piece, after all checks: nothing of one that is refused is written."""
+    loudness, clips = Loudness(), []
+    for clip in reader.read(piece, task.recipe, task.options, task.source):
+        check_clip(clip, piece, task.recipe)
+        loudness.hear(clip)
+        clips.append(clip)
+    loudness.check(piece, task.recipe)
+    return clips
+
+
+def _stem_digests(clip: Clip) -> list[str]:
+    stems = [player.audio for player in clip.players if player.audio is not None]
+    return [hashlib.sha256(stem.tobytes()).hexdigest() for stem in stems]
+
+
+def _entry(piece: Piece, clips: Sequence[Clip]) -> PieceEntry:
+    return PieceEntry(
+        name=piece.name,
+        split=piece.split,
+        composition=piece.composition,
+        seconds=sum(clip.samples / clip.sample_rate for clip in clips),
+        instruments=tuple(sorted({player.instrument for clip in clips for player in clip.players})),
+    )
 
 
 def _check_source(folder: Folder, source: Path | None) -> None:
@@ -256,7 +288,7 @@ def _check_source(folder: Folder, source: Path | None) -> None:
     if not (folder / INDEX).sizes():
         with folder.publish(SOURCE) as temporary:
             temporary.write_text(listing, encoding="utf-8")
-    elif folder.read_bytes(SOURCE).decode() != listing:
+    elif SOURCE not in folder.sizes() or folder.read_bytes(SOURCE).decode() != listing:
         raise DataError(
             f"{source} must hold the files that {folder} was begun from",
             got=f"other names or sizes than in {SOURCE}",
@@ -266,7 +298,7 @@ def _check_source(folder: Folder, source: Path | None) -> None:
 
 def _checked_pieces(listing: Listing, recipe: Recipe, source: Path | None) -> tuple[Piece, ...]:
     pieces = listing.pieces
-    _check_expected(listing, recipe, source)
+    _check_expected([piece.seconds for piece in pieces], listing.missing, recipe, source)
     if not pieces:
         raise DataError(
             f"the source of the corpus '{recipe.corpus}' must hold at least one piece",
@@ -274,7 +306,13 @@ def _checked_pieces(listing: Listing, recipe: Recipe, source: Path | None) -> tu
             fix=f"obtain the data first: {recipe.obtain}",
         )
     splits: dict[str, str] = {}
+    names: set[str] = set()
     for piece in pieces:
+        if piece.name in names:
+            raise DataError(
+                "every piece must have a name of its own", got=f"{piece.name} twice", fix="take one of them away"
+            )
+        names.add(piece.name)
         if piece.split not in SPLITS:
             raise DataError(
                 f"the split of {piece.name} must be one of {', '.join(SPLITS)}",
@@ -290,20 +328,20 @@ def _checked_pieces(listing: Listing, recipe: Recipe, source: Path | None) -> tu
     return pieces
 
 
-def _check_expected(listing: Listing, recipe: Recipe, source: Path | None) -> None:
+def _check_expected(lengths: Sequence[float], missing: Sequence[str], recipe: Recipe, source: Path | None) -> None:
     """DataError where more of a corpus is missing than its recipe allows: a download may have broken off."""
     expect = recipe.expect
     if expect is None:
         return
-    few = len(listing.pieces) < (1 - expect.most_missing) * expect.pieces
-    seconds = sum(piece.seconds for piece in listing.pieces)
+    few = len(lengths) < (1 - expect.most_missing) * expect.pieces
+    seconds = sum(lengths)
     # Lengths are told to the second or so.
     if few or seconds < 0.98 * (1 - expect.most_missing) * expect.seconds:
-        lacking = f"; missing: {first_of(listing.missing)}" if listing.missing else ""
+        lacking = f"; missing: {first_of(missing)}" if missing else ""
         raise DataError(
             f"{source} must hold {expect.pieces} pieces, together {expect.seconds:.0f} s, "
             f"of which a share of {expect.most_missing:g} may be missing",
-            got=f"{len(listing.pieces)} pieces, together {seconds:.0f} s{lacking}",
+            got=f"{len(lengths)} pieces, together {seconds:.0f} s{lacking}",
             fix=f"complete the download ({recipe.obtain}), or allow more: --set expect.most_missing=0.9",
         )
 
@@ -329,12 +367,12 @@ def _group(pieces: Sequence[Piece], recipe: Recipe) -> dict[str, list[Piece]]:
 
 def _refuse_shared_audio(done: list[_Written]) -> None:
     split_of: dict[str, tuple[str, str]] = {}
-    for written in done:
-        for digest in written.digests:
-            split, shard = split_of.setdefault(digest, (written.shard.split, written.shard.name))
-            if split != written.shard.split:
+    for shard, digests in ((written.shard, written.digests) for written in done if written.shard is not None):
+        for digest in digests:
+            split, name = split_of.setdefault(digest, (shard.split, shard.name))
+            if split != shard.split:
                 raise DataError(
                     "the same sound must not stand in two splits",
-                    got=f"one stem in {shard} and in {written.shard.name}",
+                    got=f"one stem in {name} and in {shard.name}",
                     fix="put both pieces into one split",
                 )

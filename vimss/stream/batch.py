@@ -75,17 +75,17 @@ class Examples:
 
     def batches_per_epoch(self, epoch: int, batch_size: int, world_size: int) -> int:
         """The same number for every rank: what the rank with the fewest clips can fill."""
-        clips = self.corpus.fewest_clips(epoch, world_size)
-        batches = clips * self.mixing.windows_per_clip // batch_size
-        if batches == 0:
-            shorter = max(1, self.manifest.clips(self.corpus.split) // (2 * world_size))
-            raise ConfigError(
-                f"every worker must have at least one batch of {batch_size} per epoch",
-                got=f"{world_size} workers, the one with the fewest shards having {clips} clips",
-                fix="use fewer workers, a smaller batch, or more shards: "
-                f"`vimss shard {self.manifest.name} --set clips_per_shard={shorter}`, and the same under `recipe:`",
-            )
-        return batches
+        for corpus in (self.corpus, *self.more):
+            clips = corpus.fewest_clips(epoch, world_size)
+            if clips * self.mixing.windows_per_clip < (batch_size if corpus is self.corpus else 1):
+                shorter = max(1, corpus.manifest.clips(corpus.split) // (2 * world_size))
+                raise ConfigError(
+                    f"every worker must have at least one batch of {batch_size} per epoch",
+                    got=f"{world_size} workers, of which one has {clips} clips of '{corpus.manifest.name}'",
+                    fix="use fewer workers, a smaller batch, or more shards: "
+                    f"`vimss shard {corpus.manifest.name} --set clips_per_shard={shorter}`, and the same in its recipe",
+                )
+        return self.corpus.fewest_clips(epoch, world_size) * self.mixing.windows_per_clip // batch_size
 
     def batches(
         self,

@@ -12,7 +12,7 @@ from vimss.errors import ConfigError
 from vimss.shards.clip import Clip
 from vimss.shards.manifest import Manifest, Shard
 from vimss.stream.config import MixingConfig
-from vimss.stream.mix import Asking, Mixture, Pool, Window
+from vimss.stream.mix import Asking, Mixture, Pool, Window, instruments_of, usable
 from vimss.stream.read import Damage, read_clips
 
 
@@ -59,19 +59,22 @@ class Corpus:
         number = 0
         for pool in self._pools(epoch, rank, world_size):
             order = np.random.default_rng((self.seed, epoch, rank, number)).permutation(len(pool.clips))
-            for _ in range(self.mixing.windows_per_clip):
-                for index in order:
-                    if number in wanted:
-                        rng = np.random.default_rng((self.seed, epoch, rank, number, 0))
-                        count = int(rng.integers(self.mixing.min_sources, most + 1))
-                        yield pool.draw(rng, pool.clips[index], count, bool(rng.random() < self.mixing.aligned_share))
-                    number += 1
-        # Clips too short for the window leave an epoch short of mixtures; the last pool fills it.
+            # Clips that cannot be used count too: others of the pool are anchors in their place.
+            for place in range(pool.held * self.mixing.windows_per_clip):
+                if number in wanted:
+                    yield self._draw(pool, pool.clips[order[place % len(order)]], (epoch, rank, number), most)
+                number += 1
+        # Damaged clips leave an epoch short of mixtures; the last pool fills it.
         while True:
             if number in wanted:
-                rng = np.random.default_rng((self.seed, epoch, rank, number, 0))
-                yield pool.draw(rng, pool.clips[number % len(pool.clips)], self.mixing.min_sources, aligned=False)
+                yield self._draw(pool, pool.clips[number % len(pool.clips)], (epoch, rank, number), most)
             number += 1
+
+    def _draw(self, pool: Pool, anchor: Clip, number: tuple[int, int, int], most: int) -> Mixture:
+        """The mixture with a number, by a generator of its own."""
+        rng = np.random.default_rng((self.seed, *number, 0))
+        count = int(rng.integers(self.mixing.min_sources, most + 1))
+        return pool.draw(rng, anchor, count, bool(rng.random() < self.mixing.aligned_share))
 
     def endless_mixtures(
         self, epoch: int, rank: int, world_size: int, numbers: Sequence[int], most: int, count: int
@@ -96,8 +99,10 @@ class Corpus:
         for clip in read_clips(self.manifest, self.split, shards, parts, features, self.damage):
             held.append(clip)
             left -= 1
-            # A short last pool would have too few instruments: it joins the one before.
-            if len(held) >= self.mixing.pool_clips and left >= self.mixing.pool_clips:
+            # A short last pool would have too few instruments: it joins the one before, as one of duets without stems
+            # joins the next.
+            enough = len(held) >= self.mixing.pool_clips and left >= self.mixing.pool_clips
+            if enough and len(instruments_of(usable(held, self.window))) >= self.mixing.max_sources:
                 yield Pool(held, self.mixing, self.window, self.asking.context)
                 held = []
         yield Pool(held, self.mixing, self.window, self.asking.context)

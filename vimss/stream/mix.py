@@ -124,15 +124,17 @@ class Pool:
     """Clips in memory, from which mixtures are drawn."""
 
     def __init__(self, clips: Sequence[Clip], mixing: MixingConfig, window: Window, cue: str) -> None:
-        self.clips = [clip for clip in clips if clip.samples >= window.output_samples and _sounding(clip)]
+        self.held = len(clips)
+        """Clips with those that cannot be used: too short, or without stems."""
+        self.clips = usable(clips, window)
         self.mixing = mixing
         self.window = window
         self.cue = cue
         self._players = [(clip, player) for clip in self.clips for player in _sounding(clip)]
-        if len({player.instrument for _, player in self._players}) < mixing.max_sources:
+        if len(instruments_of(self.clips)) < mixing.max_sources:
             raise DataError(
                 f"a pool of clips must hold {mixing.max_sources} different instruments that sound",
-                got=f"{len({player.instrument for _, player in self._players})} in {len(self.clips)} clips",
+                got=f"{len(instruments_of(self.clips))} in {len(self.clips)} clips",
                 fix="raise mixing.pool_clips, lower mixing.max_sources, or write a larger corpus",
             )
 
@@ -252,9 +254,19 @@ class Pool:
                 got=f"none for {player.part} in {clip.key}",
                 fix="set model.context: labels" if self.cue == "frames" else "run `vimss features` for this recipe",
             )
-        rate = len(array) / (clip.samples / clip.sample_rate)
-        seconds = cue_times(self.window, rate) * take.speed + take.begin(self.window) / clip.sample_rate
-        return array[np.clip(np.floor(seconds * rate).astype(int), 0, len(array) - 1)]
+        # The same number of pictures for every clip: the last of a piece may end between two of them.
+        seconds = cue_times(self.window, clip.frame_rate) * take.speed + take.begin(self.window) / clip.sample_rate
+        return array[np.clip(np.floor(seconds * clip.frame_rate).astype(int), 0, len(array) - 1)]
+
+
+def usable(clips: Sequence[Clip], window: Window) -> list[Clip]:
+    """The clips from which mixtures are drawn: long enough, and with stems."""
+    return [clip for clip in clips if clip.samples >= window.output_samples and _sounding(clip)]
+
+
+def instruments_of(clips: Sequence[Clip]) -> set[str]:
+    """The instruments that sound in some clips."""
+    return {player.instrument for clip in clips for player in _sounding(clip)}
 
 
 def mix(sources: Sequence[Source], distractors: Sequence[Seen], aligned: bool) -> Mixture:
@@ -287,7 +299,8 @@ def fixed_mixtures(
 
     Solos give no aligned mixtures, and duets none of four: kinds that the split does have take their place.
     """
-    clips = list(read_clips(manifest, split, None, asking.parts, asking.features))
+    read = read_clips(manifest, split, None, asking.parts, asking.features)
+    clips = [clip for clip in read if clip.samples >= window.output_samples]
     kinds = _possible(counts, clips, split)
     mixing = MixingConfig(min_sources=1, max_sources=max(count for count, _ in kinds), flip_polarity=False)
     pool = Pool(clips, mixing, window, asking.context)
@@ -301,7 +314,7 @@ def fixed_mixtures(
 
 def _possible(counts: Sequence[tuple[int, bool]], clips: Sequence[Clip], split: str) -> list[tuple[int, bool]]:
     most = max((len(_sounding(clip)) for clip in clips), default=0)
-    instruments = len({player.instrument for clip in clips for player in _sounding(clip)})
+    instruments = len(instruments_of(clips))
     possible = [kind for kind in dict.fromkeys(counts) if kind[0] <= (most if kind[1] else instruments)]
     if not possible:
         raise DataError(

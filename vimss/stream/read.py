@@ -17,7 +17,9 @@ import hashlib
 import io
 import json
 import logging
+import math
 import tarfile
+import threading
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -65,20 +67,23 @@ class Damage:
     """Clip, or rest of a shard, to what is wrong with it."""
     count: int = 0
     """How many clips are lost."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    """Threads that make batches read the same shards."""
 
     def add(self, name: str, reason: str, count: int = 1) -> None:
         """Note a loss, once, however often the clip is met."""
-        if name in self.lost:
-            return
-        self.lost[name] = reason
-        self.count += count
-        log.warning("left out %s: %s", name, reason)
-        if self.count > MOST_LOST * self.clips:
-            raise DataError(
-                f"at most {MOST_LOST:.0%} of the {self.clips} clips may be damaged",
-                got="; ".join(f"{name}: {reason}" for name, reason in self.lost.items()),
-                fix="delete the folder of the shards and run `vimss shard` again",
-            )
+        with self._lock:
+            if name in self.lost:
+                return
+            self.lost[name] = reason
+            self.count += count
+            log.warning("left out %s: %s", name, reason)
+            if self.count > MOST_LOST * self.clips:
+                raise DataError(
+                    f"at most {MOST_LOST:.0%} of the {self.clips} clips may be damaged",
+                    got="; ".join(f"{name}: {reason}" for name, reason in self.lost.items()),
+                    fix="delete the folder of the shards and run `vimss shard` again",
+                )
 
 
 def read_clips(
@@ -259,12 +264,17 @@ def _is_whole(path: Path, digest: str) -> bool:
 
 def _decode(members: dict[str, Any], parts: Collection[str], recipe: Recipe) -> Clip:
     about = json.loads(members["json"])
+    rates = about["sample_rate"], about["frame_rate"]
+    if rates[0] != recipe.sample_rate or rates[1] not in (0, recipe.picture.frame_rate):
+        raise ValueError(
+            f"a clip must have the rates of its recipe, not {rates[0]} Hz and {rates[1]} pictures a second"
+        )
     # Clips begin with a picture, so one may be longer than the recipe says by less than a picture.
     most = recipe.clip_samples + round(recipe.sample_rate / recipe.picture.frame_rate)
     if not 0 < about["samples"] <= most:
         raise ValueError(f"a clip must have at most {most} samples, not {about['samples']}")
     pictures = round(about["samples"] / about["sample_rate"] * about["frame_rate"]) + 1
-    size = _Size(about["samples"], pictures, recipe.picture.size)
+    size = _Size(recipe.channels, about["samples"], pictures, recipe.picture.size)
     players = tuple(_decode_player(entry, members, parts, size) for entry in about["players"])
     mixture = _sound(members[about["mixture"]], size) if "mixture" in about and "audio" in parts else None
     return Clip(
@@ -282,6 +292,7 @@ def _decode(members: dict[str, Any], parts: Collection[str], recipe: Recipe) -> 
 class _Size:
     """What a member may decode to."""
 
+    channels: int
     samples: int
     pictures: int
     side: int
@@ -309,8 +320,8 @@ def _decode_player(entry: dict[str, Any], members: dict[str, Any], parts: Collec
 
 def _sound(content: bytes, size: _Size) -> Any:
     audio = decode_audio(content, size.samples)[0]
-    if audio.shape[1] != size.samples:
-        raise ValueError(f"sound must have {size.samples} samples, not {audio.shape[1]}")
+    if audio.shape != (size.channels, size.samples):
+        raise ValueError(f"sound must have {size.channels} channels and {size.samples} samples, not {audio.shape}")
     return audio
 
 
@@ -326,11 +337,20 @@ def _masks(content: bytes, size: _Size) -> Bool[np.ndarray, "2 v h w"]:
     if inflated > most:
         raise ValueError(f"masks must unpack to at most {most} bytes, not {inflated}")
     with np.load(io.BytesIO(content), allow_pickle=False) as file:
-        return np.unpackbits(file["packed"], axis=-1, count=int(file["width"])).astype(bool)
+        packed, width = file["packed"], int(file["width"])
+    if not 0 < width <= size.side or packed.shape[-1] != -(-width // 8):
+        raise ValueError(f"masks must be at most {size.side} pixels wide, not {width} in {packed.shape[-1]} bytes")
+    return np.unpackbits(packed, axis=-1, count=width).astype(bool)
 
 
 def _array(content: bytes, size: _Size) -> np.ndarray:
-    """Not packed: it cannot be longer than its member."""
+    """Not packed: it cannot be longer than its member, whatever its header claims."""
+    file = io.BytesIO(content)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("arrays must be .npy files of version 1.0")
+    shape, _, kind = np.lib.format.read_array_header_1_0(file)
+    if math.prod(shape) * kind.itemsize > len(content):
+        raise ValueError(f"an array must not be longer than its member, as {shape} would be")
     return np.load(io.BytesIO(content), allow_pickle=False)
 
 

@@ -74,7 +74,10 @@ class ValidationConfig(Config):
     """The fixed set that steers a search: the same mixtures for every trial."""
 
     mixtures: int = Field(
-        24, ge=6, multiple_of=6, description="2, 3 and 4 sources, aligned and random, in equal shares"
+        24,
+        ge=6,
+        multiple_of=6,
+        description="2, 3 and 4 sources, aligned and random, in equal shares, as far as the split has such mixtures",
     )
     seconds: float = Field(2.0, gt=0, description="length of each mixture")
 

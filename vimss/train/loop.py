@@ -66,7 +66,8 @@ class Training:
     @property
     def signature(self) -> str:
         """Of everything the batches are a function of; a checkpoint belongs to one signature."""
-        return signature(self.settings, self.manifest.digest, self.world_size)
+        more = [[other.digest, share] for other, share in self.manifest.more]
+        return signature(self.settings, self.manifest.digest, self.world_size, *more)
 
 
 def train(training: Training, report: Report, resume: Path | None = None) -> Separator:
@@ -270,8 +271,15 @@ def asking_of(settings: Settings, manifest: Manifest) -> Asking:
     model = settings.model
     context = "none" if model.site == "none" else model.context
     features = find_features(manifest, model.vision, model.feature_size) if context == "features" else ""
-    for other, _ in manifest.more if features else ():
-        read_features(other, features)
+    for other, _ in manifest.more:
+        if context in {"frames", "features"} and other.recipe.picture != manifest.recipe.picture:
+            raise ConfigError(
+                f"more_shards: '{other.name}' must have the pictures of '{manifest.name}', {manifest.recipe.picture}",
+                got=str(other.recipe.picture),
+                fix="write both recipes with the same `picture`",
+            )
+        if features:
+            read_features(other, features)
     return Asking(model.outputs, context, manifest.recipe.labels, model.slots, features)
 
 

@@ -23,6 +23,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import UInt8
@@ -50,6 +51,11 @@ class Options(Config):
     pairs: tuple[str, ...] = Field(
         (), description="files in the source with two ids per line, solos of test that evaluation mixes"
     )
+
+
+# Both become parts of paths.
+_Key = Annotated[str, Field(pattern=r"^\w[\w -]*$")]
+_Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,7 @@ def _read_list(path: Path) -> list[tuple[str, tuple[str, ...]]]:
     """Classes and their ids."""
     try:
         videos = json.loads(path.read_text(encoding="utf-8"))["videos"]
-        return list(TypeAdapter(dict[str, tuple[str, ...]]).validate_python(videos).items())
+        return list(TypeAdapter(dict[_Key, tuple[_Id, ...]]).validate_python(videos).items())
     except FileNotFoundError as error:
         raise DataError(
             f"{path.parent} must hold the list {path.name}",

@@ -80,9 +80,11 @@ def pieces(recipe: Recipe, options: Options, source: Path | None) -> Listing:
     _skeletons(folder)  # checked here, because a 3 GB download breaks off now and then
     found: list[Piece] = []
     missing: list[str] = []
+    splits: dict[str, str] = {}
     for instrument, videos in _ids(folder).items():
-        splits = deal(sorted(videos), recipe.seed)
-        for video in videos:
+        # A video with two instruments stays in the split of the first.
+        splits = deal(sorted(set(videos) - splits.keys()), recipe.seed) | splits
+        for video in dict.fromkeys(videos):
             path = _video(folder, instrument, video)
             if path is None:
                 missing.append(video)
