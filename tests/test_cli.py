@@ -20,7 +20,8 @@ import typer
 import yaml
 
 import vimss
-from vimss import cli, doctor, media, verbs
+from vimss import cli, console, doctor, media, verbs
+from vimss.experiment import TrialReported, TrialStarted
 from vimss.model.config import ModelConfig
 from vimss.model.separator import Separator, save_separator
 from vimss.shards.write import shards_folder
@@ -343,3 +344,17 @@ def small_model(folder: Path) -> Path:
     config = ModelConfig(levels=2, filters=2, down_kernel=5, site="decoder", outputs="queries", padding="same")
     save_separator(folder / "model", Separator(config, ("vn", "va", "vc"), 8000), {})
     return folder / "model"
+
+
+def test_waiting_and_lost_clips_are_told_once_a_search(capsys):
+    lines = console.SearchLines(lambda _: None, 100.0)
+    lines(TrialStarted("search", "a", None, {}))
+    for wait, lost in ((0.05, 0.0), (0.2, 0.0), (0.3, 3.0), (0.4, 4.0)):
+        metrics = {"valid_loss": -1.0, "loader_wait": wait, "lost_clips": lost}
+        lines(TrialReported("search", "a", 10.0, metrics))
+    said = capsys.readouterr().err
+    assert (
+        said.count("waits for batches") == 1
+        and "trial 1 waits for batches 20% of its time: raise loader_workers" in said
+    )
+    assert said.count("damaged") == 1 and "leaves out 3 damaged clips" in said

@@ -5,7 +5,7 @@ with stage("corpus and shards") as say:
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich import box
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vimss.experiment import CellEnded, CellStarted, Event, TrialEnded, TrialReported, TrialStarted
+from vimss.train.config import MUCH_WAITING
 
 Say = Callable[[str], None]
 
@@ -55,6 +56,7 @@ class SearchLines:
         self.running: dict[str, tuple[float, float]] = {}
         self.best = float("inf")
         self.numbers: dict[str, int] = {}
+        self.warned: set[str] = set()
 
     def __call__(self, event: Event) -> None:
         """Take one event of a search."""
@@ -74,10 +76,28 @@ class SearchLines:
                     f"loss {metrics['valid_loss']:.2f} dB (best {self.best:.2f}), {rate:.0f} x real time, "
                     f"up to {left:.0f} s left"
                 )
+                self._warn(self.numbers[trial], metrics)
             case TrialEnded(trial=trial, state=state, message=message):
                 err.print(f"    trial {self.numbers[trial]} {state}{': ' + message if message else ''}", soft_wrap=True)
             case CellEnded(metrics=metrics) if metrics:
                 err.print(f"    best validation loss {metrics['valid_loss']:.2f} dB", soft_wrap=True)
+
+    def _warn(self, number: int, metrics: Mapping[str, float]) -> None:
+        """What somebody should look into, each once a search."""
+        waited, lost = metrics.get("loader_wait", 0.0), metrics.get("lost_clips", 0.0)
+        if waited > MUCH_WAITING and "waiting" not in self.warned:
+            self.warned.add("waiting")
+            err.print(
+                f"    trial {number} waits for batches {waited:.0%} of its time: raise loader_workers of the place or "
+                "mixing.windows_per_clip; where pictures are decoded, compute features once with `vimss features`",
+                soft_wrap=True,
+            )
+        if lost and "lost" not in self.warned:
+            self.warned.add("lost")
+            err.print(
+                f"    trial {number} leaves out {lost:.0f} damaged clips: `vimss shard RECIPE --check` lists them",
+                soft_wrap=True,
+            )
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> None:

@@ -11,6 +11,9 @@ from vimss.config import Config
 from vimss.model.config import ModelConfig
 from vimss.stream.config import MixingConfig
 
+MUCH_WAITING = 0.1
+"""Share of the time that a loop may wait for batches before it is said what to change."""
+
 
 class TrainingConfig(Config):
     """How the weights are found."""

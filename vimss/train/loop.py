@@ -31,7 +31,7 @@ from vimss.shards.manifest import Manifest
 from vimss.stream.batch import Examples, Levels, Position, whole_batch
 from vimss.stream.mix import Asking, Mixture, Window, fixed_mixtures
 from vimss.train.checkpoint import State, load_state, save_state
-from vimss.train.config import Settings, TrainingConfig, ValidationConfig
+from vimss.train.config import MUCH_WAITING, Settings, TrainingConfig, ValidationConfig
 from vimss.train.device import context_of, distribute, to_device
 from vimss.train.gradients import Gradients
 from vimss.train.loader import load
@@ -42,9 +42,6 @@ log = logging.getLogger(__name__)
 
 Report = Callable[[dict[str, float], Path | None], None]
 """Called on every rank with the metrics, and on rank 0 with the folder of the checkpoint, where it is a new one."""
-
-MUCH_WAITING = 0.1
-"""Share of the time that the loop may wait for batches before it says so."""
 
 LOOK_EVERY = 50
 """Steps between two looks at the losses on a GPU: then its work is never waited for, and an error is soon seen."""
