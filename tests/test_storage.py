@@ -1,3 +1,5 @@
+import errno
+import os
 import resource
 import subprocess
 import sys
@@ -5,7 +7,7 @@ import sys
 import pytest
 
 from vimss.errors import StorageError
-from vimss.storage import Store, publish, sha256
+from vimss.storage import Store, explain_os_errors, publish, sha256
 
 
 def test_a_file_appears_only_when_its_block_succeeds(tmp_path):
@@ -60,6 +62,12 @@ def test_a_path_that_cannot_be_made_is_explained(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="must be a folder"):
         Store(tmp_path / "file").make()
+
+
+@pytest.mark.parametrize(("met", "message"), [("x/y", "x/y must be writable"), ("../a.wav", r"a.wav must be readable")])
+def test_a_file_that_may_not_be_opened_is_named(tmp_path, met, message):
+    with pytest.raises(StorageError, match=message), explain_os_errors(tmp_path / "x" / "target"):
+        raise PermissionError(errno.EACCES, "Permission denied", os.path.normpath(tmp_path / met))
 
 
 def test_sha256_is_that_of_the_content(tmp_path):

@@ -235,8 +235,11 @@ def publish(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def explain_os_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's write errors into StorageErrors that name path, space and remedy."""
+def explain_os_errors(path: Path, variable: str = "VIMSS_STORE") -> Iterator[None]:
+    """Turn the operating system's errors into StorageErrors that name path, space and what to do.
+
+    `variable` of the environment is what puts `path` elsewhere.
+    """
     try:
         yield
     except OSError as error:
@@ -244,11 +247,14 @@ def explain_os_errors(path: Path) -> Iterator[None]:
             raise StorageError(
                 f"{path} must fit on the disk",
                 got=f"{error.strerror} with {_free_megabytes(path)} MB free",
-                fix="free some space or set VIMSS_STORE to a folder on a larger disk, then run the same command again",
+                fix=f"free some space or set {variable} to a folder on a larger disk, then run the same command again",
             ) from error
         if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+            # What is read meanwhile, such as a file of a corpus, has errors too.
+            met = Path(error.filename) if isinstance(error.filename, str) else path
+            needed = "writable" if met.is_relative_to(path.parent) or path.is_relative_to(met) else "readable"
             raise StorageError(
-                f"{path} must be writable", got=str(error.strerror), fix="choose another folder or mend its permissions"
+                f"{met} must be {needed}", got=str(error.strerror), fix="choose another folder or mend its permissions"
             ) from error
         if error.errno in {errno.EEXIST, errno.ENOTDIR}:
             raise StorageError(
@@ -262,7 +268,7 @@ def explain_os_errors(path: Path) -> Iterator[None]:
 @contextmanager
 def _temporary_file() -> Iterator[Path]:
     """A name in the folder for temporary files (TMPDIR), where nothing is left."""
-    with tempfile.TemporaryDirectory(prefix="vimss-") as folder, explain_os_errors(Path(folder)):
+    with tempfile.TemporaryDirectory(prefix="vimss-") as folder, explain_os_errors(Path(folder), "TMPDIR"):
         yield Path(folder) / "file"
 
 
