@@ -338,9 +338,10 @@ def _check_expected(lengths: Sequence[float], missing: Sequence[str], recipe: Re
     # Lengths are told to the second or so.
     if few or seconds < 0.98 * (1 - expect.most_missing) * expect.seconds:
         lacking = f"; missing: {first_of(missing)}" if missing else ""
+        wanted = f", together {expect.seconds:.0f} s" if expect.seconds else ""
         raise DataError(
-            f"{source} must hold {expect.pieces} pieces, together {expect.seconds:.0f} s, "
-            f"of which a share of {expect.most_missing:g} may be missing",
+            f"{source} must hold {expect.pieces} pieces{wanted}, of which a share of {expect.most_missing:g} may be "
+            "missing",
             got=f"{len(lengths)} pieces, together {seconds:.0f} s{lacking}",
             fix=f"complete the download ({recipe.obtain}), or allow more: --set expect.most_missing=0.9",
         )
