@@ -98,8 +98,49 @@ def folder(folder: Path, stems: Stems) -> None:
             write_wav(folder / f"piece {number}" / f"{code}.wav", stems[code].pop(), RATE)
 
 
+def small_settings(channels: int) -> Settings:
+    return Settings.model_validate(
+        {
+            "model": {
+                "levels": 4, "filters": 4, "down_kernel": 5, "up_kernel": 3, "outputs": "queries", "context": "labels",
+                "site": "decoder", "op": "concat", "channels": channels, "initial_output": "mixture",
+            },
+            "mixing": {"windows_per_clip": 4},
+            "training": {
+                "output_samples": 4099, "batch_size": 2, "audio_seconds": 40, "report_seconds": 20, "optimizer": "muon",
+                "learning_rate": 3e-3,
+            },
+        }
+    )  # fmt: skip
+
+
 def grey(height: int, width: int) -> np.ndarray:
     return np.full((8, height, width, 3), 90, np.uint8)
+
+
+def clarinets(folder: Path, stems: Stems) -> None:
+    lines = ["video,player,piece"]
+    for number in range(5):
+        write_video(folder / f"{number}.mp4", grey(32, 32), 5.0, stems["fl"].pop(), RATE)
+        lines.append(f"{number}.mp4,player,work {number}")
+    (folder / "clips.csv").write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.slow
+def test_a_corpus_of_one_instrument_joins_another(stems, tmp_path):
+    left, store = {label: list(found) for label, found in stems.items()}, Store(tmp_path / "store")
+    folder(tmp_path / "own", left)
+    clarinets(tmp_path / "clarinets", left)
+    own = write_shards(load_recipe("folder", SMALL), "folder", store, tmp_path / "own")
+    other = write_shards(load_recipe("clarinet4science", SMALL), "cl", store, tmp_path / "clarinets")
+    manifest = own.mixed_with([(other, 0.4)])
+    reports = []
+    separator = train(
+        Training(small_settings(1), manifest, ValidationConfig(mixtures=6, seconds=0.5)),
+        lambda metrics, _: reports.append(metrics),
+    )
+    assert math.isfinite(reports[-1]["valid_loss"])
+    assert evaluate(ModelSystem(separator, "joined"), manifest, "test").count() > 0
 
 
 @pytest.mark.slow
@@ -117,19 +158,7 @@ def grey(height: int, width: int) -> np.ndarray:
 def test_a_corpus_goes_through_the_whole_flow(stems, tmp_path, recipe, tree):
     tree(tmp_path / "source", {label: list(found) for label, found in stems.items()})
     manifest = write_shards(load_recipe(recipe, SMALL), recipe, Store(tmp_path / "store"), tmp_path / "source")
-    settings = Settings.model_validate(
-        {
-            "model": {
-                "levels": 4, "filters": 4, "down_kernel": 5, "up_kernel": 3, "outputs": "queries", "context": "labels",
-                "site": "decoder", "op": "concat", "channels": manifest.recipe.channels, "initial_output": "mixture",
-            },
-            "mixing": {"windows_per_clip": 4},
-            "training": {
-                "output_samples": 4099, "batch_size": 2, "audio_seconds": 40, "report_seconds": 20, "optimizer": "muon",
-                "learning_rate": 3e-3,
-            },
-        }
-    )  # fmt: skip
+    settings = small_settings(manifest.recipe.channels)
     reports = []
     validation = ValidationConfig(mixtures=6, seconds=0.5)
     separator: Separator = train(Training(settings, manifest, validation), lambda metrics, _: reports.append(metrics))

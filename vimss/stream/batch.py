@@ -56,7 +56,7 @@ class Examples:
     """The endless, repeatable sequence of training batches of one split.
 
     A manifest with `more` corpora gives some of the mixtures to each of them: which, a generator of the epoch decides.
-    An epoch is one of the manifest's own corpus.
+    Their first player is of that corpus, and others may be of the manifest's own, whose epochs count.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class Examples:
         for index, corpus in enumerate(self.more, start=1):
             before = np.cumsum(choice == index) - 1
             numbers = [int(before[number]) for number in wanted if choice[number] == index]
-            sources.append(corpus.endless_mixtures(epoch, rank, world_size, numbers, most, count))
+            sources.append(corpus.joined_mixtures(self.corpus, epoch, rank, world_size, numbers, most, count))
         for number in wanted:
             yield next(sources[choice[number]])
 

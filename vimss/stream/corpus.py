@@ -54,10 +54,21 @@ class Corpus:
         """Clips of the rank that has the fewest."""
         return min(sum(shard.clips for shard in self.shards(epoch, rank, world_size)) for rank in range(world_size))
 
-    def mixtures(self, epoch: int, rank: int, world_size: int, wanted: Collection[int], most: int) -> Iterator[Mixture]:
-        """The mixtures of an epoch with the wanted numbers, in order, of `most` players at most."""
+    def mixtures(
+        self,
+        epoch: int,
+        rank: int,
+        world_size: int,
+        wanted: Collection[int],
+        most: int,
+        company: Sequence[Clip] = (),
+    ) -> Iterator[Mixture]:
+        """The mixtures of an epoch with the wanted numbers, in order, of `most` players at most.
+
+        Players of `company`, clips of another corpus, may join those of this one.
+        """
         number = 0
-        for pool in self._pools(epoch, rank, world_size):
+        for pool in self._pools(epoch, rank, world_size, company):
             order = np.random.default_rng((self.seed, epoch, rank, number)).permutation(len(pool.clips))
             # Clips that cannot be used count too: others of the pool are anchors in their place.
             for place in range(pool.held * self.mixing.windows_per_clip):
@@ -76,22 +87,30 @@ class Corpus:
         count = int(rng.integers(self.mixing.min_sources, most + 1))
         return pool.draw(rng, anchor, count, bool(rng.random() < self.mixing.aligned_share))
 
-    def endless_mixtures(
-        self, epoch: int, rank: int, world_size: int, numbers: Sequence[int], most: int, count: int
+    def joined_mixtures(
+        self, other: "Corpus", epoch: int, rank: int, world_size: int, numbers: Sequence[int], most: int, count: int
     ) -> Iterator[Mixture]:
         """The mixtures with these ascending numbers of an epoch of another corpus, which has `count` at most.
 
-        Such an epoch is made of as many epochs of this corpus as it takes.
+        Such an epoch is made of as many epochs of this corpus as it takes. Players of the other one's first pool join
+        those of this one: it may hold a single instrument.
         """
+        if not numbers:
+            return
+        company = other.first_pool(epoch, rank, world_size)
         capacity = max(1, self.fewest_clips(epoch, world_size) * self.mixing.windows_per_clip)
         epochs = -(-count // capacity)
         for number in range(epochs):
             wanted = {place - number * capacity for place in numbers if place // capacity == number}
-            drawn = self.mixtures(epoch * epochs + number, rank, world_size, wanted, most)
+            drawn = self.mixtures(epoch * epochs + number, rank, world_size, wanted, most, company)
             for _ in wanted:
                 yield next(drawn)
 
-    def _pools(self, epoch: int, rank: int, world_size: int) -> Iterator[Pool]:
+    def first_pool(self, epoch: int, rank: int, world_size: int) -> list[Clip]:
+        """The clips that a rank meets first in an epoch."""
+        return next(self._pools(epoch, rank, world_size, ())).clips
+
+    def _pools(self, epoch: int, rank: int, world_size: int, company: Sequence[Clip]) -> Iterator[Pool]:
         held: list[Clip] = []
         shards = self.shards(epoch, rank, world_size)
         left = sum(shard.clips for shard in shards)
@@ -102,10 +121,11 @@ class Corpus:
             # A short last pool would have too few instruments: it joins the one before, as one of duets without stems
             # joins the next.
             enough = len(held) >= self.mixing.pool_clips and left >= self.mixing.pool_clips
-            if enough and len(instruments_of(usable(held, self.window))) >= self.mixing.max_sources:
-                yield Pool(held, self.mixing, self.window, self.asking.context)
+            own = usable(held, self.window) if enough else []
+            if own and len(instruments_of([*own, *company])) >= self.mixing.max_sources:
+                yield Pool(held, self.mixing, self.window, self.asking.context, company)
                 held = []
-        yield Pool(held, self.mixing, self.window, self.asking.context)
+        yield Pool(held, self.mixing, self.window, self.asking.context, company)
 
     def shards(self, epoch: int, rank: int, world_size: int) -> list[Shard]:
         """The shards that a rank reads in an epoch."""

@@ -121,20 +121,23 @@ class _Take:
 
 
 class Pool:
-    """Clips in memory, from which mixtures are drawn."""
+    """Clips in memory, from which mixtures are drawn; players of `company`, clips of another corpus, may join them."""
 
-    def __init__(self, clips: Sequence[Clip], mixing: MixingConfig, window: Window, cue: str) -> None:
+    def __init__(
+        self, clips: Sequence[Clip], mixing: MixingConfig, window: Window, cue: str, company: Sequence[Clip] = ()
+    ) -> None:
         self.held = len(clips)
         """Clips with those that cannot be used: too short, or without stems."""
         self.clips = usable(clips, window)
         self.mixing = mixing
         self.window = window
         self.cue = cue
-        self._players = [(clip, player) for clip in self.clips for player in _sounding(clip)]
-        if len(instruments_of(self.clips)) < mixing.max_sources:
+        heard = [*self.clips, *company]
+        self._players = [(clip, player) for clip in heard for player in _sounding(clip)]
+        if not self.clips or len(instruments_of(heard)) < mixing.max_sources:
             raise DataError(
                 f"a pool of clips must hold {mixing.max_sources} different instruments that sound",
-                got=f"{len(instruments_of(self.clips))} in {len(self.clips)} clips",
+                got=f"{len(instruments_of(heard))} in {len(self.clips)} clips",
                 fix="raise mixing.pool_clips, lower mixing.max_sources, or write a larger corpus",
             )
 
