@@ -19,6 +19,7 @@ def tone(seconds: float, level: float = 0.4, channels: int = 1) -> np.ndarray:
 
 
 def make(*tracks: page.Track, **more: object) -> page.Page:
+    # Fields by their names.
     return page.Page("A duet", "Two stems.", tracks, RATE, {"Model": "models:/x@champion"}, **more)  # type: ignore[arg-type]
 
 

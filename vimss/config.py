@@ -43,6 +43,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         # Aliases are how a file of a kilobyte becomes a gigabyte of settings; no file of ours needs them.
         if self.check_event(yaml.AliasEvent):
+            # PyYAML's stubs leave this method out.
             where = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.composer.ComposerError(None, None, "aliases are not allowed", where)
         return super().compose_node(parent, index)

@@ -173,6 +173,7 @@ def load_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment:
 def field_type(key: str) -> Any:
     """The type of the setting at a key path such as training.batch_size; None where there is no such setting."""
     group, _, name = key.partition(".")
+    # Each group is a model of its own, which pydantic's types do not tell.
     fields = Settings.model_fields[group].annotation.model_fields if group in GROUPS else {}  # type: ignore[union-attr]
     return fields[name].annotation if name in fields else None
 

@@ -289,6 +289,7 @@ class _Run:
             self._tell(TrialStarted(cell.name, record.trial, record.settings, record.chosen))
             for report in record.reports:
                 self._tell(TrialReported(cell.name, record.trial, report["audio_seconds"], report))
+            # Never "running" here, which mypy does not know of the items of a list.
             self._tell(TrialEnded(cell.name, record.trial, record.state, record.folder, record.message))  # type: ignore[arg-type]
         return ended, [record for record in records if record.state == "running"]
 

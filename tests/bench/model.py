@@ -149,6 +149,7 @@ def noise(*shape: int) -> Tensor:
 
 def build(labels: Sequence[str] = LABELS, rate: int = RATE, **settings: object) -> Separator:
     torch.manual_seed(0)
+    # Pydantic checks the settings.
     return Separator(ModelConfig(**settings), tuple(labels), rate)  # type: ignore[arg-type]
 
 
@@ -349,6 +350,7 @@ def f90(args: argparse.Namespace) -> None:
         print("skipped: needs --f90 FOLDER, a checkout of https://github.com/f90/Wave-U-Net-Pytorch")
         return
     sys.path.insert(0, str(args.f90))
+    # It lies in the folder that was just put on the path.
     from model.waveunet import Waveunet  # type: ignore[import-not-found]
 
     rate, sources = 44100, ("bass", "drums", "other", "vocals")

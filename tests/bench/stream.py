@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import av
@@ -34,6 +35,7 @@ from vimss.stream.batch import Examples, Position
 from vimss.stream.config import MixingConfig
 from vimss.stream.mix import Asking, Window
 from vimss.stream.read import join_clips, read_clips
+from vimss.systems import Cue
 from vimss.train.loader import load
 from vimss.verbs import FeaturesTask, run_features
 
@@ -41,6 +43,7 @@ RATE = 22050
 WINDOW = Window(114693 + 131054, 114693, RATE)
 """5.2 s of output: the third of the paper's windows."""
 BATCH = 4
+MIXING = MixingConfig(queries=2)
 TURNS, EPOCHS = 5, 10
 
 
@@ -56,14 +59,13 @@ def shards(store: Store, minutes: float, frame_rate: float = 12.5) -> Manifest:
     return manifest
 
 
-def asking(manifest: Manifest, context: str) -> Asking:
+def asking(manifest: Manifest, context: Cue) -> Asking:
     (features,) = available_features(manifest)
-    return Asking("queries", context, manifest.recipe.labels, 1, features if context == "features" else "")  # type: ignore[arg-type]
+    return Asking("queries", context, manifest.recipe.labels, 1, features if context == "features" else "")
 
 
-def batches(manifest: Manifest, context: str, **mixing: int) -> Iterator[object]:
-    examples = Examples(manifest, "train", MixingConfig(queries=2, **mixing), WINDOW, asking(manifest, context), 0)  # type: ignore[arg-type]
-    return examples.batches(BATCH, Position())
+def batches(manifest: Manifest, context: Cue, mixing: MixingConfig = MIXING) -> Iterator[object]:
+    return Examples(manifest, "train", mixing, WINDOW, asking(manifest, context), 0).batches(BATCH, Position())
 
 
 def take_turns(actions: dict[str, Callable[[], float]], turns: int = TURNS) -> dict[str, float]:
@@ -91,7 +93,7 @@ def clips(args: argparse.Namespace) -> None:
         return sum(1 for _ in range(EPOCHS) for _ in pipeline)
 
     def ours() -> float:
-        made = batches(manifest, "features", windows_per_clip=1)
+        made = batches(manifest, "features", MixingConfig(queries=2, windows_per_clip=1))
         for _ in range(EPOCHS * count // BATCH):
             next(made)
         return EPOCHS * count
@@ -165,22 +167,25 @@ def frames(args: argparse.Namespace) -> None:
     )
     for frame_rate in (1, 5, 12.5):
         manifest = shards(args.store, args.minutes, frame_rate)
-        made = {context: batches(manifest, context, pool_clips=8) for context in ("features", "frames")}
-
-        def take(context: str, made: dict[str, Iterator[object]] = made) -> float:
-            for _ in range(60):
-                next(made[context])
-            return 60 * BATCH
-
-        rates = take_turns({context: lambda context=context: take(context) for context in made}, turns=3)  # type: ignore[misc]
+        few = MixingConfig(queries=2, pool_clips=8)
+        contexts: tuple[Cue, ...] = ("features", "frames")
+        rates = take_turns({one: partial(take, batches(manifest, one, few)) for one in contexts}, turns=3)
         ratio = rates["frames"] / rates["features"]
         print(f"| {frame_rate} | {rates['features']:.0f} | {rates['frames']:.0f} | {ratio:.2f}x |")
+
+
+def take(made: Iterator[object]) -> float:
+    """60 batches; the number of their windows."""
+    for _ in range(60):
+        next(made)
+    return 60 * BATCH
 
 
 def wait(args: argparse.Namespace) -> None:
     """Share of the time that a consumer waits, two threads making batches: under 2 % at 170 windows a second."""
     manifest = shards(args.store, args.minutes)
-    for context, tried in (("features", range(170, 1100, 90)), ("frames", range(4, 40, 4))):
+    consumptions: dict[Cue, range] = {"features": range(170, 1100, 90), "frames": range(4, 40, 4)}
+    for context, tried in consumptions.items():
         mixing = MixingConfig(queries=2, pool_clips=64 if context == "features" else 8)
         examples = Examples(manifest, "train", mixing, WINDOW, asking(manifest, context), 0)
         with closing(load(examples, 16, Position(), workers=2)) as made:

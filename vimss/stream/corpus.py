@@ -98,7 +98,7 @@ class Corpus:
         if not numbers:
             return
         company = other.first_pool(epoch, rank, world_size)
-        capacity = max(1, self.fewest_clips(epoch, world_size) * self.mixing.windows_per_clip)
+        capacity = self.fewest_clips(epoch, world_size) * self.mixing.windows_per_clip
         epochs = -(-count // capacity)
         for number in range(epochs):
             wanted = {place - number * capacity for place in numbers if place // capacity == number}
