@@ -12,6 +12,9 @@ more than MAX_SECONDS of sound or MAX_PICTURE_BYTES of picture is refused while 
 from vimss.media.container import MAX_SECONDS, Probe, probe
 from vimss.media.read import (
     Box,
+    Channel,
+    SoundReport,
+    audio_blocks,
     columns,
     decode_audio,
     decode_video,
@@ -36,7 +39,10 @@ __all__ = [
     "INT16_SCALE",
     "MAX_SECONDS",
     "Box",
+    "Channel",
     "Probe",
+    "SoundReport",
+    "audio_blocks",
     "columns",
     "decode_audio",
     "decode_video",

@@ -6,11 +6,13 @@ read_video(Path("quartet.mp4"), size=(96, 384), frame_rate=12.5)   # UInt8 "v 96
 
 import io
 import itertools
+import math
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -32,11 +34,79 @@ from vimss.media.container import (
     too_long,
 )
 
+Channel = Literal["all", "left", "right", "mid", "side"]
+"""Which part of a stereo sound is read: mid is (left + right) / 2, side (left - right) / 2."""
+
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels, right and bottom exclusive."""
 
 
-def read_audio(source: Source, sample_rate: int, channels: int = 1, stream: int = 0) -> Float32[np.ndarray, "c t"]:
+@dataclass
+class SoundReport:
+    """What reading a sound stream found; complete once the last block was read."""
+
+    stream: int = 0
+    """Number of the stream that was read, from 0."""
+    streams: int = 1
+    """How many sound streams the file has."""
+    channels: tuple[str, ...] = ()
+    """FFmpeg's names of the stream's channels: FL, FR, FC, LFE and so on."""
+    seconds: float = 0.0
+    peak: float = 0.0
+    """Largest absolute sample of what was given, after mapping to mono or stereo; full scale is 1."""
+    energy: float = 0.0
+    """Mean square of what was given."""
+    notes: list[str] = field(default_factory=list)
+    """Sentences about what was skipped, was filled with silence, or is missing."""
+
+    @property
+    def level_db(self) -> float:
+        """RMS of what was given, dB of full scale; minus infinity for digital silence."""
+        return 10 * math.log10(self.energy) if self.energy > 0 else -math.inf
+
+
+def audio_blocks(
+    source: Source,
+    sample_rate: int,
+    channels: int = 1,
+    stream: int = 0,
+    *,
+    channel: Channel = "all",
+    allow_truncated: bool = False,
+    report: SoundReport | None = None,
+) -> Iterator[Float32[np.ndarray, "c n"]]:
+    """`read_audio` block by block, so that a recording of any length fits into memory. Blocks may be empty.
+
+    `report` is filled in meanwhile.
+    """
+    name, report = name_of(source), report or SoundReport()
+    resample: soxr.ResampleStream | None = None
+    samples = 0
+    with opened(source) as container:
+        for block, rate in sound_blocks(container, channels, stream, name):
+            if rate != sample_rate:
+                resample = resample or soxr.ResampleStream(rate, sample_rate, channels, dtype="float32", quality="HQ")
+                block = resample.resample_chunk(np.ascontiguousarray(block.T)).reshape(-1, channels).T
+            samples += block.shape[1]
+            yield block
+        if resample is not None:
+            last = resample.resample_chunk(np.zeros((0, channels), np.float32), last=True).reshape(-1, channels).T
+            samples += last.shape[1]
+            yield last
+    if not samples:
+        raise MediaError(f"{name} must hold sound", got="a sound stream of 0 samples", fix="give a whole recording")
+
+
+def read_audio(
+    source: Source,
+    sample_rate: int,
+    channels: int = 1,
+    stream: int = 0,
+    *,
+    channel: Channel = "all",
+    allow_truncated: bool = False,
+    report: SoundReport | None = None,
+) -> Float32[np.ndarray, "c t"]:
     """One sound stream of a file, resampled (soxr HQ) to `sample_rate` and mapped to 1 or 2 channels.
 
     `stream` counts from 0, as `Probe.sound_seconds` does. All streams of a file have the same time zero.
@@ -47,24 +117,15 @@ def read_audio(source: Source, sample_rate: int, channels: int = 1, stream: int 
         MediaError: no such file, no media, no such sound, empty, not finite, cut off, or longer than MAX_SECONDS.
 
     """
-    name = name_of(source)
-    with opened(source) as container:
-        blocks: list[Float32[np.ndarray, "c n"]] = []
-        resample: soxr.ResampleStream | None = None
-        for block, rate in sound_blocks(container, channels, stream, name):
-            if rate != sample_rate:
-                resample = resample or soxr.ResampleStream(rate, sample_rate, channels, dtype="float32", quality="HQ")
-                block = resample.resample_chunk(np.ascontiguousarray(block.T)).reshape(-1, channels).T
-            blocks.append(block)
-        if resample is not None:
-            last = resample.resample_chunk(np.zeros((0, channels), np.float32), last=True)
-            blocks.append(last.reshape(-1, channels).T)
-    audio = np.concatenate(blocks, axis=1) if blocks else np.zeros((channels, 0), np.float32)
-    if not audio.shape[1]:
-        raise MediaError(f"{name} must hold sound", got="a sound stream of 0 samples", fix="give a whole recording")
+    blocks = audio_blocks(
+        source, sample_rate, channels, stream, channel=channel, allow_truncated=allow_truncated, report=report
+    )
+    audio = np.concatenate(list(blocks), axis=1)
     if not np.isfinite(audio).all():
         raise MediaError(
-            f"{name} must hold finite samples", got="NaN or infinite values", fix="export it again as 16-bit WAV"
+            f"{name_of(source)} must hold finite samples",
+            got="NaN or infinite values",
+            fix="export it again as 16-bit WAV",
         )
     return audio
 
