@@ -24,9 +24,9 @@ from vimss import cli, console, doctor, media, verbs
 from vimss.experiment import TrialReported, TrialStarted
 from vimss.model.config import ModelConfig
 from vimss.model.separator import Separator, save_separator
-from vimss.shards.write import shards_folder
+from vimss.shards.write import shards_folder, write_shards
 from vimss.storage import Store
-from vimss.study import OBJECTIVE, TrialRecord, study_folder, write_record
+from vimss.study import OBJECTIVE, TrialRecord, locked, study_folder, write_record
 from vimss.track import Tracking
 
 HEAVY = {"torch", "ray", "mlflow", "av", "matplotlib", "webdataset", "numpy", "optuna", "cv2", "music21", "pydantic"}
@@ -36,14 +36,14 @@ STUDY = [*COMMON, "--json", "--seed"]
 OPTIONS = {
     "shard": [*STUDY, "--check", "--minutes", "--out", "--show", "--source"],
     "features": [*STUDY, "--network", "--weights"],
-    "train": STUDY,
-    "search": STUDY,
+    "train": [*STUDY, "--wait"],
+    "search": [*STUDY, "--wait"],
     "evaluate": [*STUDY, "--split"],
     "compare": [*STUDY, "--curves"],
     "promote": STUDY,
     "separate": ["--help", "--instruments", "--json", "--model", "--on", "--out", "--references"],
     "ui": ["--help", "--on", "--port"],
-    "quickstart": ["--help", "--json", "--on", "--seed"],
+    "quickstart": ["--help", "--json", "--on", "--seed", "--wait"],
     "doctor": ["--help", "--json", "--on"],
 }
 """Verbs and their options. Each one is a promise to scripts: a new one is added here on purpose or not at all."""
@@ -224,6 +224,53 @@ def test_compare_draws_the_losses_of_the_best_trials(vimss_says, tmp_path):
     assert code == 0 and "-3.00" in out
     pixels = matplotlib.image.imread(tmp_path / "cells.png")
     assert pixels.shape[:2] == (450, 800) and len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 10
+
+
+DIVERGES = (
+    "recipe: {picture: {size: 32}}",
+    "model: {levels: 3, filters: 4, max_filters: 8, down_kernel: 5, outputs: queries, site: decoder, "
+    "output_activation: linear, initial_output: mixture}",
+    "training: {output_samples: 2005, audio_seconds: 100, report_seconds: 4, batch_size: 4, learning_rate: 1.0, "
+    "gradient_clip: 0, loss: mse}",
+    "mixing: {windows_per_clip: 2}",
+    "validation: {mixtures: 6, seconds: 0.25}",
+)
+"""The lines of an experiment whose one trial has a loss that is not finite, after some reports."""
+
+
+@pytest.fixture(scope="module")
+def diverging(tmp_path_factory) -> tuple[Path, Path]:
+    """The YAML of that experiment, and a store with its shards."""
+    folder = tmp_path_factory.mktemp("diverging")
+    experiment, store = own_experiment(folder, *DIVERGES), Store(folder / "store").make()
+    recipe = verbs.recipe_for(verbs.experiment_of(str(experiment)))
+    write_shards(recipe, "my music", store)
+    return experiment, store.root
+
+
+@pytest.mark.slow
+def test_a_search_whose_trials_all_fail_ends_with_1_and_says_why_in_a_line(vimss_says, diverging, monkeypatch):
+    experiment, store = diverging
+    monkeypatch.setenv("VIMSS_STORE", str(store))
+    code, out, err = vimss_says("search", experiment)
+    assert code == 1 and "search" in out
+    assert "Traceback" not in err and "ERROR" not in err and len(err.splitlines()) < 15
+    assert "lower training.learning_rate, or set training.gradient_clip: 1; the checkpoint before it is kept" in err
+    assert "error: every cell must have a finished trial; got cell 'search': 1 failed; loss and gradient must be" in err
+
+
+@pytest.mark.slow
+def test_the_same_search_at_once_is_refused_before_ray_starts_and_names_the_other_process(
+    vimss_says, diverging, monkeypatch
+):
+    experiment, store = diverging
+    monkeypatch.setenv("VIMSS_STORE", str(store))
+    loaded = verbs.experiment_of(str(experiment))
+    with locked(study_folder(loaded, verbs.shards_of(verbs.known_place("local"), loaded), Store(store))):
+        monkeypatch.setattr("ray.init", None)
+        code, out, err = vimss_says("search", experiment)
+    assert (code, out) == (1, "")
+    assert "one process at a time may search the study own-" in err and f"got process {os.getpid()} on " in err
 
 
 @pytest.fixture

@@ -17,7 +17,10 @@ from vimss.errors import ConfigError, DataError, PlaceError, TrainingError
 from vimss.experiment import CellEnded, CellStarted, Experiment, TrialEnded, TrialReported, TrialStarted
 from vimss.model.separator import load_separator
 from vimss.runtime import Place, ray_running
-from vimss.search import Draws, concurrent_trials, forget_others, search, startup_trials, still_to_try, suggest
+from vimss.search import search
+from vimss.search.observer import Signs
+from vimss.search.run import concurrent_trials, forget_others, still_to_try
+from vimss.search.sampler import Draws, startup_trials, suggest
 from vimss.shards.write import write_shards
 from vimss.storage import Store
 from vimss.study import OBJECTIVE, Study, TrialRecord, read_study
@@ -215,6 +218,19 @@ def test_a_trial_that_does_not_fit_the_cluster_is_refused():
 def test_concurrency_is_what_fits_and_at_most_what_the_place_says():
     assert concurrent_trials(Place(name="x", workers_per_trial=2), {"CPU": 5.0}) == 2
     assert concurrent_trials(Place(name="x", max_concurrent_trials=1), {"CPU": 5.0}) == 1
+
+
+def test_progress_is_a_sign_of_life_and_the_longest_interval_is_that_between_reports(tmp_path):
+    signs = Signs(tmp_path / "progress", now=0.0)
+    signs.look(5.0)
+    assert signs.last == 0.0
+    (tmp_path / "progress").write_text("12.000")
+    signs.look(7.0)
+    signs.look(8.0)
+    assert (signs.last, signs.longest_interval) == (7.0, 0.0)
+    signs.report(20.0)
+    signs.report(24.0)
+    assert (signs.last, signs.longest_interval) == (24.0, 20.0)
 
 
 @pytest.fixture(scope="module")

@@ -39,6 +39,7 @@ On = Annotated[str, typer.Option("--on", metavar="PLACE", help="Where to run: a 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting of the YAML.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of corpus, sampler and training.", min=0)]
+Wait = Annotated[bool, typer.Option("--wait", help="Where the same search runs already, wait for its end.")]
 ExperimentName = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="Name or path of a YAML in experiments/.")]
 
 
@@ -125,18 +126,32 @@ def features(
 
 @app.command()
 def train(
-    experiment: ExperimentName, seed: Seed = None, changes: Set = None, place: On = "local", as_json: Json = False
+    experiment: ExperimentName,
+    seed: Seed = None,
+    changes: Set = None,
+    place: On = "local",
+    wait: Wait = False,
+    as_json: Json = False,
 ) -> None:
     """Train the one configuration of an experiment: a search with one trial."""
-    _search(experiment, seed, changes or [], place, as_json, alone=True)
+    from vimss import verbs
+
+    _search(verbs.experiment_of(experiment, seed, changes or ()).alone(), place, wait, as_json)
 
 
 @app.command()
 def search(
-    experiment: ExperimentName, seed: Seed = None, changes: Set = None, place: On = "local", as_json: Json = False
+    experiment: ExperimentName,
+    seed: Seed = None,
+    changes: Set = None,
+    place: On = "local",
+    wait: Wait = False,
+    as_json: Json = False,
 ) -> None:
     """Search all cells of an experiment; the same command again resumes."""
-    _search(experiment, seed, changes or [], place, as_json, alone=False)
+    from vimss import verbs
+
+    _search(verbs.experiment_of(experiment, seed, changes or ()), place, wait, as_json)
 
 
 @app.command()
@@ -270,16 +285,18 @@ def ui(
 
 
 @app.command()
-def quickstart(seed: Seed = None, place: On = "local", as_json: Json = False) -> None:
+def quickstart(seed: Seed = None, place: On = "local", wait: Wait = False, as_json: Json = False) -> None:
     """From scores to stems in five minutes: corpus, search, evaluation, promotion, separation."""
     began = time.time()
+    from vimss import verbs
     from vimss.quickstart import run, tell
 
-    result = run(seed, place, began=began)
+    result = run(seed, place, began=began, wait=wait)
     if as_json:
         print_json(result.summary)
-        return
-    tell(result)
+    else:
+        tell(result)
+    verbs.check_finished(result.experiment, result.study)
 
 
 @app.command()
@@ -297,30 +314,25 @@ def doctor(place: On = "local", as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-def _search(name: str, seed: int | None, changes: list[str], place: str, as_json: bool, alone: bool) -> None:
+def _search(experiment: Any, place: str, wait: bool, as_json: bool) -> None:
+    """Search an experiment and show what came of it; exit code 1 where a cell has no finished trial."""
     from vimss import report, verbs
     from vimss.console import SearchLines, err, stage
 
-    loaded = verbs.experiment_of(name, seed, changes)
-    if alone:
-        loaded = loaded.alone()
-    with verbs.at_place(place) as work:
-        manifest = verbs.shards_of(work, loaded)
-        with stage(f"search of {loaded.name}") as say:
-            lines = SearchLines(say, loaded.settings().training.audio_seconds)
-            study, tracker = verbs.run_search(work, loaded, manifest, [lines])
-        with verbs.delivered(tracker, err.print), stage("pictures and pages"):
-            report.log_pictures(loaded, manifest, study, tracker)
-    best = verbs.best_trials(loaded, study)
+    work = verbs.known_place(place)
+    manifest = verbs.shards_of(work, experiment)
+    with stage(f"search of {experiment.name}") as say:
+        lines = SearchLines(say, experiment.settings().training.audio_seconds)
+        study, tracker = verbs.run_search(work, experiment, manifest, [lines], wait=wait)
+    with verbs.delivered(tracker, err.print), stage("pictures and pages"):
+        report.log_pictures(experiment, manifest, study, tracker)
+    best = verbs.best_trials(experiment, study)
     if as_json:
-        print_json(
-            {
-                "folder": str(study.folder),
-                "cells": {cell: {"trial": t.trial, **t.best_report} for cell, t in best.items()},
-            }
-        )
-        return
-    report.print_comparison(loaded, study)
+        cells = {cell: {"trial": trial.trial, **trial.best_report} for cell, trial in best.items()}
+        print_json({"folder": str(study.folder), "cells": cells})
+    else:
+        report.print_comparison(experiment, study)
+    verbs.check_finished(experiment, study)
 
 
 def _check_shards(name: str, recipe: Any, place: str, shards: str | None, as_json: bool) -> None:

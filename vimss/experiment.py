@@ -394,7 +394,8 @@ class TrialEnded:
 
     cell: str
     trial: str
-    state: Literal["finished", "pruned", "failed"]
+    state: Literal["finished", "pruned", "failed", "interrupted"]
+    """Interrupted trials resume when the same search runs again."""
     folder: Path
     """Of the trial; `folder / "model"` holds the best weights where there are any."""
     message: str = ""

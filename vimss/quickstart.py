@@ -113,7 +113,11 @@ class Stages:
 
 
 def run(
-    seed: int | None = None, place: str = "local", experiment_name: str = EXPERIMENT, began: float | None = None
+    seed: int | None = None,
+    place: str = "local",
+    experiment_name: str = EXPERIMENT,
+    began: float | None = None,
+    wait: bool = False,
 ) -> Result:
     """The whole flow; writes quickstart.json into the store. Without a seed, the experiment's and the recipe's own.
 
@@ -129,7 +133,7 @@ def run(
             manifest = verbs.write(work, experiment.shards, recipe, on_progress=verbs.shard_news(say))
         with stages("search") as say:
             lines = SearchLines(say, experiment.settings().training.audio_seconds)
-            study, tracker = verbs.run_search(work, experiment, manifest, [lines])
+            study, tracker = verbs.run_search(work, experiment, manifest, [lines], wait=wait)
         with verbs.delivered(tracker, err.print):
             with stages("evaluate") as say:
                 test, unheard = _evaluate(experiment, manifest, study, say)

@@ -42,6 +42,10 @@ RAY_VARIABLES = {
     "RAY_AIR_NEW_OUTPUT": "0",
     # We keep our own records of trials; Tune's CSV, JSON and TensorBoard files would be written beside them.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # A failed trial's reason is said in one line, not by Tune's traceback through three processes.
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    # A process that does not end after its trial was stopped is killed; Tune would wait for ten minutes.
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "60",
     # Tune would take Ctrl-C for the end of one cell, and the next one would begin.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
@@ -74,6 +78,12 @@ class Place(Config):
         0, ge=0, description="threads of one worker that make batches ahead, a core each; with a GPU 1 to 4"
     )
     gpus_per_worker: float = Field(0.0, ge=0, description="GPUs of one worker")
+    silent_seconds: float = Field(
+        600.0,
+        gt=0,
+        description="a trial that shows no progress for longer, and for longer than ten times its longest interval "
+        "between reports so far, is ended and left to be resumed",
+    )
     max_concurrent_trials: int = Field(
         0, ge=0, description="trials that run at once; 0: as many as the cluster's cores and GPUs allow"
     )

@@ -9,9 +9,14 @@ Needs neither Ray nor torch. A study is a folder per cell, and in it a folder pe
     CELL/TRIAL/model/        its best weights
 """
 
+import fcntl
 import json
 import math
-from collections.abc import Iterable
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,10 +24,10 @@ from typing import Literal
 from pydantic import Field
 
 from vimss.config import Config, parse_config, signature
-from vimss.errors import ConfigError, DataError, TrainingError, VimssError
+from vimss.errors import ConfigError, DataError, StorageError, TrainingError, VimssError
 from vimss.experiment import Experiment, Scalar
 from vimss.shards.manifest import Manifest
-from vimss.storage import TEMPORARY, Store, publish
+from vimss.storage import TEMPORARY, Store, explain_os_errors, publish
 from vimss.train.config import Settings
 
 OBJECTIVE = "valid_loss"
@@ -30,13 +35,18 @@ OBJECTIVE = "valid_loss"
 
 RECORD = "trial.json"
 
+LOCK = "lock"
+"""File of a study that the process which searches it holds locked; it says who that is."""
+
 
 class TrialRecord(Config):
     """What a trial was and how it went; `trial.json` in its folder."""
 
     cell: str
     trial: str = Field(description="signature of the settings; name of the folder")
-    state: Literal["running", "finished", "pruned", "failed"]
+    state: Literal["running", "finished", "pruned", "failed", "interrupted"] = Field(
+        description="running or interrupted: the same search again resumes it"
+    )
     chosen: dict[str, Scalar]
     settings: Settings | None = Field(description="null where what was drawn goes together in no network")
     reports: tuple[dict[str, float], ...] = ()
@@ -86,6 +96,36 @@ def study_folder(experiment: Experiment, manifest: Manifest, store: Store) -> Pa
     """Where an experiment's trials lie: its name and the signature of experiment and shards."""
     data = [manifest.signature, *(other.signature for other, _ in manifest.more)]
     return store.studies / f"{experiment.name}-{signature(experiment.signature, *data)}"
+
+
+@contextmanager
+def locked(folder: Path, on_wait: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Hold a study for the block, as one process at a time may search it.
+
+    Where another process holds it: StorageError that names that process; with `on_wait`, which is called with its name,
+    wait until it has ended instead. A process that dies lets go of its study.
+    """
+    with explain_os_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("a+", encoding="utf-8")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            owner = file.read() or "another process"
+            if on_wait is None:
+                raise StorageError(
+                    f"one process at a time may search the study {folder.name}",
+                    got=f"{owner}, which searches it now",
+                    fix="wait until it has ended, or give --wait; the same command then goes on from there",
+                ) from error
+            on_wait(owner)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        file.flush()
+        yield
 
 
 def read_study(folder: Path) -> Study:

@@ -1,25 +1,27 @@
-"""What one Tune trial does in its own process: start the trainer of its settings, and pass on what it reports.
+"""What one Tune trial does in its own process: train with its settings, and report to Tune.
 
 Apart from `search`, because this module is imported by every trial's process: the less it needs, the sooner it trains.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray.tune.integration.ray_train import TuneReportCallback
+from ray import tune
 
 from vimss.config import signature
 from vimss.experiment import Cell, Experiment, Scalar
-from vimss.runtime import Place
+from vimss.runtime import TRIAL_SLOT, Place
 from vimss.train.config import Settings
 from vimss.train.distribute import Job, fit
 
 CELL = "cell"
 """Key of Tune's configuration that names the cell, where one run of Tune holds several."""
 
-RUN = "train"
-"""Name of a trial's training, and of the folder of its checkpoints in the trial's folder."""
+CLOSE_SECONDS = 60
+"""How long a stopped training may take to close before the next one begins in its process; after Tune's default of 2
+seconds that next trial would fail."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,19 @@ def trial_name(settings: Settings) -> str:
     return signature(settings)
 
 
+def trial_resources(place: Place) -> dict[str, float]:
+    """What a trial's own process takes: all that training takes, where there is one worker; else its workers do."""
+    slot = {TRIAL_SLOT: 1.0}
+    if place.workers_per_trial > 1:
+        return slot
+    return slot | {"CPU": place.cpus_per_worker} | ({"GPU": place.gpus_per_worker} if place.gpus_per_worker else {})
+
+
 def run_trial(config: dict[str, Any], plan: TrialPlan) -> None:
-    """The function that Tune runs."""
+    """The function that Tune runs. It returns only when Tune has taken every report."""
+    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(CLOSE_SECONDS)
     cell, settings, _ = plan.resolve(config)
     job = Job(
-        name=RUN,
         storage=plan.trial_folder(cell, settings),
         settings=settings,
         validation=plan.experiment.validation,
@@ -63,4 +73,4 @@ def run_trial(config: dict[str, Any], plan: TrialPlan) -> None:
         more_shards=plan.more_shards,
         place=plan.place,
     )
-    fit(job, [TuneReportCallback()])
+    fit(job, tune.report)

@@ -11,6 +11,7 @@ import json
 import math
 import shlex
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from vimss.config import parse_config
-from vimss.errors import DataError
+from vimss.console import err
+from vimss.errors import DataError, TrainingError
 from vimss.evaluate import REFERENCES, Evaluation, EvaluationTask, run_evaluation
-from vimss.experiment import Experiment, load_experiment
+from vimss.experiment import Experiment, check_experiment, load_experiment
 from vimss.features import compute_features
 from vimss.metrics import CONVENTIONS
 from vimss.model.config import VisionConfig
@@ -36,7 +38,7 @@ from vimss.shards.recipe import Recipe, load_recipe
 from vimss.shards.write import Progress, shards_folder, write_shards
 from vimss.show import show
 from vimss.storage import Folder, Store, folder_at, publish
-from vimss.study import OBJECTIVE, Study, TrialRecord, read_study, study_folder
+from vimss.study import OBJECTIVE, Study, TrialRecord, locked, read_study, study_folder
 from vimss.systems import fit_wiener
 from vimss.track import Study as TrackedStudy
 from vimss.track import Tracker, Tracking, model_folder, provenance, register
@@ -151,15 +153,24 @@ def _key_values(content: Mapping[str, Any], path: str = "") -> Iterator[str]:
 
 
 def run_search(
-    work: Work, experiment: Experiment, manifest: Manifest, reporters: Sequence[Reporter] = ()
+    work: Work, experiment: Experiment, manifest: Manifest, reporters: Sequence[Reporter] = (), *, wait: bool = False
 ) -> tuple[Study, Tracker]:
-    """Search, and tell MLflow; the tracker stays open for what belongs to the runs."""
-    tracker = open_tracker(work, experiment, manifest)
-    try:
-        return search(experiment, manifest, work.place, work.store, (tracker, *reporters)), tracker
-    except BaseException:
-        tracker.close()
-        raise
+    """Search, and tell MLflow; the tracker stays open for what belongs to the runs.
+
+    Where another process searches this study: StorageError, or with `wait` wait for its end.
+    """
+    check_experiment(experiment, manifest, work.place)
+    with locked(study_folder(experiment, manifest, work.store), _say_whom_it_waits_for if wait else None):
+        tracker = open_tracker(work, experiment, manifest)
+        try:
+            return search(experiment, manifest, work.place, work.store, (tracker, *reporters)), tracker
+        except BaseException:
+            tracker.close()
+            raise
+
+
+def _say_whom_it_waits_for(owner: str) -> None:
+    err.print(f"waiting for {owner}, which searches this study", soft_wrap=True)
 
 
 def open_tracker(work: Work, experiment: Experiment, manifest: Manifest) -> Tracker:
@@ -193,6 +204,25 @@ def study_of(work: Work, experiment: Experiment, manifest: Manifest) -> Study:
 def experiment_of(name: str, seed: int | None = None, overrides: Sequence[str] = ()) -> Experiment:
     """An experiment with the seed of the command line, where it is given."""
     return load_experiment(name, [*([] if seed is None else [f"seed={seed}"]), *overrides])
+
+
+def check_finished(experiment: Experiment, study: Study) -> None:
+    """TrainingError where a cell has no finished trial, with what became of its trials."""
+    ends: list[str] = []
+    for cell in experiment.cells():
+        records = study.of_cell(cell.name)
+        states = Counter(record.state for record in records)
+        if not states["finished"]:
+            counts = ", ".join(f"{count} {state}" for state, count in states.items()) or "no trial"
+            # What each of them should do was said when it ended.
+            reasons = dict.fromkeys(record.message.partition(". To fix:")[0] for record in records if record.message)
+            ends.append(f"cell '{cell.name}': {'; '.join([counts, *reasons])}")
+    if ends:
+        raise TrainingError(
+            "every cell must have a finished trial",
+            got=". ".join(ends),
+            fix="correct what made trials fail, or run the same command again to resume the interrupted ones",
+        )
 
 
 def best_trials(experiment: Experiment, study: Study) -> dict[str, TrialRecord]:

@@ -26,7 +26,7 @@ from vimss.track.delivery import Delivery, Undelivered, run_key
 from vimss.track.spool import Spool
 from vimss.track.store import VIEW_TAG, Tracking
 
-STATUS = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
+STATUS = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "interrupted": "KILLED"}
 
 MAX_NAME, MAX_TAG = 200, 5000
 """Characters; MLflow's limits are 250 and 8000."""

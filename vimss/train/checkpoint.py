@@ -91,6 +91,11 @@ def load_state(
     return State(signature=signature, position=Position(**about["position"]), **kept)
 
 
+def reported_metrics(folder: Path) -> dict[str, float]:
+    """The metrics that were reported with a checkpoint."""
+    return json.loads((folder / ABOUT).read_text(encoding="utf-8"))["metrics"]
+
+
 def newest_valid(folders: Iterable[Path]) -> Path | None:
     """The first of the folders, newest first, whose tensors are as their JSON says."""
     for folder in folders:

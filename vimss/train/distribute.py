@@ -1,11 +1,18 @@
-"""One training over any number of workers: the training loop inside a Ray Train TorchTrainer (Train V2).
+"""One training over any number of workers, with its checkpoints: the loop here, or in a Ray Train TorchTrainer.
 
-    fit(Job(...), on_report=[...])     # inside a Ray Tune trial, or alone
+    fit(Job(...), report=print)     # inside a Ray Tune trial, or alone
 
-The same name in the same storage continues where the run stopped: Ray keeps the list of reported checkpoints there.
+The same job again continues where it stopped. Its folder holds:
+
+    train/step_00000120/    a checkpoint: the newest, and the one with the lowest validation loss
+    progress                audio seconds seen, a sign of life between two reports
 """
 
-from collections.abc import Sequence
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,20 +20,32 @@ from typing import Any
 import ray.train
 import ray.train.torch
 import torch
+from ray.util.queue import Empty, Queue
 
 from vimss.runtime import Place
 from vimss.shards.manifest import open_manifest
+from vimss.storage import TEMPORARY, publish
 from vimss.train.config import Settings, ValidationConfig
 
+CHECKPOINTS = "train"
+"""Folder of a job's checkpoints; for Ray Train also the name of its run."""
+
 KEPT_CHECKPOINTS = 2
+
+PROGRESS = "progress"
+PROGRESS_SECONDS = 5.0
+"""Between two signs of life."""
+
+POLL_SECONDS = 1.0
+"""How long the trial's process waits for a report before it looks whether the trainer has ended."""
+
+Metrics = dict[str, float]
 
 
 @dataclass(frozen=True)
 class Job:
     """One training, as plain values that travel to the workers."""
 
-    name: str
-    """Of the run; unique in its storage."""
     storage: Path
     """Absolute folder, shared by all nodes."""
     settings: Settings
@@ -38,10 +57,82 @@ class Job:
     place: Place
 
 
-def fit(job: Job, callbacks: Sequence[Any] = ()) -> None:
-    """Run the job to its end on the running Ray; raises what a worker raised."""
+def fit(job: Job, report: Callable[[Metrics], None]) -> None:
+    """Run the job to its end.
+
+    `report` is called with the metrics of each validation, in order, in the thread that called `fit`; what it raises
+    ends the job. Raises what a worker raised.
+    """
+    if job.place.workers_per_trial == 1:
+        _fit_here(job, report)
+    else:
+        _fit_on_workers(job, report)
+
+
+def checkpoint_name(steps: float) -> str:
+    """Folder of the checkpoint that was reported after so many steps, in the folder of the job's checkpoints."""
+    return f"step_{int(steps):08d}"
+
+
+def _fit_here(job: Job, report: Callable[[Metrics], None]) -> None:
+    """With one worker: no processes beside this one, which a search may use again for the next trial."""
+    # Only here: the process of a trial with several workers does not need the loop.
+    from vimss.train.checkpoint import newest_valid
+    from vimss.train.loop import train
+
+    folder = job.storage / CHECKPOINTS
+
+    def keep_and_report(metrics: Metrics, checkpoint: Path | None) -> None:
+        if checkpoint is not None:
+            with publish(folder / checkpoint_name(metrics["steps"])) as temporary:
+                shutil.copytree(checkpoint, temporary)
+            _delete_old_checkpoints(folder)
+        report(metrics)
+
+    for unfinished in folder.glob(f"{TEMPORARY}*"):
+        shutil.rmtree(unfinished, ignore_errors=True)
+    device = torch.device("cuda" if job.place.gpus_per_worker else "cpu")
+    resume = newest_valid(sorted(folder.glob("step_*"), reverse=True))
+    train(_training(job, 0, 1, device), keep_and_report, resume, _SignOfLife(job.storage / PROGRESS))
+
+
+def _fit_on_workers(job: Job, report: Callable[[Metrics], None]) -> None:
+    """With several workers: a TorchTrainer (Train V2) in a thread, whose reports are passed on by this one.
+
+    Ray's own TuneReportCallback lets the process that reads its queue also fill the queue that Tune reads. Where the
+    trial's function returns before the last report was read, that process waits for itself without end (Ray 2.60).
+    """
+    queue = Queue(actor_options={"num_cpus": 0})
+    trainer = _trainer(job, queue)
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:  # raised again below, in the thread that Tune looks at
+            errors.append(error)
+
+    # A daemon: where Tune stops the trial, nobody waits for the trainer, which ends with this process.
+    thread = threading.Thread(target=run, name="trainer", daemon=True)
+    thread.start()
+    while True:
+        # Asked first: all that was reported before the end is in the queue then.
+        ended = not thread.is_alive()
+        try:
+            metrics = queue.get(timeout=POLL_SECONDS)
+        except Empty:
+            if ended:
+                break
+        else:
+            report(metrics)
+    queue.shutdown()
+    if errors:
+        raise errors[0]
+
+
+def _trainer(job: Job, queue: Queue) -> ray.train.torch.TorchTrainer:
     place = job.place
-    trainer = ray.train.torch.TorchTrainer(
+    return ray.train.torch.TorchTrainer(
         _train_worker,
         train_loop_config={"job": job},
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if place.gpus_per_worker else "gloo"),
@@ -52,45 +143,58 @@ def fit(job: Job, callbacks: Sequence[Any] = ()) -> None:
             | ({"GPU": place.gpus_per_worker} if place.gpus_per_worker else {}),
         ),
         run_config=ray.train.RunConfig(
-            name=job.name,
+            name=CHECKPOINTS,
             storage_path=str(job.storage),
-            callbacks=list(callbacks),
+            callbacks=[_PutReports(queue)],
             checkpoint_config=ray.train.CheckpointConfig(
                 num_to_keep=KEPT_CHECKPOINTS, checkpoint_score_attribute="valid_loss", checkpoint_score_order="min"
             ),
         ),
     )
-    trainer.fit()
 
 
-def checkpoint_name(steps: float) -> str:
-    """Folder of the checkpoint that was reported after so many steps, in the folder of the run."""
-    return f"step_{int(steps):08d}"
+class _PutReports(ray.train.UserCallback):
+    """In the process of Train's controller: puts what the first worker reports into a queue, which has no bound."""
+
+    def __init__(self, queue: Queue) -> None:
+        self.queue = queue
+
+    def after_report(self, run_context: Any, metrics: list[Metrics], checkpoint: Any) -> None:
+        self.queue.put(metrics[0])
 
 
 def _train_worker(config: dict[str, Any]) -> None:
     """What every rank runs. The loop is imported here: the trial's and the controller's process do not need it."""
-    from vimss.train.loop import Training, train
+    from vimss.train.loop import train
 
     job: Job = config["job"]
     context = ray.train.get_context()
-    torch.set_num_threads(max(1, int(job.place.cpus_per_worker) - job.place.loader_workers))
-    training = Training(
-        settings=job.settings,
-        manifest=open_manifest(job.shards, job.more_shards),
-        validation=job.validation,
-        rank=context.get_world_rank(),
-        world_size=context.get_world_size(),
-        device=ray.train.torch.get_device(),
-        loader_workers=job.place.loader_workers,
-    )
+    rank = context.get_world_rank()
 
-    def report(metrics: dict[str, float], folder: Path | None) -> None:
+    def report(metrics: Metrics, folder: Path | None) -> None:
         checkpoint = None if folder is None else ray.train.Checkpoint.from_directory(str(folder))
         # The name carries the step, so that a checkpoint written again after a restart takes the place of its twin.
         ray.train.report(metrics, checkpoint, checkpoint_dir_name=checkpoint_name(metrics["steps"]))
 
-    train(training, report, _latest_checkpoint())
+    training = _training(job, rank, context.get_world_size(), ray.train.torch.get_device())
+    progress = _SignOfLife(job.storage / PROGRESS) if rank == 0 else _no_progress
+    train(training, report, _latest_checkpoint(), progress)
+
+
+def _training(job: Job, rank: int, world_size: int, device: torch.device) -> Any:
+    """One rank's part of the job."""
+    from vimss.train.loop import Training
+
+    torch.set_num_threads(max(1, int(job.place.cpus_per_worker) - job.place.loader_workers))
+    return Training(
+        settings=job.settings,
+        manifest=open_manifest(job.shards, job.more_shards),
+        validation=job.validation,
+        rank=rank,
+        world_size=world_size,
+        device=device,
+        loader_workers=job.place.loader_workers,
+    )
 
 
 def _latest_checkpoint() -> Path | None:
@@ -102,3 +206,33 @@ def _latest_checkpoint() -> Path | None:
     latest = Path(checkpoint.path)
     others = sorted((path for path in latest.parent.glob("step_*") if path != latest), reverse=True)
     return newest_valid([latest, *others])
+
+
+def _delete_old_checkpoints(folder: Path) -> None:
+    """Keep the newest and the one with the lowest validation loss, as Ray Train does."""
+    from vimss.train.checkpoint import reported_metrics
+
+    checkpoints = sorted(folder.glob("step_*"))
+    best = min(checkpoints, key=lambda checkpoint: reported_metrics(checkpoint)["valid_loss"])
+    for checkpoint in checkpoints[:-1]:
+        if checkpoint != best:
+            shutil.rmtree(checkpoint)
+
+
+class _SignOfLife:
+    """Writes the audio seconds seen to a file, now and then."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.written = 0.0
+
+    def __call__(self, audio_seconds: float) -> None:
+        if time.monotonic() - self.written >= PROGRESS_SECONDS:
+            self.written = time.monotonic()
+            # Training does not end because a sign of life does not fit on the disk.
+            with suppress(OSError):
+                self.path.write_text(f"{audio_seconds:.3f}", encoding="utf-8")
+
+
+def _no_progress(audio_seconds: float) -> None:
+    """Other ranks than the first are silent."""

@@ -43,6 +43,9 @@ log = logging.getLogger(__name__)
 Report = Callable[[dict[str, float], Path | None], None]
 """Called on every rank with the metrics, and on rank 0 with the folder of the checkpoint, where it is a new one."""
 
+Progress = Callable[[float], None]
+"""Called after each step with the audio seconds seen so far."""
+
 LOOK_EVERY = 50
 """Steps between two looks at the losses on a GPU: then its work is never waited for, and an error is soon seen."""
 
@@ -67,13 +70,19 @@ class Training:
         return signature(self.settings, self.manifest.digest, self.world_size, *more)
 
 
-def train(training: Training, report: Report, resume: Path | None = None) -> Separator:
+def train(
+    training: Training,
+    report: Report,
+    resume: Path | None = None,
+    progress: Progress = lambda audio_seconds: None,
+) -> Separator:
     """Train until the budget of audio seconds or the patience is spent, and return the network with its raw weights.
 
     Args:
         training: what to train on what.
         report: called after each validation, and first of all with the metrics of the checkpoint that is resumed.
         resume: folder of a checkpoint to go on from.
+        progress: called after each step, so that others see that training goes on.
 
     Raises:
         ConfigError: where the settings do not fit the data, the device or the number of workers.
@@ -90,7 +99,8 @@ def train(training: Training, report: Report, resume: Path | None = None) -> Sep
     state = State(training.signature, steps=0, position=Position(), best=math.inf, best_seconds=0.0, metrics={})
     if resume is not None:
         state = load_state(resume, training.signature, separator, average, optimizers)
-        # Whoever listened may have died before noting it, and nothing may follow. The checkpoint itself is there.
+        # Re-report the restored metrics: the driver may have crashed before recording them, and this may be the last
+        # report. The checkpoint itself is there.
         report(state.metrics, None)
     network: nn.Module = separator
     if training.world_size > 1:
@@ -139,6 +149,7 @@ def train(training: Training, report: Report, resume: Path | None = None) -> Sep
                 optimizer.step()
             if average is not None:
                 follow(average, separator, config.ema)
+            progress(seconds)
 
             if steps in report_steps:
                 metrics = {"audio_seconds": seconds, "train_loss": losses.mean()}
@@ -176,6 +187,10 @@ class Losses:
 
     def __init__(self, training: Training) -> None:
         self.world_size = training.world_size
+        clip = training.settings.training.gradient_clip
+        self.remedy = f"lower training.learning_rate, or {'lower' if clip else 'set'} training.gradient_clip" + (
+            f", now {clip:g}" if clip else ": 1"
+        )
         self.look_every = LOOK_EVERY if training.device.type == "cuda" else 1
         self.steps = 0
         self.total = torch.zeros((), dtype=torch.float64, device=training.device)
@@ -205,7 +220,7 @@ class Losses:
                 raise TrainingError(
                     "loss and gradient must be finite",
                     got=f"loss {loss:g} and gradient norm {norm:g} at {where}",
-                    fix="lower training.learning_rate or training.gradient_clip; the checkpoint before it is kept",
+                    fix=f"{self.remedy}; the checkpoint before it is kept",
                 )
         self.unseen = []
 

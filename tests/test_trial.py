@@ -1,0 +1,117 @@
+"""A trial alone, and in Tune where Ray is slow: nothing is lost, nothing waits without end."""
+
+import functools
+import time
+
+import psutil
+import pytest
+from ray import tune
+from test_search import SMALL, experiment
+
+from vimss.experiment import TrialReported
+from vimss.runtime import Place, ray_running
+from vimss.search import search
+from vimss.storage import TEMPORARY, Store
+from vimss.train.distribute import Job, checkpoint_name, fit
+from vimss.trial import TrialPlan, run_trial, trial_resources
+
+LATE_SECONDS = 4.0
+"""As on a loaded machine; the trial's function returns before the first report was read."""
+
+
+def job(manifest, storage, **training) -> Job:
+    once = experiment(tune={}, baselines={}, training={**SMALL["training"], "batch_size": 2, **training})
+    return Job(storage, once.settings(), once.validation, manifest.folder, (), Place(name="test"))
+
+
+def steps_of(folder) -> list[str]:
+    return sorted(path.name for path in folder.glob("*"))
+
+
+def test_the_newest_checkpoint_and_the_best_are_kept_and_the_same_job_goes_on_from_the_newest(small_manifest, tmp_path):
+    reports: list[dict[str, float]] = []
+
+    def interrupt(metrics):
+        reports.append(metrics)
+        if len(reports) == 3:
+            raise KeyboardInterrupt
+
+    # Such a learning rate makes it worse and worse: the first checkpoint stays the best.
+    hopeless = job(small_manifest, tmp_path, audio_seconds=20, report_seconds=2, learning_rate=0.03)
+    with pytest.raises(KeyboardInterrupt):
+        fit(hopeless, interrupt)
+    kept = {min(reports, key=lambda report: report["valid_loss"])["steps"], reports[-1]["steps"]}
+    assert steps_of(tmp_path / "train") == sorted(checkpoint_name(steps) for steps in kept)
+    # What a process that was killed while it wrote has left.
+    (tmp_path / "train" / f"{TEMPORARY}step_99999999").mkdir()
+    fit(hopeless, reports.append)
+    assert reports[3] == reports[2]  # once more, in case nobody noted it
+    assert [report["steps"] for report in reports[3:]] == sorted({report["steps"] for report in reports[2:]})
+    assert len(steps_of(tmp_path / "train")) <= 2
+
+
+def test_one_job_after_the_other_in_one_process_trains_as_each_alone(small_manifest, tmp_path):
+    reports: dict[str, list[float]] = {"first": [], "second": [], "second alone": []}
+    for name, seconds in (("first", 4), ("second", 6), ("second alone", 6)):
+        made = job(small_manifest, tmp_path / name, audio_seconds=seconds, report_seconds=2)
+        fit(made, lambda metrics, name=name: reports[name].append(metrics["train_loss"]))
+    assert reports["second"] == reports["second alone"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_trial_whose_reports_are_read_late_ends_with_all_of_them(small_manifest, tmp_path, workers):
+    def on_a_slow_machine(config, plan):
+        """The trial, in a process where each look into a queue of Ray or of Tune begins late."""
+        import ray.util.queue
+        from ray.train._internal import session
+
+        def late(function):
+            @functools.wraps(function)
+            def wait(*arguments, **options):
+                time.sleep(LATE_SECONDS)
+                return function(*arguments, **options)
+
+            return wait
+
+        ray.util.queue.Queue.get = late(ray.util.queue.Queue.get)
+        session._TrainSession.get_next = late(session._TrainSession.get_next)
+        run_trial(config, plan)
+
+    once = experiment(tune={}, baselines={}, training={**SMALL["training"], "audio_seconds": 4, "batch_size": 2})
+    place = Place(name="test", workers_per_trial=workers)
+    plan = TrialPlan(once, {cell.name: cell for cell in once.cells()}, small_manifest.folder, (), place, tmp_path)
+    trainable = tune.with_resources(functools.partial(on_a_slow_machine, plan=plan), trial_resources(place))
+    with ray_running(place, num_cpus=2):
+        config = tune.RunConfig(name="late", storage_path=str(tmp_path / "tune"), verbose=0)
+        (result,) = tune.Tuner(trainable, run_config=config).fit()
+    assert result.error is None and result.metrics["audio_seconds"] >= 4
+
+
+@pytest.mark.slow
+def test_a_trial_that_stands_still_is_ended_named_and_resumed_by_the_same_search(small_manifest, tmp_path):
+    """Its process is stopped after the first report; nothing of it answers any more."""
+    longer = {**SMALL["training"], "audio_seconds": 60, "report_seconds": 4, "batch_size": 2}
+    once, store = experiment(tune={}, baselines={}, training=longer), Store(tmp_path).make()
+    stopped: list[psutil.Process] = []
+
+    def stop(event):
+        if isinstance(event, TrialReported) and not stopped:
+            stopped.extend(
+                process
+                for process in psutil.Process().children(recursive=True)
+                if process.name().startswith("ray::ImplicitFunc") or "ImplicitFunc" in " ".join(process.cmdline())
+            )
+            for process in stopped:
+                process.suspend()
+
+    # Longer than the process takes to its first step, where the machine is slow.
+    place = Place(name="test", silent_seconds=30)
+    begin = time.monotonic()
+    with ray_running(place, num_cpus=2):
+        (silent,) = search(once, small_manifest, place, store, [stop]).records
+        assert stopped and silent.state == "interrupted" and time.monotonic() - begin < 300
+        assert "no progress for 3" in silent.message and "the same command resumes it" in silent.message
+        (resumed,) = search(once, small_manifest, place, store).records
+    assert resumed.state == "finished" and resumed.reports[0] == silent.reports[0]
+    assert not any(process.is_running() for process in stopped)

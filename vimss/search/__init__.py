@@ -1,0 +1,13 @@
+"""Trials: Ray Tune with Optuna's TPE and ASHA over the cells of an experiment.
+
+    study = search(experiment, manifest, place, store, reporters=[print])
+    study.best(["search"]).folder / "model"
+
+run        the cells in their order, each a run of Tune; what is resumed
+sampler    what Optuna draws
+observer   what Tune tells, as records and events; the watch over silent trials
+"""
+
+from vimss.search.run import Reporter, search
+
+__all__ = ["Reporter", "search"]

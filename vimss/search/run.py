@@ -1,0 +1,297 @@
+"""The cells of an experiment in their order, each one run of Ray Tune; a cell without an end goes on where it was.
+
+A training alone is a search with one trial. What a trial did is written beside its weights as `trial.json`, and its
+folder is named by the signature of its settings. So the same command resumes: finished trials are replayed to the
+reporters, interrupted ones resume from their checkpoint, and no pickle of Ray is needed for it.
+"""
+
+import functools
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import optuna
+import ray
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+from vimss.config import signature
+from vimss.errors import ConfigError, PlaceError, TrainingError
+from vimss.experiment import (
+    INHERITED,
+    TUNE_FOLDER,
+    Cell,
+    CellEnded,
+    CellStarted,
+    Event,
+    Experiment,
+    Scalar,
+    TrialEnded,
+    TrialReported,
+    TrialStarted,
+    check_experiment,
+    check_settings,
+)
+from vimss.runtime import Place, ray_running
+from vimss.search.observer import Observer
+from vimss.search.sampler import Draws, optuna_storage, startup_trials, suggest
+from vimss.shards.manifest import Manifest
+from vimss.storage import Store, publish
+from vimss.study import OBJECTIVE, Study, TrialRecord, read_study, study_folder, write_record
+from vimss.train.config import Settings
+from vimss.trial import CELL, TrialPlan, run_trial, trial_name, trial_resources
+
+# Tune's own words about trials that failed: our records have the reason, and it was reported when they ended.
+logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+
+Reporter = Callable[[Event], None]
+
+_REDRAW_SEED = 1_000_000
+"""Added to a seed for draws in place of repeated ones: TPE's own first draws come from the same generator."""
+
+_BEYOND_BUDGET = 1e12
+"""ASHA's own end: never reached, so that a trial ends by itself and its workers close in order."""
+
+
+def search(
+    experiment: Experiment, manifest: Manifest, place: Place, store: Store, reporters: Sequence[Reporter] = ()
+) -> Study:
+    """Run every cell of an experiment, then its baselines. Trials that ended before are kept.
+
+    Ray starts where it does not run yet and a trial is left to train. One process at a time may search a study: see
+    `vimss.study.locked`.
+
+    ConfigError, before any trial starts, where the shards or the place do not allow what the experiment asks for.
+    """
+    check_experiment(experiment, manifest, place)
+    cells = {cell.name: cell for cell in experiment.cells()}
+    searched = [cell for cell in cells.values() if not cell.baseline]
+    baselines = [cell for cell in cells.values() if cell.baseline]
+    with ExitStack() as stack:
+        folder = study_folder(experiment, manifest, store)
+        run = _Run(experiment, manifest, place, folder, tuple(reporters), stack)
+        for cell in searched:
+            run.tuned(cell) if experiment.tune else run.fixed([cell])
+        if baselines:
+            best = read_study(folder).best(cell.name for cell in searched)
+            flat = _flatten(experiment.settings({**cells[best.cell].overrides, **best.chosen}))
+            inherited = {key: flat[key] for key in INHERITED}
+            run.fixed([Cell(cell.name, {**inherited, **cell.overrides}, baseline=True) for cell in baselines])
+    return read_study(folder)
+
+
+def concurrent_trials(place: Place, resources: dict[str, float]) -> int:
+    """How many trials the cluster holds at once; PlaceError where it is none."""
+    wanted = {
+        "CPU": place.cpus_per_worker * place.workers_per_trial,
+        "GPU": place.gpus_per_worker * place.workers_per_trial,
+    }
+    room = min(int(resources.get(kind, 0) // amount) for kind, amount in wanted.items() if amount)
+    if room == 0:
+        raise PlaceError(
+            f"one trial of {place.workers_per_trial} workers must fit into the cluster: "
+            + ", ".join(f"{amount:g} {kind}" for kind, amount in wanted.items() if amount),
+            got=", ".join(f"{resources.get(kind, 0):g} {kind}" for kind, amount in wanted.items() if amount),
+            fix="lower workers_per_trial or cpus_per_worker in the place's runtime.yaml",
+        )
+    return min(room, place.max_concurrent_trials) if place.max_concurrent_trials else room
+
+
+def still_to_try(
+    first_trials: Sequence[Mapping[str, Scalar]], records: Sequence[TrialRecord]
+) -> list[dict[str, Scalar]]:
+    """The first trials that no record began with; one may name a part of what is chosen."""
+    return [
+        dict(first) for first in first_trials if not any(first.items() <= record.chosen.items() for record in records)
+    ]
+
+
+def forget_others(folder: Path, cell: str, trial: str) -> None:
+    """Leave one trial in a cell: a baseline of when another trial was the best had its batch size and learning rate."""
+    for record in read_study(folder).of_cell(cell):
+        if record.trial != trial:
+            shutil.rmtree(record.folder)
+
+
+class _Run:
+    """One call of `search`."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        manifest: Manifest,
+        place: Place,
+        folder: Path,
+        reporters: tuple[Reporter, ...],
+        stack: ExitStack,
+    ) -> None:
+        self.experiment = experiment
+        self.manifest = manifest
+        self.place = place
+        self.folder = folder
+        self.reporters = reporters
+        self.stack = stack
+        """Ends Ray where it was started here."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its searcher, which asks us what to admit, for a restore that we do not use.
+        return {**self.__dict__, "reporters": (), "stack": None}
+
+    def tuned(self, cell: Cell) -> None:
+        """One study of Optuna: as many trials as the experiment asks for, less those that ended before."""
+        ended, interrupted = self._resume(cell)
+        left = self.experiment.search.trials - len(ended)
+        if left > 0:
+            known = {record.trial for record in ended}
+            first = [record.chosen for record in interrupted]
+            first += still_to_try(self.experiment.search.first_trials, [*ended, *interrupted])
+            optuna_search = functools.partial(
+                OptunaSearch,
+                space=functools.partial(suggest, axes=self.experiment.tune),
+                metric=OBJECTIVE,
+                mode="min",
+                study_name=f"{self.folder.name}/{cell.name}",
+                storage=optuna_storage(self.folder / cell.name),
+            )
+            # A resumed study goes on with new draws rather than with its first ones again.
+            seed = self.experiment.seed + len(ended)
+            startup = startup_trials(self.experiment.search.trials)
+            tpe = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=startup)
+            draws = Draws(
+                optuna_search(points_to_evaluate=first or None, sampler=tpe),
+                optuna_search(sampler=optuna.samplers.RandomSampler(seed=_REDRAW_SEED + seed)),
+                functools.partial(self._admit, cell, known),
+            )
+            scheduler = ASHAScheduler(
+                time_attr="audio_seconds",
+                max_t=_BEYOND_BUDGET,
+                grace_period=self.experiment.search.grace_seconds,
+                reduction_factor=self.experiment.search.reduction_factor,
+            )
+            self._tune([cell], {}, search_alg=draws, scheduler=scheduler, num_samples=left)
+        self._end(cell)
+
+    def _admit(self, cell: Cell, known: set[str], chosen: dict[str, Scalar]) -> bool:
+        """Whether a draw becomes a trial: one that cannot be trained fails here, one that was drawn before is left."""
+        settings, message = None, ""
+        try:
+            settings = self.experiment.settings({**cell.overrides, **chosen})
+            check_settings(settings, self.manifest, self.place)
+        except ConfigError as error:
+            message = str(error)
+        name = trial_name(settings) if settings else signature(cell.overrides, chosen)
+        if name in known:
+            return False
+        known.add(name)
+        if message:
+            record = TrialRecord(
+                cell=cell.name,
+                trial=name,
+                state="failed",
+                chosen=chosen,
+                settings=settings,
+                message=message,
+                begun=time.time(),
+                folder=self.folder / cell.name / name,
+            )
+            write_record(record)
+            self._tell(TrialStarted(cell.name, name, settings, chosen))
+            self._tell(TrialEnded(cell.name, name, "failed", record.folder, message))
+        return not message
+
+    def fixed(self, cells: Sequence[Cell]) -> None:
+        """One whole trial for each cell, side by side."""
+        for cell in cells:
+            forget_others(self.folder, cell.name, trial_name(self.experiment.settings(cell.overrides)))
+            self._take_over(cell)
+        left = [cell for cell in cells if not self._resume(cell)[0]]
+        if left:
+            self._tune(left, {CELL: tune.grid_search([cell.name for cell in left])})
+        for cell in cells:
+            self._end(cell)
+
+    def _take_over(self, cell: Cell) -> None:
+        """A finished trial of another cell with the very settings of this one: trained again, it would be the same."""
+        name = trial_name(self.experiment.settings(cell.overrides))
+        folder = self.folder / cell.name / name
+        twins = [record for record in read_study(self.folder).records if record.trial == name]
+        finished = [record for record in twins if record.state == "finished" and record.cell != cell.name]
+        if finished and not folder.exists():
+            with publish(folder) as temporary:
+                shutil.copytree(finished[0].folder, temporary)
+                update = {"cell": cell.name, "chosen": {}, "folder": temporary}
+                write_record(finished[0].model_copy(update=update))
+
+    def _tune(self, cells: Sequence[Cell], space: dict[str, Any], **how: Any) -> None:
+        self.stack.enter_context(ray_running(self.place))
+        plan = TrialPlan(
+            experiment=self.experiment,
+            cells={cell.name: cell for cell in cells},
+            shards=self.manifest.folder,
+            more_shards=tuple((other.folder, share) for other, share in self.manifest.more),
+            place=self.place,
+            folder=self.folder,
+        )
+        tuner = tune.Tuner(
+            tune.with_resources(functools.partial(run_trial, plan=plan), trial_resources(self.place)),
+            param_space=space,
+            tune_config=tune.TuneConfig(
+                metric=OBJECTIVE,
+                mode="min",
+                max_concurrent_trials=concurrent_trials(self.place, ray.cluster_resources()),
+                trial_dirname_creator=_short_name,
+                # The process of a trial that trains by itself has imported all that the next one needs.
+                reuse_actors=self.place.workers_per_trial == 1,
+                **how,
+            ),
+            run_config=tune.RunConfig(
+                name=f"{int(time.time())}",
+                storage_path=str(self.folder / TUNE_FOLDER),
+                callbacks=[Observer(plan, self.reporters)],
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=0),
+            ),
+        )
+        tuner.fit()
+        # Only Ray's own bookkeeping; weights and records lie beside it.
+        shutil.rmtree(self.folder / TUNE_FOLDER, ignore_errors=True)
+
+    def _resume(self, cell: Cell) -> tuple[list[TrialRecord], list[TrialRecord]]:
+        """The trials of the cell that ended, replayed to the reporters, and those that were interrupted."""
+        self._tell(CellStarted(cell.name, cell.overrides, cell.baseline))
+        records = read_study(self.folder).of_cell(cell.name)
+        ended = [record for record in records if record.state in {"finished", "pruned"}]
+        for record in ended:
+            self._tell(TrialStarted(cell.name, record.trial, record.settings, record.chosen))
+            for report in record.reports:
+                self._tell(TrialReported(cell.name, record.trial, report["audio_seconds"], report))
+            # Never "running" here, which mypy does not know of the items of a list.
+            self._tell(TrialEnded(cell.name, record.trial, record.state, record.folder, record.message))  # type: ignore[arg-type]
+        return ended, [record for record in records if record.state in {"running", "interrupted"}]
+
+    def _end(self, cell: Cell) -> None:
+        study = read_study(self.folder)
+        try:
+            best = study.best([cell.name])
+        except TrainingError:
+            self._tell(CellEnded(cell.name, ""))
+        else:
+            self._tell(CellEnded(cell.name, best.trial, best.best_report))
+
+    def _tell(self, event: Event) -> None:
+        for reporter in self.reporters:
+            reporter(event)
+
+
+def _short_name(trial: Any) -> str:
+    return str(trial.trial_id)
+
+
+def _flatten(settings: Settings) -> dict[str, Scalar]:
+    plain = settings.model_dump(mode="json")
+    return {f"{group}.{key}": value for group in ("model", "mixing", "training") for key, value in plain[group].items()}
