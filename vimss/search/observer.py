@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import ray
-from ray import tune
+from ray import cloudpickle, tune
 
 from vimss.errors import VimssError
 from vimss.experiment import Event, TrialEnded, TrialReported, TrialStarted
@@ -17,6 +17,9 @@ from vimss.storage import publish
 from vimss.study import OBJECTIVE, RECORD, TrialRecord, read_record, write_record
 from vimss.train.distribute import CHECKPOINTS, PROGRESS, checkpoint_name
 from vimss.trial import TrialPlan
+
+LOST = "its process has ended without a word (killed, or out of memory); the same command resumes it"
+"""Message of a trial whose process is gone."""
 
 INTERVALS = 10.0
 """A trial may be silent for this many of its longest intervals between reports."""
@@ -121,11 +124,14 @@ class Observer(tune.Callback):
         self._finish(trial, "finished" if done else "pruned", "")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """Close the record of a trial that failed, or that was ended for its silence."""
+        """Close the record of a trial that failed, that lost its process, or that was ended for its silence."""
+        error = _pickled_error(trial)
         if trial.trial_id in self.ended:
             self._finish(trial, "interrupted", self.ended[trial.trial_id])
+        elif isinstance(error, ray.exceptions.RayActorError):
+            self._finish(trial, "interrupted", LOST)
         else:
-            self._finish(trial, "failed", error_message(trial))
+            self._finish(trial, "failed", error_message(error, trial))
 
     def _finish(self, trial: Any, state: Literal["finished", "pruned", "failed", "interrupted"], message: str) -> None:
         self.signs.pop(trial.trial_id, None)
@@ -177,12 +183,16 @@ class Signs:
             return ""
 
 
-def error_message(trial: Any) -> str:
-    """The message of the exception that ended a trial, without the tracebacks of the processes it came through."""
+def _pickled_error(trial: Any) -> BaseException | None:
+    """The exception that ended a trial, as Tune keeps it; None where it cannot be pickled or loaded."""
     try:
-        error: BaseException | None = trial.get_pickled_error() if hasattr(trial, "get_pickled_error") else None
-    except Exception:  # what another process pickled may fail to load in any way; its text is read below
-        error = None
+        return cloudpickle.loads(Path(trial.pickled_error_file).read_bytes()) if trial.pickled_error_file else None
+    except Exception:  # what another process pickled may fail to load in any way; its text is read instead
+        return None
+
+
+def error_message(error: BaseException | None, trial: Any) -> str:
+    """The message of the exception that ended a trial, without the tracebacks of the processes it came through."""
     while error is not None:
         if isinstance(error, VimssError):
             return str(error)
