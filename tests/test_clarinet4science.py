@@ -104,7 +104,7 @@ def test_a_recording_without_picture_gives_sound_only(source):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("videos/p0 0.mp4,p0,Mozart\n,,\n", "clips.csv, line 2: video, player, piece must be there"),
+        ("videos/p0 0.mp4,p0,Mozart\n,,\n", "clips.csv, line 1: video, player, piece must be there"),
         ("video,player,piece\nvideos/p0 0.mp4,p0,\n", "line 2: .* must be there; got video=.*, piece="),
         ("video,player,piece\nvideos/p0 0.mp4,p0\n", "clips.csv, line 2: video, player, piece must be there"),
         ("video,player,piece\nvideos/no.mp4,p0,x\n", "line 2: paths must be .*; got videos/no.mp4"),
@@ -123,7 +123,7 @@ def test_lines_that_cannot_be_are_refused(source, text, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("onset\n1.5\n", "every line of .*a.csv must begin with seconds; got could not convert .*'onset'"),
+        ("1.5\nonset\n", "every line of .*a.csv must begin with seconds; got could not convert .*'onset'"),
         ("0.5\n-1\n", "the seconds in .*a.csv must be 0 or more; got -1.0"),
         ("nan\n", "the seconds in .*a.csv must be 0 or more; got nan"),
         ("inf\n", "the seconds in .*a.csv must be 0 or more; got inf"),

@@ -125,7 +125,7 @@ def test_the_mixture_is_kept_where_it_is_not_the_sum(source):
 @wavs
 def test_one_gain_keeps_loud_sounds_together(source, monkeypatch):
     # WAV files of 16 bits are no louder than full scale; compressed ones and resampled ones are.
-    monkeypatch.setattr(musdb18, "read_audio", lambda *arguments: 4 * read_audio(*arguments))
+    monkeypatch.setattr("vimss.media.read_audio", lambda *given, **named: 4 * read_audio(*given, **named))
     (clip, *_) = clips(source, "C---Three")
     gain = np.abs(clip.mixture).max() / np.abs(song(2)["mixture"]).max() / 32768
     assert np.abs(clip.mixture).max() == 32767 and gain < 4

@@ -46,6 +46,12 @@ class Recipe(Config):
     most_silent: float = Field(
         0.5, ge=0, le=1, description="share of a piece's players that may play nothing from its beginning to its end"
     )
+    odd_mixtures: Literal["list", "refuse"] = Field(
+        "list", description="what becomes of pieces whose recorded mix is not nearly the sum of their stems"
+    )
+    allow_truncated: bool = Field(
+        False, description="read files that end too early as far as they go, and list them as odd in the manifest"
+    )
     labels: tuple[str, ...] = Field(
         tuple(INSTRUMENTS), min_length=1, description="instrument labels, in the order of the outputs"
     )
@@ -77,11 +83,12 @@ class Recipe(Config):
         return round(self.clip_seconds * self.sample_rate)
 
 
-def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe called `name` in shards/, or at the path `name` where it ends in .yaml."""
     return load_yaml(recipe_path(name), Recipe, overrides)
 
 
-def recipe_path(name: str) -> Path:
+def recipe_path(name: str | Path) -> Path:
     """Where the recipe's YAML file lies."""
+    name = str(name)
     return Path(name) if name.endswith((".yaml", ".yml")) else Path("shards") / f"{name}.yaml"
