@@ -244,7 +244,9 @@ def test_a_piece_that_cannot_be_read_is_missing_where_a_corpus_may_lack_some(mon
         write_with(0.5)
     monkeypatch.setattr(corpora.reader_of("chamber"), "pieces", lambda *_: Listing(tuple(found)))
     recipe = Recipe.model_validate({**small_recipe.model_dump(), "expect": None})
-    with pytest.raises(MediaError, match="must be whole"):
+    with pytest.raises(
+        DataError, match=r"got 2 errors: \(1\) b.mp4 must be whole; got 1.0 s of 9.0 s\. \(2\) c.mp4 .* or leave"
+    ):
         write_shards(recipe, "mine", Store(tmp_path / "strict"))
 
 

@@ -40,6 +40,9 @@ LISTED_TOLERANCE = 0.1
 ESTIMATED = {".mp3", ".aac"}
 """Endings of files that do not say their length: what was listed is an estimate from the first blocks."""
 
+LOUD = 10.0
+"""Samples beyond so many times full scale are taken and noted: where one is broken, all others are next to nothing."""
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -180,10 +183,18 @@ def read_sound(path: Path, recipe: Recipe, stream: int = 0) -> tuple[Float32[np.
     from vimss.media import SoundReport, read_audio
 
     report = SoundReport()
-    sound = read_audio(
-        path, recipe.sample_rate, recipe.channels, stream, allow_truncated=recipe.allow_truncated, report=report
-    )
-    return sound, tuple(f"{path.name}: {note}" for note in report.notes)
+    try:
+        sound = read_audio(
+            path, recipe.sample_rate, recipe.channels, stream, allow_truncated=recipe.allow_truncated, report=report
+        )
+    except MediaError as error:
+        # The same is an option of a command for single recordings, and a setting of a recipe.
+        fix = error.fix.replace("--allow-truncated", "--set allow_truncated=true")
+        raise MediaError(error.rule, got=error.got, fix=fix) from error
+    notes, peak = list(report.notes), float(np.abs(sound).max(initial=0))
+    if peak > LOUD:
+        notes.append(f"samples reach {peak:.3g} times full scale, to which all sounds of its piece were turned down")
+    return sound, tuple(f"{path.name}: {note}" for note in notes)
 
 
 def read_sounds(
