@@ -83,12 +83,11 @@ class Recipe(Config):
         return round(self.clip_seconds * self.sample_rate)
 
 
-def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe called `name` in shards/, or at the path `name` where it ends in .yaml."""
     return load_yaml(recipe_path(name), Recipe, overrides)
 
 
-def recipe_path(name: str | Path) -> Path:
+def recipe_path(name: str) -> Path:
     """Where the recipe's YAML file lies."""
-    name = str(name)
     return Path(name) if name.endswith((".yaml", ".yml")) else Path("shards") / f"{name}.yaml"

@@ -38,7 +38,7 @@ from vimss.shards.corpora import Listing, Piece, reader_of
 from vimss.shards.manifest import MANIFEST, Manifest, PieceEntry, Shard, open_shards
 from vimss.shards.recipe import SPLITS, Recipe
 from vimss.shards.refuse import Loudness, MixAndSum, check_clip, check_expected, checked_pieces
-from vimss.shards.source import Problems, first_of, unreadable
+from vimss.shards.source import Problems, first_of, source_folder, unreadable
 from vimss.shards.unchanged import check_same, check_source, keep_source
 from vimss.storage import Folder, Store, sha256
 
@@ -116,7 +116,8 @@ def write_shards(
             the error names all of them; what is whole stays written, and the same call goes on once they are mended.
 
     """
-    folder, source = shards_folder(recipe, name, store), None if source is None else Path(source)
+    source = None if source is None else source_folder(source, recipe)
+    folder = shards_folder(recipe, name, store)
     if MANIFEST in folder.sizes():
         check_source(folder, source, begun=True)
         return _accepted(open_shards(folder, store), recipe)
