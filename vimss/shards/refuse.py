@@ -186,17 +186,16 @@ class MixAndSum:
         self._begins.append((clip.offset + edges) / clip.sample_rate)
 
     def oddities(self, piece: str) -> list[str]:
-        """A sentence for each channel whose mix is not nearly the sum of the stems, or not in each second."""
+        """Sentences about channels whose mix is not nearly the sum of the stems, or not in each second."""
         if not self._energies:
             return []
         energies, begins = np.concatenate(self._energies, axis=2), np.concatenate(self._begins)
-        names = ["left channel", "right channel"] if energies.shape[1] == 2 else ["mix"]
-        told = [_oddity(energies[:, place], begins) for place in range(energies.shape[1])]
+        told = [_oddity(energies[:, channel], begins) for channel in range(energies.shape[1])]
+        if len(set(told)) == 1:
+            return [f"{piece}: the recorded mix is not the sum of the stems: {told[0]}"] if told[0] else []
         return [
-            f"{piece}: the {name} of the recorded mix is not the sum of the stems: {what}"
-            if len(names) > 1
-            else f"{piece}: the recorded mix is not the sum of the stems: {what}"
-            for name, what in zip(names, told, strict=True)
+            f"{piece}: the {side} channel of the recorded mix is not the sum of the stems: {what}"
+            for side, what in zip(("left", "right"), told, strict=True)
             if what
         ]
 
@@ -207,13 +206,14 @@ def _oddity(energies: Float64[np.ndarray, "3 k"], begins: Float64[np.ndarray, " 
     louder = max(mix, total)
     if apart > _power(APART_DB) * louder:
         if min(mix, total) < _power(FAINT_DB) * louder:
-            return "the mix is silent there" if mix < total else "the stems are silent there"
+            return "the mix is silent" if mix < total else "the stems are silent"
         # Of mix and sum; what a gain of the mix leaves over says whether it is more than that.
         common = (mix + total - apart) / 2
         left_over = mix - common**2 / total
         if left_over < _power(APART_DB) * mix:
-            inverted = ", with its polarity inverted" if common < 0 else ""
-            return f"it is their sum at {20 * np.log10(abs(common) / total):+.1f} dB{inverted}"
+            gain = 20 * np.log10(abs(common) / total)
+            level = f" at {gain:+.1f} dB" if abs(gain) >= 0.1 else ""
+            return f"it is their sum{level}{' with its polarity inverted' if common < 0 else ''}"
         return f"the difference has {10 * np.log10(apart / louder):+.1f} dB of it, where {APART_DB:g} are usual at most"
     louder_ones = energies[:2].max(axis=0)
     sounding = louder_ones > _power(SOUNDING_DB) * louder_ones.mean()

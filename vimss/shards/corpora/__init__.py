@@ -237,8 +237,11 @@ def read_sounds(
 ALL_OF_IT = "export or copy all sounds of the piece again, from its beginning to its end"
 
 
-def common_seconds(paths: Sequence[Path], fix: str) -> float:
-    """The length that the sound files of a piece have in common; DataError with `fix` where they differ, or in rate."""
+def common_seconds(paths: Sequence[Path], fix: str, allow_truncated: bool = False) -> float:
+    """The length that the sound files of a piece have in common; DataError with `fix` where they differ, or in rate.
+
+    Where truncated files are allowed, it is that of the shortest.
+    """
     # Imported here: listing a corpus needs no codecs.
     from vimss.media import probe
 
@@ -250,6 +253,9 @@ def common_seconds(paths: Sequence[Path], fix: str) -> float:
                 raise DataError(f"{path} must hold sound", got="none", fix="give a sound file")
             probes.append((path, about))
     problems.refuse()
+    shortest = min(about.seconds for _, about in probes)
+    if allow_truncated:
+        probes = [(path, replace(about, seconds=shortest)) for path, about in probes]
     alike = [[other for _, other in probes if _fit(one, other)] for _, one in probes]
     # What most of them are is right.
     first, one = probes[max(range(len(probes)), key=lambda place: len(alike[place]))]

@@ -51,6 +51,7 @@ FILE, INSTRUMENT = (
     {"instrument", "instruments", "label"},
 )
 """Words of a header, in small letters."""
+SAME_LENGTH = "export all stems of a piece from its beginning to its end, at one rate"
 
 
 class Options(Config):
@@ -72,9 +73,7 @@ def pieces(recipe: Recipe, options: Options, source: Path | None) -> Listing:
         name = plain_name(folder.name)
         with problems.of(name):
             paths = [stem.path for stem in _stems(folder, recipe)[0]] + _mixtures(folder)
-            seconds = common_seconds(
-                paths, fix="export all stems of a piece from its beginning to its end, at one rate"
-            )
+            seconds = common_seconds(paths, SAME_LENGTH, recipe.allow_truncated)
             if name in found:
                 raise DataError(
                     "every piece must have a name of its own, of letters, digits, - and _",

@@ -95,7 +95,7 @@ def pieces(recipe: Recipe, options: Options, source: Path | None) -> Listing:
                     fix="take one of the two away, or rename it",
                 )
             split = _split(track, recipe.seed)
-            found[track.name] = Piece(track.name, split, track.name, _seconds(track), (track.path,))
+            found[track.name] = Piece(track.name, split, track.name, _seconds(track, recipe), (track.path,))
     titles = {track.title for track in tracks}
     absent = tuple(title for title in VALID if title not in titles)
     return Listing(tuple(found.values()), absent + problems.missing(recipe, len(found)))
@@ -153,12 +153,12 @@ def _split(track: _Track, seed: int) -> str:
     return "promote" if drawn % PROMOTE_ONE_IN == 0 else "train"
 
 
-def _seconds(track: _Track) -> float:
+def _seconds(track: _Track, recipe: Recipe) -> float:
     """Length of a track; DataError where it lacks a sound, or they are not equally long."""
-    return _stream_seconds(track.path) if _is_stem_file(track.path) else _file_seconds(track)
+    return _stream_seconds(track.path, recipe) if _is_stem_file(track.path) else _file_seconds(track, recipe)
 
 
-def _stream_seconds(path: Path) -> float:
+def _stream_seconds(path: Path, recipe: Recipe) -> float:
     lengths = probe(path).sound_seconds
     if len(lengths) != len(SOUNDS):
         raise DataError(
@@ -167,16 +167,16 @@ def _stream_seconds(path: Path) -> float:
             fix="copy the track again; a program that converted it may have kept the first stream alone",
         )
     for name, seconds in zip(SOUNDS, lengths, strict=True):
-        if abs(seconds - lengths[0]) > LENGTH_TOLERANCE:
+        if abs(seconds - lengths[0]) > LENGTH_TOLERANCE and not recipe.allow_truncated:
             raise DataError(
                 f"the {name} of {path} must be as long as its mixture",
                 got=f"{seconds:.2f} s, not {lengths[0]:.2f} s",
                 fix=COPY_AGAIN,
             )
-    return lengths[0]
+    return min(lengths)
 
 
-def _file_seconds(track: _Track) -> float:
+def _file_seconds(track: _Track, recipe: Recipe) -> float:
     paths = [path for path, _ in track.sounds.values()]
     absent = [path.name for path in paths if not path.is_file()]
     if absent:
@@ -185,4 +185,4 @@ def _file_seconds(track: _Track) -> float:
             got=f"no {', '.join(absent)}",
             fix=COPY_AGAIN,
         )
-    return common_seconds(paths, COPY_AGAIN)
+    return common_seconds(paths, COPY_AGAIN, recipe.allow_truncated)

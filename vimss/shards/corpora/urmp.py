@@ -108,7 +108,7 @@ def pieces(recipe: Recipe, options: Options, source: Path | None) -> Listing:
     found, problems = [], Problems()
     for name in there:
         with problems.of(name):
-            found.append(_piece(dataset / name, options))
+            found.append(_piece(dataset / name, recipe, options))
     absent = tuple(name for name in NAMES if name not in there)
     return Listing(tuple(found), absent + problems.missing(recipe, len(found)))
 
@@ -145,10 +145,10 @@ def _dataset(source: Path | None, recipe: Recipe) -> Path:
     return folder / "Dataset" if (folder / "Dataset").is_dir() else folder
 
 
-def _piece(folder: Path, options: Options) -> Piece:
+def _piece(folder: Path, recipe: Recipe, options: Options) -> Piece:
     composition = _composition(folder.name)
     paths = [*_stems(folder), *_files(folder, "AuMix_*.wav")]
-    seconds = common_seconds(paths, fix="copy or download this piece again")
+    seconds = common_seconds(paths, "copy or download this piece again", recipe.allow_truncated)
     return Piece(folder.name, options.split(composition), composition, seconds, (folder,))
 
 
