@@ -226,9 +226,10 @@ def _table(folder: Path) -> Path | None:
 def _listed_stems(table: Path, sounds: list[Path], recipe: Recipe) -> list[_Stem]:
     """The stems that a table names, in its order."""
     rows = read_table(table)
-    header = header_of(rows, FILE, INSTRUMENT) or []
-    file = next((place for place, word in enumerate(header) if word in FILE), 0)
+    header = header_of(rows, INSTRUMENT) or []
     instrument = next((place for place, word in enumerate(header) if word in INSTRUMENT), None)
+    others = [place for place in range(len(header)) if place != instrument] or [0]
+    file = next((place for place in others if header and header[place] in FILE), others[0])
     problems, stems = Problems(), {}
     for row in rows[1:] if header else rows:
         where = f"line {row.line} of {table}"
