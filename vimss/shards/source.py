@@ -111,14 +111,14 @@ def _not_a_folder(folder: Path | None) -> str:
     return f"the file {folder}" if folder.exists() else f"no folder {folder}"
 
 
-def did_you_mean(folder: Path, holds: Callable[[Path], bool]) -> str:
+def did_you_mean(folder: Path, holds: Callable[[Path], bool], levels_above: int = 2) -> str:
     """The end of a sentence that names the folder below or above for which `holds` is true; nothing where none is."""
     below: list[Path] = []
     level = [folder]
-    for _ in range(2):
+    for _ in range(3):
         level = [path for inner in level for path in _folders(inner)][:NEAR_FOLDERS]
         below += level
-    above = list(folder.absolute().parents)[:2]
+    above = list(folder.absolute().parents)[:levels_above]
     found = next((path for path in (*below, *above) if _safely(holds, path)), None)
     return "" if found is None else f"; did you mean --source {found}?"
 

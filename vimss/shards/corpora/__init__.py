@@ -248,6 +248,8 @@ def common_seconds(paths: Sequence[Path], fix: str, allow_truncated: bool = Fals
     problems, probes = Problems(), []
     for path in paths:
         with problems.of(path.name):
+            if path.is_symlink() and not path.exists():
+                raise DataError(f"{path} must be a sound file", got="a link to nothing", fix="put the file there")
             about = probe(path)
             if about.sample_rate is None:
                 raise DataError(f"{path} must hold sound", got="none", fix="give a sound file")

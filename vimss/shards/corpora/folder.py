@@ -136,7 +136,8 @@ def _dealt(recipe: Recipe, source: Path) -> list[tuple[str, Path]]:
 
 def _refuse_other_levels(source: Path) -> None:
     """DataError where the stems lie in the source itself, or in folders of its folders."""
-    loose, near = _sounds(source), did_you_mean(source, lambda path: any(_sounds(folder) for folder in _folders(path)))
+    loose = _sounds(source)
+    near = did_you_mean(source, _holds_pieces, levels_above=1 if loose else 0)
     if loose or any(_folders(folder) for folder in _folders(source)):
         raise DataError(
             f"{source} must hold one folder per piece, with the stems in it",
@@ -145,6 +146,10 @@ def _refuse_other_levels(source: Path) -> None:
             else "only folders in folders",
             fix=f"give the folder in which the pieces' folders lie: --source DIR{near}",
         )
+
+
+def _holds_pieces(folder: Path) -> bool:
+    return sum(bool(_sounds(inner)) for inner in _folders(folder)) > 1
 
 
 def _of_split(source: Path, split: str) -> list[Path]:
