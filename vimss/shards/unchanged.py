@@ -1,7 +1,8 @@
-"""The names and sizes of a source's files, kept beside the shards: what changes in between would mix corpora.
+"""Whether a source is still what shards were begun from, and a piece still what was listed: changes would mix corpora.
 
 check_source(folder, source, begun=True)     # DataError where these shards were begun from other files
-check_same(folder, source)                   # the same while they are written, for files that are still there
+before = stamp(piece.files)                  # when it is listed
+check_stamp(piece.name, piece.files, before) # DataError where its files have changed since
 keep_source(folder, source, open_files)      # what may still be mended
 """
 
@@ -42,31 +43,47 @@ def check_source(folder: Folder, source: Path | None, begun: bool) -> None:
         )
 
 
-def check_same(folder: Folder, source: Path | None) -> None:
-    """DataError where files have changed since `check_source`; what was mended is remembered as it is now."""
+def stamp(files: Iterable[Path]) -> Sizes:
+    """Names, sizes and times of the files of a piece, and of those in its folders."""
+    stamps: Sizes = {}
+    for file in files:
+        for path in (file, *sorted(file.rglob("*"))):
+            with suppress(OSError):  # what is not there has no stamp
+                if path.is_file() and not is_junk(path.name):
+                    about = path.stat()
+                    stamps[str(path)] = f"{about.st_size} bytes of {about.st_mtime_ns}"
+    return stamps
+
+
+def check_stamp(piece: str, files: Iterable[Path], before: Sizes) -> None:
+    """DataError where the files of a piece are not what they were when it was listed."""
+    now = stamp(files)
+    changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    if changed:
+        told = [f"{name} {_what(name, before, now)}" for name in changed]
+        raise DataError(
+            f"the files of {piece} must stay as they are while shards are written from them",
+            got=first_of(told),
+            fix="wait until nothing writes there, put back what is gone, and run the same command again",
+        )
+
+
+def _what(name: str, before: Sizes, now: Sizes) -> str:
+    if name not in before:
+        return "is new"
+    return "has changed" if name in now else "is gone"
+
+
+def keep_source(folder: Folder, source: Path | None, open_files: Iterable[Path] = ()) -> None:
+    """Remember what was mended as it is now, and what may still be mended before the same command goes on."""
     if source is None:
         return
     before, now = _read(folder), _sizes(source)
-    names = [name for name in before if name in now and not _is_open(name, before)]
-    changed = [_change(name, before, now) for name in names if before[name] != now[name]]
-    if changed:
-        raise DataError(
-            f"the files of {source} must stay as they are while shards are written from them",
-            got=first_of(changed),
-            fix=f"wait until nothing writes there, delete {folder}, and run the same command again",
-        )
-    mended = {name: size for name, size in now.items() if _is_open(name, before)}
-    _write(folder, {name: size for name, size in before.items() if size != OPEN} | mended)
-
-
-def keep_source(folder: Folder, source: Path | None, open_files: Iterable[Path]) -> None:
-    """Remember the source's files as they are, but for some that may be mended before the same command goes on."""
-    if source is None:
-        return
     opened = {path.relative_to(source).as_posix(): OPEN for path in open_files if path.is_relative_to(source)}
     # What became of others meanwhile is for the next run to find.
-    kept = {name: size for name, size in _read(folder).items() if size != OPEN and not _is_open(name, opened)}
-    _write(folder, kept | opened)
+    kept = {name: size for name, size in before.items() if size != OPEN}
+    kept |= {name: size for name, size in now.items() if _is_open(name, before)}
+    _write(folder, {name: size for name, size in kept.items() if not _is_open(name, opened)} | opened)
 
 
 def _change(name: str, before: Sizes, now: Sizes) -> str:

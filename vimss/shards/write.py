@@ -39,7 +39,7 @@ from vimss.shards.manifest import MANIFEST, Manifest, PieceEntry, Shard, open_sh
 from vimss.shards.recipe import SPLITS, Recipe
 from vimss.shards.refuse import Loudness, MixAndSum, check_clip, check_expected, checked_pieces
 from vimss.shards.source import Problems, first_of, source_folder, unreadable
-from vimss.shards.unchanged import check_same, check_source, keep_source
+from vimss.shards.unchanged import check_source, check_stamp, keep_source, stamp
 from vimss.storage import Folder, Store, sha256
 
 FORMAT = 2
@@ -126,11 +126,14 @@ def write_shards(
     listing: Listing = reader.pieces(recipe, options, source)
     groups = _group(checked_pieces(listing, recipe, source), recipe)
     check_source(folder, source, begun=bool((folder / INDEX).sizes()))
-    tasks = [_Task(folder, shard, tuple(pieces), recipe, options, source) for shard, pieces in groups.items()]
+    tasks = [
+        _Task(folder, shard, tuple(pieces), recipe, options, source, [stamp(piece.files) for piece in pieces])
+        for shard, pieces in groups.items()
+    ]
     # The longest first, so that no core waits at the end for one that began late.
     tasks.sort(key=lambda task: -sum(piece.seconds for piece in task.pieces))
     done = _written(tasks, recipe, on_progress)
-    check_same(folder, source)
+    keep_source(folder, source)
     pieces = tuple(piece for written in done for piece in written.pieces)
     missing = (*listing.missing, *(reason for written in done for reason in written.missing))
     read = {piece.name for piece in pieces}
@@ -259,6 +262,8 @@ class _Task:
     recipe: Recipe
     options: Config
     source: Path | None
+    stamps: Sequence[dict[str, str]]
+    """Of the files of each piece, when it was listed."""
 
 
 def _write_shard(task: _Task) -> _Written | _Bad:
@@ -321,9 +326,10 @@ class _Read:
 
     def clips(self) -> Iterator[Clip]:
         """The clips of all pieces that can be read; none any more once a piece is bad."""
-        for piece in self.task.pieces:
+        for piece, before in zip(self.task.pieces, self.task.stamps, strict=True):
             try:
                 found, odd = _read_piece(piece, self.task)
+                check_stamp(piece.name, piece.files, before)
             except (DataError, MediaError) as error:
                 if self.task.recipe.may_lack_pieces:
                     self.missing.append(f"{piece.name}: {error}")
