@@ -214,7 +214,8 @@ def _oddity(energies: Float64[np.ndarray, "3 k"], begins: Float64[np.ndarray, " 
             gain = 20 * np.log10(abs(common) / total)
             level = f" at {gain:+.1f} dB" if abs(gain) >= 0.1 else ""
             return f"it is their sum{level}{' with its polarity inverted' if common < 0 else ''}"
-        return f"the difference has {10 * np.log10(apart / louder):+.1f} dB of it, where {APART_DB:g} are usual at most"
+        level = round(10 * np.log10(apart / louder), 1) + 0.0  # no -0.0
+        return f"the difference has {level:+.1f} dB of it, where {APART_DB:g} are usual at most"
     louder_ones = energies[:2].max(axis=0)
     sounding = louder_ones > _power(SOUNDING_DB) * louder_ones.mean()
     odd = sounding & (energies[2] > _power(SECOND_APART_DB) * louder_ones)
