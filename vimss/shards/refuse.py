@@ -179,7 +179,8 @@ class MixAndSum:
         for player in clip.players:
             if player.audio is not None:
                 total += player.audio.astype(np.float32) / 32768
-        edges = np.arange(0, clip.samples, clip.sample_rate)
+        # What is left at the end belongs to the last second: codecs blur the last block of each sound by itself.
+        edges = clip.sample_rate * np.arange(max(1, clip.samples // clip.sample_rate))
         signals = (mix, total, mix - total)
         sums = [np.add.reduceat(np.square(signal), edges, axis=1, dtype=np.float64) for signal in signals]
         self._energies.append(np.stack(sums))
