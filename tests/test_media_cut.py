@@ -33,7 +33,7 @@ TELLING = {
     "wma": ("asf", "wmav2"),
 }
 UNREADABLE_PIPED = {"aiff", "w64"}
-"""FFmpeg does not open what it writes itself."""
+"""FFmpeg does not open what it writes to a pipe itself."""
 
 
 def cut(data: bytes, share: float) -> bytes:
@@ -67,10 +67,8 @@ def test_what_is_there_of_a_cut_file_is_read_where_that_is_allowed(name: str) ->
     assert any(note.startswith("the file was cut off: ") for note in report.notes)
 
 
-@pytest.mark.parametrize("name", TELLING)
+@pytest.mark.parametrize("name", sorted(TELLING.keys() - UNREADABLE_PIPED))
 def test_a_streaming_writer_that_did_not_know_the_length_is_no_cut_file(name: str) -> None:
-    if name in UNREADABLE_PIPED:
-        pytest.skip("FFmpeg does not open what it writes to a pipe")
     report = SoundReport()
     audio = media.read_audio(encoded(*TELLING[name], pipe=True), RATE, report=report)
     assert audio.shape[1] == pytest.approx(2 * RATE, abs=0.06 * RATE) and report.notes == []
@@ -105,8 +103,7 @@ def test_sizes_that_mean_unknown_are_no_claim(size: int) -> None:
     ],
 )
 def test_no_whole_file_is_taken_for_a_cut_one(kind: str, subtype: str, count: int, rate: int) -> None:
-    if subtype == "OPUS" and rate == 22050:
-        pytest.skip("Opus has no such rate")
+    rate = 24000 if subtype == "OPUS" and rate == 22050 else rate  # Opus has no such rate
     file, report = io.BytesIO(), SoundReport()
     soundfile.write(file, music(count / rate, rate), rate, format=kind, subtype=subtype)
     audio = media.read_audio(file.getvalue(), rate, report=report)

@@ -1,5 +1,7 @@
 """Damaged and joined files are read as players do, and what was lost is said."""
 
+import struct
+
 import av
 import numpy as np
 import pytest
@@ -151,3 +153,33 @@ def test_an_error_of_the_system_while_reading_is_named(tmp_path) -> None:
         opened(tmp_path / "a.wav"),
     ):
         raise av.error.OSError(5, "Input/output error")
+
+
+@pytest.mark.parametrize(("kind", "codec"), [("wav", "pcm_s16le"), ("mp4", "aac")])
+def test_what_lies_behind_the_sound_that_the_header_tells_of_is_noted(kind: str, codec: str) -> None:
+    data = encoded(kind, codec)
+    audio, report = heard(data + data)
+    assert len(audio) == pytest.approx(2 * RATE, abs=3)
+    (note,) = report.notes
+    assert note.endswith("bytes behind the first 2.0 s are not read: joined to it, or not told of in its header")
+
+
+def test_a_recorder_that_lost_its_power_leaves_a_length_that_is_too_short() -> None:
+    data = bytearray(encoded("wav", "pcm_s16le"))
+    place = data.index(b"data") + 4
+    data[place : place + 4] = struct.pack("<I", RATE)
+    audio, report = heard(bytes(data))
+    assert len(audio) == RATE // 2 and "bytes behind the first 0.5 s are not read" in report.notes[0]
+
+
+@pytest.mark.parametrize("chunk", [b"id3 ", b"LIST", b"_PMX"])
+def test_tags_behind_the_sound_are_no_sound(chunk: bytes) -> None:
+    data = encoded("wav", "pcm_s16le") + chunk + struct.pack("<I", 9000) + b"x" * 9000
+    assert heard(data)[1].notes == []
+
+
+def test_mpeg_streams_whose_time_stamps_jump_ahead_are_joined_recordings() -> None:
+    later = encoded("mpegts", "aac", options={"output_ts_offset": "3000"})
+    audio, report = heard(encoded("mpegts", "aac") + later)
+    assert len(audio) == pytest.approx(4 * RATE, abs=0.1 * RATE)
+    assert "the time begins again at 2.0 s" in report.notes[-1]

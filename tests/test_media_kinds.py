@@ -1,5 +1,6 @@
 """Which files are opened, and what is said of those that are not."""
 
+import os
 import re
 from pathlib import Path
 
@@ -108,6 +109,26 @@ def test_a_folder_and_a_missing_file_are_named(tmp_path: Path) -> None:
         media.read_audio(tmp_path, RATE)
     with pytest.raises(MediaError, match=r"must be a media file; got no such file\. To fix: check the path"):
         media.read_audio(tmp_path / "a.wav", RATE)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(MediaError, match=r"got a pipe or a device\. To fix: write what it gives to a file first"):
+        media.read_audio(tmp_path / "pipe", RATE)
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.jpg"])
+def test_a_file_that_cannot_be_read_is_an_error_of_the_system(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).symlink_to("/proc/self/mem")
+    with pytest.raises(
+        MediaError,
+        match=r"must be a file that can be read; got an error of the system \(Input/output error\)\. To fix:",
+    ):
+        media.read_audio(tmp_path / name, RATE)
+
+
+def test_a_name_with_odd_letters_opens(tmp_path: Path) -> None:
+    for name in (b"a%d:b?*.wav", b"\xff\xfe.wav", b"-.wav", b"http:a.wav"):
+        path = tmp_path / os.fsdecode(name)
+        path.write_bytes(encoded("wav", "pcm_s16le"))
+        assert media.read_audio(path, RATE).shape == (1, 2 * RATE)
 
 
 def test_a_jpeg_of_other_content_is_named(tmp_path: Path) -> None:

@@ -38,11 +38,16 @@ def seen(picture: np.ndarray) -> np.ndarray:
     return np.round(np.array(inner), -1)
 
 
-@pytest.mark.parametrize(("number", "turn", "shown"), TURNS)
-@pytest.mark.parametrize(("kind", "codec"), [("mp4", "libx264"), ("matroska", "libx264"), ("mov", "mjpeg")])
-def test_a_turned_video_is_read_as_a_viewer_sees_it(tmp_path: Path, number, turn, shown, kind, codec) -> None:
-    if kind == "matroska" and number in (2, 4, 5, 7):
-        pytest.skip("Matroska cannot tell flips")
+@pytest.mark.parametrize(
+    ("kind", "codec", "turn", "shown"),
+    [
+        (kind, codec, turn, shown)
+        for kind, codec in (("mp4", "libx264"), ("matroska", "libx264"), ("mov", "mjpeg"))
+        for _, turn, shown in TURNS
+        if len(turn) == 1 or kind != "matroska"  # which cannot tell flips
+    ],
+)
+def test_a_turned_video_is_read_as_a_viewer_sees_it(tmp_path: Path, kind, codec, turn, shown) -> None:
     path = tmp_path / "a"
     path.write_bytes(filmed(kind, np.repeat(quarters()[None], 5, axis=0), codec=codec, turn=turn))
     viewed = shown(quarters())

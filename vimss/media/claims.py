@@ -18,6 +18,8 @@ from typing import Any
 
 TOLERANCE = 0.1
 """Seconds that encoders and containers round away."""
+MOST_BEHIND = 4096
+"""Bytes behind the sound that may be a tag or padding."""
 AVI_TOLERANCE = 1.0
 PLACEHOLDERS = ((0x7EFFFF00, 0x7F0000FF), (0x7FFF0000, 0x8000FFFF), (0xFFFF0000, 0xFFFFFFFF), (1 << 62, 1 << 64))
 """Sizes of chunks that mean "unknown": SoX writes 0x7F000000 or 0x7FFFF000, arecord 0x80000000, FFmpeg 0xFFFFFFFF."""
@@ -41,9 +43,9 @@ class Shortfall:
     """What a file lacks of what it claims."""
 
     text: str
-    """As in "1.0 s of 2.0 s"."""
+    """As in "1.0 s of 2.0 s"; a whole sentence where it is not cut off."""
     cut: bool
-    """Whether the end is missing; otherwise pieces of it are damaged."""
+    """Whether the end is missing; otherwise pieces of it are damaged, or more."""
 
 
 def shortfall(container: Any, stream: Any, source: Path | bytes, end: float, reached: float) -> Shortfall | None:
@@ -74,11 +76,11 @@ def shortfall(container: Any, stream: Any, source: Path | bytes, end: float, rea
             return Shortfall(f"{end:.1f} s of {duration:.1f} s", cut=True)
         if kind == "ogg" and not _ogg_ends(file):
             return Shortfall(f"{end:.1f} s, and no end", cut=True)
-        short = _short_chunk(kind, file, end)
+        short = _short_chunk(kind, file, end) or _more_behind(kind, file, end)
         length = float((stream.duration or 0) * stream.time_base)
         # AVI counts the time of sound by what it finds: damage makes it shorter.
         if short is None and kind == "avi" and _media_chunk(kind, file) and end < length - AVI_TOLERANCE:
-            return Shortfall(f"{end:.1f} s of {length:.1f} s", cut=end < length / 2)
+            return _damaged(end, length)
         return short
 
 
@@ -93,6 +95,32 @@ def _short_chunk(kind: str, file: io.BufferedIOBase, end: float) -> Shortfall | 
     return Shortfall(f"{end:.1f} s of about {whole:.1f} s", cut=True) if whole - end > TOLERANCE else None
 
 
+def _more_behind(kind: str, file: io.BufferedIOBase, end: float) -> Shortfall | None:
+    """What lies behind the sound that the header tells of, and is not read by any player.
+
+    A recorder that lost its power leaves the length that it had noted last; joined files keep that of the first.
+    """
+    size, behind = file.seek(0, io.SEEK_END), 0
+    if kind == "wav":
+        chunk = _media_chunk(kind, file)
+        place = chunk.end + chunk.end % 2 if chunk else size
+        file.seek(place)
+        header = file.read(8)
+        length = int.from_bytes(header[4:], "little")
+        joined = header[:4] in (b"RIFF", b"RF64") or not all(32 <= letter < 127 for letter in header[:4])
+        if joined or place + 8 + length > size + 1:
+            file.seek(place)
+            behind = size - place if file.read(MOST_BEHIND).strip(b"\0") else 0
+    elif kind == "mov":
+        file.seek(0)
+        seconds = [begin for name, begin, _ in _boxes(file) if name == b"ftyp"][1:]
+        behind = size - seconds[0] if seconds else 0
+    if behind < MOST_BEHIND:
+        return None
+    note = f"{behind} bytes behind the first {end:.1f} s are not read: joined to it, or not told of in its header"
+    return Shortfall(note, cut=False)
+
+
 def _short_mp3(file: io.BufferedIOBase, end: float) -> Shortfall | None:
     claim = _mp3_claim(file)
     if claim is None or end >= claim.seconds - TOLERANCE:
@@ -101,8 +129,13 @@ def _short_mp3(file: io.BufferedIOBase, end: float) -> Shortfall | None:
     file.seek(max(0, size - 1024))
     # A download that never ended may have the whole size, and zeros in the place of its end.
     ends = bool(claim.size) and size - claim.begin >= 0.99 * claim.size and bool(file.read().strip(b"\0"))
-    # Damage is passed over, as players do; but who gets less than half should know.
-    return Shortfall(f"{end:.1f} s of {claim.seconds:.1f} s", cut=not ends or end < claim.seconds / 2)
+    return _damaged(end, claim.seconds) if ends else Shortfall(f"{end:.1f} s of {claim.seconds:.1f} s", cut=True)
+
+
+def _damaged(end: float, claimed: float) -> Shortfall:
+    """Damage in the middle is passed over, as players do, unless less than half is left."""
+    text = f"{end:.1f} s of {claimed:.1f} s"
+    return Shortfall(text, cut=True) if end < claimed / 2 else Shortfall(f"the file is damaged: {text}", cut=False)
 
 
 def breaks_off(source: Path | bytes) -> str:

@@ -1,7 +1,7 @@
-"""What is in a sound or video file: its streams, decoded as they come, on one time scale, bounded and checked.
+"""An open sound or video file: its streams, its time zero, and the errors about it.
 
 with opened(Path("quartet.mp4")) as container:
-    for picture, begin, end in picture_frames(container, "quartet.mp4"): ...
+    streams = sound_streams(container)
 """
 
 import io
@@ -49,20 +49,15 @@ def opened(source: Source) -> Iterator[Any]:
     """An open container; FFmpeg's errors, here and in the block, become MediaErrors."""
     name = name_of(source)
     if isinstance(source, Path) and not source.is_file():
-        got = "a folder" if source.is_dir() else "no such file"
-        fix = "give a file in it" if source.is_dir() else "check the path"
-        raise MediaError(f"{name} must be a media file", got=got, fix=fix)
-    # FFmpeg takes the name of a JPEG file for a pattern of many: it gets the content alone.
-    if isinstance(source, Path) and source.suffix.lower() in IMAGES:
-        source = source.read_bytes()
-    # An absolute path cannot be read as a URL, and what the file refers to is not opened.
-    file = io.BytesIO(source) if isinstance(source, bytes) else str(source.absolute())
-    options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+        raise _no_file(source)
     try:
-        container = av.open(file, metadata_errors="replace", options=options)
-    except av.FFmpegError as error:
-        got, fix = unreadable(source, error.strerror or type(error).__name__)
-        raise MediaError(f"{name} must be a sound or video file that can be decoded", got=got, fix=fix) from error
+        container = _open(source)
+    except OSError as error:
+        raise MediaError(
+            f"{name} must be a file that can be read",
+            got=f"an error of the system ({error.strerror})",
+            fix="check who may read it, and the disk that it lies on",
+        ) from error
     with container:
         try:
             yield container
@@ -72,6 +67,31 @@ def opened(source: Source) -> Iterator[Any]:
                 got=f"damaged data ({error.strerror or type(error).__name__})",
                 fix=CONVERT,
             ) from error
+
+
+def _open(source: Source) -> Any:
+    """MediaError where it is no media, OSError where it cannot be read."""
+    name = name_of(source)
+    # FFmpeg takes the name of a JPEG file for a pattern of many: it gets the content alone.
+    if isinstance(source, Path) and source.suffix.lower() in IMAGES:
+        source = source.read_bytes()
+    # An absolute path cannot be read as a URL, and what the file refers to is not opened.
+    file = io.BytesIO(source) if isinstance(source, bytes) else str(source.absolute())
+    options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+    try:
+        return av.open(file, metadata_errors="replace", options=options)
+    except av.FFmpegError as error:
+        got, fix = unreadable(source, error.strerror or type(error).__name__)
+        raise MediaError(f"{name} must be a sound or video file that can be decoded", got=got, fix=fix) from error
+
+
+def _no_file(path: Path) -> MediaError:
+    got, fix = "no such file", "check the path"
+    if path.is_dir():
+        got, fix = "a folder", "give a file in it"
+    elif path.exists():
+        got, fix = "a pipe or a device", "write what it gives to a file first"
+    return MediaError(f"{path} must be a media file", got=got, fix=fix)
 
 
 def picture_stream(container: Any) -> Any | None:
@@ -135,7 +155,7 @@ def check_whole(
             got=short.text,
             fix="copy, download or export it again; or read what is there: --allow-truncated",
         )
-    notes.append(f"the file {'was cut off' if short.cut else 'is damaged'}: {short.text}")
+    notes.append(f"the file was cut off: {short.text}" if short.cut else short.text)
 
 
 def too_long(name: str) -> MediaError:

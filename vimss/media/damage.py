@@ -18,6 +18,11 @@ CHECKED = {"flac", "wavpack", "tta"}
 """Codecs whose blocks carry a checksum that FFmpeg looks at only if it is told to: damage would be heard as noise."""
 COUNTED = {"mp3", "aac", "loas", "ac3", "eac3", "dts", "dtshd", "mlp", "truehd", "amr"}
 """Containers without time stamps."""
+RESTART_SECONDS = 1.0
+"""Time stamps that jump back by more than this begin another recording, which was joined to the first."""
+DISCONTINUOUS = {"mpegts", "mpeg"}
+JUMP_SECONDS = 10.0
+"""So do those of MPEG streams that jump ahead by more than this; FFmpeg's own programs use the same limits."""
 MOST_FAILURES = 100
 """A file is given up after so many errors in a row: some demuxers stand still at the first."""
 MOST_ODD_SECONDS = 1.0
@@ -74,10 +79,8 @@ class Losses:
             )
         if self.holes:
             total = sum(length for _, length in self.holes)
-            where = f"in {len(self.holes)} places, the first" if len(self.holes) > 1 else ""
-            found.append(
-                f"{total:.2f} s of sound are missing, {where} at {self.holes[0][0]:.1f} s: silence stands there"
-            )
+            where = f", in {len(self.holes)} places, the first" if len(self.holes) > 1 else ""
+            found.append(f"{total:.2f} s of sound are missing{where} at {self.holes[0][0]:.1f} s: silence stands there")
         if self.restarts:
             seconds = ", ".join(f"{second:.1f} s" for second in self.restarts[:5])
             found.append(
@@ -85,7 +88,7 @@ class Losses:
             )
         if self.gave_up:
             found.append(f"the file cannot be read beyond {self.seconds:.1f} s")
-        return [sentence.replace(",  at", " at") for sentence in found]
+        return found
 
 
 def decoded_frames(container: Any, stream: Any, losses: Losses) -> Iterator[Any]:
@@ -104,9 +107,9 @@ def decoded_frames(container: Any, stream: Any, losses: Losses) -> Iterator[Any]
             continue
         try:
             frames = packet.decode()
-        except (av.error.EOFError, av.error.MemoryError) as error:
-            if isinstance(error, MemoryError):
-                raise
+        except av.error.MemoryError:
+            raise
+        except av.error.EOFError:
             continue
         except av.FFmpegError:
             losses.skip(packet.size)
@@ -114,6 +117,11 @@ def decoded_frames(container: Any, stream: Any, losses: Losses) -> Iterator[Any]
         losses.decoded += bool(frames)
         losses.decoded_bytes += packet.size
         yield from frames
+
+
+def restarts(container: Any, ahead: float) -> bool:
+    """Whether time stamps that are `ahead` seconds from where they should be begin another recording."""
+    return ahead < -RESTART_SECONDS or (ahead > JUMP_SECONDS and container.format.name in DISCONTINUOUS)
 
 
 def _packets(container: Any, losses: Losses) -> Iterator[Any]:

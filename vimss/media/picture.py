@@ -23,13 +23,11 @@ from vimss.media.container import (
     picture_stream,
     time_zero,
 )
-from vimss.media.damage import Losses, check_losses, decoded_frames
+from vimss.media.damage import Losses, check_losses, decoded_frames, restarts
 
 MAX_SIDE = 8192
 MAX_PIXELS = MAX_SIDE * MAX_SIDE
 """Largest picture that is decoded, pixels."""
-RESTART_SECONDS = 1.0
-"""Time stamps that jump back by more than this begin another recording, which was joined to the first."""
 ASPECTS = (1 / 4, 4.0)
 """Pixels that are narrower or wider than this are a mistake of the file."""
 Turn = tuple[tuple[int, int], tuple[int, int]]
@@ -104,8 +102,8 @@ def picture_frames(container: Any, source: Source, *, allow_truncated: bool = Fa
     for frame in decoded_frames(container, stream, losses):
         _check_pixels(frame.width, frame.height, name)
         begin = last if frame.time is None else frame.time - zero
-        if last - begin > RESTART_SECONDS:
-            zero, begin = zero - (last - begin), last
+        if last and restarts(container, begin - last):
+            zero, begin = zero + begin - last, last
         last = begin + (float(frame.duration * frame.time_base) if frame.duration else seconds)
         yield Picture(frame, exif, aspect, begin, last)
     check_whole(container, stream, source, last, losses.end_of_file(container), allowed=allow_truncated, notes=[])

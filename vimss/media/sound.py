@@ -26,15 +26,13 @@ from vimss.media.container import (
     time_zero,
     too_long,
 )
-from vimss.media.damage import COUNTED, Losses, check_losses, check_rate, decoded_frames
+from vimss.media.damage import COUNTED, Losses, check_losses, check_rate, decoded_frames, restarts
 from vimss.media.report import Channel, SoundReport
 
 MAX_SAMPLE = 1000.0
 """Largest sample that is read, 60 dB over full scale. A hundred stems at full scale sum to 40 dB over it, and what is
 louder is no sound but broken data or other numbers: one such sample drives a network's normalisation into silence."""
 SILENCE_BLOCK = 1 << 20
-RESTART_SECONDS = 1.0
-"""Time stamps that jump back by more than this begin another recording, which was joined to the first."""
 FULL_SCALES = {32768.0: "16-bit", 8388608.0: "24-bit", 2147483648.0: "32-bit"}
 LAYOUTS = {
     1: "FC",
@@ -82,7 +80,7 @@ def sound_blocks(
         if zero is None and frame.time is not None:
             zero = frame.time - late
         position = count if counted or frame.time is None or zero is None else round((frame.time - zero) * rate)
-        if count - position > RESTART_SECONDS * rate:
+        if count and restarts(container, (position - count) / rate):
             losses.restarts.append(count / rate)
             zero, position = frame.time - count / rate, count
         samples = _samples(frame)
