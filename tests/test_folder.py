@@ -242,7 +242,11 @@ def test_a_piece_that_is_left_out_moves_no_other(source):
     }
 
 
-def test_most_stems_say_how_long_a_piece_is(source):
+def test_the_longer_ones_or_most_stems_say_how_long_a_piece_is(source):
+    write_wav(source / "No. 1" / "cello 1.wav", tone(100, 2.0), RATE)
+    with pytest.raises(DataError, match=r"cello 1.wav must be as long as vn.wav .*; got 2.00 s .*, not 3.00 s"):
+        found(source)
+    write_wav(source / "No. 1" / "cello 1.wav", tone(100), RATE)
     write_wav(source / "No. 0" / "fl.wav", tone(700), RATE)
     write_wav(source / "No. 0" / "cello 1.wav", tone(100, 2.0), RATE)
     with pytest.raises(DataError, match=r"cello 1.wav must be as long as fl.wav .*; got 2.00 s .*, not 3.00 s"):
@@ -404,3 +408,24 @@ def test_sounds_of_any_depth_channels_and_length_are_taken(source):
     soundfile.write(source / "No. 0" / "cello 1.wav", tone(100, 0.001)[0], RATE, subtype="DOUBLE")
     (clip,) = clips(source)
     assert [player.audio.shape for player in clip.players] == [(1, 8), (1, 8)]
+
+
+def test_channels_that_cancel_out_in_mono_are_noted(source):
+    sound = tone(400)[0]
+    soundfile.write(source / "No. 0" / "vn.wav", np.stack([sound, -0.99 * sound], axis=1), RATE)
+    assert clips(source)[0].notes == (
+        "vn.wav: left and right cancel out, so that little is left of them in mono: --set channels=2 keeps both",
+    )
+    assert clips(source, recipe=RECIPE.model_copy(update={"channels": 2}))[0].notes == ()
+
+
+def test_a_file_that_was_cut_off_is_refused_or_allowed_and_noted(source):
+    for path in (source / "No. 0").iterdir():
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
+    with pytest.raises(
+        DataError, match=r"2 errors: .* must be whole; got 1.0 s of .*3.0 s.*--set allow_truncated=true"
+    ):
+        clips(source)
+    (clip,) = clips(source, recipe=RECIPE.model_copy(update={"allow_truncated": True}))
+    assert [note.partition(": ")[0] for note in clip.notes] == ["cello 1.wav", "vn.wav"]
+    assert "the file was cut off" in clip.notes[0]

@@ -43,6 +43,9 @@ ESTIMATED = {".mp3", ".aac"}
 LOUD = 10.0
 """Samples beyond so many times full scale are taken and noted: where one is broken, all others are next to nothing."""
 
+CANCEL_DB = 20.0
+"""Left and right cancel out where their mean is so much below the louder one; one silent channel costs 6 dB."""
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -194,6 +197,9 @@ def read_sound(path: Path, recipe: Recipe, stream: int = 0) -> tuple[Float32[np.
     notes, peak = list(report.notes), float(np.abs(sound).max(initial=0))
     if peak > LOUD:
         notes.append(f"samples reach {peak:.3g} times full scale, to which all sounds of its piece were turned down")
+    levels = report.levels()
+    if recipe.channels == 1 and levels and levels["mid"] < max(levels["left"], levels["right"]) - CANCEL_DB:
+        notes.append("left and right cancel out, so that little is left of them in mono: --set channels=2 keeps both")
     return sound, tuple(f"{path.name}: {note}" for note in notes)
 
 
@@ -208,7 +214,9 @@ def read_sounds(
             recipe allows truncated files, all end with the shortest one.
 
     """
-    problems, read, notes = Problems(), [], []
+    problems = Problems()
+    read: list[Float32[np.ndarray, "c t"]] = []
+    notes: list[str] = []
     for path, stream in sounds:
         with problems.of(path.name):
             sound, met = read_sound(path, recipe, stream)
@@ -259,8 +267,8 @@ def common_seconds(paths: Sequence[Path], fix: str, allow_truncated: bool = Fals
     if allow_truncated:
         probes = [(path, replace(about, seconds=shortest)) for path, about in probes]
     alike = [[other for _, other in probes if _fit(one, other)] for _, one in probes]
-    # What most of them are is right.
-    first, one = probes[max(range(len(probes)), key=lambda place: len(alike[place]))]
+    # What most of them are is right; of two, the one that is not cut off.
+    first, one = probes[max(range(len(probes)), key=lambda place: (len(alike[place]), probes[place][1].seconds))]
     for path, other in probes:
         with problems.of(path.name):
             if not _fit(one, other):
