@@ -80,10 +80,13 @@ def test_silence_stands_where_time_stamps_tell_that_sound_is_missing(name: str) 
     assert (audio == 0).sum() / rate == pytest.approx(missing, abs=0.2)
 
 
-@pytest.mark.parametrize("kind", [("flac", "flac"), ("wv", "wavpack"), ("tta", "tta")])
+@pytest.mark.parametrize("kind", [("flac", "flac"), ("wv", "wavpack"), ("tta", "tta"), ("FLAC", "")])
 def test_a_flipped_bit_in_a_lossless_file_is_silence_and_no_noise(kind: tuple[str, str]) -> None:
     sound = music(4.0)
-    data = bytearray(encoded(*kind, sound))
+    # FFmpeg's blocks of FLAC last 0.104 s, those of libFLAC 0.093 s.
+    data = bytearray(
+        encoded(*kind, sound) if kind[1] else media.encode_audio(media.quantise(sound[None]), RATE, "flac")
+    )
     data[len(data) // 2] ^= 0xFF
     audio, report = heard(bytes(data))
     assert len(audio) == len(sound) and any("silence stands there" in note for note in report.notes)

@@ -65,13 +65,13 @@ def shortfall(container: Any, stream: Any, source: Path | bytes, end: float, rea
             return None if jpeg_ends(file.read()) else Shortfall("its upper part", cut=True)
         if kind == "mp3":
             return _short_mp3(file, end)
-        claimed = _claimed_seconds(kind, stream)
+        duration = (container.duration or 0) / 1e6
+        claimed = _claimed_seconds(kind, stream, duration)
         if claimed and end < claimed - TOLERANCE:
             return Shortfall(f"{end:.1f} s of {claimed:.1f} s", cut=True)
         # A picture's last packet may have no length: at 5 pictures a second that is 0.2 s.
         rates = [float(video.average_rate) for video in container.streams.video if video.average_rate]
         slack = TOLERANCE + max([2 / rate for rate in rates if rate >= 1], default=0.0)
-        duration = (container.duration or 0) / 1e6
         if kind in ("matroska", "flv") and reached < duration - slack:
             return Shortfall(f"{end:.1f} s of {duration:.1f} s", cut=True)
         if kind == "ogg" and not _ogg_ends(file):
@@ -184,13 +184,15 @@ def _open(source: Path | bytes) -> io.BufferedIOBase:
     return io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
 
 
-def _claimed_seconds(kind: str, stream: Any) -> float:
-    """The length of the stream that the file states; 0 where it states none."""
+def _claimed_seconds(kind: str, stream: Any, duration: float) -> float:
+    """The length of the stream that the file, which lasts `duration`, states; 0 where it states none."""
     text = re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", ""))
     if text and kind == "matroska":
         # The tag counts from the beginning of the file.
         begin = float((stream.start_time or 0) * stream.time_base)
-        return int(text[1]) * 3600 + int(text[2]) * 60 + float(text[3]) - begin
+        seconds = int(text[1]) * 3600 + int(text[2]) * 60 + float(text[3])
+        # Programs that cut without decoding may leave the tag of the longer file.
+        return seconds - begin if seconds < duration + 1 else 0.0
     return float((stream.duration or 0) * stream.time_base) if kind in IN_SECONDS else 0.0
 
 

@@ -20,8 +20,6 @@ MAX_SECONDS = 6 * 3600.0
 """Longest recording that is read, seconds; digital silence packs so well that bytes on disk bound nothing."""
 MAX_PICTURE_BYTES = 4 * 2**30
 """Largest array of pictures that is returned, bytes."""
-GAP_SECONDS = 0.1
-"""Holes in the time stamps of a sound stream below this are rounding of the container, above it silence."""
 IMAGES = {".jpg", ".jpeg"}
 """Endings of pictures in files of their own."""
 
