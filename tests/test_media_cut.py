@@ -102,7 +102,9 @@ def test_sizes_that_mean_unknown_are_no_claim(size: int) -> None:
     place = data.index(b"data") + 4
     data[place : place + 4] = struct.pack("<I", size)
     data[4:8] = struct.pack("<I", min(size + 36, 0xFFFFFFFF) if size else 0)
-    assert media.read_audio(bytes(data), RATE).shape[1] == pytest.approx(2 * RATE, abs=20)
+    report = SoundReport()
+    assert media.read_audio(bytes(data), RATE, report=report).shape[1] == pytest.approx(2 * RATE, abs=20)
+    assert report.notes == []
 
 
 @pytest.mark.parametrize("rate", [8000, 22050, 48000])
@@ -162,6 +164,9 @@ def test_a_fragmented_mp4_that_was_cut_off_is_refused() -> None:
     assert media.read_audio(data, RATE).shape[1] == pytest.approx(2 * RATE, abs=0.06 * RATE)
     with pytest.raises(MediaError, match=r"must be whole; got (about )?1\.\d s(, and no end| of 1\.\d s)"):
         media.read_audio(cut(data, 0.6), RATE)
+    report = SoundReport()
+    media.read_audio(cut(data, 0.6), RATE, allow_truncated=True, report=report)
+    assert report.notes[-1].startswith("the file was cut off: 1.")
 
 
 @pytest.mark.parametrize("kind", ["mp4", "matroska", "avi", "flv", "asf"])

@@ -90,7 +90,7 @@ def sound_blocks(
         if zero is None and frame.time is not None:
             zero = frame.time - late
         position = count if counted or frame.time is None or zero is None else round((frame.time - zero) * rate)
-        if count and restarts(container, (position - count) / rate):
+        if count and frame.time is not None and restarts(container, frame.time, (position - count) / rate):
             losses.restarts.append(count / rate)
             zero, position = frame.time - count / rate, count
         samples = _samples(frame)

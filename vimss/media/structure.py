@@ -14,6 +14,8 @@ from typing import Any
 
 PLACEHOLDERS = ((0x7EFFFF00, 0x7F0000FF), (0x7FFF0000, 0x8000FFFF), (0xFFFF0000, 0xFFFFFFFF), (1 << 62, 1 << 64))
 """Sizes of chunks that mean "unknown": SoX writes 0x7F000000 or 0x7FFFF000, arecord 0x80000000, FFmpeg 0xFFFFFFFF."""
+FARTHEST = 1 << 60
+"""No file is as large; places beyond cannot be sought."""
 BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"styp")
 """How files of the family of MP4 begin, after a size of 4 bytes."""
 OGG_PAGE = 65307
@@ -117,7 +119,7 @@ def _w64(file: io.BufferedIOBase) -> Iterator[Chunk]:
         if header[:4] == b"data":
             yield Chunk(file.tell(), size - 24)
             return
-        if size < 24:
+        if not 24 <= size < FARTHEST:
             return
         file.seek(-(-size // 8) * 8 - 24, io.SEEK_CUR)
 
@@ -128,7 +130,7 @@ def mp4_boxes(file: io.BufferedIOBase) -> Iterator[tuple[bytes, int, int]]:
         size, name, head = int.from_bytes(header[:4], "big"), header[4:], 8
         if size == 1:
             size, head = int.from_bytes(file.read(8), "big"), 16
-        if size < head:  # 0 is: to the end of the file
+        if not head <= size < FARTHEST:  # 0 is: to the end of the file
             return
         begin = file.tell()
         yield name, begin, size - head
@@ -163,7 +165,7 @@ def _headers(file: io.BufferedIOBase, order: Any, width: int = 4) -> Iterator[tu
         begin, size = file.tell(), int.from_bytes(header[4:], order)
         yield header[:4], size
         padding = size % 2 if width == 4 else 0
-        if size >= 1 << 62:
+        if size >= FARTHEST:
             return
         file.seek(begin + size + padding)
 
