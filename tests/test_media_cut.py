@@ -1,6 +1,7 @@
 """Files that were cut off are refused in every container that tells its length, and no whole file is."""
 
 import io
+import re
 import struct
 import tempfile
 from pathlib import Path
@@ -167,6 +168,13 @@ def test_a_fragmented_mp4_that_was_cut_off_is_refused() -> None:
     report = SoundReport()
     media.read_audio(cut(data, 0.6), RATE, allow_truncated=True, report=report)
     assert report.notes[-1].startswith("the file was cut off: 1.")
+
+
+def test_a_fragmented_mp4_whose_last_fragment_lacks_a_few_bytes_lacks_those_behind_it_too() -> None:
+    options = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "frag_duration": "500000"}
+    data = encoded("mp4", "aac", options=options)
+    with pytest.raises(MediaError, match=r"must be whole; got 1\.\d s, and no end"):
+        media.read_audio(data[: [match.start() for match in re.finditer(b"moof", data)][3] - 4 - 20], RATE)
 
 
 @pytest.mark.parametrize("kind", ["mp4", "matroska", "avi", "flv", "asf"])
