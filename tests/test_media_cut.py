@@ -216,6 +216,14 @@ def test_an_mp4_whose_index_was_cut_off_says_so(tmp_path: Path, share: float) ->
         media.read_audio(tmp_path / "a.mp4", RATE)
 
 
+def test_an_mp4_whose_index_ends_before_its_sound_says_that_it_was_cut_off() -> None:
+    data = encoded("mp4", "aac", music(5.0))
+    with pytest.raises(
+        MediaError, match=r"must have a sound stream; got a file that was cut off\. To fix: copy, downl"
+    ):
+        media.read_audio(data[: data.index(b"mvhd") + 60], RATE)
+
+
 def test_an_mp4_that_was_never_finished_says_so() -> None:
     data = encoded("mp4", "aac")
     with pytest.raises(MediaError, match=r"got an MP4 file without its index \(moov\)\. To fix: copy, download or"):

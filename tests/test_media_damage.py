@@ -1,5 +1,6 @@
 """Damaged and joined files are read as players do, and what was lost is said."""
 
+import io
 import re
 import struct
 
@@ -210,3 +211,14 @@ def test_sizes_beyond_any_file_do_no_harm(kind: str, codec: str) -> None:
     place = 40 if kind == "w64" else 0
     with pytest.raises(MediaError, match="must "):
         media.read_audio(data[:place] + huge + data[place:], RATE)
+
+
+def test_sound_behind_one_damaged_block_keeps_its_place() -> None:
+    data = bytearray(encoded("mp4", "aac"))
+    whole = heard(bytes(data))[0]
+    with av.open(io.BytesIO(bytes(data))) as container:
+        place = [packet.pos for packet in container.demux()][len(whole) // 2048]
+    data[place : place + 16] = b"\xff" * 16
+    audio, report = heard(bytes(data))
+    assert len(audio) == len(whole) and np.allclose(audio[-RATE // 2 :], whole[-RATE // 2 :], atol=0.01)
+    assert report.notes[1].startswith("0.02 s of sound are missing at 1.0 s: silence stands there")
