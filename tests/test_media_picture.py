@@ -62,7 +62,7 @@ def test_a_turned_video_is_read_as_a_viewer_sees_it(tmp_path: Path, kind, codec,
     assert np.array_equal(seen(square[0]), shown(LEVELS))
 
 
-@pytest.mark.parametrize(("number", "turn", "shown"), TURNS)
+@pytest.mark.parametrize(("number", "turn", "shown"), [*TURNS, (0, {}, lambda picture: picture)])
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_the_orientation_of_a_photograph_is_followed(tmp_path: Path, number, turn, shown, order) -> None:
     data = filmed("image2pipe", quarters()[None], codec="mjpeg")
@@ -84,7 +84,7 @@ def test_a_display_matrix_that_turns_by_no_quarter_leaves_the_picture_as_it_is()
     assert np.array_equal(seen(media.read_video(data, (32, 64), 5.0)[0]), LEVELS)
 
 
-@pytest.mark.parametrize(("aspect", "width"), [(Fraction(2), 128), (Fraction(16, 15), 68), (Fraction(100), 64)])
+@pytest.mark.parametrize(("aspect", "width"), [(Fraction(2), 128), (Fraction(16, 15), 68), (Fraction(9), 64)])
 def test_pixels_that_are_not_square_are_shown_in_their_shape(tmp_path: Path, aspect: Fraction, width: int) -> None:
     (tmp_path / "a.mp4").write_bytes(filmed("mp4", np.repeat(quarters()[None], 2, axis=0), aspect=aspect))
     assert media.probe(tmp_path / "a.mp4").size == (32, width)

@@ -13,11 +13,12 @@ import numpy as np
 from jaxtyping import Float32
 
 from vimss.errors import MediaError
+from vimss.media.claims import early_shortfall
 from vimss.media.container import (
-    GAP_SECONDS,
     MAX_SECONDS,
     Source,
     check_whole,
+    cut_off,
     name_of,
     no_stream,
     picture_stream,
@@ -32,6 +33,11 @@ from vimss.media.report import Channel, SoundReport
 MAX_SAMPLE = 1000.0
 """Largest sample that is read, 60 dB over full scale. A hundred stems at full scale sum to 40 dB over it, and what is
 louder is no sound but broken data or other numbers: one such sample drives a network's normalisation into silence."""
+GAP_SECONDS = 0.1
+"""Holes in the time stamps of a sound stream below this are rounding of the container, above it silence."""
+EXACT = {"flac", "ogg", "tta", "wv"}
+EXACT_GAP_SECONDS = 0.02
+"""The same for containers that count samples: one lost block of FLAC is 0.09 s."""
 SILENCE_BLOCK = 1 << 20
 FULL_SCALES = {32768.0: "16-bit", 8388608.0: "24-bit", 2147483648.0: "32-bit"}
 LAYOUTS = {
@@ -68,10 +74,14 @@ def sound_blocks(
     name = name_of(source)
     stream, count, rate, losses = _numbered_sound(container, wanted.stream, source), 0, 0, Losses()
     report.stream, report.streams, report.channel = wanted.stream, len(sound_streams(container)), wanted.channel
+    early = None if wanted.allow_truncated else early_shortfall(container, stream, source)
+    if early is not None:
+        raise cut_off(source, early)
     # Without a picture the first sample is the beginning, whatever its time stamp: FFmpeg's are 3 ms late in Vorbis.
     zero = time_zero(container) if picture_stream(container) else None
     # Streams without time stamps get theirs by counting, junk too: nothing is known of a gap.
     counted = container.format.name in COUNTED
+    most_gap = EXACT_GAP_SECONDS if container.format.name in EXACT else GAP_SECONDS
     late = start_of(stream) - time_zero(container)
     for frame in decoded_frames(container, stream, losses):
         rate = rate or frame.sample_rate
@@ -80,14 +90,14 @@ def sound_blocks(
         if zero is None and frame.time is not None:
             zero = frame.time - late
         position = count if counted or frame.time is None or zero is None else round((frame.time - zero) * rate)
-        if count and restarts(container, (position - count) / rate):
+        if count and frame.time is not None and restarts(container, frame.time, (position - count) / rate):
             losses.restarts.append(count / rate)
             zero, position = frame.time - count / rate, count
         samples = _samples(frame)
         if max(position, count) + samples.shape[1] > MAX_SECONDS * rate:
             raise too_long(name)
         gap = position - count
-        if gap > 0 and (count == 0 or losses.fresh or gap > GAP_SECONDS * rate):
+        if gap > 0 and (count == 0 or losses.fresh or gap > most_gap * rate):
             if count:
                 losses.holes.append((count / rate, gap / rate))
             yield from _silence(wanted.channels, gap, rate)
