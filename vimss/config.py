@@ -111,14 +111,15 @@ def find_yaml(name: str | Path, pattern: str) -> Path:
     found = find_named(name, pattern)
     if found is not None:
         return found
-    known = [pattern.replace("*", one, 1).rpartition("/")[2] for one in known_names(pattern)]
+    known = [f"{one}.yaml" for one in known_names(pattern)]
+    fixes = [f"choose one of {', '.join(known)}"] if known else ["change into the root of the VIMSS repository"]
+    if not known or Path(f"{name}.yaml").is_file():
+        fixes.append(f"give the path of a YAML file, such as {name}.yaml")
     folder = pattern.partition("/")[0]
     raise ConfigError(
         f"{pattern.replace('*', name, 1)} must be a YAML file",
         got="no such file" if known else f"no such file, and no folder {folder}/ with others in or around {Path.cwd()}",
-        fix=f"choose one of {', '.join(known)}"
-        if known
-        else "change into the root of the VIMSS repository, or give the path of a YAML file",
+        fix=", or ".join(fixes),
     )
 
 
@@ -132,14 +133,13 @@ def _is_repository(folder: Path) -> bool:
 
 
 def check_file_name(path: Path, what: str, pattern: re.Pattern[str], rule: str) -> str:
-    """The name that a YAML file gives to `what` it describes; ConfigError, with a better one, where it breaks `rule`."""
+    """The name that a YAML file gives to `what` it describes; ConfigError, with a better one, where it is odd."""
     name = path.name.removesuffix(".yaml").removesuffix(".yml")
     if not pattern.fullmatch(name) or len(os.fsencode(name)) > MAX_NAME:
         plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
         better = re.sub(r"[^A-Za-z0-9_]+", "-", plain)[:MAX_NAME].strip("-_") or f"my-{what}"
         raise ConfigError(
-            f"the name of the file of {'an' if what[0] in 'aeiou' else 'a'} {what} must be {rule}, at most {MAX_NAME} "
-            "bytes before .yaml",
+            f"{rule}, at most {MAX_NAME} bytes before .yaml",
             got=repr(path.name),
             fix=f"rename it, for example to {better}.yaml",
         )
@@ -170,7 +170,7 @@ def _other_paths(path: Path) -> str:
     named = [f"{folder}/{path.stem}.yaml" for folder in ("shards", "experiments") if _is_known(path.stem, folder)]
     if path.suffix and path.parent == Path() and named:
         return f"write {path.stem}, without {path.suffix}, for {' or '.join(named)}"
-    if not path.suffix and path.with_suffix(".yaml").is_file():
+    if path.name and not path.suffix and path.with_suffix(".yaml").is_file():
         return f"write {path.with_suffix('.yaml')}"
     near = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
     return f"choose one of {', '.join(near)}" if near else "check the path"

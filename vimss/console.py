@@ -44,10 +44,10 @@ _BIDIRECTIONAL = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u20
 
 
 def printable(text: str, encoding: str = "utf-8") -> str:
-    """The text with codes in place of what would steer a terminal, or what its encoding lacks.
+    r"""The text with codes in place of what would steer a terminal, or what its encoding lacks.
 
-    >>> printable("a\\x1b[31mb.wav")
-    'a\\\\x1b[31mb.wav'
+    >>> print(printable("a\x1b[31mb.wav"))
+    a\x1b[31mb.wav
     """
     return "".join(map(_code, text)).encode(encoding, "backslashreplace").decode(encoding)
 

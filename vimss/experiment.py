@@ -37,6 +37,9 @@ EXPERIMENTS = "experiments/*.yaml"
 """Where the experiments lie in a repository."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_NAME_RULE = (
+    "the name of an experiment's file must consist of letters from a to z, digits, - and _, first a letter or digit"
+)
 
 TUNE_FOLDER = "tune"
 """Folder of a study that Ray uses while a search runs."""
@@ -171,8 +174,8 @@ class Cell:
 def load_experiment(name: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     """The experiment called `name` in experiments/, or at that path where it has / or ends in .yaml; fully checked."""
     path = find_yaml(name, EXPERIMENTS)
-    if path.exists():
-        check_file_name(path, "experiment", _NAME, "letters of a to z, digits, - and _")
+    if path.is_file():
+        check_file_name(path, "experiment", _NAME, _NAME_RULE)
     experiment = load_yaml(path, Experiment, overrides, {"name": path.stem})
     _check(experiment)
     return experiment

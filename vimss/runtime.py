@@ -26,7 +26,7 @@ from pydantic import Field
 
 from vimss.config import Config, find_named, is_path, known_names, load_yaml
 from vimss.errors import ConfigError, PlaceError
-from vimss.storage import Store, folder_at
+from vimss.storage import LocalFolder, Store, folder_at
 
 PLACES = "platform/*/runtime.yaml"
 """Where the places lie in a repository."""
@@ -142,7 +142,21 @@ def open_store(place: Place, shards: str | Path | None = None) -> Store:
     root = Path(named or "store").absolute()
     for path, variable in ((str(root), "VIMSS_STORE"), (where, "--out or VIMSS_SHARDS")):
         _check_path(path, variable)
-    return Store(root, folder_at(where) if where else None, place.cache_gigabytes).make()
+    shards_at = folder_at(where) if where else None
+    if isinstance(shards_at, LocalFolder):
+        _check_folder(shards_at.path)
+    return Store(root, shards_at, place.cache_gigabytes).make()
+
+
+def _check_folder(path: Path) -> None:
+    """ConfigError where a file is in the way of a folder for shards."""
+    there = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
+    if not there.is_dir():
+        raise ConfigError(
+            f"{path} must be a folder for shards, or free to become one",
+            got=f"{there}, which is none",
+            fix="correct --out or VIMSS_SHARDS",
+        )
 
 
 def _check_path(path: str, variable: str) -> None:

@@ -97,5 +97,5 @@ def recipe_path(name: str | Path) -> Path:
 
 def recipe_name(name: str | Path) -> str:
     """What a recipe is called: its file's name, which becomes part of the name of the folder of its shards."""
-    path = recipe_path(name)
-    return check_file_name(path, "recipe", _NAME, "printable characters, the first of which is no dot")
+    rule = "the name of a recipe's file must consist of letters and signs that are printed, the first of them no dot"
+    return check_file_name(recipe_path(name), "recipe", _NAME, rule)
