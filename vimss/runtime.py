@@ -10,6 +10,7 @@ A place gives addresses and resources; no code branches on its name.
 
 import logging
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -232,7 +233,7 @@ def ray_running(place: Place, num_cpus: int = 0) -> Iterator[None]:
         if address:
             _connect(address)
         else:
-            _start_here(stack.enter_context(_socket_folder()), num_cpus)
+            _start_here(stack.enter_context(_short_folder()), num_cpus)
         stack.callback(ray.shutdown)
         if TRIAL_SLOT not in ray.cluster_resources():
             raise PlaceError(
@@ -257,21 +258,22 @@ def _connect(address: str) -> None:
             ray.init(address=address, **_QUIET)
     except OSError as error:
         raise PlaceError(
-            f"a Ray cluster must answer at {address}", got=_first_line(error), fix="start it, or use --on local"
+            f"a Ray cluster must answer at {address}", got=_cause(error), fix="start it, or use --on local"
         ) from error
 
 
 def _start_here(folder: Path | None, num_cpus: int) -> None:
-    """Start a Ray of our own, even where another one runs on this machine; `folder` is for what it writes."""
+    """Start a Ray of our own, even where another one runs on this machine; with `folder` in place of TMPDIR."""
     import ray
 
     # The dashboard stays on: Ray Train's cleaner asks it, without it a stopped trial blocks its cores for good.
     port = _free_port()
     settings = {"include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": port}
     settings |= {"address": "local", "num_cpus": num_cpus or None, "resources": {TRIAL_SLOT: 1000}}
-    settings |= {"_temp_dir": str(folder)} if folder else {}
+    settings |= {"_temp_dir": str(folder / "ray")} if folder else {}
     # Its processes inherit where it is. Where several Rays run on a machine, they would find none by themselves.
     inherited = {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}"} | _token()
+    inherited |= {"TMPDIR": str(folder)} if folder else {}
     # A machine of one's own is not taken away with a warning, and nobody collects its metrics.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
@@ -283,47 +285,43 @@ def _start_here(folder: Path | None, num_cpus: int) -> None:
         ray.shutdown()
         raise PlaceError(
             "Ray must start on this machine",
-            got=_first_line(error),
-            fix="look at `vimss doctor`: Ray needs free memory, some disk and a network address"
-            + ("" if folder else f"; its logs are in {_temporary_folders()[0] / 'ray' / 'session_latest' / 'logs'}"),
+            got=_cause(error),
+            fix="look at `vimss doctor`: Ray needs free memory, some disk and a network address; its logs are in the "
+            "folder ray of TMPDIR",
         ) from error
 
 
 @contextmanager
-def _socket_folder() -> Iterator[Path | None]:
-    """Where Ray keeps its sockets and logs: None for its own choice, or a folder of ours where that cannot be used.
+def _short_folder() -> Iterator[Path | None]:
+    """A folder for temporary files that Ray can use: None where the one of the environment will do.
 
-    A socket's path has at most 107 bytes, so Ray does not start in a TMPDIR of 60.
+    A path that is too long for sockets is reached by a link; a folder that is missing, full or read-only is replaced.
     """
-    chosen, *others = _temporary_folders()
+    named = [os.environ[name] for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ]
+    chosen = Path(next(filter(None, named), "/tmp")).absolute()  # noqa: S108 - as Ray does
     wrong = _unfit(chosen)
-    if not wrong:
-        yield None
+    # Ray's dashboard has a socket of its own in TMPDIR, whatever RAY_TMPDIR says.
+    if not wrong and all(len(os.fsencode(folder)) <= MAX_TEMPORARY for folder in (chosen, *named)):
+        # Ray would take an empty variable for the working directory.
+        yield None if all(map(os.path.isabs, named)) else chosen
         return
-    for other in others:
+    for other in map(Path, ("/tmp", "/var/tmp", "/dev/shm")):  # noqa: S108
         if not _unfit(other):
-            # mkdtemp's folder is its owner's alone.
+            # This folder is its owner's alone; the one that Ray is given is opened to everybody by Ray.
             with tempfile.TemporaryDirectory(prefix="vimss-", dir=other, ignore_cleanup_errors=True) as folder:
-                yield Path(folder)
+                short = Path(folder) / "tmp"
+                short.mkdir() if wrong else short.symlink_to(chosen)
+                yield short
             return
     raise PlaceError(
         "Ray must have a folder for its sockets and logs, with a short path",
-        got=wrong,
-        fix="set RAY_TMPDIR to a writable folder such as /tmp, with some free space",
+        got=wrong or f"{chosen}, and no room in /tmp for a link to it",
+        fix="set TMPDIR to a writable folder such as /tmp, with some free space",
     )
-
-
-def _temporary_folders() -> list[Path]:
-    """Folders for temporary files: the one in which Ray makes its own, then others."""
-    chosen = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - as Ray does
-    return [Path(chosen).absolute(), *map(Path, ("/tmp", "/var/tmp", "/dev/shm"))]  # noqa: S108
 
 
 def _unfit(folder: Path) -> str:
     """Why Ray cannot keep its files in a folder; empty where it can."""
-    length = len(os.fsencode(folder))
-    if length > MAX_TEMPORARY:
-        return f"{folder}, whose path has {length} bytes instead of at most {MAX_TEMPORARY}"
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -358,8 +356,10 @@ def _private_files() -> Iterator[None]:
         os.umask(mask)
 
 
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def _cause(error: BaseException) -> str:
+    """What an error says: the last line of a traceback that it quotes, as Ray does, or else its first line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return next((line for line in reversed(lines[1:]) if re.match(r"[\w.]+(Error|Exception): ", line)), lines[0])
 
 
 @contextmanager
