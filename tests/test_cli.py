@@ -29,6 +29,7 @@ from vimss.shards.write import shards_folder
 from vimss.storage import Store
 from vimss.study import OBJECTIVE, TrialRecord, study_folder, write_record
 from vimss.track import Tracking
+from vimss.train.device import has_bfloat16_units
 
 HEAVY = {"torch", "ray", "mlflow", "av", "matplotlib", "webdataset", "numpy", "optuna", "cv2", "music21", "pydantic"}
 
@@ -348,6 +349,26 @@ def test_doctor_asks_the_cluster_of_a_place(vimss_says, tmp_path):
     assert "Connection refused" in ray["found"]
 
 
+def test_doctor_finds_a_tracking_server_that_is_down_and_a_temporary_folder_that_is_missing(
+    vimss_says, tmp_path, monkeypatch
+):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    (tmp_path / "runtime.yaml").write_text(f"tracking_uri: {address}", encoding="utf-8")
+    monkeypatch.setenv("TMPDIR", "/nowhere")
+    code, out, _ = vimss_says("doctor", "--json", "--on", tmp_path)
+    findings = {finding["what"]: finding for finding in json.loads(out)}
+    assert code == 1 and not findings["tracking"]["ok"] and "Connection refused" in findings["tracking"]["found"]
+    assert findings["temporary files"]["fix"] == "set TMPDIR to a writable folder with free space"
+    assert "/nowhere, where no file can be made" in findings["temporary files"]["found"]
+
+
+def test_doctor_names_the_units_that_training_would_use(vimss_says):
+    findings = {finding["what"]: finding["found"] for finding in json.loads(vimss_says("doctor", "--json")[1])}
+    has_units = has_bfloat16_units(torch.device("cpu")) or torch.cuda.is_available()
+    assert ("no units" in findings["bfloat16"]) != has_units
+
+
 def test_an_alias_that_does_not_exist_fails_and_lists_what_there_is(vimss_says, tmp_path, migrated):
     shutil.copytree(migrated, Store(tmp_path / "store").make().tracking)
     code, out, err = vimss_says("separate", "quartet.mp4", "--model", "models:/quickstart@champion")
@@ -377,7 +398,8 @@ def test_json_is_all_that_goes_to_the_output(vimss_says, tmp_path):
 def test_doctor_names_every_library_with_its_version_or_a_way_to_get_it(vimss_says):
     code, out, _ = vimss_says("doctor", "--json")
     findings = {finding["what"]: finding for finding in json.loads(out)}
-    assert set(doctor.LIBRARIES) | {"Python", "cores", "GPUs", "Ray", "codecs", "store", "tracking"} <= set(findings)
+    machine = {"Python", "cores", "GPUs", "bfloat16", "Ray", "codecs", "names", "temporary files", "store", "tracking"}
+    assert set(doctor.LIBRARIES) | machine <= set(findings)
     assert code == (0 if all(finding["ok"] for finding in findings.values()) else 1)
     assert all(finding["found"] and (finding["ok"] or finding["fix"]) for finding in findings.values())
 

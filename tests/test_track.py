@@ -387,7 +387,7 @@ def registry(
     return tracking, run_id, version
 
 
-ODD_PATHS = ("a b", "a%20b", "100%", "a?b#c", "a:b@c", "{x}[y]", "é日", "a'b\"c\\d", "a;b&c=d")
+ODD_PATHS = ("a%20b", "100%", "a?b#c:{x}[y]", "é'\"\\;b&c=d")
 
 
 @pytest.mark.parametrize("name", ODD_PATHS)

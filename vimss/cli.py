@@ -39,7 +39,9 @@ app = typer.Typer(
     help="Visually-informed music source separation: write shards, search, track, promote, separate.",
 )
 
-On = Annotated[str, typer.Option("--on", metavar="PLACE", help="Where to run: a folder of platform/.")]
+On = Annotated[
+    str, typer.Option("--on", metavar="PLACE", help="Where to run: name of a folder of platform/, or its path.")
+]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting of the YAML.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of corpus, sampler and training.", min=0)]
@@ -104,7 +106,9 @@ def shard(
 
 @app.command()
 def features(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe whose shards get features.")],
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="Name or path of a YAML in shards/, whose shards get features.")
+    ],
     network: Annotated[str, typer.Option(help="resnet18, resnet50 or mobilenet_v2.")] = "resnet18",
     weights: Annotated[str, typer.Option(help="torchvision, random, or a path.")] = "torchvision",
     seed: Seed = None,

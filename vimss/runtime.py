@@ -297,16 +297,15 @@ def _short_folder() -> Iterator[Path | None]:
 
     A path that is too long for sockets is reached by a link; a folder that is missing, full or read-only is replaced.
     """
-    named = [os.environ[name] for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ]
-    chosen = Path(next(filter(None, named), "/tmp")).absolute()  # noqa: S108 - as Ray does
-    wrong = _unfit(chosen)
+    named, chosen = temporary_folder()
+    wrong = unfit(chosen)
     # Ray's dashboard has a socket of its own in TMPDIR, whatever RAY_TMPDIR says.
     if not wrong and all(len(os.fsencode(folder)) <= MAX_TEMPORARY for folder in (chosen, *named)):
         # Ray would take an empty variable for the working directory.
         yield None if all(map(os.path.isabs, named)) else chosen
         return
     for other in map(Path, ("/tmp", "/var/tmp", "/dev/shm")):  # noqa: S108
-        if not _unfit(other):
+        if not unfit(other):
             # This folder is its owner's alone; the one that Ray is given is opened to everybody by Ray.
             with tempfile.TemporaryDirectory(prefix="vimss-", dir=other, ignore_cleanup_errors=True) as folder:
                 short = Path(folder) / "tmp"
@@ -320,8 +319,14 @@ def _short_folder() -> Iterator[Path | None]:
     )
 
 
-def _unfit(folder: Path) -> str:
-    """Why Ray cannot keep its files in a folder; empty where it can."""
+def temporary_folder() -> tuple[list[str], Path]:
+    """What RAY_TMPDIR and TMPDIR are set to, and the folder that Ray makes its own in by that."""
+    named = [os.environ[name] for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ]
+    return named, Path(next(filter(None, named), "/tmp")).absolute()  # noqa: S108 - as Ray does
+
+
+def unfit(folder: Path) -> str:
+    """Why nobody can keep temporary files in a folder; empty where one can."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
