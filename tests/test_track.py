@@ -446,8 +446,8 @@ def test_mlflow_finds_the_files_of_a_copied_or_moved_store(copied: Tracking, tmp
     client, run_id = copied.client(), runs_by_trial(copied)["a1"].info.run_id
     assert json.loads(Path(client.download_artifacts(run_id, "settings.json")).read_text())["seed"] == 3
     with sqlite3.connect(copied.database) as connection:
-        dump = [line for line in connection.iterdump() if "original/mlflow" in line]
-    assert dump == []
+        named = [line for line in connection.iterdump() if "/mlflow/artifacts" in line]
+    assert named and all(copied.artifacts.as_uri() in line for line in named)
 
 
 def test_a_copied_store_grows_beside_its_original(copied: Tracking, small_model: Path, tmp_path: Path) -> None:
@@ -484,6 +484,17 @@ def test_a_store_that_two_machines_mount_elsewhere_is_read_and_written_where_eac
     assert (here.artifacts / run_id / "artifacts" / "late.txt").read_bytes() == b"late"
     assert model_folder("models:/quickstart/1", here).is_relative_to(here.artifacts)
     assert not there.store.root.exists()
+
+
+def test_a_model_is_found_in_a_store_that_is_mounted_to_be_read(
+    registry: tuple[Tracking, str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = registry[0].folder / "lock"
+    before = lock.rename(lock.with_name("gone"))
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path) != registry[0].folder)
+    assert (model_folder("models:/quickstart/1", registry[0]) / "model.json").is_file()
+    assert not lock.exists()
+    before.rename(lock)
 
 
 def test_a_store_stays_as_it_is_when_it_is_opened_where_it_was(registry: tuple[Tracking, str, int]) -> None:

@@ -151,6 +151,8 @@ def serve_ui(tracking: Tracking, port: int = 5000) -> Iterator[str]:
     if _answers(address):
         raise PlaceError(f"port {port} must be free", got="a server that answers there", fix="choose another --port")
     log = tracking.folder / "ui.log"
+    with explain_os_errors(log):
+        log.touch()
     with log.open("wb") as output, _terminated_like_interrupted():
         # A session of its own: uvicorn's worker must end with it, and Ctrl-C reaches us first.
         process = subprocess.Popen(  # noqa: S603 - our own command, no shell
@@ -204,6 +206,8 @@ def _prepare(tracking: Tracking) -> None:
 
     The lock file holds the version that migrated it last.
     """
+    if tracking.database.is_file() and not os.access(tracking.folder, os.W_OK):
+        return  # mounted to be read: it stays as it is
     tracking.make()
     with explain_os_errors(tracking.folder):
         tracking.artifacts.mkdir(exist_ok=True, mode=0o700)
