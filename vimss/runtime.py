@@ -300,7 +300,7 @@ def _short_folder() -> Iterator[Path | None]:
     named, chosen = temporary_folder()
     wrong = unfit(chosen)
     # Ray's dashboard has a socket of its own in TMPDIR, whatever RAY_TMPDIR says.
-    if not wrong and all(len(os.fsencode(folder)) <= MAX_TEMPORARY for folder in (chosen, *named)):
+    if not wrong and all(len(os.fsencode(folder)) <= MAX_TEMPORARY for folder in (str(chosen), *named)):
         # Ray would take an empty variable for the working directory.
         yield None if all(map(os.path.isabs, named)) else chosen
         return
