@@ -179,6 +179,7 @@ def written(tmp_path, small_manifest, small_recipe) -> Path:
         (2, "shard quickstart --check --show", "--check reads what was written; got --source or --show beside it"),
         (2, "shard quickstart --set options.minute=1", "unknown key 'minute'. To fix: did you mean 'minutes'?"),
         (2, "shard quickstart --minutes 0", "options: minutes: Input should be greater than or equal to 1; got 0"),
+        (2, "shard quickstart --out=", "--out must name a folder or a URL; got ''"),
         (2, "shard quickstart --out {0}/file", "file must be a folder for shards, or free to become one; got"),
         (
             2,
@@ -196,6 +197,16 @@ def written(tmp_path, small_manifest, small_recipe) -> Path:
         (2, "search {asked}", "model.channels must be as in the shards 'small', 1; got 2"),
         (2, "search quickstart --set search.trials=0", "search.trials: Input should be greater than or equal to 1"),
         (2, "search quickstart --set search.trails=2", "unknown key 'search.trails'. To fix: did you mean 'trials'?"),
+        (
+            2,
+            "search quickstart --set nonsense=1",
+            "choose from baselines, compare, expected, mixing, model, more_shards, ",
+        ),
+        (
+            2,
+            "search quickstart --set nonsense=1",
+            "more_shards, question, recipe, search, seed, shards, training, tune,",
+        ),
         (2, "search quickstart --set name=other", "every key must be known; got the unknown key 'name'"),
         (1, "search quickstart", "must be written first"),
         (2, "evaluate {asked} --split tset", "--split must name a split; got 'tset'. To fix: choose from train, valid"),

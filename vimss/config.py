@@ -287,7 +287,8 @@ def _legal_keys(kind: Any, path: list[str]) -> set[str]:
             if part in outer.model_fields
             for model in _models_in(outer.model_fields[part].annotation)
         ] or kinds
-    return {name for model in kinds for name in model.model_fields}
+    # What is left out of the file when it is written, such as its own name, is no key of it either.
+    return {name for model in kinds for name, field in model.model_fields.items() if not field.exclude}
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

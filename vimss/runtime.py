@@ -135,6 +135,8 @@ def open_store(place: Place, shards: str | Path | None = None) -> Store:
             got=repr(named),
             fix="set VIMSS_STORE to a folder or a mount, and VIMSS_SHARDS to the URL",
         )
+    if shards == "":
+        raise ConfigError("--out must name a folder or a URL", got="''", fix="leave it out, or write where shards lie")
     where = str(shards) if shards else os.environ.get("VIMSS_SHARDS") or place.shards
     if in_ray_job() and where and "://" not in where and not Path(where).is_absolute():
         raise ConfigError(
