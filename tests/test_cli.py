@@ -15,6 +15,7 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
+import ray
 import torch
 import typer
 import yaml
@@ -28,6 +29,7 @@ from vimss.shards.write import shards_folder, write_shards
 from vimss.storage import Store
 from vimss.study import OBJECTIVE, TrialRecord, locked, study_folder, write_record
 from vimss.track import Tracking
+from vimss.train.device import has_bfloat16_units
 
 HEAVY = {"torch", "ray", "mlflow", "av", "matplotlib", "webdataset", "numpy", "optuna", "cv2", "music21", "pydantic"}
 
@@ -143,6 +145,95 @@ def test_verbs_and_options_do_not_grow_unnoticed():
 def test_bad_usage_ends_with_2_and_says_what_is_wrong(vimss_says, arguments, message):
     code, out, err = vimss_says(*arguments)
     assert (code, out) == (2, "") and message in err
+
+
+@pytest.fixture
+def no_ray(monkeypatch):
+    """Fails where Ray would start: what is wrong with a command is told before."""
+
+    def start(**_: object) -> None:
+        pytest.fail("Ray would have started")
+
+    monkeypatch.setattr(ray, "init", start)
+
+
+@pytest.fixture
+def written(tmp_path, small_manifest, small_recipe) -> Path:
+    """A question about a small corpus whose shards lie in the store, but which nobody searched."""
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(json.dumps(small_recipe.model_dump(mode="json")), encoding="utf-8")
+    shutil.copytree(small_manifest.folder, tmp_path / "store" / "shards" / small_manifest.folder.name)
+    question = tmp_path / "asked.yaml"
+    question.write_text(f"question: q\nexpected: e\nshards: {recipe}\nmodel: {{channels: 2}}", encoding="utf-8")
+    return question
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments", "message"),
+    [
+        (2, "shard nothing", "shards/nothing.yaml must be a YAML file; got no such file"),
+        (2, "shard quickstart --source {0}/nowhere", "--source must name the folder that a corpus lies in; got no"),
+        (2, "shard urmp --source {0}/file", "--source must name the folder that a corpus lies in; got no folder"),
+        (2, "shard quickstart --source {0}", "the chamber corpus is generated; got the source folder"),
+        (2, "shard urmp", "the corpus 'urmp' needs the folder that it lies in; got no --source"),
+        (2, "shard quickstart --check --show", "--check reads what was written; got --source or --show beside it"),
+        (2, "shard quickstart --set options.minute=1", "unknown key 'minute'. To fix: did you mean 'minutes'?"),
+        (2, "shard quickstart --minutes 0", "options: minutes: Input should be greater than or equal to 1; got 0"),
+        (2, "shard quickstart --out=", "--out must name a folder or a URL; got ''"),
+        (2, "shard quickstart --out {0}/file", "file must be a folder for shards, or free to become one; got"),
+        (
+            2,
+            "shard quickstart --out nonsense://x",
+            "must begin with a protocol that fsspec has a driver for, such as s3://",
+        ),
+        (1, "shard quickstart --check", "must hold a manifest.json; got none"),
+        (2, "features nothing", "shards/nothing.yaml must be a YAML file"),
+        (2, "features quickstart --network resnet19", "network: Input should be 'resnet18'"),
+        (2, "features quickstart --weights {0}/w.pth", "--weights must be torchvision, random or the path of a file"),
+        (1, "features quickstart", "must hold a manifest.json; got none"),
+        (2, "train nothing", "experiments/nothing.yaml must be a YAML file"),
+        (2, "train {asked}", "model.channels must be as in the shards 'small', 1; got 2"),
+        (1, "train quickstart", "must be written first"),
+        (2, "search {asked}", "model.channels must be as in the shards 'small', 1; got 2"),
+        (2, "search quickstart --set search.trials=0", "search.trials: Input should be greater than or equal to 1"),
+        (2, "search quickstart --set search.trails=2", "unknown key 'search.trails'. To fix: did you mean 'trials'?"),
+        (
+            2,
+            "search quickstart --set nonsense=1",
+            "choose from baselines, compare, expected, mixing, model, more_shards, ",
+        ),
+        (
+            2,
+            "search quickstart --set nonsense=1",
+            "more_shards, question, recipe, search, seed, shards, training, tune,",
+        ),
+        (2, "search quickstart --set name=other", "every key must be known; got the unknown key 'name'"),
+        (1, "search quickstart", "must be written first"),
+        (2, "evaluate {asked} --split tset", "--split must name a split; got 'tset'. To fix: choose from train, valid"),
+        (1, "evaluate {asked}", "must have been searched first"),
+        (2, "compare quickstart --curves {0}/nowhere/a.png", "--curves must name a file in a folder that exists; got"),
+        (2, "compare quickstart --curves {0}/a.jpg", "--curves must name a PNG file; got"),
+        (1, "compare {asked}", "must have been searched first"),
+        (1, "promote {asked}", "must have been searched first"),
+        (2, "promote quickstart --on moon", "--on must name a folder of platform/; got 'moon'"),
+        (2, "quickstart --on {0}/file", "file must hold `key: value` lines"),
+        (2, "quickstart --on {0}/nowhere", "nowhere must be a YAML file; got no such file"),
+        (2, "ui --on moon", "--on must name a folder of platform/; got 'moon'"),
+        (2, "doctor --on moon", "--on must name a folder of platform/; got 'moon'"),
+    ],
+)
+def test_what_is_wrong_with_a_command_is_told_before_ray_starts(
+    vimss_says, tmp_path, no_ray, written, code, arguments, message
+):
+    (tmp_path / "file").write_text("text", encoding="utf-8")
+    words = [word.format(tmp_path, asked=written) for word in arguments.split()]
+    ended, out, err = vimss_says(*words)
+    assert (ended, out) == (code, "") and message in err
+
+
+def test_shards_that_exist_are_found_without_ray(vimss_says, tmp_path, no_ray, written):
+    code, out, err = vimss_says("shard", tmp_path / "small.yaml")
+    assert code == 0 and "27 pieces" in out, err
 
 
 def test_an_unknown_experiment_lists_those_that_exist(vimss_says):
@@ -316,6 +407,26 @@ def test_doctor_asks_the_cluster_of_a_place(vimss_says, tmp_path):
     assert "Connection refused" in ray["found"]
 
 
+def test_doctor_finds_a_tracking_server_that_is_down_and_a_temporary_folder_that_is_missing(
+    vimss_says, tmp_path, monkeypatch
+):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    (tmp_path / "runtime.yaml").write_text(f"tracking_uri: {address}", encoding="utf-8")
+    monkeypatch.setenv("TMPDIR", "/nowhere")
+    code, out, _ = vimss_says("doctor", "--json", "--on", tmp_path)
+    findings = {finding["what"]: finding for finding in json.loads(out)}
+    assert code == 1 and not findings["tracking"]["ok"] and "Connection refused" in findings["tracking"]["found"]
+    assert findings["temporary files"]["fix"] == "set TMPDIR to a writable folder with free space"
+    assert "/nowhere, where no file can be made" in findings["temporary files"]["found"]
+
+
+def test_doctor_names_the_units_that_training_would_use(vimss_says):
+    findings = {finding["what"]: finding["found"] for finding in json.loads(vimss_says("doctor", "--json")[1])}
+    has_units = has_bfloat16_units(torch.device("cpu")) or torch.cuda.is_available()
+    assert ("no units" in findings["bfloat16"]) != has_units
+
+
 def test_an_alias_that_does_not_exist_fails_and_lists_what_there_is(vimss_says, tmp_path, migrated):
     shutil.copytree(migrated, Store(tmp_path / "store").make().tracking)
     code, out, err = vimss_says("separate", "quartet.mp4", "--model", "models:/quickstart@champion")
@@ -345,7 +456,8 @@ def test_json_is_all_that_goes_to_the_output(vimss_says, tmp_path):
 def test_doctor_names_every_library_with_its_version_or_a_way_to_get_it(vimss_says):
     code, out, _ = vimss_says("doctor", "--json")
     findings = {finding["what"]: finding for finding in json.loads(out)}
-    assert set(doctor.LIBRARIES) | {"Python", "cores", "GPUs", "Ray", "codecs", "store", "tracking"} <= set(findings)
+    machine = {"Python", "cores", "GPUs", "bfloat16", "Ray", "codecs", "names", "temporary files", "store", "tracking"}
+    assert set(doctor.LIBRARIES) | machine <= set(findings)
     assert code == (0 if all(finding["ok"] for finding in findings.values()) else 1)
     assert all(finding["found"] and (finding["ok"] or finding["fix"]) for finding in findings.values())
 

@@ -196,3 +196,10 @@ def test_a_bar_that_is_not_known_is_left_out() -> None:
 
 def test_the_template_is_shipped_beside_the_module() -> None:
     assert (Path(page.__file__).parent / "page.html").is_file()
+
+
+def test_a_name_with_dollars_is_drawn_as_it_is_and_no_formula():
+    name = r"$\frac$"  # as a formula, it would be an error
+    assert picture(page.bars_png({name: {name: 1.0}, "b": {name: 2.0}}, "dB", name)).any()
+    assert picture(page.curves_png({name: ([1.0, 2.0], [1.0, 2.0])}, "x", "y", name)).any()
+    assert picture(page.spectrogram_png(np.zeros((1, 8000), np.float32), 8000, name)).any()

@@ -3,11 +3,12 @@ import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from vimss.errors import StorageError
-from vimss.storage import Store, explain_os_errors, publish, sha256
+from vimss.storage import LocalFolder, Store, explain_os_errors, folder_at, publish, sha256
 
 
 def test_a_file_appears_only_when_its_block_succeeds(tmp_path):
@@ -68,6 +69,19 @@ def test_a_path_that_cannot_be_made_is_explained(tmp_path):
 def test_a_file_that_may_not_be_opened_is_named(tmp_path, met, message):
     with pytest.raises(StorageError, match=message), explain_os_errors(tmp_path / "x" / "target"):
         raise PermissionError(errno.EACCES, "Permission denied", os.path.normpath(tmp_path / met))
+
+
+@pytest.mark.parametrize(
+    ("location", "path"),
+    [
+        ("file:///data/my%20shards%231", "/data/my shards#1"),
+        ("file://localhost/data/a", "/data/a"),
+        ("/data/my%20shards#1?", "/data/my%20shards#1?"),
+        ("/data/[x]{a}:b", "/data/[x]{a}:b"),
+    ],
+)
+def test_a_local_folder_may_have_any_path(location, path):
+    assert folder_at(location) == LocalFolder(Path(path))
 
 
 def test_sha256_is_that_of_the_content(tmp_path):

@@ -124,7 +124,7 @@ def spectrogram_png(audio: Float[np.ndarray, "c t"], sample_rate: int, title: st
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1, 3))
     low, high = _peaks(wave, WAVEFORM_COLUMNS)
     upper.fill_between(np.linspace(0, seconds, len(low)), low, high, color=COLOURS[0], linewidth=0.4)
-    upper.set(ylim=(-1, 1), yticks=(-1, 0, 1), title=title)
+    upper.set(ylim=(-1, 1), yticks=(-1, 0, 1), title=_literal(title))
     level, frequencies = _log_spectrogram(wave, sample_rate, SPECTROGRAM_SIZE)
     rows = np.arange(len(frequencies))
     image = lower.imshow(
@@ -152,14 +152,14 @@ def curves_png(
         axes.plot(
             x,
             y,
-            label=name,
+            label=_literal(name),
             color=COLOURS[index % len(COLOURS)],
             linestyle=style,
             linewidth=1.8,
             marker=marker,
             markersize=4,
         )
-    axes.set(xlabel=x_label, ylabel=y_label, title=title)
+    axes.set(xlabel=x_label, ylabel=y_label, title=_literal(title))
     axes.set_xscale("log" if "x" in log else "linear")
     axes.set_yscale("log" if "y" in log else "linear")
     _quiet(axes)
@@ -177,13 +177,19 @@ def bars_png(groups: Mapping[str, Mapping[str, float]], y_label: str, title: str
     for index, (name, values) in enumerate(groups.items()):
         heights = [values.get(category, float("nan")) for category in categories]
         places = np.arange(len(categories)) + (index - (len(groups) - 1) / 2) * width
-        axes.bar(places, heights, width * 0.92, label=name, color=COLOURS[index % len(COLOURS)])
+        axes.bar(places, heights, width * 0.92, label=_literal(name), color=COLOURS[index % len(COLOURS)])
     axes.axhline(0, color="#555555", linewidth=0.8)
-    axes.set(ylabel=y_label, title=title, xticks=range(len(categories)), xticklabels=categories)
+    axes.set(ylabel=y_label, title=_literal(title), xticks=range(len(categories)))
+    axes.set_xticklabels([_literal(category) for category in categories])
     _quiet(axes)
     if len(groups) > 1:
         figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     return _png(figure)
+
+
+def _literal(name: str) -> str:
+    """A name as matplotlib must have it to draw it as it is: between two dollars it would see a formula."""
+    return name.replace("$", r"\$")
 
 
 def _track(number: int, track: Track, samples: int, scale: tuple[float, float], sample_rate: int) -> str:

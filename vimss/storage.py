@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from vimss.errors import ConfigError, StorageError
 
@@ -210,7 +211,8 @@ Folder = LocalFolder | RemoteFolder
 
 def folder_at(location: str) -> Folder:
     """The folder at a path or a URL."""
-    location = location.removeprefix("file://")
+    if location.startswith("file://"):
+        location = unquote(location.removeprefix("file://").removeprefix("localhost"))
     return RemoteFolder(location.rstrip("/")) if "://" in location else LocalFolder(Path(location).absolute())
 
 
