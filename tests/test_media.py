@@ -281,15 +281,6 @@ def test_empty_sound_is_refused(tmp_path: Path) -> None:
         media.read_audio(tmp_path / "a.wav", RATE)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_samples_that_are_not_finite_are_refused(tmp_path: Path, bad: float) -> None:
-    soundfile.write(tmp_path / "a.wav", np.array([0.0, bad, 0.0] * 100), RATE, subtype="FLOAT")
-    with pytest.raises(
-        MediaError, match=r"must hold finite samples; got NaN or infinite values\. To fix: export it again"
-    ):
-        media.read_audio(tmp_path / "a.wav", RATE)
-
-
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.5, 0.7, 0.9])
 def test_a_truncated_video_is_an_error_and_no_shorter_recording(movie: Path, tmp_path: Path, share: float) -> None:
     with (
@@ -310,7 +301,7 @@ def test_a_truncated_video_is_an_error_and_no_shorter_recording(movie: Path, tmp
 
 def test_a_small_file_that_decodes_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     soundfile.write(tmp_path / "a.flac", np.zeros(RATE * 20), RATE)
-    for module in ("container", "read"):
+    for module in ("sound", "container", "read"):
         monkeypatch.setattr(f"vimss.media.{module}.MAX_SECONDS", 9.0)
     with pytest.raises(
         MediaError, match=r"must be shorter than 0\.0025 hours; got a longer recording\. To fix: cut it"

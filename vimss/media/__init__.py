@@ -12,8 +12,6 @@ more than MAX_SECONDS of sound or MAX_PICTURE_BYTES of picture is refused while 
 from vimss.media.container import MAX_SECONDS, Probe, probe
 from vimss.media.read import (
     Box,
-    Channel,
-    SoundReport,
     audio_blocks,
     columns,
     decode_audio,
@@ -24,6 +22,7 @@ from vimss.media.read import (
     read_images,
     read_video,
 )
+from vimss.media.report import Channel, SoundReport
 from vimss.media.resample import resample
 from vimss.media.write import (
     INT16_SCALE,

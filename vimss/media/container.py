@@ -1,7 +1,7 @@
 """What is in a sound or video file: its streams, decoded as they come, on one time scale, bounded and checked.
 
 with opened(Path("quartet.mp4")) as container:
-    for block, rate in sound_blocks(container, channels=1, number=0, name="quartet.mp4"): ...
+    for picture, begin, end in picture_frames(container, "quartet.mp4"): ...
 """
 
 import io
@@ -9,13 +9,10 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
-from jaxtyping import Float32
 
 from vimss.errors import MediaError
 
@@ -121,59 +118,15 @@ def sound_streams(container: Any) -> list[Any]:
     return [stream for stream in container.streams.audio if stream.codec_context is not None]
 
 
-def _start(stream: Any) -> float:
+def start_of(stream: Any) -> float:
     """Where a stream begins, in the file's own seconds."""
     return float((stream.start_time or 0) * stream.time_base)
 
 
-def _time_zero(container: Any) -> float:
+def time_zero(container: Any) -> float:
     """Where reading begins, in the file's own seconds."""
     first = picture_stream(container) or next(iter(sound_streams(container)), None)
-    return _start(first) if first else 0.0
-
-
-def sound_blocks(
-    container: Any, channels: int, number: int, name: str
-) -> Iterator[tuple[Float32[np.ndarray, "c n"], int]]:
-    """Blocks of a sound stream from time zero on, mapped to `channels`, each with its sample rate."""
-    stream, count, rate, end = _numbered_sound(container, number, name), 0, 0, 0.0
-    # Without a picture the first sample is the beginning, whatever its time stamp: FFmpeg's are 3 ms late in Vorbis.
-    zero = _time_zero(container) if picture_stream(container) else None
-    late = _start(stream) - _time_zero(container)
-    for frame in container.decode(stream):
-        if frame.sample_rate <= 0 or rate not in (0, frame.sample_rate):
-            got = f"{rate} Hz, then {frame.sample_rate} Hz"
-            raise MediaError(f"{name} must keep one sample rate", got=got, fix="convert it to WAV")
-        rate = frame.sample_rate
-        block = _map_channels(_samples(frame), [channel.name for channel in frame.layout.channels], channels)
-        if zero is None and frame.time is not None:
-            zero = frame.time - late
-        position = count if frame.time is None or zero is None else round((frame.time - zero) * rate)
-        gap = position - count
-        if max(position, count) + block.shape[1] > MAX_SECONDS * rate:
-            raise too_long(name)
-        if gap > 0 and (count == 0 or gap > GAP_SECONDS * rate):
-            yield np.zeros((channels, gap), np.float32), rate
-            count += gap
-        block = block[:, max(0, -position) :]  # what comes before the picture
-        yield block, rate
-        count += block.shape[1]
-        end = position / rate + block.shape[1] / rate
-    _check_whole(container, stream, end, name)
-
-
-def _numbered_sound(container: Any, number: int, name: str) -> Any:
-    streams = sound_streams(container)
-    if number < len(streams):
-        return streams[number]
-    if number > 0:
-        raise MediaError(
-            f"{name} must have at least {number + 1} sound streams",
-            got=str(len(streams)),
-            fix="copy the file again, or convert it with all of its streams",
-        )
-    got = f"{len(container.streams.audio)} of an unknown codec" if container.streams.audio else "none"
-    raise MediaError(f"{name} must have a sound stream", got=got, fix="give a recording with sound")
+    return start_of(first) if first else 0.0
 
 
 def picture_frames(container: Any, name: str) -> Iterator[tuple[Any, float, float]]:
@@ -182,7 +135,7 @@ def picture_frames(container: Any, name: str) -> Iterator[tuple[Any, float, floa
     if stream is None:
         got = f"{len(container.streams.video)} of an unknown codec" if container.streams.video else "none"
         raise MediaError(f"{name} must have a video stream", got=got, fix="give a recording with picture")
-    zero, last = _time_zero(container), 0.0
+    zero, last = time_zero(container), 0.0
     seconds = 1 / float(stream.average_rate or 25)
     _check_pixels(stream.width, stream.height, name)
     for frame in container.decode(stream):
@@ -190,33 +143,7 @@ def picture_frames(container: Any, name: str) -> Iterator[tuple[Any, float, floa
         begin = last if frame.time is None else frame.time - zero
         last = begin + (float(frame.duration * frame.time_base) if frame.duration else seconds)
         yield frame, begin, last
-    _check_whole(container, stream, last, name)
-
-
-def _samples(frame: Any) -> Float32[np.ndarray, "c n"]:
-    """The samples of a decoded block in [-1, 1], without a codec's padding at the end."""
-    count, channels = frame.samples, frame.layout.nb_channels
-    if frame.time_base == Fraction(1, frame.sample_rate) and 0 < frame.duration < count:
-        count = frame.duration
-    values = frame.to_ndarray()
-    values = values if frame.format.is_planar else values.reshape(-1, channels).T
-    kind = values.dtype
-    values = values[:, :count].astype(np.float32)
-    if kind == np.uint8:
-        return values / 128 - 1
-    return values / -float(np.iinfo(kind).min) if kind.kind == "i" else values
-
-
-def _map_channels(block: Float32[np.ndarray, "c n"], names: list[str], channels: int) -> Float32[np.ndarray, "k n"]:
-    """Mono or stereo from any layout, by FFmpeg's channel names (FL, FR, FC, LFE, BL, ...)."""
-    if len(block) == channels:
-        return block
-    if len(block) == 1:
-        return np.repeat(block, channels, axis=0)
-    left = [index for index, name in enumerate(names) if not name.endswith("R") and not name.startswith("LFE")]
-    right = [index for index, name in enumerate(names) if not name.endswith("L") and not name.startswith("LFE")]
-    sides = np.stack([block[left or slice(None)].mean(axis=0), block[right or slice(None)].mean(axis=0)])
-    return sides if channels == 2 else sides.mean(axis=0, keepdims=True)
+    check_whole(container, stream, last, name)
 
 
 def _check_pixels(width: int, height: int, name: str) -> None:
@@ -238,16 +165,25 @@ def check_picture_bytes(count: int, size: tuple[int, ...], name: str) -> None:
         )
 
 
-def _check_whole(container: Any, stream: Any, end: float, name: str) -> None:
-    """FFmpeg ends a truncated MP4 without an error; its index still tells how long it should have been."""
+def check_whole(container: Any, stream: Any, end: float, name: str, notes: list[str] | None = None) -> None:
+    """FFmpeg ends a truncated MP4 without an error; its index still tells how long it should have been.
+
+    Raises:
+        MediaError: the file was cut off, and there are no `notes` to say so.
+
+    """
     expected = float((stream.duration or 0) * stream.time_base) if container.format.name.startswith("mov") else 0.0
-    start = _start(stream) - _time_zero(container)
-    if end < start + expected - GAP_SECONDS:
+    start = start_of(stream) - time_zero(container)
+    if end >= start + expected - GAP_SECONDS:
+        return
+    got = f"{max(end, 0.0):.1f} s of {start + expected:.1f} s"
+    if notes is None:
         raise MediaError(
             f"{name} must be whole",
-            got=f"{max(end, 0.0):.1f} s of {start + expected:.1f} s",
-            fix="copy or export it again",
+            got=got,
+            fix="copy or export it again; or hear what is there: --allow-truncated",
         )
+    notes.append(f"the file was cut off: {got}")
 
 
 def too_long(name: str) -> MediaError:

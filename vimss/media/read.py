@@ -6,13 +6,11 @@ read_video(Path("quartet.mp4"), size=(96, 384), frame_rate=12.5)   # UInt8 "v 96
 
 import io
 import itertools
-import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import av
 import numpy as np
@@ -30,39 +28,13 @@ from vimss.media.container import (
     opened,
     picture_frames,
     probe,
-    sound_blocks,
     too_long,
 )
-
-Channel = Literal["all", "left", "right", "mid", "side"]
-"""Which part of a stereo sound is read: mid is (left + right) / 2, side (left - right) / 2."""
+from vimss.media.report import Channel, SoundReport
+from vimss.media.sound import Wanted, sound_blocks
 
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels, right and bottom exclusive."""
-
-
-@dataclass
-class SoundReport:
-    """What reading a sound stream found; complete once the last block was read."""
-
-    stream: int = 0
-    """Number of the stream that was read, from 0."""
-    streams: int = 1
-    """How many sound streams the file has."""
-    channels: tuple[str, ...] = ()
-    """FFmpeg's names of the stream's channels: FL, FR, FC, LFE and so on."""
-    seconds: float = 0.0
-    peak: float = 0.0
-    """Largest absolute sample of what was given, after mapping to mono or stereo; full scale is 1."""
-    energy: float = 0.0
-    """Mean square of what was given."""
-    notes: list[str] = field(default_factory=list)
-    """Sentences about what was skipped, was filled with silence, or is missing."""
-
-    @property
-    def level_db(self) -> float:
-        """RMS of what was given, dB of full scale; minus infinity for digital silence."""
-        return 10 * math.log10(self.energy) if self.energy > 0 else -math.inf
 
 
 def audio_blocks(
@@ -79,21 +51,21 @@ def audio_blocks(
 
     `report` is filled in meanwhile.
     """
-    name, report = name_of(source), report or SoundReport()
+    name, report = name_of(source), report if report is not None else SoundReport()
+    wanted = Wanted(channels, stream, channel, allow_truncated)
     resample: soxr.ResampleStream | None = None
-    samples = 0
     with opened(source) as container:
-        for block, rate in sound_blocks(container, channels, stream, name):
+        for block, rate in sound_blocks(container, wanted, name, report):
             if rate != sample_rate:
                 resample = resample or soxr.ResampleStream(rate, sample_rate, channels, dtype="float32", quality="HQ")
                 block = resample.resample_chunk(np.ascontiguousarray(block.T)).reshape(-1, channels).T
-            samples += block.shape[1]
+            report.add_given(block, sample_rate)
             yield block
         if resample is not None:
             last = resample.resample_chunk(np.zeros((0, channels), np.float32), last=True).reshape(-1, channels).T
-            samples += last.shape[1]
+            report.add_given(last, sample_rate)
             yield last
-    if not samples:
+    if not report.seconds:
         raise MediaError(f"{name} must hold sound", got="a sound stream of 0 samples", fix="give a whole recording")
 
 
@@ -120,14 +92,7 @@ def read_audio(
     blocks = audio_blocks(
         source, sample_rate, channels, stream, channel=channel, allow_truncated=allow_truncated, report=report
     )
-    audio = np.concatenate(list(blocks), axis=1)
-    if not np.isfinite(audio).all():
-        raise MediaError(
-            f"{name_of(source)} must hold finite samples",
-            got="NaN or infinite values",
-            fix="export it again as 16-bit WAV",
-        )
-    return audio
+    return np.concatenate(list(blocks), axis=1)
 
 
 def read_video(
