@@ -8,6 +8,7 @@ import pytest
 from vimss.errors import ConfigError, DataError
 from vimss.media import write_video, write_wav
 from vimss.shards.corpora import folder
+from vimss.shards.instruments import label_of
 from vimss.shards.recipe import load_recipe
 from vimss.shards.write import write_shards
 from vimss.storage import Store
@@ -147,3 +148,17 @@ def test_shards_belong_to_one_state_of_the_source(source, tmp_path):
     with pytest.raises(DataError, match=r"must hold the files that .* was begun from; got other names or sizes"):
         write_shards(RECIPE, "mine", store, source)
     assert write_shards(RECIPE, "yours", store, source).pieces
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("vn", "vn"), ("Violin 2 close", "vn"), ("VN2", "vn"), ("01 violin", "vn"), ("DoubleBass_L", "db"),
+        ("double bass", "db"), ("guitar 1", "guitar_1"), ("Guitar-2 take 3", "guitar_2"), ("guitar", None),
+        ("guitar 7", None), ("violinist", None), ("", None), ("7", None), ("ge\u0301nial 2", "g\u00e9nial"),
+        ("ピアノ-1", "ピアノ"), ("bass drum", "bass_drum"), ("bass", "bass"),
+    ],
+)  # fmt: skip
+def test_a_name_begins_with_at_most_one_label(text, label):
+    labels = ("vn", "db", "guitar_1", "guitar_2", "g\u00e9nial", "ピアノ", "bass", "bass_drum")
+    assert label_of(text, labels) == label

@@ -12,7 +12,6 @@ SOURCE/train/PIECE, SOURCE/test/PIECE and so on. Each piece counts as a work of 
 """
 
 import csv
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from vimss.errors import DataError
 from vimss.media import columns, fitting_gain, quantise, read_audio, read_crops
 from vimss.shards.clip import Clip, Player
 from vimss.shards.corpora import SHARES, Listing, Piece, common_seconds, cut_piece, deal, plain_name, source_folder
-from vimss.shards.instruments import INSTRUMENTS
+from vimss.shards.instruments import label_of
 from vimss.shards.recipe import SPLITS, Picture, Recipe
 
 SOUNDS = {".wav", ".flac", ".aiff", ".aif", ".mp3", ".m4a", ".ogg", ".w64"}
@@ -135,18 +134,15 @@ def _stems(folder: Path, recipe: Recipe) -> list[_Stem]:
 
 
 def _label(text: str, path: Path, recipe: Recipe) -> str:
-    """The label that a name begins with, as a code or in English: "vn-2", "violin 2", "double_bass"."""
-    words = re.sub(r"[\W_\d]+", " ", text).strip().lower()
-    names = {label.lower(): label for label in recipe.labels}
-    names |= {INSTRUMENTS[label]: label for label in recipe.labels if label in INSTRUMENTS}
-    fitting = [name for name in names if words == name or words.startswith(f"{name} ")]
-    if not fitting:
+    """The label that a name begins with; DataError where it begins with none."""
+    label = label_of(text, recipe.labels)
+    if label is None:
         raise DataError(
             f"{path} must begin with an instrument: one of {', '.join(recipe.labels)}, or its English name",
             got=repr(text),
             fix=f"rename it, or write a {TABLE} with lines of file,instrument, or change `labels` of the recipe",
         )
-    return names[max(fitting, key=len)]
+    return label
 
 
 def _pictures(folder: Path, players: int, seconds: float, picture: Picture) -> list[UInt8[np.ndarray, "v h w 3"]]:
