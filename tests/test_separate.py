@@ -15,7 +15,8 @@ from vimss.metrics import si_sdr_improvement
 from vimss.model.apply import separate_all
 from vimss.model.config import ModelConfig, VisionConfig
 from vimss.model.separator import Separator, load_separator, save_separator
-from vimss.separate import Separated, _look, separate
+from vimss.separate import Options, Separated, separate
+from vimss.separate.players import look as _look
 from vimss.shards.manifest import Manifest
 from vimss.train.config import Settings
 from vimss.train.loop import asking_of, data_card

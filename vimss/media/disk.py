@@ -33,7 +33,7 @@ class DiskAudio:
         """OSError where `folder` cannot be written to."""
         self.channels = channels
         self.samples = 0
-        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)
+        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115, `close` closes it
 
     def __enter__(self) -> "DiskAudio":
         return self
