@@ -2,9 +2,9 @@
 
     platform/local/run python tests/bench/separate.py [--quick] [--references]
 
-Each recording is separated by a tiny model in a process of its own. What counts is the peak beyond that of a recording of
-5 s, which is what the libraries, the network and its block take. It needs 3 GB of disk, 6 GB with --references; about
-ten minutes on two cores.
+Each recording is separated by a tiny model in a process of its own. What counts is the peak beyond that of a recording
+of 5 s, which is what the libraries, the network and its block take. It needs 4 GB of disk, 7 GB with --references, and
+about ten minutes on two cores.
 """
 
 import argparse

@@ -105,7 +105,7 @@ def _meant(text: str, labels: Sequence[str]) -> list[str]:
                 break
         else:
             if words[place].casefold() not in ("and", "x"):
-                return _nearest(text, labels)
+                return [] if meant else _nearest(text, labels)
             place += 1
     return meant
 
