@@ -1,7 +1,7 @@
 """The sound of an open file as blocks on one time scale: every channel checked, mapped to mono or stereo, reported.
 
 with opened(Path("quartet.mp4")) as container:
-    for block, rate in sound_blocks(container, Wanted(channels=1), "quartet.mp4", SoundReport()): ...
+    for block, rate in sound_blocks(container, Wanted(channels=1), Path("quartet.mp4"), SoundReport()): ...
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,20 +14,29 @@ from jaxtyping import Float32
 
 from vimss.errors import MediaError
 from vimss.media.container import (
-    GAP_SECONDS,
     MAX_SECONDS,
+    Source,
     check_whole,
+    name_of,
+    no_stream,
     picture_stream,
     sound_streams,
     start_of,
     time_zero,
     too_long,
 )
+from vimss.media.damage import COUNTED, Losses, check_losses, check_rate, decoded_frames, restarts
 from vimss.media.report import Channel, SoundReport
 
 MAX_SAMPLE = 1000.0
 """Largest sample that is read, 60 dB over full scale. A hundred stems at full scale sum to 40 dB over it, and what is
 louder is no sound but broken data or other numbers: one such sample drives a network's normalisation into silence."""
+GAP_SECONDS = 0.1
+"""Holes in the time stamps of a sound stream below this are rounding of the container, above it silence."""
+EXACT = {"flac", "ogg", "tta", "wv"}
+EXACT_GAP_SECONDS = 0.02
+"""The same for containers that count samples: one lost block of FLAC is 0.09 s."""
+SILENCE_BLOCK = 1 << 20
 FULL_SCALES = {32768.0: "16-bit", 8388608.0: "24-bit", 2147483648.0: "32-bit"}
 LAYOUTS = {
     1: "FC",
@@ -54,50 +63,76 @@ class Wanted:
 
 
 def sound_blocks(
-    container: Any, wanted: Wanted, name: str, report: SoundReport
+    container: Any, wanted: Wanted, source: Source, report: SoundReport
 ) -> Iterator[tuple[Float32[np.ndarray, "c n"], int]]:
-    """Blocks of a sound stream from time zero on, mapped to `wanted.channels`, each with its sample rate."""
-    stream, count, rate, end = _numbered_sound(container, wanted.stream, name), 0, 0, 0.0
+    """Blocks of a sound stream from time zero on, mapped to `wanted.channels`, all with one sample rate.
+
+    Where packets are damaged or missing, silence stands for as long as the time stamps tell.
+    """
+    name = name_of(source)
+    stream, count, rate, losses = _numbered_sound(container, wanted.stream, source), 0, 0, Losses()
     report.stream, report.streams, report.channel = wanted.stream, len(sound_streams(container)), wanted.channel
     # Without a picture the first sample is the beginning, whatever its time stamp: FFmpeg's are 3 ms late in Vorbis.
     zero = time_zero(container) if picture_stream(container) else None
+    # Streams without time stamps get theirs by counting, junk too: nothing is known of a gap.
+    counted = container.format.name in COUNTED
+    most_gap = EXACT_GAP_SECONDS if container.format.name in EXACT else GAP_SECONDS
     late = start_of(stream) - time_zero(container)
-    for frame in container.decode(stream):
-        if frame.sample_rate <= 0 or rate not in (0, frame.sample_rate):
-            got = f"{rate} Hz, then {frame.sample_rate} Hz"
-            raise MediaError(f"{name} must keep one sample rate", got=got, fix="convert it to WAV")
-        rate = frame.sample_rate
+    for frame in decoded_frames(container, stream, losses):
+        rate = rate or frame.sample_rate
+        if not check_rate(losses, frame, rate, name):
+            continue
         if zero is None and frame.time is not None:
             zero = frame.time - late
-        position = count if frame.time is None or zero is None else round((frame.time - zero) * rate)
-        gap = position - count
+        position = count if counted or frame.time is None or zero is None else round((frame.time - zero) * rate)
+        if count and restarts(container, (position - count) / rate):
+            losses.restarts.append(count / rate)
+            zero, position = frame.time - count / rate, count
         samples = _samples(frame)
         if max(position, count) + samples.shape[1] > MAX_SECONDS * rate:
             raise too_long(name)
-        if gap > 0 and (count == 0 or gap > GAP_SECONDS * rate):
-            yield np.zeros((wanted.channels, gap), np.float32), rate
+        gap = position - count
+        if gap > 0 and (count == 0 or losses.fresh or gap > most_gap * rate):
+            if count:
+                losses.holes.append((count / rate, gap / rate))
+            yield from _silence(wanted.channels, gap, rate)
             count += gap
+        losses.fresh = False
         samples = samples[:, max(0, -position) :]  # what comes before the picture
         _check_samples(samples, count / rate, rate, name)
-        block = _heard(samples, frame, wanted, name, report)
-        yield block, rate
-        count += block.shape[1]
-        end = position / rate + (samples.shape[1] + max(0, -position)) / rate
-    check_whole(container, stream, end, name, report.notes if wanted.allow_truncated else None)
+        yield _heard(samples, frame, wanted, name, report), rate
+        count += samples.shape[1]
+        losses.seconds = count / rate
+    report.notes += losses.notes()
+    check_whole(
+        container,
+        stream,
+        source,
+        losses.seconds,
+        losses.end_of_file(container),
+        allowed=wanted.allow_truncated,
+        notes=report.notes,
+    )
+    check_losses(losses, name)
 
 
-def _numbered_sound(container: Any, number: int, name: str) -> Any:
+def _silence(channels: int, samples: int, rate: int) -> Iterator[tuple[Float32[np.ndarray, "c n"], int]]:
+    """Silence in blocks, as an hour of it must fit into memory too."""
+    for begin in range(0, samples, SILENCE_BLOCK):
+        yield np.zeros((channels, min(SILENCE_BLOCK, samples - begin)), np.float32), rate
+
+
+def _numbered_sound(container: Any, number: int, source: Source) -> Any:
     streams = sound_streams(container)
     if number < len(streams):
         return streams[number]
     if number > 0:
         raise MediaError(
-            f"{name} must have at least {number + 1} sound streams",
+            f"{name_of(source)} must have at least {number + 1} sound streams",
             got=str(len(streams)),
             fix="copy the file again, or convert it with all of its streams",
         )
-    got = f"{len(container.streams.audio)} of an unknown codec" if container.streams.audio else "none"
-    raise MediaError(f"{name} must have a sound stream", got=got, fix="give a recording with sound")
+    raise no_stream(container, "sound", source)
 
 
 def _samples(frame: Any) -> Float32[np.ndarray, "c n"]:
