@@ -67,7 +67,7 @@ def shard(
     """Write the shards of a corpus; a second call finds them."""
     from vimss import verbs
     from vimss.console import out, stage
-    from vimss.shards.write import first_of
+    from vimss.shards.source import first_of
 
     wanted = verbs.recipe_of(recipe, seed, minutes, changes or ())
     if check and (show or source is not None):
@@ -85,7 +85,7 @@ def shard(
     }
     if as_json:
         told = {"folder": str(manifest.home), "signature": manifest.signature, "seconds": seconds}
-        print_json({**told, "missing": manifest.missing, "pages": [str(page) for page in pages]})
+        print_json({**told, "missing": manifest.missing, "odd": manifest.odd, "pages": [str(page) for page in pages]})
         return
     out.print(
         f"{manifest.home}: {len(manifest.pieces)} pieces, {sum(seconds.values()) / 60:.1f} minutes", soft_wrap=True
@@ -96,6 +96,8 @@ def shard(
         out.print(f"  {split}: {len(pieces)} pieces, {length / 60:.1f} minutes: {' '.join(labels)}", soft_wrap=True)
     if manifest.missing:
         out.print(f"  missing: {len(manifest.missing)} pieces: {first_of(manifest.missing)}", soft_wrap=True)
+    for sentence in manifest.odd:
+        out.print(f"  odd: {sentence}", soft_wrap=True, markup=False)
     for page in pages:
         out.print(str(page), soft_wrap=True)
 
@@ -350,12 +352,17 @@ def _check_shards(name: str, recipe: Any, place: str, shards: str | None, as_jso
     with verbs.at_place(place, shards) as work, stage(f"check of {Path(name).stem}") as say:
         folder, found = verbs.check(work, name, recipe, say)
     wrong = [sentence for shard in found for sentence in shard.wrong]
+    odd = [sentence for shard in found for sentence in shard.odd]
     clips, size = sum(shard.clips for shard in found), sum(shard.size for shard in found)
     if as_json:
-        print_json({"folder": str(folder), "shards": len(found), "clips": clips, "bytes": size, "wrong": wrong})
+        print_json(
+            {"folder": str(folder), "shards": len(found), "clips": clips, "bytes": size, "wrong": wrong, "odd": odd}
+        )
     else:
         for sentence in wrong:
             out.print(sentence, soft_wrap=True, markup=False)
+        for sentence in odd:
+            out.print(f"odd: {sentence}", soft_wrap=True, markup=False)
         told = f"{len(wrong)} errors" if wrong else "all whole"
         out.print(f"{folder}: {len(found)} shards, {clips} clips, {size / 1e6:.1f} MB: {told}", soft_wrap=True)
     if wrong:

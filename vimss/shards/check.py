@@ -1,7 +1,7 @@
 """Whether shards are what their manifest says, to the last member.
 
 for found in check_shards(store.shards / "quickstart-3f9c2a1b07"):
-    print(found.shard, found.wrong)
+    print(found.shard, found.wrong, found.odd)
 """
 
 import hashlib
@@ -12,9 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vimss.errors import DataError
+from vimss.media import decode_audio
 from vimss.runtime import parallel_map
+from vimss.shards.clip import Clip, Player
 from vimss.shards.manifest import Shard, read_manifest
-from vimss.storage import Folder, sha256
+from vimss.shards.recipe import Recipe
+from vimss.shards.refuse import Loudness, MixAndSum
+from vimss.storage import Folder, folder_at, sha256
 
 
 @dataclass(frozen=True)
@@ -26,56 +31,113 @@ class Found:
     clips: int
     wrong: tuple[str, ...]
     """Sentences about what is not as it should be."""
+    odd: tuple[str, ...] = ()
+    """Sentences about what is whole and should be looked at: mixes that are not the sum of their stems."""
 
 
 @dataclass(frozen=True)
 class _Task:
     folder: Folder
     shard: Shard
+    recipe: Recipe
 
 
-def check_shards(folder: Folder, on_done: Callable[[Found], None] | None = None) -> list[Found]:
+def check_shards(folder: Folder | str | Path, on_done: Callable[[Found], None] | None = None) -> list[Found]:
     """Read every shard of a folder, wherever it is; DataError where there is no manifest."""
-    return parallel_map(_check_shard, [_Task(folder, shard) for shard in read_manifest(folder).shards], on_done)
+    folder = folder_at(str(folder)) if isinstance(folder, str | Path) else folder
+    manifest = read_manifest(folder)
+    return parallel_map(_check_shard, [_Task(folder, shard, manifest.recipe) for shard in manifest.shards], on_done)
 
 
 def _check_shard(task: _Task) -> Found:
     shard = task.shard
     try:
         with task.folder.copied(shard.name) as path:
-            return _check_file(path, shard)
+            return _check_file(path, shard, task.recipe)
     except FileNotFoundError:
         return Found(shard.name, 0, 0, (f"{shard.name} is missing",))
 
 
-def _check_file(path: Path, shard: Shard) -> Found:
+def _check_file(path: Path, shard: Shard, recipe: Recipe) -> Found:
     size, digest = path.stat().st_size, sha256(path)
     wrong = []
     if size != shard.size:
         wrong.append(f"{shard.name} has {size} bytes instead of {shard.size}")
     if digest != shard.sha256:
         wrong.append(f"{shard.name} has the SHA-256 {digest[:12]}... instead of {shard.sha256[:12]}...")
+    count, heard = 0, _Heard()
     try:
-        clips = _clips(path)
+        for key, members in _clips(path):
+            count += 1
+            found = [f"{shard.name}: the clip {key} {what}" for what in _wrong_members(members)]
+            wrong += found
+            if not found:
+                heard.hear(members)
     except (tarfile.TarError, EOFError) as error:
         return Found(shard.name, size, 0, (*wrong, f"{shard.name} is no whole tar file: {error}"))
-    if len(clips) != shard.clips:
-        wrong.append(f"{shard.name} holds {len(clips)} clips instead of {shard.clips}")
-    for key, members in clips.items():
-        wrong += [f"{shard.name}: the clip {key} {what}" for what in _wrong_members(members)]
-    return Found(shard.name, size, len(clips), tuple(wrong))
+    if count != shard.clips:
+        wrong.append(f"{shard.name} holds {count} clips instead of {shard.clips}")
+    # Of pieces that lack clips nothing can be said.
+    if not wrong:
+        wrong += [f"{shard.name}: {what}" for what in heard.wrong(recipe)]
+    return Found(shard.name, size, count, tuple(wrong), () if wrong else tuple(heard.odd()))
 
 
-def _clips(path: Path) -> dict[str, dict[str, bytes]]:
-    """Key of each clip to its members: the content of JSON, the SHA-256 of all others."""
-    clips: dict[str, dict[str, bytes]] = {}
+def _clips(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Key and members of each clip; the members of one follow each other."""
+    key, members = "", dict[str, bytes]()
     with tarfile.open(path, "r:") as tar:
         for member in tar:
-            key, _, name = member.name.partition(".")
+            next_key, _, name = member.name.partition(".")
+            if members and next_key != key:
+                yield key, members
+                members = {}
             file = tar.extractfile(member)
-            content = file.read() if file else b""
-            clips.setdefault(key, {})[name] = content if name == "json" else hashlib.sha256(content).digest()
-    return clips
+            key, members[name] = next_key, file.read() if file else b""
+    if members:
+        yield key, members
+
+
+class _Heard:
+    """The same as what was checked when the pieces were written."""
+
+    def __init__(self) -> None:
+        self._pieces: dict[str, tuple[Loudness, MixAndSum]] = {}
+
+    def hear(self, members: dict[str, bytes]) -> None:
+        """The next whole clip."""
+        clip = _clip(members)
+        for measure in self._pieces.setdefault(clip.piece, (Loudness(), MixAndSum())):
+            measure.hear(clip)
+
+    def wrong(self, recipe: Recipe) -> Iterator[str]:
+        """Sentences about pieces that writing would refuse."""
+        for piece, (loudness, _) in self._pieces.items():
+            try:
+                loudness.check(piece, recipe)
+            except DataError as error:
+                yield str(error)
+
+    def odd(self) -> Iterator[str]:
+        """Sentences about mixes that are not the sum of their stems."""
+        for piece, (_, mix) in self._pieces.items():
+            yield from mix.oddities(piece)
+
+
+def _clip(members: dict[str, bytes]) -> Clip:
+    """The sound of a clip."""
+    about = json.loads(members["json"])
+    players = tuple(
+        Player(
+            player["instrument"],
+            player["part"],
+            decode_audio(members[player["audio"]])[0] if "audio" in player else None,
+            silent=player["silent"],
+        )
+        for player in about["players"]
+    )
+    mixture = decode_audio(members[about["mixture"]])[0] if "mixture" in about else None
+    return Clip(about["piece"], about["offset"], about["samples"], about["sample_rate"], players, mixture=mixture)
 
 
 def _wrong_members(members: dict[str, bytes]) -> Iterator[str]:
@@ -84,7 +146,9 @@ def _wrong_members(members: dict[str, bytes]) -> Iterator[str]:
         about = json.loads(members["json"])
         digests: dict[str, str] = about["sha256"]
         listed = {*digests, *_listed(about)}
-        damaged = [name for name in there & digests.keys() if members[name].hex() != digests[name]]
+        damaged = [
+            name for name in there & digests.keys() if hashlib.sha256(members[name]).hexdigest() != digests[name]
+        ]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         yield f"has no JSON that can be read: {type(error).__name__}: {error}"
         return

@@ -46,6 +46,12 @@ class Recipe(Config):
     most_silent: float = Field(
         0.5, ge=0, le=1, description="share of a piece's players that may play nothing from its beginning to its end"
     )
+    odd_mixtures: Literal["list", "refuse"] = Field(
+        "list", description="what becomes of pieces whose recorded mix is not nearly the sum of their stems"
+    )
+    allow_truncated: bool = Field(
+        False, description="read files that end too early as far as they go, and list them as odd in the manifest"
+    )
     labels: tuple[str, ...] = Field(
         tuple(INSTRUMENTS), min_length=1, description="instrument labels, in the order of the outputs"
     )
