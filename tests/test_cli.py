@@ -306,7 +306,11 @@ def test_json_is_all_that_goes_to_the_output(vimss_says, tmp_path):
         "scores": {},
         "notes": [],
     }
-    assert heard["stream"] == 0 and heard["seconds"] == 1.0 and heard["level_db"] == pytest.approx(-15.2, abs=0.2)
+    assert (
+        heard["stream"] == 0
+        and heard["seconds"] == pytest.approx(1)
+        and heard["level_db"] == pytest.approx(-15.2, abs=0.2)
+    )
     assert "separate duet.wav" in err and "heard mono, 8 kHz, 1.0 s, -15.2 dBFS" in err
 
 
@@ -383,7 +387,7 @@ def test_a_folder_that_cannot_be_is_refused_before_the_work(vimss_says, tmp_path
         (["--stream", "3"], "must have at least 4 sound streams; got 1"),
         (
             ["--channel", "centre"],
-            "Invalid value for '--channel': 'centre' is not one of 'all', 'left', 'right', 'mid'",
+            "'centre' is not one of 'all', 'left', 'right', 'mid', 'side'",
         ),
         (["--channel", "side"], "must have two channels to hear their difference; got mono"),
         (["--instruments", "2 violins"], "got '2 violins'. To fix: did you mean 'vn,vn'?"),

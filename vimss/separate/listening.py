@@ -135,7 +135,8 @@ def _page_video(file: Path) -> tuple[bytes | None, dict[str, str]]:
     height = min(VIDEO_HEIGHT, size[0])
     width = min(VIDEO_WIDTH, max(1, round(height * size[1] / size[0])))
     try:
-        frames = read_video(file, (height, width), VIDEO_FRAME_RATE, PAGE_SECONDS)
+        # Whether the file was cut off has been asked of its sound.
+        frames = read_video(file, (height, width), VIDEO_FRAME_RATE, PAGE_SECONDS, allow_truncated=True)
     except MediaError as error:
         # The stems are whole without it.
         return None, {"Video": f"cannot be shown: {error.got}"}

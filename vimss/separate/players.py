@@ -127,7 +127,9 @@ def _names(label: str) -> Iterator[str]:
         yield INSTRUMENTS[label]
 
 
-def parts_of(separator: Separator, players: tuple[str, ...], file: Path, card: Mapping[str, Any]) -> Parts:
+def parts_of(
+    separator: Separator, players: tuple[str, ...], file: Path, card: Mapping[str, Any], allow_truncated: bool = False
+) -> Parts:
     """The outputs for these players, with what the model is told about them."""
     names = tuple(dict.fromkeys(players))
     if not all(re.fullmatch(r"[\w-]+", name) for name in names):
@@ -143,7 +145,7 @@ def parts_of(separator: Separator, players: tuple[str, ...], file: Path, card: M
     looks = separator.listens and config.context != "labels"
     context = None
     if looks:
-        context = look(separator, len(players), file, card)
+        context = look(separator, len(players), file, card, allow_truncated)
     elif separator.listens:
         context = separator.label_context(names)[0]
     if config.outputs == "instruments":
@@ -151,10 +153,13 @@ def parts_of(separator: Separator, players: tuple[str, ...], file: Path, card: M
     return Parts(names, tuple(enumerate(players if looks else names)), context)
 
 
-def look(separator: Separator, players: int, file: Path, card: Mapping[str, Any]) -> torch.Tensor:
+def look(
+    separator: Separator, players: int, file: Path, card: Mapping[str, Any], allow_truncated: bool = False
+) -> torch.Tensor:
     """Pictures "p v h w 3" of the players in equal columns, or their features "p v d"."""
     picture = Picture.model_validate(card.get("picture", {}))
-    row = read_video(file, (picture.size, picture.size * players), picture.frame_rate)
+    size = (picture.size, picture.size * players)
+    row = read_video(file, size, picture.frame_rate, allow_truncated=allow_truncated)
     pictures = torch.from_numpy(np.stack(np.split(row, players, axis=2)))
     if separator.config.context == "frames":
         return pictures

@@ -26,6 +26,7 @@ from vimss.metrics import (
 from vimss.page import PAGE_SECONDS, Table
 from vimss.shards.corpora.folder import MIXTURE, SOUNDS
 from vimss.shards.instruments import INSTRUMENTS, label_of
+from vimss.shards.source import visible
 from vimss.storage import explain_os_errors
 
 TOLERANCE_SECONDS = 0.05
@@ -57,11 +58,11 @@ def find_references(folder: Path, names: Sequence[str], labels: Sequence[str]) -
                 got=f"{folder}, {'a file' if folder.exists() else 'which does not exist'}",
                 fix="give the folder that they lie in, or leave --references out",
             )
-        files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in SOUNDS and path.is_file()]
+        files = [path for path in visible(folder) if path.suffix.lower() in SOUNDS and path.is_file()]
     found: dict[str, list[Path]] = {}
     unused = []
     for path in files:
-        if path.name.startswith(".") or path.stem.lower() == MIXTURE:
+        if path.stem.lower() == MIXTURE:
             continue
         name = path.stem if path.stem in names else label_of(path.stem, [*labels, *set(names) - set(labels)])
         if name in names:
