@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vimss.errors import ConfigError, StorageError
+from vimss.errors import ConfigError, MediaError, StorageError
 from vimss.separate import folder as folders
 from vimss.separate.folder import PAGE, RECORD, check_inputs_stay, folder_name, free_folder, put_folder, recording_of
 from vimss.storage import publish
@@ -165,9 +165,16 @@ def test_a_numbered_name_fits_the_file_system(tmp_path, name):
     assert second.name.endswith("-2") and (second / RECORD).is_file()
 
 
-@pytest.mark.parametrize(("make", "got"), [("mkdir", "a folder"), ("", "no such file")])
+@pytest.mark.parametrize(
+    ("make", "got"),
+    [(os.mkdir, "a folder"), (os.mkfifo, "a pipe or a device"), (lambda path: None, "no such file")],
+)
 def test_what_is_no_file_is_no_recording(tmp_path, make, got):
-    if make:
-        (tmp_path / "x.wav").mkdir()
-    with pytest.raises(folders.MediaError, match=rf"x\.wav must be a media file; got {got}\. To fix: check the path"):
+    make(tmp_path / "x.wav")
+    with pytest.raises(MediaError, match=rf"x\.wav must be a media file; got {got}\. To fix: check the path"):
         recording_of(tmp_path / "x.wav")
+
+
+def test_a_place_where_no_folder_can_be_made_is_refused(tmp_path):
+    with pytest.raises(StorageError, match="/proc/x must be where folders can be made; got No such file.*with --out"):
+        folders.make_folder(Path("/proc/.tmp-x"), Path("/proc/x"))

@@ -65,7 +65,10 @@ def test_a_path_that_cannot_be_made_is_explained(tmp_path):
         Store(tmp_path / "file").make()
 
 
-@pytest.mark.parametrize(("met", "message"), [("x/y", "x/y must be writable"), ("../a.wav", r"a.wav must be readable")])
+@pytest.mark.parametrize(
+    ("met", "message"),
+    [("x/y", "x/y must be writable"), ("x/.tmp-y.1.a", "x must be writable"), ("../a.wav", r"a.wav must be readable")],
+)
 def test_a_file_that_may_not_be_opened_is_named(tmp_path, met, message):
     with pytest.raises(StorageError, match=message), explain_os_errors(tmp_path / "x" / "target"):
         raise PermissionError(errno.EACCES, "Permission denied", os.path.normpath(tmp_path / met))

@@ -325,6 +325,7 @@ def explain_os_errors(path: Path, variable: str = "VIMSS_STORE") -> Iterator[Non
             ) from error
         # What is read meanwhile, such as a file of a corpus, has errors too.
         met = Path(error.filename) if isinstance(error.filename, str) else path
+        met = met.parent if met.name.startswith(TEMPORARY) else met
         if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
             needed = "writable" if met.is_relative_to(path.parent) or path.is_relative_to(met) else "readable"
             raise StorageError(

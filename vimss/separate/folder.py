@@ -43,10 +43,12 @@ class Recording:
 def recording_of(file: Path) -> Recording:
     """Name, size and digest of a file; MediaError where it cannot be read."""
     try:
+        if file.exists() and not file.is_file():  # to read a pipe would wait for ever
+            got = "a folder" if file.is_dir() else "a pipe or a device"
+            raise MediaError(f"{file} must be a media file", got=got, fix="check the path")
         return Recording(str(file.absolute()), file.stat().st_size, sha256(file))
     except OSError as error:
-        got = "a folder" if file.is_dir() else error.strerror or type(error).__name__
-        got = "no such file" if isinstance(error, FileNotFoundError) else got
+        got = "no such file" if isinstance(error, FileNotFoundError) else error.strerror or type(error).__name__
         raise MediaError(f"{file} must be a media file", got=got, fix="check the path") from error
 
 
@@ -72,6 +74,16 @@ def free_folder(out: Path, recording: Recording, *, numbered: bool = False, over
             if not numbered:
                 raise found
     raise AssertionError("numbers do not end")
+
+
+def make_folder(temporary: Path, out: Path) -> None:
+    """Make the folder in which the work is done; StorageError where there can be none, as in /proc."""
+    try:
+        temporary.mkdir(mode=0o755)
+    except FileNotFoundError as error:
+        raise StorageError(
+            f"{out} must be where folders can be made", got=str(error.strerror), fix="choose another folder with --out"
+        ) from error
 
 
 def put_folder(

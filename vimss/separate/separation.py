@@ -31,6 +31,7 @@ from vimss.separate.folder import (
     check_inputs_stay,
     check_space,
     free_folder,
+    make_folder,
     put_folder,
     recording_of,
     write_record,
@@ -148,7 +149,7 @@ def separate(
     true, unused = find_references(references, parts.names, known.separator.labels) if references else ({}, "")
     task = Task(file, known, players, parts, true, tuple(filter(None, [unused])), options)
     with explain_os_errors(target, "--out"), temporary_beside(target) as folder:
-        folder.mkdir(mode=0o755)
+        make_folder(folder, target)
         result = _separate_in(folder, task, say, note)
         write_record(folder, recording, {"model": known.name} | result.record)
         target = put_folder(folder, out, recording, **places)
