@@ -1,5 +1,6 @@
 """Damaged and joined files are read as players do, and what was lost is said."""
 
+import re
 import struct
 
 import av
@@ -186,3 +187,26 @@ def test_mpeg_streams_whose_time_stamps_jump_ahead_are_joined_recordings() -> No
     audio, report = heard(encoded("mpegts", "aac") + later)
     assert len(audio) == pytest.approx(4 * RATE, abs=0.1 * RATE)
     assert "the time begins again at 2.0 s" in report.notes[-1]
+
+
+def test_a_damaged_time_stamp_that_leads_beyond_the_end_makes_no_hours_of_silence() -> None:
+    data = bytearray(encoded("flv", "aac"))
+    tags = [
+        match.start() for match in re.finditer(rb"\x08\x00[\x00-\x03].\x00...\x00\x00\x00\xaf", bytes(data), re.DOTALL)
+    ]
+    for place in tags[len(tags) // 2 :]:
+        data[place + 4 : place + 7] = (int.from_bytes(data[place + 4 : place + 7], "big") + 3_600_000).to_bytes(
+            3, "big"
+        )
+    audio, report = heard(bytes(data))
+    assert len(audio) == pytest.approx(2 * RATE, abs=0.1 * RATE)
+    assert "the time begins again at" in report.notes[0]
+
+
+@pytest.mark.parametrize(("kind", "codec"), [("w64", "pcm_s16le"), ("mp4", "aac")])
+def test_sizes_beyond_any_file_do_no_harm(kind: str, codec: str) -> None:
+    data = encoded(kind, codec)
+    huge = b"junk" + bytes(12) + b"\xf0" * 8 if kind == "w64" else b"\0\0\0\1free" + b"\xf0" * 8
+    place = 40 if kind == "w64" else 0
+    with pytest.raises(MediaError, match="must "):
+        media.read_audio(data[:place] + huge + data[place:], RATE)

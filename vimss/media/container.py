@@ -13,7 +13,7 @@ from typing import Any, Literal
 import av
 
 from vimss.errors import MediaError
-from vimss.media.claims import breaks_off, shortfall
+from vimss.media.claims import Shortfall, breaks_off, shortfall
 from vimss.media.kinds import CONVERT, FORMATS, unreadable
 
 MAX_SECONDS = 6 * 3600.0
@@ -148,12 +148,17 @@ def check_whole(
     if short is None:
         return
     if short.cut and not allowed:
-        raise MediaError(
-            f"{name_of(source)} must be whole",
-            got=short.text,
-            fix="copy, download or export it again; or read what is there: --allow-truncated",
-        )
+        raise cut_off(source, short)
     notes.append(f"the file was cut off: {short.text}" if short.cut else short.text)
+
+
+def cut_off(source: Source, short: Shortfall) -> MediaError:
+    """The error for a file that lacks its end."""
+    return MediaError(
+        f"{name_of(source)} must be whole",
+        got=short.text,
+        fix="copy, download or export it again; or read what is there: --allow-truncated",
+    )
 
 
 def too_long(name: str) -> MediaError:

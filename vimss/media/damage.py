@@ -22,7 +22,8 @@ RESTART_SECONDS = 1.0
 """Time stamps that jump back by more than this begin another recording, which was joined to the first."""
 DISCONTINUOUS = {"mpegts", "mpeg"}
 JUMP_SECONDS = 10.0
-"""So do those of MPEG streams that jump ahead by more than this; FFmpeg's own programs use the same limits."""
+"""So do those of MPEG streams that jump ahead by more than this, as for FFmpeg's own programs; in other files such a
+jump is sound that is missing, unless it leads beyond the end that the file states: then the time stamp is damaged."""
 MOST_FAILURES = 100
 """A file is given up after so many errors in a row: some demuxers stand still at the first."""
 MOST_ODD_SECONDS = 1.0
@@ -119,9 +120,13 @@ def decoded_frames(container: Any, stream: Any, losses: Losses) -> Iterator[Any]
         yield from frames
 
 
-def restarts(container: Any, ahead: float) -> bool:
-    """Whether time stamps that are `ahead` seconds from where they should be begin another recording."""
-    return ahead < -RESTART_SECONDS or (ahead > JUMP_SECONDS and container.format.name in DISCONTINUOUS)
+def restarts(container: Any, time: float, ahead: float) -> bool:
+    """Whether a time stamp that is `ahead` seconds from where it should be begins another recording, or is damaged."""
+    if ahead < -RESTART_SECONDS:
+        return True
+    last = ((container.start_time or 0) + (container.duration or 0)) / av.time_base
+    beyond = bool(container.duration) and time > last + JUMP_SECONDS
+    return ahead > JUMP_SECONDS and (beyond or container.format.name in DISCONTINUOUS)
 
 
 def _packets(container: Any, losses: Losses) -> Iterator[Any]:

@@ -102,7 +102,7 @@ def picture_frames(container: Any, source: Source, *, allow_truncated: bool = Fa
     for frame in decoded_frames(container, stream, losses):
         _check_pixels(frame.width, frame.height, name)
         begin = last if frame.time is None else frame.time - zero
-        if last and restarts(container, begin - last):
+        if last and frame.time is not None and restarts(container, frame.time, begin - last):
             zero, begin = zero + begin - last, last
         last = begin + (float(frame.duration * frame.time_base) if frame.duration else seconds)
         yield Picture(frame, exif, aspect, begin, last)

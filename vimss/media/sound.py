@@ -13,10 +13,12 @@ import numpy as np
 from jaxtyping import Float32
 
 from vimss.errors import MediaError
+from vimss.media.claims import early_shortfall
 from vimss.media.container import (
     MAX_SECONDS,
     Source,
     check_whole,
+    cut_off,
     name_of,
     no_stream,
     picture_stream,
@@ -72,6 +74,9 @@ def sound_blocks(
     name = name_of(source)
     stream, count, rate, losses = _numbered_sound(container, wanted.stream, source), 0, 0, Losses()
     report.stream, report.streams, report.channel = wanted.stream, len(sound_streams(container)), wanted.channel
+    early = None if wanted.allow_truncated else early_shortfall(container, stream, source)
+    if early is not None:
+        raise cut_off(source, early)
     # Without a picture the first sample is the beginning, whatever its time stamp: FFmpeg's are 3 ms late in Vorbis.
     zero = time_zero(container) if picture_stream(container) else None
     # Streams without time stamps get theirs by counting, junk too: nothing is known of a gap.
@@ -85,7 +90,7 @@ def sound_blocks(
         if zero is None and frame.time is not None:
             zero = frame.time - late
         position = count if counted or frame.time is None or zero is None else round((frame.time - zero) * rate)
-        if count and restarts(container, (position - count) / rate):
+        if count and frame.time is not None and restarts(container, frame.time, (position - count) / rate):
             losses.restarts.append(count / rate)
             zero, position = frame.time - count / rate, count
         samples = _samples(frame)
