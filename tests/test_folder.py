@@ -1,5 +1,6 @@
 """The reader of a user's own stems, on trees that look like what people have."""
 
+import json
 import shutil
 import unicodedata
 
@@ -7,8 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from vimss import cli
 from vimss.errors import ConfigError, DataError
 from vimss.media import write_video, write_wav
+from vimss.runtime import Place, ray_running
 from vimss.shards.corpora import folder
 from vimss.shards.instruments import label_of
 from vimss.shards.recipe import Expectation, load_recipe
@@ -429,3 +432,23 @@ def test_a_file_that_was_cut_off_is_refused_or_allowed_and_noted(source):
     (clip,) = clips(source, recipe=RECIPE.model_copy(update={"allow_truncated": True}))
     assert [note.partition(": ")[0] for note in clip.notes] == ["cello 1.wav", "vn.wav"]
     assert "the file was cut off" in clip.notes[0]
+
+
+@pytest.mark.slow
+def test_a_check_lists_odd_mixes_and_goes_well(source, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("VIMSS_STORE", str(tmp_path / "store"))
+    for number in range(4):
+        shutil.copy(source / f"No. {number}" / "vn.wav", source / f"No. {number}" / "mixture.wav")
+    write_shards(load_recipe("folder", [f"sample_rate={RATE}"]), "folder", Store(tmp_path / "store"), source)
+
+    def says(*words):
+        with pytest.raises(SystemExit) as end:
+            cli.main(["shard", "folder", "--set", f"sample_rate={RATE}", *words])
+        assert not end.value.code
+        return capsys.readouterr().out
+
+    with ray_running(Place(name="local"), num_cpus=1):
+        check, told, again = says("--check"), json.loads(says("--check", "--json")), says()
+    sentence = "No-2: the recorded mix is not the sum of the stems: the difference has -3.0 dB of it"
+    assert f"odd: {sentence}" in check and check.count("odd: ") == 4 and check.endswith("MB: all whole\n")
+    assert told["wrong"] == [] and len(told["odd"]) == 4 and f"\n  odd: {sentence}" in again

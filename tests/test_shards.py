@@ -634,3 +634,23 @@ def test_a_shard_whose_pieces_are_others_now_is_written_anew(monkeypatch, small_
     assert [(shard.name, shard.clips) for shard in manifest.shards] == [
         ("train-000000.tar", 1), ("train-000001.tar", 1), ("valid-000000.tar", 1),
     ]  # fmt: skip
+
+
+def test_a_corpus_of_which_nothing_can_be_read_is_none(monkeypatch, small_recipe, tmp_path, files):
+    own_corpus(monkeypatch, file_pieces(files), read_file(files))
+    for path in files.iterdir():
+        path.write_text("x")
+    recipe = Recipe.model_validate({**small_recipe.model_dump(), "expect": {"pieces": 3, "most_missing": 1}})
+    with pytest.raises(
+        DataError, match="must hold at least one piece; got none under .*; missing: c: c.txt must be a number"
+    ):
+        write_shards(recipe, "mine", Store(tmp_path), files)
+    assert not list(tmp_path.rglob("manifest.json"))
+
+
+def test_a_file_in_place_of_the_folder_of_shards_is_told(small_manifest):
+    with pytest.raises(
+        DataError, match="manifest.json must be a folder of shards; got a file. To fix: give the folder it"
+    ):
+        open_manifest(small_manifest.folder / "manifest.json")
+    assert open_manifest(str(small_manifest.folder), [(str(small_manifest.folder), 0.5)]).more[0][1] == 0.5

@@ -5,6 +5,7 @@ for found in check_shards(store.shards / "quickstart-3f9c2a1b07"):
 """
 
 import hashlib
+import itertools
 import json
 import tarfile
 from collections.abc import Callable, Iterator
@@ -65,37 +66,45 @@ def _check_file(path: Path, shard: Shard, recipe: Recipe) -> Found:
         wrong.append(f"{shard.name} has {size} bytes instead of {shard.size}")
     if digest != shard.sha256:
         wrong.append(f"{shard.name} has the SHA-256 {digest[:12]}... instead of {shard.sha256[:12]}...")
-    count, heard = 0, _Heard()
     try:
-        for key, members in _clips(path):
-            count += 1
-            found = [f"{shard.name}: the clip {key} {what}" for what in _wrong_members(members)]
-            wrong += found
-            if not found:
-                heard.hear(members)
+        clips = _clips(path)
     except (tarfile.TarError, EOFError) as error:
         return Found(shard.name, size, 0, (*wrong, f"{shard.name} is no whole tar file: {error}"))
-    if count != shard.clips:
-        wrong.append(f"{shard.name} holds {count} clips instead of {shard.clips}")
-    # Of pieces that lack clips nothing can be said.
-    if not wrong:
-        wrong += [f"{shard.name}: {what}" for what in heard.wrong(recipe)]
-    return Found(shard.name, size, count, tuple(wrong), () if wrong else tuple(heard.odd()))
+    if len(clips) != shard.clips:
+        wrong.append(f"{shard.name} holds {len(clips)} clips instead of {shard.clips}")
+    for key, members in clips.items():
+        wrong += [f"{shard.name}: the clip {key} {what}" for what in _wrong_members(members)]
+    if wrong:
+        return Found(shard.name, size, len(clips), tuple(wrong))
+    # Only what is whole can be listened to.
+    heard = _Heard()
+    for members in _whole_clips(path):
+        heard.hear(members)
+    wrong = [f"{shard.name}: {what}" for what in heard.wrong(recipe)]
+    return Found(shard.name, size, len(clips), tuple(wrong), tuple(heard.odd()))
 
 
-def _clips(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Key and members of each clip; the members of one follow each other."""
-    key, members = "", dict[str, bytes]()
+def _clips(path: Path) -> dict[str, dict[str, bytes]]:
+    """Key of each clip to its members: the content of JSON, the SHA-256 of all others."""
+    clips: dict[str, dict[str, bytes]] = {}
+    for key, name, content in _members(path):
+        clips.setdefault(key, {})[name] = content if name == "json" else hashlib.sha256(content).digest()
+    return clips
+
+
+def _whole_clips(path: Path) -> Iterator[dict[str, bytes]]:
+    """The members of one clip after the other; they follow each other."""
+    for _, members in itertools.groupby(_members(path), key=lambda member: member[0]):
+        yield {name: content for _, name, content in members}
+
+
+def _members(path: Path) -> Iterator[tuple[str, str, bytes]]:
+    """Key of the clip, name and content of each member."""
     with tarfile.open(path, "r:") as tar:
         for member in tar:
-            next_key, _, name = member.name.partition(".")
-            if members and next_key != key:
-                yield key, members
-                members = {}
+            key, _, name = member.name.partition(".")
             file = tar.extractfile(member)
-            key, members[name] = next_key, file.read() if file else b""
-    if members:
-        yield key, members
+            yield key, name, file.read() if file else b""
 
 
 class _Heard:
@@ -146,9 +155,7 @@ def _wrong_members(members: dict[str, bytes]) -> Iterator[str]:
         about = json.loads(members["json"])
         digests: dict[str, str] = about["sha256"]
         listed = {*digests, *_listed(about)}
-        damaged = [
-            name for name in there & digests.keys() if hashlib.sha256(members[name]).hexdigest() != digests[name]
-        ]
+        damaged = [name for name in there & digests.keys() if members[name].hex() != digests[name]]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         yield f"has no JSON that can be read: {type(error).__name__}: {error}"
         return

@@ -179,6 +179,10 @@ def _manifest_bytes(folder: Folder) -> bytes:
     """The file; DataError where there is none."""
     try:
         return folder.read_bytes(MANIFEST)
+    except NotADirectoryError as error:
+        raise DataError(
+            f"{folder} must be a folder of shards", got="a file", fix="give the folder it lies in"
+        ) from error
     except FileNotFoundError as error:
         raise DataError(
             f"{folder} must hold a {MANIFEST}", got="none", fix="run `vimss shard RECIPE` to write the shards"

@@ -41,12 +41,6 @@ def checked_pieces(listing: Listing, recipe: Recipe, source: Path | None) -> tup
     """The pieces of a listing; DataError where there are too few, or names or splits contradict each other."""
     pieces = listing.pieces
     check_expected([piece.seconds for piece in pieces], listing.missing, recipe, source)
-    if not pieces:
-        raise DataError(
-            f"the source of the corpus '{recipe.corpus}' must hold at least one piece",
-            got=f"none under {source}" if source else "none",
-            fix=f"obtain the data first: {recipe.obtain}",
-        )
     splits: dict[str, str] = {}
     names: set[str] = set()
     for piece in pieces:
@@ -72,14 +66,20 @@ def checked_pieces(listing: Listing, recipe: Recipe, source: Path | None) -> tup
 
 def check_expected(lengths: Sequence[float], missing: Sequence[str], recipe: Recipe, source: Path | None) -> None:
     """DataError where more of a corpus is missing than its recipe allows: a download may have broken off."""
+    lacking = f"; missing: {first_of(missing)}" if missing else ""
     expect = recipe.expect
+    if not lengths and (expect is None or expect.most_missing == 1):
+        raise DataError(
+            f"the source of the corpus '{recipe.corpus}' must hold at least one piece",
+            got=(f"none under {source}" if source else "none") + lacking,
+            fix=f"obtain the data first: {recipe.obtain}",
+        )
     if expect is None:
         return
     few = len(lengths) < (1 - expect.most_missing) * expect.pieces
     seconds = sum(lengths)
     # Lengths are told to the second or so.
     if few or seconds < 0.98 * (1 - expect.most_missing) * expect.seconds:
-        lacking = f"; missing: {first_of(missing)}" if missing else ""
         wanted = f", together {expect.seconds:.0f} s" if expect.seconds else ""
         raise DataError(
             f"{source} must hold {expect.pieces} pieces{wanted}, of which a share of {expect.most_missing:g} may be "
