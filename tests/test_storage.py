@@ -163,3 +163,15 @@ def test_a_disk_that_fails_is_explained(tmp_path):
     rule = r"a must be readable and writable; got Input/output error. To fix: check the disk or the link, or set --out"
     with pytest.raises(StorageError, match=rule), explain_os_errors(tmp_path / "a", "--out"):
         raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_what_is_there_is_replaced_only_where_that_is_meant(tmp_path, folder):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "new").mkdir()
+    put(tmp_path / "new", tmp_path / "a", replace=False)  # an empty folder is nothing
+    (tmp_path / "new").mkdir() if folder else (tmp_path / "new").touch()
+    (tmp_path / "a" / "old").touch()
+    with pytest.raises(FileExistsError):
+        put(tmp_path / "new", tmp_path / "a", replace=False)
+    assert (tmp_path / "a" / "old").exists() and (tmp_path / "new").exists()

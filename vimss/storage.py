@@ -255,10 +255,13 @@ def temporary_beside(target: Path) -> Iterator[Path]:
 
 
 def put(temporary: Path, target: Path, replace: bool = True) -> None:
-    """Give a file or folder its name, when all of it is on the disk; FileExistsError where it must not `replace`."""
+    """Give a file or folder its name, when all of it is on the disk.
+
+    FileExistsError where it must not `replace` what is there; an empty folder is nothing.
+    """
     target = _real(target)
     _sync(temporary)
-    if not replace and os.path.lexists(target):
+    if not replace and os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir())):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
     if replace and temporary.is_dir() and target.is_dir():
         aside = _temporary_name(target)

@@ -91,10 +91,13 @@ def put_folder(
 ) -> Path:
     """Give the finished folder its name, which another process may have taken meanwhile; returns where it is."""
     while True:
-        out = free_folder(out, recording, numbered=numbered, overwrite=overwrite)
+        folder = free_folder(out, recording, numbered=numbered, overwrite=overwrite)
+        record = _record(folder)
+        # Looked at once more: what another process has put there since is not to be replaced.
+        ours = record is not None and (overwrite or record.get("sha256") == recording.sha256)
         try:
-            put(temporary, out, replace=_record(out) is not None)
-            return out
+            put(temporary, folder, replace=ours)
+            return folder
         except FileExistsError:
             continue
 
