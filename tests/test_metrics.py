@@ -228,3 +228,16 @@ def test_paired_gain_is_the_same_each_time_and_leaves_undefined_pairs_out() -> N
 
 def test_one_pair_is_no_evidence() -> None:
     assert not metrics.paired_gain([9.0], [0.0]).significant
+
+
+def test_si_sdr_of_sums_is_si_sdr():
+    generator = np.random.default_rng(0)
+    reference = generator.normal(size=(1, 5000))
+    for noise in (1e-6, 0.1, 10.0):
+        estimate = 0.3 * reference + noise * generator.normal(size=(1, 5000))
+        sums = (np.sum(reference**2), np.sum(reference * estimate), np.sum(estimate**2))
+        expected = metrics.si_sdr(reference, estimate).item()
+        assert metrics.si_sdr_of_sums(*sums) == pytest.approx(expected, abs=1e-3)
+    assert metrics.si_sdr_of_sums(1.0, 0.0, 0.0) == -metrics.LIMIT_DB
+    assert metrics.si_sdr_of_sums(1.0, 1.0, 1.0) == metrics.LIMIT_DB
+    assert np.isnan(metrics.si_sdr_of_sums(0.0, 0.0, 1.0))

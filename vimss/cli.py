@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -261,23 +261,42 @@ def separate(
     instruments: Annotated[str, typer.Option(help="Labels, as in vn,va,vc; without, the file's metadata say.")] = "",
     out_folder: Annotated[Path | None, typer.Option("--out", help="Where to write; without, the store.")] = None,
     references: Annotated[
-        Path | None, typer.Option(help="Folder with a true stem LABEL.wav per label, to score.")
+        Path | None, typer.Option(help="Folder with true stems, such as vn.wav or violin 1.flac, to score.")
     ] = None,
+    stream: Annotated[int, typer.Option(help="Which of several sound streams to hear, from 0.", min=0)] = 0,
+    channel: Annotated[
+        Literal["all", "left", "right", "mid", "side"], typer.Option(help="Which part of a stereo sound to hear.")
+    ] = "all",
+    allow_truncated: Annotated[
+        bool, typer.Option("--allow-truncated", help="Separate a file that was cut off as far as it goes.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace stems of another recording in the folder of --out.")
+    ] = False,
     place: On = "local",
     as_json: Json = False,
 ) -> None:
     """Separate a recording into one WAV per label, with a page to look at and listen to."""
     from vimss import verbs
-    from vimss.console import out, stage
+    from vimss.console import err, out, stage
+    from vimss.separate import Options
+
+    def note(sentence: str) -> None:
+        err.print(f"  {sentence}")
 
     work = verbs.known_place(place)
+    options = Options(stream, channel, allow_truncated, overwrite)
     with stage(f"separate {file.name}") as say:
-        result = verbs.separate_file(work, file, model, instruments, out_folder, references, say)
+        result = verbs.separate_file(
+            work, file, model, instruments, out_folder, references, say, options=options, note=note
+        )
     if as_json:
-        print_json({"page": str(result.page), "stems": {label: str(path) for label, path in result.stems.items()}})
+        print_json(result.summary)
         return
     for path in (*result.stems.values(), result.page):
-        out.print(str(path), soft_wrap=True)
+        out.print(str(path))
+    for sentence in result.sentences:
+        out.print(sentence)
 
 
 @app.command()
