@@ -252,7 +252,7 @@ def test_an_error_of_ours_ends_the_search_as_it_is_and_leaves_the_trial_to_be_re
         with pytest.raises(StorageError, match="the record must fit on the disk; got 0 MB free"):
             search(once, small_manifest, place, store, [fail])
         (left,) = read_study(next(store.studies.iterdir())).records
-        assert left.state == "interrupted" and "the record must fit" in left.message
+        assert left.state == "interrupted" and "the same command resumes it" in left.message
         (resumed,) = search(once, small_manifest, place, store).records
     assert resumed.state == "finished"
 
