@@ -307,7 +307,9 @@ def test_a_worker_that_is_gone_is_a_loss_unless_ours_say_why():
     assert was_lost(gone) and was_lost(worker_group_error(RuntimeError("gloo"), gone))
     assert was_lost(ray.exceptions.OutOfMemoryError("killed by Ray"))
     assert not was_lost(worker_group_error(gone, ours)) and not was_lost(ValueError("x")) and not was_lost(None)
-    assert error_message(worker_group_error(gone, ours), None) == "loss must be finite; got nan. To fix: lower it"
+    task_error = ray.exceptions.RayTaskError("train", "a traceback", ours).as_instanceof_cause()
+    for error in (ours, task_error, worker_group_error(gone, ours), worker_group_error(task_error)):
+        assert error_message(error, None) == "loss must be finite; got nan. To fix: lower it"
 
 
 @pytest.fixture(scope="module")

@@ -55,7 +55,9 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     """An exception and all that it came from, through Ray's tasks, Ray Train's workers and their health checks."""
     if error is None:
         return
-    yield error
+    # Ray's own wrapper is an instance of what it wraps too, but with a traceback for a message.
+    if not isinstance(error, ray.exceptions.RayTaskError):
+        yield error
     below = [getattr(error, "cause", None), error.__cause__, getattr(error, "health_check_failure", None)]
     below += list(getattr(error, "worker_failures", {}).values())
     for cause in below:
