@@ -23,6 +23,7 @@ from vimss.shards.instruments import INSTRUMENTS
 from vimss.shards.manifest import open_manifest
 from vimss.shards.recipe import SPLITS, Recipe, load_recipe
 from vimss.shards.refuse import MixAndSum
+from vimss.shards.unchanged import check_stamp, stamp
 from vimss.shards.write import clip_members, write_shards
 from vimss.storage import Store
 from vimss.stream.read import join_clips
@@ -454,6 +455,39 @@ def test_a_file_that_is_gone_when_it_is_read_is_named(monkeypatch, small_recipe,
     with pytest.raises(
         DataError, match=r"b.txt must be there and readable; got No such file or directory. To fix: put it"
     ):
+        write_shards(small_recipe, "mine", Store(tmp_path), files)
+
+
+def test_a_source_of_linked_folders_is_known_again_and_its_changes_are_named(
+    monkeypatch, small_recipe, tmp_path, files
+):
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "piece").symlink_to(files, target_is_directory=True)
+    (files / "round").symlink_to(linked, target_is_directory=True)
+    own_corpus(monkeypatch, file_pieces(files), read_file(files))
+    manifest = write_shards(small_recipe, "mine", Store(tmp_path), linked)
+    assert write_shards(small_recipe, "mine", Store(tmp_path), linked) == manifest
+    (files / "b.txt").write_text("70000")
+    with pytest.raises(DataError, match=r"source.tsv: piece/b.txt has 5 bytes instead of 3\. To fix"):
+        write_shards(small_recipe, "mine", Store(tmp_path), linked)
+
+
+def test_files_in_linked_folders_of_a_piece_have_stamps(tmp_path, files):
+    (tmp_path / "piece").mkdir()
+    (tmp_path / "piece" / "frames").symlink_to(files, target_is_directory=True)
+    before = stamp([tmp_path / "piece"])
+    assert len(before) == 3
+    (files / "b.txt").write_text("70000")
+    with pytest.raises(DataError, match=r"the files of p must stay as they are .*frames/b.txt has changed"):
+        check_stamp("p", [tmp_path / "piece"], before)
+
+
+def test_shards_without_a_note_of_their_source_are_not_gone_on_with(monkeypatch, small_recipe, tmp_path, files):
+    own_corpus(monkeypatch, file_pieces(files), read_file(files))
+    manifest = write_shards(small_recipe, "mine", Store(tmp_path), files)
+    (manifest.folder / "source.tsv").unlink()
+    with pytest.raises(DataError, match="other names or sizes than in source.tsv: nothing was noted"):
         write_shards(small_recipe, "mine", Store(tmp_path), files)
 
 
