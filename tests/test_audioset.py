@@ -251,11 +251,19 @@ def test_endings_may_be_in_capitals_and_what_vanished_is_named(source):
         next(audioset.read(piece, RECIPE, OPTIONS, source))
 
 
-def test_lists_with_a_byte_order_mark_are_read(source):
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252"])
+def test_lists_are_read_in_any_encoding_and_with_a_byte_order_mark(source, encoding):
     before = listing(source)
     for name in ("balanced_train_segments.csv", "class_labels_indices.csv"):
-        (source / name).write_text((source / name).read_text(), encoding="utf-8-sig")
+        text = (source / name).read_text() + ("# é\n" if name.startswith("balanced") else "")
+        (source / name).write_text(text, encoding=encoding)
     assert listing(source) == before
+
+
+def test_a_list_that_is_no_text_is_refused(source):
+    (source / "balanced_train_segments.csv").write_bytes(b"PK\3\4\0\0\0")
+    with pytest.raises(DataError, match=r"train_segments.csv must be a table as text; got binary data. To fix: save"):
+        listing(source)
 
 
 def test_a_folder_below_the_right_one_is_refused_with_its_name(source):
