@@ -43,9 +43,6 @@ ESTIMATED = {".mp3", ".aac"}
 LOUD = 10.0
 """Samples beyond so many times full scale are taken and noted: where one is broken, all others are next to nothing."""
 
-CANCEL_DB = 20.0
-"""Left and right cancel out where their mean is so much below the louder one; one silent channel costs 6 dB."""
-
 
 @dataclass(frozen=True)
 class Piece:
@@ -197,8 +194,7 @@ def read_sound(path: Path, recipe: Recipe, stream: int = 0) -> tuple[Float32[np.
     notes, peak = list(report.notes), float(np.abs(sound).max(initial=0))
     if peak > LOUD:
         notes.append(f"samples reach {peak:.3g} times full scale, to which all sounds of its piece were turned down")
-    levels = report.levels()
-    if recipe.channels == 1 and levels and levels["mid"] < max(levels["left"], levels["right"]) - CANCEL_DB:
+    if recipe.channels == 1 and report.cancelled is not None:
         notes.append("left and right cancel out, so that little is left of them in mono: --set channels=2 keeps both")
     return sound, tuple(f"{path.name}: {note}" for note in notes)
 
