@@ -23,8 +23,9 @@ from vimss.shards.instruments import INSTRUMENTS
 from vimss.shards.manifest import open_manifest
 from vimss.shards.recipe import SPLITS, Recipe, load_recipe
 from vimss.shards.refuse import MixAndSum
+from vimss.shards.task import clip_members
 from vimss.shards.unchanged import check_stamp, stamp
-from vimss.shards.write import clip_members, write_shards
+from vimss.shards.write import write_shards
 from vimss.storage import Store
 from vimss.stream.read import join_clips
 
