@@ -1,6 +1,6 @@
 """The task that writes one shard: a tar file of the clips of some pieces, and its entry in the index.
 
-    found = write_shard(Task(folder, "train-000000", pieces, recipe, options, source, stamps))   # Written, or Bad
+    found = write_shard(Task(folder, "train-000000", pieces, recipe, options, source))   # Written, or Bad
 
 Members of a clip, `KEY` being piece and offset:
 
@@ -52,6 +52,15 @@ class Written(Config):
     missing: tuple[str, ...] = Field((), description="pieces that could not be read, and why")
     odd_mixtures: tuple[str, ...] = Field((), description="as in the manifest")
     notes: tuple[str, ...] = Field((), description="as in the manifest")
+    silent: dict[str, float] = Field({}, description="as in the manifest")
+
+    def suits(self, recipe: Recipe) -> bool:
+        """Whether a recipe with stricter settings, which are not in its signature, takes all of it, too."""
+        return (
+            (recipe.may_lack_pieces or not self.missing)
+            and (recipe.odd_mixtures == "list" or not self.odd_mixtures)
+            and max(self.silent.values(), default=0.0) <= recipe.most_silent
+        )
 
     @property
     def tried(self) -> set[str]:
@@ -82,17 +91,16 @@ class Task:
     recipe: Recipe
     options: Config
     source: Path | None
-    stamps: Sequence[dict[str, str]]
-    """Of the files of each piece, when it was listed."""
 
 
 def write_shard(task: Task) -> Written | Bad:
     """Write a shard, or find it where it is finished; Bad where a piece cannot be read that the recipe may not lack."""
     index, name = f"{INDEX}/{task.name}.json", f"{task.name}.tar"
+    before = None
     with suppress(FileNotFoundError):
         before = Written.model_validate_json(task.folder.read_bytes(index))
         # A piece that was mended may be longer now, and its shard hold fewer pieces.
-        if {piece.name for piece in task.pieces} == before.tried:
+        if {piece.name for piece in task.pieces} == before.tried and before.suits(task.recipe):
             return before
     shard = None
     read = _Read(task)
@@ -112,6 +120,10 @@ def write_shard(task: Task) -> Written | Bad:
             sha256=sha256(temporary),
         )
     if read.bad:
+        if before is not None:
+            _publish(
+                Written(name=task.name, shard=None, pieces=(), digests=()), task
+            )  # outdated once pieces are mended
         return Bad(tuple(read.bad), tuple(read.bad.values()))
     written = Written(
         name=task.name,
@@ -121,10 +133,15 @@ def write_shard(task: Task) -> Written | Bad:
         missing=tuple(read.missing),
         odd_mixtures=tuple(read.odd_mixtures),
         notes=tuple(read.notes),
+        silent=read.silent,
     )
-    with task.folder.publish(index) as temporary:
-        temporary.write_text(written.model_dump_json(), encoding="utf-8")
+    _publish(written, task)
     return written
+
+
+def _publish(written: Written, task: Task) -> None:
+    with task.folder.publish(f"{INDEX}/{task.name}.json") as temporary:
+        temporary.write_text(written.model_dump_json(), encoding="utf-8")
 
 
 class _NothingReadError(Exception):
@@ -144,13 +161,14 @@ class _Read:
         """Pieces that cannot be read, and must be."""
         self.odd_mixtures: list[str] = []
         self.notes: list[str] = []
+        self.silent: dict[str, float] = {}
 
     def clips(self) -> Iterator[Clip]:
         """The clips of all pieces that can be read; none any more once a piece is bad."""
-        for piece, before in zip(self.task.pieces, self.task.stamps, strict=True):
+        for piece in self.task.pieces:
             try:
-                found, odd = _read_piece(piece, self.task)
-                check_stamp(piece.name, piece.files, before)
+                found, odd, silent = _read_piece(piece, self.task)
+                check_stamp(piece.name, piece.files, piece.stamps)
             except (DataError, MediaError) as error:
                 if self.task.recipe.may_lack_pieces:
                     self.missing.append(f"{piece.name}: {error}")
@@ -160,6 +178,7 @@ class _Read:
             if self.bad:
                 continue  # this shard is not written, but all that is wrong with it shall be named
             self.odd_mixtures += odd
+            self.silent |= {piece.name: silent} if silent else {}
             self.notes += [
                 f"{piece.name}: {note}" for note in dict.fromkeys(note for clip in found for note in clip.notes)
             ]
@@ -170,8 +189,11 @@ class _Read:
                 yield clip
 
 
-def _read_piece(piece: Piece, task: Task) -> tuple[list[Clip], list[str]]:
-    """The clips of a piece after all checks, and what is odd about its mix; nothing of a refused one is written."""
+def _read_piece(piece: Piece, task: Task) -> tuple[list[Clip], list[str], float]:
+    """The clips of a piece after all checks, what is odd about its mix, and the share of its players that are silent.
+
+    Nothing of a refused piece is written.
+    """
     reader: ModuleType = reader_of(task.recipe.corpus)
     loudness, mix, clips = Loudness(), MixAndSum(), []
     try:
@@ -190,7 +212,7 @@ def _read_piece(piece: Piece, task: Task) -> tuple[list[Clip], list[str]]:
             got="; ".join(odd),
             fix="mend the files, take the piece away, or list such pieces: --set odd_mixtures=list",
         )
-    return clips, odd
+    return clips, odd, loudness.silent_share
 
 
 def _stem_digests(clip: Clip) -> list[str]:

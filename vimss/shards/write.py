@@ -21,7 +21,7 @@ from vimss.shards.recipe import SPLITS, Recipe
 from vimss.shards.refuse import check_expected, checked_pieces
 from vimss.shards.source import Problems, first_of, source_folder
 from vimss.shards.task import INDEX, Bad, Task, Written, write_shard
-from vimss.shards.unchanged import check_source, keep_source, stamp
+from vimss.shards.unchanged import check_source, keep_source
 from vimss.storage import Folder, Store
 
 FORMAT = 2
@@ -69,16 +69,17 @@ def write_shards(
     folder = shards_folder(recipe, name, store)
     if MANIFEST in folder.sizes():
         check_source(folder, source, begun=True)
-        return _accepted(open_shards(folder, store), recipe)
+        manifest = open_shards(folder, store)
+        check_expected(
+            [piece.seconds for piece in manifest.pieces], manifest.missing, recipe, source or manifest.folder
+        )
+        return _accepted(manifest, recipe)
     reader = reader_of(recipe.corpus)
     options = parse_config(recipe.options, reader.Options, f"shards/{name}.yaml: options")
     listing: Listing = reader.pieces(recipe, options, source)
     groups = _group(checked_pieces(listing, recipe, source), recipe)
     check_source(folder, source, begun=bool((folder / INDEX).sizes()))
-    tasks = [
-        Task(folder, shard, tuple(pieces), recipe, options, source, [stamp(piece.files) for piece in pieces])
-        for shard, pieces in groups.items()
-    ]
+    tasks = [Task(folder, shard, tuple(pieces), recipe, options, source) for shard, pieces in groups.items()]
     # The longest first, so that no core waits at the end for one that began late.
     tasks.sort(key=lambda task: -sum(piece.seconds for piece in task.pieces))
     done = _written(tasks, recipe, on_progress)
@@ -96,11 +97,12 @@ def write_shards(
         missing=missing,
         odd_mixtures=tuple(sentence for written in done for sentence in written.odd_mixtures),
         notes=(*listing.notes, *(sentence for written in done for sentence in written.notes)),
+        silent={piece: share for written in done for piece, share in written.silent.items()},
         pairs=listing.pairs,
     )
     with folder.publish(MANIFEST) as temporary:
         temporary.write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
-    return open_shards(folder, store)
+    return _accepted(open_shards(folder, store), recipe)
 
 
 def _written(tasks: Sequence[Task], recipe: Recipe, on_progress: Callable[[Progress], None] | None) -> list[Written]:
@@ -131,7 +133,23 @@ def _written(tasks: Sequence[Task], recipe: Recipe, on_progress: Callable[[Progr
 
 
 def _accepted(manifest: Manifest, recipe: Recipe) -> Manifest:
-    """Shards that were written before; DataError where they have odd mixes, and those are refused now."""
+    """Shards that are written; DataError where settings that are not in the signature are stricter now than then."""
+    # Others in the list are only names, of pieces that the source never had.
+    unreadable = [sentence for sentence in manifest.missing if ": " in sentence]
+    if unreadable and not recipe.may_lack_pieces:
+        raise DataError(
+            f"{manifest.home} must lack no piece of its source",
+            got=f"{len(unreadable)} that could not be read: {first_of(unreadable, between='; ')}",
+            fix=f"mend these pieces and delete {manifest.home}, or let them be missing, by most_missing in "
+            "`expect` of the recipe",
+        )
+    silent = {piece: share for piece, share in manifest.silent.items() if share > recipe.most_silent}
+    if silent:
+        raise DataError(
+            f"at most a share of {recipe.most_silent:g} of the stems of each piece in {manifest.home} may be silent",
+            got=first_of([f"{share:.2g} in {piece}" for piece, share in silent.items()]),
+            fix=f"mend or take away these pieces and delete {manifest.home}, or allow more: --set most_silent=1",
+        )
     if recipe.odd_mixtures == "refuse" and manifest.odd_mixtures:
         raise DataError(
             f"the recorded mixes of {manifest.home} must be nearly the sums of their stems",

@@ -27,6 +27,7 @@ from vimss.errors import DataError, MediaError
 from vimss.shards.clip import Clip, Player
 from vimss.shards.recipe import SPLITS, Recipe
 from vimss.shards.source import Problems, together
+from vimss.shards.unchanged import stamp
 
 SHARES = dict(zip(SPLITS[:4], (0.7, 0.1, 0.1, 0.1), strict=True))
 """Share of the pieces in each split, where a corpus has no splits of its own."""
@@ -57,6 +58,11 @@ class Piece:
     seconds: float
     files: tuple[Path, ...] = field(default=(), compare=False)
     """Files and folders that only this piece is made of: as long as it is not written, they may be mended."""
+    stamps: dict[str, str] = field(init=False, repr=False, compare=False)
+    """Of these files, when the piece was listed."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stamps", stamp(self.files))
 
 
 @dataclass(frozen=True)
