@@ -58,8 +58,7 @@ class Recipe(Config):
         "list", description="what becomes of pieces whose recorded mix is not nearly the sum of their stems"
     )
     allow_truncated: bool = Field(
-        False,
-        description="read sounds, videos and pictures that end too early as far as they go, and list them as odd in the manifest",
+        False, description="read files that end too early as far as they go, and list them as odd in the manifest"
     )
     labels: tuple[str, ...] = Field(
         tuple(INSTRUMENTS), min_length=1, description="instrument labels, in the order of the outputs"
