@@ -423,6 +423,12 @@ def test_channels_that_cancel_out_in_mono_are_noted(source):
     assert clips(source, recipe=RECIPE.model_copy(update={"channels": 2}))[0].notes == ()
 
 
+def test_silence_that_cancels_out_is_not_noted(source):
+    sound = 1e-4 * tone(400)[0]
+    soundfile.write(source / "No. 0" / "vn.wav", np.stack([sound, -0.99 * sound], axis=1), RATE, subtype="FLOAT")
+    assert clips(source)[0].notes == ()
+
+
 def test_a_file_that_was_cut_off_is_refused_or_allowed_and_noted(source):
     for path in (source / "No. 0").iterdir():
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
