@@ -1,6 +1,7 @@
 import json
 import re
 import resource
+import shutil
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from vimss.model.apply import separate_all
 from vimss.model.config import ModelConfig, VisionConfig
 from vimss.model.separator import Separator, load_separator, save_separator
 from vimss.separate import Options, Separated, separate
+from vimss.separate import folder as folders
 from vimss.separate import listening as own_page
 from vimss.separate import scores as scoring
 from vimss.separate.players import look as _look
@@ -360,6 +362,23 @@ def test_a_disk_that_is_too_small_is_refused_before_the_work(
     with pytest.raises(StorageError, match=r"must have 1099511627776 MB free for this separation; got \d+ MB\. To fix"):
         separate(recording, model, tmp_path / "out", say=said.append)
     assert said == [] and list(tmp_path.iterdir()) == []
+
+
+def test_a_mixture_on_the_disk_needs_no_room_a_second_time(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    media.write_wav(tmp_path / "take.wav", sound(2.0), RATE)
+    signal = 4 * 2 * RATE
+    first = 3 * signal + signal // 2 + folders.SPARE_BYTES  # mixture, two stems, a WAV
+    usage = shutil.disk_usage("/")
+    for missing in (0, 1):
+        free = iter((first, first - signal - missing))
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: usage._replace(free=next(free)))
+        if missing:
+            with pytest.raises(StorageError, match="MB free for this separation"):
+                separate(tmp_path / "take.wav", model, tmp_path / "out", "vn,vc")
+        else:
+            separate(tmp_path / "take.wav", model, tmp_path / "out", "vn,vc")
 
 
 def test_stems_last_as_long_as_the_recording_and_none_clips(tmp_path: Path, model: Path) -> None:

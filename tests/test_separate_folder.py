@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -178,3 +179,24 @@ def test_what_is_no_file_is_no_recording(tmp_path, make, got):
 def test_a_place_where_no_folder_can_be_made_is_refused(tmp_path):
     with pytest.raises(StorageError, match="/proc/x must be where folders can be made; got No such file.*with --out"):
         folders.make_folder(Path("/proc/.tmp-x"), Path("/proc/x"))
+
+
+@pytest.fixture
+def free_disk(monkeypatch):
+    """Sets how many bytes the operating system says are free, one answer after another."""
+
+    def answer(*free):
+        answers = iter(free)
+        usage = shutil.disk_usage("/")
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=next(answers)))
+
+    return answer
+
+
+@pytest.mark.parametrize("signals", [1, 4])
+def test_a_disk_with_just_enough_room_is_taken_and_one_byte_less_is_refused(tmp_path, free_disk, signals):
+    needed = 1000 * 2 * (4 * signals + 2) + folders.SPARE_BYTES
+    free_disk(needed, needed - 1)
+    folders.check_space(tmp_path, 1000, 2, signals)
+    with pytest.raises(StorageError, match=r"must have 128 MB free for this separation; got 128 MB\. To fix: free"):
+        folders.check_space(tmp_path, 1000, 2, signals)

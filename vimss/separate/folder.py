@@ -115,8 +115,8 @@ def check_inputs_stay(out: Path, inputs: Sequence[Path | None]) -> None:
 
 
 def check_space(folder: Path, samples: int, channels: int, signals: int) -> None:
-    """StorageError where the disk has less room than a separation into `signals` files takes."""
-    # All stems as floats and one of them as 16-bit WAV; the last float is gone when the last WAV is written.
+    """StorageError where the disk has less room than `signals` more signals and their WAVs take."""
+    # All signals as floats and one of them as 16-bit WAV: a float is closed before the next WAV is written.
     needed = samples * channels * (4 * signals + 2) + SPARE_BYTES
     free = free_bytes(folder)
     if free < needed:

@@ -203,7 +203,7 @@ def _separate_in(folder: Path, task: Task, say: Say, note: Say) -> Done:
         for sentence in (heard.report.sentence, *heard.notes):
             note(sentence)
         check_wav_size(mixture.samples, channels, rate)
-        check_space(folder, mixture.samples, channels, signals)
+        check_space(folder, mixture.samples, channels, signals - 1)  # the mixture is on the disk already
         true = {name: read_reference(files, spool(), rate, mixture.samples) for name, files in task.true.items()}
         stems = {name: spool() for name in task.parts.names}
         gain = _separate_into(stems, task.model.separator, mixture, task.parts, say)
