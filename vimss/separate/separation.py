@@ -146,8 +146,8 @@ def separate(
     known = Model(load_separator(model), read_card(model)["card"], model_name or str(model))
     players = players_of(instruments, file, known.separator)
     parts = parts_of(known.separator, players, file, known.card, options.allow_truncated)
-    true, unused = find_references(references, parts.names, known.separator.labels) if references else ({}, "")
-    task = Task(file, known, players, parts, true, tuple(filter(None, [unused])), options)
+    true, notes = find_references(references, parts.names, known.separator.labels) if references else ({}, ())
+    task = Task(file, known, players, parts, true, notes, options)
     with explain_os_errors(target, "--out"), temporary_beside(target) as folder:
         make_folder(folder, target)
         result = _separate_in(folder, task, say, note)
