@@ -79,6 +79,40 @@ def test_what_somebody_put_beside_the_stems_is_not_lost(tmp_path, overwrite):
     assert free_folder(out, take, numbered=True) == tmp_path / "out-2"
 
 
+SYSTEMS = [".DS_Store", "Thumbs.db", "Desktop.ini", "@eaDir/vn.wav@SynoEAStream", "._vn.wav", "Icon\r", ".directory"]
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_what_file_managers_leave_beside_the_stems_is_in_nobodys_way(tmp_path, name):
+    take = recording(tmp_path / "take.wav")
+    out = stems_of(tmp_path / "out", take)
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / name).touch()
+    assert stems_of(free_folder(out, take), take) == out
+    assert sorted(path.name for path in out.iterdir()) == [PAGE, RECORD, "vn.wav"]
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_folder_with_nothing_but_what_file_managers_leave_is_empty(tmp_path, name):
+    take = recording(tmp_path / "take.wav")
+    (tmp_path / "out" / name).parent.mkdir(parents=True)
+    (tmp_path / "out" / name).touch()
+    assert free_folder(tmp_path / "out", take) == tmp_path / "out"
+    work = stems_of(tmp_path / "work", take)
+    assert put_folder(work, tmp_path / "out", take) == tmp_path / "out"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [PAGE, RECORD, "vn.wav"]
+
+
+@pytest.mark.parametrize("name", [".git/HEAD", ".notes", "#recycle/old.wav", "vn.wav~", "vn.mp3.part"])
+def test_hidden_files_and_bins_beside_the_stems_are_not_lost(tmp_path, name):
+    take = recording(tmp_path / "take.wav")
+    out = stems_of(tmp_path / "out", take)
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / name).touch()
+    with pytest.raises(ConfigError, match=f"got {name.split('/')[0]} too, which would be lost"):
+        free_folder(out, take, overwrite=True)
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"file": 1, "stems": []}', "\x00"])
 def test_a_file_that_is_called_like_a_record_is_none(tmp_path, content):
     (tmp_path / "out").mkdir()
