@@ -46,6 +46,10 @@ def on_disk(folder: Path, audio: np.ndarray) -> DiskAudio:
         ("double bass, saxophone", ("db", "sax")),
         ("Double-Bass;double_bass", ("db", "db")),
         (" vn , ,vc, ", ("vn", "vc")),
+        ("DoubleBass", ("db",)),
+        ("violin 2, violin-1", ("vn", "vn")),
+        ("vn2;VC_1", ("vn", "vc")),
+        ("vn2", ("vn",)),
     ],
 )
 def test_instruments_are_labels_or_names_between_commas_or_semicolons(given, players):
@@ -59,7 +63,10 @@ def test_instruments_are_labels_or_names_between_commas_or_semicolons(given, pla
         ("vn vc", "vn,vc"),
         ("2 violins", "vn,vn"),
         ("2x violin and 1 cello", "vn,vn,vc"),
-        ("violin 2", "vn"),
+        ("violin (2)", "vn"),
+        ("2 violin", "vn,vn"),
+        ("vn x 2", "vn"),
+        ("violin 1 cello 2", "vn,vc"),
         ("violins", "vn"),
         ("double basses viola", "db,va"),
         ("Violine", "vn"),
@@ -76,7 +83,7 @@ def test_other_ways_to_name_instruments_are_refused_with_what_was_probably_meant
     assert f"got {given!r}. To fix: did you mean '{meant}'? choose from vn, va, vc" in str(caught.value)
 
 
-@pytest.mark.parametrize("given", ["kazoo", "1 2 3", "?", "violin kazoo"])
+@pytest.mark.parametrize("given", ["kazoo", "1 2 3", "?", "violin kazoo", "violin 2 close"])
 def test_what_nobody_knows_is_refused_without_a_guess(given):
     with pytest.raises(
         ConfigError, match=r"a label that the model knows; got .*To fix: choose from vn, va, vc, db, sax"
@@ -90,6 +97,13 @@ def test_commas_alone_name_nobody(given):
         ConfigError, match=r"must say who plays: .*; got '.*'\. To fix: add --instruments with some of vn"
     ):
         players_of(given, Path("a.wav"), separator())
+
+
+def test_a_number_that_is_part_of_a_label_is_not_another():
+    guitars = separator("guitar_1", "vn")
+    assert players_of("Guitar 1", Path("a.wav"), guitars) == ("guitar_1",)
+    with pytest.raises(ConfigError, match="must be a label that the model knows; got 'guitar 7'"):
+        players_of("guitar 7", Path("a.wav"), guitars)
 
 
 def test_labels_that_differ_in_capitals_are_taken_as_they_are_written():

@@ -4,9 +4,9 @@ players = players_of("violin, VC", file, separator)      # ("vn", "vc")
 parts = parts_of(separator, players, file, card)
 """
 
-import difflib
+import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from vimss.errors import ConfigError, ModelError
 from vimss.media import probe, read_video
 from vimss.model.separator import Separator
-from vimss.shards.instruments import INSTRUMENTS
+from vimss.shards.instruments import label_named, nearest_label
 from vimss.shards.recipe import Picture
 
 LONGEST_NAME = 3
@@ -41,7 +41,8 @@ def players_of(instruments: str, file: Path, separator: Separator) -> tuple[str,
     """Labels of the players, checked; empty where the model's outputs have no labels.
 
     Instruments are parted by commas or semicolons. Each is a label of the model or its English name, in small letters
-    or capitals. ConfigError says which label was probably meant by anything else.
+    or capitals, maybe with a number behind it ("violin 2"). ConfigError says which label was probably meant by anything
+    else.
     """
     known = ", ".join(separator.labels)
     if separator.config.outputs == "slots":
@@ -60,7 +61,7 @@ def players_of(instruments: str, file: Path, separator: Separator) -> tuple[str,
             got="neither" if not instruments.strip() else repr(instruments),
             fix=f"add --instruments with some of {known}, separated by commas, left to right as in the picture",
         )
-    labels = [_label(part, separator.labels) for part in players]
+    labels = [label_named(part, separator.labels) for part in players]
     for part, label in zip(players, labels, strict=True):
         if label is None:
             meant = ",".join(_meant(part, separator.labels))
@@ -71,19 +72,6 @@ def players_of(instruments: str, file: Path, separator: Separator) -> tuple[str,
                 fix=f"{hint}choose from {known}, separated by commas",
             )
     return tuple(label for label in labels if label is not None)
-
-
-def _label(text: str, labels: Sequence[str]) -> str | None:
-    """The one label that is meant by a code or an English name; None where it is none, or not one alone."""
-    if text in labels:
-        return text
-    wanted = _plain(text)
-    fitting = [label for label in labels if wanted in (_plain(label), _plain(INSTRUMENTS.get(label, label)))]
-    return fitting[0] if len(fitting) == 1 else None
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"[\s_-]+", " ", text).strip().casefold()
 
 
 def _meant(text: str, labels: Sequence[str]) -> list[str]:
@@ -97,7 +85,8 @@ def _meant(text: str, labels: Sequence[str]) -> list[str]:
             count = int(words[place]) if not meant or place + 1 < len(words) else 1
             place += 1
             continue
-        for length in range(min(LONGEST_NAME, len(words) - place), 0, -1):
+        until_number = sum(1 for _ in itertools.takewhile(lambda word: not word.isdigit(), words[place:]))
+        for length in range(min(LONGEST_NAME, until_number), 0, -1):
             label = _singular(" ".join(words[place : place + length]), labels)
             if label is not None:
                 meant += [label] * min(count, MOST_PLAYERS)
@@ -105,26 +94,15 @@ def _meant(text: str, labels: Sequence[str]) -> list[str]:
                 break
         else:
             if words[place].casefold() not in ("and", "x"):
-                return [] if meant else _nearest(text, labels)
+                near = None if meant else nearest_label(text, labels)
+                return [] if near is None else [near]
             place += 1
     return meant
 
 
 def _singular(text: str, labels: Sequence[str]) -> str | None:
-    found = (_label(text.removesuffix(ending), labels) for ending in ("", "s", "es") if text.endswith(ending))
+    found = (label_named(text.removesuffix(ending), labels) for ending in ("", "s", "es") if text.endswith(ending))
     return next((label for label in found if label is not None), None)
-
-
-def _nearest(text: str, labels: Sequence[str]) -> list[str]:
-    names = {name: label for label in labels for name in _names(label)}
-    near = difflib.get_close_matches(_plain(text), names, n=1)
-    return [names[near[0]]] if near else []
-
-
-def _names(label: str) -> Iterator[str]:
-    yield _plain(label)
-    if label in INSTRUMENTS:
-        yield INSTRUMENTS[label]
 
 
 def parts_of(
