@@ -218,6 +218,24 @@ def test_a_model_that_looks_needs_a_picture(tmp_path: Path) -> None:
         separate(tmp_path / "a.wav", folder, tmp_path / "out", "vn")
 
 
+@pytest.mark.parametrize("context", ["frames", "features"])
+def test_a_video_whose_pictures_do_not_fit_is_refused_before_it_is_decoded(
+    tmp_path: Path, recording: Path, eyes: Path, monkeypatch: pytest.MonkeyPatch, context: str
+) -> None:
+    monkeypatch.setattr("vimss.media.container.MAX_PICTURE_BYTES", 2 * 5 * 32 * 32 * 3)  # a second of two players
+    folder = make_model(tmp_path / "model", context=context, vision=VisionConfig(weights=str(eyes)))
+    rule = r"duet\.mp4 must be at most 1\.0 s long for a model that looks at 2 players; got 2\.0 s\. To fix: "
+    with pytest.raises(MediaError, match=rule + "cut the recording into parts, or use a model .* on labels"):
+        separate(recording, folder, tmp_path / "out", "vn,vc")
+
+
+def test_references_are_looked_for_before_pictures_are_decoded(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "model", context="frames", vision=VisionConfig(weights="random"))
+    media.write_wav(tmp_path / "a.wav", sound(), RATE)
+    with pytest.raises(ConfigError, match="--references must be a folder of true stems"):
+        separate(tmp_path / "a.wav", folder, tmp_path / "out", "vn", tmp_path / "missing")
+
+
 def test_features_of_another_width_are_refused(tmp_path: Path, recording: Path) -> None:
     folder = make_model(tmp_path / "model", context="features", feature_size=100, vision=VisionConfig(weights="random"))
     with pytest.raises(ModelError, match="needs features of 100 numbers per picture; got resnet18, which gives 512"):

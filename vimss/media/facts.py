@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
 
@@ -26,6 +27,8 @@ class Probe:
     """Height and width in pixels as a viewer sees them, turned upright; None where the file has no picture."""
     frame_rate: float
     """Pictures per second; 0 where the file has no picture."""
+    picture_seconds: float
+    """Length of the picture; that of the file where it does not tell, 0 where there is no picture."""
     sound_seconds: tuple[float, ...]
     """Length of each sound stream that can be decoded, in their order; that of the file where it tells none of them."""
     metadata: Mapping[str, str]
@@ -53,11 +56,15 @@ def probe(path: Path) -> Probe:
             channels=sounds[0].channels if sounds else 0,
             size=shown_size(container, path),
             frame_rate=float(picture.average_rate or 0) if picture else 0.0,
-            sound_seconds=tuple(
-                float(sound.duration * sound.time_base) if sound.duration else seconds for sound in sounds
-            ),
+            picture_seconds=_seconds(picture, seconds) if picture else 0.0,
+            sound_seconds=tuple(_seconds(sound, seconds) for sound in sounds),
             metadata=_values(comment),
         )
+
+
+def _seconds(stream: Any, otherwise: float) -> float:
+    """How long a stream is, as far as its header has it."""
+    return float(stream.duration * stream.time_base) if stream.duration else otherwise
 
 
 def _values(comment: str) -> dict[str, str]:

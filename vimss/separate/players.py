@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from vimss.errors import ConfigError, ModelError
-from vimss.media import probe, read_video
+from vimss.errors import ConfigError, MediaError, ModelError
+from vimss.media import container, probe, read_video
 from vimss.model.separator import Separator
 from vimss.shards.instruments import label_named, nearest_label
 from vimss.shards.recipe import Picture
@@ -105,10 +105,10 @@ def _singular(text: str, labels: Sequence[str]) -> str | None:
     return next((label for label in found if label is not None), None)
 
 
-def parts_of(
-    separator: Separator, players: tuple[str, ...], file: Path, card: Mapping[str, Any], allow_truncated: bool = False
-) -> Parts:
-    """The outputs for these players, with what the model is told about them."""
+def stem_names(separator: Separator, players: tuple[str, ...]) -> tuple[str, ...]:
+    """What the stems of these players are called, each once; ModelError where files cannot be called so."""
+    if separator.config.outputs == "slots":
+        return tuple(f"slot_{number}" for number in range(1, separator.config.slots + 1))
     names = tuple(dict.fromkeys(players))
     if not all(re.fullmatch(r"[\w-]+", name) for name in names):
         raise ModelError(
@@ -116,9 +116,15 @@ def parts_of(
             got=", ".join(names),
             fix="rename the labels of the model",
         )
-    config = separator.config
+    return names
+
+
+def parts_of(
+    separator: Separator, players: tuple[str, ...], file: Path, card: Mapping[str, Any], allow_truncated: bool = False
+) -> Parts:
+    """The outputs for these players, with what the model is told about them."""
+    names, config = stem_names(separator, players), separator.config
     if config.outputs == "slots":
-        names = tuple(f"slot_{number}" for number in range(1, config.slots + 1))
         return Parts(names, tuple(enumerate(names)), None)
     looks = separator.listens and config.context != "labels"
     context = None
@@ -137,11 +143,29 @@ def look(
     """Pictures "p v h w 3" of the players in equal columns, or their features "p v d"."""
     picture = Picture.model_validate(card.get("picture", {}))
     size = (picture.size, picture.size * players)
+    if not allow_truncated:  # a file that was cut off is shorter than its header has it
+        _check_length(file, picture, players)
     row = read_video(file, size, picture.frame_rate, allow_truncated=allow_truncated)
     pictures = torch.from_numpy(np.stack(np.split(row, players, axis=2)))
     if separator.config.context == "frames":
         return pictures
     return _features(separator, pictures, card)
+
+
+def _check_length(file: Path, picture: Picture, players: int) -> None:
+    """MediaError where the pictures would not fit into memory, before an hour of them is decoded."""
+    most = container.MAX_PICTURE_BYTES / (3 * picture.size**2 * players * picture.frame_rate)
+    seconds = probe(file).picture_seconds
+    if seconds > most + 1 / picture.frame_rate:
+        raise MediaError(
+            f"{file} must be at most {_duration(most)} long for a model that looks at {players} players",
+            got=_duration(seconds),
+            fix="cut the recording into parts, or use a model that is conditioned on labels",
+        )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} minutes"
 
 
 def _features(separator: Separator, pictures: torch.Tensor, card: Mapping[str, Any]) -> torch.Tensor:

@@ -6,8 +6,11 @@
 
 Labels come from `instruments`, else from the file's metadata (`comment`: `instruments=vn,va,vc`). A model that looks at
 players takes the picture as equal columns, one per player, left to right in that order. Stems of players with the same
-label are added. The folder is complete or absent. Sound is read, separated, scored and written block by block, with all
-of it on disk in between, so that an hour takes no more memory than a few minutes.
+label are added. The folder is complete or absent.
+
+Sound is read, separated, scored and written block by block, with all of it on disk in between, so that an hour takes no
+more memory than a few minutes. Pictures of players are all in memory: a longer recording than fits into
+`media.container.MAX_PICTURE_BYTES` is refused before they are decoded.
 """
 
 import math
@@ -37,7 +40,7 @@ from vimss.separate.folder import (
     write_record,
 )
 from vimss.separate.listening import Heard, Model, Signals, separation_page, turned_down
-from vimss.separate.players import Parts, parts_of, players_of
+from vimss.separate.players import Parts, parts_of, players_of, stem_names
 from vimss.separate.scores import find_references, read_reference, score
 from vimss.storage import explain_os_errors, temporary_beside
 
@@ -145,8 +148,9 @@ def separate(
     check_inputs_stay(target, (file, model, references))
     known = Model(load_separator(model), read_card(model)["card"], model_name or str(model))
     players = players_of(instruments, file, known.separator)
+    names = stem_names(known.separator, players)
+    true, notes = find_references(references, names, known.separator.labels) if references else ({}, ())
     parts = parts_of(known.separator, players, file, known.card, options.allow_truncated)
-    true, notes = find_references(references, parts.names, known.separator.labels) if references else ({}, ())
     task = Task(file, known, players, parts, true, notes, options)
     with explain_os_errors(target, "--out"), temporary_beside(target) as folder:
         make_folder(folder, target)
