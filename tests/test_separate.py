@@ -2,6 +2,8 @@ import json
 import re
 import resource
 import shutil
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -347,6 +349,33 @@ def test_memory_does_not_grow_with_the_recording(tmp_path: Path, model: Path, mo
         peaks.append(peak_bytes(true / "vn.wav", model, tmp_path / f"out{number}", true))
     # Less than one byte a sample: the sound itself would take four a signal.
     assert peaks[2] - peaks[1] < (30 - 10) * RATE
+
+
+RESIDENT = """
+import re, sys
+from pathlib import Path
+from vimss import page
+from vimss.separate import listening, scores, separation
+for module in (page, listening, scores):
+    module.PAGE_SECONDS = 1.0
+folder = Path(sys.argv[1])
+for name in ("short", "long"):
+    separation.separate(folder / f"{name}.wav", folder / "model", folder / name, "vn,vc")
+    print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peaks of memory as Linux has them")
+def test_no_library_holds_more_of_a_longer_recording(tmp_path: Path) -> None:
+    """Tensors and FFmpeg's buffers are seen by the operating system alone."""
+    make_model(tmp_path / "model", levels=1, filters=2)
+    for name, seconds in (("short", 20), ("long", 400)):
+        media.write_wav(tmp_path / f"{name}.wav", sound(seconds), RATE)
+    done = subprocess.run([sys.executable, "-c", RESIDENT, tmp_path], capture_output=True, text=True, check=True)
+    short, long = (int(line) * 1024 for line in done.stdout.split())
+    # Less than one of the four bytes of a sample of a single signal.
+    assert long - short < (400 - 20) * RATE
 
 
 @pytest.fixture
