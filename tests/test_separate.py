@@ -22,9 +22,9 @@ from vimss.metrics import si_sdr_improvement
 from vimss.model.apply import separate_all
 from vimss.model.config import ModelConfig, VisionConfig
 from vimss.model.separator import Separator, load_separator, save_separator
-from vimss.separate import Options, Separated, separate
+from vimss.separate import Options, Reports, Separated, separate
 from vimss.separate import folder as folders
-from vimss.separate import listening as own_page
+from vimss.separate import report_page as own_page
 from vimss.separate import scores as scoring
 from vimss.separate.players import look as _look
 from vimss.shards.manifest import Manifest
@@ -130,7 +130,7 @@ def test_the_page_names_the_model_as_it_was_asked_for_and_what_its_card_tells(
     folder = make_model(tmp_path / "model")
     card = data_card(small_manifest, asking_of(Settings(), small_manifest))
     save_separator(folder, load_separator(folder), card | {"picture": PICTURE})
-    asked = separate(recording, folder, tmp_path / "asked", model_name="models:/small/3")
+    asked = separate(recording, folder, tmp_path / "asked", options=Options(model_name="models:/small/3"))
     html = asked.page.read_text()
     assert "<dt>Model</dt><dd>models:/small/3</dd>" in html and "It was trained on small: Chamber music" in html
     assert small_manifest.recipe.licence[:30] in html
@@ -261,7 +261,7 @@ def test_stems_that_would_clip_share_one_gain_and_the_page_says_so(tmp_path: Pat
 
 def test_progress_is_told_in_seconds_of_the_recording(tmp_path: Path, model: Path, recording: Path) -> None:
     news: list[str] = []
-    separate(recording, model, tmp_path / "out", say=news.append)
+    separate(recording, model, tmp_path / "out", reports=Reports(progress=news.append))
     assert "2 of 2 s" in news
 
 
@@ -355,8 +355,8 @@ RESIDENT = """
 import re, sys
 from pathlib import Path
 from vimss import page
-from vimss.separate import listening, scores, separation
-for module in (page, listening, scores):
+from vimss.separate import report_page, scores, separation
+for module in (page, report_page, scores):
     module.PAGE_SECONDS = 1.0
 folder = Path(sys.argv[1])
 for name in ("short", "long"):
@@ -407,7 +407,7 @@ def test_a_disk_that_is_too_small_is_refused_before_the_work(
     monkeypatch.setattr("vimss.separate.folder.SPARE_BYTES", 2**60)
     said: list[str] = []
     with pytest.raises(StorageError, match=r"must have 1099511627776 MB free for this separation; got \d+ MB\. To fix"):
-        separate(recording, model, tmp_path / "out", say=said.append)
+        separate(recording, model, tmp_path / "out", reports=Reports(progress=said.append))
     assert said == [] and list(tmp_path.iterdir()) == []
 
 
@@ -440,7 +440,7 @@ def test_stems_last_as_long_as_the_recording_and_none_clips(tmp_path: Path, mode
 def test_a_silent_recording_gives_silent_stems_and_is_told(tmp_path: Path, model: Path) -> None:
     media.write_wav(tmp_path / "silent.wav", np.zeros((1, RATE), np.float32), RATE)
     told: list[str] = []
-    found = separate(tmp_path / "silent.wav", model, tmp_path / "out", "vn,vc", note=told.append)
+    found = separate(tmp_path / "silent.wav", model, tmp_path / "out", "vn,vc", reports=Reports(note=told.append))
     assert all(not media.read_audio(path, RATE).any() for path in found.stems.values())
     assert len(told) == 2 and "silent" in told[1] and told[1] in found.notes
     assert told[1].split(":")[0] in found.page.read_text()
@@ -450,7 +450,7 @@ def test_what_was_heard_stands_on_the_page_and_is_told_before_the_work(
     tmp_path: Path, model: Path, recording: Path
 ) -> None:
     told: list[str] = []
-    found = separate(recording, model, tmp_path / "out", say=told.append, note=told.append)
+    found = separate(recording, model, tmp_path / "out", reports=Reports(told.append, told.append))
     heard = found.heard.sentence
     assert told.index(heard) < told.index("2 of 2 s")
     assert f"<dt>Heard</dt><dd>{heard.removeprefix('heard ')}</dd>" in found.page.read_text()

@@ -26,7 +26,7 @@ from vimss.storage import NAME_BYTES, explain_os_errors, free_bytes, put, sha256
 
 PAGE = "page.html"
 RECORD = "separated.json"
-"""Says what was separated by which model."""
+"""Holds what was separated by which model."""
 SPARE_BYTES = 2**27
 """Kept free beyond the sound, for the page and for whatever else writes meanwhile."""
 
@@ -137,7 +137,7 @@ def check_space(folder: Path, samples: int, channels: int, signals: int) -> None
 
 
 def write_record(folder: Path, recording: Recording, about: dict[str, Any]) -> None:
-    """Say in the folder what it is of."""
+    """Write the record of a separation."""
     text = json.dumps(asdict(recording) | about, indent=1)
     (folder / RECORD).write_text(text, encoding="utf-8")
 
@@ -181,7 +181,7 @@ def _in_the_way(out: Path, recording: Recording, overwrite: bool) -> ConfigError
 
 
 def _record(folder: Path) -> dict[str, Any] | None:
-    """What the record of a separation says, where there is one."""
+    """The record of a separation, where there is one."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
