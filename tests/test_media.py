@@ -200,6 +200,28 @@ def test_a_video_tells_its_length_streams_and_instruments(movie: Path) -> None:
     assert found.instruments == ("vn", "cl")
 
 
+@pytest.mark.parametrize(
+    ("comment", "instruments"),
+    [
+        ("instruments=violin, cello", ("violin", "cello")),
+        ("instruments = vn ; double bass", ("vn", "double bass")),
+        ("picture=3x4 instruments=violin, double bass camera=2", ("violin", "double bass")),
+        ("Recorded in May.\ninstruments=vn, vc,\nat home", ("vn", "vc")),
+        ("instruments=", ()),
+        ("instruments= picture=3x4", ()),
+    ],
+)
+def test_the_list_of_instruments_is_read_to_its_end(tmp_path: Path, comment: str, instruments: tuple[str, ...]) -> None:
+    with av.open(tmp_path / "a.mkv", "w") as container:
+        container.metadata["comment"] = comment
+        stream = container.add_stream("pcm_s16le", rate=RATE)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, RATE), np.int16), format="s16", layout="mono")
+        frame.sample_rate = RATE
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    assert media.probe(tmp_path / "a.mkv").instruments == instruments
+
+
 def test_a_file_without_metadata_names_no_instruments(tmp_path: Path) -> None:
     media.write_wav(tmp_path / "a.wav", tone(0.5), RATE)
     found = media.probe(tmp_path / "a.wav")
@@ -383,8 +405,8 @@ def test_a_stream_that_begins_apart_from_the_first_keeps_its_place(begins: list[
 def test_probe_tells_the_length_of_each_sound_stream(tmp_path: Path, movie: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(streams_of([tone(1.0), tone(2.5)], "mp4", "aac"))
     assert media.probe(tmp_path / "a.mp4").sound_seconds == pytest.approx((1.0, 2.5), abs=0.01)
-    (tmp_path / "a.mka").write_bytes(streams_of([tone(1.0), tone(2.5)], "matroska", "pcm_s16le"))
-    assert media.probe(tmp_path / "a.mka").sound_seconds == pytest.approx((2.5, 2.5), abs=0.01)
+    (tmp_path / "a.mkv").write_bytes(streams_of([tone(1.0), tone(2.5)], "matroska", "pcm_s16le"))
+    assert media.probe(tmp_path / "a.mkv").sound_seconds == pytest.approx((2.5, 2.5), abs=0.01)
     assert media.probe(movie).sound_seconds == pytest.approx((2.0,), abs=0.01)
     media.write_video(tmp_path / "b.mp4", film(3), 10.0)
     assert media.probe(tmp_path / "b.mp4").sound_seconds == ()

@@ -52,6 +52,9 @@ UNREADABLE = {
     bytes(5000): ("a file of zeros", "its copy or download was never finished: do it again"),
     b"x": ("a text file", "give a recording"),
     b"hello\n" * 100: ("a text file", "give a recording"),
+    b"\xef\xbb\xbfhello\n": ("a text file", "give a recording"),
+    "hello\r\n".encode("utf-16"): ("a text file", "give a recording"),
+    "ein Lied \N{WOMAN}\u200d\N{PERSONAL COMPUTER}".encode(): ("a text file", "give a recording"),
     b"\xef\xbb\xbf<!DOCTYPE html>\n<title>404</title>": ("a web page", "download the recording itself, not the page"),
     b"\n<html><head></head>Not found</html>": ("a web page", "download the recording itself"),
     b"#EXTM3U\n#EXTINF:1,\na.wav\n": ("a playlist, which holds no sound itself", "give the recording that it names"),
@@ -87,6 +90,14 @@ def test_what_is_no_recording_is_named_and_what_to_do_about_it(tmp_path: Path, c
         MediaError, match=rf"b\.{suffix} must be a sound or video file that can be decoded; got {got}.*\. To fix: {fix}"
     ):
         media.read_audio(tmp_path / f"b.{suffix}", RATE)
+
+
+@pytest.mark.parametrize("letter", ["é", "弦", "\N{VIOLIN}"])
+@pytest.mark.parametrize("before", ["", "a", "ab", "abc"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_long_text_is_a_text_wherever_its_beginning_is_cut(letter: str, before: str, encoding: str) -> None:
+    with pytest.raises(MediaError, match="got a text file"):
+        media.read_audio((before + letter * 40000).encode(encoding), RATE)
 
 
 @pytest.mark.parametrize("content", [b"\x01\x02\xfe\xff" * 999, b"OggS\0\2" + bytes(100), b"caff" + bytes(100)])

@@ -1,6 +1,9 @@
 import json
 import re
 import resource
+import shutil
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,8 +22,9 @@ from vimss.metrics import si_sdr_improvement
 from vimss.model.apply import separate_all
 from vimss.model.config import ModelConfig, VisionConfig
 from vimss.model.separator import Separator, load_separator, save_separator
-from vimss.separate import Options, Separated, separate
-from vimss.separate import listening as own_page
+from vimss.separate import Options, Reports, Separated, separate
+from vimss.separate import folder as folders
+from vimss.separate import report_page as own_page
 from vimss.separate import scores as scoring
 from vimss.separate.players import look as _look
 from vimss.shards.manifest import Manifest
@@ -126,7 +130,7 @@ def test_the_page_names_the_model_as_it_was_asked_for_and_what_its_card_tells(
     folder = make_model(tmp_path / "model")
     card = data_card(small_manifest, asking_of(Settings(), small_manifest))
     save_separator(folder, load_separator(folder), card | {"picture": PICTURE})
-    asked = separate(recording, folder, tmp_path / "asked", model_name="models:/small/3")
+    asked = separate(recording, folder, tmp_path / "asked", options=Options(model_name="models:/small/3"))
     html = asked.page.read_text()
     assert "<dt>Model</dt><dd>models:/small/3</dd>" in html and "It was trained on small: Chamber music" in html
     assert small_manifest.recipe.licence[:30] in html
@@ -216,6 +220,24 @@ def test_a_model_that_looks_needs_a_picture(tmp_path: Path) -> None:
         separate(tmp_path / "a.wav", folder, tmp_path / "out", "vn")
 
 
+@pytest.mark.parametrize("context", ["frames", "features"])
+def test_a_video_whose_pictures_do_not_fit_is_refused_before_it_is_decoded(
+    tmp_path: Path, recording: Path, eyes: Path, monkeypatch: pytest.MonkeyPatch, context: str
+) -> None:
+    monkeypatch.setattr("vimss.media.container.MAX_PICTURE_BYTES", 2 * 5 * 32 * 32 * 3)  # a second of two players
+    folder = make_model(tmp_path / "model", context=context, vision=VisionConfig(weights=str(eyes)))
+    rule = r"duet\.mp4 must be at most 1\.0 s long for a model that looks at 2 players; got 2\.0 s\. To fix: "
+    with pytest.raises(MediaError, match=rule + "cut the recording into parts, or use a model .* on labels"):
+        separate(recording, folder, tmp_path / "out", "vn,vc")
+
+
+def test_references_are_looked_for_before_pictures_are_decoded(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "model", context="frames", vision=VisionConfig(weights="random"))
+    media.write_wav(tmp_path / "a.wav", sound(), RATE)
+    with pytest.raises(ConfigError, match="--references must be a folder of true stems"):
+        separate(tmp_path / "a.wav", folder, tmp_path / "out", "vn", tmp_path / "missing")
+
+
 def test_features_of_another_width_are_refused(tmp_path: Path, recording: Path) -> None:
     folder = make_model(tmp_path / "model", context="features", feature_size=100, vision=VisionConfig(weights="random"))
     with pytest.raises(ModelError, match="needs features of 100 numbers per picture; got resnet18, which gives 512"):
@@ -239,7 +261,7 @@ def test_stems_that_would_clip_share_one_gain_and_the_page_says_so(tmp_path: Pat
 
 def test_progress_is_told_in_seconds_of_the_recording(tmp_path: Path, model: Path, recording: Path) -> None:
     news: list[str] = []
-    separate(recording, model, tmp_path / "out", say=news.append)
+    separate(recording, model, tmp_path / "out", reports=Reports(progress=news.append))
     assert "2 of 2 s" in news
 
 
@@ -329,6 +351,33 @@ def test_memory_does_not_grow_with_the_recording(tmp_path: Path, model: Path, mo
     assert peaks[2] - peaks[1] < (30 - 10) * RATE
 
 
+RESIDENT = """
+import re, sys
+from pathlib import Path
+from vimss import page
+from vimss.separate import report_page, scores, separation
+for module in (page, report_page, scores):
+    module.PAGE_SECONDS = 1.0
+folder = Path(sys.argv[1])
+for name in ("short", "long"):
+    separation.separate(folder / f"{name}.wav", folder / "model", folder / name, "vn,vc")
+    print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peaks of memory as Linux has them")
+def test_no_library_holds_more_of_a_longer_recording(tmp_path: Path) -> None:
+    """Tensors and FFmpeg's buffers are seen by the operating system alone."""
+    make_model(tmp_path / "model", levels=1, filters=2)
+    for name, seconds in (("short", 20), ("long", 400)):
+        media.write_wav(tmp_path / f"{name}.wav", sound(seconds), RATE)
+    done = subprocess.run([sys.executable, "-c", RESIDENT, tmp_path], capture_output=True, text=True, check=True)
+    short, long = (int(line) * 1024 for line in done.stdout.split())
+    # Less than one of the four bytes of a sample of a single signal.
+    assert long - short < (400 - 20) * RATE
+
+
 @pytest.fixture
 def small_disk() -> Iterator[Callable[[int], None]]:
     """Sets the size beyond which no file grows, as on a full disk."""
@@ -358,8 +407,25 @@ def test_a_disk_that_is_too_small_is_refused_before_the_work(
     monkeypatch.setattr("vimss.separate.folder.SPARE_BYTES", 2**60)
     said: list[str] = []
     with pytest.raises(StorageError, match=r"must have 1099511627776 MB free for this separation; got \d+ MB\. To fix"):
-        separate(recording, model, tmp_path / "out", say=said.append)
+        separate(recording, model, tmp_path / "out", reports=Reports(progress=said.append))
     assert said == [] and list(tmp_path.iterdir()) == []
+
+
+def test_a_mixture_on_the_disk_needs_no_room_a_second_time(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    media.write_wav(tmp_path / "take.wav", sound(2.0), RATE)
+    signal = 4 * 2 * RATE
+    first = 3 * signal + signal // 2 + folders.SPARE_BYTES  # mixture, two stems, a WAV
+    usage = shutil.disk_usage("/")
+    for missing in (0, 1):
+        free = iter((first, first - signal - missing))
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: usage._replace(free=next(free)))
+        if missing:
+            with pytest.raises(StorageError, match="MB free for this separation"):
+                separate(tmp_path / "take.wav", model, tmp_path / "out", "vn,vc")
+        else:
+            separate(tmp_path / "take.wav", model, tmp_path / "out", "vn,vc")
 
 
 def test_stems_last_as_long_as_the_recording_and_none_clips(tmp_path: Path, model: Path) -> None:
@@ -374,7 +440,7 @@ def test_stems_last_as_long_as_the_recording_and_none_clips(tmp_path: Path, mode
 def test_a_silent_recording_gives_silent_stems_and_is_told(tmp_path: Path, model: Path) -> None:
     media.write_wav(tmp_path / "silent.wav", np.zeros((1, RATE), np.float32), RATE)
     told: list[str] = []
-    found = separate(tmp_path / "silent.wav", model, tmp_path / "out", "vn,vc", note=told.append)
+    found = separate(tmp_path / "silent.wav", model, tmp_path / "out", "vn,vc", reports=Reports(note=told.append))
     assert all(not media.read_audio(path, RATE).any() for path in found.stems.values())
     assert len(told) == 2 and "silent" in told[1] and told[1] in found.notes
     assert told[1].split(":")[0] in found.page.read_text()
@@ -384,7 +450,7 @@ def test_what_was_heard_stands_on_the_page_and_is_told_before_the_work(
     tmp_path: Path, model: Path, recording: Path
 ) -> None:
     told: list[str] = []
-    found = separate(recording, model, tmp_path / "out", say=told.append, note=told.append)
+    found = separate(recording, model, tmp_path / "out", reports=Reports(told.append, told.append))
     heard = found.heard.sentence
     assert told.index(heard) < told.index("2 of 2 s")
     assert f"<dt>Heard</dt><dd>{heard.removeprefix('heard ')}</dd>" in found.page.read_text()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,40 @@ def test_what_somebody_put_beside_the_stems_is_not_lost(tmp_path, overwrite):
     ):
         free_folder(out, take, overwrite=overwrite)
     assert free_folder(out, take, numbered=True) == tmp_path / "out-2"
+
+
+SYSTEMS = [".DS_Store", "Thumbs.db", "Desktop.ini", "@eaDir/vn.wav@SynoEAStream", "._vn.wav", "Icon\r", ".directory"]
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_what_file_managers_leave_beside_the_stems_is_in_nobodys_way(tmp_path, name):
+    take = recording(tmp_path / "take.wav")
+    out = stems_of(tmp_path / "out", take)
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / name).touch()
+    assert stems_of(free_folder(out, take), take) == out
+    assert sorted(path.name for path in out.iterdir()) == [PAGE, RECORD, "vn.wav"]
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_folder_with_nothing_but_what_file_managers_leave_is_empty(tmp_path, name):
+    take = recording(tmp_path / "take.wav")
+    (tmp_path / "out" / name).parent.mkdir(parents=True)
+    (tmp_path / "out" / name).touch()
+    assert free_folder(tmp_path / "out", take) == tmp_path / "out"
+    work = stems_of(tmp_path / "work", take)
+    assert put_folder(work, tmp_path / "out", take) == tmp_path / "out"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [PAGE, RECORD, "vn.wav"]
+
+
+@pytest.mark.parametrize("name", [".git/HEAD", ".notes", "#recycle/old.wav", "vn.wav~", "vn.mp3.part"])
+def test_hidden_files_and_bins_beside_the_stems_are_not_lost(tmp_path, name):
+    take = recording(tmp_path / "take.wav")
+    out = stems_of(tmp_path / "out", take)
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / name).touch()
+    with pytest.raises(ConfigError, match=f"got {name.split('/')[0]} too, which would be lost"):
+        free_folder(out, take, overwrite=True)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"file": 1, "stems": []}', "\x00"])
@@ -178,3 +213,24 @@ def test_what_is_no_file_is_no_recording(tmp_path, make, got):
 def test_a_place_where_no_folder_can_be_made_is_refused(tmp_path):
     with pytest.raises(StorageError, match="/proc/x must be where folders can be made; got No such file.*with --out"):
         folders.make_folder(Path("/proc/.tmp-x"), Path("/proc/x"))
+
+
+@pytest.fixture
+def free_disk(monkeypatch):
+    """Sets how many bytes the operating system says are free, one answer after another."""
+
+    def answer(*free):
+        answers = iter(free)
+        usage = shutil.disk_usage("/")
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=next(answers)))
+
+    return answer
+
+
+@pytest.mark.parametrize("signals", [1, 4])
+def test_a_disk_with_just_enough_room_is_taken_and_one_byte_less_is_refused(tmp_path, free_disk, signals):
+    needed = 1000 * 2 * (4 * signals + 2) + folders.SPARE_BYTES
+    free_disk(needed, needed - 1)
+    folders.check_space(tmp_path, 1000, 2, signals)
+    with pytest.raises(StorageError, match=r"must have 128 MB free for this separation; got 128 MB\. To fix: free"):
+        folders.check_space(tmp_path, 1000, 2, signals)

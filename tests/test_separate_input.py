@@ -1,12 +1,14 @@
 """What a separation is asked for: instruments as people write them, and true stems as people name them."""
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from vimss import media
-from vimss.errors import ConfigError
+from vimss.errors import ConfigError, StorageError
 from vimss.media.disk import DiskAudio
 from vimss.metrics import si_sdr_improvement
 from vimss.model.config import ModelConfig
@@ -44,6 +46,10 @@ def on_disk(folder: Path, audio: np.ndarray) -> DiskAudio:
         ("double bass, saxophone", ("db", "sax")),
         ("Double-Bass;double_bass", ("db", "db")),
         (" vn , ,vc, ", ("vn", "vc")),
+        ("DoubleBass", ("db",)),
+        ("violin 2, violin-1", ("vn", "vn")),
+        ("vn2;VC_1", ("vn", "vc")),
+        ("vn2", ("vn",)),
     ],
 )
 def test_instruments_are_labels_or_names_between_commas_or_semicolons(given, players):
@@ -57,7 +63,10 @@ def test_instruments_are_labels_or_names_between_commas_or_semicolons(given, pla
         ("vn vc", "vn,vc"),
         ("2 violins", "vn,vn"),
         ("2x violin and 1 cello", "vn,vn,vc"),
-        ("violin 2", "vn"),
+        ("violin (2)", "vn"),
+        ("2 violin", "vn,vn"),
+        ("vn x 2", "vn"),
+        ("violin 1 cello 2", "vn,vc"),
         ("violins", "vn"),
         ("double basses viola", "db,va"),
         ("Violine", "vn"),
@@ -74,7 +83,7 @@ def test_other_ways_to_name_instruments_are_refused_with_what_was_probably_meant
     assert f"got {given!r}. To fix: did you mean '{meant}'? choose from vn, va, vc" in str(caught.value)
 
 
-@pytest.mark.parametrize("given", ["kazoo", "1 2 3", "?", "violin kazoo"])
+@pytest.mark.parametrize("given", ["kazoo", "1 2 3", "?", "violin kazoo", "violin 2 close"])
 def test_what_nobody_knows_is_refused_without_a_guess(given):
     with pytest.raises(
         ConfigError, match=r"a label that the model knows; got .*To fix: choose from vn, va, vc, db, sax"
@@ -88,6 +97,13 @@ def test_commas_alone_name_nobody(given):
         ConfigError, match=r"must say who plays: .*; got '.*'\. To fix: add --instruments with some of vn"
     ):
         players_of(given, Path("a.wav"), separator())
+
+
+def test_a_number_that_is_part_of_a_label_is_not_another():
+    guitars = separator("guitar_1", "vn")
+    assert players_of("Guitar 1", Path("a.wav"), guitars) == ("guitar_1",)
+    with pytest.raises(ConfigError, match="must be a label that the model knows; got 'guitar 7'"):
+        players_of("guitar 7", Path("a.wav"), guitars)
 
 
 def test_labels_that_differ_in_capitals_are_taken_as_they_are_written():
@@ -107,20 +123,47 @@ def test_references_are_found_by_the_instrument_that_their_names_begin_with(tmp_
     names = ["violin.wav", "vc.flac", "Viola 1.AIFF", "viola-2.mp3", "mixture.wav", "kazoo.wav", "._vn.wav", "vn.txt"]
     for name in names:
         (tmp_path / name).touch()
-    found, told = find_references(tmp_path, ("vn", "va", "vc"), LABELS)
+    found, notes = find_references(tmp_path, ("vn", "va", "vc"), LABELS)
     assert {label: [path.name for path in paths] for label, paths in found.items()} == {
         "vn": ["violin.wav"],
         "va": ["Viola 1.AIFF", "viola-2.mp3"],
         "vc": ["vc.flac"],
     }
-    assert told == "references that are no stem of this separation: kazoo.wav"
+    assert notes == (
+        "the reference of va is the sum of Viola 1.AIFF, viola-2.mp3",
+        "references that are no stem of this separation: kazoo.wav",
+    )
+
+
+@pytest.mark.parametrize(
+    "names", [("vn.wav", "vn.flac"), ("Violin 1.wav", "violin 1.mp3"), ("g\u00e9.WAV", "ge\u0301.wav")]
+)
+def test_one_reference_in_two_formats_is_not_added_to_itself(tmp_path, names):
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(ConfigError) as caught:
+        find_references(tmp_path, ("vn", "g\u00e9"), (*LABELS, "g\u00e9"))
+    assert "names must differ in more than the ending; got " in str(caught.value)
+    assert all(name in caught.value.got for name in names)
+    assert "keep one of them if they are the same stem" in caught.value.fix
+
+
+def test_a_failing_disk_of_references_is_told_with_what_leads_to_another(tmp_path, monkeypatch):
+    def fail(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(os, "listdir", fail)
+    monkeypatch.setattr(os, "scandir", fail)
+    rule = r"must be readable and writable; got Input/output error\. To fix: .* or set --references to another folder"
+    with pytest.raises(StorageError, match=rule):
+        find_references(tmp_path, ("vn",), LABELS)
 
 
 def test_references_of_outputs_without_labels_have_their_names(tmp_path):
     for number in (1, 2):
         (tmp_path / f"slot_{number}.wav").touch()
-    found, told = find_references(tmp_path, ("slot_1", "slot_2"), LABELS)
-    assert [paths[0].name for paths in found.values()] == ["slot_1.wav", "slot_2.wav"] and not told
+    found, notes = find_references(tmp_path, ("slot_1", "slot_2"), LABELS)
+    assert [paths[0].name for paths in found.values()] == ["slot_1.wav", "slot_2.wav"] and not notes
 
 
 def test_a_folder_without_references_says_what_it_has(tmp_path):

@@ -30,7 +30,7 @@ from vimss.promote import Decision, champion_to_beat, decide, promote
 from vimss.report import best_of, evaluation_bars, evaluation_of
 from vimss.runtime import Place, git_commit, load_place, open_store, parallel_map, ray_at_hand
 from vimss.search import Reporter, search
-from vimss.separate import DEFAULTS, Options, Separated, folder_name, separate
+from vimss.separate import DEFAULTS, Options, Reports, Separated, folder_name, separate
 from vimss.shards.check import Found, check_shards
 from vimss.shards.fetch import FEATURES
 from vimss.shards.manifest import MANIFEST, Manifest, Shard, open_manifest, open_shards
@@ -460,11 +460,10 @@ def separate_file(
 ) -> Separated:
     """One recording into stems and a page; without `out_folder`, into a folder of its own in the store."""
     folder = model_folder(model, work.tracking) if model.startswith("models:/") else Path(model)
+    options = replace(options, model_name=model)
     if out_folder is None:
         out_folder, options = work.store.stems / folder_name(file), replace(options, numbered=True)
-    return separate(
-        file, folder, out_folder, instruments, references, say, model_name=model, options=options, note=note
-    )
+    return separate(file, folder, out_folder, instruments, references, options=options, reports=Reports(say, note))
 
 
 @contextmanager

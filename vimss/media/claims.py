@@ -77,8 +77,8 @@ def shortfall(container: Any, stream: Any, source: Path | bytes, end: float, rea
 def early_shortfall(container: Any, stream: Any, source: Path | bytes) -> Shortfall | None:
     """What `shortfall` would say of a cut file, before anything was decoded, where that is certain.
 
-    Who separates an hour of sound while it is read should not wait for the end. Files whose bytes are not those of this
-    stream alone (AVI, Matroska), or of no known number (MP3, FLAC), tell at their end only.
+    So that the refusal of an hour of sound need not wait for its last second. Files whose bytes are not those of this
+    stream alone (AVI, Matroska), or of no known number (MP3, FLAC), show it at their end only.
     """
     kind = container.format.name.split(",")[0]
     duration, rate = (container.duration or 0) / 1e6, stream.codec_context.bit_rate or 0

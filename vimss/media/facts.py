@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
 
@@ -26,15 +27,19 @@ class Probe:
     """Height and width in pixels as a viewer sees them, turned upright; None where the file has no picture."""
     frame_rate: float
     """Pictures per second; 0 where the file has no picture."""
+    picture_seconds: float
+    """Length of the picture; that of the file where it does not tell, 0 where there is no picture."""
     sound_seconds: tuple[float, ...]
     """Length of each sound stream that can be decoded, in their order; that of the file where it tells none of them."""
     metadata: Mapping[str, str]
-    """The `key=value` words of the file's comment, such as `instruments=vn,cl`."""
+    """What stands as `key=value` in the file's comment, such as `instruments=vn, cl`; a value ends before the next key
+    or with its line."""
 
     @property
     def instruments(self) -> tuple[str, ...]:
         """Labels of the players from left to right, as the metadata names them; empty where it does not."""
-        return tuple(label for label in self.metadata.get("instruments", "").split(",") if label)
+        parts = re.split("[,;]", self.metadata.get("instruments", ""))
+        return tuple(part.strip() for part in parts if part.strip())
 
 
 def probe(path: Path) -> Probe:
@@ -42,7 +47,8 @@ def probe(path: Path) -> Probe:
     with opened(path) as container:
         sounds = sound_streams(container)
         picture = picture_stream(container)
-        comment = container.metadata.get("comment", "")
+        # Matroska has names of metadata in capitals.
+        comment = next((text for key, text in container.metadata.items() if key.lower() == "comment"), "")
         seconds = (container.duration or 0) / av.time_base
         return Probe(
             seconds=seconds,
@@ -50,8 +56,21 @@ def probe(path: Path) -> Probe:
             channels=sounds[0].channels if sounds else 0,
             size=shown_size(container, path),
             frame_rate=float(picture.average_rate or 0) if picture else 0.0,
-            sound_seconds=tuple(
-                float(sound.duration * sound.time_base) if sound.duration else seconds for sound in sounds
-            ),
-            metadata=dict(re.findall(r"(\w+)=([\w.,+-]+)", comment)),
+            picture_seconds=_seconds(picture, seconds) if picture else 0.0,
+            sound_seconds=tuple(_seconds(sound, seconds) for sound in sounds),
+            metadata=_values(comment),
         )
+
+
+def _seconds(stream: Any, otherwise: float) -> float:
+    """How long a stream is, as far as its header has it."""
+    return float(stream.duration * stream.time_base) if stream.duration else otherwise
+
+
+def _values(comment: str) -> dict[str, str]:
+    """Key to value, for what stands as `key=value` in a comment."""
+    found: dict[str, str] = {}
+    for line in comment.splitlines():
+        _, *parts = re.split(r"(\w+)\s*=", line)
+        found |= {key: value.strip() for key, value in zip(parts[::2], parts[1::2], strict=True)}
+    return found

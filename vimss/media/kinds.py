@@ -3,6 +3,8 @@
 unreadable(Path("song.mp3"), "Invalid data found")   # "a web page", "download the recording itself, not its page"
 """
 
+import codecs
+import unicodedata
 from pathlib import Path
 
 from vimss.media.claims import breaks_off
@@ -46,6 +48,8 @@ MAGIC = {
     b"wvpk": "WavPack",
     b"\xff\xd8": "JPEG",
 }
+HEAD_BYTES = 65536
+"""So much of a file is looked at."""
 PLAYLISTS = (b"#extm3u", b"[playlist]", b"ffconcat", b"<asx", b"<?wpl", b"<smil", b"<mpd")
 
 
@@ -53,9 +57,9 @@ def unreadable(source: Path | bytes, error: str) -> tuple[str, str]:
     """What a file that FFmpeg refuses is, and what to do about it; FFmpeg's own word never stands alone."""
     if isinstance(source, Path):
         with source.open("rb") as file:
-            head = file.read(65536)
+            head = file.read(HEAD_BYTES)
     else:
-        head = source[:65536]
+        head = source[:HEAD_BYTES]
     if not head:
         return "an empty file", "copy, download or export it again"
     if not head.strip(b"\0"):
@@ -78,9 +82,12 @@ def unreadable(source: Path | bytes, error: str) -> tuple[str, str]:
 
 
 def _is_text(head: bytes) -> bool:
+    """Whether the first bytes of a file are text: UTF-8, or UTF-16 with a byte order mark, as Windows writes it."""
+    encoding = "utf-16" if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
-        # The last character may be cut.
-        text = head[: len(head) - 4 if len(head) > 60000 else None].decode("utf-8")
+        # The last character may be cut off where the file goes on.
+        text = codecs.getincrementaldecoder(encoding)().decode(head, final=len(head) < HEAD_BYTES)
     except UnicodeDecodeError:
         return False
-    return all(letter.isprintable() or letter.isspace() for letter in text)
+    # Format characters, such as those that join emoji, are not printable by themselves.
+    return all(letter.isprintable() or letter.isspace() or unicodedata.category(letter) == "Cf" for letter in text)

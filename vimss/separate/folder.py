@@ -14,19 +14,19 @@ import itertools
 import json
 import os
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from vimss.errors import ConfigError, MediaError, StorageError
+from vimss.shards.source import is_made_anew
 from vimss.storage import NAME_BYTES, explain_os_errors, free_bytes, put, sha256
 
 PAGE = "page.html"
 RECORD = "separated.json"
-"""Says what was separated by which model."""
-SYSTEM_FILES = {".DS_Store", "Thumbs.db", "desktop.ini"}
-"""What file managers leave in a folder when it is looked at."""
+"""Holds what was separated by which model."""
 SPARE_BYTES = 2**27
 """Kept free beyond the sound, for the page and for whatever else writes meanwhile."""
 
@@ -95,11 +95,20 @@ def put_folder(
         record = _record(folder)
         # Looked at once more: what another process has put there since is not to be replaced.
         ours = record is not None and (overwrite or record.get("sha256") == recording.sha256)
+        if record is None and folder.is_dir():
+            _clear(folder)
         try:
             put(temporary, folder, replace=ours)
             return folder
         except FileExistsError:
             continue
+
+
+def _clear(folder: Path) -> None:
+    """Empty a folder of what file managers have left in it; whatever else is there by now stays."""
+    for path in folder.iterdir():
+        if is_made_anew(path.name):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def check_inputs_stay(out: Path, inputs: Sequence[Path | None]) -> None:
@@ -115,8 +124,8 @@ def check_inputs_stay(out: Path, inputs: Sequence[Path | None]) -> None:
 
 
 def check_space(folder: Path, samples: int, channels: int, signals: int) -> None:
-    """StorageError where the disk has less room than a separation into `signals` files takes."""
-    # All stems as floats and one of them as 16-bit WAV; the last float is gone when the last WAV is written.
+    """StorageError where the disk has less room than `signals` more signals and their WAVs take."""
+    # All signals as floats and one of them as 16-bit WAV: a float is closed before the next WAV is written.
     needed = samples * channels * (4 * signals + 2) + SPARE_BYTES
     free = free_bytes(folder)
     if free < needed:
@@ -128,7 +137,7 @@ def check_space(folder: Path, samples: int, channels: int, signals: int) -> None
 
 
 def write_record(folder: Path, recording: Recording, about: dict[str, Any]) -> None:
-    """Say in the folder what it is of."""
+    """Write the record of a separation."""
     text = json.dumps(asdict(recording) | about, indent=1)
     (folder / RECORD).write_text(text, encoding="utf-8")
 
@@ -146,7 +155,7 @@ def _in_the_way(out: Path, recording: Recording, overwrite: bool) -> ConfigError
     if not os.path.lexists(real):
         return None
     record = _record(real)
-    if record is None and not (real.is_dir() and not any(real.iterdir())):
+    if record is None and not (real.is_dir() and all(is_made_anew(path.name) for path in real.iterdir())):
         return ConfigError(
             f"{out} must be a new folder, or one that `vimss separate` wrote",
             got="something else, which would be lost",
@@ -154,8 +163,8 @@ def _in_the_way(out: Path, recording: Recording, overwrite: bool) -> ConfigError
         )
     if record is None:
         return None
-    ours = {PAGE, RECORD, *SYSTEM_FILES, *(f"{name}.wav" for name in record["stems"])}
-    others = sorted(path.name for path in real.iterdir() if path.name not in ours)
+    ours = {PAGE, RECORD, *(f"{name}.wav" for name in record["stems"])}
+    others = sorted(path.name for path in real.iterdir() if path.name not in ours and not is_made_anew(path.name))
     if others:
         return ConfigError(
             f"{out} must be a new folder, or hold nothing but what `vimss separate` wrote",
@@ -172,7 +181,7 @@ def _in_the_way(out: Path, recording: Recording, overwrite: bool) -> ConfigError
 
 
 def _record(folder: Path) -> dict[str, Any] | None:
-    """What the record of a separation says, where there is one."""
+    """The record of a separation, where there is one."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):

@@ -4,9 +4,9 @@ players = players_of("violin, VC", file, separator)      # ("vn", "vc")
 parts = parts_of(separator, players, file, card)
 """
 
-import difflib
+import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from vimss.errors import ConfigError, ModelError
-from vimss.media import probe, read_video
+from vimss.errors import ConfigError, MediaError, ModelError
+from vimss.media import container, probe, read_video
 from vimss.model.separator import Separator
-from vimss.shards.instruments import INSTRUMENTS
+from vimss.shards.instruments import label_named, nearest_label
 from vimss.shards.recipe import Picture
 
 LONGEST_NAME = 3
@@ -41,7 +41,8 @@ def players_of(instruments: str, file: Path, separator: Separator) -> tuple[str,
     """Labels of the players, checked; empty where the model's outputs have no labels.
 
     Instruments are parted by commas or semicolons. Each is a label of the model or its English name, in small letters
-    or capitals. ConfigError says which label was probably meant by anything else.
+    or capitals, maybe with a number behind it ("violin 2"). ConfigError says which label was probably meant by anything
+    else.
     """
     known = ", ".join(separator.labels)
     if separator.config.outputs == "slots":
@@ -60,7 +61,7 @@ def players_of(instruments: str, file: Path, separator: Separator) -> tuple[str,
             got="neither" if not instruments.strip() else repr(instruments),
             fix=f"add --instruments with some of {known}, separated by commas, left to right as in the picture",
         )
-    labels = [_label(part, separator.labels) for part in players]
+    labels = [label_named(part, separator.labels) for part in players]
     for part, label in zip(players, labels, strict=True):
         if label is None:
             meant = ",".join(_meant(part, separator.labels))
@@ -71,19 +72,6 @@ def players_of(instruments: str, file: Path, separator: Separator) -> tuple[str,
                 fix=f"{hint}choose from {known}, separated by commas",
             )
     return tuple(label for label in labels if label is not None)
-
-
-def _label(text: str, labels: Sequence[str]) -> str | None:
-    """The one label that is meant by a code or an English name; None where it is none, or not one alone."""
-    if text in labels:
-        return text
-    wanted = _plain(text)
-    fitting = [label for label in labels if wanted in (_plain(label), _plain(INSTRUMENTS.get(label, label)))]
-    return fitting[0] if len(fitting) == 1 else None
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"[\s_-]+", " ", text).strip().casefold()
 
 
 def _meant(text: str, labels: Sequence[str]) -> list[str]:
@@ -97,7 +85,8 @@ def _meant(text: str, labels: Sequence[str]) -> list[str]:
             count = int(words[place]) if not meant or place + 1 < len(words) else 1
             place += 1
             continue
-        for length in range(min(LONGEST_NAME, len(words) - place), 0, -1):
+        until_number = sum(1 for _ in itertools.takewhile(lambda word: not word.isdigit(), words[place:]))
+        for length in range(min(LONGEST_NAME, until_number), 0, -1):
             label = _singular(" ".join(words[place : place + length]), labels)
             if label is not None:
                 meant += [label] * min(count, MOST_PLAYERS)
@@ -105,32 +94,21 @@ def _meant(text: str, labels: Sequence[str]) -> list[str]:
                 break
         else:
             if words[place].casefold() not in ("and", "x"):
-                return [] if meant else _nearest(text, labels)
+                near = None if meant else nearest_label(text, labels)
+                return [] if near is None else [near]
             place += 1
     return meant
 
 
 def _singular(text: str, labels: Sequence[str]) -> str | None:
-    found = (_label(text.removesuffix(ending), labels) for ending in ("", "s", "es") if text.endswith(ending))
+    found = (label_named(text.removesuffix(ending), labels) for ending in ("", "s", "es") if text.endswith(ending))
     return next((label for label in found if label is not None), None)
 
 
-def _nearest(text: str, labels: Sequence[str]) -> list[str]:
-    names = {name: label for label in labels for name in _names(label)}
-    near = difflib.get_close_matches(_plain(text), names, n=1)
-    return [names[near[0]]] if near else []
-
-
-def _names(label: str) -> Iterator[str]:
-    yield _plain(label)
-    if label in INSTRUMENTS:
-        yield INSTRUMENTS[label]
-
-
-def parts_of(
-    separator: Separator, players: tuple[str, ...], file: Path, card: Mapping[str, Any], allow_truncated: bool = False
-) -> Parts:
-    """The outputs for these players, with what the model is told about them."""
+def stem_names(separator: Separator, players: tuple[str, ...]) -> tuple[str, ...]:
+    """What the stems of these players are called, each once; ModelError where files cannot be called so."""
+    if separator.config.outputs == "slots":
+        return tuple(f"slot_{number}" for number in range(1, separator.config.slots + 1))
     names = tuple(dict.fromkeys(players))
     if not all(re.fullmatch(r"[\w-]+", name) for name in names):
         raise ModelError(
@@ -138,9 +116,15 @@ def parts_of(
             got=", ".join(names),
             fix="rename the labels of the model",
         )
-    config = separator.config
+    return names
+
+
+def parts_of(
+    separator: Separator, players: tuple[str, ...], file: Path, card: Mapping[str, Any], allow_truncated: bool = False
+) -> Parts:
+    """The outputs for these players, with what the model is told about them."""
+    names, config = stem_names(separator, players), separator.config
     if config.outputs == "slots":
-        names = tuple(f"slot_{number}" for number in range(1, config.slots + 1))
         return Parts(names, tuple(enumerate(names)), None)
     looks = separator.listens and config.context != "labels"
     context = None
@@ -159,11 +143,29 @@ def look(
     """Pictures "p v h w 3" of the players in equal columns, or their features "p v d"."""
     picture = Picture.model_validate(card.get("picture", {}))
     size = (picture.size, picture.size * players)
+    if not allow_truncated:  # a file that was cut off is shorter than its header has it
+        _check_length(file, picture, players)
     row = read_video(file, size, picture.frame_rate, allow_truncated=allow_truncated)
     pictures = torch.from_numpy(np.stack(np.split(row, players, axis=2)))
     if separator.config.context == "frames":
         return pictures
     return _features(separator, pictures, card)
+
+
+def _check_length(file: Path, picture: Picture, players: int) -> None:
+    """MediaError where the pictures would not fit into memory, before an hour of them is decoded."""
+    most = container.MAX_PICTURE_BYTES / (3 * picture.size**2 * players * picture.frame_rate)
+    seconds = probe(file).picture_seconds
+    if seconds > most + 1 / picture.frame_rate:
+        raise MediaError(
+            f"{file} must be at most {_duration(most)} long for a model that looks at {players} players",
+            got=_duration(seconds),
+            fix="cut the recording into parts, or use a model that is conditioned on labels",
+        )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} minutes"
 
 
 def _features(separator: Separator, pictures: torch.Tensor, card: Mapping[str, Any]) -> torch.Tensor:

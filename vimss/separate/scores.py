@@ -26,7 +26,7 @@ from vimss.metrics import (
 from vimss.page import PAGE_SECONDS, Table
 from vimss.shards.corpora.folder import MIXTURE, SOUNDS
 from vimss.shards.instruments import INSTRUMENTS, label_of
-from vimss.shards.source import visible
+from vimss.shards.source import folded, is_junk
 from vimss.storage import explain_os_errors
 
 TOLERANCE_SECONDS = 0.05
@@ -45,20 +45,23 @@ class Scores:
     """Stem to the line under its name."""
 
 
-def find_references(folder: Path, names: Sequence[str], labels: Sequence[str]) -> tuple[dict[str, list[Path]], str]:
-    """The files of each stem that has any, and a sentence about files that are not used, or nothing.
+def find_references(
+    folder: Path, names: Sequence[str], labels: Sequence[str]
+) -> tuple[dict[str, list[Path]], tuple[str, ...]]:
+    """The files of each stem that has any, and sentences about files that are added and files that are not used.
 
     A file belongs to the label that its name begins with, as the folder reader of `vimss shard` has it; several of one
-    label are added, as their stems are. ConfigError where there are none.
+    label are added, as their stems are. ConfigError where there are none, or one stem in two formats.
     """
-    with explain_os_errors(folder):
+    with explain_os_errors(folder, "--references"):
         if not folder.is_dir():
             raise ConfigError(
                 "--references must be a folder of true stems",
                 got=f"{folder}, {'a file' if folder.exists() else 'which does not exist'}",
                 fix="give the folder that they lie in, or leave --references out",
             )
-        files = [path for path in visible(folder) if path.suffix.lower() in SOUNDS and path.is_file()]
+        paths = sorted(path for path in folder.iterdir() if not is_junk(path.name))
+        files = [path for path in paths if path.suffix.lower() in SOUNDS and path.is_file()]
     found: dict[str, list[Path]] = {}
     unused = []
     for path in files:
@@ -77,8 +80,31 @@ def find_references(folder: Path, names: Sequence[str], labels: Sequence[str]) -
             got=f"none of {wanted}{held}",
             fix="rename them, or leave --references out",
         )
-    told = f"references that are no stem of this separation: {', '.join(unused)}" if unused else ""
-    return {name: found[name] for name in names if name in found}, told
+    for paths in found.values():
+        _check_each_once(paths)
+    found = {name: found[name] for name in names if name in found}
+    notes = [
+        f"the reference of {name} is the sum of {', '.join(path.name for path in paths)}"
+        for name, paths in found.items()
+        if len(paths) > 1
+    ]
+    if unused:
+        notes.append(f"references that are no stem of this separation: {', '.join(unused)}")
+    return found, tuple(notes)
+
+
+def _check_each_once(paths: Sequence[Path]) -> None:
+    """ConfigError where two files have one name: they are one stem in two formats, not two players."""
+    by_name: dict[str, list[str]] = {}
+    for path in paths:
+        by_name.setdefault(folded(path.stem), []).append(path.name)
+    for same in by_name.values():
+        if len(same) > 1:
+            raise ConfigError(
+                "references of one label are added, so their names must differ in more than the ending",
+                got=", ".join(same),
+                fix="keep one of them if they are the same stem, or number them if they are two players",
+            )
 
 
 def read_reference(files: Sequence[Path], spool: DiskAudio, sample_rate: int, samples: int) -> DiskAudio:

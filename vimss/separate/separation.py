@@ -1,13 +1,16 @@
 """A recording in; one WAV per label and a page to look at and listen to out.
 
     separated = separate(Path("quartet.mp4"), model_folder, Path("stems/quartet"), instruments="vn,vn,va,vc")
-    separated.stems["vn"]  # both violins; a model that hears labels cannot tell them apart
+    separated.stems["vn"]  # both violins; a model conditioned on labels cannot tell them apart
     separated.page
 
 Labels come from `instruments`, else from the file's metadata (`comment`: `instruments=vn,va,vc`). A model that looks at
 players takes the picture as equal columns, one per player, left to right in that order. Stems of players with the same
-label are added. The folder is complete or absent. Sound is read, separated, scored and written block by block, with all
-of it on disk in between, so that an hour takes no more memory than a few minutes.
+label are added. The folder is complete or absent.
+
+Sound is read, separated, scored and written block by block, with all of it on disk in between, so that an hour takes no
+more memory than a few minutes. Pictures of players are all in memory: a longer recording than fits into
+`media.container.MAX_PICTURE_BYTES` is refused before they are decoded.
 """
 
 import math
@@ -36,17 +39,17 @@ from vimss.separate.folder import (
     recording_of,
     write_record,
 )
-from vimss.separate.listening import Heard, Model, Signals, separation_page, turned_down
-from vimss.separate.players import Parts, parts_of, players_of
+from vimss.separate.players import Parts, parts_of, players_of, stem_names
+from vimss.separate.report_page import Heard, LoadedModel, Signals, peak_limited, separation_page
 from vimss.separate.scores import find_references, read_reference, score
 from vimss.storage import explain_os_errors, temporary_beside
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Options:
-    """Which sound of a file is heard, and where its stems may go."""
+    """Which sound of a file is separated, where its stems may go, and what the page calls the model."""
 
     stream: int = 0
     """Which of several sound streams, from 0."""
@@ -59,6 +62,9 @@ class Options:
     numbered: bool = False
     """Whether, where something else is in the way, the folder gets a number behind its name."""
 
+    model_name: str = ""
+    """As in models:/quickstart/1; the path of the model's folder where empty."""
+
     def __post_init__(self) -> None:
         """ConfigError for a stream that cannot be."""
         if self.stream < 0:
@@ -69,8 +75,21 @@ DEFAULTS = Options()
 
 
 @dataclass(frozen=True)
+class Reports:
+    """What is called with sentences while a recording is separated."""
+
+    progress: Report = lambda sentence: None
+    """With what is being done, such as how many seconds of the recording are finished."""
+    note: Report = lambda sentence: None
+    """Before the separation, with a summary of the recording and with what it lacks."""
+
+
+SILENT = Reports()
+
+
+@dataclass(frozen=True)
 class Separated:
-    """Files that were written, what was heard, and scores where there were references."""
+    """Files that were written, what was read, and scores where there were references."""
 
     stems: dict[str, Path]
     """Label to WAV; slot_1, slot_2 ... where the model's outputs have no labels."""
@@ -81,12 +100,12 @@ class Separated:
     """Of all stems: below 1 where they were turned down so that none clips."""
     heard: SoundReport
     notes: tuple[str, ...]
-    """What should be known of the recording: what it lacks, and what sounded odd."""
+    """What the recording lacks, and warnings about its sound."""
 
     @property
     def sentences(self) -> tuple[str, ...]:
         """The gain where there is one, and the scores."""
-        level = (turned_down(self.gain),) if self.gain < 1 else ()
+        level = (peak_limited(self.gain),) if self.gain < 1 else ()
         return (*level, *(f"{name}: SI-SDR improvement {gain:+.1f} dB" for name, gain in self.scores.items()))
 
     @property
@@ -112,11 +131,9 @@ def separate(
     out: Path,
     instruments: str = "",
     references: Path | None = None,
-    say: Say = lambda news: None,
     *,
-    model_name: str = "",
     options: Options = DEFAULTS,
-    note: Say = lambda sentence: None,
+    reports: Reports = SILENT,
 ) -> Separated:
     """Separate `file` with the model in the folder `model` into the folder `out`.
 
@@ -127,10 +144,8 @@ def separate(
         instruments: labels of the players from left to right, as in "vn,va,vc"; the file's metadata where empty.
         references: folder with true stems named by label, which give scores and can be listened to; no model hears
             them.
-        say: called with news, such as how many seconds of the recording are done.
-        model_name: what the page calls the model, as in models:/quickstart/1; the path of its folder where empty.
-        options: which sound of the file is heard, and what may be replaced.
-        note: called before the work with what was heard, and with what should be known of it.
+        options: which sound of the file is separated, what may be replaced, and what the page calls the model.
+        reports: called with progress and notes.
 
     Raises:
         ConfigError: no labels, unknown ones, references of another length, or a folder `out` that holds something else.
@@ -140,19 +155,19 @@ def separate(
 
     """
     recording = recording_of(file)
-    places = {"numbered": options.numbered, "overwrite": options.overwrite}
-    target = free_folder(out, recording, **places)
+    target = free_folder(out, recording, numbered=options.numbered, overwrite=options.overwrite)
     check_inputs_stay(target, (file, model, references))
-    known = Model(load_separator(model), read_card(model)["card"], model_name or str(model))
+    known = LoadedModel(load_separator(model), read_card(model)["card"], options.model_name or str(model))
     players = players_of(instruments, file, known.separator)
+    names = stem_names(known.separator, players)
+    true, notes = find_references(references, names, known.separator.labels) if references else ({}, ())
     parts = parts_of(known.separator, players, file, known.card, options.allow_truncated)
-    true, unused = find_references(references, parts.names, known.separator.labels) if references else ({}, "")
-    task = Task(file, known, players, parts, true, tuple(filter(None, [unused])), options)
+    task = Task(file, known, players, parts, true, notes, options)
     with explain_os_errors(target, "--out"), temporary_beside(target) as folder:
         make_folder(folder, target)
-        result = _separate_in(folder, task, say, note)
+        result = _separate_in(folder, task, reports)
         write_record(folder, recording, {"model": known.name} | result.record)
-        target = put_folder(folder, out, recording, **places)
+        target = put_folder(folder, out, recording, numbered=options.numbered, overwrite=options.overwrite)
     paths = {name: target / f"{name}.wav" for name in parts.names}
     return Separated(paths, target / PAGE, result.scores, result.gain, result.heard.report, result.heard.notes)
 
@@ -162,7 +177,7 @@ class Task:
     """What is to be done, when all of it has been checked."""
 
     file: Path
-    model: Model
+    model: LoadedModel
     players: tuple[str, ...]
     parts: Parts
     true: Mapping[str, Sequence[Path]]
@@ -183,11 +198,11 @@ class Done:
     @property
     def record(self) -> dict[str, Any]:
         """What stays beside the files."""
-        said = {"heard": self.heard.report.sentence, "notes": list(self.heard.notes)}
-        return {"stems": list(self.stems), "gain": self.gain, "scores": self.scores} | said
+        about = {"heard": self.heard.report.sentence, "notes": list(self.heard.notes)}
+        return {"stems": list(self.stems), "gain": self.gain, "scores": self.scores} | about
 
 
-def _separate_in(folder: Path, task: Task, say: Say, note: Say) -> Done:
+def _separate_in(folder: Path, task: Task, reports: Reports) -> Done:
     """Write stems and page into the folder."""
     rate, channels = task.model.separator.sample_rate, task.model.separator.config.channels
     signals = 1 + len(task.parts.names) + len(task.true)
@@ -198,27 +213,27 @@ def _separate_in(folder: Path, task: Task, say: Say, note: Say) -> Done:
 
         check_space(folder, round(probe(task.file).seconds * rate), channels, signals)
         mixture = spool()
-        say("reading")
-        heard = _hear(task, mixture, rate)
+        reports.progress("reading")
+        heard = _read_mixture(task, mixture, rate)
         for sentence in (heard.report.sentence, *heard.notes):
-            note(sentence)
+            reports.note(sentence)
         check_wav_size(mixture.samples, channels, rate)
-        check_space(folder, mixture.samples, channels, signals)
+        check_space(folder, mixture.samples, channels, signals - 1)  # the mixture is on the disk already
         true = {name: read_reference(files, spool(), rate, mixture.samples) for name, files in task.true.items()}
         stems = {name: spool() for name in task.parts.names}
-        gain = _separate_into(stems, task.model.separator, mixture, task.parts, say)
-        say("scores and page")
+        gain = _separate_into(stems, task.model.separator, mixture, task.parts, reports.progress)
+        reports.progress("scores and page")
         scores = score(mixture, stems, true, rate)
         page = separation_page(heard, task.model, task.players, Signals(mixture, stems, true, gain), scores)
         (folder / PAGE).write_text(page, encoding="utf-8")
         for name, stem in stems.items():
-            say(f"writing {name}.wav")
+            reports.progress(f"writing {name}.wav")
             write_wav_blocks(folder / f"{name}.wav", _to_write(stem, gain), stem.samples, channels, rate)
             stem.close()
     return Done(heard, scores.improvements, gain, task.parts.names)
 
 
-def _hear(task: Task, mixture: DiskAudio, sample_rate: int) -> Heard:
+def _read_mixture(task: Task, mixture: DiskAudio, sample_rate: int) -> Heard:
     """Read the recording onto the disk."""
     report, options = SoundReport(), task.options
     for block in audio_blocks(
@@ -235,7 +250,7 @@ def _hear(task: Task, mixture: DiskAudio, sample_rate: int) -> Heard:
 
 
 def _separate_into(
-    stems: Mapping[str, DiskAudio], separator: Separator, mixture: DiskAudio, parts: Parts, say: Say
+    stems: Mapping[str, DiskAudio], separator: Separator, mixture: DiskAudio, parts: Parts, progress: Report
 ) -> float:
     """Write the stems onto the disk; returns the gain with which none of them clips."""
     seconds, peak = mixture.samples / separator.sample_rate, 0.0
@@ -243,10 +258,10 @@ def _separate_into(
     def read(first: int, last: int) -> torch.Tensor:
         return torch.from_numpy(mixture.read(first, last))
 
-    def tell(done: float) -> None:
-        say(f"{done:.0f} of {seconds:.0f} s")
+    def report(done: float) -> None:
+        progress(f"{done:.0f} of {seconds:.0f} s")
 
-    for block in apply.separate_stream(separator, read, mixture.samples, parts.context, progress=tell):
+    for block in apply.separate_stream(separator, read, mixture.samples, parts.context, progress=report):
         outputs = block.float().numpy()
         if not np.isfinite(outputs).all():
             begin = next(iter(stems.values())).samples

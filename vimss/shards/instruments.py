@@ -1,8 +1,10 @@
 """Canonical instrument codes: the 13 of the URMP dataset (Li et al., 2018), with their names, and labels in file names.
 
-label_of("Violin 2 close", ("vn", "vc"))  # "vn"
+label_of("Violin 2 close", ("vn", "vc"))  # "vn", for files
+label_named("Violin 2", ("vn", "vc"))  # "vn"; None for anything more
 """
 
+import difflib
 import re
 import unicodedata
 from collections import Counter
@@ -45,6 +47,29 @@ def label_of(text: str, labels: Sequence[str]) -> str | None:
     return None
 
 
+def label_named(text: str, labels: Sequence[str]) -> str | None:
+    """The label that the whole of a text names, as `label_of` has names, with at most a number behind: "vn2".
+
+    A number before a name is none of it, for "2 violins" are two. None where the text names none, or several.
+    """
+    if text in labels:
+        return text
+    text = unicodedata.normalize("NFC", text)
+    numbered = re.fullmatch(r"(.*[^\W\d_])[\s_-]*\d+", text.strip())
+    for name in (text, numbered[1]) if numbered else (text,):
+        fitting = {label for label in labels if _words(name, WITH_DIGITS) in _names(label, WITH_DIGITS)}
+        if fitting:
+            return fitting.pop() if len(fitting) == 1 else None
+    return None
+
+
+def nearest_label(text: str, labels: Sequence[str]) -> str | None:
+    """The label with the name that is most like a text; None where none is."""
+    names = {name: label for label in labels for name in _names(label, WITH_DIGITS)}
+    near = difflib.get_close_matches(_words(text, WITH_DIGITS), names, n=1)
+    return names[near[0]] if near else None
+
+
 def _names(label: str, parting: str) -> Iterator[str]:
     """What a label may be called; each name once."""
     called = [_words(label, parting)]
@@ -55,4 +80,4 @@ def _names(label: str, parting: str) -> Iterator[str]:
 
 def _words(text: str, parting: str) -> str:
     # Composed first: in the file names of a Mac, accents are characters of their own, which would part words.
-    return re.sub(parting, " ", unicodedata.normalize("NFC", text)).strip().lower()
+    return re.sub(parting, " ", unicodedata.normalize("NFC", text)).strip().casefold()

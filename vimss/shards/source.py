@@ -19,11 +19,14 @@ from pathlib import Path, PurePosixPath
 from vimss.errors import ConfigError, DataError, MediaError, VimssError
 from vimss.shards.recipe import Recipe
 
-SYSTEM_FILES = {
-    *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "#recycle", "#snapshot"),
-    *("$recycle.bin", "system volume information", "lost+found"),
+MADE_ANEW = {
+    *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "icon\uf00d", "__macosx", "@eadir"),
+    *(".ds_store", ".directory", ".localized", ".appledouble", ".fseventsd", ".thumbnails"),
 }
-"""Small-letter names of what operating systems and storage servers leave in folders; hidden files are left out too."""
+"""Small-letter names of what file managers and storage servers write into a folder that they show, and write again
+where it is gone. SMB shows the carriage return of a Mac as U+F00D."""
+SYSTEM_FILES = {*MADE_ANEW, "#recycle", "#snapshot", "$recycle.bin", "system volume information", "lost+found"}
+"""Small-letter names of all that operating systems leave in folders; hidden files are left out too."""
 
 PARTIAL = {".part", ".partial", ".crdownload", ".ytdl", ".download", ".filepart", ".opdownload", ".!ut", ".!qb"}
 """Endings of downloads that are not finished."""
@@ -35,6 +38,11 @@ NEAR_FOLDERS = 200
 def is_partial(path: Path) -> bool:
     """Whether a name is that of a download that is not finished."""
     return path.suffix.lower() in PARTIAL
+
+
+def is_made_anew(name: str) -> bool:
+    """Whether a file or folder may be lost, because the system that wrote it does so again."""
+    return name.lower() in MADE_ANEW or name.startswith("._")
 
 
 def is_junk(name: str) -> bool:

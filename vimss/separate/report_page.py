@@ -1,4 +1,4 @@
-"""The page of one separation: what was heard, what the stems are, how good they are, and what the model cannot do."""
+"""The page of one separation: what was read, what the stems are, how good they are, and what the model cannot do."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,12 +21,12 @@ VIDEO_FRAME_RATE = 12.5
 
 @dataclass(frozen=True, eq=False)
 class Heard:
-    """A recording and what is said of it."""
+    """A recording and the report on its sound."""
 
     file: Path
     report: SoundReport
     notes: tuple[str, ...]
-    """What a listener should know: what the file lacks, and what sounded odd."""
+    """What the file lacks, and warnings about its sound."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,15 +41,15 @@ class Signals:
 
 
 @dataclass(frozen=True, eq=False)
-class Model:
-    """A separator, what its card says, and what it is called."""
+class LoadedModel:
+    """A separator, its card and its name."""
 
     separator: Separator
     card: Mapping[str, Any]
     name: str
 
 
-def separation_page(heard: Heard, model: Model, players: Sequence[str], signals: Signals, scores: Scores) -> str:
+def separation_page(heard: Heard, model: LoadedModel, players: Sequence[str], signals: Signals, scores: Scores) -> str:
     """The page as HTML, of the first PAGE_SECONDS of the signals."""
     video, seen = _page_video(heard.file)
     rate = model.separator.sample_rate
@@ -88,7 +88,7 @@ def _lead(names: Sequence[str], separator: Separator) -> str:
     return f"{count} from one recording, by a network that {told}."
 
 
-def _facts(heard: Heard, model: Model, players: Sequence[str], signals: Signals) -> dict[str, str]:
+def _facts(heard: Heard, model: LoadedModel, players: Sequence[str], signals: Signals) -> dict[str, str]:
     seconds = signals.mixture.samples / model.separator.sample_rate
     facts = {
         "Recording": f"{heard.file.name}, {seconds:.1f} s",
@@ -102,11 +102,11 @@ def _facts(heard: Heard, model: Model, players: Sequence[str], signals: Signals)
     if "licence" in model.card:
         facts["Licence"] = str(model.card["licence"])
     if signals.gain < 1:
-        facts["Level"] = turned_down(signals.gain)
+        facts["Level"] = peak_limited(signals.gain)
     return facts
 
 
-def turned_down(gain: float) -> str:
+def peak_limited(gain: float) -> str:
     """A sentence about the gain of the stems."""
     return f"all stems are turned down by {-20 * math.log10(gain):.1f} dB, so that none clips"
 
