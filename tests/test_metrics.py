@@ -3,6 +3,7 @@ import sys
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from vimss import metrics
 from vimss.errors import DataError
@@ -212,19 +213,63 @@ def test_a_recording_shorter_than_a_window_can_be_masked() -> None:
     assert metrics.oracle_ratio_mask(short, np.stack([short, short]), RATE).shape == (2, 1, 100)
 
 
-def test_paired_gain_is_significant_only_when_the_pairs_agree() -> None:
-    base = np.linspace(-5, 5, 20)
-    better = metrics.paired_gain(list(base + 1 + 0.1 * np.sin(np.arange(20))), list(base))
-    unclear = metrics.paired_gain(list(base + 3 * np.sin(np.arange(20))), list(base))
+def scores_of(pieces: np.ndarray) -> dict[tuple[str, str], float]:
+    """Piece and source along the axes."""
+    return {
+        (f"piece {row}", f"source {column}"): float(value) for (row, column), value in np.ndenumerate(np.array(pieces))
+    }
+
+
+def test_paired_gain_is_significant_only_when_the_pieces_agree() -> None:
+    base = np.linspace(-5, 5, 20).reshape(10, 2)
+    swing = np.sin(np.arange(20)).reshape(10, 2)
+    better = metrics.paired_gain(scores_of(base + 1 + 0.1 * swing), scores_of(base))
+    unclear = metrics.paired_gain(scores_of(base + 3 * swing), scores_of(base))
     assert better.significant and better.low < better.mean < better.high and better.mean == pytest.approx(1, abs=0.05)
-    assert not unclear.significant
+    assert (better.sources, better.pieces) == (20, 10) and not unclear.significant
 
 
-def test_paired_gain_is_the_same_each_time_and_leaves_undefined_pairs_out() -> None:
-    first = metrics.paired_gain([1.0, 2.0, float("nan"), 4.0], [0.0, 0.0, 0.0, 1.0])
-    assert first == metrics.paired_gain([1.0, 2.0, 4.0], [0.0, 0.0, 1.0])
-    assert first.count == 3 and first.mean == pytest.approx(2)
+def test_a_piece_counts_once_however_many_sources_it_has() -> None:
+    challenger = {("long", str(number)): 4.0 for number in range(9)} | {("short", "vn"): 2.0}
+    assert metrics.paired_gain(challenger, dict.fromkeys(challenger, 0.0)).mean == 3.0
 
 
-def test_one_pair_is_no_evidence() -> None:
-    assert not metrics.paired_gain([9.0], [0.0]).significant
+def test_the_interval_is_students_over_the_means_of_pieces() -> None:
+    gains = np.random.default_rng(0).normal(0.3, 1.0, (7, 3))
+    found = metrics.paired_gain(scores_of(gains), scores_of(gains * 0))
+    low, high = scipy.stats.t.interval(0.95, 6, gains.mean(), scipy.stats.sem(gains.mean(axis=1)))
+    assert (found.low, found.high) == pytest.approx((low, high))
+
+
+def test_paired_gain_leaves_undefined_pairs_out() -> None:
+    gain = metrics.paired_gain(scores_of([[1.0], [2.0], [np.nan], [4.0]]), scores_of([[0.0], [0.0], [0.0], [1.0]]))
+    assert gain == metrics.paired_gain(
+        scores_of([[1.0], [2.0]]) | {("z", "vn"): 4.0}, scores_of([[0.0], [0.0]]) | {("z", "vn"): 1.0}
+    )
+    assert gain.sources == 3 and gain.mean == pytest.approx(2)
+
+
+def test_one_piece_is_no_evidence() -> None:
+    assert not metrics.paired_gain(scores_of([[9.0, 8.0, 9.0]]), scores_of([[0.0, 0.0, 0.0]])).significant
+
+
+def promotions(pieces: int, within: float, gain: float, draws: int = 2500) -> float:
+    """Share of significant gains; `within`: correlation of a piece's sources, `gain`: in deviations of their mean."""
+    random, sources = np.random.default_rng(pieces), 3
+    shared = random.normal(size=(draws, pieces, 1)) * np.sqrt(within)
+    differences = shared + random.normal(size=(draws, pieces, sources)) * np.sqrt(1 - within)
+    differences += gain * np.sqrt(within + (1 - within) / sources)
+    nothing = scores_of(np.zeros((pieces, sources)))
+    return float(np.mean([metrics.paired_gain(scores_of(drawn), nothing).significant for drawn in differences]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pieces", [6, 12, 30])
+@pytest.mark.parametrize("within", [0.0, 0.3, 0.7])
+def test_without_a_gain_few_are_promoted_however_much_the_sources_of_a_piece_have_in_common(pieces, within) -> None:
+    assert promotions(pieces, within, gain=0.0) <= 0.035
+
+
+@pytest.mark.slow
+def test_a_gain_of_one_and_a_half_deviations_is_found_in_twelve_pieces() -> None:
+    assert promotions(12, 0.5, gain=1.5) >= 0.8
