@@ -276,18 +276,14 @@ def _score(
     gains = {name: si_sdr_improvement(mixture, true[name], stems[name], sample_rate) for name in true}
     columns: dict[str, list[float]] = {"SI-SDRi, dB": [gains.get(name, float("nan")) for name in stems]}
     if len(true) == len(stems):
-        bss = bss_eval_v4(
-            np.stack([true[name].mean(axis=0) for name in stems]),
-            np.stack([stem.mean(axis=0) for stem in stems.values()]),
-            sample_rate,
-        )
+        bss = bss_eval_v4(np.stack([true[name] for name in stems]), np.stack(list(stems.values())), sample_rate)
         columns |= {"SDR, dB": list(bss.sdr), "SIR, dB": list(bss.sir), "SAR, dB": list(bss.sar)}
     rows: list[tuple[str | float, ...]] = [
         (_title(name), *(float(column[row]) for column in columns.values())) for row, name in enumerate(stems)
     ]
     conventions = [f"SI-SDRi: {CONVENTIONS['SI-SDRi']}."]
     if len(columns) > 1:
-        conventions.append(f"SDR, SIR, SAR: {CONVENTIONS['SDR, SIR, SAR']}; channels averaged.")
+        conventions.append(f"SDR, SIR, SAR: {CONVENTIONS['SDR, SIR, SAR']}.")
     notes = {
         name: "SI-SDRi " + f"{gain:+.1f} dB".replace("-", "−") for name, gain in gains.items() if np.isfinite(gain)
     }
