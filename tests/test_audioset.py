@@ -225,3 +225,41 @@ def test_shards_hold_one_picture_for_all_players(source, tmp_path):
     for shard in manifest.shards:
         for sample in webdataset.WebDataset(str(manifest.folder / shard.name), shardshuffle=False):
             assert "mixture.wav" in sample and not {"player0.wav", "player1.mp4"} & set(sample)
+
+
+def test_all_media_that_are_none_are_named_or_missing_with_the_reason(source):
+    (source / "media" / "-whole_rec-.mp4").write_bytes(b"")
+    (source / "media" / "sound.wav").write_bytes(b"<html>")
+    with pytest.raises(
+        DataError, match=r"2 errors: \(1\) .*-whole_rec-.mp4 must be a sound .* \(2\) .*sound.wav must be"
+    ):
+        listing(source)
+    lenient = load_recipe("audioset", [f"sample_rate={RATE}", "expect={pieces: 4, most_missing: 0.5}"])
+    missing = listing(source, recipe=lenient).missing
+    assert [name.partition(":")[0] for name in missing[-2:]] == ["-whole_rec-_1000", "sound_500"]
+
+
+def test_endings_may_be_in_capitals_and_what_vanished_is_named(source):
+    (source / "media" / "sound.wav").rename(source / "media" / "sound.WAV")
+    assert clip(source, "sound_500").samples == 12_000
+    piece = next(piece for piece in listing(source).pieces if piece.name == "sound_500")
+    (source / "media" / "sound.WAV").unlink()
+    with pytest.raises(DataError, match=r"audioset must keep its pieces while .*; got no sound_500 any more"):
+        next(audioset.read(piece, RECIPE, OPTIONS, source))
+    segments(source, "balanced_train_segments.csv", [])
+    with pytest.raises(DataError, match=r"audioset must keep its pieces while .*; got no sound_500 any more"):
+        next(audioset.read(piece, RECIPE, OPTIONS, source))
+
+
+def test_lists_with_a_byte_order_mark_are_read(source):
+    before = listing(source)
+    for name in ("balanced_train_segments.csv", "class_labels_indices.csv"):
+        (source / name).write_text((source / name).read_text(), encoding="utf-8-sig")
+    assert listing(source) == before
+
+
+def test_a_folder_below_the_right_one_is_refused_with_its_name(source):
+    with pytest.raises(
+        DataError, match=rf"media must hold class_labels_indices.csv; .*did you mean --source {source}\?"
+    ):
+        listing(source / "media")

@@ -1,5 +1,7 @@
 """The reader of Clarinetists 4 Science, on a tree of a few seconds and a table that describes it."""
 
+import unicodedata
+
 import numpy as np
 import pytest
 import webdataset as wds
@@ -104,7 +106,7 @@ def test_a_recording_without_picture_gives_sound_only(source):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("videos/p0 0.mp4,p0,Mozart\n,,\n", "clips.csv, line 2: video, player, piece must be there"),
+        ("videos/p0 0.mp4,p0,Mozart\n,,\n", "clips.csv, line 1: video, player, piece must be there"),
         ("video,player,piece\nvideos/p0 0.mp4,p0,\n", "line 2: .* must be there; got video=.*, piece="),
         ("video,player,piece\nvideos/p0 0.mp4,p0\n", "clips.csv, line 2: video, player, piece must be there"),
         ("video,player,piece\nvideos/no.mp4,p0,x\n", "line 2: paths must be .*; got videos/no.mp4"),
@@ -123,7 +125,7 @@ def test_lines_that_cannot_be_are_refused(source, text, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("onset\n1.5\n", "every line of .*a.csv must begin with seconds; got could not convert .*'onset'"),
+        ("1.5\nonset\n", "every line of .*a.csv must begin with seconds; got could not convert .*'onset'"),
         ("0.5\n-1\n", "the seconds in .*a.csv must be 0 or more; got -1.0"),
         ("nan\n", "the seconds in .*a.csv must be 0 or more; got nan"),
         ("inf\n", "the seconds in .*a.csv must be 0 or more; got inf"),
@@ -166,3 +168,59 @@ def test_shards_hold_the_pieces_and_plain_webdataset_opens_them(tree, tmp_path):
     paths = [str(manifest.folder / shard.name) for shard in manifest.shards]
     samples = {sample["__key__"]: set(sample) for sample in wds.WebDataset(paths, shardshuffle=False)}
     assert {"player0.wav", "player0.mp4", "player0.onsets.npy"} <= samples[f"videos-p0-0_{0:09d}"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
+def test_a_table_is_read_as_spreadsheets_save_it(source, encoding):
+    (source / "videos" / "p0 0.mp4").rename(source / "videos" / unicodedata.normalize("NFD", "pé 0.MP4"))
+    text = "Video;Player;Piece;Onsets;\r\nvideos\\Pé 0.mp4;Zoé;Mozart;onsets/A.csv;\r\n;;;;\r\n"
+    (source / "clips.csv").write_bytes(text.encode(encoding))
+    (source / "onsets" / "a.csv").write_bytes("Onset;Pitch\r\n0,25;60\r\n1,5;61\r\n".encode(encoding))
+    (piece,) = found(source)
+    assert piece.startswith("videos-P-0-")
+    one, two = clips(source, piece)
+    assert (one.players[0].timbre, one.players[0].annotations["onsets"].tolist()) == ("Zoé", [[0.25]])
+    assert two.players[0].annotations["onsets"].tolist() == [[0.5]]
+
+
+def test_works_in_any_script_are_dealt_apart(source):
+    lines = [f"videos/p0 {number}.mp4,p0,{work}" for number, work in enumerate(("月光", "日本", "Плач", "Ωδή"))]
+    (source / "clips.csv").write_text("\n".join(["video,player,piece", *lines]), encoding="utf-8")
+    assert sorted(piece.split for piece in found(source).values()) == ["promote", "test", "train", "valid"]
+
+
+def test_all_wrong_lines_and_files_are_named(source):
+    (source / "clips.csv").write_text("video,player,piece\nno.mp4,p,x\nvideos/p0 0.mp4,p,\n,q\n")
+    with pytest.raises(
+        DataError, match=r"3 errors: \(1\) .*line 2: paths must .* \(2\) .*line 3: video.* \(3\) .*line 4"
+    ):
+        found(source)
+    (source / "clips.csv").write_text("video,player,piece\nvideos/p0 0.mp4,p,x\nvideos/p0 1.mp4,p,x\n")
+    for number in range(2):
+        (source / "videos" / f"p0 {number}.mp4").unlink()
+        (source / "videos" / f"p0 {number}.mp4").write_bytes(b"")
+    with pytest.raises(
+        DataError, match=r"2 errors: \(1\) .*p0 0.mp4 must be a sound .* \(2\) .*p0 1.mp4 must be a sound"
+    ):
+        found(source)
+
+
+def test_seconds_that_may_be_decimal_commas_are_refused(source):
+    (source / "onsets" / "a.csv").write_text("0,25\n1,75\n")
+    with pytest.raises(
+        DataError, match=r"a.csv must have decimal points, .*; got 0,25, which may be a decimal comma. To"
+    ):
+        found(source)
+
+
+def test_a_line_that_vanished_is_named(source):
+    piece = found(source)["videos-p0-0"]
+    (source / "clips.csv").write_text("video,player,piece\nvideos/p0 1.mp4,p,x\n")
+    with pytest.raises(DataError, match=r"c4s must keep its pieces while .*; got no videos-p0-0 any more"):
+        list(clarinet4science.read(piece, RECIPE, OPTIONS, source))
+
+
+def test_a_folder_above_or_below_the_right_one_is_refused_with_its_name(source):
+    for wrong in (source.parent, source / "videos"):
+        with pytest.raises(DataError, match=rf"or correct --source; did you mean --source {source}\?"):
+            found(wrong)

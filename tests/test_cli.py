@@ -11,10 +11,12 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import matplotlib.image
 import numpy as np
 import pytest
+import ray
 import torch
 import typer
 import yaml
@@ -28,6 +30,7 @@ from vimss.shards.write import shards_folder, write_shards
 from vimss.storage import Store
 from vimss.study import OBJECTIVE, TrialRecord, locked, study_folder, write_record
 from vimss.track import Tracking
+from vimss.train.device import has_bfloat16_units
 
 HEAVY = {"torch", "ray", "mlflow", "av", "matplotlib", "webdataset", "numpy", "optuna", "cv2", "music21", "pydantic"}
 
@@ -41,7 +44,10 @@ OPTIONS = {
     "evaluate": [*STUDY, "--split"],
     "compare": [*STUDY, "--curves"],
     "promote": STUDY,
-    "separate": ["--help", "--instruments", "--json", "--model", "--on", "--out", "--references"],
+    "separate": [
+        *("--allow-truncated", "--channel", "--help", "--instruments", "--json", "--model", "--on", "--out"),
+        *("--overwrite", "--references", "--stream"),
+    ],
     "ui": ["--help", "--on", "--port"],
     "quickstart": ["--help", "--json", "--on", "--seed", "--wait"],
     "doctor": ["--help", "--json", "--on"],
@@ -143,6 +149,95 @@ def test_verbs_and_options_do_not_grow_unnoticed():
 def test_bad_usage_ends_with_2_and_says_what_is_wrong(vimss_says, arguments, message):
     code, out, err = vimss_says(*arguments)
     assert (code, out) == (2, "") and message in err
+
+
+@pytest.fixture
+def no_ray(monkeypatch):
+    """Fails where Ray would start: what is wrong with a command is told before."""
+
+    def start(**_: object) -> None:
+        pytest.fail("Ray would have started")
+
+    monkeypatch.setattr(ray, "init", start)
+
+
+@pytest.fixture
+def written(tmp_path, small_manifest, small_recipe) -> Path:
+    """A question about a small corpus whose shards lie in the store, but which nobody searched."""
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(json.dumps(small_recipe.model_dump(mode="json")), encoding="utf-8")
+    shutil.copytree(small_manifest.folder, tmp_path / "store" / "shards" / small_manifest.folder.name)
+    question = tmp_path / "asked.yaml"
+    question.write_text(f"question: q\nexpected: e\nshards: {recipe}\nmodel: {{channels: 2}}", encoding="utf-8")
+    return question
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments", "message"),
+    [
+        (2, "shard nothing", "shards/nothing.yaml must be a YAML file; got no such file"),
+        (2, "shard quickstart --source {0}/nowhere", "--source must name the folder that a corpus lies in; got no"),
+        (2, "shard urmp --source {0}/file", "--source must name the folder that a corpus lies in; got no folder"),
+        (2, "shard quickstart --source {0}", "the chamber corpus is generated; got the source folder"),
+        (2, "shard urmp", "the corpus 'urmp' needs the folder that it lies in; got no --source"),
+        (2, "shard quickstart --check --show", "--check reads what was written; got --source or --show beside it"),
+        (2, "shard quickstart --set options.minute=1", "unknown key 'minute'. To fix: did you mean 'minutes'?"),
+        (2, "shard quickstart --minutes 0", "options: minutes: Input should be greater than or equal to 1; got 0"),
+        (2, "shard quickstart --out=", "--out must name a folder or a URL; got ''"),
+        (2, "shard quickstart --out {0}/file", "file must be a folder for shards, or free to become one; got"),
+        (
+            2,
+            "shard quickstart --out nonsense://x",
+            "must begin with a protocol that fsspec has a driver for, such as s3://",
+        ),
+        (1, "shard quickstart --check", "must hold a manifest.json; got none"),
+        (2, "features nothing", "shards/nothing.yaml must be a YAML file"),
+        (2, "features quickstart --network resnet19", "network: Input should be 'resnet18'"),
+        (2, "features quickstart --weights {0}/w.pth", "--weights must be torchvision, random or the path of a file"),
+        (1, "features quickstart", "must hold a manifest.json; got none"),
+        (2, "train nothing", "experiments/nothing.yaml must be a YAML file"),
+        (2, "train {asked}", "model.channels must be as in the shards 'small', 1; got 2"),
+        (1, "train quickstart", "must be written first"),
+        (2, "search {asked}", "model.channels must be as in the shards 'small', 1; got 2"),
+        (2, "search quickstart --set search.trials=0", "search.trials: Input should be greater than or equal to 1"),
+        (2, "search quickstart --set search.trails=2", "unknown key 'search.trails'. To fix: did you mean 'trials'?"),
+        (
+            2,
+            "search quickstart --set nonsense=1",
+            "choose from baselines, compare, expected, mixing, model, more_shards, ",
+        ),
+        (
+            2,
+            "search quickstart --set nonsense=1",
+            "more_shards, question, recipe, search, seed, shards, training, tune,",
+        ),
+        (2, "search quickstart --set name=other", "every key must be known; got the unknown key 'name'"),
+        (1, "search quickstart", "must be written first"),
+        (2, "evaluate {asked} --split tset", "--split must name a split; got 'tset'. To fix: choose from train, valid"),
+        (1, "evaluate {asked}", "must have been searched first"),
+        (2, "compare quickstart --curves {0}/nowhere/a.png", "--curves must name a file in a folder that exists; got"),
+        (2, "compare quickstart --curves {0}/a.jpg", "--curves must name a PNG file; got"),
+        (1, "compare {asked}", "must have been searched first"),
+        (1, "promote {asked}", "must have been searched first"),
+        (2, "promote quickstart --on moon", "--on must name a folder of platform/; got 'moon'"),
+        (2, "quickstart --on {0}/file", "file must hold `key: value` lines"),
+        (2, "quickstart --on {0}/nowhere", "nowhere must be a YAML file; got no such file"),
+        (2, "ui --on moon", "--on must name a folder of platform/; got 'moon'"),
+        (2, "doctor --on moon", "--on must name a folder of platform/; got 'moon'"),
+    ],
+)
+def test_what_is_wrong_with_a_command_is_told_before_ray_starts(
+    vimss_says, tmp_path, no_ray, written, code, arguments, message
+):
+    (tmp_path / "file").write_text("text", encoding="utf-8")
+    words = [word.format(tmp_path, asked=written) for word in arguments.split()]
+    ended, out, err = vimss_says(*words)
+    assert (ended, out) == (code, "") and message in err
+
+
+def test_shards_that_exist_are_found_without_ray(vimss_says, tmp_path, no_ray, written):
+    code, out, err = vimss_says("shard", tmp_path / "small.yaml")
+    assert code == 0 and "27 pieces" in out, err
 
 
 def test_an_unknown_experiment_lists_those_that_exist(vimss_says):
@@ -316,6 +411,26 @@ def test_doctor_asks_the_cluster_of_a_place(vimss_says, tmp_path):
     assert "Connection refused" in ray["found"]
 
 
+def test_doctor_finds_a_tracking_server_that_is_down_and_a_temporary_folder_that_is_missing(
+    vimss_says, tmp_path, monkeypatch
+):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    (tmp_path / "runtime.yaml").write_text(f"tracking_uri: {address}", encoding="utf-8")
+    monkeypatch.setenv("TMPDIR", "/nowhere")
+    code, out, _ = vimss_says("doctor", "--json", "--on", tmp_path)
+    findings = {finding["what"]: finding for finding in json.loads(out)}
+    assert code == 1 and not findings["tracking"]["ok"] and "Connection refused" in findings["tracking"]["found"]
+    assert findings["temporary files"]["fix"] == "set TMPDIR to a writable folder with free space"
+    assert "/nowhere, where no file can be made" in findings["temporary files"]["found"]
+
+
+def test_doctor_names_the_units_that_training_would_use(vimss_says):
+    findings = {finding["what"]: finding["found"] for finding in json.loads(vimss_says("doctor", "--json")[1])}
+    has_units = has_bfloat16_units(torch.device("cpu")) or torch.cuda.is_available()
+    assert ("no units" in findings["bfloat16"]) != has_units
+
+
 def test_an_alias_that_does_not_exist_fails_and_lists_what_there_is(vimss_says, tmp_path, migrated):
     shutil.copytree(migrated, Store(tmp_path / "store").make().tracking)
     code, out, err = vimss_says("separate", "quartet.mp4", "--model", "models:/quickstart@champion")
@@ -330,22 +445,145 @@ def test_a_recording_that_does_not_exist_fails(vimss_says, tmp_path):
     assert (code, out) == (1, "") and "none.wav must be a media file; got no such file" in err
 
 
+def recorded(path: Path, seconds: float = 1.0) -> Path:
+    sound = np.random.default_rng(0).uniform(-0.3, 0.3, (1, round(8000 * seconds))).astype(np.float32)
+    media.write_wav(path, sound, 8000)
+    return path
+
+
 def test_json_is_all_that_goes_to_the_output(vimss_says, tmp_path):
-    recording = tmp_path / "duet.wav"
-    media.write_wav(recording, np.random.default_rng(0).uniform(-0.3, 0.3, (1, 8000)).astype(np.float32), 8000)
+    recording = recorded(tmp_path / "duet.wav")
     arguments = ["--model", small_model(tmp_path), "--instruments", "vn,vc", "--out", tmp_path / "out", "--json"]
     code, out, err = vimss_says("separate", recording, *arguments)
-    assert code == 0 and json.loads(out) == {
+    found = json.loads(out)
+    heard = found.pop("heard")
+    assert code == 0 and found == {
         "page": str(tmp_path / "out" / "page.html"),
         "stems": {label: str(tmp_path / "out" / f"{label}.wav") for label in ("vn", "vc")},
+        "gain_db": 0.0,
+        "scores": {},
+        "notes": [],
     }
-    assert "separate duet.wav" in err
+    assert (
+        heard["stream"] == 0
+        and heard["seconds"] == pytest.approx(1)
+        and heard["level_db"] == pytest.approx(-15.2, abs=0.2)
+    )
+    assert "separate duet.wav" in err and "heard mono, 8 kHz, 1.0 s, -15.2 dBFS" in err
+
+
+def test_gain_and_scores_are_told(vimss_says, tmp_path):
+    recording = recorded(tmp_path / "duet.wav")
+    recorded(tmp_path / "true" / "violin.wav")
+    model = small_model(tmp_path, loud=100.0)
+    arguments = ["--model", model, "--instruments", "vn,vc", "--references", tmp_path / "true"]
+    code, out, _ = vimss_says("separate", recording, *arguments)
+    assert code == 0
+    assert re.search(r"^all stems are turned down by \d+\.\d dB, so that none clips$", out, re.MULTILINE)
+    assert re.search(r"^vn: SI-SDR improvement [+-]\d+\.\d dB$", out, re.MULTILINE)
+    found = json.loads(vimss_says("separate", recording, *arguments, "--json")[1])
+    assert found["gain_db"] < -1 and list(found["scores"]) == ["vn"]
+
+
+def test_recordings_of_one_name_have_folders_of_their_own(vimss_says, tmp_path):
+    common = ["--model", small_model(tmp_path), "--instruments", "vn", "--json"]
+    for number, seconds in enumerate((1.0, 1.5, 2.0)):
+        recorded(tmp_path / str(number) / "take.wav", seconds)
+    order = (0, 1, 2, 0, 1)
+    found = [json.loads(vimss_says("separate", tmp_path / str(n) / "take.wav", *common)[1])["page"] for n in order]
+    assert [Path(page).parent.name for page in found] == ["take", "take-2", "take-3", "take", "take-2"]
+
+
+def test_another_recording_needs_leave_to_replace_stems(vimss_says, tmp_path):
+    common = ["--model", small_model(tmp_path), "--instruments", "vn", "--out", tmp_path / "out"]
+    for number, seconds in enumerate((1.0, 1.5)):
+        recorded(tmp_path / str(number) / "take.wav", seconds)
+    assert vimss_says("separate", tmp_path / "0" / "take.wav", *common)[0] == 0
+    code, out, err = vimss_says("separate", tmp_path / "1" / "take.wav", *common)
+    assert (code, out) == (2, "") and "or add --overwrite to replace them" in err
+    assert vimss_says("separate", tmp_path / "1" / "take.wav", *common, "--overwrite")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a" * 251,
+        "弦" * 80,
+        "two\nlines",
+        "-dash",
+        "dots..",
+        "esc\x1b[31m",
+        os.fsdecode(b"latin\xe9"),
+        "[red]a[/red]",
+        "'\"",
+    ],
+)
+def test_a_recording_may_have_any_name(vimss_says, tmp_path, name):
+    recording = recorded(tmp_path / f"{name}.wav")
+    code, out, err = vimss_says("separate", recording, "--model", small_model(tmp_path), "--instruments", "vn")
+    assert code == 0 and "Traceback" not in err and "\x1b" not in out + err
+    lines = out.splitlines()
+    assert len(lines) == 2 and lines[1].endswith("page.html")
+    (page,) = (tmp_path / "store" / "stems").glob("*/page.html")
+    assert page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("out", ["x" * 300, "duet.wav/stems", "duet.wav", "loop", ".", ""])
+def test_a_folder_that_cannot_be_is_refused_before_the_work(vimss_says, tmp_path, monkeypatch, out):
+    recording, model = recorded(tmp_path / "duet.wav"), small_model(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    monkeypatch.chdir(tmp_path)
+    code, printed, err = vimss_says("separate", recording, "--model", model, "--instruments", "vn", "--out", out)
+    assert code in (1, 2) and printed == "" and "heard" not in err and len(err.splitlines()) == 1
+    assert err.startswith("error: ") and "To fix: " in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--stream", "-1"], "Invalid value for '--stream'"),
+        (["--stream", "3"], "must have at least 4 sound streams; got 1"),
+        (
+            ["--channel", "centre"],
+            "'centre' is not one of 'all', 'left', 'right', 'mid', 'side'",
+        ),
+        (["--channel", "side"], "must have two channels to hear their difference; got mono"),
+        (["--instruments", "2 violins"], "got '2 violins'. To fix: did you mean 'vn,vn'?"),
+        (["--references", "nowhere"], "--references must be a folder of true stems; got nowhere, which does not exist"),
+    ],
+)
+def test_bad_arguments_of_a_separation_are_explained(vimss_says, tmp_path, arguments, message):
+    common = ["--model", small_model(tmp_path), "--instruments", "vn", "--out", tmp_path / "out"]
+    code, out, err = vimss_says("separate", recorded(tmp_path / "duet.wav"), *common, *arguments)
+    assert code in (1, 2) and out == "" and message in err and not (tmp_path / "out").exists()
+
+
+def test_the_channels_of_the_command_line_are_those_of_media():
+    channel = cli.separate.__annotations__["channel"].__origin__
+    assert get_args(channel) == get_args(media.Channel)
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_verb_with_one_line_and_exit_code_1(tmp_path):
+    recording, model = recorded(tmp_path / "in" / "take.wav", 3.0), small_model(tmp_path)
+    (tmp_path / "out").mkdir()
+    command = [sys.executable, "-m", "vimss", "separate", recording, "--model", model, "--instruments", "vn,vc"]
+    ran = subprocess.run(
+        [*map(str, command), "--out", str(tmp_path / "out" / "take")],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 1 and ran.stderr.count("\n") == ran.stderr.count("  heard") + 1
+    assert "take must fit on the disk; got File too large" in ran.stderr and list((tmp_path / "out").iterdir()) == []
 
 
 def test_doctor_names_every_library_with_its_version_or_a_way_to_get_it(vimss_says):
     code, out, _ = vimss_says("doctor", "--json")
     findings = {finding["what"]: finding for finding in json.loads(out)}
-    assert set(doctor.LIBRARIES) | {"Python", "cores", "GPUs", "Ray", "codecs", "store", "tracking"} <= set(findings)
+    machine = {"Python", "cores", "GPUs", "bfloat16", "Ray", "codecs", "names", "temporary files", "store", "tracking"}
+    assert set(doctor.LIBRARIES) | machine <= set(findings)
     assert code == (0 if all(finding["ok"] for finding in findings.values()) else 1)
     assert all(finding["found"] and (finding["ok"] or finding["fix"]) for finding in findings.values())
 
@@ -386,10 +624,21 @@ def test_the_example_of_the_docstring_calls_what_exists_with_arguments_it_takes(
     assert len(ours) >= 6
 
 
-def small_model(folder: Path) -> Path:
+def small_model(folder: Path, loud: float = 1.0) -> Path:
     torch.manual_seed(0)
-    config = ModelConfig(levels=2, filters=2, down_kernel=5, site="decoder", outputs="queries", padding="same")
-    save_separator(folder / "model", Separator(config, ("vn", "va", "vc"), 8000), {})
+    config = ModelConfig(
+        levels=2,
+        filters=2,
+        down_kernel=5,
+        site="decoder",
+        outputs="queries",
+        padding="same",
+        output_activation="linear",
+    )
+    separator = Separator(config, ("vn", "va", "vc"), 8000)
+    with torch.no_grad():
+        separator.unet.head.weight.mul_(loud)
+    save_separator(folder / "model", separator, {})
     return folder / "model"
 
 

@@ -1,6 +1,9 @@
+from pathlib import Path
+
 import pytest
 
-from vimss.config import Config, load_yaml, parse_config, parse_yaml, signature
+from vimss import config
+from vimss.config import Config, find_yaml, is_path, known_names, load_yaml, parse_config, parse_yaml, signature
 from vimss.errors import ConfigError
 
 
@@ -80,3 +83,93 @@ def test_an_override_without_equals_says_how_to_write_it(tmp_path):
 
 def test_signature_ignores_order_and_sees_values():
     assert signature({"a": 1, "b": 2}) == signature({"b": 2, "a": 1}) != signature({"a": 1, "b": 3})
+
+
+@pytest.fixture
+def repository(monkeypatch, tmp_path) -> Path:
+    """A repository with one recipe; the package lies in none."""
+    monkeypatch.setattr(config, "PACKAGE_HOME", tmp_path / "wheel")
+    root = tmp_path / "music [1]" / "vimss"
+    (root / "shards").mkdir(parents=True)
+    (root / "pyproject.toml").touch()
+    (root / "shards" / "mine.yaml").touch()
+    (root / "deep" / "down").mkdir(parents=True)
+    return root
+
+
+@pytest.mark.parametrize("folder", [".", "deep", "deep/down", "shards"])
+def test_a_name_is_found_from_every_folder_of_the_repository(repository, monkeypatch, folder):
+    monkeypatch.chdir(repository / folder)
+    assert find_yaml("mine", "shards/*.yaml").samefile(repository / "shards" / "mine.yaml")
+
+
+def test_a_name_is_found_where_the_package_lies(repository, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(config, "PACKAGE_HOME", repository)
+    assert find_yaml("mine", "shards/*.yaml") == repository / "shards" / "mine.yaml"
+
+
+def test_the_working_directory_goes_before_the_repository_around_it(repository, monkeypatch):
+    (repository / "deep" / "shards").mkdir()
+    (repository / "deep" / "shards" / "mine.yaml").touch()
+    monkeypatch.chdir(repository / "deep")
+    assert find_yaml("mine", "shards/*.yaml") == Path("shards/mine.yaml")
+
+
+def test_a_folder_that_is_no_repository_is_passed_over(repository, monkeypatch):
+    (repository / "deep" / "shards").mkdir()
+    (repository / "deep" / "shards" / "mine.yaml").touch()
+    monkeypatch.chdir(repository / "deep" / "down")
+    assert find_yaml("mine", "shards/*.yaml") == repository / "shards" / "mine.yaml"
+
+
+@pytest.mark.parametrize("path", ["mine.yaml", "./mine", "shards/mine.yml", "../mine", Path("mine"), "."])
+def test_a_path_is_relative_to_the_working_directory(repository, monkeypatch, path):
+    monkeypatch.chdir(repository)
+    assert isinstance(path, Path) or is_path(path)
+    assert find_yaml(path, "shards/*.yaml") == Path(path)
+
+
+def test_a_name_that_means_nothing_lists_those_that_there_are(repository, monkeypatch):
+    monkeypatch.chdir(repository / "deep")
+    Path("other.yaml").touch()
+    message = (
+        r"shards/other.yaml must be .* got no such file. To fix: choose one of mine.yaml, or give .* as other.yaml$"
+    )
+    with pytest.raises(ConfigError, match=message):
+        find_yaml("other", "shards/*.yaml")
+    assert known_names("shards/*.yaml") == ["mine"]
+
+
+def test_outside_of_a_repository_a_name_says_where_to_go(repository, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    message = (
+        r"and no folder shards/ with others in or around /.* change into the root of the VIMSS repository, or give"
+    )
+    with pytest.raises(ConfigError, match=message):
+        find_yaml("mine", "shards/*.yaml")
+
+
+@pytest.mark.parametrize(
+    ("path", "fix"),
+    [
+        ("mine.yaml", "write mine, without .yaml, for shards/mine.yaml"),
+        ("shards/mine", "write shards/mine.yaml"),
+        ("shards", "check the path"),
+        (".", "check the path"),
+        ("shards/none.yaml", "choose one of mine.yaml"),
+        ("nowhere/none.yaml", "check the path"),
+        ("pyproject.toml/none.yaml", "check the path"),
+        ("x" * 5000 + ".yaml", "check the path"),
+    ],
+)
+def test_a_path_where_nothing_lies_says_what_to_write(repository, monkeypatch, path, fix):
+    monkeypatch.chdir(repository)
+    with pytest.raises(ConfigError, match=f"To fix: {fix}"):
+        load_yaml(Path(path), Outer)
+
+
+def test_what_no_file_sets_is_an_unknown_key(tmp_path):
+    (tmp_path / "a.yaml").write_text("rate: 1\nword: mine", encoding="utf-8")
+    with pytest.raises(ConfigError, match="every key must be known; got the unknown key 'word'"):
+        load_yaml(tmp_path / "a.yaml", Outer, known={"word": "a"})

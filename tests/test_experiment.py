@@ -6,7 +6,7 @@ from vimss.errors import ConfigError
 from vimss.experiment import Experiment, check_experiment, load_experiment
 from vimss.runtime import Place
 from vimss.shards.manifest import Manifest, PieceEntry
-from vimss.shards.recipe import load_recipe
+from vimss.shards.recipe import load_recipe, recipe_name
 
 
 @pytest.mark.parametrize("path", sorted(Path("experiments").glob("*.yaml")), ids=str)
@@ -161,3 +161,51 @@ def test_settings_that_another_axis_may_mend_are_let_through():
 def test_the_name_of_a_baseline_is_a_folder_of_its_own(tmp_path, name):
     with pytest.raises(ConfigError, match="a baseline's name must be a folder's name that no other cell has"):
         load_experiment(write(tmp_path, f"baselines: {{'{name}': {{model.site: none}}}}"))
+
+
+@pytest.mark.parametrize(
+    ("file", "better"),
+    [
+        ("my question.yaml", "my-question.yaml"),
+        ("résumé.yaml", "resume.yaml"),
+        (".yml", "my-experiment.yaml"),
+        (".yaml", "my-experiment.yaml"),
+        ("a.b.yml", "a-b.yaml"),
+        ("日本.yaml", "my-experiment.yaml"),
+        ("_x.yaml", "x.yaml"),
+        ("[x].yaml", "x.yaml"),
+        ("a" * 200 + ".yaml", "a" * 150 + ".yaml"),
+    ],
+)
+def test_the_odd_name_of_a_file_is_told_with_a_better_one(tmp_path, file, better):
+    text = Path("experiments/quickstart.yaml").read_text(encoding="utf-8")
+    (tmp_path / file).write_text(text, encoding="utf-8")
+    message = "an experiment's file must consist of letters from a to z, digits, - and _, .* rename it, for example to "
+    with pytest.raises(ConfigError, match=f"{message}{better}$"):
+        load_experiment(tmp_path / file)
+    (tmp_path / better).write_text(text, encoding="utf-8")
+    assert load_experiment(str(tmp_path / better)).name == better.removesuffix(".yaml")
+
+
+@pytest.mark.parametrize("name", ["012", "true", "null", "1e-4"])
+def test_a_name_is_a_word_whatever_yaml_would_make_of_it(tmp_path, name):
+    (tmp_path / f"{name}.yaml").write_bytes(Path("experiments/quickstart.yaml").read_bytes())
+    assert load_experiment(tmp_path / f"{name}.yaml").name == name
+
+
+def test_a_file_that_names_itself_is_refused(tmp_path):
+    text = Path("experiments/quickstart.yaml").read_text(encoding="utf-8")
+    (tmp_path / "a.yaml").write_text(f"name: other\n{text}", encoding="utf-8")
+    with pytest.raises(ConfigError, match="every key must be known; got the unknown key 'name'"):
+        load_experiment(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(("file", "better"), [("a\nb.yaml", "a-b"), (".hidden.yaml", "hidden"), ("\x1b[2J.yaml", "2J")])
+def test_a_recipe_whose_name_cannot_be_printed_is_refused(file, better):
+    with pytest.raises(ConfigError, match=f"a recipe's file must consist of letters .* for example to {better}.yaml"):
+        recipe_name(Path(file))
+
+
+@pytest.mark.parametrize("name", ["my music", "résumé", "K. 421 [live] #1?%20"])
+def test_a_recipe_may_have_any_name_that_is_printed(name):
+    assert recipe_name(f"{name}.yaml") == name

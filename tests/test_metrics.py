@@ -299,3 +299,16 @@ def test_without_a_gain_few_are_promoted_however_much_the_sources_of_a_piece_hav
 @pytest.mark.slow
 def test_a_gain_of_one_and_a_half_deviations_is_found_in_twelve_pieces() -> None:
     assert promotions(12, 0.5, gain=1.5) >= 0.8
+
+
+def test_si_sdr_of_sums_is_si_sdr():
+    generator = np.random.default_rng(0)
+    reference = generator.normal(size=(1, 5000))
+    for noise in (1e-6, 0.1, 10.0):
+        estimate = 0.3 * reference + noise * generator.normal(size=(1, 5000))
+        sums = (np.sum(reference**2), np.sum(reference * estimate), np.sum(estimate**2))
+        expected = metrics.si_sdr(reference, estimate).item()
+        assert metrics.si_sdr_of_sums(*sums) == pytest.approx(expected, abs=1e-3)
+    assert metrics.si_sdr_of_sums(1.0, 0.0, 0.0) == -metrics.LIMIT_DB
+    assert metrics.si_sdr_of_sums(1.0, 1.0, 1.0) == metrics.LIMIT_DB
+    assert np.isnan(metrics.si_sdr_of_sums(0.0, 0.0, 1.0))

@@ -6,8 +6,8 @@ from typing import get_args
 
 import pytest
 import torch
-import torch.nn.functional as F
 import torchvision
+from naive_apply import naive_separation
 from naive_unet import naive_forward
 from safetensors.torch import save_file
 from torch import Tensor
@@ -566,7 +566,7 @@ def test_blocks_equal_one_pass(padding, site, frames):
     separator = build(torch.float32, padding=padding, site=site, context="features", feature_size=5, op="attention")
     mixture, context = 0.3 * torch.randn(1, 701), torch.randn(2, frames, 5)
     blocks = separate_all(separator, mixture, context, block_samples=100)
-    assert (blocks - _one_pass(separator, mixture, context)).abs().max() < 1e-6
+    assert (blocks - naive_separation(separator, mixture, context)).abs().max() < 1e-6
 
 
 def test_block_length_does_not_matter():
@@ -574,17 +574,6 @@ def test_block_length_does_not_matter():
     mixture, context = 0.3 * torch.randn(1, 333), separator.label_context(["fl", "vc"])[0]
     short, long = (separate_all(separator, mixture, context, block) for block in (1, None))
     assert (short - long).abs().max() < 1e-6
-
-
-def _one_pass(separator, mixture, context):
-    length = mixture.shape[1]
-    window = separator.geometry.window_at_least(length)
-    before = separator.geometry.context // 2
-    padded = F.pad(mixture, (before, separator.input_samples(window) - before - length))
-    spread = FrameGrid.spread(context.shape[1], length)
-    with torch.no_grad():
-        out = separator(padded[None], context[None], None, FrameGrid(spread.first + before, spread.step))
-    return out[0, ..., :length]
 
 
 def test_separation_yields_blocks_and_reports_seconds():

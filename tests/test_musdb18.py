@@ -15,6 +15,7 @@ from vimss.errors import ConfigError, DataError, MediaError
 from vimss.media import read_audio, write_wav
 from vimss.shards.corpora import musdb18
 from vimss.shards.recipe import load_recipe
+from vimss.shards.refuse import MixAndSum
 from vimss.shards.write import write_shards
 from vimss.storage import Store
 from vimss.stream.read import read_pieces
@@ -125,7 +126,7 @@ def test_the_mixture_is_kept_where_it_is_not_the_sum(source):
 @wavs
 def test_one_gain_keeps_loud_sounds_together(source, monkeypatch):
     # WAV files of 16 bits are no louder than full scale; compressed ones and resampled ones are.
-    monkeypatch.setattr(musdb18, "read_audio", lambda *arguments: 4 * read_audio(*arguments))
+    monkeypatch.setattr("vimss.media.read_audio", lambda *given, **named: 4 * read_audio(*given, **named))
     (clip, *_) = clips(source, "C---Three")
     gain = np.abs(clip.mixture).max() / np.abs(song(2)["mixture"]).max() / 32768
     assert np.abs(clip.mixture).max() == 32767 and gain < 4
@@ -310,3 +311,80 @@ def test_shards_are_read_by_vimss_and_by_plain_webdataset(source, tmp_path):
     with tarfile.open(tars[0]) as tar:
         assert len(tar.getnames()) == 4 * 6
     assert read_audio(samples[0]["player3.wav"], RATE, 2).shape[1] == 6400
+
+
+@both
+def test_all_tracks_that_are_none_are_named(source):
+    for name in (NAMES[0], NAMES[2]):
+        path = source / f"{name}.stem.mp4" if (source / f"{name}.stem.mp4").exists() else source / name / "drums.wav"
+        path.write_bytes(b"<html>")
+    with pytest.raises(
+        DataError, match=r"2 errors: \(1\) .*A & B - One.* must be .* \(2\) .*C - Three.* must be a sound"
+    ):
+        found(source)
+
+
+@wavs
+def test_a_file_that_lasts_another_time_when_it_is_read_is_refused(source):
+    piece = found(source)["C---Three"]
+    write_wav(source / NAMES[2] / "drums.wav", song(2, 0.5)["drums"], RATE)
+    with pytest.raises(DataError, match=r"drums.wav must last as long as mixture.wav does, 1.50 s; got 0.50 s"):
+        list(musdb18.read(piece, RECIPE, OPTIONS, source))
+
+
+@stems
+def test_a_stream_that_lasts_another_time_is_named_with_its_number(source):
+    piece = found(source)["C---Three"]
+    sounds = song(2) | {"bass": song(2, 1.0)["bass"]}
+    write_stems(source / f"{NAMES[2]}.stem.mp4", list(sounds.values()))
+    with pytest.raises(DataError, match=r"stream 3 of .*Three.stem.mp4 must last as long as .*, 1.5\d s; got 1.0\d s"):
+        list(musdb18.read(piece, RECIPE, OPTIONS, source))
+
+
+@both
+def test_a_mix_that_lacks_a_channel_is_listed_and_a_compressed_one_is_not(source, tmp_path):
+    sounds = song(2)
+    sounds["mixture"][1] = 0
+    if (source / f"{NAMES[2]}.stem.mp4").exists():
+        write_stems(source / f"{NAMES[2]}.stem.mp4", list(sounds.values()))
+    else:
+        write_wav(source / NAMES[2] / "mixture.wav", sounds["mixture"], RATE)
+    manifest = write_shards(RECIPE, "musdb18", Store(tmp_path / "store"), source)
+    assert manifest.odd_mixtures == (
+        "C---Three: the right channel of the recorded mix is not the sum of the stems: the mix is silent",
+    )
+
+
+def test_the_mix_of_a_real_track_is_not_odd(tmp_path):
+    (tmp_path / "train").mkdir()
+    shutil.copy(real_track(), tmp_path / "train")
+    measure = MixAndSum()
+    for clip in clips(tmp_path, "The-Easton-Ellises---Falcon-69", load_recipe("musdb18")):
+        measure.hear(clip)
+    assert measure.oddities("p") == []
+
+
+@wavs
+def test_endings_may_be_in_capitals_and_a_track_that_vanished_is_named(source):
+    for path in (source / NAMES[2]).iterdir():
+        path.rename(path.with_suffix(".WAV"))
+    piece = found(source)["C---Three"]
+    shutil.rmtree(source / NAMES[2])
+    with pytest.raises(DataError, match=r"MUSDB18 must keep its pieces while .*; got no C---Three any more"):
+        list(musdb18.read(piece, RECIPE, OPTIONS, source))
+
+
+@both
+def test_a_folder_above_or_below_the_right_one_is_refused_with_its_name(source):
+    for wrong in (source.parent, source / "train"):
+        with pytest.raises(
+            DataError, match=rf"in which train and test lie: --source DIR; did you mean --source {source}\?"
+        ):
+            found(wrong)
+
+
+@wavs
+def test_titles_in_any_script_are_tracks_of_their_own(source):
+    (source / NAMES[2]).rename(source / "test" / "月 - 光")
+    (source / NAMES[3]).rename(source / "test" / "日 - 本")
+    assert len(found(source)) == 4

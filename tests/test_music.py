@@ -23,6 +23,7 @@ from vimss.systems import MixtureSystem, OracleSystem
 
 RATE = 8000
 RECIPE = load_recipe("music", [f"sample_rate={RATE}", "clip_seconds=2", "picture={size: 16, frame_rate: 5}"])
+STRICT = RECIPE.model_copy(update={"expect": None})
 SOLO, DUET = music.Options().lists
 SOLOS = {"cello": [f"{n}-cello_id-x" for n in range(5)], "violin": [f"{n}_violin-id-" for n in range(5)]}
 DUETS = {"cello violin": [f"-{n}duet_id--" for n in range(4)]}
@@ -207,10 +208,10 @@ def test_sound_alone_is_a_player_without_picture(source):
 def test_prepared_pictures_that_do_not_fit_the_sound_are_refused(source):
     folder = prepare(source, "cello", "0-cello_id-x", [0], 24)
     with pytest.raises(DataError, match=r"must last as long as 0-cello_id-x.wav, 3.0 s; got 24.0 s: 24 at 1 per sec"):
-        listing(source, music.Options(frame_rate=1))
+        listing(source, music.Options(frame_rate=1), STRICT)
     (folder / "000007.jpg").unlink()
     with pytest.raises(DataError, match=r"must hold pictures from 000001.jpg on, without a gap; got 23 from 000001"):
-        listing(source)
+        listing(source, recipe=STRICT)
 
 
 def test_pictures_that_are_none_are_refused(source):
@@ -233,7 +234,7 @@ def test_pictures_with_detail_are_read(tmp_path):
 def test_a_recording_without_sound_is_refused(source):
     write_video(source / "violin" / "0_violin-id-.mp4", columns(0, 99), 5.0)
     with pytest.raises(DataError, match=r"0_violin-id-.mp4 must hold sound; got none"):
-        listing(source)
+        listing(source, recipe=STRICT)
 
 
 def test_what_is_no_corpus_is_refused(source):
@@ -345,3 +346,71 @@ def test_a_pair_must_be_long_enough_for_a_window(manifest):
     lost = manifest.model_copy(update={"pairs": (*manifest.pairs, (first, "cello-gone"))})
     with pytest.raises(DataError, match=f"cello-gone, of a pair, must have a clip of {RATE} samples that sounds"):
         paired_mixtures(lost, Window(RATE, RATE, RATE), Asking("instruments", "none", RECIPE.labels, 1))
+
+
+def test_videos_that_are_none_are_missing_with_the_reason(source):
+    before = splits(source)
+    for number, content in enumerate((b"", b"<html>429 Too Many Requests</html>")):
+        (source / "cello" / f"{number}-cello_id-x.mp4").write_bytes(content)
+    (source / "cello" / "3-cello_id-x.mp4.part").write_bytes(b"")
+    (source / "violin" / "0_violin-id-.mp4").unlink()
+    found = listing(source)
+    assert {piece.name: piece.split for piece in found.pieces}.items() < before.items() and len(found.pieces) == 11
+    assert [missing.partition(":")[0] for missing in found.missing] == [
+        "violin-0_violin-id-", "cello-0-cello_id-x", "cello-1-cello_id-x",
+    ]  # fmt: skip
+    assert "0-cello_id-x.mp4 must be a sound or video file that can be decoded; got " in found.missing[1]
+
+
+def test_all_videos_that_are_none_are_named_where_none_may_be_missing(source):
+    for number in range(2):
+        (source / "cello" / f"{number}-cello_id-x.mp4").write_bytes(b"")
+    with pytest.raises(
+        DataError, match=r"2 errors: \(1\) .*0-cello_id-x.mp4 must be .* \(2\) .*1-cello_id-x.mp4 must be"
+    ):
+        listing(source, recipe=STRICT)
+
+
+def test_endings_may_be_in_capitals(source):
+    path = source / "cello" / "0-cello_id-x.mp4"
+    path.rename(path.with_suffix(".MP4"))
+    assert clips(source, "cello-0-cello_id-x")[0].players[0].picture is not None
+
+
+def test_a_video_that_vanished_is_named(source):
+    piece = next(piece for piece in listing(source).pieces if piece.name == "cello-0-cello_id-x")
+    (source / "cello" / "0-cello_id-x.mp4").unlink()
+    with pytest.raises(DataError, match=r"music must keep its pieces while .*; got no cello-0-cello_id-x any more"):
+        list(music.read(piece, RECIPE, music.Options(), source))
+
+
+def test_pairs_are_read_as_spreadsheets_save_them(source):
+    tests = [piece for piece in listing(source).pieces if piece.split == "test"]
+    cello, violin = (next(piece for piece in tests if piece.composition in SOLOS[key]) for key in ("cello", "violin"))
+    one, two = cello.composition, violin.composition
+    for text in (
+        f"Video 1;Video 2;\r\n{one};{two};\r\n;;\r\n",
+        f"id_a\tid_b\n{one}\t{two}\n",
+        f"first,second\n{one},{two},,\n",
+    ):
+        for encoding in ("utf-8-sig", "utf-16"):
+            (source / "pairs.csv").write_bytes(text.encode(encoding))
+            assert listing(source, music.Options(pairs=("pairs.csv",))).pairs == ((cello.name, violin.name),)
+    (source / "pairs.csv").write_text(f"abcdefghijk,lmnopqrstuv\n{one},{two}\n")
+    with pytest.raises(
+        DataError, match="line 1 of .*pairs.csv must be two ids of solos .*; not in test: abcdefghijk, lm"
+    ):
+        listing(source, music.Options(pairs=("pairs.csv",)))
+
+
+def test_a_folder_above_the_right_one_is_refused_with_its_name(source):
+    with pytest.raises(
+        DataError, match=rf"must hold the list MUSIC_solo_videos.json; .*did you mean --source {source}\?"
+    ):
+        listing(source.parent)
+
+
+def test_a_list_with_a_byte_order_mark_is_read(source):
+    before = listing(source)
+    (source / SOLO).write_text((source / SOLO).read_text(), encoding="utf-8-sig")
+    assert listing(source) == before

@@ -144,6 +144,20 @@ def test_a_long_recording_is_cut_and_the_page_says_so(monkeypatch: pytest.Monkey
     assert "The page plays the first 1 s of 3 s." in html and 'max="1.000"' in html
 
 
+def test_a_page_of_the_beginning_of_a_recording_says_how_long_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "PAGE_SECONDS", 1.0)
+    beginning = page.Track("a", tone(1.0), "mix")
+    assert "The page plays the first 1 s of 90 s." in page.listening_page(make(beginning, whole_seconds=90.0))
+    assert "The page plays" not in page.listening_page(make(beginning, whole_seconds=1.0))
+
+
+def test_names_that_are_no_text_can_be_shown() -> None:
+    name = "bell\x07, latin\udce9, tab\t"
+    html = page.listening_page(page.Page(name, name, [page.Track(name, tone(0.2), "mix")], RATE, {name: name}))
+    assert "<title>bell\N{REPLACEMENT CHARACTER}, latin\N{REPLACEMENT CHARACTER}, tab\t" in html
+    assert html.encode("utf-8") and "\x07" not in html
+
+
 def test_silence_and_a_single_sample_can_be_drawn() -> None:
     silent = page.Track("rests", np.zeros((2, 3 * RATE), np.float32), "estimate")
     html = page.listening_page(make(silent, page.Track("tick", np.ones((1, 1), np.float32), "mix")))
@@ -196,3 +210,10 @@ def test_a_bar_that_is_not_known_is_left_out() -> None:
 
 def test_the_template_is_shipped_beside_the_module() -> None:
     assert (Path(page.__file__).parent / "page.html").is_file()
+
+
+def test_a_name_with_dollars_is_drawn_as_it_is_and_no_formula():
+    name = r"$\frac$"  # as a formula, it would be an error
+    assert picture(page.bars_png({name: {name: 1.0}, "b": {name: 2.0}}, "dB", name)).any()
+    assert picture(page.curves_png({name: ([1.0, 2.0], [1.0, 2.0])}, "x", "y", name)).any()
+    assert picture(page.spectrogram_png(np.zeros((1, 8000), np.float32), 8000, name)).any()

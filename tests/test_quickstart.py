@@ -108,7 +108,7 @@ def test_the_job_is_one_line_for_the_shell(seed, option):
     assert json.loads(words[words.index("--runtime-env-json") + 1]) == {"env_vars": {"VIMSS_STORE": "/my music/store"}}
     python, m, vimss, verb, *rest = words[words.index("--") + 1 :]
     assert (python, m, vimss, verb) == ("python", "-m", "vimss", "search") and Path(words[2]).exists()
-    assert rest == ["experiments/quickstart.yaml", "--on", "cluster", *option] and Path(rest[0]).exists()
+    assert rest == ["quickstart", "--on", "cluster", *option] and Path(f"experiments/{rest[0]}.yaml").exists()
     typer.main.get_command(app).commands[verb].make_context(verb, rest)
 
 

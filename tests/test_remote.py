@@ -460,11 +460,14 @@ def test_the_command_line_writes_finds_and_checks_them(server, ray, tmp_path, sm
     assert code == 0 and said.out.endswith("MB: all whole\n")
     home = folder_at(told["folder"])
     manifest = {**json.loads(home.read_bytes("manifest.json")), "missing": [f"piece{number}" for number in range(12)]}
+    manifest |= {"odd_mixtures": ["p: the mix is silent"], "notes": ["[x] was left out"]}
     with home.publish("manifest.json") as temporary:
         temporary.write_text(json.dumps(manifest), encoding="utf-8")
     assert "\n  missing: 12 pieces: piece0, piece1, " in says("shard", recipe)[1].out
     assert "piece9 and 2 more\n" in says("shard", recipe)[1].out
-    assert len(json.loads(says("shard", recipe, "--json")[1].out)["missing"]) == 12
+    told = json.loads(says("shard", recipe, "--json")[1].out)
+    assert len(told["missing"]) == 12 and told["odd"] == ["p: the mix is silent", "[x] was left out"]
+    assert "\n  odd: p: the mix is silent\n  odd: [x] was left out\n" in says("shard", recipe)[1].out
     damage(home, "train-000000.tar")
     code, said = says("shard", recipe, "--check", "--json")
     assert code == 1 and "train-000000.tar has the SHA-256" in json.loads(said.out)["wrong"][0]

@@ -1,5 +1,8 @@
 import json
 import re
+import resource
+import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +13,16 @@ import torchvision
 from safetensors.torch import save_file
 
 from vimss import media
-from vimss.errors import ConfigError, MediaError, ModelError
+from vimss import page as listening
+from vimss.errors import ConfigError, MediaError, ModelError, StorageError
 from vimss.metrics import si_sdr_improvement
 from vimss.model.apply import separate_all
 from vimss.model.config import ModelConfig, VisionConfig
 from vimss.model.separator import Separator, load_separator, save_separator
-from vimss.separate import Separated, _look, separate
+from vimss.separate import Options, Separated, separate
+from vimss.separate import listening as own_page
+from vimss.separate import scores as scoring
+from vimss.separate.players import look as _look
 from vimss.shards.manifest import Manifest
 from vimss.train.config import Settings
 from vimss.train.loop import asking_of, data_card
@@ -77,7 +84,7 @@ def eyes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def separated(tmp_path_factory: pytest.TempPathFactory, model: Path, recording: Path) -> Separated:
     folder = tmp_path_factory.mktemp("stems")
     media.write_wav(folder / "true" / "vn.wav", true_violin(recording), RATE)
-    media.write_wav(folder / "true" / "vc.wav", sound(1.5, seed=3), RATE)
+    media.write_wav(folder / "true" / "Cello 1.wav", sound(2.0, seed=3), RATE)
     return separate(recording, model, folder / "out", references=folder / "true")
 
 
@@ -219,7 +226,7 @@ def test_stems_that_would_clip_share_one_gain_and_the_page_says_so(tmp_path: Pat
     folder = make_model(tmp_path / "model", outputs="instruments", site="none", output_activation="linear")
     separator = load_separator(folder)
     with torch.no_grad():
-        separator.unet.head.bias.add_(torch.tensor([2.0, 0.5, 0.0]))
+        separator.unet.head.weight.mul_(20.0)
     save_separator(folder, separator, CARD)
     found = separate(recording, folder, tmp_path / "out", "vn,va")
     expected = separate_all(separator, torch.from_numpy(media.read_audio(recording, RATE))).numpy()[:2]
@@ -227,6 +234,7 @@ def test_stems_that_would_clip_share_one_gain_and_the_page_says_so(tmp_path: Pat
     assert gain == pytest.approx(1 / np.abs(expected).max(), rel=1e-3)
     assert np.allclose(media.read_audio(found.stems["va"], RATE), expected[1] * gain, atol=2 / 32768)
     assert "all stems are turned down by" in found.page.read_text()
+    assert found.gain == gain and found.sentences[0].startswith("all stems are turned down by")
 
 
 def test_progress_is_told_in_seconds_of_the_recording(tmp_path: Path, model: Path, recording: Path) -> None:
@@ -244,7 +252,7 @@ def test_a_recording_that_names_no_instruments_gets_the_list_of_labels(tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("given", "hint"), [("cello", "did you mean 'vc'"), ("vn,vnn", "did you mean 'vn'"), ("kazoo", "To fix: ")]
+    ("given", "hint"), [("cellow", "did you mean 'vc'"), ("vn,vnn", "did you mean 'vn'"), ("kazoo", "To fix: ")]
 )
 def test_an_unknown_instrument_is_named_with_the_nearest_label(
     tmp_path: Path, model: Path, recording: Path, given: str, hint: str
@@ -296,3 +304,113 @@ def test_labels_that_are_no_names_of_files_are_refused(tmp_path: Path, recording
     folder = make_model(tmp_path / "model", labels=("../vn", "vc"))
     with pytest.raises(ModelError, match=r"labels must be words, for they become names of files; got \.\./vn"):
         separate(recording, folder, tmp_path / "out", "../vn")
+
+
+def peak_bytes(recording: Path, model: Path, out: Path, references: Path) -> int:
+    tracemalloc.start()
+    try:
+        separate(recording, model, out, "vn,vc", references)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_does_not_grow_with_the_recording(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (listening, own_page, scoring):
+        monkeypatch.setattr(module, "PAGE_SECONDS", 1.0)
+    monkeypatch.setattr("vimss.model.apply.SMALLEST_BLOCK", 8192)
+    peaks = []
+    for number, seconds in enumerate((10, 10, 30)):  # the first pays for imports
+        true = tmp_path / f"true{number}"
+        for name in ("vn", "vc"):
+            media.write_wav(true / f"{name}.wav", sound(seconds, seed=1), RATE)
+        peaks.append(peak_bytes(true / "vn.wav", model, tmp_path / f"out{number}", true))
+    # Less than one byte a sample: the sound itself would take four a signal.
+    assert peaks[2] - peaks[1] < (30 - 10) * RATE
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Callable[[int], None]]:
+    """Sets the size beyond which no file grows, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda most: resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("most", [1_000, 50_000, 97_000])
+def test_a_full_disk_ends_a_separation_with_an_error_and_leaves_nothing(
+    tmp_path: Path, model: Path, small_disk: Callable[[int], None], most: int
+) -> None:
+    """While the recording is read, while it is separated, and at the page, which is larger than any of these."""
+    media.write_wav(tmp_path / "in" / "take.wav", sound(3.0), RATE)
+    media.write_wav(tmp_path / "in" / "true" / "vn.wav", sound(3.0), RATE)
+    (tmp_path / "out").mkdir()
+    small_disk(most)
+    rule = r"take must fit on the disk; got File too large with \d+ MB free. To fix: free some space or set --out to a "
+    with pytest.raises(StorageError, match=rule):
+        separate(tmp_path / "in" / "take.wav", model, tmp_path / "out" / "new" / "take", "vn", tmp_path / "in" / "true")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_disk_that_is_too_small_is_refused_before_the_work(
+    tmp_path: Path, model: Path, recording: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vimss.separate.folder.SPARE_BYTES", 2**60)
+    said: list[str] = []
+    with pytest.raises(StorageError, match=r"must have 1099511627776 MB free for this separation; got \d+ MB\. To fix"):
+        separate(recording, model, tmp_path / "out", say=said.append)
+    assert said == [] and list(tmp_path.iterdir()) == []
+
+
+def test_stems_last_as_long_as_the_recording_and_none_clips(tmp_path: Path, model: Path) -> None:
+    media.write_wav(tmp_path / "loud.wav", np.sign(sound(1.7)).astype(np.float32), 11025)
+    found = separate(tmp_path / "loud.wav", model, tmp_path / "out", "vn,va,vc")
+    (mix,) = {media.read_audio(tmp_path / "loud.wav", RATE).shape}
+    for path in found.stems.values():
+        stem = media.read_audio(path, RATE)
+        assert stem.shape == mix and np.abs(stem).max() < 1
+
+
+def test_a_silent_recording_gives_silent_stems_and_is_told(tmp_path: Path, model: Path) -> None:
+    media.write_wav(tmp_path / "silent.wav", np.zeros((1, RATE), np.float32), RATE)
+    told: list[str] = []
+    found = separate(tmp_path / "silent.wav", model, tmp_path / "out", "vn,vc", note=told.append)
+    assert all(not media.read_audio(path, RATE).any() for path in found.stems.values())
+    assert len(told) == 2 and "silent" in told[1] and told[1] in found.notes
+    assert told[1].split(":")[0] in found.page.read_text()
+
+
+def test_what_was_heard_stands_on_the_page_and_is_told_before_the_work(
+    tmp_path: Path, model: Path, recording: Path
+) -> None:
+    told: list[str] = []
+    found = separate(recording, model, tmp_path / "out", say=told.append, note=told.append)
+    heard = found.heard.sentence
+    assert told.index(heard) < told.index("2 of 2 s")
+    assert f"<dt>Heard</dt><dd>{heard.removeprefix('heard ')}</dd>" in found.page.read_text()
+
+
+def test_one_channel_of_a_recording_can_be_separated(tmp_path: Path, model: Path) -> None:
+    left, right = sound(1.0), sound(1.0, seed=9)
+    media.write_wav(tmp_path / "both.wav", np.concatenate([left, right]), RATE)
+    media.write_wav(tmp_path / "right.wav", right, RATE)
+    one = separate(tmp_path / "both.wav", model, tmp_path / "one", "vn", options=Options(channel="right"))
+    other = separate(tmp_path / "right.wav", model, tmp_path / "other", "vn")
+    assert one.stems["vn"].read_bytes() == other.stems["vn"].read_bytes()
+    assert one.heard.channel == "right"
+
+
+def test_a_recording_that_was_cut_off_is_separated_where_that_is_asked_for(tmp_path: Path, model: Path) -> None:
+    media.write_wav(tmp_path / "whole.wav", sound(3.0), RATE)
+    whole = (tmp_path / "whole.wav").read_bytes()
+    (tmp_path / "cut.wav").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(MediaError, match=r"cut\.wav must be whole.*--allow-truncated"):
+        separate(tmp_path / "cut.wav", model, tmp_path / "out", "vn")
+    found = separate(tmp_path / "cut.wav", model, tmp_path / "out", "vn", options=Options(allow_truncated=True))
+    assert any("the file was cut off" in sentence for sentence in found.notes)
+    assert "the file was cut off" in found.page.read_text()
+
+
+def test_a_stream_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"stream must be at least 0; got -1"):
+        Options(stream=-1)

@@ -9,7 +9,7 @@ from vimss.show import _page, show
 
 
 def test_every_split_has_a_page_with_its_players_and_stems(small_manifest, tmp_path):
-    pages = show(small_manifest, tmp_path)
+    pages = show(small_manifest, str(tmp_path))
     assert [page.name for page in pages] == [f"{split}.html" for split in small_manifest.splits]
     text = pages[0].read_text(encoding="utf-8")
     assert "video/mp4" in text and "Not recordings of people" in text

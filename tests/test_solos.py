@@ -239,7 +239,7 @@ def test_a_video_without_sound_is_refused(source):
     (source / "DoubleBass" / "bass.mp4").unlink()
     write_video(source / "DoubleBass" / "bass.mp4", np.zeros((5, 32, 32, 3), np.uint8), FRAME_RATE)
     with pytest.raises(DataError, match=r"bass.mp4 must hold sound; got none"):
-        found(source)
+        found(source, RECIPE.model_copy(update={"expect": None}))
 
 
 def test_a_download_that_broke_off_is_refused(tree, tmp_path):
@@ -264,3 +264,30 @@ def test_shards_hold_the_pieces_and_plain_webdataset_opens_them(source, tmp_path
     samples = list(wds.WebDataset(paths, shardshuffle=False))
     assert {"player0.wav", "player0.mp4", "json"} <= set(samples[0])
     assert {json.loads(sample["json"])["piece"] for sample in samples} == set(read)
+
+
+def test_videos_that_are_none_are_missing_with_the_reason(source):
+    for path in (source / "DoubleBass" / "bass.mp4", source / "Violin" / "whole.webm"):
+        path.unlink()
+        path.write_bytes(b"<html>")
+    listing = solos.pieces(RECIPE, OPTIONS, source)
+    assert [missing.partition(":")[0] for missing in listing.missing] == ["gone", "vn-short-1", "whole", "bass"]
+    assert "bass.mp4 must be a sound or video file that can be decoded" in listing.missing[3]
+    with pytest.raises(DataError, match=r"2 errors: \(1\) .*whole.webm must be .* \(2\) .*bass.mp4 must be"):
+        found(source, RECIPE.model_copy(update={"expect": None}))
+
+
+def test_endings_may_be_in_capitals_and_a_video_that_vanished_is_named(source):
+    (source / "DoubleBass" / "bass.mp4").rename(source / "DoubleBass" / "bass.MP4")
+    piece = found(source)["db-bass-0"]
+    (source / "DoubleBass" / "bass.MP4").unlink()
+    with pytest.raises(
+        DataError, match=r"solos must keep its pieces while .*; got no bass any more. To fix: put it back"
+    ):
+        list(solos.read(piece, RECIPE, OPTIONS, source))
+
+
+def test_a_folder_above_or_below_the_right_one_is_refused_with_its_name(source):
+    for wrong in (source.parent, source / "Violin"):
+        with pytest.raises(DataError, match=rf"correct --source; did you mean --source {source}\?"):
+            found(wrong)

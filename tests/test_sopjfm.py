@@ -204,3 +204,48 @@ def test_shards_hold_the_pieces_and_plain_webdataset_opens_them(source, tmp_path
     paths = [str(manifest.folder / shard.name) for shard in manifest.of_split("test")]
     members = {sample["__key__"]: set(sample) for sample in wds.WebDataset(paths, shardshuffle=False)}
     assert "player0.wav" in members[f"violin1-0_{0:09d}"] and "mixture.wav" in members[f"tut2-0_{0:09d}"]
+
+
+def test_recordings_that_are_none_are_missing_with_the_reason(source):
+    for name in ("cello1", "cltu2"):
+        (source / "wav" / "train" / f"{name}.wav").write_bytes(b"<html>")
+    missing = sopjfm.pieces(RECIPE, OPTIONS, source).missing
+    assert [name.partition(":")[0] for name in missing] == ["cello1", "cltu2"]
+    assert "cello1.wav must be a sound or video file that can be decoded" in missing[0]
+
+
+def test_all_names_that_say_nothing_and_wrong_stretches_are_told(source):
+    for name in ("clq1", "clq2"):
+        write_wav(source / "wav" / "train" / f"{name}.wav", tone(900), RATE)
+    with pytest.raises(
+        DataError, match=r"2 errors: \(1\) .*clq1.wav must be called .* \(2\) .*clq2.wav must be called"
+    ):
+        found(source)
+    for name in ("clq1", "clq2"):
+        (source / "wav" / "train" / f"{name}.wav").unlink()
+    (source / "segment_times.csv").write_text("file,to,tf\ncello1,0,1\ncello2,3,4\ncello3,1,0\n")
+    with pytest.raises(DataError, match=r"2 errors: \(1\) stretch 0 of cello2 .* \(2\) stretch 0 of cello3"):
+        found(source)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("text", ["File;To;TF;\r\ncello1;0,5;1,5;\r\n;;;\r\n", "file\tto\ttf\ncello1\t0.5\t1.5\n"])
+def test_a_table_is_read_as_spreadsheets_save_it(source, text, encoding):
+    (source / "segment_times.csv").write_bytes(text.encode(encoding))
+    assert {name: piece.seconds for name, piece in found(source).items()} == {"cello1-0": 1.0}
+
+
+def test_endings_may_be_in_capitals_and_what_vanished_is_named(source):
+    for path in (source / "wav" / "train").iterdir():
+        path.rename(path.with_suffix(".WAV"))
+    (source / "wav" / "train" / "._cello1.wav").write_bytes(b"")
+    piece = found(source)["cello1-0"]
+    (source / "wav" / "train" / "cello1.WAV").unlink()
+    with pytest.raises(DataError, match=r"sop must keep its pieces while .*; got no cello1-0 any more"):
+        list(sopjfm.read(piece, RECIPE, OPTIONS, source))
+
+
+def test_a_folder_above_or_below_the_right_one_is_refused_with_its_name(source):
+    for wrong in (source.parent, source / "wav", source / "wav" / "train"):
+        with pytest.raises(DataError, match=rf"holds wav/ with --source; did you mean --source {source}\?"):
+            found(wrong)

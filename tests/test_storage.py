@@ -3,11 +3,12 @@ import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from vimss.errors import StorageError
-from vimss.storage import Store, explain_os_errors, publish, sha256
+from vimss.storage import LocalFolder, Store, explain_os_errors, folder_at, publish, put, sha256
 
 
 def test_a_file_appears_only_when_its_block_succeeds(tmp_path):
@@ -64,12 +65,126 @@ def test_a_path_that_cannot_be_made_is_explained(tmp_path):
         Store(tmp_path / "file").make()
 
 
-@pytest.mark.parametrize(("met", "message"), [("x/y", "x/y must be writable"), ("../a.wav", r"a.wav must be readable")])
+@pytest.mark.parametrize(
+    ("met", "message"),
+    [("x/y", "x/y must be writable"), ("x/.tmp-y.1.a", "x must be writable"), ("../a.wav", r"a.wav must be readable")],
+)
 def test_a_file_that_may_not_be_opened_is_named(tmp_path, met, message):
     with pytest.raises(StorageError, match=message), explain_os_errors(tmp_path / "x" / "target"):
         raise PermissionError(errno.EACCES, "Permission denied", os.path.normpath(tmp_path / met))
 
 
+@pytest.mark.parametrize(
+    ("location", "path"),
+    [
+        ("file:///data/my%20shards%231", "/data/my shards#1"),
+        ("file://localhost/data/a", "/data/a"),
+        ("/data/my%20shards#1?", "/data/my%20shards#1?"),
+        ("/data/[x]{a}:b", "/data/[x]{a}:b"),
+    ],
+)
+def test_a_local_folder_may_have_any_path(location, path):
+    assert folder_at(location) == LocalFolder(Path(path))
+
+
 def test_sha256_is_that_of_the_content(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256(tmp_path / "a").startswith("ba7816bf8f01cfea")
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "弦" * 85, os.fsdecode(b"\xff" * 255), "a\nb", "-a", "a."])
+def test_every_name_that_the_file_system_holds_can_be_published(tmp_path, name):
+    with publish(tmp_path / name) as temporary:
+        temporary.write_bytes(b"whole")
+    assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_bytes() == b"whole"
+
+
+@pytest.mark.parametrize("place", ["{}", "{}/a"])
+def test_a_name_that_is_too_long_is_refused_before_the_work(tmp_path, place):
+    with (
+        pytest.raises(StorageError, match=r"must have names that the file system can hold; got one of 256 bytes"),
+        publish(tmp_path / place.format("é" * 128)),
+    ):
+        pytest.fail("work that would be lost")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_through_a_file_is_refused_before_the_work(tmp_path):
+    (tmp_path / "a.wav").touch()
+    with pytest.raises(StorageError, match="must be a folder or free to become one"), publish(tmp_path / "a.wav" / "x"):
+        pytest.fail("work that would be lost")
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_what_a_link_leads_to_is_written(tmp_path, folder):
+    (tmp_path / "link").symlink_to("there/real")
+    for content in ("old", "new"):
+        with publish(tmp_path / "link") as temporary:
+            if folder:
+                temporary.mkdir()
+            ((temporary / "x") if folder else temporary).write_text(content, encoding="utf-8")
+    real = tmp_path / "there" / "real"
+    assert (tmp_path / "link").is_symlink()
+    assert ((real / "x") if folder else real).read_text(encoding="utf-8") == "new"
+    assert list((tmp_path / "there").iterdir()) == [real]
+
+
+def test_a_loop_of_links_is_refused_before_the_work(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with (
+        pytest.raises(StorageError, match=r"loop must be .*; got Too many levels of symbolic links. To fix: check the"),
+        publish(tmp_path / "loop"),
+    ):
+        pytest.fail("work that would be lost")
+
+
+def test_a_file_does_not_take_the_place_of_a_folder(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b").touch()
+    with (
+        pytest.raises(StorageError, match="must be a file or free to become one; got a folder in its way"),
+        publish(tmp_path / "a") as temporary,
+    ):
+        temporary.touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["a"] and (tmp_path / "a" / "b").exists()
+
+
+def test_folders_that_were_made_for_nothing_are_removed(tmp_path):
+    with pytest.raises(RuntimeError), publish(tmp_path / "x" / "y" / "z"):
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_old_folder_is_back_where_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "old").touch()
+    (tmp_path / "new").mkdir()
+    rename = Path.rename
+
+    def fails(self, target):
+        if self.name == "new":
+            raise OSError(errno.EIO, "Input/output error", str(self))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(OSError, match="Input/output error"):
+        put(tmp_path / "new", tmp_path / "a")
+    assert (tmp_path / "a" / "old").exists()
+
+
+def test_a_disk_that_fails_is_explained(tmp_path):
+    rule = r"a must be readable and writable; got Input/output error. To fix: check the disk or the link, or set --out"
+    with pytest.raises(StorageError, match=rule), explain_os_errors(tmp_path / "a", "--out"):
+        raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_what_is_there_is_replaced_only_where_that_is_meant(tmp_path, folder):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "new").mkdir()
+    put(tmp_path / "new", tmp_path / "a", replace=False)  # an empty folder is nothing
+    (tmp_path / "new").mkdir() if folder else (tmp_path / "new").touch()
+    (tmp_path / "a" / "old").touch()
+    with pytest.raises(FileExistsError):
+        put(tmp_path / "new", tmp_path / "a", replace=False)
+    assert (tmp_path / "a" / "old").exists() and (tmp_path / "new").exists()

@@ -387,6 +387,141 @@ def registry(
     return tracking, run_id, version
 
 
+ODD_PATHS = ("a%20b", "100%", "a?b#c:{x}[y]", "é'\"\\;b&c=d")
+
+
+@pytest.mark.parametrize("name", ODD_PATHS)
+def test_runs_and_models_are_kept_in_a_store_at_any_path(
+    tmp_path: Path, empty_database: Path, small_model: Path, name: str
+) -> None:
+    tracking = Tracking(Store(tmp_path / name))
+    shutil.copytree(empty_database, tracking.folder)
+    with Tracker(tracking, STUDY) as tracker:
+        for event in EVENTS[:5]:
+            tracker(event)
+        tracker.log_files("search", "a1", {"page.html": b"page"})
+        run_id = tracker.run_id("search", "a1")
+    register(tracking, "quickstart", small_model, run_id, {}, CARD)
+    assert (model_folder("models:/quickstart/1", tracking) / "weights.safetensors").is_file()
+    # MLflow by itself finds them too.
+    assert Path(tracking.client().download_artifacts(run_id, "page.html")).read_bytes() == b"page"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_an_empty_database_is_made_at_any_path(tmp_path: Path) -> None:
+    tracking = Tracking(Store(tmp_path / "100%25 ?{x}"))
+    assert tracking.client().search_experiments() and tracking.database.is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["100%25 ?{x}"]
+
+
+@pytest.fixture
+def copied(registry: tuple[Tracking, str, int], tmp_path: Path) -> Tracking:
+    """A copy of the store at another path, beside the original, whose files it must not touch."""
+    original = tmp_path / "original"
+    shutil.copytree(registry[0].store.root, original)
+    first = Tracking(Store(original))
+    first.client()
+    shutil.copytree(original, tmp_path / "a %copy" / "store")
+    for file in ("model.json", "weights.safetensors", "settings.json", "MLmodel"):
+        for path in first.artifacts.rglob(file):
+            path.write_text("the original's", encoding="utf-8")
+    return Tracking(Store(tmp_path / "a %copy" / "store"))
+
+
+@pytest.mark.parametrize("is_moved", [False, True])
+def test_a_copied_or_moved_store_has_its_own_models(
+    copied: Tracking, small_model: Path, tmp_path: Path, is_moved: bool
+) -> None:
+    if is_moved:
+        shutil.rmtree(tmp_path / "original")
+    folder = model_folder("models:/quickstart@champion", copied)
+    assert folder.is_relative_to(copied.store.root)
+    assert (folder / "model.json").read_bytes() == (small_model / "model.json").read_bytes()
+
+
+@pytest.mark.parametrize("is_moved", [False, True])
+def test_mlflow_finds_the_files_of_a_copied_or_moved_store(copied: Tracking, tmp_path: Path, is_moved: bool) -> None:
+    if is_moved:
+        shutil.rmtree(tmp_path / "original")
+    client, run_id = copied.client(), runs_by_trial(copied)["a1"].info.run_id
+    assert json.loads(Path(client.download_artifacts(run_id, "settings.json")).read_text())["seed"] == 3
+    with sqlite3.connect(copied.database) as connection:
+        named = [line for line in connection.iterdump() if "/mlflow/artifacts" in line]
+    assert named and all(copied.artifacts.as_uri() in line for line in named)
+
+
+def test_a_copied_store_grows_beside_its_original(copied: Tracking, small_model: Path, tmp_path: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "original").rglob("*")}
+    with Tracker(copied, STUDY) as tracker:
+        for event in EVENTS:
+            tracker(event)
+        tracker.log_files("search", "b2", {"new.txt": b"new"})
+        run_id = tracker.run_id("search", "b2")
+    save_separator(
+        tmp_path / "other",
+        Separator(ModelConfig(levels=2, filters=2, down_kernel=5, padding="same"), ("vn", "vc"), 8000),
+        {},
+    )
+    assert register(copied, "quickstart", tmp_path / "other", run_id, {}, CARD) == 2
+    assert model_folder("models:/quickstart/2", copied).is_relative_to(copied.artifacts)
+    assert (copied.artifacts / run_id / "artifacts" / "new.txt").read_bytes() == b"new"
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "original").rglob("*")} == before
+
+
+def test_a_store_that_two_machines_mount_elsewhere_is_read_and_written_where_each_has_it(
+    registry: tuple[Tracking, str, int], tmp_path: Path
+) -> None:
+    here, there = Tracking(Store(tmp_path / "here")), Tracking(Store(tmp_path / "there"))
+    shutil.copytree(registry[0].store.root, here.store.root)
+    there.store.root.symlink_to(here.store.root)
+    with Tracker(here, STUDY) as tracker:
+        tracker(EVENTS[0])
+        assert not tracker.flush()
+        assert model_folder("models:/quickstart/1", there).is_relative_to(there.artifacts)
+        there.store.root.unlink()
+        tracker.log_files("search", "a1", {"late.txt": b"late"})
+        run_id = tracker.run_id("search", "a1")
+    assert (here.artifacts / run_id / "artifacts" / "late.txt").read_bytes() == b"late"
+    assert model_folder("models:/quickstart/1", here).is_relative_to(here.artifacts)
+    assert not there.store.root.exists()
+
+
+def test_a_model_is_found_in_a_store_that_is_mounted_to_be_read(
+    registry: tuple[Tracking, str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = registry[0].folder / "lock"
+    before = lock.rename(lock.with_name("gone"))
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path) != registry[0].folder)
+    assert (model_folder("models:/quickstart/1", registry[0]) / "model.json").is_file()
+    assert not lock.exists()
+    before.rename(lock)
+
+
+def test_a_store_stays_as_it_is_when_it_is_opened_where_it_was(registry: tuple[Tracking, str, int]) -> None:
+    registry[0].client()
+    before = registry[0].database.read_bytes()
+    registry[0].client()
+    assert registry[0].database.read_bytes() == before
+
+
+def test_what_a_moved_store_still_had_to_send_is_sent(tracking: Tracking, tmp_path: Path) -> None:
+    spool = Spool(tracking.spool)
+    spool.append({"do": "experiment", "experiment": "late", "time": 1, "tags": {}})
+    spool.close()
+    moved = Tracking(Store(tmp_path / "moved"))
+    tracking.store.root.rename(moved.store.root)
+    report(moved, ())
+    assert moved.client().get_experiment_by_name("late") is not None
+
+
+def test_a_file_that_is_no_database_is_told_at_once(tracking: Tracking) -> None:
+    tracking.database.write_bytes(b"no database" * 1000)
+    with pytest.raises(
+        PlaceError, match=r"mlflow.db must be MLflow's database, .* got file is not a database. To fix: end"
+    ):
+        tracking.client()
+
+
 def test_the_same_weights_are_registered_once(registry: tuple[Tracking, str, int], small_model: Path) -> None:
     tracking, run_id, version = registry
     assert register(tracking, "quickstart", small_model, run_id, {}, CARD) == version == 1
@@ -540,6 +675,16 @@ def test_the_pages_show_the_runs_and_end_with_the_block(tracking: Tracking, free
             pass
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(address, timeout=2)  # noqa: S310
+
+
+@pytest.mark.slow
+def test_the_pages_of_a_moved_store_show_its_files(copied: Tracking, free_port: int, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "original")
+    with serve_ui(copied, free_port) as address:
+        run_id = runs_by_trial(copied)["a1"].info.run_id
+        question = f"{address}/get-artifact?path=settings.json&run_uuid={run_id}"
+        with urllib.request.urlopen(question, timeout=10) as answer:  # noqa: S310
+            assert json.load(answer)["seed"] == 3
 
 
 @pytest.mark.slow

@@ -304,3 +304,43 @@ def test_shards_give_back_the_pieces(source, tmp_path):
     assert [player["part"] for player in json.loads(samples[2]["json"])["players"]] == ["1-tpt", "2-tpt", "3-tbn"]
     assert soundfile.read(io.BytesIO(samples[2]["player2.wav"]))[1] == RATE
     assert {"player0.mp4", "player2.notes.npy"} <= set(samples[2]) and "mixture.wav" not in samples[2]
+
+
+def test_all_bad_pieces_are_named_and_what_systems_leave_is_no_part_of_them(source):
+    (source / TRIO / "AuSep_1_vn_13_Hark.wav").write_bytes(b"")
+    (source / SMALL / "._AuSep_1_vn_01_Jupiter.wav").write_bytes(b"\0\5\x16\7")
+    (source / SMALL / "AuMix_01_Jupiter_vn_vc.wav.part").write_bytes(b"")
+    stem = source / SURPRISE / "AuSep_2_tpt_15_Surprise.wav"
+    stem.write_bytes(b"<html>")
+    with pytest.raises(
+        DataError, match=r"2 errors: \(1\) .*AuSep_1_vn_13_Hark.wav must be .* \(2\) .*AuSep_2_tpt_15_Surp"
+    ):
+        urmp.pieces(RECIPE, urmp.Options(), source)
+    lenient = RECIPE.model_copy(update={"expect": RECIPE.expect.model_copy(update={"most_missing": 0.99})})
+    listing = urmp.pieces(lenient, urmp.Options(), source)
+    assert [piece.name for piece in listing.pieces] == [SMALL]
+    assert [missing.partition(":")[0] for missing in listing.missing[-2:]] == [TRIO, SURPRISE]
+
+
+def test_a_stem_that_lasts_another_time_when_it_is_read_is_refused(source):
+    piece = next(piece for piece in urmp.pieces(RECIPE, urmp.Options(), source).pieces if piece.name == SMALL)
+    write_wav(source / SMALL / "AuSep_2_vc_01_Jupiter.wav", tone(400, 2.0), RATE)
+    with pytest.raises(
+        DataError, match=r"AuSep_2_vc_01_Jupiter.wav must last as long as AuSep_1.* does, 3.00 s; got 2.00"
+    ):
+        list(urmp.read(piece, RECIPE, urmp.Options(), source))
+
+
+def test_endings_may_be_in_capitals_and_boxes_as_spreadsheets_save_them(source):
+    for path in (source / SMALL).glob("*.wav"):
+        path.rename(path.with_suffix(".WAV"))
+    add_video(source, SMALL, 2)
+    text = "Part;Left;Top;Right;Bottom;\r\n2;0;0;48;48\r\n1;70;8;110;48;;\r\n;;;;\r\n"
+    (source / SMALL / "boxes.csv").write_bytes(text.encode("utf-16"))
+    one, two = clips(source)[0].players
+    assert two.picture.mean() < 30 < 210 < one.picture.mean()
+
+
+def test_a_folder_above_the_right_one_is_refused_with_its_name(source):
+    with pytest.raises(DataError, match=rf"must hold 44 pieces, .*; got 0 pieces.*; did you mean --source {source}\?"):
+        urmp.pieces(RECIPE, urmp.Options(), source.parent)

@@ -3,11 +3,12 @@
 Exit codes: 0 done and whole, 1 failed or interrupted, 2 bad usage.
 """
 
+import itertools
 import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -20,10 +21,13 @@ class Verbs(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run a verb. Typer's own end by Ctrl-C would be silent."""
+        from vimss.console import err, print_warnings
+
+        print_warnings()
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            sys.stderr.write("interrupted; the same command resumes\n")
+            err.print("interrupted; the same command resumes")
             raise typer.Exit(1) from None
 
 
@@ -35,7 +39,9 @@ app = typer.Typer(
     help="Visually-informed music source separation: write shards, search, track, promote, separate.",
 )
 
-On = Annotated[str, typer.Option("--on", metavar="PLACE", help="Where to run: a folder of platform/.")]
+On = Annotated[
+    str, typer.Option("--on", metavar="PLACE", help="Where to run: name of a folder of platform/, or its path.")
+]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting of the YAML.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of corpus, sampler and training.", min=0)]
@@ -68,7 +74,7 @@ def shard(
     """Write the shards of a corpus; a second call finds them."""
     from vimss import verbs
     from vimss.console import out, stage
-    from vimss.shards.write import first_of
+    from vimss.shards.source import first_of
 
     wanted = verbs.recipe_of(recipe, seed, minutes, changes or ())
     if check and (show or source is not None):
@@ -86,24 +92,26 @@ def shard(
     }
     if as_json:
         told = {"folder": str(manifest.home), "signature": manifest.signature, "seconds": seconds}
-        print_json({**told, "missing": manifest.missing, "pages": [str(page) for page in pages]})
+        print_json({**told, "missing": manifest.missing, "odd": manifest.odd, "pages": [str(page) for page in pages]})
         return
-    out.print(
-        f"{manifest.home}: {len(manifest.pieces)} pieces, {sum(seconds.values()) / 60:.1f} minutes", soft_wrap=True
-    )
+    out.print(f"{manifest.home}: {len(manifest.pieces)} pieces, {sum(seconds.values()) / 60:.1f} minutes")
     for split, length in seconds.items():
         pieces = [piece for piece in manifest.pieces if piece.split == split]
         labels = sorted({label for piece in pieces for label in piece.instruments})
-        out.print(f"  {split}: {len(pieces)} pieces, {length / 60:.1f} minutes: {' '.join(labels)}", soft_wrap=True)
+        out.print(f"  {split}: {len(pieces)} pieces, {length / 60:.1f} minutes: {' '.join(labels)}")
     if manifest.missing:
-        out.print(f"  missing: {len(manifest.missing)} pieces: {first_of(manifest.missing)}", soft_wrap=True)
+        out.print(f"  missing: {len(manifest.missing)} pieces: {first_of(manifest.missing)}")
+    for sentence in manifest.odd:
+        out.print(f"  odd: {sentence}")
     for page in pages:
-        out.print(str(page), soft_wrap=True)
+        out.print(str(page))
 
 
 @app.command()
 def features(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe whose shards get features.")],
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="Name or path of a YAML in shards/, whose shards get features.")
+    ],
     network: Annotated[str, typer.Option(help="resnet18, resnet50 or mobilenet_v2.")] = "resnet18",
     weights: Annotated[str, typer.Option(help="torchvision, random, or a path.")] = "torchvision",
     seed: Seed = None,
@@ -116,12 +124,13 @@ def features(
     from vimss.console import out, stage
 
     checked = verbs.recipe_of(recipe, seed, overrides=changes or ())
+    vision = verbs.vision_of(network, weights)
     with verbs.at_place(place) as work, stage("features") as say:
-        folder = verbs.write_features(work, checked, recipe, network, weights, say)
+        folder = verbs.write_features(work, checked, recipe, vision, say)
     if as_json:
         print_json({"folder": str(folder)})
         return
-    out.print(str(folder), soft_wrap=True)
+    out.print(str(folder))
 
 
 @app.command()
@@ -170,7 +179,9 @@ def evaluate(
     loaded = verbs.experiment_of(experiment, seed, changes or ())
     with verbs.at_place(place) as work:
         manifest = verbs.shards_of(work, loaded)
+        verbs.check_split(manifest, split)
         study = verbs.study_of(work, loaded, manifest)
+        best = verbs.best_trial(loaded, study)
         models = {name: trial.folder / "model" for name, trial in verbs.best_trials(loaded, study).items()}
         with stage(f"evaluation on {split}") as say:
             evaluations = verbs.evaluate_systems(manifest, models, split, on_done=lambda done: say(done.system))
@@ -178,7 +189,7 @@ def evaluate(
     if as_json:
         print_json([evaluation.model_dump(mode="json") for evaluation in evaluations])
         return
-    report.print_evaluations(split, evaluations, verbs.best_trial(loaded, study))
+    report.print_evaluations(split, evaluations, best)
 
 
 @app.command()
@@ -197,6 +208,8 @@ def compare(
     from vimss.storage import publish
 
     loaded = verbs.experiment_of(experiment, seed, changes or ())
+    if curves is not None:
+        _check_picture(curves)
     work = verbs.known_place(place)
     study = verbs.study_of(work, loaded, verbs.shards_of(work, loaded))
     if curves is not None:
@@ -220,7 +233,9 @@ def promote(
     loaded = verbs.experiment_of(experiment, seed, changes or ())
     with verbs.at_place(place) as work:
         manifest = verbs.shards_of(work, loaded)
+        verbs.check_split(manifest, "promote")
         study = verbs.study_of(work, loaded, manifest)
+        verbs.best_trial(loaded, study)
         tracker = verbs.open_tracker(work, loaded, manifest)
         with verbs.delivered(tracker, err.print):
             promotion = verbs.promote_best(work, loaded, manifest, tracker, study)
@@ -234,7 +249,7 @@ def promote(
             }
         )
         return
-    out.print(f"{promotion.name} version {promotion.version}. {promotion.decision.sentence}", soft_wrap=True)
+    out.print(f"{promotion.name} version {promotion.version}. {promotion.decision.sentence}")
 
 
 @app.command()
@@ -246,23 +261,42 @@ def separate(
     instruments: Annotated[str, typer.Option(help="Labels, as in vn,va,vc; without, the file's metadata say.")] = "",
     out_folder: Annotated[Path | None, typer.Option("--out", help="Where to write; without, the store.")] = None,
     references: Annotated[
-        Path | None, typer.Option(help="Folder with a true stem LABEL.wav per label, to score.")
+        Path | None, typer.Option(help="Folder with true stems, such as vn.wav or violin 1.flac, to score.")
     ] = None,
+    stream: Annotated[int, typer.Option(help="Which of several sound streams to hear, from 0.", min=0)] = 0,
+    channel: Annotated[
+        Literal["all", "left", "right", "mid", "side"], typer.Option(help="Which part of a stereo sound to hear.")
+    ] = "all",
+    allow_truncated: Annotated[
+        bool, typer.Option("--allow-truncated", help="Separate a file that was cut off as far as it goes.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace stems of another recording in the folder of --out.")
+    ] = False,
     place: On = "local",
     as_json: Json = False,
 ) -> None:
     """Separate a recording into one WAV per label, with a page to look at and listen to."""
     from vimss import verbs
-    from vimss.console import out, stage
+    from vimss.console import err, out, stage
+    from vimss.separate import Options
+
+    def note(sentence: str) -> None:
+        err.print(f"  {sentence}")
 
     work = verbs.known_place(place)
+    options = Options(stream, channel, allow_truncated, overwrite)
     with stage(f"separate {file.name}") as say:
-        result = verbs.separate_file(work, file, model, instruments, out_folder, references, say)
+        result = verbs.separate_file(
+            work, file, model, instruments, out_folder, references, say, options=options, note=note
+        )
     if as_json:
-        print_json({"page": str(result.page), "stems": {label: str(path) for label, path in result.stems.items()}})
+        print_json(result.summary)
         return
     for path in (*result.stems.values(), result.page):
-        out.print(str(path), soft_wrap=True)
+        out.print(str(path))
+    for sentence in result.sentences:
+        out.print(sentence)
 
 
 @app.command()
@@ -279,7 +313,7 @@ def ui(
 
     tracking = verbs.known_place(place).tracking
     with suppress(KeyboardInterrupt), serve_ui(tracking, port) as address:
-        out.print(f"{runs_page(tracking, address)} (Ctrl-C ends it)", soft_wrap=True)
+        out.print(f"{runs_page(tracking, address)} (Ctrl-C ends it)")
         while True:
             time.sleep(3600)
 
@@ -343,29 +377,59 @@ def _check_shards(name: str, recipe: Any, place: str, shards: str | None, as_jso
     with verbs.at_place(place, shards) as work, stage(f"check of {Path(name).stem}") as say:
         folder, found = verbs.check(work, name, recipe, say)
     wrong = [sentence for shard in found for sentence in shard.wrong]
+    odd = [sentence for shard in found for sentence in shard.odd]
     clips, size = sum(shard.clips for shard in found), sum(shard.size for shard in found)
     if as_json:
-        print_json({"folder": str(folder), "shards": len(found), "clips": clips, "bytes": size, "wrong": wrong})
+        print_json(
+            {"folder": str(folder), "shards": len(found), "clips": clips, "bytes": size, "wrong": wrong, "odd": odd}
+        )
     else:
         for sentence in wrong:
-            out.print(sentence, soft_wrap=True, markup=False)
+            out.print(sentence)
+        for sentence in odd:
+            out.print(f"odd: {sentence}")
         told = f"{len(wrong)} errors" if wrong else "all whole"
-        out.print(f"{folder}: {len(found)} shards, {clips} clips, {size / 1e6:.1f} MB: {told}", soft_wrap=True)
+        out.print(f"{folder}: {len(found)} shards, {clips} clips, {size / 1e6:.1f} MB: {told}")
     if wrong:
         raise typer.Exit(1)
 
 
+def _check_picture(path: Path) -> None:
+    """ConfigError where --curves cannot be written: found before the study is read rather than after."""
+    if path.suffix.lower() != ".png":
+        raise ConfigError("--curves must name a PNG file", got=str(path), fix=f"write {path.with_suffix('.png')}")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        got = "a folder of that name" if path.is_dir() else f"no folder {path.absolute().parent}"
+        raise ConfigError("--curves must name a file in a folder that exists", got=got, fix="choose another path")
+
+
 def print_json(content: Any) -> None:
     """The result for a script, and nothing else, on the standard output."""
-    from vimss.config import to_json
+    from vimss import console
 
-    sys.stdout.write(to_json(content) + "\n")
+    console.print_json(content)
 
 
 def main(arguments: Iterable[str] | None = None) -> None:
     """Entry point: errors of ours become one line and an exit code."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        app(args=list(arguments) if arguments is not None else None)
+        _check_options(words)
+        app(args=words)
     except VimssError as error:
-        sys.stderr.write(f"error: {error}\n")
+        from vimss.console import err
+
+        err.print(f"error: {error}")
         sys.exit(2 if isinstance(error, ConfigError) else 1)
+
+
+def _check_options(words: list[str]) -> None:
+    """ConfigError where typer would print what steers a terminal: it shows the name of an unknown option as it is."""
+    for word in itertools.takewhile(lambda word: word != "--", words):
+        name = word.partition("=")[0]
+        if name.startswith("-") and not name.isprintable():
+            raise ConfigError(
+                "an option must be one of those that --help lists",
+                got=repr(name),
+                fix="correct it; write ./ before a file whose name begins with -",
+            )

@@ -11,9 +11,11 @@ import difflib
 import hashlib
 import json
 import math
+import os
 import re
 import types
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -26,6 +28,12 @@ MAX_YAML_BYTES = 1_000_000
 """No settings file is this long; a longer one is a mistake or an attack."""
 
 SIGNATURE_LENGTH = 10
+
+MAX_NAME = 150
+"""Bytes of a name that becomes part of a folder's: a file system takes 255, and signatures and the like are added."""
+
+PACKAGE_HOME = Path(__file__).absolute().parent.parent
+"""Where the package lies: the root of the repository, unless it was installed as a wheel."""
 
 
 class Config(BaseModel):
@@ -71,6 +79,73 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
 
 
+def is_path(name: str) -> bool:
+    """Whether a name is a path, relative to the working directory, rather than a name in a folder of the repository."""
+    return "/" in name or name in {".", ".."} or name.endswith((".yaml", ".yml"))
+
+
+def find_named(name: str, pattern: str) -> Path | None:
+    """The YAML file that a name means: `pattern`, such as experiments/*.yaml, with the name for the star.
+
+    It is looked for in the working directory, then in the repository around it, then in the repository that this
+    package was imported from. None where none of them has it.
+    """
+    paths = [home / pattern.replace("*", name, 1) for home in _homes()]
+    return next((path for path in paths if os.path.lexists(path)), None) if name else None
+
+
+def known_names(pattern: str) -> list[str]:
+    """Every name that `find_named` would find."""
+    before, _, after = pattern.partition("*")
+    found = (path.relative_to(home).as_posix() for home in _homes() for path in home.glob(pattern))
+    return sorted({path.removeprefix(before).removesuffix(after) for path in found})
+
+
+def find_yaml(name: str | Path, pattern: str) -> Path:
+    """The YAML file at a path, or that a name means; ConfigError with what there is where a name means none.
+
+    A name and a path are told apart by `is_path`; see `find_named` for where a name is looked for.
+    """
+    if isinstance(name, Path) or is_path(name):
+        return Path(name)
+    found = find_named(name, pattern)
+    if found is not None:
+        return found
+    known = [f"{one}.yaml" for one in known_names(pattern)]
+    fixes = [f"choose one of {', '.join(known)}"] if known else ["change into the root of the VIMSS repository"]
+    if not known or Path(f"{name}.yaml").is_file():
+        fixes.append(f"give the path of a YAML file, such as {name}.yaml")
+    folder = pattern.partition("/")[0]
+    raise ConfigError(
+        f"{pattern.replace('*', name, 1)} must be a YAML file",
+        got="no such file" if known else f"no such file, and no folder {folder}/ with others in or around {Path.cwd()}",
+        fix=", or ".join(fixes),
+    )
+
+
+def _homes() -> list[Path]:
+    """Folders whose shards/, experiments/ and platform/ are looked at, the nearest first."""
+    return [Path(), *(folder for folder in (*Path.cwd().parents, PACKAGE_HOME) if _is_repository(folder))]
+
+
+def _is_repository(folder: Path) -> bool:
+    return (folder / "pyproject.toml").is_file() and (folder / "shards").is_dir()
+
+
+def check_file_name(path: Path, what: str, pattern: re.Pattern[str], rule: str) -> str:
+    """The name that a YAML file gives to `what` it describes; ConfigError, with a better one, where it is odd."""
+    name = path.name.removesuffix(".yaml").removesuffix(".yml")
+    if not pattern.fullmatch(name) or len(os.fsencode(name)) > MAX_NAME:
+        plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+        better = re.sub(r"[^A-Za-z0-9_]+", "-", plain)[:MAX_NAME].strip("-_") or f"my-{what}"
+        raise ConfigError(
+            f"{rule}, at most {MAX_NAME} bytes before .yaml",
+            got=repr(path.name),
+            fix=f"rename it, for example to {better}.yaml",
+        )
+    return name
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; ConfigError where it is missing, too large or not a mapping."""
     try:
@@ -81,16 +156,28 @@ def read_yaml(path: Path) -> dict[str, Any]:
                 fix="give the YAML file, not the data",
             )
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        near = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        raise ConfigError(
-            f"{path} must be a YAML file",
-            got="no such file",
-            fix=f"choose one of {', '.join(near)}" if near else "check the path",
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ConfigError(f"{path} must be a YAML file", got="no such file", fix=_other_paths(path)) from error
+    except IsADirectoryError as error:
+        raise ConfigError(f"{path} must be a YAML file", got="a folder", fix=_other_paths(path)) from error
+    except (OSError, UnicodeDecodeError, ValueError) as error:
         raise ConfigError(f"{path} must be a readable text file", got=str(error), fix="check the path") from error
     return parse_yaml(text, str(path))
+
+
+def _other_paths(path: Path) -> str:
+    """What to write where there is no file at `path`."""
+    named = [f"{folder}/{path.stem}.yaml" for folder in ("shards", "experiments") if _is_known(path.stem, folder)]
+    if path.suffix and path.parent == Path() and named:
+        return f"write {path.stem}, without {path.suffix}, for {' or '.join(named)}"
+    if path.name and not path.suffix and path.with_suffix(".yaml").is_file():
+        return f"write {path.with_suffix('.yaml')}"
+    near = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+    return f"choose one of {', '.join(near)}" if near else "check the path"
+
+
+def _is_known(name: str, folder: str) -> bool:
+    return name in known_names(f"{folder}/*.yaml")
 
 
 def parse_yaml(text: str, where: str) -> dict[str, Any]:
@@ -108,12 +195,22 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
     return content
 
 
-def load_yaml(path: Path, kind: type[C], overrides: Sequence[str] = ()) -> C:
-    """A YAML file as checked settings; `overrides` are `key.path=value` strings from --set."""
+def load_yaml(path: Path, kind: type[C], overrides: Sequence[str] = (), known: Mapping[str, Any] | None = None) -> C:
+    """A YAML file as checked settings; `overrides` are `key.path=value` strings from --set.
+
+    `known` are fields that no file sets, such as its own name.
+    """
     content = read_yaml(path)
     for override in overrides:
         _apply_override(content, override)
-    return parse_config(content, kind, str(path))
+    taken = sorted(set(known or {}) & set(content))
+    if taken:
+        raise ConfigError(
+            f"{path}: every key must be known",
+            got=f"the unknown key '{taken[0]}'",
+            fix="remove it: it is not a setting",
+        )
+    return parse_config({**content, **(known or {})}, kind, str(path))
 
 
 def parse_config(content: Any, kind: type[C], where: str) -> C:
@@ -190,7 +287,8 @@ def _legal_keys(kind: Any, path: list[str]) -> set[str]:
             if part in outer.model_fields
             for model in _models_in(outer.model_fields[part].annotation)
         ] or kinds
-    return {name for model in kinds for name in model.model_fields}
+    # What is left out of the file when it is written, such as its own name, is no key of it either.
+    return {name for model in kinds for name, field in model.model_fields.items() if not field.exclude}
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -2,16 +2,26 @@
 
 with stage("corpus and shards") as say:
     say("12 of 34 shards, 40 s left")
+
+Nothing else in VIMSS prints. Names of files, labels and messages come from strangers: brackets and colons are no markup
+here, and what would steer a terminal is shown by its code.
 """
 
+import logging
+import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from vimss.config import to_json
 from vimss.experiment import CellEnded, CellStarted, Event, TrialEnded, TrialReported, TrialStarted
 from vimss.train.config import MUCH_WAITING
 
@@ -23,8 +33,66 @@ SECONDS_BETWEEN_LINES = 10.0
 WIDTH = 120
 """Columns of a table where the output has none of its own."""
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+NUMBERS_WIDTH = 100
+"""Columns that a table's numbers take beside a first column that is never cut."""
+
+_STEERING = {"Cc", "Cs", "Zl", "Zp"}
+"""Unicode's categories of letters that move the cursor, end the line or cannot be encoded."""
+
+_BIDIRECTIONAL = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Letters that turn the order of those after them: with them, one name looks like another."""
+
+
+def printable(text: str, encoding: str = "utf-8") -> str:
+    r"""The text with codes in place of what would steer a terminal, or what its encoding lacks.
+
+    >>> print(printable("a\x1b[31mb.wav"))
+    a\x1b[31mb.wav
+    """
+    return "".join(map(_code, text)).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _code(letter: str) -> str:
+    if unicodedata.category(letter) not in _STEERING and letter not in _BIDIRECTIONAL:
+        return letter
+    # A byte of a file's name that is no UTF-8: Python's surrogate of it says nothing to anybody.
+    if "\udc80" <= letter <= "\udcff":
+        return f"\\x{ord(letter) - 0xDC00:02x}"
+    return letter.encode("unicode_escape").decode()
+
+
+class _Plain(Console):
+    """A console that prints what it is given: rich makes markup and emoji of every string that it is not kept from."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(highlight=False, soft_wrap=True, **settings)
+
+    def render_str(self, text: str, **settings: Any) -> Text:
+        """What a printed string, a cell or a title looks like."""
+        plain = {**settings, "emoji": False, "markup": False, "highlight": False, "highlighter": None}
+        return super().render_str(printable(text, self.encoding), **plain)
+
+
+out = _Plain()
+err = _Plain(stderr=True)
+
+
+def print_json(content: Any) -> None:
+    """The result for a script, and nothing else, on the standard output."""
+    sys.stdout.write(to_json(content) + "\n")
+
+
+class _ToErrors(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        err.print(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
+def print_warnings() -> None:
+    """Show what the stages log, such as a clip that is left out; without this, Python would print it as it is."""
+    log = logging.getLogger("vimss")
+    if not log.handlers:
+        log.addHandler(_ToErrors(logging.WARNING))
+        log.propagate = False
 
 
 @contextmanager
@@ -32,8 +100,10 @@ def stage(name: str) -> Iterator[Say]:
     """Show that a stage runs, with the news it gives through `say`, and at its end how long it took."""
     begin = time.monotonic()
     if err.is_terminal:
-        with err.status(name) as status:
-            yield lambda news: status.update(f"{name}: {news}")
+        # rich would take a plain string for markup here, whatever the console's own settings are.
+        spinner = "dots" if err.encoding.startswith("utf") else "line"
+        with err.status(err.render_str(name), spinner=spinner) as status:
+            yield lambda news: status.update(err.render_str(f"{name}: {news}"))
     else:
         spoken = begin
 
@@ -41,10 +111,10 @@ def stage(name: str) -> Iterator[Say]:
             nonlocal spoken
             if time.monotonic() - spoken >= SECONDS_BETWEEN_LINES:
                 spoken = time.monotonic()
-                err.print(f"  {name}: {news}", soft_wrap=True)
+                err.print(f"  {name}: {news}")
 
         yield say
-    err.print(f"{name}: {time.monotonic() - begin:.0f} s", soft_wrap=True)
+    err.print(f"{name}: {time.monotonic() - begin:.0f} s")
 
 
 class SearchLines:
@@ -62,11 +132,11 @@ class SearchLines:
         """Take one event of a search."""
         match event:
             case CellStarted(cell=cell):
-                err.print(f"  cell {cell}", soft_wrap=True)
+                err.print(f"  cell {cell}")
             case TrialStarted(trial=trial, chosen=chosen):
                 number = self.numbers.setdefault(trial, len(self.numbers) + 1)
                 settings = ", ".join(f"{key.rpartition('.')[2]} {_short(value)}" for key, value in chosen.items())
-                err.print(f"    trial {number} begins{': ' + settings if settings else ''}", soft_wrap=True)
+                err.print(f"    trial {number} begins{': ' + settings if settings else ''}")
             case TrialReported(trial=trial, audio_seconds=seconds, metrics=metrics):
                 rate = metrics.get("audio_seconds_per_second", 0.0)
                 self.best = min(self.best, metrics["valid_loss"])
@@ -78,9 +148,9 @@ class SearchLines:
                 )
                 self._warn(self.numbers[trial], metrics)
             case TrialEnded(trial=trial, state=state, message=message):
-                err.print(f"    trial {self.numbers[trial]} {state}{': ' + message if message else ''}", soft_wrap=True)
+                err.print(f"    trial {self.numbers[trial]} {state}{': ' + message if message else ''}")
             case CellEnded(metrics=metrics) if metrics:
-                err.print(f"    best validation loss {metrics['valid_loss']:.2f} dB", soft_wrap=True)
+                err.print(f"    best validation loss {metrics['valid_loss']:.2f} dB")
 
     def _warn(self, number: int, metrics: Mapping[str, float]) -> None:
         """What somebody should look into, each once a search."""
@@ -90,18 +160,18 @@ class SearchLines:
             err.print(
                 f"    trial {number} waits for batches {waited:.0%} of its time: raise loader_workers of the place or "
                 "mixing.windows_per_clip; where pictures are decoded, compute features once with `vimss features`",
-                soft_wrap=True,
             )
         if lost and "lost" not in self.warned:
             self.warned.add("lost")
             err.print(
                 f"    trial {number} leaves out {lost:.0f} damaged clips: `vimss shard RECIPE --check` lists them",
-                soft_wrap=True,
             )
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> None:
     """A table on the standard output; numbers to the right."""
+    # A question may stand in several lines of its YAML.
+    title, caption = (" ".join(map(str.strip, text.splitlines())) for text in (title, caption))
     table = Table(
         title=title, caption=caption or None, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD
     )
@@ -109,9 +179,11 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index == 0)
     for row in rows:
         table.add_row(*row)
-    # Narrower terminals would cut numbers; a long line is the lesser evil.
-    wide = Console(highlight=False, width=max(out.width, WIDTH)) if not out.is_terminal or out.width < WIDTH else out
-    wide.print(table)
+    # Narrower terminals would cut names and numbers; a long line is the lesser evil.
+    needed = max((cell_len(printable(row[0], out.encoding)) for row in rows), default=0) + NUMBERS_WIDTH
+    width = max(WIDTH, needed)
+    wide = out if out.is_terminal and out.width >= width else _Plain(file=out.file, width=max(out.width, width))
+    wide.print(table, soft_wrap=False)
 
 
 def decibel(value: float) -> str:

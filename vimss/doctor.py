@@ -5,11 +5,18 @@ import importlib.util
 import os
 import platform
 import shutil
+import socket
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
+from vimss.config import known_names
 from vimss.errors import VimssError
-from vimss.runtime import Place, load_place, open_store, ray_running
+from vimss.experiment import EXPERIMENTS
+from vimss.runtime import PLACES, Place, load_place, open_store, ray_running, temporary_folder, unfit
+from vimss.shards.recipe import RECIPES
+from vimss.storage import Store, explain_os_errors
 
 LIBRARIES = (
     "torch",
@@ -27,6 +34,9 @@ LIBRARIES = (
 STORE_GIGABYTES = 2
 """What a quickstart leaves, generously."""
 
+KNOCK_SECONDS = 5.0
+"""How long a tracking server may take to be heard."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -39,7 +49,7 @@ class Finding:
 
 
 def examine(place_name: str) -> list[Finding]:
-    """Python, cores, memory, GPUs, libraries, codecs, Ray, store and tracking of a place."""
+    """Python, cores, memory, GPUs, libraries, codecs, Ray, files, store and tracking of a place."""
     place = load_place(place_name)
     return [
         Finding("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
@@ -47,6 +57,8 @@ def examine(place_name: str) -> list[Finding]:
         *_machine(),
         _codecs(),
         _ray(place),
+        _names(),
+        _temporary_files(),
         *_store(place),
     ]
 
@@ -57,14 +69,19 @@ def _machine() -> Iterator[Finding]:
     import psutil
     import torch
 
+    from vimss.train.device import has_bfloat16_units, multiplies_bfloat16
+
     memory = psutil.virtual_memory().available / 2**30
     yield Finding("cores", f"{os.cpu_count()}")
     yield Finding(
         "free memory", f"{memory:.1f} GB", memory > 4, "" if memory > 4 else "a quickstart needs 4 GB: close something"
     )
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    bf16 = " with bfloat16" if names and torch.cuda.is_bf16_supported() else ""
-    yield Finding("GPUs", f"{', '.join(names)}{bf16}" if names else "none: training runs on the cores")
+    yield Finding("GPUs", ", ".join(names) if names else "none: training runs on the cores")
+    capabilities = torch.cpu.get_capabilities()
+    units = [unit for unit in capabilities if multiplies_bfloat16({unit: capabilities[unit]})]
+    units += ["GPU"] if names and has_bfloat16_units(torch.device("cuda")) else []
+    yield Finding("bfloat16", ", ".join(units) if units else "no units for it: training.precision must be float32")
 
 
 def _is_installed(name: str) -> bool:
@@ -103,15 +120,50 @@ def _ray(place: Place) -> Finding:
     return Finding("Ray", f"a cluster at {place.ray_address} with {cores:g} cores and {gpus:g} GPUs")
 
 
+_NAMED = {"recipes": RECIPES, "experiments": EXPERIMENTS, "places": PLACES}
+
+
+def _names() -> Finding:
+    found = {what: len(known_names(where)) for what, where in _NAMED.items()}
+    if not any(found.values()):
+        return Finding("names", "none: outside of a repository, YAML files are given by their paths")
+    return Finding("names", ", ".join(f"{count} {what}" for what, count in found.items()))
+
+
+def _temporary_files() -> Finding:
+    _, folder = temporary_folder()
+    wrong = unfit(folder)
+    if wrong:
+        return Finding("temporary files", wrong, ok=False, fix="set TMPDIR to a writable folder with free space")
+    return Finding("temporary files", f"{folder}, {shutil.disk_usage(folder).free / 2**30:.0f} GB free")
+
+
 def _store(place: Place) -> Iterator[Finding]:
     try:
         store = open_store(place)
+        with explain_os_errors(store.root), tempfile.TemporaryFile(dir=store.root):
+            pass
     except VimssError as error:
-        yield Finding("store", error.got, ok=False, fix=error.fix)
+        yield Finding("store", f"{error.got}: {error.rule}", ok=False, fix=error.fix)
         return
     free = shutil.disk_usage(store.root).free / 2**30
     enough = free > STORE_GIGABYTES
     yield Finding(
         "store", f"{store.root}, {free:.0f} GB free", enough, "" if enough else "set VIMSS_STORE to a larger disk"
     )
-    yield Finding("tracking", place.tracking_uri or f"SQLite in {store.tracking}")
+    if store.shards_at is not None:
+        yield Finding("shards", f"at {store.shards}")
+    yield _tracking(place, store)
+
+
+def _tracking(place: Place, store: Store) -> Finding:
+    if not place.tracking_uri:
+        return Finding("tracking", f"SQLite in {store.tracking}")
+    address = urlsplit(place.tracking_uri)
+    try:
+        port = address.port or (443 if address.scheme == "https" else 80)
+        socket.create_connection((address.hostname or "", port), timeout=KNOCK_SECONDS).close()
+    except (OSError, ValueError) as error:
+        fix = "start the tracking server, or correct tracking_uri: until then, what is meant for it waits in the store"
+        return Finding("tracking", f"{place.tracking_uri}: {error}", ok=False, fix=fix)
+    return Finding("tracking", place.tracking_uri)

@@ -13,6 +13,7 @@ The end of the file holds the events that a search reports, so that tracking nee
 
 import itertools
 import math
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from vimss.config import Config, load_yaml, parse_config, signature
+from vimss.config import Config, check_file_name, find_yaml, load_yaml, parse_config, signature
 from vimss.errors import ConfigError
 from vimss.model.geometry import geometry
 from vimss.runtime import Place
@@ -31,6 +32,14 @@ Scalar = bool | int | float | str
 
 GROUPS = ("model", "mixing", "training")
 """Groups of settings that an experiment sets, compares and tunes."""
+
+EXPERIMENTS = "experiments/*.yaml"
+"""Where the experiments lie in a repository."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_NAME_RULE = (
+    "the name of an experiment's file must consist of letters from a to z, digits, - and _, first a letter or digit"
+)
 
 TUNE_FOLDER = "tune"
 """Folder of a study that Ray uses while a search runs."""
@@ -93,7 +102,7 @@ class SearchConfig(Config):
 class Experiment(Config):
     """One question."""
 
-    name: str = Field(exclude=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", description="name of the file")
+    name: str = Field(exclude=True, description="name of the file; part of folders, and of MLflow's runs and models")
     question: str = Field(description="what this experiment asks")
     expected: str = Field(description="the number that its author expects")
     shards: str = Field(description="name of the recipe, or path of its YAML")
@@ -162,10 +171,12 @@ class Cell:
     baseline: bool = False
 
 
-def load_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment:
-    """The experiment called `name` in experiments/, or at the path `name` where it ends in .yaml; fully checked."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else Path("experiments") / f"{name}.yaml"
-    experiment = load_yaml(path, Experiment, [f"name={path.stem}", *overrides])
+def load_experiment(name: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+    """The experiment called `name` in experiments/, or at that path where it has / or ends in .yaml; fully checked."""
+    path = find_yaml(name, EXPERIMENTS)
+    if path.is_file():
+        check_file_name(path, "experiment", _NAME, _NAME_RULE)
+    experiment = load_yaml(path, Experiment, overrides, {"name": path.stem})
     _check(experiment)
     return experiment
 

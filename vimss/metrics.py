@@ -70,6 +70,14 @@ def si_sdr(reference: Float[np.ndarray, "*b t"], estimate: Float[np.ndarray, "*b
     return _ratio_db(np.where(energy > 0, _energy(target), np.nan), _energy(estimate - target))
 
 
+def si_sdr_of_sums(reference: float, product: float, estimate: float) -> float:
+    """`si_sdr` from sums over all samples: of the reference's squares, of the products, of the estimate's squares."""
+    if reference <= 0:
+        return float("nan")
+    target = product**2 / reference
+    return _ratio_db(np.array([target]), np.array([max(estimate - target, 0.0)])).item()
+
+
 def snr(reference: Float[np.ndarray, "*b t"], estimate: Float[np.ndarray, "*b t"]) -> Float[np.ndarray, "*b"]:
     """Signal-to-noise ratio in dB, where noise is all that differs; NaN for a silent reference.
 
@@ -84,11 +92,18 @@ def active_mask(reference: Float[np.ndarray, "c t"], sample_rate: int) -> Bool[n
 
     Notes fade and players rest; a ratio there measures the noise floor of the corpus.
     """
-    length = max(1, round(ACTIVE_SECONDS * sample_rate))
-    level = _frame_energy(reference, length)
-    loudest = float(level.max(initial=0.0))
-    active = (level > 0) & (level >= loudest * 10 ** (ACTIVE_DB / 10))
-    return np.repeat(active, length)[: reference.shape[1]]
+    length = active_length(sample_rate)
+    return np.repeat(active_segments(frame_energy(reference, length)), length)[: reference.shape[1]]
+
+
+def active_length(sample_rate: int) -> int:
+    """Samples of a segment that is active or not."""
+    return max(1, round(ACTIVE_SECONDS * sample_rate))
+
+
+def active_segments(energy: Float[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+    """Which segments of a stem are active, by their energies."""
+    return (energy > 0) & (energy >= float(energy.max(initial=0.0)) * 10 ** (ACTIVE_DB / 10))
 
 
 def si_sdr_improvement(
@@ -116,7 +131,7 @@ def silence_energy(
     where there is no such frame.
     """
     length = round(SILENCE_SECONDS * sample_rate)
-    given, wanted = _frame_energy(estimate, length), _frame_energy(reference, length)
+    given, wanted = frame_energy(estimate, length), frame_energy(reference, length)
     limit = 10 ** (SILENCE_DB / 10) * length * len(reference)
     predicted, missed = given[wanted < limit], wanted[given < limit]
     return _mean_db(predicted), _mean_db(missed)
@@ -336,7 +351,7 @@ def _ratio_db(signal: Float[np.ndarray, "*b"], noise: Float[np.ndarray, "*b"]) -
     return np.asarray(10 * np.log10(np.clip(ratio, 1 / limit, limit)))
 
 
-def _frame_energy(signal: Float[np.ndarray, "c t"], length: int) -> Float[np.ndarray, " n"]:
+def frame_energy(signal: Float[np.ndarray, "c t"], length: int) -> Float[np.ndarray, " n"]:
     """Energy of frames of `length` samples, the last one padded with silence."""
     power = np.sum(signal.astype(np.float64) ** 2, axis=0)
     return np.pad(power, (0, -len(power) % length)).reshape(-1, length).sum(axis=1)

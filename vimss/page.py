@@ -14,7 +14,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
+from html import escape as escape_html
 from importlib.resources import files
 from string import Template
 from typing import Literal
@@ -38,6 +38,8 @@ ROLE_COLOURS = {"mix": "#7f8a96", "estimate": "#3a92d2", "reference": "#cc8420"}
 LOWEST_HZ = 55.0
 RANGE_DB = 70.0
 WAVEFORM_COLUMNS = 600
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+"""What HTML and UTF-8 cannot hold."""
 SPECTROGRAM_SIZE = (96, 900)
 
 
@@ -77,6 +79,8 @@ class Page:
     tables: Sequence[Table] = ()
     video: bytes | None = None
     """MP4 that begins together with the tracks."""
+    whole_seconds: float = 0.0
+    """Length of the recording, where the tracks hold only its beginning."""
 
 
 def listening_page(page: Page) -> str:
@@ -84,6 +88,7 @@ def listening_page(page: Page) -> str:
     text = files("vimss").joinpath("page.html").read_text(encoding="utf-8")
     samples = round(PAGE_SECONDS * page.sample_rate)
     length = max((track.audio.shape[1] for track in page.tracks), default=0)
+    seconds = max(length / page.sample_rate, page.whole_seconds)
     gain = fitting_gain(*(track.audio[:, :samples] for track in page.tracks))
     # Waveforms share one scale, at which the loudest track fills its row.
     peak = max((float(np.abs(track.audio[:, :samples]).max(initial=0.0)) for track in page.tracks), default=0.0) or 1.0
@@ -91,8 +96,8 @@ def listening_page(page: Page) -> str:
         f"Waveforms, and spectrograms from {LOWEST_HZ:.0f} Hz to {page.sample_rate / 2000:.3g} kHz (octaves have equal "
         f"height) over {RANGE_DB:.0f} dB."
     )
-    if length > samples:
-        legend = f"The page plays the first {PAGE_SECONDS:.0f} s of {length / page.sample_rate:.0f} s. {legend}"
+    if round(seconds * page.sample_rate) > samples:
+        legend = f"The page plays the first {PAGE_SECONDS:.0f} s of {seconds:.0f} s. {legend}"
     video = ""
     if page.video is not None:
         source = _data_url(page.video, "video/mp4")
@@ -103,15 +108,15 @@ def listening_page(page: Page) -> str:
     )
     return Template(text).substitute(
         policy=_policy(text),
-        title=escape(page.title),
-        lead=escape(page.lead),
+        title=_text(page.title),
+        lead=_text(page.lead),
         facts=_definitions(page.facts),
         film=" film" if video else "",
         video=video,
         limits=_limits(page.limits),
         seconds=f"{min(length, samples) / page.sample_rate:.3f}",
         tracks="\n".join(rows),
-        legend=escape(legend),
+        legend=_text(legend),
         tables="\n".join(_table(table) for table in page.tables),
     )
 
@@ -124,7 +129,7 @@ def spectrogram_png(audio: Float[np.ndarray, "c t"], sample_rate: int, title: st
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1, 3))
     low, high = _peaks(wave, WAVEFORM_COLUMNS)
     upper.fill_between(np.linspace(0, seconds, len(low)), low, high, color=COLOURS[0], linewidth=0.4)
-    upper.set(ylim=(-1, 1), yticks=(-1, 0, 1), title=title)
+    upper.set(ylim=(-1, 1), yticks=(-1, 0, 1), title=_literal(title))
     level, frequencies = _log_spectrogram(wave, sample_rate, SPECTROGRAM_SIZE)
     rows = np.arange(len(frequencies))
     image = lower.imshow(
@@ -152,14 +157,14 @@ def curves_png(
         axes.plot(
             x,
             y,
-            label=name,
+            label=_literal(name),
             color=COLOURS[index % len(COLOURS)],
             linestyle=style,
             linewidth=1.8,
             marker=marker,
             markersize=4,
         )
-    axes.set(xlabel=x_label, ylabel=y_label, title=title)
+    axes.set(xlabel=x_label, ylabel=y_label, title=_literal(title))
     axes.set_xscale("log" if "x" in log else "linear")
     axes.set_yscale("log" if "y" in log else "linear")
     _quiet(axes)
@@ -177,18 +182,24 @@ def bars_png(groups: Mapping[str, Mapping[str, float]], y_label: str, title: str
     for index, (name, values) in enumerate(groups.items()):
         heights = [values.get(category, float("nan")) for category in categories]
         places = np.arange(len(categories)) + (index - (len(groups) - 1) / 2) * width
-        axes.bar(places, heights, width * 0.92, label=name, color=COLOURS[index % len(COLOURS)])
+        axes.bar(places, heights, width * 0.92, label=_literal(name), color=COLOURS[index % len(COLOURS)])
     axes.axhline(0, color="#555555", linewidth=0.8)
-    axes.set(ylabel=y_label, title=title, xticks=range(len(categories)), xticklabels=categories)
+    axes.set(ylabel=y_label, title=_literal(title), xticks=range(len(categories)))
+    axes.set_xticklabels([_literal(category) for category in categories])
     _quiet(axes)
     if len(groups) > 1:
         figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     return _png(figure)
 
 
+def _literal(name: str) -> str:
+    """A name as matplotlib must have it to draw it as it is: between two dollars it would see a formula."""
+    return name.replace("$", r"\$")
+
+
 def _track(number: int, track: Track, samples: int, scale: tuple[float, float], sample_rate: int) -> str:
     audio, (gain, peak) = track.audio[:, :samples], scale
-    name, role, note = escape(track.name), track.role, escape(track.note)
+    name, role, note = _text(track.name), track.role, _text(track.note)
     hint = f'title="Hear this alone ({number})"'
     sound = _data_url(encode_audio(quantise(audio * gain), sample_rate), "audio/wav")
     wave = audio.mean(axis=0)
@@ -271,31 +282,36 @@ def _log_spectrogram(
     return np.clip(level + RANGE_DB, 0, RANGE_DB), frequencies
 
 
+def _text(text: str) -> str:
+    """Text for HTML. Names of files may hold control characters, and bytes that are no UTF-8."""
+    return escape_html(UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text))
+
+
 def _definitions(facts: Mapping[str, str]) -> str:
-    rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
+    rows = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in facts.items())
     return f"<dl>{rows}</dl>" if rows else ""
 
 
 def _limits(limits: Sequence[str]) -> str:
-    rows = "".join(f"<li>{escape(limit)}</li>" for limit in limits)
+    rows = "".join(f"<li>{_text(limit)}</li>" for limit in limits)
     return f'<section><h2>Limits of this model</h2><ul class="limits">{rows}</ul></section>' if rows else ""
 
 
 def _table(table: Table) -> str:
     head = "".join(
-        f'<th scope="col"{_numeric(table, index)}>{escape(column)}</th>' for index, column in enumerate(table.columns)
+        f'<th scope="col"{_numeric(table, index)}>{_text(column)}</th>' for index, column in enumerate(table.columns)
     )
     rows = "".join(
-        f'<tr><th scope="row">{escape(_cell(row[0]))}</th>'
+        f'<tr><th scope="row">{_text(_cell(row[0]))}</th>'
         + "".join(
-            f"<td{_numeric(table, index)}>{escape(_cell(cell))}</td>" for index, cell in enumerate(row[1:], start=1)
+            f"<td{_numeric(table, index)}>{_text(_cell(cell))}</td>" for index, cell in enumerate(row[1:], start=1)
         )
         + "</tr>"
         for row in table.rows
     )
-    notes = "".join(f"<li>{escape(convention)}</li>" for convention in table.conventions)
+    notes = "".join(f"<li>{_text(convention)}</li>" for convention in table.conventions)
     notes = f'<ul class="conventions">{notes}</ul>' if notes else ""
-    caption = escape(table.caption)
+    caption = _text(table.caption)
     return (
         f'<section><h2>{caption}</h2><div class="scroll"><table><caption class="hidden">{caption}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{notes}</section>"

@@ -25,13 +25,14 @@ from vimss.evaluate import REFERENCES, Evaluation
 from vimss.experiment import Experiment
 from vimss.media import write_video, write_wav
 from vimss.report import COMPARISON_COLUMNS, comparison_rows, log_pictures, print_evaluations
+from vimss.runtime import start_ray
 from vimss.shards.manifest import Manifest
 from vimss.storage import publish
 from vimss.stream.read import read_pieces
 from vimss.study import Study
 from vimss.systems import WienerSystem, mixture_of, references_of
 
-EXPERIMENT = "experiments/quickstart.yaml"
+EXPERIMENT = "quickstart"
 
 BEST = "best trial"
 """Row of the searched model in the tables."""
@@ -125,11 +126,12 @@ def run(
     """
     stages = Stages(time.time() if began is None else began)
     experiment = verbs.experiment_of(experiment_name, seed)
+    recipe = verbs.recipe_for(experiment)
     with ExitStack() as stack:
+        work = stack.enter_context(verbs.at_place(place))
         with stages("start Ray"):
-            work = stack.enter_context(verbs.at_place(place))
+            start_ray()
         with stages("corpus and shards") as say:
-            recipe = verbs.recipe_for(experiment)
             manifest = verbs.write(work, experiment.shards, recipe, on_progress=verbs.shard_news(say))
         with stages("search") as say:
             lines = SearchLines(say, experiment.settings().training.audio_seconds)
@@ -234,10 +236,11 @@ def tell(result: Result) -> None:
         "Aims are for medians of three seeds of the quickstart on two idle cores.",
     )
     seconds = ", ".join(f"{name} {passed:.0f}" for name, passed in summary["stages"].items())
-    out.print(f"Seconds: {seconds}.", soft_wrap=True)
-    out.print(summary["champion"]["sentence"], soft_wrap=True)
+    out.print(f"Seconds: {seconds}.")
+    out.print(summary["champion"]["sentence"])
     for name, line in result.next_steps.items():
-        out.print(f"{name}:\n  {line}", soft_wrap=True)
+        out.print(f"{name}:")
+        out.print(f"  {line}")
 
 
 def _evaluate(

@@ -110,7 +110,7 @@ def print_evaluations(split: str, evaluations: Sequence[Evaluation], best: Trial
         evaluation_rows(evaluations),
     )
     for name, meaning in CONVENTIONS.items():
-        out.print(f"  {name}: {meaning}", soft_wrap=True)
+        out.print(f"  {name}: {meaning}")
     found = evaluation_of(best, evaluations)
     if found is not None and found.scores:
         print_table(f"{found.system} on whole pieces", BREAKDOWN_COLUMNS, breakdown_rows(found))

@@ -18,7 +18,7 @@ from vimss.stream.read import read_clips
 from vimss.systems import mixture_of
 
 
-def show(manifest: Manifest, folder: Path) -> list[Path]:
+def show(manifest: Manifest, folder: str | Path) -> list[Path]:
     """Write a listening page for the first clip of each split that sounds; returns the pages.
 
     Raises:
@@ -30,7 +30,7 @@ def show(manifest: Manifest, folder: Path) -> list[Path]:
         clips = read_clips(manifest, split, parts=("audio", "picture"))
         clip = next((clip for clip in clips if clip.mixture is not None or any(_sounds(p) for p in clip.players)), None)
         if clip is not None:
-            path = folder / f"{split}.html"
+            path = Path(folder) / f"{split}.html"
             with publish(path) as temporary:
                 temporary.write_text(listening_page(_page(clip, split, manifest)), encoding="utf-8")
             pages.append(path)

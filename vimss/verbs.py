@@ -20,7 +20,7 @@ from typing import Any
 
 from vimss.config import parse_config
 from vimss.console import err
-from vimss.errors import DataError, TrainingError
+from vimss.errors import ConfigError, DataError, TrainingError
 from vimss.evaluate import REFERENCES, Evaluation, EvaluationTask, run_evaluation
 from vimss.experiment import Experiment, check_experiment, load_experiment
 from vimss.features import compute_features
@@ -28,16 +28,16 @@ from vimss.metrics import CONVENTIONS
 from vimss.model.config import VisionConfig
 from vimss.promote import Decision, champion_to_beat, decide, promote
 from vimss.report import best_of, evaluation_bars, evaluation_of
-from vimss.runtime import Place, git_commit, load_place, open_store, parallel_map, ray_running
+from vimss.runtime import Place, git_commit, load_place, open_store, parallel_map, ray_at_hand
 from vimss.search import Reporter, search
-from vimss.separate import Separated, separate
+from vimss.separate import DEFAULTS, Options, Separated, folder_name, separate
 from vimss.shards.check import Found, check_shards
 from vimss.shards.fetch import FEATURES
 from vimss.shards.manifest import MANIFEST, Manifest, Shard, open_manifest, open_shards
-from vimss.shards.recipe import Recipe, load_recipe
+from vimss.shards.recipe import SPLITS, Recipe, load_recipe, recipe_name
 from vimss.shards.write import Progress, shards_folder, write_shards
 from vimss.show import show
-from vimss.storage import Folder, Store, folder_at, publish
+from vimss.storage import Folder, Store, publish
 from vimss.study import OBJECTIVE, Study, TrialRecord, locked, read_study, study_folder
 from vimss.systems import fit_wiener
 from vimss.track import Study as TrackedStudy
@@ -54,24 +54,25 @@ class Work:
 
 
 @contextmanager
-def at_place(name: str = "local", shards: str | None = None) -> Iterator[Work]:
-    """The place called `name` with Ray running; needed by verbs that compute. `shards` says where they lie."""
-    work = known_place(name)
-    if shards is not None:
-        work = replace(work, store=replace(work.store, shards_at=folder_at(shards)))
-    with ray_running(work.place):
+def at_place(name: str | Path = "local", shards: str | Path | None = None) -> Iterator[Work]:
+    """The place called `name`, with Ray from when something needs it to the end; for verbs that compute.
+
+    `shards` says where they lie.
+    """
+    work = known_place(name, shards)
+    with ray_at_hand(work.place):
         yield work
 
 
-def known_place(name: str = "local") -> Work:
-    """The place called `name`; enough for verbs that read the store."""
+def known_place(name: str | Path = "local", shards: str | Path | None = None) -> Work:
+    """The place called `name`; enough for verbs that read the store. `shards` says where they lie."""
     place = load_place(name)
-    store = open_store(place)
+    store = open_store(place, shards)
     return Work(place, store, Tracking(store, place.tracking_uri))
 
 
 def recipe_of(
-    name: str, seed: int | None = None, minutes: float | None = None, overrides: Sequence[str] = ()
+    name: str | Path, seed: int | None = None, minutes: float | None = None, overrides: Sequence[str] = ()
 ) -> Recipe:
     """A recipe with the seed and length of the command line, where they are given."""
     extra = [] if seed is None else [f"seed={seed}"]
@@ -81,20 +82,25 @@ def recipe_of(
 
 def write(
     work: Work,
-    name: str,
+    name: str | Path,
     recipe: Recipe,
-    source: Path | None = None,
+    source: str | Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Manifest:
     """The shards of a recipe, written now or before."""
-    return write_shards(recipe, Path(name).stem, work.store, source, on_progress)
+    folder = None if source is None else Path(source)
+    if folder is not None and not folder.is_dir():
+        raise ConfigError(
+            "--source must name the folder that a corpus lies in", got=f"no folder {folder}", fix="check the path"
+        )
+    return write_shards(recipe, recipe_name(name), work.store, folder, on_progress)
 
 
 def check(
-    work: Work, name: str, recipe: Recipe, say: Callable[[str], None] = lambda _: None
+    work: Work, name: str | Path, recipe: Recipe, say: Callable[[str], None] = lambda _: None
 ) -> tuple[Folder, list[Found]]:
     """Where the shards of a recipe lie, and what a look into each of them found."""
-    folder = shards_folder(recipe, Path(name).stem, work.store)
+    folder = shards_folder(recipe, recipe_name(name), work.store)
     done = 0
 
     def count(found: Found) -> None:
@@ -125,7 +131,7 @@ def shards_of(work: Work, experiment: Experiment) -> Manifest:
 def _written(work: Work, experiment: Experiment, name: str, recipe: Mapping[str, Any]) -> Manifest:
     """The shards of one recipe, with the differences that an experiment asks for."""
     seed, changes = _given_seed(experiment), list(_key_values(recipe))
-    folder = shards_folder(recipe_of(name, seed, overrides=changes), Path(name).stem, work.store)
+    folder = shards_folder(recipe_of(name, seed, overrides=changes), recipe_name(name), work.store)
     if MANIFEST not in folder.sizes():
         words = ["vimss", "shard", name, *([] if seed is None else ["--seed", str(seed)])]
         for change in changes:
@@ -170,7 +176,7 @@ def run_search(
 
 
 def _say_whom_it_waits_for(owner: str) -> None:
-    err.print(f"waiting for {owner}, which searches this study", soft_wrap=True)
+    err.print(f"waiting for {owner}, which searches this study")
 
 
 def open_tracker(work: Work, experiment: Experiment, manifest: Manifest) -> Tracker:
@@ -201,7 +207,7 @@ def study_of(work: Work, experiment: Experiment, manifest: Manifest) -> Study:
     return study
 
 
-def experiment_of(name: str, seed: int | None = None, overrides: Sequence[str] = ()) -> Experiment:
+def experiment_of(name: str | Path, seed: int | None = None, overrides: Sequence[str] = ()) -> Experiment:
     """An experiment with the seed of the command line, where it is given."""
     return load_experiment(name, [*([] if seed is None else [f"seed={seed}"]), *overrides])
 
@@ -238,7 +244,7 @@ def best_trial(experiment: Experiment, study: Study) -> TrialRecord:
 
 def evaluate_systems(
     manifest: Manifest,
-    models: Mapping[str, Path],
+    models: Mapping[str, str | Path],
     split: str,
     *,
     references: bool = True,
@@ -248,17 +254,27 @@ def evaluate_systems(
     """Models (name to folder) and, if wanted, the rows that need no training, side by side on the cores of Ray.
 
     Raises:
-        DataError: A model needs vision features that are not beside the shards.
+        ConfigError: There is no such split.
+        DataError: The shards do not hold it, or a model needs vision features that are not beside the shards.
         ModelError: A model works at another rate, or with other channels or labels, than the shards.
 
     """
+    check_split(manifest, split)
     wiener = fit_wiener(manifest) if references else None
     tasks = [
-        EvaluationTask(name, manifest.folder, split, folder, None, whole_pieces) for name, folder in models.items()
+        EvaluationTask(name, manifest.folder, split, Path(folder), None, whole_pieces)
+        for name, folder in models.items()
     ]
     if references:
         tasks += [EvaluationTask(name, manifest.folder, split, None, wiener, whole_pieces) for name in REFERENCES]
     return parallel_map(run_evaluation, tasks, on_done)
+
+
+def check_split(manifest: Manifest, split: str) -> None:
+    """ConfigError where no shards have a split of that name, DataError where these shards have none."""
+    if split not in SPLITS:
+        raise ConfigError("--split must name a split", got=repr(split), fix=f"choose from {', '.join(SPLITS)}")
+    manifest.of_split(split)
 
 
 def piece_scores(evaluation: Evaluation) -> dict[tuple[str, str], float]:
@@ -375,11 +391,10 @@ def shard_news(say: Callable[[str], None]) -> Callable[[Progress], None]:
 
 
 def write_features(
-    work: Work, recipe: Recipe, name: str, network: str, weights: str, say: Callable[[str], None]
+    work: Work, recipe: Recipe, name: str | Path, vision: VisionConfig, say: Callable[[str], None]
 ) -> Folder:
     """Vision features of a recipe's shards, computed side by side; returns their folder."""
-    manifest = open_shards(shards_folder(recipe, Path(name).stem, work.store), work.store)
-    vision = parse_config({"network": network, "weights": weights}, VisionConfig, "vimss features")
+    manifest = open_shards(shards_folder(recipe, recipe_name(name), work.store), work.store)
     done = 0
 
     def count(_: str) -> None:
@@ -389,6 +404,18 @@ def write_features(
 
     parallel_map(run_features, [FeaturesTask(manifest.folder, vision, shard) for shard in manifest.shards], count)
     return manifest.home / FEATURES / compute_features(manifest, vision)
+
+
+def vision_of(network: str, weights: str | Path) -> VisionConfig:
+    """The vision network of that name, checked; ConfigError where its weights are neither a known word nor a file."""
+    vision = parse_config({"network": network, "weights": str(weights)}, VisionConfig, "vimss features")
+    if vision.weights not in {"torchvision", "random"} and not Path(vision.weights).is_file():
+        raise ConfigError(
+            "--weights must be torchvision, random or the path of a file",
+            got=f"no file {vision.weights}",
+            fix="check the path",
+        )
+    return vision
 
 
 @dataclass(frozen=True)
@@ -427,11 +454,17 @@ def separate_file(
     out_folder: Path | None,
     references: Path | None,
     say: Callable[[str], None],
+    *,
+    options: Options = DEFAULTS,
+    note: Callable[[str], None] = lambda sentence: None,
 ) -> Separated:
-    """One recording into stems and a page."""
+    """One recording into stems and a page; without `out_folder`, into a folder of its own in the store."""
     folder = model_folder(model, work.tracking) if model.startswith("models:/") else Path(model)
-    out = out_folder or work.store.stems / file.stem
-    return separate(file, folder, out, instruments, references, say, model_name=model)
+    if out_folder is None:
+        out_folder, options = work.store.stems / folder_name(file), replace(options, numbered=True)
+    return separate(
+        file, folder, out_folder, instruments, references, say, model_name=model, options=options, note=note
+    )
 
 
 @contextmanager

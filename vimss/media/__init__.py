@@ -9,21 +9,19 @@ file stays aligned. The delay and padding of codecs such as AAC are removed. Rea
 more than MAX_SECONDS of sound or MAX_PICTURE_BYTES of picture is refused while it is read, however small it is on disk.
 """
 
-from vimss.media.container import MAX_SECONDS, Probe, probe
-from vimss.media.read import (
+from vimss.media.container import MAX_SECONDS
+from vimss.media.facts import Probe, probe
+from vimss.media.look import (
     Box,
-    Channel,
-    SoundReport,
-    audio_blocks,
     columns,
-    decode_audio,
     decode_video,
     middle_square,
-    read_audio,
     read_crops,
     read_images,
     read_video,
 )
+from vimss.media.read import audio_blocks, decode_audio, read_audio
+from vimss.media.report import Channel, SoundReport
 from vimss.media.resample import resample
 from vimss.media.write import (
     INT16_SCALE,

@@ -5,7 +5,18 @@
 
 The network moves its output along with its input only in steps of 2^L samples, so blocks lie on that grid; each looks
 at as much of its neighbours as one output sample can see, and zeros stand beyond the ends of the recording. Memory
-does not grow with the length of the recording, beyond the recording itself.
+does not grow with the length of the recording; `separate_stream` takes one that lies on disk.
+
+A network has biases: it answers silence with a constant, and music with an offset besides. Stems are not to have
+either, so two things are done to what the network gives, with music unchanged:
+
+- Its mean over a tenth of a second is subtracted (a triangle, twice DC_SECONDS wide; a high-pass of 6 Hz that moves no
+  sample in time). The mean of a small trained network's stems was 28 dB below their RMS and is 99 dB below it now; with
+  the answer to silence subtracted it was 27 dB. SI-SDR rose by 0.09 dB on average, BSS Eval's SDR by 0.06 dB.
+- A sample is 0 where all of the mixture that it can see is silent, that is below SILENCE. In the outer quarter of its
+  sight the stem is faded out, so that no step is left.
+
+Of `output_type: difference`, the last output is the mixture minus the others as they are then: all still sum to it.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,6 +41,16 @@ SMALLEST_BLOCK = 65536
 """Samples; below it the calls cost more than the arithmetic."""
 
 
+DC_SECONDS = 0.1
+"""What is the same this long is no sound: the lowest note of a tuba or a double bass has a period of 0.03 s."""
+
+SILENCE = 1e-6
+"""Samples below it, -120 dB of full scale, are silence: what rounding leaves where a file of zeros is resampled."""
+
+Read = Callable[[int, int], Float[Tensor, "c n"]]
+"""Gives the samples from the first to the last, exclusive, of a recording; it is asked for nothing beyond its ends."""
+
+
 def separate(
     separator: Separator,
     mixture: Float[Tensor, "c t"],
@@ -50,20 +71,31 @@ def separate(
         ModelError: where the mixture has other channels than the network, or the context does not fit.
 
     """
-    if mixture.shape[0] != separator.config.channels:
+    return separate_stream(
+        separator, lambda first, last: mixture[:, first:last], mixture.shape[1], context, block_samples, progress
+    )
+
+
+def separate_stream(
+    separator: Separator,
+    read: Read,
+    length: int,
+    context: Num[Tensor, "..."] | None = None,
+    block_samples: int | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> Iterator[Float[Tensor, "s c u"]]:
+    """`separate` of a recording of `length` samples that need not be in memory."""
+    channels = read(0, 0).shape[0]
+    if channels != separator.config.channels:
         raise ModelError(
             f"this model takes {separator.config.channels} audio channels",
-            got=str(mixture.shape[0]),
+            got=str(channels),
             fix="mix the recording down, or use a model for that many channels",
         )
     encoded = _encode(separator, context)
-    length = mixture.shape[1]
-    for start, stop, first, last in _blocks(separator.geometry, length, block_samples):
-        offset = start - first if separator.config.padding == "same" else 0
+    for start, stop in _blocks(separator.geometry, length, block_samples):
         # No name for the block here: it would be kept while the next one is computed.
-        yield _run(separator, _slice_padded(mixture, first, last), encoded, first, length)[
-            ..., offset : offset + stop - start
-        ].to(mixture.device)
+        yield _block(separator, read, encoded, (start, stop), length)
         if progress is not None:
             progress(stop / separator.sample_rate)
 
@@ -83,26 +115,77 @@ def separate_all(
     return mixture.new_zeros(count, *mixture.shape)
 
 
-def _blocks(shape: Geometry, length: int, block_samples: int | None) -> Iterator[tuple[int, int, int, int]]:
-    """(start, stop) of each block of output, and (first, last) of the input it needs, which may lie beyond the ends."""
+def _blocks(shape: Geometry, length: int, block_samples: int | None) -> Iterator[tuple[int, int]]:
+    """Start and stop of each block of output."""
     wanted = block_samples or max(BLOCK_CONTEXTS * shape.context, BLOCK_CONTEXTS * shape.reach, SMALLEST_BLOCK)
     hop = max(wanted // shape.stride, 1) * shape.stride
     for start in range(0, length, hop):
-        stop = min(start + hop, length)
-        if shape.padding == "valid":
-            window = shape.window_at_least(stop - start)
-            first = start - shape.context // 2
-            yield start, stop, first, first + shape.input_samples(window)
-        else:
-            # Zeros pad every layer at the recording's own ends and nowhere else: at an inner border the block
-            # goes on until the wrong zeros are out of sight.
-            margin = -(-(shape.reach + shape.up_kernel) // shape.stride) * shape.stride
-            end = -(-length // shape.stride) * shape.stride
-            yield start, stop, max(start - margin, 0), min(-(-stop // shape.stride) * shape.stride + margin, end)
+        yield start, min(start + hop, length)
 
 
-def _slice_padded(mixture: Float[Tensor, "c t"], first: int, last: int) -> Float[Tensor, "c n"]:
-    inside = mixture[:, max(first, 0) : max(last, 0)]
+def _block(
+    separator: Separator, read: Read, encoded: Float[Tensor, "1 r v d"] | None, span: tuple[int, int], length: int
+) -> Float[Tensor, "s c u"]:
+    """The outputs of one block, without offset, and silent where the mixture is."""
+    (start, stop), shape = span, separator.geometry
+    width = 2 * round(DC_SECONDS * separator.sample_rate / 2) + 1
+    # As many samples more as the mean needs, on the network's grid.
+    margin = -(-(width - 1) // shape.stride) * shape.stride
+    low, high = max(start - margin, 0), min(stop + margin, length)
+    outputs = _outputs(separator, read, encoded, (low, high), length)
+    heard = _read_padded(read, start - shape.reach, stop + shape.reach, length)
+    mixture = heard[:, shape.reach : shape.reach + stop - start].to("cpu", outputs.dtype)
+    gain = _sounding(heard.cpu(), shape.reach).to(outputs.dtype)
+    kept = torch.stack([_without_offset(row, width)[:, start - low : stop - low] for row in outputs]) * gain
+    if separator.config.output_type == "difference":
+        kept[-1] = mixture - kept[:-1].sum(0)
+    return kept.to(heard.device)
+
+
+def _without_offset(row: Float[Tensor, "c n"], width: int) -> Float[Tensor, "c n"]:
+    """The signal minus its mean around each sample: over two windows of `width` samples, one after the other."""
+    # Sums run over the whole block, for which 24 bits are too few.
+    padded = F.pad(torch.cat([row.double(), torch.ones_like(row[:1], dtype=torch.float64)]), (width - 1, width - 1))
+    *sums, count = _window_sums(_window_sums(padded, width), width)
+    return row - (torch.stack(sums) / count).to(row.dtype)
+
+
+def _sounding(mixture: Float[Tensor, "c n"], reach: int) -> Float[Tensor, " u"]:
+    """1 where sound is in sight, 0 where none is, and a slope between; for all samples but `reach` at either end."""
+    fade = reach // 8
+    sound = (mixture.abs() > SILENCE).any(0).long()
+    near = (_window_sums(sound, 2 * (reach - fade) + 1) > 0).long()
+    return _window_sums(near, 2 * fade + 1).double() / (2 * fade + 1)
+
+
+def _window_sums(signal: Num[Tensor, "*b n"], width: int) -> Num[Tensor, "*b u"]:
+    """Sums over all windows of `width` samples that lie within the signal."""
+    sums = F.pad(signal.cumsum(-1), (1, 0))
+    return sums[..., width:] - sums[..., :-width]
+
+
+def _outputs(
+    separator: Separator, read: Read, encoded: Float[Tensor, "1 r v d"] | None, span: tuple[int, int], length: int
+) -> Float[Tensor, "s c u"]:
+    """What the network gives for a stretch of the recording that begins on its grid, on the CPU."""
+    (start, stop), shape = span, separator.geometry
+    if shape.padding == "valid":
+        first, offset = start - shape.context // 2, 0
+        last = first + shape.input_samples(shape.window_at_least(stop - start))
+    else:
+        # Zeros pad every layer at the recording's own ends and nowhere else: at an inner border the block
+        # goes on until the wrong zeros are out of sight.
+        margin = -(-(shape.reach + shape.up_kernel) // shape.stride) * shape.stride
+        end = -(-length // shape.stride) * shape.stride
+        first, last = max(start - margin, 0), min(-(-stop // shape.stride) * shape.stride + margin, end)
+        offset = start - first
+    window = _read_padded(read, first, last, length)
+    return _run(separator, window, encoded, first, length)[..., offset : offset + stop - start].cpu()
+
+
+def _read_padded(read: Read, first: int, last: int, length: int) -> Float[Tensor, "c n"]:
+    """The mixture from `first` to `last`, with zeros beyond the ends of the recording."""
+    inside = read(min(max(first, 0), length), min(max(last, 0), length))
     before = max(-first, 0)
     return F.pad(inside, (before, last - first - before - inside.shape[1]))
 

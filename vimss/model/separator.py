@@ -162,12 +162,12 @@ class Separator(nn.Module):
         return rows.amax(1, keepdim=True) if names else torch.zeros(1, 1, len(self.labels))
 
 
-def save_separator(folder: Path, separator: Separator, card: dict[str, Any]) -> None:
+def save_separator(folder: str | Path, separator: Separator, card: dict[str, Any]) -> None:
     """Write model.json and weights.safetensors into `folder`, whole or not at all.
 
     `card` is what else there is to say about the model, as JSON.
     """
-    with publish(folder) as temporary:
+    with publish(Path(folder)) as temporary:
         temporary.mkdir()
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in separator.state_dict().items()}
         save_file(state, temporary / WEIGHTS)
@@ -182,7 +182,7 @@ def save_separator(folder: Path, separator: Separator, card: dict[str, Any]) -> 
 
 
 def load_separator(
-    folder: Path,
+    folder: str | Path,
     expected: ModelConfig | None = None,
     labels: Sequence[str] | None = None,
     sample_rate: int | None = None,
@@ -194,6 +194,7 @@ def load_separator(
             are not those of the weights; it names the first key that differs.
 
     """
+    folder = Path(folder)
     description = read_card(folder)
     config = parse_config(description["config"], ModelConfig, str(folder / CARD))
     if expected is not None:

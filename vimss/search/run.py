@@ -10,7 +10,6 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ from vimss.experiment import (
     check_experiment,
     check_settings,
 )
-from vimss.runtime import Place, ray_running
+from vimss.runtime import Place, ray_at_hand, start_ray
 from vimss.search.observer import Observer
 from vimss.search.sampler import Draws, optuna_storage, startup_trials, suggest
 from vimss.shards.manifest import Manifest
@@ -72,9 +71,9 @@ def search(
     cells = {cell.name: cell for cell in experiment.cells()}
     searched = [cell for cell in cells.values() if not cell.baseline]
     baselines = [cell for cell in cells.values() if cell.baseline]
-    with ExitStack() as stack:
+    with ray_at_hand(place):
         folder = study_folder(experiment, manifest, store)
-        run = _Run(experiment, manifest, place, folder, tuple(reporters), stack)
+        run = _Run(experiment, manifest, place, folder, tuple(reporters))
         for cell in searched:
             run.tuned(cell) if experiment.tune else run.fixed([cell])
         if baselines:
@@ -122,25 +121,17 @@ class _Run:
     """One call of `search`."""
 
     def __init__(
-        self,
-        experiment: Experiment,
-        manifest: Manifest,
-        place: Place,
-        folder: Path,
-        reporters: tuple[Reporter, ...],
-        stack: ExitStack,
+        self, experiment: Experiment, manifest: Manifest, place: Place, folder: Path, reporters: tuple[Reporter, ...]
     ) -> None:
         self.experiment = experiment
         self.manifest = manifest
         self.place = place
         self.folder = folder
         self.reporters = reporters
-        self.stack = stack
-        """Ends Ray where it was started here."""
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its searcher, which asks us what to admit, for a restore that we do not use.
-        return {**self.__dict__, "reporters": (), "stack": None}
+        return {**self.__dict__, "reporters": ()}
 
     def tuned(self, cell: Cell) -> None:
         """One study of Optuna: as many trials as the experiment asks for, less those that ended before."""
@@ -228,7 +219,7 @@ class _Run:
                 write_record(finished[0].model_copy(update=update))
 
     def _tune(self, cells: Sequence[Cell], space: dict[str, Any], **how: Any) -> None:
-        self.stack.enter_context(ray_running(self.place))
+        start_ray()
         plan = TrialPlan(
             experiment=self.experiment,
             cells={cell.name: cell for cell in cells},

@@ -11,6 +11,7 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from vimss.experiment import Axis, Scalar, field_type, in_order
+from vimss.runtime import sqlite_url
 from vimss.study import OBJECTIVE
 
 _REDRAWS = 50
@@ -88,7 +89,7 @@ class Draws(Searcher):
 def optuna_storage(folder: Path) -> optuna.storages.BaseStorage:
     """Optuna's database of a cell; trials of a search that died are marked as failed there."""
     folder.mkdir(parents=True, exist_ok=True)
-    storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'optuna.db'}")
+    storage = optuna.storages.RDBStorage(sqlite_url(folder / "optuna.db"))
     for study in storage.get_all_studies():
         for trial in storage.get_all_trials(study._study_id, states=(TrialState.RUNNING, TrialState.WAITING)):
             # Of a driver that died; what was cut off or not begun is among the first trials again.

@@ -1,10 +1,11 @@
 """Whether shards are what their manifest says, to the last member.
 
 for found in check_shards(store.shards / "quickstart-3f9c2a1b07"):
-    print(found.shard, found.wrong)
+    print(found.shard, found.wrong, found.odd)
 """
 
 import hashlib
+import itertools
 import json
 import tarfile
 from collections.abc import Callable, Iterator
@@ -12,9 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vimss.errors import DataError
+from vimss.media import decode_audio
 from vimss.runtime import parallel_map
+from vimss.shards.clip import Clip, Player
 from vimss.shards.manifest import Shard, read_manifest
-from vimss.storage import Folder, sha256
+from vimss.shards.recipe import Recipe
+from vimss.shards.refuse import Loudness, MixAndSum
+from vimss.storage import Folder, folder_at, sha256
 
 
 @dataclass(frozen=True)
@@ -26,29 +32,34 @@ class Found:
     clips: int
     wrong: tuple[str, ...]
     """Sentences about what is not as it should be."""
+    odd: tuple[str, ...] = ()
+    """Sentences about what is whole and should be looked at: mixes that are not the sum of their stems."""
 
 
 @dataclass(frozen=True)
 class _Task:
     folder: Folder
     shard: Shard
+    recipe: Recipe
 
 
-def check_shards(folder: Folder, on_done: Callable[[Found], None] | None = None) -> list[Found]:
+def check_shards(folder: Folder | str | Path, on_done: Callable[[Found], None] | None = None) -> list[Found]:
     """Read every shard of a folder, wherever it is; DataError where there is no manifest."""
-    return parallel_map(_check_shard, [_Task(folder, shard) for shard in read_manifest(folder).shards], on_done)
+    folder = folder_at(str(folder)) if isinstance(folder, str | Path) else folder
+    manifest = read_manifest(folder)
+    return parallel_map(_check_shard, [_Task(folder, shard, manifest.recipe) for shard in manifest.shards], on_done)
 
 
 def _check_shard(task: _Task) -> Found:
     shard = task.shard
     try:
         with task.folder.copied(shard.name) as path:
-            return _check_file(path, shard)
+            return _check_file(path, shard, task.recipe)
     except FileNotFoundError:
         return Found(shard.name, 0, 0, (f"{shard.name} is missing",))
 
 
-def _check_file(path: Path, shard: Shard) -> Found:
+def _check_file(path: Path, shard: Shard, recipe: Recipe) -> Found:
     size, digest = path.stat().st_size, sha256(path)
     wrong = []
     if size != shard.size:
@@ -63,19 +74,79 @@ def _check_file(path: Path, shard: Shard) -> Found:
         wrong.append(f"{shard.name} holds {len(clips)} clips instead of {shard.clips}")
     for key, members in clips.items():
         wrong += [f"{shard.name}: the clip {key} {what}" for what in _wrong_members(members)]
-    return Found(shard.name, size, len(clips), tuple(wrong))
+    if wrong:
+        return Found(shard.name, size, len(clips), tuple(wrong))
+    # Only what is whole can be listened to.
+    heard = _Heard()
+    for members in _whole_clips(path):
+        heard.hear(members)
+    wrong = [f"{shard.name}: {what}" for what in heard.wrong(recipe)]
+    return Found(shard.name, size, len(clips), tuple(wrong), tuple(heard.odd()))
 
 
 def _clips(path: Path) -> dict[str, dict[str, bytes]]:
     """Key of each clip to its members: the content of JSON, the SHA-256 of all others."""
     clips: dict[str, dict[str, bytes]] = {}
+    for key, name, content in _members(path):
+        clips.setdefault(key, {})[name] = content if name == "json" else hashlib.sha256(content).digest()
+    return clips
+
+
+def _whole_clips(path: Path) -> Iterator[dict[str, bytes]]:
+    """The members of one clip after the other; they follow each other."""
+    for _, members in itertools.groupby(_members(path), key=lambda member: member[0]):
+        yield {name: content for _, name, content in members}
+
+
+def _members(path: Path) -> Iterator[tuple[str, str, bytes]]:
+    """Key of the clip, name and content of each member."""
     with tarfile.open(path, "r:") as tar:
         for member in tar:
             key, _, name = member.name.partition(".")
             file = tar.extractfile(member)
-            content = file.read() if file else b""
-            clips.setdefault(key, {})[name] = content if name == "json" else hashlib.sha256(content).digest()
-    return clips
+            yield key, name, file.read() if file else b""
+
+
+class _Heard:
+    """The same as what was checked when the pieces were written."""
+
+    def __init__(self) -> None:
+        self._pieces: dict[str, tuple[Loudness, MixAndSum]] = {}
+
+    def hear(self, members: dict[str, bytes]) -> None:
+        """The next whole clip."""
+        clip = _clip(members)
+        for measure in self._pieces.setdefault(clip.piece, (Loudness(), MixAndSum())):
+            measure.hear(clip)
+
+    def wrong(self, recipe: Recipe) -> Iterator[str]:
+        """Sentences about pieces that writing would refuse."""
+        for piece, (loudness, _) in self._pieces.items():
+            try:
+                loudness.check(piece, recipe)
+            except DataError as error:
+                yield str(error)
+
+    def odd(self) -> Iterator[str]:
+        """Sentences about mixes that are not the sum of their stems."""
+        for piece, (_, mix) in self._pieces.items():
+            yield from mix.oddities(piece)
+
+
+def _clip(members: dict[str, bytes]) -> Clip:
+    """The sound of a clip."""
+    about = json.loads(members["json"])
+    players = tuple(
+        Player(
+            player["instrument"],
+            player["part"],
+            decode_audio(members[player["audio"]])[0] if "audio" in player else None,
+            silent=player["silent"],
+        )
+        for player in about["players"]
+    )
+    mixture = decode_audio(members[about["mixture"]])[0] if "mixture" in about else None
+    return Clip(about["piece"], about["offset"], about["samples"], about["sample_rate"], players, mixture=mixture)
 
 
 def _wrong_members(members: dict[str, bytes]) -> Iterator[str]:

@@ -54,6 +54,8 @@ class Clip:
     """Pictures per second; 0 where no player has a picture."""
     mixture: Int16[np.ndarray, "c t"] | None = None
     """The recorded mix, where it is not the sum of the stems."""
+    notes: tuple[str, ...] = ()
+    """What a reader met in the piece and took all the same, in sentences; not kept in shards, but in the manifest."""
 
     @property
     def key(self) -> str:

@@ -1,4 +1,12 @@
-"""Canonical instrument codes: the 13 of the URMP dataset (Li et al., 2018), with their names."""
+"""Canonical instrument codes: the 13 of the URMP dataset (Li et al., 2018), with their names, and labels in file names.
+
+label_of("Violin 2 close", ("vn", "vc"))  # "vn"
+"""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 INSTRUMENTS = {
     "bn": "bassoon",
@@ -16,3 +24,35 @@ INSTRUMENTS = {
     "vn": "violin",
 }
 """Code to English name, in the order of the 13 output channels."""
+
+WITH_DIGITS, WITHOUT_DIGITS = r"[\W_]+", r"[\W_\d]+"
+"""What parts the words of a name: a number is part of a label ("guitar 1"), or else tells players apart ("vn2")."""
+
+
+def label_of(text: str, labels: Sequence[str]) -> str | None:
+    """The label that a name begins with, as a code or in English: "vn-2", "violin 2", "double_bass", "DoubleBass".
+
+    None where it begins with none of the labels, or with what stands for several of them.
+    """
+    for parting in (WITH_DIGITS, WITHOUT_DIGITS):
+        words = _words(text, parting)
+        names = [(name, label) for label in labels for name in _names(label, parting)]
+        count = Counter(name for name, _ in names)
+        fitting = {name: label for name, label in names if words == name or words.startswith(f"{name} ")}
+        if fitting:
+            longest = max(fitting, key=len)
+            return fitting[longest] if count[longest] == 1 else None
+    return None
+
+
+def _names(label: str, parting: str) -> Iterator[str]:
+    """What a label may be called; each name once."""
+    called = [_words(label, parting)]
+    if label in INSTRUMENTS:
+        called.append(INSTRUMENTS[label])
+    yield from {name: None for one in called for name in (one, one.replace(" ", "")) if name}
+
+
+def _words(text: str, parting: str) -> str:
+    # Composed first: in the file names of a Mac, accents are characters of their own, which would part words.
+    return re.sub(parting, " ", unicodedata.normalize("NFC", text)).strip().lower()

@@ -63,6 +63,12 @@ class Manifest(Config):
     shards: tuple[Shard, ...]
     pieces: tuple[PieceEntry, ...]
     missing: tuple[str, ...] = Field((), description="pieces of the corpus that its source lacked")
+    odd_mixtures: tuple[str, ...] = Field(
+        (), description="sentences about recorded mixes that are not nearly the sum of their stems"
+    )
+    notes: tuple[str, ...] = Field(
+        (), description="sentences about what else was odd and taken all the same, or left out"
+    )
     more: tuple[tuple["Manifest", float], ...] = Field(
         (), exclude=True, description="other corpora, and the share of training's mixtures that each gives"
     )
@@ -79,6 +85,11 @@ class Manifest(Config):
                 f"{self.home} must hold the split '{split}'", got=f"only {splits}", fix="choose one of these"
             )
         return found
+
+    @property
+    def odd(self) -> tuple[str, ...]:
+        """Everything that somebody should look at before the shards are used."""
+        return (*self.odd_mixtures, *self.notes)
 
     @property
     def home(self) -> Folder:
@@ -131,11 +142,12 @@ def open_shards(folder: Folder, store: Store) -> Manifest:
     return open_manifest(copy)
 
 
-def open_manifest(folder: Path, more: Sequence[tuple[Path, float]] = ()) -> Manifest:
+def open_manifest(folder: str | Path, more: Sequence[tuple[str | Path, float]] = ()) -> Manifest:
     """The manifest in a folder of this machine, after a check that every shard is where it lies, at its full size.
 
     `more` are folders of other corpora that training mixes in, each with its share of the mixtures.
     """
+    folder = Path(folder)
     manifest = read_manifest(LocalFolder(folder))
     if (folder / ORIGIN).exists():
         origin = parse_config(json.loads((folder / ORIGIN).read_bytes()), Origin, str(folder / ORIGIN))
@@ -167,6 +179,10 @@ def _manifest_bytes(folder: Folder) -> bytes:
     """The file; DataError where there is none."""
     try:
         return folder.read_bytes(MANIFEST)
+    except NotADirectoryError as error:
+        raise DataError(
+            f"{folder} must be a folder of shards", got="a file", fix="give the folder it lies in"
+        ) from error
     except FileNotFoundError as error:
         raise DataError(
             f"{folder} must hold a {MANIFEST}", got="none", fix="run `vimss shard RECIPE` to write the shards"

@@ -4,18 +4,26 @@ recipe = load_recipe("quickstart")      # shards/quickstart.yaml
 recipe = load_recipe("my/recipe.yaml")  # or any path
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from vimss.config import Config, load_yaml
+from vimss.config import Config, check_file_name, find_yaml, load_yaml
 from vimss.shards.instruments import INSTRUMENTS
 
 SPLITS = ("train", "valid", "promote", "test", "test_unheard")
 """`valid` steers a search, `promote` decides on champions, `test` makes tables only;
 `test_unheard` has timbres that training never saw."""
+
+
+RECIPES = "shards/*.yaml"
+"""Where the recipes lie in a repository."""
+
+_NAME = re.compile(r"(?![.\s])[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+(?<!\s)")
+"""Of a recipe's file: what a terminal prints as it is."""
 
 
 class Picture(Config):
@@ -45,6 +53,12 @@ class Recipe(Config):
     expect: Expectation | None = Field(None, description="what the source holds when it is whole, where that is known")
     most_silent: float = Field(
         0.5, ge=0, le=1, description="share of a piece's players that may play nothing from its beginning to its end"
+    )
+    odd_mixtures: Literal["list", "refuse"] = Field(
+        "list", description="what becomes of pieces whose recorded mix is not nearly the sum of their stems"
+    )
+    allow_truncated: bool = Field(
+        False, description="read files that end too early as far as they go, and list them as odd in the manifest"
     )
     labels: tuple[str, ...] = Field(
         tuple(INSTRUMENTS), min_length=1, description="instrument labels, in the order of the outputs"
@@ -77,11 +91,17 @@ class Recipe(Config):
         return round(self.clip_seconds * self.sample_rate)
 
 
-def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe called `name` in shards/, or at the path `name` where it ends in .yaml."""
+def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe called `name` in shards/, or at that path where it has / or ends in .yaml."""
     return load_yaml(recipe_path(name), Recipe, overrides)
 
 
-def recipe_path(name: str) -> Path:
+def recipe_path(name: str | Path) -> Path:
     """Where the recipe's YAML file lies."""
-    return Path(name) if name.endswith((".yaml", ".yml")) else Path("shards") / f"{name}.yaml"
+    return find_yaml(name, RECIPES)
+
+
+def recipe_name(name: str | Path) -> str:
+    """What a recipe is called: its file's name, which becomes part of the name of the folder of its shards."""
+    rule = "the name of a recipe's file must consist of letters and signs that are printed, the first of them no dot"
+    return check_file_name(recipe_path(name), "recipe", _NAME, rule)

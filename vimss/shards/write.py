@@ -30,14 +30,16 @@ import webdataset as wds
 from pydantic import Field
 
 from vimss.config import Config, parse_config, signature
-from vimss.errors import DataError, MediaError
+from vimss.errors import DataError, MediaError, VimssError
 from vimss.media import encode_audio, encode_video
 from vimss.runtime import parallel_map
 from vimss.shards.clip import Clip
 from vimss.shards.corpora import Listing, Piece, reader_of
 from vimss.shards.manifest import MANIFEST, Manifest, PieceEntry, Shard, open_shards
 from vimss.shards.recipe import SPLITS, Recipe
-from vimss.shards.refuse import Loudness, check_clip
+from vimss.shards.refuse import Loudness, MixAndSum, check_clip, check_expected, checked_pieces
+from vimss.shards.source import Problems, first_of, source_folder, unreadable
+from vimss.shards.unchanged import check_source, check_stamp, keep_source, stamp
 from vimss.storage import Folder, Store, sha256
 
 FORMAT = 2
@@ -46,9 +48,6 @@ FORMAT = 2
 INDEX = "index"
 """Folder with one small JSON per finished shard, from which the manifest is made."""
 
-SOURCE = "source.tsv"
-"""Names and sizes of the files that the shards were made from, where they were not generated."""
-
 
 class _Written(Config):
     """What the task of one shard reports."""
@@ -56,13 +55,28 @@ class _Written(Config):
     name: str = Field(description="of the shard, without its ending")
     shard: Shard | None = Field(description="none where not one of its pieces could be read")
     pieces: tuple[PieceEntry, ...]
-    digests: tuple[str, ...] = Field(description="of every stem's samples")
+    digests: tuple[str, ...] = Field(description="of every stem's samples, each with the name of its piece")
     missing: tuple[str, ...] = Field((), description="pieces that could not be read, and why")
+    odd_mixtures: tuple[str, ...] = Field((), description="as in the manifest")
+    notes: tuple[str, ...] = Field((), description="as in the manifest")
+
+    @property
+    def tried(self) -> set[str]:
+        """Names of the pieces that were read or could not be."""
+        return {piece.name for piece in self.pieces} | {reason.partition(":")[0] for reason in self.missing}
 
     @property
     def seconds(self) -> float:
         """Of music."""
         return self.shard.seconds if self.shard is not None else 0.0
+
+
+@dataclass(frozen=True)
+class _Bad:
+    """Why a shard was not written: errors of its pieces."""
+
+    pieces: tuple[Piece, ...]
+    errors: tuple[VimssError, ...]
 
 
 @dataclass(frozen=True)
@@ -82,7 +96,9 @@ def shards_folder(recipe: Recipe, name: str, store: Store) -> Folder:
 
 def shards_signature(recipe: Recipe) -> str:
     """Equal signatures, equal shards. Description and the like do not count."""
-    irrelevant = {"description", "licence", "obtain", "expect", "most_silent"}
+    irrelevant = {"description", "licence", "obtain", "expect", "most_silent", "odd_mixtures"}
+    # It came later than the first shards, whose signatures it must not change.
+    irrelevant |= set() if recipe.allow_truncated else {"allow_truncated"}
     return signature(recipe.model_dump(mode="json", exclude=irrelevant), FORMAT)
 
 
@@ -90,36 +106,38 @@ def write_shards(
     recipe: Recipe,
     name: str,
     store: Store,
-    source: Path | None = None,
+    source: str | Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Manifest:
-    """Write the shards of a recipe, or open them where they exist. Needs a running Ray."""
+    """Write the shards of a recipe, or open them where they exist. Needs a running Ray.
+
+    Raises:
+        DataError: The source is not what the recipe expects. Where pieces cannot be read and the recipe may lack none,
+            the error names all of them; what is whole stays written, and the same call goes on once they are mended.
+
+    """
+    source = None if source is None else source_folder(source, recipe)
     folder = shards_folder(recipe, name, store)
     if MANIFEST in folder.sizes():
-        _check_source(folder, source)
-        return open_shards(folder, store)
+        check_source(folder, source, begun=True)
+        return _accepted(open_shards(folder, store), recipe)
     reader = reader_of(recipe.corpus)
     options = parse_config(recipe.options, reader.Options, f"shards/{name}.yaml: options")
     listing: Listing = reader.pieces(recipe, options, source)
-    groups = _group(_checked_pieces(listing, recipe, source), recipe)
-    _check_source(folder, source)
-    tasks = [_Task(folder, shard, tuple(pieces), recipe, options, source) for shard, pieces in groups.items()]
+    groups = _group(checked_pieces(listing, recipe, source), recipe)
+    check_source(folder, source, begun=bool((folder / INDEX).sizes()))
+    tasks = [
+        _Task(folder, shard, tuple(pieces), recipe, options, source, [stamp(piece.files) for piece in pieces])
+        for shard, pieces in groups.items()
+    ]
     # The longest first, so that no core waits at the end for one that began late.
     tasks.sort(key=lambda task: -sum(piece.seconds for piece in task.pieces))
-    done: list[_Written] = []
-
-    def count(written: _Written) -> None:
-        done.append(written)
-        if on_progress is not None:
-            on_progress(Progress(len(done), len(tasks), sum(entry.seconds for entry in done)))
-
-    parallel_map(_write_shard, tasks, count)
-    _refuse_shared_audio(done)
-    done.sort(key=lambda written: written.name)
+    done = _written(tasks, recipe, on_progress)
+    keep_source(folder, source)
     pieces = tuple(piece for written in done for piece in written.pieces)
     missing = (*listing.missing, *(reason for written in done for reason in written.missing))
     read = {piece.name for piece in pieces}
-    _check_expected([piece.seconds for piece in listing.pieces if piece.name in read], missing, recipe, source)
+    check_expected([piece.seconds for piece in listing.pieces if piece.name in read], missing, recipe, source)
     manifest = Manifest(
         name=name,
         recipe=recipe,
@@ -127,11 +145,53 @@ def write_shards(
         shards=tuple(written.shard for written in done if written.shard is not None),
         pieces=pieces,
         missing=missing,
+        odd_mixtures=tuple(sentence for written in done for sentence in written.odd_mixtures),
+        notes=(*listing.notes, *(sentence for written in done for sentence in written.notes)),
         pairs=listing.pairs,
     )
     with folder.publish(MANIFEST) as temporary:
         temporary.write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
     return open_shards(folder, store)
+
+
+def _written(
+    tasks: Sequence["_Task"], recipe: Recipe, on_progress: Callable[[Progress], None] | None
+) -> list[_Written]:
+    """The shards of all tasks, in the order of their names; one error for all pieces that cannot be read."""
+    done: list[_Written] = []
+    bad: list[_Bad] = []
+
+    def count(result: _Written | _Bad) -> None:
+        if isinstance(result, _Bad):
+            bad.append(result)
+            return
+        done.append(result)
+        if on_progress is not None:
+            on_progress(Progress(len(done), len(tasks), sum(entry.seconds for entry in done)))
+
+    parallel_map(_write_shard, tasks, count)
+    if bad:
+        keep_source(
+            tasks[0].folder, tasks[0].source, [path for one in bad for piece in one.pieces for path in piece.files]
+        )
+        problems = Problems()
+        problems.found = [
+            (piece.name, error) for one in bad for piece, error in zip(one.pieces, one.errors, strict=True)
+        ]
+        problems.missing(recipe, sum(len(task.pieces) for task in tasks) - len(problems.found))
+    _refuse_shared_audio(done)
+    return sorted(done, key=lambda written: written.name)
+
+
+def _accepted(manifest: Manifest, recipe: Recipe) -> Manifest:
+    """Shards that were written before; DataError where they have odd mixes, and those are refused now."""
+    if recipe.odd_mixtures == "refuse" and manifest.odd_mixtures:
+        raise DataError(
+            f"the recorded mixes of {manifest.home} must be nearly the sums of their stems",
+            got=first_of(manifest.odd_mixtures, between="; "),
+            fix=f"mend or take away these pieces and delete {manifest.home}, or list them: --set odd_mixtures=list",
+        )
+    return manifest
 
 
 def clip_members(clip: Clip, recipe: Recipe) -> dict[str, bytes]:
@@ -202,46 +262,44 @@ class _Task:
     recipe: Recipe
     options: Config
     source: Path | None
+    stamps: Sequence[dict[str, str]]
+    """Of the files of each piece, when it was listed."""
 
 
-def _write_shard(task: _Task) -> _Written:
+def _write_shard(task: _Task) -> _Written | _Bad:
     index, name = f"{INDEX}/{task.name}.json", f"{task.name}.tar"
     with suppress(FileNotFoundError):
-        return _Written.model_validate_json(task.folder.read_bytes(index))
-    reader: ModuleType = reader_of(task.recipe.corpus)
-    entries: list[PieceEntry] = []
-    digests: list[str] = []
-    unread: list[str] = []
-    clips = 0
-    shard: Shard | None = None
+        before = _Written.model_validate_json(task.folder.read_bytes(index))
+        # A piece that was mended may be longer now, and its shard hold fewer pieces.
+        if {piece.name for piece in task.pieces} == before.tried:
+            return before
+    shard = None
+    read = _Read(task)
     with suppress(_NothingReadError), task.folder.publish(name) as temporary:
         # A fixed time stamp makes equal content equal bytes.
         with wds.TarWriter(str(temporary), encoder=False, mtime=0) as tar:
-            for piece in task.pieces:
-                try:
-                    found = _read_piece(reader, piece, task)
-                except (DataError, MediaError) as error:
-                    if not task.recipe.may_lack_pieces:
-                        raise
-                    unread.append(f"{piece.name}: {error}")
-                    continue
-                for clip in found:
-                    tar.write({"__key__": clip.key, **clip_members(clip, task.recipe)})
-                    digests += _stem_digests(clip)
-                clips += len(found)
-                entries.append(_entry(piece, found))
-        if not clips:
+            for clip in read.clips():
+                tar.write({"__key__": clip.key, **clip_members(clip, task.recipe)})
+        if read.bad or not read.num_clips:
             raise _NothingReadError
         shard = Shard(
             name=name,
             split=task.pieces[0].split,
-            clips=clips,
-            seconds=sum(entry.seconds for entry in entries),
+            clips=read.num_clips,
+            seconds=sum(entry.seconds for entry in read.entries),
             size=temporary.stat().st_size,
             sha256=sha256(temporary),
         )
+    if read.bad:
+        return _Bad(tuple(read.bad), tuple(read.bad.values()))
     written = _Written(
-        name=task.name, shard=shard, pieces=tuple(entries), digests=tuple(digests), missing=tuple(unread)
+        name=task.name,
+        shard=shard,
+        pieces=tuple(read.entries),
+        digests=tuple(read.digests),
+        missing=tuple(read.missing),
+        odd_mixtures=tuple(read.odd_mixtures),
+        notes=tuple(read.notes),
     )
     with task.folder.publish(index) as temporary:
         temporary.write_text(written.model_dump_json(), encoding="utf-8")
@@ -249,18 +307,69 @@ def _write_shard(task: _Task) -> _Written:
 
 
 class _NothingReadError(Exception):
-    """No piece of a shard could be read: there is no such shard."""
+    """No piece of a shard could be read, or not all that must be: there is no such shard."""
 
 
-def _read_piece(reader: ModuleType, piece: Piece, task: _Task) -> list[Clip]:
-    """The clips of a piece, after all checks: nothing of one that is refused is written."""
-    loudness, clips = Loudness(), []
-    for clip in reader.read(piece, task.recipe, task.options, task.source):
-        check_clip(clip, piece, task.recipe)
-        loudness.hear(clip)
-        clips.append(clip)
-    loudness.check(piece, task.recipe)
-    return clips
+class _Read:
+    """What was read of a shard's pieces so far."""
+
+    def __init__(self, task: _Task) -> None:
+        self.task = task
+        self.num_clips = 0
+        self.entries: list[PieceEntry] = []
+        self.digests: list[str] = []
+        self.missing: list[str] = []
+        self.bad: dict[Piece, VimssError] = {}
+        """Pieces that cannot be read, and must be."""
+        self.odd_mixtures: list[str] = []
+        self.notes: list[str] = []
+
+    def clips(self) -> Iterator[Clip]:
+        """The clips of all pieces that can be read; none any more once a piece is bad."""
+        for piece, before in zip(self.task.pieces, self.task.stamps, strict=True):
+            try:
+                found, odd = _read_piece(piece, self.task)
+                check_stamp(piece.name, piece.files, before)
+            except (DataError, MediaError) as error:
+                if self.task.recipe.may_lack_pieces:
+                    self.missing.append(f"{piece.name}: {error}")
+                else:
+                    self.bad[piece] = error
+                continue
+            if self.bad:
+                continue  # this shard is not written, but all that is wrong with it shall be named
+            self.odd_mixtures += odd
+            self.notes += [
+                f"{piece.name}: {note}" for note in dict.fromkeys(note for clip in found for note in clip.notes)
+            ]
+            self.num_clips += len(found)
+            self.entries.append(_entry(piece, found))
+            for clip in found:
+                self.digests += [f"{digest} {piece.name}" for digest in _stem_digests(clip)]
+                yield clip
+
+
+def _read_piece(piece: Piece, task: _Task) -> tuple[list[Clip], list[str]]:
+    """The clips of a piece after all checks, and what is odd about its mix; nothing of a refused one is written."""
+    reader: ModuleType = reader_of(task.recipe.corpus)
+    loudness, mix, clips = Loudness(), MixAndSum(), []
+    try:
+        for clip in reader.read(piece, task.recipe, task.options, task.source):
+            check_clip(clip, task.recipe)
+            loudness.hear(clip)
+            mix.hear(clip)
+            clips.append(clip)
+    except OSError as error:
+        raise unreadable(error, task.source or Path(piece.name)) from error
+    loudness.check(piece.name, task.recipe)
+    odd = mix.oddities(piece.name)
+    if odd and task.recipe.odd_mixtures == "refuse":
+        raise DataError(
+            f"the recorded mix of {piece.name} must be nearly the sum of its stems",
+            got="; ".join(odd),
+            fix="mend the files, take the piece away, or list such pieces: --set odd_mixtures=list",
+        )
+    return clips, odd
 
 
 def _stem_digests(clip: Clip) -> list[str]:
@@ -278,80 +387,6 @@ def _entry(piece: Piece, clips: Sequence[Clip]) -> PieceEntry:
     )
 
 
-def _check_source(folder: Folder, source: Path | None) -> None:
-    """Remember the names and sizes of the source's files; DataError where these shards were begun from others."""
-    if source is None:
-        return
-    files = sorted(path for path in source.rglob("*") if path.is_file())
-    listing = "".join(f"{path.relative_to(source)}\t{path.stat().st_size}\n" for path in files)
-    # As long as no shard is finished, a source may be mended.
-    if not (folder / INDEX).sizes():
-        with folder.publish(SOURCE) as temporary:
-            temporary.write_text(listing, encoding="utf-8")
-    elif SOURCE not in folder.sizes() or folder.read_bytes(SOURCE).decode() != listing:
-        raise DataError(
-            f"{source} must hold the files that {folder} was begun from",
-            got=f"other names or sizes than in {SOURCE}",
-            fix=f"copy the recipe under another name, or delete {folder} to write it anew",
-        )
-
-
-def _checked_pieces(listing: Listing, recipe: Recipe, source: Path | None) -> tuple[Piece, ...]:
-    pieces = listing.pieces
-    _check_expected([piece.seconds for piece in pieces], listing.missing, recipe, source)
-    if not pieces:
-        raise DataError(
-            f"the source of the corpus '{recipe.corpus}' must hold at least one piece",
-            got=f"none under {source}" if source else "none",
-            fix=f"obtain the data first: {recipe.obtain}",
-        )
-    splits: dict[str, str] = {}
-    names: set[str] = set()
-    for piece in pieces:
-        if piece.name in names:
-            raise DataError(
-                "every piece must have a name of its own", got=f"{piece.name} twice", fix="take one of them away"
-            )
-        names.add(piece.name)
-        if piece.split not in SPLITS:
-            raise DataError(
-                f"the split of {piece.name} must be one of {', '.join(SPLITS)}",
-                got=piece.split,
-                fix="correct the reader",
-            )
-        if splits.setdefault(piece.composition, piece.split) != piece.split:
-            raise DataError(
-                f"the composition {piece.composition} must stand in one split",
-                got=f"{splits[piece.composition]} and {piece.split}",
-                fix="move all its pieces to one of them",
-            )
-    return pieces
-
-
-def _check_expected(lengths: Sequence[float], missing: Sequence[str], recipe: Recipe, source: Path | None) -> None:
-    """DataError where more of a corpus is missing than its recipe allows: a download may have broken off."""
-    expect = recipe.expect
-    if expect is None:
-        return
-    few = len(lengths) < (1 - expect.most_missing) * expect.pieces
-    seconds = sum(lengths)
-    # Lengths are told to the second or so.
-    if few or seconds < 0.98 * (1 - expect.most_missing) * expect.seconds:
-        lacking = f"; missing: {first_of(missing)}" if missing else ""
-        wanted = f", together {expect.seconds:.0f} s" if expect.seconds else ""
-        raise DataError(
-            f"{source} must hold {expect.pieces} pieces{wanted}, of which a share of {expect.most_missing:g} may be "
-            "missing",
-            got=f"{len(lengths)} pieces, together {seconds:.0f} s{lacking}",
-            fix=f"complete the download ({recipe.obtain}), or allow more: --set expect.most_missing=0.9",
-        )
-
-
-def first_of(names: Sequence[str], most: int = 10) -> str:
-    """The first names, and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
 def _group(pieces: Sequence[Piece], recipe: Recipe) -> dict[str, list[Piece]]:
     """Shard name to its pieces: neighbours of one split, about `clips_per_shard` clips together."""
     groups: dict[str, list[Piece]] = {}
@@ -367,13 +402,18 @@ def _group(pieces: Sequence[Piece], recipe: Recipe) -> dict[str, list[Piece]]:
 
 
 def _refuse_shared_audio(done: list[_Written]) -> None:
-    split_of: dict[str, tuple[str, str]] = {}
-    for shard, digests in ((written.shard, written.digests) for written in done if written.shard is not None):
-        for digest in digests:
-            split, name = split_of.setdefault(digest, (shard.split, shard.name))
-            if split != shard.split:
-                raise DataError(
-                    "the same sound must not stand in two splits",
-                    got=f"one stem in {name} and in {shard.name}",
-                    fix="put both pieces into one split",
-                )
+    first: dict[str, tuple[Shard, str]] = {}
+    shared: list[str] = []
+    for written in done:
+        for digest, _, piece in (line.partition(" ") for line in written.digests):
+            if written.shard is None:
+                continue
+            shard, other = first.setdefault(digest, (written.shard, piece))
+            if shard.split != written.shard.split:
+                shared.append(f"one stem of {other} in {shard.name} and of {piece} in {written.shard.name}")
+    if shared:
+        raise DataError(
+            "the same sound must not stand in two splits",
+            got=first_of(list(dict.fromkeys(shared)), between="; "),
+            fix="put both pieces into one split",
+        )

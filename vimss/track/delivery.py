@@ -260,7 +260,12 @@ class Delivery(threading.Thread):
         folder = self._spool.attachments / entry["folder"]
         if not folder.is_dir():
             raise _RefusedError(f"attached files that are gone: {folder}")
-        self._connect().log_artifacts(self._existing_run(entry), str(folder))
+        client, run_id = self._connect(), self._existing_run(entry)
+        here = self._tracking.here(client.get_run(run_id).info.artifact_uri)
+        if here is None:
+            client.log_artifacts(run_id, str(folder))
+        else:
+            shutil.copytree(folder, here, dirs_exist_ok=True)
         shutil.rmtree(folder)
 
     def _send_end(self, entry: Entry) -> None:

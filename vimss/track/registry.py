@@ -92,7 +92,7 @@ def register(
         if same:
             return min(int(version.version) for version in same)
         _make_registered_model(client, name)
-        model_id = _log_model(client, name, folder, run_id, facts)
+        model_id = _log_model(tracking, name, folder, run_id, facts)
         scores = {f"metric.{key}": f"{value:.6g}" for key, value in metrics.items()}
         version = client.create_model_version(
             name,
@@ -136,7 +136,7 @@ def tag_version(tracking: Tracking, name: str, version: int, tags: Mapping[str, 
             client.set_model_version_tag(name, str(version), key, value)
 
 
-def model_folder(uri: str, tracking: Tracking) -> Path:
+def model_folder(uri: str | Path, tracking: Tracking) -> Path:
     """The folder with model.json that `uri` means: models:/name@alias, models:/name/3, or a folder.
 
     A model on a server is downloaded into the store once.
@@ -146,7 +146,7 @@ def model_folder(uri: str, tracking: Tracking) -> Path:
         PlaceError: MLflow does not answer.
 
     """
-    if not uri.startswith("models:"):
+    if isinstance(uri, Path) or not uri.startswith("models:"):
         _read_model(Path(uri))
         return Path(uri)
     match = _URI.match(uri)
@@ -165,6 +165,9 @@ def model_folder(uri: str, tracking: Tracking) -> Path:
 
 
 def _fetch(tracking: Tracking, version: ModelVersion, address: str) -> Path:
+    here = tracking.here(address)
+    if here is not None:
+        return here
     if tracking.is_local:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=address, tracking_uri=tracking.address))
     kept = tracking.folder / "models" / f"{version.name}-{version.version}-{version.tags.get(DIGEST_TAG, '')[:12]}"
@@ -193,8 +196,9 @@ def _read_model(folder: Path) -> dict[str, Any]:
     return read_card(folder)
 
 
-def _log_model(client: MlflowClient, name: str, folder: Path, run_id: str, facts: dict[str, Any]) -> str:
+def _log_model(tracking: Tracking, name: str, folder: Path, run_id: str, facts: dict[str, Any]) -> str:
     """Log a pyfunc as MLflow's own log_model does, but beside the run: that one would end and restart the run."""
+    client = tracking.client()
     experiment = client.get_run(run_id).info.experiment_id
     logged = client.create_logged_model(experiment, name=name, source_run_id=run_id, model_type="separator")
     try:
@@ -214,7 +218,11 @@ def _log_model(client: MlflowClient, name: str, folder: Path, run_id: str, facts
                 pip_requirements=[f"vimss=={vimss.__version__}"],
                 mlflow_model=Model(artifact_path=logged.artifact_location, **identity),
             )
-            client.log_model_artifacts(logged.model_id, str(Path(staging) / "pyfunc"))
+            here = tracking.here(logged.artifact_location)
+            if here is None:
+                client.log_model_artifacts(logged.model_id, str(Path(staging) / "pyfunc"))
+            else:
+                shutil.copytree(Path(staging) / "pyfunc", here, dirs_exist_ok=True)
         client.finalize_logged_model(logged.model_id, "READY")
     except BaseException:
         client.finalize_logged_model(logged.model_id, "FAILED")

@@ -11,14 +11,16 @@ import logging
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,12 +30,25 @@ from mlflow.exceptions import MlflowException
 
 from vimss.config import signature
 from vimss.errors import PlaceError
+from vimss.runtime import sqlite_url
 from vimss.storage import Store, explain_os_errors, publish
 
 LOOPBACK = "127.0.0.1"
 
 UI_START_SECONDS = 120.0
 """A first start on a busy machine was seen to take 45 s."""
+
+_ARTIFACTS = "/mlflow/artifacts"
+"""End of the path of the artifacts' folder in every store: see `Store.tracking` and `Tracking.artifacts`."""
+
+_LOCATIONS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+"""Tables and columns of MLflow's database that hold where files lie."""
 
 VIEW = "vimss"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
@@ -64,18 +79,29 @@ class Tracking:
 
     @property
     def spool(self) -> Path:
-        """What has not reached `uri` yet. One folder per address: what was meant for one must not go to another."""
-        return self.folder / "spool" / signature(self.address)
+        """What has not reached MLflow yet. One folder per server: what was meant for one must not go to another."""
+        return self.folder / "spool" / (signature(self.uri) if self.uri else "local")
 
     @property
     def address(self) -> str:
         """The tracking URI that MLflow understands."""
-        return self.uri or f"sqlite:///{self.database}"
+        return self.uri or sqlite_url(self.database)
 
     @property
     def is_local(self) -> bool:
         """Whether the database is our own file rather than somebody's server."""
         return not self.uri
+
+    def here(self, location: str) -> Path | None:
+        """The path in this store of what MLflow's database has at a location; None for what is in no store.
+
+        The database holds whole paths, of where the store was when they were written: it may have been moved or copied,
+        or be mounted elsewhere by another machine.
+        """
+        old = _old_artifacts(location) if self.is_local else None
+        if old is None:
+            return None
+        return self.artifacts / urllib.parse.unquote(location.removeprefix(old)).strip("/")
 
     def make(self) -> None:
         """Create the folder, readable by its owner alone."""
@@ -125,6 +151,8 @@ def serve_ui(tracking: Tracking, port: int = 5000) -> Iterator[str]:
     if _answers(address):
         raise PlaceError(f"port {port} must be free", got="a server that answers there", fix="choose another --port")
     log = tracking.folder / "ui.log"
+    with explain_os_errors(log):
+        log.touch()
     with log.open("wb") as output, _terminated_like_interrupted():
         # A session of its own: uvicorn's worker must end with it, and Ctrl-C reaches us first.
         process = subprocess.Popen(  # noqa: S603 - our own command, no shell
@@ -174,24 +202,26 @@ def explain_mlflow_errors(tracking: Tracking) -> Iterator[None]:
 
 
 def _prepare(tracking: Tracking) -> None:
-    """Create the database whole, or migrate an older MLflow's; two processes do not do it at once.
+    """Create the database whole, migrate an older MLflow's, or tell it where the store is now; one process at a time.
 
-    The lock file holds the version that did it last.
+    The lock file holds the version that migrated it last.
     """
+    if tracking.database.is_file() and not os.access(tracking.folder, os.W_OK):
+        return  # mounted to be read: it stays as it is
     tracking.make()
     with explain_os_errors(tracking.folder):
         tracking.artifacts.mkdir(exist_ok=True, mode=0o700)
         with (tracking.folder / "lock").open("a+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             lock.seek(0)
-            if tracking.database.exists() and lock.read() == mlflow.__version__:
-                return
-            if tracking.database.exists():
-                _upgrade(tracking)
-            else:
-                _create(tracking.database)
-            lock.truncate(0)
-            lock.write(mlflow.__version__)
+            if not tracking.database.exists() or lock.read() != mlflow.__version__:
+                if tracking.database.exists():
+                    _upgrade(tracking)
+                else:
+                    _create(tracking.database)
+                lock.truncate(0)
+                lock.write(mlflow.__version__)
+            _relocate(tracking)
 
 
 def _create(database: Path) -> None:
@@ -199,7 +229,7 @@ def _create(database: Path) -> None:
     for noisy in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     with publish(database) as temporary:
-        MlflowClient(tracking_uri=f"sqlite:///{temporary}").search_experiments(max_results=1)
+        MlflowClient(tracking_uri=sqlite_url(temporary)).search_experiments(max_results=1)
         temporary.chmod(0o600)
 
 
@@ -216,6 +246,36 @@ def _upgrade(tracking: Tracking) -> None:
             got=f"a migration that failed: {last}",
             fix="install the MLflow version that wrote it, or move the file away to start anew",
         )
+
+
+def _relocate(tracking: Tracking) -> None:
+    """Make the database, which holds whole paths, name the artifacts of this store and of no other.
+
+    Our own code goes by `Tracking.here`; MLflow's pages and its `load_model` have nothing but the database.
+    """
+    try:
+        with closing(sqlite3.connect(tracking.database)) as connection, connection:
+            for table, column in _LOCATIONS:
+                # Neither name comes from outside.
+                for (location,) in connection.execute(f"SELECT DISTINCT {column} FROM {table}").fetchall():  # noqa: S608
+                    old = _old_artifacts(location or "")
+                    if old is not None and old != tracking.artifacts.as_uri():
+                        moved = tracking.artifacts.as_uri() + location.removeprefix(old)
+                        connection.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (moved, location))  # noqa: S608
+    except sqlite3.Error as error:
+        raise PlaceError(
+            f"{tracking.database} must be MLflow's database, and free to be written",
+            got=str(error),
+            fix="end the process that writes into it, or move the file away to start anew",
+        ) from error
+
+
+def _old_artifacts(location: str) -> str | None:
+    """The URI of the artifacts' folder of the store that a location is in; None for what is in no store."""
+    if not location.startswith("file://"):
+        return None
+    before, between, after = location.rpartition(_ARTIFACTS)
+    return before + between if between and (not after or after.startswith("/")) else None
 
 
 def _wait_for(process: subprocess.Popen[bytes], address: str, log: Path) -> None:

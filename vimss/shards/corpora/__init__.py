@@ -6,27 +6,45 @@ Each has
     pieces(recipe, options, source)              a Listing of what there is and what is missing, cheaply
     read(piece, recipe, options, source)         the clips of one piece, in order
 
+What is wrong with single pieces is gathered by vimss.shards.source.Problems, so that one run names all of it. Every
+sound is read by `read_sound`, `read_sounds` or `read_take`, which refuse what is cut off.
+
 `source` is the folder with the corpus on disk, None for a corpus that is generated.
 """
 
 import importlib
 import math
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int16, UInt8
+from jaxtyping import Float32, Int16, UInt8
 
-from vimss.errors import ConfigError, DataError, MediaError
+from vimss.errors import DataError, MediaError
 from vimss.shards.clip import Clip, Player
 from vimss.shards.recipe import SPLITS, Recipe
+from vimss.shards.source import Problems, together
 
 SHARES = dict(zip(SPLITS[:4], (0.7, 0.1, 0.1, 0.1), strict=True))
 """Share of the pieces in each split, where a corpus has no splits of its own."""
+
+LENGTH_TOLERANCE = 0.05
+"""Seconds by which the sounds of one piece may differ in length: codecs pad their last block."""
+
+LISTED_TOLERANCE = 0.1
+"""Seconds by which a sound may be longer or shorter than its file says: some containers count a codec's delay."""
+
+ESTIMATED = {".mp3", ".aac"}
+"""Endings of files that do not say their length: what was listed is an estimate from the first blocks."""
+
+LOUD = 10.0
+"""Samples beyond so many times full scale are taken and noted: where one is broken, all others are next to nothing."""
+
+CANCEL_DB = 20.0
+"""Left and right cancel out where their mean is so much below the louder one; one silent channel costs 6 dB."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +58,8 @@ class Piece:
     composition: str
     """What must not stand in two splits: the work, not its arrangement."""
     seconds: float
+    files: tuple[Path, ...] = field(default=(), compare=False)
+    """Files and folders that only this piece is made of: as long as it is not written, they may be mended."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +71,8 @@ class Listing:
     """Names or ids of pieces that the corpus has and the source lacks, as far as a list tells."""
     pairs: tuple[tuple[str, str], ...] = ()
     """Names of two solos of the test split each, where a corpus has a frozen list of mixtures for evaluation."""
+    notes: tuple[str, ...] = ()
+    """What lies in the source and was left out, in sentences."""
 
 
 def cut_piece(whole: Clip, recipe: Recipe) -> Iterator[Clip]:
@@ -124,9 +146,18 @@ def deal(names: Sequence[str], seed: int) -> dict[str, str]:
     return {names[place]: split for split, place in zip(splits, order, strict=True)}
 
 
-def read_take(
-    path: Path, recipe: Recipe, begin: float = 0.0, end: float = math.inf
-) -> tuple[Int16[np.ndarray, "c t"], UInt8[np.ndarray, "v h w 3"] | None]:
+@dataclass(frozen=True)
+class Take:
+    """A stretch of one recording."""
+
+    audio: Int16[np.ndarray, "c t"]
+    picture: UInt8[np.ndarray, "v h w 3"] | None
+    """The middle square, where the recording has a picture."""
+    notes: tuple[str, ...] = ()
+    """What was met and taken all the same."""
+
+
+def read_take(path: Path, recipe: Recipe, begin: float = 0.0, end: float = math.inf) -> Take:
     """Sound of a recording between two seconds, and the middle square of its picture where it has one.
 
     Raises:
@@ -134,55 +165,125 @@ def read_take(
 
     """
     # Imported here: listing a corpus needs no codecs.
-    from vimss.media import fitting_gain, middle_square, probe, quantise, read_audio, read_crops
+    from vimss.media import fitting_gain, middle_square, probe, quantise, read_crops
 
     rate, picture = recipe.sample_rate, recipe.picture
-    sound = read_audio(path, rate, recipe.channels)
+    sound, notes = read_sound(path, recipe)
     sound = sound[:, round(begin * rate) : None if math.isinf(end) else round(end * rate)]
     if not sound.shape[1]:
         raise MediaError(f"{path} must be longer than {begin:g} s", got="an earlier end", fix="copy or export it again")
     audio = quantise(fitting_gain(sound) * sound)
     if probe(path).size is None:
-        return audio, None
+        return Take(audio, None, notes)
     seconds = audio.shape[1] / rate
     (seen,) = read_crops(path, [middle_square(path)], picture.size, picture.frame_rate, seconds, begin)
-    return audio, seen
+    return Take(audio, seen, notes)
 
 
-def common_seconds(paths: Sequence[Path], fix: str) -> float:
-    """The length that the sound files of a piece have in common; DataError with `fix` where they differ, or in rate."""
+def read_sound(path: Path, recipe: Recipe, stream: int = 0) -> tuple[Float32[np.ndarray, "c t"], tuple[str, ...]]:
+    """A sound of a corpus at the recipe's rate and channels, and what was met; MediaError where it is not whole."""
+    # Imported here: listing a corpus needs no codecs.
+    from vimss.media import SoundReport, read_audio
+
+    report = SoundReport()
+    try:
+        sound = read_audio(
+            path, recipe.sample_rate, recipe.channels, stream, allow_truncated=recipe.allow_truncated, report=report
+        )
+    except MediaError as error:
+        # The same is an option of a command for single recordings, and a setting of a recipe.
+        fix = error.fix.replace("--allow-truncated", "--set allow_truncated=true")
+        raise MediaError(error.rule, got=error.got, fix=fix) from error
+    notes, peak = list(report.notes), float(np.abs(sound).max(initial=0))
+    if peak > LOUD:
+        notes.append(f"samples reach {peak:.3g} times full scale, to which all sounds of its piece were turned down")
+    levels = report.levels()
+    if recipe.channels == 1 and levels and levels["mid"] < max(levels["left"], levels["right"]) - CANCEL_DB:
+        notes.append("left and right cancel out, so that little is left of them in mono: --set channels=2 keeps both")
+    return sound, tuple(f"{path.name}: {note}" for note in notes)
+
+
+def read_sounds(
+    sounds: Sequence[tuple[Path, int]], recipe: Recipe, seconds: float
+) -> tuple[list[Float32[np.ndarray, "c t"]], tuple[str, ...]]:
+    """Files and streams of one piece as sounds of one length, and what was met in them.
+
+    Raises:
+        MediaError: A file cannot be read.
+        DataError: One sound lasts another time than the others, or than the `seconds` that were listed. Where the
+            recipe allows truncated files, all end with the shortest one.
+
+    """
+    problems = Problems()
+    read: list[Float32[np.ndarray, "c t"]] = []
+    notes: list[str] = []
+    for path, stream in sounds:
+        with problems.of(path.name):
+            sound, met = read_sound(path, recipe, stream)
+            read.append(sound)
+            notes += met
+    problems.refuse()
+    lengths = [sound.shape[1] / recipe.sample_rate for sound in read]
+    longest = max(range(len(read)), key=lengths.__getitem__)
+    fitting = not any(path.suffix.lower() in ESTIMATED for path, _ in sounds)
+    wrong = []
+    for (path, stream), length in zip(sounds, lengths, strict=True):
+        apart = lengths[longest] - length > LENGTH_TOLERANCE
+        if not apart and not (fitting and abs(length - seconds) > LISTED_TOLERANCE):
+            continue
+        other = f"{sounds[longest][0].name} does, {lengths[longest]:.2f} s" if apart else f"was listed, {seconds:.2f} s"
+        name = f"stream {stream + 1} of {path}" if stream else str(path)
+        wrong.append(DataError(f"{name} must last as long as {other}", got=f"{length:.2f} s", fix=ALL_OF_IT))
+    if wrong and not recipe.allow_truncated:
+        raise together(wrong)
+    shortest = min(sound.shape[1] for sound in read)
+    if wrong:
+        notes.append(f"all sounds end with the shortest one, after {min(lengths):.2f} of {lengths[longest]:.2f} s")
+    return [sound[:, :shortest] for sound in read], tuple(notes)
+
+
+ALL_OF_IT = "export or copy all sounds of the piece again, from its beginning to its end"
+
+
+def common_seconds(paths: Sequence[Path], fix: str, allow_truncated: bool = False) -> float:
+    """The length that the sound files of a piece have in common; DataError with `fix` where they differ, or in rate.
+
+    Where truncated files are allowed, it is that of the shortest.
+    """
     # Imported here: listing a corpus needs no codecs.
     from vimss.media import probe
 
-    first, one = paths[0], probe(paths[0])
-    if one.sample_rate is None:
-        raise DataError(f"{first} must hold sound", got="none", fix="give a sound file")
-    for path in paths[1:]:
-        other = probe(path)
-        # Containers round lengths; a tenth of a second is heard as an echo.
-        if other.sample_rate != one.sample_rate or abs(other.seconds - one.seconds) > 0.05:
-            raise DataError(
-                f"{path} must be as long as {first.name} and have its sample rate",
-                got=f"{other.seconds:.2f} s at {other.sample_rate} Hz, not {one.seconds:.2f} s at {one.sample_rate} Hz",
-                fix=fix,
-            )
+    problems, probes = Problems(), []
+    for path in paths:
+        with problems.of(path.name):
+            if path.is_symlink() and not path.exists():
+                raise DataError(f"{path} must be a sound file", got="a link to nothing", fix="put the file there")
+            about = probe(path)
+            if about.sample_rate is None:
+                raise DataError(f"{path} must hold sound", got="none", fix="give a sound file")
+            probes.append((path, about))
+    problems.refuse()
+    shortest = min(about.seconds for _, about in probes)
+    if allow_truncated:
+        probes = [(path, replace(about, seconds=shortest)) for path, about in probes]
+    alike = [[other for _, other in probes if _fit(one, other)] for _, one in probes]
+    # What most of them are is right; of two, the one that is not cut off.
+    first, one = probes[max(range(len(probes)), key=lambda place: (len(alike[place]), probes[place][1].seconds))]
+    for path, other in probes:
+        with problems.of(path.name):
+            if not _fit(one, other):
+                raise DataError(
+                    f"{path} must be as long as {first.name} and have its sample rate",
+                    got=f"{other.seconds:.2f} s at {other.sample_rate} Hz, not {one.seconds:.2f} s "
+                    f"at {one.sample_rate} Hz",
+                    fix=fix,
+                )
+    problems.refuse()
     return one.seconds
 
 
-def plain_name(text: str) -> str:
-    """A name of letters, digits, `-` and `_`, as pieces have."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", text)
-
-
-def source_folder(source: Path | None, recipe: Recipe) -> Path:
-    """The folder of a corpus that lies on disk; ConfigError where there is none."""
-    if source is None or not source.is_dir():
-        raise ConfigError(
-            f"the corpus '{recipe.corpus}' needs the folder that it lies in",
-            got="no --source" if source is None else f"no folder {source}",
-            fix=f"give it: --source DIR. To obtain the data: {recipe.obtain}",
-        )
-    return source
+def _fit(one: Any, other: Any) -> bool:
+    return one.sample_rate == other.sample_rate and abs(one.seconds - other.seconds) <= LENGTH_TOLERANCE
 
 
 def reader_of(corpus: str) -> ModuleType:

@@ -26,8 +26,10 @@ from pydantic import Field
 from vimss.config import Config
 from vimss.errors import ConfigError, DataError
 from vimss.shards.clip import Clip, Player
-from vimss.shards.corpora import Listing, Piece, common_seconds, cut_piece, deal, read_take, source_folder
+from vimss.shards.corpora import Listing, Piece, common_seconds, cut_piece, deal, read_take
 from vimss.shards.recipe import Recipe
+from vimss.shards.source import Problems, did_you_mean, file_called, gone, source_folder
+from vimss.shards.table import read_text
 
 CLASSES, ONTOLOGY, INSTRUMENT = "class_labels_indices.csv", "ontology.json", "Musical instrument"
 ENDINGS = (
@@ -81,13 +83,15 @@ def pieces(recipe: Recipe, options: Options, source: Path | None) -> Listing:
     wanted = {segment.name: segment for segment in (*train, *test) if labels.keys() & set(segment.classes)}
     found: list[Piece] = []
     missing: list[str] = []
+    problems = Problems()
     for name, segment in wanted.items():
-        seconds = _seconds(segment, folder)
-        if seconds < SHORTEST_SECONDS:
-            missing.append(name)
-        else:
-            found.append(Piece(name, splits[segment.video_id], segment.video_id, seconds))
-    return Listing(tuple(found), tuple(missing))
+        with problems.of(name):
+            path, seconds = _seconds(segment, folder)
+            if path is None or seconds < SHORTEST_SECONDS:
+                missing.append(name)
+            else:
+                found.append(Piece(name, splits[segment.video_id], segment.video_id, seconds, (path,)))
+    return Listing(tuple(found), (*missing, *problems.missing(recipe, len(found))))
 
 
 def read(piece: Piece, recipe: Recipe, options: Options, source: Path | None) -> Iterator[Clip]:
@@ -95,15 +99,17 @@ def read(piece: Piece, recipe: Recipe, options: Options, source: Path | None) ->
     folder = source_folder(source, recipe)
     labels = _labels(recipe, options, folder)
     segment = _segment(piece, options, folder)
-    path, begin = _media(segment, folder)[0]
-    audio, seen = read_take(path, recipe, begin, begin + segment.end - segment.begin)
+    path, begin = _media(segment, folder) if segment is not None else (None, 0.0)
+    if segment is None or path is None:
+        raise gone(piece.name, folder)
+    take = read_take(path, recipe, begin, begin + segment.end - segment.begin)
+    audio, seen = take.audio, take.picture
     players = tuple(
         Player(instrument=labels[mid], part=labels[mid], picture=seen) for mid in segment.classes if mid in labels
     )
     frame_rate = 0.0 if seen is None else recipe.picture.frame_rate
-    yield from cut_piece(
-        Clip(piece.name, 0, audio.shape[1], recipe.sample_rate, players, frame_rate, mixture=audio), recipe
-    )
+    whole = Clip(piece.name, 0, audio.shape[1], recipe.sample_rate, players, frame_rate, audio, take.notes)
+    yield from cut_piece(whole, recipe)
 
 
 def _segments(path: Path, beginning: str = "") -> Iterator[_Segment]:
@@ -112,7 +118,7 @@ def _segments(path: Path, beginning: str = "") -> Iterator[_Segment]:
         raise DataError(
             f"{path.parent} must hold {path.name}", got="no such file", fix="download it, or set options.segments"
         )
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, 1):
             if line.startswith(beginning) and line.strip() and not line.startswith("#"):
                 yield _parse(line, f"line {number} of {path}")
@@ -136,11 +142,11 @@ def _parse(line: str, where: str) -> _Segment:
     return segment
 
 
-def _segment(piece: Piece, options: Options, folder: Path) -> _Segment:
+def _segment(piece: Piece, options: Options, folder: Path) -> _Segment | None:
     """The segment of a piece. Lists have millions of lines, so that only those of its video are parsed."""
     names = (*options.segments.train, *options.segments.test)
     segments = (segment for name in names for segment in _segments(folder / name, f"{piece.composition},"))
-    return next(segment for segment in segments if segment.name == piece.name)
+    return next((segment for segment in segments if segment.name == piece.name), None)
 
 
 def _splits(train: Sequence[_Segment], test: Sequence[_Segment], seed: int) -> dict[str, str]:
@@ -151,19 +157,22 @@ def _splits(train: Sequence[_Segment], test: Sequence[_Segment], seed: int) -> d
     return splits | {segment.video_id: "test" for segment in test}
 
 
-def _media(segment: _Segment, folder: Path) -> list[tuple[Path, float]]:
-    """Files that hold a segment, the best one first, and the second at which it begins there."""
-    places = [(segment.name, 0.0), (segment.video_id, segment.begin)]
-    paths = [(folder / "media" / f"{stem}{ending}", begin) for stem, begin in places for ending in ENDINGS]
-    return [(path, begin) for path, begin in paths if path.is_file()]
+def _media(segment: _Segment, folder: Path) -> tuple[Path | None, float]:
+    """The file that holds a segment, if any does, and the second at which it begins there."""
+    for stem, begin in ((segment.name, 0.0), (segment.video_id, segment.begin)):
+        path = file_called(folder / "media", stem, ENDINGS)
+        if path is not None:
+            return path, begin
+    return None, 0.0
 
 
-def _seconds(segment: _Segment, folder: Path) -> float:
-    """How much of a segment is there."""
-    for path, begin in _media(segment, folder):
-        length = common_seconds([path], fix="obtain it again, or delete it, so that it counts as missing")
-        return min(length - begin, segment.end - segment.begin)
-    return 0.0
+def _seconds(segment: _Segment, folder: Path) -> tuple[Path | None, float]:
+    """The file that holds a segment, if any does, and how much of the segment is there."""
+    path, begin = _media(segment, folder)
+    if path is None:
+        return None, 0.0
+    length = common_seconds([path], fix="obtain it again, or delete it, so that it counts as missing")
+    return path, min(length - begin, segment.end - segment.begin)
 
 
 def _labels(recipe: Recipe, options: Options, folder: Path) -> dict[str, str]:
@@ -220,5 +229,6 @@ def _instruments(path: Path) -> list[str]:
 
 def _read(path: Path) -> str:
     if not path.is_file():
-        raise DataError(f"{path.parent} must hold {path.name}", got="no such file", fix="download it")
-    return path.read_text(encoding="utf-8")
+        near = did_you_mean(path.parent, lambda folder: (folder / path.name).is_file())
+        raise DataError(f"{path.parent} must hold {path.name}", got="no such file", fix=f"download it{near}")
+    return read_text(path)

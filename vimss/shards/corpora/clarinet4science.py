@@ -13,7 +13,6 @@ picture; the player's name is the timbre by which reports group. Splits are deal
 training what another plays in the test.
 """
 
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +23,10 @@ from jaxtyping import Float64
 from vimss.config import Config
 from vimss.errors import DataError
 from vimss.shards.clip import Clip, Player
-from vimss.shards.corpora import Listing, Piece, common_seconds, cut_piece, deal, plain_name, read_take, source_folder
+from vimss.shards.corpora import Listing, Piece, common_seconds, cut_piece, deal, read_take
 from vimss.shards.recipe import Recipe
+from vimss.shards.source import Problems, did_you_mean, find_file, gone, plain_name, source_folder
+from vimss.shards.table import number, read_records, read_table
 
 TABLE = "clips.csv"
 COLUMNS = ("video", "player", "piece")
@@ -49,18 +50,25 @@ def pieces(recipe: Recipe, options: Options, source: Path | None) -> Listing:
     lines = _lines(source_folder(source, recipe))
     splits = deal(sorted({line.composition for line in lines.values()}), recipe.seed)
     found: list[Piece] = []
+    problems = Problems()
     for name, line in lines.items():
-        if line.onsets is not None:
-            _onsets(line.onsets)
-        seconds = common_seconds([line.video], fix="copy it again, with sound")
-        found.append(Piece(name, splits[line.composition], line.composition, seconds))
-    return Listing(tuple(found))
+        with problems.of(name):
+            if line.onsets is not None:
+                _onsets(line.onsets)
+            seconds = common_seconds([line.video], fix="copy it again, with sound")
+            files = (line.video,) if line.onsets is None else (line.video, line.onsets)
+            found.append(Piece(name, splits[line.composition], line.composition, seconds, files))
+    return Listing(tuple(found), problems.missing(recipe, len(found)))
 
 
 def read(piece: Piece, recipe: Recipe, options: Options, source: Path | None) -> Iterator[Clip]:
     """The clips of one video, each at most `recipe.clip_seconds` long."""
-    line = _lines(source_folder(source, recipe))[piece.name]
-    audio, picture = read_take(line.video, recipe)
+    folder = source_folder(source, recipe)
+    line = _lines(folder).get(piece.name)
+    if line is None:
+        raise gone(piece.name, folder)
+    take = read_take(line.video, recipe)
+    audio, picture = take.audio, take.picture
     player = Player(
         LABEL,
         f"1-{LABEL}",
@@ -70,7 +78,8 @@ def read(piece: Piece, recipe: Recipe, options: Options, source: Path | None) ->
         timbre=line.player,
     )
     frame_rate = 0.0 if picture is None else recipe.picture.frame_rate
-    yield from cut_piece(Clip(piece.name, 0, audio.shape[1], recipe.sample_rate, (player,), frame_rate), recipe)
+    samples, rate = audio.shape[1], recipe.sample_rate
+    yield from cut_piece(Clip(piece.name, 0, samples, rate, (player,), frame_rate, notes=take.notes), recipe)
 
 
 def _lines(folder: Path) -> dict[str, _Line]:
@@ -80,36 +89,48 @@ def _lines(folder: Path) -> dict[str, _Line]:
         raise DataError(
             f"{folder} must hold {TABLE} with the columns {','.join(COLUMNS)} and, where you have them, onsets",
             got="no such file",
-            fix="write a line for each video, or correct --source",
+            fix="write a line for each video, or correct --source"
+            + did_you_mean(folder, lambda near: (near / TABLE).is_file()),
         )
-    rows = csv.DictReader(table.read_text(encoding="utf-8-sig").splitlines())
     lines: dict[str, _Line] = {}
-    for row in rows:
-        # More fields than columns stand under None; fewer are None.
-        words = {key: (value or "").strip() for key, value in row.items() if key is not None}
-        where = f"{table}, line {rows.line_num}"
-        if not all(words.get(column) for column in COLUMNS):
-            raise DataError(
-                f"{where}: {', '.join(COLUMNS)} must be there",
-                got=", ".join(f"{key}={value}" for key, value in words.items()),
-                fix=f"begin the table with {','.join(COLUMNS)},onsets and fill these columns",
-            )
-        name = plain_name(Path(words["video"]).with_suffix("").as_posix())
-        if name in lines:
-            raise DataError(
-                f"{where}: each video must stand in one line, and be called other than all others",
-                got=f"{name} twice",
-                fix="take the line away, or rename the video; only letters, digits, - and _ count",
-            )
-        onsets = _path(folder, words["onsets"], where) if words.get("onsets") else None
-        composition = plain_name(words["piece"]).lower()
-        lines[name] = _Line(_path(folder, words["video"], where), words["player"], composition, onsets)
+    problems = Problems()
+    columns, rows = read_records(table)
+    if not set(COLUMNS) <= set(columns):
+        raise DataError(
+            f"{table}, line 1: {', '.join(COLUMNS)} must be there",
+            got=", ".join(columns) or "an empty file",
+            fix=f"begin the table with {','.join(COLUMNS)},onsets",
+        )
+    for line, words in rows:
+        with problems.of(f"line {line}"):
+            _add_line(lines, folder, words, f"{table}, line {line}")
+    # A line that cannot be read gives no composition, and moves others to another split: none is left out.
+    problems.refuse()
     return lines
 
 
+def _add_line(lines: dict[str, _Line], folder: Path, words: dict[str, str], where: str) -> None:
+    if not all(words.get(column) for column in COLUMNS):
+        raise DataError(
+            f"{where}: {', '.join(COLUMNS)} must be there",
+            got=", ".join(f"{key}={value}" for key, value in words.items()),
+            fix=f"begin the table with {','.join(COLUMNS)},onsets and fill these columns",
+        )
+    name = plain_name(Path(words["video"]).with_suffix("").as_posix())
+    if name in lines:
+        raise DataError(
+            f"{where}: each video must stand in one line, and be called other than all others",
+            got=f"{name} twice",
+            fix="take the line away, or rename the video; only letters, digits, - and _ count",
+        )
+    onsets = _path(folder, words["onsets"], where) if words.get("onsets") else None
+    composition = plain_name(words["piece"]).lower()
+    lines[name] = _Line(_path(folder, words["video"], where), words["player"], composition, onsets)
+
+
 def _path(folder: Path, text: str, where: str) -> Path:
-    path = folder / text
-    if Path(text).is_absolute() or ".." in Path(text).parts or not path.is_file():
+    path = find_file(folder, text)
+    if path is None:
         raise DataError(
             f"{where}: paths must be those of files below {folder}, as seen from there",
             got=text,
@@ -120,12 +141,20 @@ def _path(folder: Path, text: str, where: str) -> Path:
 
 def _onsets(path: Path) -> Float64[np.ndarray, "k 1"]:
     """Seconds at which notes begin, in order."""
-    rows = [row for row in csv.reader(path.read_text(encoding="utf-8-sig").splitlines()) if row]
+    rows = read_table(path)
+    if rows and all(len(row.words) > 1 and all(word.isdecimal() for word in row.words[:2]) for row in rows):
+        raise DataError(
+            f"the seconds in {path} must have decimal points, or semicolons after them",
+            got=f"{','.join(rows[0].words)}, which may be a decimal comma",
+            fix="write 1.0 for a whole second",
+        )
+    if len(rows) > 1 and not any(letter.isdecimal() for letter in rows[0].words[0]):
+        rows = rows[1:]  # a header
     try:
-        seconds = np.array([float(row[0]) for row in rows], np.float64)
+        seconds = np.array([number(row.words[0]) for row in rows], np.float64)
     except ValueError as error:
         raise DataError(
-            f"every line of {path} must begin with seconds", got=str(error), fix="take headers away"
+            f"every line of {path} must begin with seconds", got=str(error), fix="correct the line"
         ) from error
     if not (np.isfinite(seconds) & (seconds >= 0)).all():
         raise DataError(f"the seconds in {path} must be 0 or more", got=str(seconds.min()), fix="correct them")

@@ -22,17 +22,17 @@ from pathlib import Path
 
 from vimss.config import Config
 from vimss.errors import DataError
-from vimss.media import fitting_gain, probe, quantise, read_audio
+from vimss.media import fitting_gain, probe, quantise
 from vimss.shards.clip import Clip, Player
-from vimss.shards.corpora import Listing, Piece, common_seconds, cut_piece, plain_name, source_folder
+from vimss.shards.corpora import LENGTH_TOLERANCE, Listing, Piece, common_seconds, cut_piece, read_sounds
 from vimss.shards.recipe import Recipe
+from vimss.shards.source import Problems, did_you_mean, file_called, gone, plain_name, source_folder, visible
 
 MIXTURE = "mixture"
 SOUNDS = (MIXTURE, "drums", "bass", "other", "vocals")
 """In the order of the streams."""
 STEM_FILE = ".stem.mp4"
-MOST_APART = 0.05
-"""Seconds by which the streams of a track may differ in length, because codecs pad the last block."""
+HALVES = ("train", "test")
 PROMOTE_ONE_IN = 10
 COPY_AGAIN = "unpack or copy the track again"
 VALID = (
@@ -67,7 +67,7 @@ class _Track:
 
     @property
     def title(self) -> str:
-        return self.path.name.removesuffix(STEM_FILE)
+        return self.path.name[: -len(STEM_FILE)] if _is_stem_file(self.path) else self.path.name
 
     @property
     def name(self) -> str:
@@ -76,48 +76,52 @@ class _Track:
     @property
     def sounds(self) -> dict[str, tuple[Path, int]]:
         """File and stream of the mixture and of each stem."""
-        if self.path.name.endswith(STEM_FILE):
+        if _is_stem_file(self.path):
             return {name: (self.path, stream) for stream, name in enumerate(SOUNDS)}
-        return {name: (self.path / f"{name}.wav", 0) for name in SOUNDS}
+        return {name: (file_called(self.path, name, [".wav"]) or self.path / f"{name}.wav", 0) for name in SOUNDS}
 
 
 def pieces(recipe: Recipe, options: Options, source: Path | None) -> Listing:
     """One piece per track, probed; DataError where a track lacks a sound, or its sounds differ in length."""
     tracks = _tracks(source_folder(source, recipe))
     found: dict[str, Piece] = {}
+    problems = Problems()
     for track in tracks:
-        if track.name in found:
-            raise DataError(
-                "every track must have a name of its own, of letters, digits, - and _",
-                got=f"{track.name} twice, once from {track.path}",
-                fix="take one of the two away, or rename it",
-            )
-        found[track.name] = Piece(track.name, _split(track, recipe.seed), track.name, _seconds(track))
+        with problems.of(track.title):
+            if track.name in found:
+                raise DataError(
+                    "every track must have a name of its own, of letters, digits, - and _",
+                    got=f"{track.name} twice, once from {track.path}",
+                    fix="take one of the two away, or rename it",
+                )
+            split = _split(track, recipe.seed)
+            found[track.name] = Piece(track.name, split, track.name, _seconds(track, recipe), (track.path,))
     titles = {track.title for track in tracks}
-    return Listing(tuple(found.values()), tuple(title for title in VALID if title not in titles))
+    absent = tuple(title for title in VALID if title not in titles)
+    return Listing(tuple(found.values()), absent + problems.missing(recipe, len(found)))
 
 
 def read(piece: Piece, recipe: Recipe, options: Options, source: Path | None) -> Iterator[Clip]:
     """The clips of one track, each at most `recipe.clip_seconds` long."""
-    track = next(track for track in _tracks(source_folder(source, recipe)) if track.name == piece.name)
-    sounds = {
-        name: read_audio(path, recipe.sample_rate, recipe.channels, stream)
-        for name, (path, stream) in track.sounds.items()
-    }
-    samples = min(sound.shape[1] for sound in sounds.values())
+    folder = source_folder(source, recipe)
+    track = next((track for track in _tracks(folder) if track.name == piece.name), None)
+    if track is None:
+        raise gone(piece.name, folder)
+    sounds, notes = read_sounds([track.sounds[name] for name in SOUNDS], recipe, piece.seconds)
     # One gain for all: some are louder than full scale, and apart they would no longer fit the mix.
-    gain = fitting_gain(*sounds.values())
-    parts = {name: quantise(gain * sound[:, :samples]) for name, sound in sounds.items()}
+    gain = fitting_gain(*sounds)
+    parts = {name: quantise(gain * sound) for name, sound in zip(SOUNDS, sounds, strict=True)}
     mixture = parts.pop(MIXTURE)
     players = tuple(Player(instrument=name, part=name, audio=part) for name, part in sorted(parts.items()))
-    yield from cut_piece(Clip(piece.name, 0, samples, recipe.sample_rate, players, mixture=mixture), recipe)
+    samples, rate = mixture.shape[1], recipe.sample_rate
+    yield from cut_piece(Clip(piece.name, 0, samples, rate, players, mixture=mixture, notes=notes), recipe)
 
 
 def _tracks(source: Path) -> list[_Track]:
     """The tracks of both halves, which must be of one layout."""
-    paths = [(half, path) for half in ("train", "test") for path in _visible(source / half)]
-    files = [_Track(path, half) for half, path in paths if path.is_file() and path.name.endswith(STEM_FILE)]
-    folders = [_Track(path, half) for half, path in paths if path.is_dir()]
+    paths = [(half, path) for half in HALVES for path in visible(source / half)]
+    files = [_Track(path, half) for half, path in paths if _is_stem_file(path)]
+    folders = [_Track(path, half) for half, path in paths if path.is_dir() and not _is_stem_file(path)]
     if files and folders:
         raise DataError(
             f"{source} must hold tracks of one kind, files that end in {STEM_FILE} or folders of WAV files",
@@ -129,15 +133,14 @@ def _tracks(source: Path) -> list[_Track]:
             f"{source} must hold the folders train and test with a file that ends in {STEM_FILE}, "
             "or a folder of WAV files, for each track",
             got="no track",
-            fix="unpack the corpus, and give the folder in which train and test lie: --source DIR",
+            fix="unpack the corpus, and give the folder in which train and test lie: --source DIR"
+            + did_you_mean(source, lambda folder: any(visible(folder / half) for half in HALVES)),
         )
     return files or folders
 
 
-def _visible(folder: Path) -> list[Path]:
-    """What lies in a folder; a Mac leaves hidden twins of files, `._NAME.stem.mp4`."""
-    found = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [path for path in found if not path.name.startswith(".")]
+def _is_stem_file(path: Path) -> bool:
+    return path.name.lower().endswith(STEM_FILE)
 
 
 def _split(track: _Track, seed: int) -> str:
@@ -150,12 +153,12 @@ def _split(track: _Track, seed: int) -> str:
     return "promote" if drawn % PROMOTE_ONE_IN == 0 else "train"
 
 
-def _seconds(track: _Track) -> float:
+def _seconds(track: _Track, recipe: Recipe) -> float:
     """Length of a track; DataError where it lacks a sound, or they are not equally long."""
-    return _stream_seconds(track.path) if track.path.is_file() else _file_seconds(track)
+    return _stream_seconds(track.path, recipe) if _is_stem_file(track.path) else _file_seconds(track, recipe)
 
 
-def _stream_seconds(path: Path) -> float:
+def _stream_seconds(path: Path, recipe: Recipe) -> float:
     lengths = probe(path).sound_seconds
     if len(lengths) != len(SOUNDS):
         raise DataError(
@@ -164,16 +167,16 @@ def _stream_seconds(path: Path) -> float:
             fix="copy the track again; a program that converted it may have kept the first stream alone",
         )
     for name, seconds in zip(SOUNDS, lengths, strict=True):
-        if abs(seconds - lengths[0]) > MOST_APART:
+        if abs(seconds - lengths[0]) > LENGTH_TOLERANCE and not recipe.allow_truncated:
             raise DataError(
                 f"the {name} of {path} must be as long as its mixture",
                 got=f"{seconds:.2f} s, not {lengths[0]:.2f} s",
                 fix=COPY_AGAIN,
             )
-    return lengths[0]
+    return min(lengths)
 
 
-def _file_seconds(track: _Track) -> float:
+def _file_seconds(track: _Track, recipe: Recipe) -> float:
     paths = [path for path, _ in track.sounds.values()]
     absent = [path.name for path in paths if not path.is_file()]
     if absent:
@@ -182,4 +185,4 @@ def _file_seconds(track: _Track) -> float:
             got=f"no {', '.join(absent)}",
             fix=COPY_AGAIN,
         )
-    return common_seconds(paths, COPY_AGAIN)
+    return common_seconds(paths, COPY_AGAIN, recipe.allow_truncated)

@@ -17,10 +17,10 @@ The splits are dealt per class over all ids of the lists, so that a video that i
 lists or classes is in one split. The videos belong to those who put them on YouTube.
 """
 
-import csv
 import json
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -31,14 +31,19 @@ from pydantic import Field, TypeAdapter
 
 from vimss.config import Config
 from vimss.errors import ConfigError, DataError
-from vimss.media import Box, columns, fitting_gain, middle_square, probe, quantise, read_audio, read_crops, read_images
+from vimss.media import Box, columns, fitting_gain, middle_square, probe, quantise, read_crops, read_images
 from vimss.shards.clip import Clip, Player
-from vimss.shards.corpora import Listing, Piece, common_seconds, cut_piece, deal, plain_name, source_folder
+from vimss.shards.corpora import Listing, Piece, common_seconds, cut_piece, deal, read_sound
 from vimss.shards.recipe import Picture, Recipe
+from vimss.shards.source import Problems, did_you_mean, file_called, gone, plain_name, source_folder
+from vimss.shards.table import read_table, read_text
 
 VIDEOS, SOUNDS = (".mp4", ".mkv", ".webm"), (".mp3", ".wav")
 FRAMES_TOLERANCE = 0.1
 """Share of a recording by which its JPEG files may be too few or too many; another frame rate is further off."""
+
+HEADER = re.compile(r"(video|solo|youtube|first|second)?[ _-]?(id)?[ _-]?(\d|a|b|one|two)?", re.IGNORECASE)
+"""Words that stand above lists of ids."""
 
 
 class Options(Config):
@@ -80,24 +85,32 @@ def pieces(recipe: Recipe, options: Options, source: Path | None) -> Listing:
     folder = source_folder(source, recipe)
     videos = _videos(recipe, options, folder)
     splits = _splits(videos, recipe.seed)
-    there = {video: sound for video in videos if (sound := _sound(video, folder)) is not None}
-    found = tuple(
-        Piece(video.name, splits[video.video_id], video.video_id, _seconds(video, sound, options, folder))
-        for video, sound in there.items()
-    )
-    missing = tuple(video.name for video in videos if video not in there)
-    solos = [video for video in there if len(video.labels) == 1 and splits[video.video_id] == "test"]
-    pairs = [pair for name in options.pairs for pair in _pairs(folder / name, solos)]
-    return Listing(found, missing, tuple(pairs))
+    found: dict[_Video, Piece] = {}
+    missing: list[str] = []
+    problems = Problems()
+    for video in videos:
+        sound = _sound(video, folder)
+        if sound is None:
+            missing.append(video.name)
+            continue
+        with problems.of(video.name):
+            seconds = _seconds(video, sound, options, folder)
+            found[video] = Piece(video.name, splits[video.video_id], video.video_id, seconds, (sound,))
+    missing += problems.missing(recipe, len(found))
+    solos = [video for video in found if len(video.labels) == 1 and splits[video.video_id] == "test"]
+    ids = {video.video_id for video in videos}
+    pairs = [pair for name in options.pairs for pair in _pairs(folder / name, solos, ids)]
+    return Listing(tuple(found.values()), tuple(missing), tuple(pairs))
 
 
 def read(piece: Piece, recipe: Recipe, options: Options, source: Path | None) -> Iterator[Clip]:
     """The clips of one video, each at most `recipe.clip_seconds` long."""
     folder = source_folder(source, recipe)
-    video = next(video for video in _videos(recipe, options, folder) if video.name == piece.name)
-    path = _sound(video, folder)
-    assert path is not None, "what is missing is no piece"  # noqa: S101
-    sound = read_audio(path, recipe.sample_rate, recipe.channels)
+    video = next((video for video in _videos(recipe, options, folder) if video.name == piece.name), None)
+    path = None if video is None else _sound(video, folder)
+    if video is None or path is None:
+        raise gone(piece.name, folder)
+    sound, notes = read_sound(path, recipe)
     audio = quantise(fitting_gain(sound) * sound)
     samples, solo = audio.shape[1], len(video.labels) == 1
     pictures = _pictures(video, path, samples / recipe.sample_rate, recipe.picture, options, folder)
@@ -111,7 +124,8 @@ def read(piece: Piece, recipe: Recipe, options: Options, source: Path | None) ->
         for place, label in enumerate(video.labels)
     )
     frame_rate, mixture = recipe.picture.frame_rate if pictures else 0.0, None if solo else audio
-    yield from cut_piece(Clip(piece.name, 0, samples, recipe.sample_rate, players, frame_rate, mixture), recipe)
+    whole = Clip(piece.name, 0, samples, recipe.sample_rate, players, frame_rate, mixture, notes)
+    yield from cut_piece(whole, recipe)
 
 
 def _videos(recipe: Recipe, options: Options, folder: Path) -> list[_Video]:
@@ -130,15 +144,16 @@ def _videos(recipe: Recipe, options: Options, folder: Path) -> list[_Video]:
 
 def _read_list(path: Path) -> list[tuple[str, tuple[str, ...]]]:
     """Classes and their ids."""
-    try:
-        videos = json.loads(path.read_text(encoding="utf-8"))["videos"]
-        return list(TypeAdapter(dict[_Key, tuple[_Id, ...]]).validate_python(videos).items())
-    except FileNotFoundError as error:
+    if not path.is_file():
         raise DataError(
             f"{path.parent} must hold the list {path.name}",
             got="no such file",
-            fix="copy it there from the dataset's repository, or name others in options.lists",
-        ) from error
+            fix="copy it there from the dataset's repository, or name others in options.lists"
+            + did_you_mean(path.parent, lambda near: (near / path.name).is_file()),
+        )
+    try:
+        videos = json.loads(read_text(path))["videos"]
+        return list(TypeAdapter(dict[_Key, tuple[_Id, ...]]).validate_python(videos).items())
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f'{path} must be JSON of the form {{"videos": {{class: [ids]}}}}',
@@ -158,15 +173,14 @@ def _splits(videos: Sequence[_Video], seed: int) -> dict[str, str]:
 
 def _sound(video: _Video, folder: Path) -> Path | None:
     """The file with a video's sound, None where it is missing."""
-    paths = [folder / video.key / f"{video.video_id}{ending}" for ending in VIDEOS]
-    paths += [folder / "data" / "audio" / video.key / f"{video.video_id}{ending}" for ending in SOUNDS]
-    return next((path for path in paths if path.is_file()), None)
+    prepared = folder / "data" / "audio" / video.key
+    return file_called(folder / video.key, video.video_id, VIDEOS) or file_called(prepared, video.video_id, SOUNDS)
 
 
 def _images(video: _Video, sound: Path, folder: Path) -> list[Path]:
     """The pictures of a video that lie in files of their own, in order."""
     frames = folder / "data" / "frames" / video.key / f"{video.video_id}.mp4"
-    if sound.suffix in VIDEOS or not frames.is_dir():
+    if sound.suffix.lower() in VIDEOS or not frames.is_dir():
         return []
     return sorted(frames.glob("*.jpg"))
 
@@ -212,7 +226,7 @@ def _boxes(path: Path, players: int) -> list[Box]:
     return [middle_square(path)] if players == 1 else columns(path, players)
 
 
-def _pairs(path: Path, solos: Sequence[_Video]) -> list[tuple[str, str]]:
+def _pairs(path: Path, solos: Sequence[_Video], ids_of_lists: Collection[str]) -> list[tuple[str, str]]:
     """The pairs of a list, by name; DataError where one is not of two instruments that are there and in test."""
     if not path.is_file():
         raise DataError(
@@ -220,14 +234,15 @@ def _pairs(path: Path, solos: Sequence[_Video]) -> list[tuple[str, str]]:
         )
     by_id = {video.video_id: video for video in solos}
     pairs: list[tuple[str, str]] = []
-    for number, row in enumerate(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()), 1):
-        ids = [word.strip() for word in row]
-        if not ids:
-            continue
+    rows = read_table(path)
+    if rows and all(HEADER.fullmatch(word) and word not in ids_of_lists for word in rows[0].words):
+        rows = rows[1:]
+    for row in rows:
+        ids = row.words
         unknown = [name for name in ids if name not in by_id]
         if unknown or len(ids) != 2 or by_id[ids[0]].key == by_id[ids[1]].key:
             raise DataError(
-                f"line {number} of {path} must be two ids of solos of different classes that are there and in test",
+                f"line {row.line} of {path} must be two ids of solos of different classes that are there and in test",
                 got=", ".join(ids) + (f"; not in test: {', '.join(unknown)}" if unknown else ""),
                 fix="take the line off the list, or obtain what is missing",
             )

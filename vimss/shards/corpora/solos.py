@@ -35,8 +35,10 @@ from vimss.config import Config
 from vimss.errors import DataError
 from vimss.media import probe
 from vimss.shards.clip import Clip, Player
-from vimss.shards.corpora import Listing, Piece, common_seconds, cut_piece, deal, read_take, source_folder
+from vimss.shards.corpora import Listing, Piece, common_seconds, cut_piece, deal, read_take
 from vimss.shards.recipe import Recipe
+from vimss.shards.source import Problems, did_you_mean, file_called, gone, source_folder
+from vimss.shards.table import read_text
 
 CODES = {
     "Bassoon": "bn",
@@ -80,6 +82,7 @@ def pieces(recipe: Recipe, options: Options, source: Path | None) -> Listing:
     _skeletons(folder)  # checked here, because a 3 GB download breaks off now and then
     found: list[Piece] = []
     missing: list[str] = []
+    problems = Problems()
     splits: dict[str, str] = {}
     for instrument, videos in _ids(folder).items():
         # A video with two instruments stays in the split of the first.
@@ -89,15 +92,16 @@ def pieces(recipe: Recipe, options: Options, source: Path | None) -> Listing:
             if path is None:
                 missing.append(video)
                 continue
-            length = common_seconds([path], fix="download it again, with sound")
-            for number, (begin, end) in enumerate(_seconds(stretches, instrument, video)):
-                name = f"{CODES[instrument]}-{video}-{number}"
-                end = length if math.isinf(end) else end
-                if begin < min(end, length) and end <= length + LENGTH_TOLERANCE:
-                    found.append(Piece(name, splits[video], video, min(end, length) - begin))
-                else:
-                    missing.append(name)
-    return Listing(tuple(found), tuple(missing))
+            with problems.of(video):
+                length = common_seconds([path], fix="download it again, with sound")
+                for number, (begin, end) in enumerate(_seconds(stretches, instrument, video)):
+                    name = f"{CODES[instrument]}-{video}-{number}"
+                    end = length if math.isinf(end) else end
+                    if begin < min(end, length) and end <= length + LENGTH_TOLERANCE:
+                        found.append(Piece(name, splits[video], video, min(end, length) - begin, (path,)))
+                    else:
+                        missing.append(name)
+    return Listing(tuple(found), (*missing, *problems.missing(recipe, len(found))))
 
 
 def read(piece: Piece, recipe: Recipe, options: Options, source: Path | None) -> Iterator[Clip]:
@@ -109,12 +113,14 @@ def read(piece: Piece, recipe: Recipe, options: Options, source: Path | None) ->
     begin, end = _seconds(_stretches(folder), instrument, video)[int(number)]
     path = _video(folder, instrument, video)
     if path is None:
-        raise DataError(f"{folder} must keep its videos", got=f"none of {video} any more", fix="put it back")
-    audio, picture = read_take(path, recipe, begin, end)
+        raise gone(video, folder)
+    take = read_take(path, recipe, begin, end)
+    audio, picture = take.audio, take.picture
     frame_rate = 0.0 if picture is None else recipe.picture.frame_rate
     times = begin + (np.arange(0 if picture is None else len(picture)) + 0.5) / recipe.picture.frame_rate
     player = Player(code, f"1-{code}", audio, picture=picture, features=_features(folder, video, path, times))
-    yield from cut_piece(Clip(piece.name, 0, audio.shape[1], recipe.sample_rate, (player,), frame_rate), recipe)
+    samples, rate = audio.shape[1], recipe.sample_rate
+    yield from cut_piece(Clip(piece.name, 0, samples, rate, (player,), frame_rate, notes=take.notes), recipe)
 
 
 def _ids(folder: Path) -> dict[str, list[str]]:
@@ -142,8 +148,8 @@ def _seconds(stretches: Any, instrument: str, video: str) -> list[tuple[float, f
 
 
 def _video(folder: Path, instrument: str, video: str) -> Path | None:
-    paths = [folder / parent / instrument / f"{video}{ending}" for parent in FOLDERS for ending in ENDINGS]
-    return next((path for path in paths if path.is_file()), None)
+    paths = (file_called(folder / parent / instrument, video, ENDINGS) for parent in FOLDERS)
+    return next((path for path in paths if path is not None), None)
 
 
 def _file(folder: Path, inner: str, name: str) -> Path:
@@ -157,10 +163,11 @@ def _load(path: Path, shape: Any) -> Any:
         raise DataError(
             f"{path.name} must lie in the folder of the corpus, or in its folder {path.parent.name}",
             got=f"no file {path}",
-            fix="take it from the authors' repository, JuanFMontesinos/Solos, or correct --source",
+            fix="take it from the authors' repository, JuanFMontesinos/Solos, or correct --source"
+            + did_you_mean(path.parents[1], lambda near: _file(near, path.parent.name, path.name).is_file()),
         )
     try:
-        content = TypeAdapter(dict[str, Any]).validate_json(path.read_bytes())
+        content = TypeAdapter(dict[str, Any]).validate_json(read_text(path))
         return TypeAdapter(shape).validate_python(_without_counters(content))
     except ValueError as error:
         raise DataError(

@@ -19,11 +19,10 @@ The corpus comes with segment_times.npy, which is a pickle: opening one runs wha
 here; convert it where you trust it.
 """
 
-import csv
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,8 +34,10 @@ from vimss.config import Config
 from vimss.errors import DataError
 from vimss.media import columns, middle_square, read_crops
 from vimss.shards.clip import Clip, Player
-from vimss.shards.corpora import Listing, Piece, common_seconds, cut_piece, deal, read_take, source_folder
+from vimss.shards.corpora import Listing, Piece, common_seconds, cut_piece, deal, read_take
 from vimss.shards.recipe import Recipe
+from vimss.shards.source import Problems, did_you_mean, file_called, gone, source_folder, visible
+from vimss.shards.table import number, read_records, read_text
 
 SOLOS = {
     "cello": "vc",
@@ -98,67 +99,91 @@ def pieces(recipe: Recipe, options: Options, source: Path | None) -> Listing:
     recordings, table = _recordings(folder), _table(folder)
     splits = _dealt(recordings, recipe.seed)
     found: list[Piece] = []
+    problems, wrong_stretches = Problems(), Problems()
     missing = [] if table is None else sorted(set(table) - set(recordings))
     for name, recording in recordings.items():
         stretches = WHOLE if table is None else table.get(name, [])
         if not stretches:
             missing.append(name)
             continue
-        seconds = common_seconds([recording.path], fix="copy it again")
-        for number, (begin, end) in enumerate(stretches):
-            if not 0 <= begin < min(end, seconds):
-                raise DataError(
-                    f"stretch {number} of {name} in {TABLE} must lie in {recording.path}, {seconds:.2f} s long",
-                    got=f"{begin:g} to {end:g} s",
-                    fix="correct the table; its times are seconds",
-                )
-            found.append(Piece(f"{name}-{number}", splits[name], name, min(end, seconds) - begin))
-    return Listing(tuple(found), tuple(missing))
+        with problems.of(name):
+            seconds = common_seconds([recording.path], fix="copy it again")
+            for place, (begin, end) in enumerate(stretches):
+                with wrong_stretches.of(name):
+                    _check_stretch(begin, end, seconds, f"stretch {place} of {name}", recording.path)
+                    length = min(end, seconds) - begin
+                    found.append(Piece(f"{name}-{place}", splits[name], name, length, (recording.path,)))
+    # A mistake in the table is no piece that the source lacks.
+    wrong_stretches.refuse()
+    return Listing(tuple(found), (*missing, *problems.missing(recipe, len(found))))
 
 
 def read(piece: Piece, recipe: Recipe, options: Options, source: Path | None) -> Iterator[Clip]:
     """The clips of one stretch, each at most `recipe.clip_seconds` long."""
     folder = source_folder(source, recipe)
     name, _, number = piece.name.rpartition("-")
-    recording, table = _recordings(folder)[name], _table(folder)
-    begin, end = (WHOLE if table is None else table[name])[int(number)]
-    audio, _ = read_take(recording.path, recipe, begin, end)
+    recording, table = _recordings(folder).get(name), _table(folder)
+    stretches = WHOLE if table is None else table.get(name, [])
+    if recording is None or int(number) >= len(stretches):
+        raise gone(piece.name, folder)
+    begin, end = stretches[int(number)]
+    take = read_take(recording.path, recipe, begin, end)
+    audio, samples = take.audio, take.audio.shape[1]
     labels = CODES[recording.code]
-    picture = _picture(folder, recording, recipe, begin, audio.shape[1] / recipe.sample_rate)
+    picture = _picture(folder, recording, recipe, begin, samples / recipe.sample_rate)
     players = tuple(
         Player(label, f"{place + 1}-{label}", audio if len(labels) == 1 else None, picture=picture)
         for place, label in enumerate(labels)
     )
     frame_rate = 0.0 if picture is None else recipe.picture.frame_rate
     mixture = None if len(labels) == 1 else audio
-    yield from cut_piece(Clip(piece.name, 0, audio.shape[1], recipe.sample_rate, players, frame_rate, mixture), recipe)
+    whole = Clip(piece.name, 0, samples, recipe.sample_rate, players, frame_rate, mixture, take.notes)
+    yield from cut_piece(whole, recipe)
+
+
+def _check_stretch(begin: float, end: float, seconds: float, name: str, path: Path) -> None:
+    if not 0 <= begin < min(end, seconds):
+        raise DataError(
+            f"{name} in {TABLE} must lie in {path}, {seconds:.2f} s long",
+            got=f"{begin:g} to {end:g} s",
+            fix="correct the table; its times are seconds",
+        )
 
 
 def _recordings(folder: Path) -> dict[str, _Recording]:
     found: dict[str, _Recording] = {}
+    problems = Problems()
     for part in ("train", "test"):
-        for path in sorted((folder / "wav" / part).glob("[!.]*.wav")):
-            match = re.fullmatch(r"([a-z]+)\d+", path.stem)
-            if match is None or match[1] not in CODES:
-                raise DataError(
-                    f"{path} must be called by one of {', '.join(CODES)}, and a number",
-                    got=path.stem,
-                    fix="rename it, or take it away",
-                )
-            if path.stem in found:
-                raise DataError(
-                    f"a recording must lie in one of {folder / 'wav'}/train and test",
-                    got=f"{path.name} in both",
-                    fix="take one away, or rename it where it is another recording",
-                )
-            found[path.stem] = _Recording(path, match[1], part)
+        for path in _wavs(folder / "wav" / part):
+            with problems.of(path.name):
+                match = re.fullmatch(r"([a-z]+)\d+", path.stem)
+                if match is None or match[1] not in CODES:
+                    raise DataError(
+                        f"{path} must be called by one of {', '.join(CODES)}, and a number",
+                        got=path.stem,
+                        fix="rename it, or take it away",
+                    )
+                if path.stem in found:
+                    raise DataError(
+                        f"a recording must lie in one of {folder / 'wav'}/train and test",
+                        got=f"{path.name} in both",
+                        fix="take one away, or rename it where it is another recording",
+                    )
+                found[path.stem] = _Recording(path, match[1], part)
+    # A name that says nothing gives no label, and moves others to another split: it is never left out.
+    problems.refuse()
     if not found:
         raise DataError(
             f"{folder} must hold the folders wav/train and wav/test",
             got="no file that ends in .wav there",
-            fix="name the folder that holds wav/ with --source",
+            fix="name the folder that holds wav/ with --source"
+            + did_you_mean(folder, lambda near: any(_wavs(near / "wav" / part) for part in ("train", "test"))),
         )
     return found
+
+
+def _wavs(folder: Path) -> list[Path]:
+    return [path for path in visible(folder) if path.suffix.lower() == ".wav"]
 
 
 def _dealt(recordings: dict[str, _Recording], seed: int) -> dict[str, str]:
@@ -176,9 +201,9 @@ def _table(folder: Path) -> dict[str, list[Stretch]] | None:
     """The stretches of each recording; None where there is no table."""
     as_csv, as_json = folder / f"{TABLE}.csv", folder / f"{TABLE}.json"
     if as_csv.exists():
-        return _parse(as_csv, lambda text: list(csv.DictReader(text.splitlines())))
+        return _parse(as_csv, _read_rows)
     if as_json.exists():
-        return _parse(as_json, json.loads)
+        return _parse(as_json, lambda path: json.loads(read_text(path)))
     if (folder / f"{TABLE}.npy").exists():
         raise DataError(
             f"{folder} must hold {TABLE}.csv or {TABLE}.json",
@@ -188,10 +213,20 @@ def _table(folder: Path) -> dict[str, list[Stretch]] | None:
     return None
 
 
-def _parse(path: Path, load: Any) -> dict[str, list[Stretch]]:
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of the table; a second that is not there is None."""
+    columns, rows = read_records(path)
+    if not {"file", "to", "tf"} <= set(columns):
+        raise KeyError(f"columns {', '.join(columns)}")
+    return [
+        {"file": row["file"]} | {key: number(row[key]) if row[key] else None for key in ("to", "tf")} for _, row in rows
+    ]
+
+
+def _parse(path: Path, load: Callable[[Path], Any]) -> dict[str, list[Stretch]]:
     table: dict[str, list[Stretch]] = {}
     try:
-        for row in load(path.read_text(encoding="utf-8")):
+        for row in load(path):
             begins, ends = (np.atleast_1d(np.array(row[key], float)).tolist() for key in ("to", "tf"))
             table.setdefault(Path(row["file"]).stem, []).extend(zip(begins, ends, strict=True))
     except (KeyError, TypeError, ValueError) as error:
@@ -206,8 +241,8 @@ def _parse(path: Path, load: Any) -> dict[str, list[Stretch]]:
 def _picture(
     folder: Path, recording: _Recording, recipe: Recipe, begin: float, seconds: float
 ) -> UInt8[np.ndarray, "v h w 3"] | None:
-    video = folder / "video" / recording.part / f"{recording.path.stem}.mp4"
-    if not video.is_file():
+    video = file_called(folder / "video" / recording.part, recording.path.stem, [".mp4"])
+    if video is None:
         return None
     box = middle_square(video) if len(CODES[recording.code]) == 1 else columns(video, 1)[0]
     (seen,) = read_crops(video, [box], recipe.picture.size, recipe.picture.frame_rate, seconds, begin)

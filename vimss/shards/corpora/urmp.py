@@ -16,7 +16,7 @@ players. Arrangements of one composition share takes (the viola of 24 and 25 is 
 split as a whole. Players are recorded one by one and put side by side: what one does is never in another's picture.
 """
 
-import csv
+import fnmatch
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -26,10 +26,12 @@ from pydantic import Field, model_validator
 
 from vimss.config import Config
 from vimss.errors import DataError
-from vimss.media import Box, columns, fitting_gain, quantise, read_audio, read_crops
+from vimss.media import Box, columns, fitting_gain, quantise, read_crops
 from vimss.shards.clip import Clip, Player
-from vimss.shards.corpora import Listing, Piece, common_seconds, cut_piece, source_folder
+from vimss.shards.corpora import Listing, Piece, common_seconds, cut_piece, read_sounds
 from vimss.shards.recipe import Picture, Recipe
+from vimss.shards.source import Problems, did_you_mean, source_folder, visible
+from vimss.shards.table import read_table
 
 _FOLDERS = """
 01_Jupiter_vn_vc 02_Sonata_vn_vn 03_Dance_fl_cl 04_Allegro_fl_fl 05_Entertainer_tpt_tpt 06_Entertainer_sax_sax
@@ -45,6 +47,7 @@ _FOLDERS = """
 NAMES = tuple(_FOLDERS.split())
 """The folders of the pieces."""
 BOXES = "boxes.csv"
+NAME_IT = "name the folder that holds them: --source DIR"
 ANNOTATIONS = {"notes": ("Notes", ("onset_s", "pitch_hz", "duration_s")), "f0": ("F0s", ("time_s", "f0_hz"))}
 """Name of the annotation: the word that its files begin with, and its columns."""
 SUM_TOLERANCE = 1e-6
@@ -95,19 +98,28 @@ def pieces(recipe: Recipe, options: Options, source: Path | None) -> Listing:
     """The pieces whose folders are there; DataError where a folder lacks a stem, or its files differ in length."""
     dataset = _dataset(source, recipe)
     there = [name for name in NAMES if (dataset / name).is_dir()]
-    return Listing(
-        tuple(_piece(dataset / name, options) for name in there),
-        tuple(name for name in NAMES if name not in there),
-    )
+    near = did_you_mean(dataset, lambda path: any((path / name).is_dir() for name in NAMES)) if not there else ""
+    if near:
+        raise DataError(
+            f"{dataset} must hold {len(NAMES)} pieces, in folders such as {NAMES[0]}",
+            got="0 pieces",
+            fix=NAME_IT + near,
+        )
+    found, problems = [], Problems()
+    for name in there:
+        with problems.of(name):
+            found.append(_piece(dataset / name, recipe, options))
+    absent = tuple(name for name in NAMES if name not in there)
+    return Listing(tuple(found), absent + problems.missing(recipe, len(found)))
 
 
 def read(piece: Piece, recipe: Recipe, options: Options, source: Path | None) -> Iterator[Clip]:
     """The clips of one piece, each at most `recipe.clip_seconds` long."""
     folder = _dataset(source, recipe) / piece.name
-    sounds = [read_audio(path, recipe.sample_rate, recipe.channels) for path in _stems(folder)]
-    mixes = [read_audio(path, recipe.sample_rate, recipe.channels) for path in _files(folder, "AuMix_*.wav")]
-    samples = min(sound.shape[1] for sound in (*sounds, *mixes))
-    sounds, mixes = ([sound[:, :samples] for sound in signals] for signals in (sounds, mixes))
+    stems = _stems(folder)
+    paths = [*stems, *_files(folder, "AuMix_*.wav")]
+    read_ones, notes = read_sounds([(path, 0) for path in paths], recipe, piece.seconds)
+    sounds, mixes, samples = read_ones[: len(stems)], read_ones[len(stems) :], read_ones[0].shape[1]
     # One gain for all, the mix too where it is not stored: stems of their own gains would no longer fit it.
     gain = fitting_gain(*sounds, *mixes)
     pictures = _pictures(folder, len(sounds), samples / recipe.sample_rate, recipe.picture)
@@ -123,7 +135,8 @@ def read(piece: Piece, recipe: Recipe, options: Options, source: Path | None) ->
     )
     mixture = quantise(gain * mixes[0]) if mixes and not _is_sum(mixes[0], sounds) else None
     frame_rate = recipe.picture.frame_rate if pictures else 0.0
-    yield from cut_piece(Clip(piece.name, 0, samples, recipe.sample_rate, players, frame_rate, mixture), recipe)
+    whole = Clip(piece.name, 0, samples, recipe.sample_rate, players, frame_rate, mixture, notes)
+    yield from cut_piece(whole, recipe)
 
 
 def _dataset(source: Path | None, recipe: Recipe) -> Path:
@@ -132,11 +145,11 @@ def _dataset(source: Path | None, recipe: Recipe) -> Path:
     return folder / "Dataset" if (folder / "Dataset").is_dir() else folder
 
 
-def _piece(folder: Path, options: Options) -> Piece:
+def _piece(folder: Path, recipe: Recipe, options: Options) -> Piece:
     composition = _composition(folder.name)
     paths = [*_stems(folder), *_files(folder, "AuMix_*.wav")]
-    seconds = common_seconds(paths, fix="copy or download this piece again")
-    return Piece(folder.name, options.split(composition), composition, seconds)
+    seconds = common_seconds(paths, "copy or download this piece again", recipe.allow_truncated)
+    return Piece(folder.name, options.split(composition), composition, seconds, (folder,))
 
 
 def _stems(folder: Path) -> list[Path]:
@@ -155,8 +168,8 @@ def _stems(folder: Path) -> list[Path]:
 
 
 def _files(folder: Path, pattern: str) -> list[Path]:
-    """The one file that fits a pattern, or none."""
-    found = sorted(folder.glob(pattern))
+    """The one file that fits a pattern, in small letters or capitals, or none."""
+    found = [path for path in visible(folder) if fnmatch.fnmatchcase(path.name.lower(), pattern.lower())]
     if len(found) > 1:
         raise DataError(
             f"{folder} must hold one file {pattern}",
@@ -182,14 +195,14 @@ def _pictures(folder: Path, players: int, seconds: float, picture: Picture) -> l
 
 def _boxes(path: Path, players: int) -> list[Box]:
     boxes: dict[int, Box] = {}
-    for row in csv.reader(path.read_text(encoding="utf-8-sig").splitlines()):
-        words = [word.strip() for word in row]
-        if words == ["part", "left", "top", "right", "bottom"]:
+    for row in read_table(path):
+        words = row.words
+        if [word.lower() for word in words] == ["part", "left", "top", "right", "bottom"]:
             continue
         if len(words) != 5 or not all(word.isdecimal() for word in words) or int(words[0]) in boxes:
             raise DataError(
                 f"{path} must have one line part,left,top,right,bottom for each part, in whole pixels",
-                got=",".join(row),
+                got=",".join(words),
                 fix="correct this line",
             )
         part, left, top, right, bottom = map(int, words)

@@ -1,0 +1,191 @@
+"""How long a file says that it is, against what is there of it.
+
+    with opened(path) as container:
+        shortfall(container, container.streams.audio[0], path, end=1.0, reached=1.0)  # "1.0 s of 2.0 s", or None
+
+Three kinds of files tell that they were cut off: their header holds a length in seconds (MP3, FLAC, MP4, Matroska), the
+size in bytes of the part that holds the sound (WAV, AIFF, CAF, AVI), or they end in a mark (Ogg, JPEG). Headers of
+writers that could not know the length, such as those into a pipe, claim nothing, and lengths that FFmpeg estimates from
+a bit rate are no claims. AAC, AC-3, AMR and MPEG streams do not tell.
+"""
+
+import io
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vimss.media.structure import BOXES, Chunk, is_unknown, jpeg_ends, media_chunk, mp3_claim, mp4_boxes, ogg_ends
+
+TOLERANCE = 0.1
+"""Seconds that encoders and containers round away."""
+MOST_BEHIND = 4096
+"""Bytes behind the sound that may be a tag or padding."""
+AVI_TOLERANCE = 1.0
+"""Seconds; the lengths in AVI count from where the sound should have begun."""
+IN_SECONDS = {"mov", "matroska", "flv", "aiff", "au", "caf", "flac", "tta", "wv"}
+IN_SECONDS |= {"ape", "tak", "mpc", "mpc8", "dsf", "nistsphere"}
+"""Demuxers whose duration is what the file says; others estimate it."""
+
+
+@dataclass(frozen=True)
+class Shortfall:
+    """What a file lacks of what it claims."""
+
+    text: str
+    """As in "1.0 s of 2.0 s"; a whole sentence where it is not cut off."""
+    cut: bool
+    """Whether the end is missing; otherwise pieces of it are damaged, or more."""
+
+
+def shortfall(container: Any, stream: Any, source: Path | bytes, end: float, reached: float) -> Shortfall | None:
+    """What is missing of a stream; None where it is whole, or does not tell.
+
+    Args:
+        container: open, and read to its end.
+        stream: the one that was read.
+        source: the file.
+        end: where what was read of the stream ends, seconds after the beginning of the stream.
+        reached: where the last packet of any stream ends, in the file's own seconds.
+
+    """
+    kind = container.format.name.split(",")[0]
+    with _open(source) as file:
+        if kind == "jpeg_pipe":
+            return None if jpeg_ends(file.read()) else Shortfall("its upper part", cut=True)
+        if kind == "mp3":
+            return _short_mp3(file, end)
+        duration = (container.duration or 0) / 1e6
+        claimed = _claimed_seconds(kind, stream, duration)
+        if claimed and end < claimed - TOLERANCE:
+            return Shortfall(f"{end:.1f} s of {claimed:.1f} s", cut=True)
+        # A picture's last packet may have no length: at 5 pictures a second that is 0.2 s.
+        rates = [float(video.average_rate) for video in container.streams.video if video.average_rate]
+        slack = TOLERANCE + max([2 / rate for rate in rates if rate >= 1], default=0.0)
+        if kind in ("matroska", "flv") and reached < duration - slack:
+            return Shortfall(f"{end:.1f} s of {duration:.1f} s", cut=True)
+        if kind == "ogg" and not ogg_ends(file):
+            return Shortfall(f"{end:.1f} s, and no end", cut=True)
+        short = _short_chunk(kind, file, end) or _more_behind(kind, file, end)
+        length = float((stream.duration or 0) * stream.time_base)
+        # AVI counts the time of sound by what it finds: damage makes it shorter.
+        if short is None and kind == "avi" and media_chunk(kind, file) and end < length - AVI_TOLERANCE:
+            return _damaged(end, length)
+        return short
+
+
+def early_shortfall(container: Any, stream: Any, source: Path | bytes) -> Shortfall | None:
+    """What `shortfall` would say of a cut file, before anything was decoded, where that is certain.
+
+    Who separates an hour of sound while it is read should not wait for the end. Files whose bytes are not those of this
+    stream alone (AVI, Matroska), or of no known number (MP3, FLAC), tell at their end only.
+    """
+    kind = container.format.name.split(",")[0]
+    duration, rate = (container.duration or 0) / 1e6, stream.codec_context.bit_rate or 0
+    with _open(source) as file:
+        size = file.seek(0, io.SEEK_END)
+        if kind == "ogg" and not ogg_ends(file):
+            return Shortfall(f"about {duration:.1f} s, and no end", cut=True)
+        if kind == "mov" and len(stream.index_entries):
+            first, last = stream.index_entries[0], stream.index_entries[len(stream.index_entries) - 1]
+            share = (size - first.pos) / max(1, last.pos + last.size - first.pos)
+            claimed = _claimed_seconds(kind, stream, duration)
+            if share * claimed < claimed - TOLERANCE:
+                return Shortfall(f"about {max(0.0, share * claimed):.1f} s of {claimed:.1f} s", cut=True)
+        # The bit rate of other codecs than PCM is what an encoder wished for.
+        plain = kind in ("wav", "aiff", "caf", "w64") and stream.codec_context.name.startswith("pcm_")
+        chunk = media_chunk(kind, file) if plain and rate else None
+        if chunk is not None and (chunk.end - size) * 8 > TOLERANCE * rate:
+            have, whole = (length * 8 / rate for length in (size - chunk.begin, chunk.size))
+            return Shortfall(f"about {have:.1f} s of {whole:.1f} s", cut=True)
+        return None
+
+
+def _short_chunk(kind: str, file: io.BufferedIOBase, end: float) -> Shortfall | None:
+    chunk = media_chunk(kind, file)
+    size = file.seek(0, io.SEEK_END)
+    if chunk is None or chunk.end <= size:
+        return None
+    if not chunk.even:
+        return Shortfall(f"{end:.1f} s, and no end", cut=True)
+    whole = end * chunk.size / max(1, size - chunk.begin)
+    return Shortfall(f"{end:.1f} s of about {whole:.1f} s", cut=True) if whole - end > TOLERANCE else None
+
+
+def _more_behind(kind: str, file: io.BufferedIOBase, end: float) -> Shortfall | None:
+    """What lies behind the sound that the header tells of, and is not read by any player.
+
+    A recorder that lost its power leaves the length that it had noted last; joined files keep that of the first.
+    """
+    size, behind = file.seek(0, io.SEEK_END), 0
+    if kind == "wav":
+        chunk = media_chunk(kind, file)
+        place = chunk.end + chunk.end % 2 if chunk else size
+        file.seek(place)
+        header = file.read(8)
+        length = int.from_bytes(header[4:], "little")
+        joined = header[:4] in (b"RIFF", b"RF64") or not all(32 <= letter < 127 for letter in header[:4])
+        if joined or place + 8 + length > size + 1:
+            file.seek(place)
+            behind = size - place if file.read(MOST_BEHIND).strip(b"\0") else 0
+    elif kind == "mov":
+        file.seek(0)
+        seconds = [begin for name, begin, _ in mp4_boxes(file) if name == b"ftyp"][1:]
+        behind = size - seconds[0] if seconds else 0
+    if behind < MOST_BEHIND:
+        return None
+    note = f"{behind} bytes behind the first {end:.1f} s are not read: joined to it, or not told of in its header"
+    return Shortfall(note, cut=False)
+
+
+def _short_mp3(file: io.BufferedIOBase, end: float) -> Shortfall | None:
+    claim = mp3_claim(file)
+    if claim is None or end >= claim.seconds - TOLERANCE:
+        return None
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(0, size - 1024))
+    # A download that never ended may have the whole size, and zeros in the place of its end.
+    ends = bool(claim.size) and size - claim.begin >= 0.99 * claim.size and bool(file.read().strip(b"\0"))
+    return _damaged(end, claim.seconds) if ends else Shortfall(f"{end:.1f} s of {claim.seconds:.1f} s", cut=True)
+
+
+def _damaged(end: float, claimed: float) -> Shortfall:
+    """Damage in the middle is passed over, as players do, unless less than half is left."""
+    text = f"{end:.1f} s of {claimed:.1f} s"
+    return Shortfall(text, cut=True) if end < claimed / 2 else Shortfall(f"the file is damaged: {text}", cut=False)
+
+
+def breaks_off(source: Path | bytes) -> str:
+    """Why a file that cannot be opened has no end, as far as its structure tells; "" where it does not."""
+    with _open(source) as file:
+        head = file.read(16)
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        if head[4:8] in BOXES:
+            boxes = list(mp4_boxes(file))
+            if any(begin + length > size for _, begin, length in boxes):
+                return "a file that was cut off"
+            return "" if any(name == b"moov" for name, _, _ in boxes) else "an MP4 file without its index (moov)"
+        kinds = {b"RIFF": "wav", b"RF64": "wav", b"FORM": "aiff", b"caff": "caf", b"riff": "w64"}
+        kind = "avi" if head[8:12] == b"AVI " else kinds.get(head[:4], "")
+        chunk = media_chunk(kind, file)
+        if head[:4] in (b"RIFF", b"FORM"):
+            outer = Chunk(8, int.from_bytes(head[4:8], "little" if head[:1] == b"R" else "big"))
+            chunk = chunk or (outer if not is_unknown(outer.size) else None)
+        return "a file that was cut off" if chunk is not None and chunk.end > size else ""
+
+
+def _claimed_seconds(kind: str, stream: Any, duration: float) -> float:
+    """The length of the stream that the file, which lasts `duration`, states; 0 where it states none."""
+    text = re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", ""))
+    if text and kind == "matroska":
+        # The tag counts from the beginning of the file.
+        begin = float((stream.start_time or 0) * stream.time_base)
+        seconds = int(text[1]) * 3600 + int(text[2]) * 60 + float(text[3])
+        # Programs that cut without decoding may leave the tag of the longer file.
+        return seconds - begin if seconds < duration + 1 else 0.0
+    return float((stream.duration or 0) * stream.time_base) if kind in IN_SECONDS else 0.0
+
+
+def _open(source: Path | bytes) -> io.BufferedIOBase:
+    return io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")

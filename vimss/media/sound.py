@@ -1,0 +1,226 @@
+"""The sound of an open file as blocks on one time scale: every channel checked, mapped to mono or stereo, reported.
+
+with opened(Path("quartet.mp4")) as container:
+    for block, rate in sound_blocks(container, Wanted(channels=1), Path("quartet.mp4"), SoundReport()): ...
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from vimss.errors import MediaError
+from vimss.media.claims import early_shortfall
+from vimss.media.container import (
+    MAX_SECONDS,
+    Source,
+    check_whole,
+    cut_off,
+    name_of,
+    no_stream,
+    picture_stream,
+    sound_streams,
+    start_of,
+    time_zero,
+    too_long,
+)
+from vimss.media.damage import COUNTED, Losses, check_losses, check_rate, decoded_frames, restarts
+from vimss.media.report import Channel, SoundReport
+
+MAX_SAMPLE = 1000.0
+"""Largest sample that is read, 60 dB over full scale. A hundred stems at full scale sum to 40 dB over it, and what is
+louder is no sound but broken data or other numbers: one such sample drives a network's normalisation into silence."""
+GAP_SECONDS = 0.1
+"""Holes in the time stamps of a sound stream below this are rounding of the container, above it silence."""
+EXACT = {"flac", "ogg", "tta", "wv"}
+EXACT_GAP_SECONDS = 0.02
+"""The same for containers that count samples: one lost block of FLAC is 0.09 s."""
+SILENCE_BLOCK = 1 << 20
+FULL_SCALES = {32768.0: "16-bit", 8388608.0: "24-bit", 2147483648.0: "32-bit"}
+LAYOUTS = {
+    1: "FC",
+    2: "FL FR",
+    3: "FL FR FC",
+    4: "FL FR BL BR",
+    5: "FL FR FC BL BR",
+    6: "FL FR FC LFE BL BR",
+    7: "FL FR FC LFE BC SL SR",
+    8: "FL FR FC LFE BL BR SL SR",
+}
+"""The order of channels where a file names none: that of WAVE and FLAC. FFmpeg's own would take the third of three for
+a subwoofer, and nobody would hear it."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is read of a file."""
+
+    channels: int = 1
+    stream: int = 0
+    channel: Channel = "all"
+    allow_truncated: bool = False
+
+
+def sound_blocks(
+    container: Any, wanted: Wanted, source: Source, report: SoundReport
+) -> Iterator[tuple[Float32[np.ndarray, "c n"], int]]:
+    """Blocks of a sound stream from time zero on, mapped to `wanted.channels`, all with one sample rate.
+
+    Where packets are damaged or missing, silence stands for as long as the time stamps tell.
+    """
+    name = name_of(source)
+    stream, count, rate, losses = _numbered_sound(container, wanted.stream, source), 0, 0, Losses()
+    report.stream, report.streams, report.channel = wanted.stream, len(sound_streams(container)), wanted.channel
+    early = None if wanted.allow_truncated else early_shortfall(container, stream, source)
+    if early is not None:
+        raise cut_off(source, early)
+    # Without a picture the first sample is the beginning, whatever its time stamp: FFmpeg's are 3 ms late in Vorbis.
+    zero = time_zero(container) if picture_stream(container) else None
+    # Streams without time stamps get theirs by counting, junk too: nothing is known of a gap.
+    counted = container.format.name in COUNTED
+    most_gap = EXACT_GAP_SECONDS if container.format.name in EXACT else GAP_SECONDS
+    late = start_of(stream) - time_zero(container)
+    for frame in decoded_frames(container, stream, losses):
+        rate = rate or frame.sample_rate
+        if not check_rate(losses, frame, rate, name):
+            continue
+        if zero is None and frame.time is not None:
+            zero = frame.time - late
+        position = count if counted or frame.time is None or zero is None else round((frame.time - zero) * rate)
+        if count and frame.time is not None and restarts(container, frame.time, (position - count) / rate):
+            losses.restarts.append(count / rate)
+            zero, position = frame.time - count / rate, count
+        samples = _samples(frame)
+        if max(position, count) + samples.shape[1] > MAX_SECONDS * rate:
+            raise too_long(name)
+        gap = position - count
+        if gap > 0 and (count == 0 or losses.fresh or gap > most_gap * rate):
+            if count:
+                losses.holes.append((count / rate, gap / rate))
+            yield from _silence(wanted.channels, gap, rate)
+            count += gap
+        losses.fresh = False
+        samples = samples[:, max(0, -position) :]  # what comes before the picture
+        _check_samples(samples, count / rate, rate, name)
+        yield _heard(samples, frame, wanted, name, report), rate
+        count += samples.shape[1]
+        losses.seconds = count / rate
+    report.notes += losses.notes()
+    check_whole(
+        container,
+        stream,
+        source,
+        losses.seconds,
+        losses.end_of_file(container),
+        allowed=wanted.allow_truncated,
+        notes=report.notes,
+    )
+    check_losses(losses, name)
+
+
+def _silence(channels: int, samples: int, rate: int) -> Iterator[tuple[Float32[np.ndarray, "c n"], int]]:
+    """Silence in blocks, as an hour of it must fit into memory too."""
+    for begin in range(0, samples, SILENCE_BLOCK):
+        yield np.zeros((channels, min(SILENCE_BLOCK, samples - begin)), np.float32), rate
+
+
+def _numbered_sound(container: Any, number: int, source: Source) -> Any:
+    streams = sound_streams(container)
+    if number < len(streams):
+        return streams[number]
+    if number > 0:
+        raise MediaError(
+            f"{name_of(source)} must have at least {number + 1} sound streams",
+            got=str(len(streams)),
+            fix="copy the file again, or convert it with all of its streams",
+        )
+    raise no_stream(container, "sound", source)
+
+
+def _samples(frame: Any) -> Float32[np.ndarray, "c n"]:
+    """The samples of a decoded block, full scale 1, without a codec's padding at the end."""
+    count, channels = frame.samples, frame.layout.nb_channels
+    if frame.time_base == Fraction(1, frame.sample_rate) and 0 < frame.duration < count:
+        count = frame.duration
+    values = frame.to_ndarray()
+    values = values if frame.format.is_planar else values.reshape(-1, channels).T
+    kind = values.dtype
+    with np.errstate(over="ignore"):  # 64-bit floats beyond 32 bits become infinite, which is refused
+        values = values[:, :count].astype(np.float32)
+    if kind == np.uint8:
+        return values / 128 - 1
+    return values / -float(np.iinfo(kind).min) if kind.kind == "i" else values
+
+
+def _heard(
+    samples: Float32[np.ndarray, "c n"], frame: Any, wanted: Wanted, name: str, report: SoundReport
+) -> Float32[np.ndarray, "k n"]:
+    """What is wanted of a block of all channels."""
+    names = tuple(channel.name for channel in frame.layout.channels)
+    if "NONE" in names and len(names) in LAYOUTS:
+        names = tuple(LAYOUTS[len(names)].split())
+    if not report.channels:
+        report.channels, report.sample_rate = names, frame.sample_rate
+        report.notes += _layout_notes(frame, names)
+        if wanted.channel == "side" and len(names) == 1:
+            raise MediaError(
+                f"{name} must have two channels to hear their difference", got="mono", fix="leave --channel side out"
+            )
+    if len(samples) == 1:
+        return np.repeat(samples, wanted.channels, axis=0)
+    left, right = _sides(samples, names)
+    report.add_sides(left, right)
+    if wanted.channel == "all" and wanted.channels == 2:
+        return np.stack([left, right])
+    chosen = {"all": (0.5, 0.5), "left": (1, 0), "right": (0, 1), "mid": (0.5, 0.5), "side": (0.5, -0.5)}
+    of_left, of_right = np.array(chosen[wanted.channel], np.float32)
+    return np.repeat((of_left * left + of_right * right)[None], wanted.channels, axis=0)
+
+
+def _layout_notes(frame: Any, names: Sequence[str]) -> list[str]:
+    if len(names) < 3 or frame.layout.channels[0].name != "NONE":
+        return []
+    if "NONE" in names:
+        return [f"{len(names)} channels that have no names: their mean stands on the left and on the right"]
+    return [f"{len(names)} channels that the file does not name: taken for {' '.join(names)}"]
+
+
+def _sides(block: Float32[np.ndarray, "c n"], names: Sequence[str]) -> list[Float32[np.ndarray, " n"]]:
+    """Left and right of any layout, by FFmpeg's channel names; centre channels are part of both."""
+    kept = [index for index, name in enumerate(names) if not name.startswith("LFE")]
+    # FLC and FRC are left and right of the centre.
+    left = [index for index in kept if not names[index].removesuffix("C").endswith("R")]
+    right = [index for index in kept if not names[index].removesuffix("C").endswith("L")]
+    return [block[side[0]] if len(side) == 1 else block[side or slice(None)].mean(axis=0) for side in (left, right)]
+
+
+def _check_samples(samples: Float32[np.ndarray, "c n"], begin: float, rate: int, name: str) -> None:
+    """MediaError where samples are no sound."""
+    # NaN passes through min and max, and compares as False.
+    if not samples.size or (samples.max() <= MAX_SAMPLE and samples.min() >= -MAX_SAMPLE):
+        return
+    wrong = ~(np.abs(samples) <= MAX_SAMPLE)
+    place = int(wrong.any(axis=0).argmax())
+    first = float(samples[wrong[:, place], place][0])
+    second = f"{begin + place / rate:.3f} s"
+    if not np.isfinite(first):
+        raise MediaError(
+            f"{name} must hold finite samples",
+            got=f"{'NaN' if np.isnan(first) else 'an infinite value'} at {second}",
+            fix="export it again as 16-bit WAV, or cut that place out",
+        )
+    peak = float(np.abs(samples[np.isfinite(samples)]).max())
+    fix = "export it again as 16-bit WAV, or cut that place out"
+    scale = next((scale for scale in FULL_SCALES if peak <= scale), None)
+    # A spike stands alone; numbers of another scale are all large.
+    if scale and np.mean(np.abs(samples) > 1) > 0.1:
+        bits = FULL_SCALES[scale]
+        fix = f"these look like {bits} numbers kept as floats: divide them by {scale:.0f}, and export it again"
+    raise MediaError(
+        f"{name} must hold samples of at most {MAX_SAMPLE:g} times full scale, which is 1",
+        got=f"{first:.6g} at {second}",
+        fix=fix,
+    )

@@ -1,0 +1,143 @@
+"""The page of one separation: what was heard, what the stems are, how good they are, and what the model cannot do."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vimss.errors import MediaError
+from vimss.media import SoundReport, encode_video, probe, read_video
+from vimss.media.disk import DiskAudio
+from vimss.model.separator import Separator
+from vimss.page import PAGE_SECONDS, Page, Track, listening_page
+from vimss.separate.scores import Scores, title_of
+
+VIDEO_HEIGHT = 240
+VIDEO_WIDTH = 1280
+VIDEO_FRAME_RATE = 12.5
+"""Of the video on the page, which shows who plays and need not be large."""
+
+
+@dataclass(frozen=True, eq=False)
+class Heard:
+    """A recording and what is said of it."""
+
+    file: Path
+    report: SoundReport
+    notes: tuple[str, ...]
+    """What a listener should know: what the file lacks, and what sounded odd."""
+
+
+@dataclass(frozen=True, eq=False)
+class Signals:
+    """What the tracks of a page play, on disk."""
+
+    mixture: DiskAudio
+    stems: Mapping[str, DiskAudio]
+    true: Mapping[str, DiskAudio]
+    gain: float
+    """With which the WAVs of the stems were written."""
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A separator, what its card says, and what it is called."""
+
+    separator: Separator
+    card: Mapping[str, Any]
+    name: str
+
+
+def separation_page(heard: Heard, model: Model, players: Sequence[str], signals: Signals, scores: Scores) -> str:
+    """The page as HTML, of the first PAGE_SECONDS of the signals."""
+    video, seen = _page_video(heard.file)
+    rate = model.separator.sample_rate
+    page = Page(
+        title=heard.file.stem,
+        lead=_lead(tuple(signals.stems), model.separator),
+        tracks=_tracks(heard.file, signals, scores, round(PAGE_SECONDS * rate)),
+        sample_rate=rate,
+        facts=_facts(heard, model, players, signals) | seen,
+        limits=_limits(model.separator, model.card),
+        tables=scores.tables,
+        video=video,
+        whole_seconds=signals.mixture.samples / rate,
+    )
+    return listening_page(page)
+
+
+def _tracks(file: Path, signals: Signals, scores: Scores, samples: int) -> list[Track]:
+    tracks = [Track(file.name, signals.mixture.read(0, samples), "mix", "the recording as the model hears it")]
+    for name, stem in signals.stems.items():
+        tracks.append(Track(title_of(name), stem.read(0, samples), "estimate", scores.notes.get(name, "")))
+        if name in signals.true:
+            true = signals.true[name].read(0, samples)
+            tracks.append(Track(title_of(name), true, "reference", "the true stem, which no model heard"))
+    return tracks
+
+
+def _lead(names: Sequence[str], separator: Separator) -> str:
+    how = {
+        "labels": "was told which instruments play",
+        "frames": "looked at the players",
+        "features": "looked at the players",
+    }
+    told = how[separator.config.context] if separator.listens else "was told nothing but the sound"
+    count = f"{len(names)} stems" if len(names) > 1 else "One stem"
+    return f"{count} from one recording, by a network that {told}."
+
+
+def _facts(heard: Heard, model: Model, players: Sequence[str], signals: Signals) -> dict[str, str]:
+    seconds = signals.mixture.samples / model.separator.sample_rate
+    facts = {
+        "Recording": f"{heard.file.name}, {seconds:.1f} s",
+        "Heard": heard.report.sentence.removeprefix("heard "),
+    }
+    if heard.notes:
+        facts["Note"] = ". ".join(heard.notes)
+    if players:
+        facts["Players"] = ", ".join(title_of(label) for label in players)
+    facts["Model"] = model.name
+    if "licence" in model.card:
+        facts["Licence"] = str(model.card["licence"])
+    if signals.gain < 1:
+        facts["Level"] = turned_down(signals.gain)
+    return facts
+
+
+def turned_down(gain: float) -> str:
+    """A sentence about the gain of the stems."""
+    return f"all stems are turned down by {-20 * math.log10(gain):.1f} dB, so that none clips"
+
+
+def _limits(separator: Separator, card: Mapping[str, Any]) -> list[str]:
+    rate, channels = separator.sample_rate, "in stereo" if separator.config.channels == 2 else "in mono"
+    known = ", ".join(title_of(label) for label in separator.labels)
+    trained = f"on {card['data']}" if "data" in card else "on recordings that its card does not name"
+    limits = [
+        f"It works at {rate / 1000:g} kHz {channels}: the stems hold nothing above {rate / 2000:g} kHz.",
+        f"It was trained {trained.rstrip('.')}.",
+        "It knows instruments by the timbres it was trained on: the same instrument with another player, room or "
+        "microphone is separated worse, sometimes not at all.",
+        f"It knows {known}. Whatever else sounds is shared among the stems.",
+    ]
+    if separator.config.outputs != "slots" and not (separator.listens and separator.config.context != "labels"):
+        limits.append("Two players of one instrument stay together in one stem.")
+    return limits
+
+
+def _page_video(file: Path) -> tuple[bytes | None, dict[str, str]]:
+    """A small copy of the picture for the page, or the reason why there is none."""
+    size = probe(file).size
+    if size is None:
+        return None, {}
+    height = min(VIDEO_HEIGHT, size[0])
+    width = min(VIDEO_WIDTH, max(1, round(height * size[1] / size[0])))
+    try:
+        # Whether the file was cut off has been asked of its sound.
+        frames = read_video(file, (height, width), VIDEO_FRAME_RATE, PAGE_SECONDS, allow_truncated=True)
+    except MediaError as error:
+        # The stems are whole without it.
+        return None, {"Video": f"cannot be shown: {error.got}"}
+    return encode_video(frames, VIDEO_FRAME_RATE), {}

@@ -1,0 +1,162 @@
+"""True stems beside the estimated ones: found, read, scored, in memory that does not grow with the recording.
+
+files = find_references(Path("true"), ("vn", "vc"), separator.labels)      # "Violin 1.flac" is a vn
+true = {name: read_reference(paths, spool, rate, samples) for name, paths in files.items()}
+scores = score(mixture, stems, true, rate)
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from vimss.errors import ConfigError
+from vimss.media import audio_blocks
+from vimss.media.disk import DiskAudio
+from vimss.metrics import (
+    CONVENTIONS,
+    active_length,
+    active_segments,
+    bss_eval_v4,
+    frame_energy,
+    si_sdr_of_sums,
+)
+from vimss.page import PAGE_SECONDS, Table
+from vimss.shards.corpora.folder import MIXTURE, SOUNDS
+from vimss.shards.instruments import INSTRUMENTS, label_of
+from vimss.shards.source import visible
+from vimss.storage import explain_os_errors
+
+TOLERANCE_SECONDS = 0.05
+"""Codecs round the length of a file up to their frames."""
+SEGMENTS_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What is known of stems that have references."""
+
+    improvements: dict[str, float] = field(default_factory=dict)
+    """SI-SDR improvement in dB; nothing where it is not defined."""
+    tables: tuple[Table, ...] = ()
+    notes: dict[str, str] = field(default_factory=dict)
+    """Stem to the line under its name."""
+
+
+def find_references(folder: Path, names: Sequence[str], labels: Sequence[str]) -> tuple[dict[str, list[Path]], str]:
+    """The files of each stem that has any, and a sentence about files that are not used, or nothing.
+
+    A file belongs to the label that its name begins with, as the folder reader of `vimss shard` has it; several of one
+    label are added, as their stems are. ConfigError where there are none.
+    """
+    with explain_os_errors(folder):
+        if not folder.is_dir():
+            raise ConfigError(
+                "--references must be a folder of true stems",
+                got=f"{folder}, {'a file' if folder.exists() else 'which does not exist'}",
+                fix="give the folder that they lie in, or leave --references out",
+            )
+        files = [path for path in visible(folder) if path.suffix.lower() in SOUNDS and path.is_file()]
+    found: dict[str, list[Path]] = {}
+    unused = []
+    for path in files:
+        if path.stem.lower() == MIXTURE:
+            continue
+        name = path.stem if path.stem in names else label_of(path.stem, [*labels, *set(names) - set(labels)])
+        if name in names:
+            found.setdefault(str(name), []).append(path)
+        else:
+            unused.append(path.name)
+    if not found:
+        wanted = ", ".join(f"{name}.wav" for name in names)
+        held = f", but {', '.join(unused[:5])}" if unused else ""
+        raise ConfigError(
+            f"{folder} must hold true stems named by label",
+            got=f"none of {wanted}{held}",
+            fix="rename them, or leave --references out",
+        )
+    told = f"references that are no stem of this separation: {', '.join(unused)}" if unused else ""
+    return {name: found[name] for name in names if name in found}, told
+
+
+def read_reference(files: Sequence[Path], spool: DiskAudio, sample_rate: int, samples: int) -> DiskAudio:
+    """The sum of the files, as long as the recording; ConfigError where one is longer or shorter than that."""
+    for file in files:
+        place = 0
+        for block in audio_blocks(file, sample_rate, spool.channels):
+            spool.add(place, block)
+            place += block.shape[1]
+        if abs(place - samples) > TOLERANCE_SECONDS * sample_rate:
+            raise ConfigError(
+                f"{file} must be as long as the recording, {samples / sample_rate:.2f} s, to be its true stem",
+                got=f"{place / sample_rate:.2f} s",
+                fix="export it from the beginning to the end of the recording, or leave --references out",
+            )
+    spool.cut(samples)
+    return spool
+
+
+def score(
+    mixture: DiskAudio, stems: Mapping[str, DiskAudio], true: Mapping[str, DiskAudio], sample_rate: int
+) -> Scores:
+    """A table, a line per stem, and the improvements; museval only where every stem has its reference."""
+    if not true:
+        return Scores()
+    gains = {name: improvement(mixture, true[name], stems[name], sample_rate) for name in true}
+    columns: dict[str, list[float]] = {"SI-SDRi, dB": [gains.get(name, float("nan")) for name in stems]}
+    conventions = [f"SI-SDRi: {CONVENTIONS['SI-SDRi']}."]
+    if len(true) == len(stems):
+        samples = round(PAGE_SECONDS * sample_rate)
+        bss = bss_eval_v4(
+            _beginnings([true[name] for name in stems], samples),
+            _beginnings(list(stems.values()), samples),
+            sample_rate,
+        )
+        columns |= {"SDR, dB": list(bss.sdr), "SIR, dB": list(bss.sir), "SAR, dB": list(bss.sar)}
+        part = f"; of the first {PAGE_SECONDS:.0f} s, for it needs memory" if mixture.samples > samples else ""
+        conventions.append(f"SDR, SIR, SAR: {CONVENTIONS['SDR, SIR, SAR']}{part}.")
+    rows: list[tuple[str | float, ...]] = [
+        (title_of(name), *(float(column[row]) for column in columns.values())) for row, name in enumerate(stems)
+    ]
+    defined = {name: gain for name, gain in gains.items() if np.isfinite(gain)}
+    notes = {name: "SI-SDRi " + f"{gain:+.1f} dB".replace("-", "−") for name, gain in defined.items()}
+    return Scores(defined, (Table("Scores", ("stem", *columns), tuple(rows), tuple(conventions)),), notes)
+
+
+def improvement(mixture: DiskAudio, reference: DiskAudio, estimate: DiskAudio, sample_rate: int) -> float:
+    """`metrics.si_sdr_improvement` of signals on disk."""
+    length = active_length(sample_rate)
+    step = SEGMENTS_AT_ONCE * length
+    energies = [frame_energy(block, length) for block in reference.blocks(step)]
+    active = active_segments(np.concatenate(energies)) if energies else np.zeros(0, bool)
+    wanted, of_estimate, of_mixture = 0.0, np.zeros(2), np.zeros(2)
+    for begin, kept in _stretches(active, reference.samples, length, step):
+        true, given, heard = (
+            signal.read(begin, begin + len(kept))[:, kept].astype(np.float64)
+            for signal in (reference, estimate, mixture)
+        )
+        wanted += float(np.sum(true**2))
+        of_estimate += (np.sum(true * given), np.sum(given**2))
+        of_mixture += (np.sum(true * heard), np.sum(heard**2))
+    return si_sdr_of_sums(wanted, *of_estimate) - si_sdr_of_sums(wanted, *of_mixture)
+
+
+def _stretches(
+    active: Bool[np.ndarray, " n"], samples: int, length: int, step: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Where a stretch begins, and which of its samples are active; stretches without any are left out."""
+    for begin in range(0, samples, step):
+        segments = active[begin // length : (begin + step) // length]
+        if segments.any():
+            yield begin, np.repeat(segments, length)[: samples - begin]
+
+
+def _beginnings(signals: Sequence[DiskAudio], samples: int) -> Float[np.ndarray, "s c t"]:
+    return np.stack([signal.read(0, samples) for signal in signals])
+
+
+def title_of(name: str) -> str:
+    """What a stem is called on the page."""
+    return INSTRUMENTS.get(name, name.replace("_", " "))

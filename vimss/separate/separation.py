@@ -1,0 +1,263 @@
+"""A recording in; one WAV per label and a page to look at and listen to out.
+
+    separated = separate(Path("quartet.mp4"), model_folder, Path("stems/quartet"), instruments="vn,vn,va,vc")
+    separated.stems["vn"]  # both violins; a model that hears labels cannot tell them apart
+    separated.page
+
+Labels come from `instruments`, else from the file's metadata (`comment`: `instruments=vn,va,vc`). A model that looks at
+players takes the picture as equal columns, one per player, left to right in that order. Stems of players with the same
+label are added. The folder is complete or absent. Sound is read, separated, scored and written block by block, with all
+of it on disk in between, so that an hour takes no more memory than a few minutes.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int16
+
+from vimss.errors import ConfigError, ModelError
+from vimss.media import Channel, SoundReport, audio_blocks, fitting_gain, probe, quantise
+from vimss.media.disk import DiskAudio, check_wav_size, write_wav_blocks
+from vimss.model import apply
+from vimss.model.separator import Separator, load_separator, read_card
+from vimss.separate.folder import (
+    PAGE,
+    check_inputs_stay,
+    check_space,
+    free_folder,
+    make_folder,
+    put_folder,
+    recording_of,
+    write_record,
+)
+from vimss.separate.listening import Heard, Model, Signals, separation_page, turned_down
+from vimss.separate.players import Parts, parts_of, players_of
+from vimss.separate.scores import find_references, read_reference, score
+from vimss.storage import explain_os_errors, temporary_beside
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which sound of a file is heard, and where its stems may go."""
+
+    stream: int = 0
+    """Which of several sound streams, from 0."""
+    channel: Channel = "all"
+    """Which part of a stereo sound; all: as many channels as the model takes."""
+    allow_truncated: bool = False
+    """Whether a file that was cut off is separated as far as it goes."""
+    overwrite: bool = False
+    """Whether stems of another recording may be replaced."""
+    numbered: bool = False
+    """Whether, where something else is in the way, the folder gets a number behind its name."""
+
+    def __post_init__(self) -> None:
+        """ConfigError for a stream that cannot be."""
+        if self.stream < 0:
+            raise ConfigError("stream must be at least 0", got=str(self.stream), fix="count from 0")
+
+
+DEFAULTS = Options()
+
+
+@dataclass(frozen=True)
+class Separated:
+    """Files that were written, what was heard, and scores where there were references."""
+
+    stems: dict[str, Path]
+    """Label to WAV; slot_1, slot_2 ... where the model's outputs have no labels."""
+    page: Path
+    scores: dict[str, float]
+    """Label to SI-SDR improvement in dB, for the labels that have a reference."""
+    gain: float
+    """Of all stems: below 1 where they were turned down so that none clips."""
+    heard: SoundReport
+    notes: tuple[str, ...]
+    """What should be known of the recording: what it lacks, and what sounded odd."""
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The gain where there is one, and the scores."""
+        level = (turned_down(self.gain),) if self.gain < 1 else ()
+        return (*level, *(f"{name}: SI-SDR improvement {gain:+.1f} dB" for name, gain in self.scores.items()))
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """All of it for a script."""
+        heard = {
+            name: getattr(self.heard, name)
+            for name in ("stream", "streams", "channel", "channels", "sample_rate", "seconds", "level_db")
+        }
+        return {
+            "page": str(self.page),
+            "stems": {name: str(path) for name, path in self.stems.items()},
+            "gain_db": 20 * math.log10(self.gain),
+            "scores": self.scores,
+            "heard": heard,
+            "notes": list(self.notes),
+        }
+
+
+def separate(
+    file: Path,
+    model: Path,
+    out: Path,
+    instruments: str = "",
+    references: Path | None = None,
+    say: Say = lambda news: None,
+    *,
+    model_name: str = "",
+    options: Options = DEFAULTS,
+    note: Say = lambda sentence: None,
+) -> Separated:
+    """Separate `file` with the model in the folder `model` into the folder `out`.
+
+    Args:
+        file: anything with sound that `vimss.media` reads; with picture, where the model looks at players.
+        model: folder with model.json and weights.safetensors.
+        out: a new folder, or one that holds stems of this very recording, which are replaced by complete ones.
+        instruments: labels of the players from left to right, as in "vn,va,vc"; the file's metadata where empty.
+        references: folder with true stems named by label, which give scores and can be listened to; no model hears
+            them.
+        say: called with news, such as how many seconds of the recording are done.
+        model_name: what the page calls the model, as in models:/quickstart/1; the path of its folder where empty.
+        options: which sound of the file is heard, and what may be replaced.
+        note: called before the work with what was heard, and with what should be known of it.
+
+    Raises:
+        ConfigError: no labels, unknown ones, references of another length, or a folder `out` that holds something else.
+        MediaError: a recording or reference that cannot be read, or is too long for a WAV file.
+        ModelError: no model there, or one that does not fit the recording.
+        StorageError: `out` cannot be written, or the disk is too small.
+
+    """
+    recording = recording_of(file)
+    places = {"numbered": options.numbered, "overwrite": options.overwrite}
+    target = free_folder(out, recording, **places)
+    check_inputs_stay(target, (file, model, references))
+    known = Model(load_separator(model), read_card(model)["card"], model_name or str(model))
+    players = players_of(instruments, file, known.separator)
+    parts = parts_of(known.separator, players, file, known.card, options.allow_truncated)
+    true, unused = find_references(references, parts.names, known.separator.labels) if references else ({}, "")
+    task = Task(file, known, players, parts, true, tuple(filter(None, [unused])), options)
+    with explain_os_errors(target, "--out"), temporary_beside(target) as folder:
+        make_folder(folder, target)
+        result = _separate_in(folder, task, say, note)
+        write_record(folder, recording, {"model": known.name} | result.record)
+        target = put_folder(folder, out, recording, **places)
+    paths = {name: target / f"{name}.wav" for name in parts.names}
+    return Separated(paths, target / PAGE, result.scores, result.gain, result.heard.report, result.heard.notes)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is to be done, when all of it has been checked."""
+
+    file: Path
+    model: Model
+    players: tuple[str, ...]
+    parts: Parts
+    true: Mapping[str, Sequence[Path]]
+    """The files of the references of each stem that has any."""
+    notes: tuple[str, ...]
+    options: Options
+
+
+@dataclass(frozen=True, eq=False)
+class Done:
+    """What came out, beyond the files."""
+
+    heard: Heard
+    scores: dict[str, float]
+    gain: float
+    stems: tuple[str, ...]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What stays beside the files."""
+        said = {"heard": self.heard.report.sentence, "notes": list(self.heard.notes)}
+        return {"stems": list(self.stems), "gain": self.gain, "scores": self.scores} | said
+
+
+def _separate_in(folder: Path, task: Task, say: Say, note: Say) -> Done:
+    """Write stems and page into the folder."""
+    rate, channels = task.model.separator.sample_rate, task.model.separator.config.channels
+    signals = 1 + len(task.parts.names) + len(task.true)
+    with ExitStack() as spools:
+
+        def spool() -> DiskAudio:
+            return spools.enter_context(DiskAudio(folder, channels))
+
+        check_space(folder, round(probe(task.file).seconds * rate), channels, signals)
+        mixture = spool()
+        say("reading")
+        heard = _hear(task, mixture, rate)
+        for sentence in (heard.report.sentence, *heard.notes):
+            note(sentence)
+        check_wav_size(mixture.samples, channels, rate)
+        check_space(folder, mixture.samples, channels, signals)
+        true = {name: read_reference(files, spool(), rate, mixture.samples) for name, files in task.true.items()}
+        stems = {name: spool() for name in task.parts.names}
+        gain = _separate_into(stems, task.model.separator, mixture, task.parts, say)
+        say("scores and page")
+        scores = score(mixture, stems, true, rate)
+        page = separation_page(heard, task.model, task.players, Signals(mixture, stems, true, gain), scores)
+        (folder / PAGE).write_text(page, encoding="utf-8")
+        for name, stem in stems.items():
+            say(f"writing {name}.wav")
+            write_wav_blocks(folder / f"{name}.wav", _to_write(stem, gain), stem.samples, channels, rate)
+            stem.close()
+    return Done(heard, scores.improvements, gain, task.parts.names)
+
+
+def _hear(task: Task, mixture: DiskAudio, sample_rate: int) -> Heard:
+    """Read the recording onto the disk."""
+    report, options = SoundReport(), task.options
+    for block in audio_blocks(
+        task.file,
+        sample_rate,
+        mixture.channels,
+        options.stream,
+        channel=options.channel,
+        allow_truncated=options.allow_truncated,
+        report=report,
+    ):
+        mixture.append(block)
+    return Heard(task.file, report, (*report.notes, *report.warnings, *task.notes))
+
+
+def _separate_into(
+    stems: Mapping[str, DiskAudio], separator: Separator, mixture: DiskAudio, parts: Parts, say: Say
+) -> float:
+    """Write the stems onto the disk; returns the gain with which none of them clips."""
+    seconds, peak = mixture.samples / separator.sample_rate, 0.0
+
+    def read(first: int, last: int) -> torch.Tensor:
+        return torch.from_numpy(mixture.read(first, last))
+
+    def tell(done: float) -> None:
+        say(f"{done:.0f} of {seconds:.0f} s")
+
+    for block in apply.separate_stream(separator, read, mixture.samples, parts.context, progress=tell):
+        outputs = block.float().numpy()
+        if not np.isfinite(outputs).all():
+            begin = next(iter(stems.values())).samples
+            got = f"NaN or infinite values after {begin / separator.sample_rate:.0f} s"
+            raise ModelError("a model must give finite samples", got=got, fix="use another version of the model")
+        for name, stem in stems.items():
+            total = sum(outputs[output] for output, of in parts.rows if of == name)
+            peak = max(peak, float(np.abs(total).max(initial=0.0)))
+            stem.append(np.asarray(total))
+    return fitting_gain(np.array([peak]))
+
+
+def _to_write(stem: DiskAudio, gain: float) -> Iterator[Int16[np.ndarray, "c n"]]:
+    return (quantise(block * np.float32(gain)) for block in stem.blocks())

@@ -1,0 +1,123 @@
+"""Whether a source is still what shards were begun from, and a piece still what was listed: changes would mix corpora.
+
+check_source(folder, source, begun=True)     # DataError where these shards were begun from other files
+before = stamp(piece.files)                  # when it is listed
+check_stamp(piece.name, piece.files, before) # DataError where its files have changed since
+keep_source(folder, source, open_files)      # what may still be mended
+"""
+
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from vimss.errors import DataError
+from vimss.shards.source import first_of, is_junk
+from vimss.storage import Folder
+
+SOURCE = "source.tsv"
+"""Names and sizes of the files that the shards were made from, where they were not generated."""
+
+OPEN = "open"
+"""In place of a size: a file or folder of a piece that could not be read, and may be mended or replaced."""
+
+Sizes = dict[str, str]
+
+
+def check_source(folder: Folder, source: Path | None, begun: bool) -> None:
+    """Remember the source's files; DataError where these shards were `begun` from others."""
+    if source is None:
+        return
+    now = _sizes(source)
+    # As long as no shard is finished, a source may be mended.
+    if not begun:
+        _write(folder, now)
+        return
+    before = _read(folder)
+    names = [name for name in sorted({*before, *now}) if not _is_open(name, before)]
+    changed = [_change(name, before, now) for name in names if before.get(name) != now.get(name)]
+    if changed or not before:
+        raise DataError(
+            f"{source} must hold the files that {folder} was begun from",
+            got=f"other names or sizes than in {SOURCE}: {first_of(changed) or 'nothing was noted'}",
+            fix=f"copy the recipe under another name, or delete {folder} to write it anew",
+        )
+
+
+def stamp(files: Iterable[Path]) -> Sizes:
+    """Names, sizes and times of the files of a piece, and of those in its folders."""
+    stamps: Sizes = {}
+    for file in files:
+        for path in (file, *sorted(file.rglob("*"))):
+            with suppress(OSError):  # what is not there has no stamp
+                if path.is_file() and not is_junk(path.name):
+                    about = path.stat()
+                    stamps[str(path)] = f"{about.st_size} bytes of {about.st_mtime_ns}"
+    return stamps
+
+
+def check_stamp(piece: str, files: Iterable[Path], before: Sizes) -> None:
+    """DataError where the files of a piece are not what they were when it was listed."""
+    now = stamp(files)
+    changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    if changed:
+        told = [f"{name} {_what(name, before, now)}" for name in changed]
+        raise DataError(
+            f"the files of {piece} must stay as they are while shards are written from them",
+            got=first_of(told),
+            fix="wait until nothing writes there, put back what is gone, and run the same command again",
+        )
+
+
+def _what(name: str, before: Sizes, now: Sizes) -> str:
+    if name not in before:
+        return "is new"
+    return "has changed" if name in now else "is gone"
+
+
+def keep_source(folder: Folder, source: Path | None, open_files: Iterable[Path] = ()) -> None:
+    """Remember what was mended as it is now, and what may still be mended before the same command goes on."""
+    if source is None:
+        return
+    before, now = _read(folder), _sizes(source)
+    opened = {path.relative_to(source).as_posix(): OPEN for path in open_files if path.is_relative_to(source)}
+    # What became of others meanwhile is for the next run to find.
+    kept = {name: size for name, size in before.items() if size != OPEN}
+    kept |= {name: size for name, size in now.items() if _is_open(name, before)}
+    _write(folder, {name: size for name, size in kept.items() if not _is_open(name, opened)} | opened)
+
+
+def _change(name: str, before: Sizes, now: Sizes) -> str:
+    if name not in before:
+        return f"{name} is new"
+    return f"{name} has {now[name]} bytes instead of {before[name]}" if name in now else f"{name} is gone"
+
+
+def _is_open(name: str, sizes: Sizes) -> bool:
+    """Whether a file may be mended, or lies in a folder that may."""
+    parts = name.split("/")
+    return any(sizes.get("/".join(parts[:count])) == OPEN for count in range(1, len(parts) + 1))
+
+
+def _sizes(source: Path) -> Sizes:
+    sizes: Sizes = {}
+    for path in sorted(source.rglob("*")):
+        name = path.relative_to(source)
+        with suppress(OSError):  # links to nothing, and what goes away meanwhile
+            if path.is_file() and not any(is_junk(part) for part in name.parts):
+                sizes[name.as_posix()] = str(path.stat().st_size)
+    return sizes
+
+
+def _read(folder: Folder) -> Sizes:
+    try:
+        content = folder.read_bytes(SOURCE).decode(errors="surrogateescape")
+    except FileNotFoundError:
+        return {}
+    rows = [line.rpartition("\t") for line in content.split("\n") if line]
+    return {name: size for name, _, size in rows if not any(is_junk(part) for part in Path(name).parts)}
+
+
+def _write(folder: Folder, sizes: Sizes) -> None:
+    content = "".join(f"{name}\t{size}\n" for name, size in sizes.items())
+    with folder.publish(SOURCE) as temporary:
+        temporary.write_bytes(content.encode(errors="surrogateescape"))
