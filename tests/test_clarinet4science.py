@@ -129,12 +129,34 @@ def test_lines_that_cannot_be_are_refused(source, text, message):
         ("0.5\n-1\n", "the seconds in .*a.csv must be 0 or more; got -1.0"),
         ("nan\n", "the seconds in .*a.csv must be 0 or more; got nan"),
         ("inf\n", "the seconds in .*a.csv must be 0 or more; got inf"),
+        ("0,53\n1,20\n", "must have decimal points, or semicolons after them; got 0,53, which .* To fix: write 1.0"),
+        ("onset\n0,53\n1,20\n2,75\n", "got 0,53, which may be a decimal comma"),
+        ("onset,\n0,53,\n1,20,\n", "got 0,53, which may be a decimal comma"),
+        ("0,53\n1\n1,5\n2,75\n", "got 0,53, which may be a decimal comma"),
+        ("0\n1,5\n2\n", "got 1,5, which may be a decimal comma"),
+        ("0,53 loud\n1,20\n", "got 0,53 loud, which may be a decimal comma"),
+        ("0,53;loud\n1,20\n1,5\n", "got 0,53;loud, which may be a decimal comma"),
     ],
 )
 def test_onsets_that_cannot_be_are_refused(source, text, message):
     (source / "onsets" / "a.csv").write_text(text)
     with pytest.raises(DataError, match=message):
         found(source)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0.5,64\n1,80\n", [0.5, 1]),
+        ("0,loud\n1,4th finger\n", [0, 1]),
+        ("onset;velocity\n0;64\n1;80\n", [0, 1]),
+        ("0,5;loud\n1,25;soft\n", [0.5, 1.25]),
+        ("0\n1\n", [0, 1]),
+    ],
+)
+def test_seconds_with_other_columns_are_read(source, text, seconds):
+    (source / "onsets" / "a.csv").write_text(text)
+    assert clarinet4science._onsets(source / "onsets" / "a.csv")[:, 0].tolist() == seconds
 
 
 def test_a_video_without_sound_is_refused(source):

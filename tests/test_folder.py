@@ -7,9 +7,10 @@ import unicodedata
 import numpy as np
 import pytest
 import soundfile
+from media_files import filmed
 
 from vimss import cli
-from vimss.errors import ConfigError, DataError
+from vimss.errors import ConfigError, DataError, MediaError
 from vimss.media import write_video, write_wav
 from vimss.runtime import Place, ray_running
 from vimss.shards.corpora import folder
@@ -422,16 +423,34 @@ def test_channels_that_cancel_out_in_mono_are_noted(source):
     assert clips(source, recipe=RECIPE.model_copy(update={"channels": 2}))[0].notes == ()
 
 
+def test_silence_that_cancels_out_is_not_noted(source):
+    sound = 1e-4 * tone(400)[0]
+    soundfile.write(source / "No. 0" / "vn.wav", np.stack([sound, -0.99 * sound], axis=1), RATE, subtype="FLOAT")
+    assert clips(source)[0].notes == ()
+
+
 def test_a_file_that_was_cut_off_is_refused_or_allowed_and_noted(source):
     for path in (source / "No. 0").iterdir():
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
     with pytest.raises(
-        DataError, match=r"2 errors: .* must be whole; got 1.0 s of .*3.0 s.*--set allow_truncated=true"
+        DataError, match=r"2 errors: .* must be whole; got about 1.0 s of .*3.0 s.*--set allow_truncated=true"
     ):
         clips(source)
     (clip,) = clips(source, recipe=RECIPE.model_copy(update={"allow_truncated": True}))
     assert [note.partition(": ")[0] for note in clip.notes] == ["cello 1.wav", "vn.wav"]
     assert "the file was cut off" in clip.notes[0]
+
+
+def test_a_video_that_was_cut_off_is_refused_or_allowed_and_noted(source):
+    noise = np.random.default_rng(0).integers(0, 255, (15, 32, 64, 3)).astype(np.uint8)
+    whole = filmed("matroska", noise, 5)
+    (source / "No. 0" / "video.mkv").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(MediaError, match=r"video.mkv must be whole; got .*; or read .*: --set allow_truncated=true$"):
+        clips(source)
+    found = clips(source, recipe=RECIPE.model_copy(update={"allow_truncated": True}))
+    assert len(found[0].notes) == 1 and found[0].notes[0].startswith("video.mkv: the file was cut off: ")
+    seen = np.concatenate([clip.players[0].picture for clip in found])
+    assert len(seen) == 15 and (seen[-3:] == seen[-1]).all()
 
 
 @pytest.mark.slow

@@ -223,6 +223,29 @@ def test_pictures_that_are_none_are_refused(source):
         read_images([folder / "000001.jpg"], [(0, 0, 64, 65)], 16)
 
 
+def test_every_file_of_a_video_belongs_to_its_piece(source):
+    folder = prepare(source, "cello", "0-cello_id-x", [0], 24)
+    files = next(piece for piece in listing(source).pieces if piece.name == "cello-0-cello_id-x").files
+    assert set(files) == {folder, source / "data" / "audio" / "cello" / "0-cello_id-x.wav"}
+    shutil.rmtree(folder)
+    assert len(next(piece for piece in listing(source).pieces if piece.name == "cello-0-cello_id-x").files) == 1
+
+
+def test_prepared_pictures_that_were_cut_off_are_refused_or_allowed_and_noted(source):
+    folder = prepare(source, "cello", "0-cello_id-x", [0], 24)
+    for number in (1, 6):
+        path = folder / f"{number:06d}.jpg"
+        path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(MediaError, match=r"000001.jpg must be whole; got its upper part.*--set allow_truncated=true$"):
+        clips(source, "cello-0-cello_id-x")
+    lenient = RECIPE.model_copy(update={"allow_truncated": True})
+    clip = clips(source, "cello-0-cello_id-x", recipe=lenient)[0]
+    assert clip.notes == (
+        "pictures in 0-cello_id-x.mp4: 000001.jpg: the file was cut off: its upper part; "
+        "000006.jpg: the file was cut off: its upper part",
+    )
+
+
 def test_pictures_with_detail_are_read(tmp_path):
     # By name FFmpeg takes a JPEG file for one of many, unless it sees its end in the first 2 KB.
     picture = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)

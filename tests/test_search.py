@@ -8,22 +8,27 @@ from pathlib import Path
 
 import optuna
 import pytest
+import ray
 import torch
+from ray.train import WorkerGroupError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from vimss.config import parse_config
-from vimss.errors import ConfigError, DataError, PlaceError, TrainingError
+from vimss.errors import ConfigError, DataError, PlaceError, StorageError, TrainingError
 from vimss.experiment import CellEnded, CellStarted, Experiment, TrialEnded, TrialReported, TrialStarted
 from vimss.model.separator import load_separator
-from vimss.runtime import Place, ray_running
+from vimss.runtime import TRIAL_SLOT, Place, ray_running
 from vimss.search import search
-from vimss.search.observer import Signs
+from vimss.search.failures import error_message, was_lost
+from vimss.search.heartbeat import Heartbeat
 from vimss.search.run import concurrent_trials, forget_others, still_to_try
 from vimss.search.sampler import Draws, startup_trials, suggest
 from vimss.shards.write import write_shards
 from vimss.storage import Store
 from vimss.study import OBJECTIVE, Study, TrialRecord, read_study
+from vimss.trial import trial_resources
 
 SMALL = {
     "question": "Does it run?",
@@ -211,26 +216,100 @@ def test_conditions_in_a_circle_are_refused():
 
 def test_a_trial_that_does_not_fit_the_cluster_is_refused():
     place = Place(name="x", workers_per_trial=4, gpus_per_worker=1)
-    with pytest.raises(PlaceError, match=r"one trial of 4 workers must fit.*4 CPU, 4 GPU; got 8 CPU, 2 GPU"):
-        concurrent_trials(place, {"CPU": 8.0, "GPU": 2.0})
+    rule = r"the nodes must hold one trial of 4 workers, each with 1 CPU, 1 GPU; got 8 CPU, 2 GPU; 8 CPU, 0 GPU\."
+    with pytest.raises(PlaceError, match=rule):
+        concurrent_trials(place, [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0}])
 
 
 def test_concurrency_is_what_fits_and_at_most_what_the_place_says():
-    assert concurrent_trials(Place(name="x", workers_per_trial=2), {"CPU": 5.0}) == 2
-    assert concurrent_trials(Place(name="x", max_concurrent_trials=1), {"CPU": 5.0}) == 1
+    assert concurrent_trials(Place(name="x", workers_per_trial=2), [{"CPU": 5.0}]) == 2
+    assert concurrent_trials(Place(name="x", max_concurrent_trials=1), [{"CPU": 5.0}]) == 1
+    assert concurrent_trials(Place(name="x", workers_per_trial=2, cpus_per_worker=3), [{"CPU": 4.0}] * 2) == 1
+
+
+def test_a_worker_must_fit_on_one_node():
+    with pytest.raises(PlaceError, match=r"each with 6 CPU; got 4 CPU; 4 CPU\."):
+        concurrent_trials(Place(name="x", cpus_per_worker=6), [{"CPU": 4.0}, {"CPU": 4.0}])
+
+
+def test_a_trial_of_one_worker_trains_on_any_node_and_one_of_several_waits_beside_the_search():
+    assert trial_resources(Place(name="x", cpus_per_worker=2, gpus_per_worker=1)) == {"CPU": 2.0, "GPU": 1.0}
+    assert trial_resources(Place(name="x", workers_per_trial=2)) == {TRIAL_SLOT: 1.0}
+
+
+@pytest.mark.slow
+def test_an_error_of_ours_ends_the_search_as_it_is_and_leaves_the_trial_to_be_resumed(small_manifest, tmp_path):
+    """A disk that is full when a report is kept; Tune would wrap it in its own traceback, or blame the trial."""
+    once = experiment(tune={}, baselines={}, training={**SMALL["training"], "batch_size": 2})
+    full = StorageError("the record must fit on the disk", got="0 MB free", fix="free some space")
+
+    def fail(event):
+        if isinstance(event, TrialReported):
+            raise full
+
+    place, store = Place(name="test"), Store(tmp_path)
+    with ray_running(place, num_cpus=2):
+        with pytest.raises(StorageError, match="the record must fit on the disk; got 0 MB free"):
+            search(once, small_manifest, place, store, [fail])
+        (left,) = read_study(next(store.studies.iterdir())).records
+        assert left.state == "interrupted" and "the same command resumes it" in left.message
+        (resumed,) = search(once, small_manifest, place, store).records
+    assert resumed.state == "finished"
 
 
 def test_progress_is_a_sign_of_life_and_the_longest_interval_is_that_between_reports(tmp_path):
-    signs = Signs(tmp_path / "progress", now=0.0)
-    signs.look(5.0)
-    assert signs.last == 0.0
+    heartbeat = Heartbeat(tmp_path / "progress", now=0.0)
+    heartbeat.poll(5.0)
+    assert heartbeat.last == 0.0
     (tmp_path / "progress").write_text("12.000")
-    signs.look(7.0)
-    signs.look(8.0)
-    assert (signs.last, signs.longest_interval) == (7.0, 0.0)
-    signs.report(20.0)
-    signs.report(24.0)
-    assert (signs.last, signs.longest_interval) == (24.0, 20.0)
+    heartbeat.poll(7.0)
+    heartbeat.poll(8.0)
+    assert (heartbeat.last, heartbeat.longest_interval) == (7.0, 0.0)
+    heartbeat.report(20.0)
+    heartbeat.report(24.0)
+    assert (heartbeat.last, heartbeat.longest_interval) == (24.0, 20.0)
+
+
+def test_a_trial_is_overdue_after_the_limit_of_the_place_and_ten_of_its_intervals(tmp_path):
+    heartbeat = Heartbeat(tmp_path / "progress", now=0.0)
+    assert not heartbeat.overdue(600.0, 600.0)
+    assert heartbeat.overdue(601.0, 600.0).startswith("no progress for 601 s, at most 600 allowed")
+    heartbeat.report(100.0)
+    assert not heartbeat.overdue(1100.0, 600.0)
+    assert heartbeat.overdue(1101.0, 600.0).startswith("no progress for 1001 s, at most 1000 allowed")
+
+
+def test_the_time_in_which_the_search_itself_stood_still_does_not_count(tmp_path):
+    heartbeat = Heartbeat(tmp_path / "progress", now=0.0)
+    heartbeat.pause(5000.0)
+    assert not heartbeat.overdue(5100.0, 600.0)
+    heartbeat.report(5100.0)
+    assert heartbeat.longest_interval == 100.0
+
+
+def test_a_trial_may_wait_for_the_cores_of_a_shared_cluster(tmp_path):
+    heartbeat = Heartbeat(tmp_path / "progress", now=0.0, waits_for_cores=True)
+    heartbeat.poll(5000.0)
+    assert not heartbeat.overdue(5000.0, 600.0)
+    (tmp_path / "progress").write_text("begun")
+    heartbeat.poll(5001.0)
+    assert heartbeat.overdue(5700.0, 600.0)
+
+
+def worker_group_error(*failures: Exception) -> WorkerGroupError:
+    """What Ray Train raises where workers end, each with the error of its health check."""
+    wrapped = [WorkerHealthCheckFailedError("it failed", failure) for failure in failures]
+    return WorkerGroupError("some workers failed", dict(enumerate(wrapped)))
+
+
+def test_a_worker_that_is_gone_is_a_loss_unless_ours_say_why():
+    gone, ours = ray.exceptions.ActorDiedError(), TrainingError("loss must be finite", got="nan", fix="lower it")
+    assert was_lost(gone) and was_lost(worker_group_error(RuntimeError("gloo"), gone))
+    assert was_lost(ray.exceptions.OutOfMemoryError("killed by Ray"))
+    assert not was_lost(worker_group_error(gone, ours)) and not was_lost(ValueError("x")) and not was_lost(None)
+    task_error = ray.exceptions.RayTaskError("train", "a traceback", ours).as_instanceof_cause()
+    for error in (ours, task_error, worker_group_error(gone, ours), worker_group_error(task_error)):
+        assert error_message(error, None) == "loss must be finite; got nan. To fix: lower it"
 
 
 @pytest.fixture(scope="module")
@@ -382,7 +461,7 @@ import json, os, signal
 from pathlib import Path
 from vimss.config import parse_config
 from vimss.experiment import Experiment, TrialReported
-from vimss.runtime import Place, ray_running
+from vimss.runtime import TRIAL_SLOT, Place, ray_running
 from vimss.search import search
 from vimss.shards.manifest import open_manifest
 from vimss.storage import Store

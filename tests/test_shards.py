@@ -23,7 +23,9 @@ from vimss.shards.instruments import INSTRUMENTS
 from vimss.shards.manifest import open_manifest
 from vimss.shards.recipe import SPLITS, Recipe, load_recipe
 from vimss.shards.refuse import MixAndSum
-from vimss.shards.write import clip_members, write_shards
+from vimss.shards.task import clip_members
+from vimss.shards.unchanged import check_stamp, stamp
+from vimss.shards.write import write_shards
 from vimss.storage import Store
 from vimss.stream.read import join_clips
 
@@ -355,7 +357,13 @@ def test_wrong_options_of_a_reader_name_the_file(small_recipe, tmp_path):
 def own_corpus(monkeypatch, pieces, read):
     """A corpus of the test's own with a source, in the place of the generated one."""
     module = corpora.reader_of("chamber")
-    monkeypatch.setattr(module, "pieces", lambda *_: Listing(tuple(pieces), notes=("x is no piece, and was left out",)))
+
+    def listing(*_):
+        # Made anew, as readers do, with the stamps of the files as they are now.
+        found = tuple(dataclasses.replace(piece) for piece in pieces)
+        return Listing(found, notes=("x is no piece, and was left out",))
+
+    monkeypatch.setattr(module, "pieces", listing)
     monkeypatch.setattr(module, "read", read)
 
 
@@ -454,6 +462,39 @@ def test_a_file_that_is_gone_when_it_is_read_is_named(monkeypatch, small_recipe,
     with pytest.raises(
         DataError, match=r"b.txt must be there and readable; got No such file or directory. To fix: put it"
     ):
+        write_shards(small_recipe, "mine", Store(tmp_path), files)
+
+
+def test_a_source_of_linked_folders_is_known_again_and_its_changes_are_named(
+    monkeypatch, small_recipe, tmp_path, files
+):
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "piece").symlink_to(files, target_is_directory=True)
+    (files / "round").symlink_to(linked, target_is_directory=True)
+    own_corpus(monkeypatch, file_pieces(files), read_file(files))
+    manifest = write_shards(small_recipe, "mine", Store(tmp_path), linked)
+    assert write_shards(small_recipe, "mine", Store(tmp_path), linked) == manifest
+    (files / "b.txt").write_text("70000")
+    with pytest.raises(DataError, match=r"source.tsv: piece/b.txt has 5 bytes instead of 3\. To fix"):
+        write_shards(small_recipe, "mine", Store(tmp_path), linked)
+
+
+def test_files_in_linked_folders_of_a_piece_have_stamps(tmp_path, files):
+    (tmp_path / "piece").mkdir()
+    (tmp_path / "piece" / "frames").symlink_to(files, target_is_directory=True)
+    before = stamp([tmp_path / "piece"])
+    assert len(before) == 3
+    (files / "b.txt").write_text("70000")
+    with pytest.raises(DataError, match=r"the files of p must stay as they are .*frames/b.txt has changed"):
+        check_stamp("p", [tmp_path / "piece"], before)
+
+
+def test_shards_without_a_note_of_their_source_are_not_gone_on_with(monkeypatch, small_recipe, tmp_path, files):
+    own_corpus(monkeypatch, file_pieces(files), read_file(files))
+    manifest = write_shards(small_recipe, "mine", Store(tmp_path), files)
+    (manifest.folder / "source.tsv").unlink()
+    with pytest.raises(DataError, match="other names or sizes than in source.tsv: nothing was noted"):
         write_shards(small_recipe, "mine", Store(tmp_path), files)
 
 
@@ -581,6 +622,66 @@ def test_odd_mixes_can_be_refused(odd_mix, small_recipe, tmp_path):
         DataError, match=f"recorded mixes of .* must be nearly the sums .*; got {odd_mix}. To fix: mend or"
     ):
         write_shards(strict, "mine", Store(tmp_path))
+
+
+def test_odd_mixes_are_refused_where_a_lenient_run_is_gone_on_with(odd_mix, small_recipe, tmp_path):
+    recipe = small_recipe.model_copy(update={"channels": 2})
+    (write_shards(recipe, "mine", Store(tmp_path)).folder / "manifest.json").unlink()
+    strict = recipe.model_copy(update={"odd_mixtures": "refuse"})
+    with pytest.raises(DataError, match=f"mix of p must be nearly the sum of its stems; got {odd_mix}"):
+        write_shards(strict, "mine", Store(tmp_path))
+    assert write_shards(recipe, "mine", Store(tmp_path)).odd_mixtures == (odd_mix,)
+
+
+def test_silent_stems_are_refused_by_a_stricter_recipe_whether_shards_are_finished_or_begun(
+    monkeypatch, small_recipe, tmp_path
+):
+    clip = clip_of(Player("vn", "1", stem(5000)), Player("vc", "2", silent=True))
+    own_corpus(monkeypatch, [Piece("a", "train", "a", 1.0)], lambda *_: iter([clip]))
+    manifest = write_shards(small_recipe, "mine", Store(tmp_path))
+    assert manifest.silent == {"a": 0.5}
+    strict = small_recipe.model_copy(update={"most_silent": 0.25})
+    with pytest.raises(
+        DataError, match=r"at most a share of 0.25 of the stems of each piece in .* got 0.5 in a. To fix: mend"
+    ):
+        write_shards(strict, "mine", Store(tmp_path))
+    (manifest.folder / "manifest.json").unlink()
+    with pytest.raises(DataError, match="share of 0.25 of the stems of a may be silent .* got 1 of 2: 2. To fix"):
+        write_shards(strict, "mine", Store(tmp_path))
+
+
+def test_pieces_that_lack_are_refused_by_a_stricter_recipe_whether_shards_are_finished_or_begun(
+    monkeypatch, small_recipe, tmp_path, files
+):
+    (files / "c.txt").write_text("x")
+    own_corpus(monkeypatch, file_pieces(files), read_file(files))
+    lenient = Recipe.model_validate({**small_recipe.model_dump(), "expect": {"pieces": 3, "most_missing": 0.5}})
+    manifest = write_shards(lenient, "mine", Store(tmp_path), files)
+    with pytest.raises(
+        DataError, match=r"must lack no piece of its source; got 1 that could not be read: c: c.txt .* To fix: mend"
+    ):
+        write_shards(small_recipe, "mine", Store(tmp_path), files)
+    whole = Recipe.model_validate({**small_recipe.model_dump(), "expect": {"pieces": 3, "most_missing": 0.1}})
+    with pytest.raises(DataError, match=r"must hold 3 pieces, .* got 2 pieces, .*missing: c: c.txt must be"):
+        write_shards(whole, "mine", Store(tmp_path), files)
+    (manifest.folder / "manifest.json").unlink()
+    with pytest.raises(MediaError, match="^c.txt must be a number; got x. To fix: write one"):
+        write_shards(small_recipe, "mine", Store(tmp_path), files)
+    (files / "c.txt").write_text("6000")
+    # What the first run had written of it is not taken for what is there now.
+    assert not write_shards(lenient, "mine", Store(tmp_path), files).missing
+
+
+def test_a_piece_is_stamped_when_it_is_listed(monkeypatch, small_recipe, tmp_path, files):
+    def pieces(*_):
+        found = file_pieces(files)
+        (files / "a.txt").write_text("4000")  # while others are listed
+        return Listing(tuple(found))
+
+    own_corpus(monkeypatch, (), read_file(files))
+    monkeypatch.setattr(corpora.reader_of("chamber"), "pieces", pieces)
+    with pytest.raises(DataError, match=r"the files of a must stay as they are .*a.txt has changed. To fix: wait"):
+        write_shards(small_recipe, "mine", Store(tmp_path), files)
 
 
 def test_a_click_to_which_all_was_scaled_is_no_piece(monkeypatch, small_recipe, tmp_path):

@@ -8,8 +8,9 @@ import sys
 import numpy as np
 import pytest
 import webdataset as wds
+from media_files import filmed
 
-from vimss.errors import ConfigError, DataError
+from vimss.errors import ConfigError, DataError, MediaError
 from vimss.media import write_video, write_wav
 from vimss.shards.corpora import sopjfm
 from vimss.shards.recipe import load_recipe
@@ -164,6 +165,25 @@ def test_videos_beside_the_sound_are_pictures(source):
     assert np.array_equal(left.picture, right.picture) and left.picture[0, 8, 1, 1] > 200 > left.picture[0, 8, 6, 1]
     (blind,) = clips(source, "cello2-0")
     assert (blind.frame_rate, blind.players[0].picture) == (0.0, None)
+
+
+def test_every_file_of_a_recording_belongs_to_its_pieces(source):
+    write_video(source / "video" / "train" / "cello1.MP4", np.zeros((10, 32, 64, 3), np.uint8), 5.0)
+    (source / "segment_times.csv").write_text("file,to,tf\ncello1,0,1\ncello1,1,2\n")
+    media = {path for path in source.rglob("cello1.*") if path.is_file()}
+    assert len(media) == 2 and all(set(found(source)[name].files) == media for name in ("cello1-0", "cello1-1"))
+
+
+def test_a_video_that_was_cut_off_is_refused_or_allowed_and_noted(source):
+    noise = np.random.default_rng(0).integers(0, 255, (10, 32, 64, 3)).astype(np.uint8)
+    (source / "video" / "train").mkdir(parents=True)
+    whole = filmed("matroska", noise, 5)  # FFmpeg goes by the content
+    (source / "video" / "train" / "cello1.mp4").write_bytes(whole[: len(whole) // 2])
+    piece = found(source)["cello1-0"]
+    with pytest.raises(MediaError, match=r"cello1.mp4 must be whole; got .*--set allow_truncated=true$"):
+        next(sopjfm.read(piece, RECIPE, OPTIONS, source))
+    clip = next(sopjfm.read(piece, RECIPE.model_copy(update={"allow_truncated": True}), OPTIONS, source))
+    assert len(clip.notes) == 1 and clip.notes[0].startswith("cello1.mp4: the file was cut off")
 
 
 def test_names_that_say_nothing_are_refused(source):

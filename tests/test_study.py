@@ -1,3 +1,4 @@
+import errno
 import subprocess
 import sys
 import threading
@@ -40,3 +41,13 @@ def test_a_second_search_that_waits_begins_when_the_first_has_ended(tmp_path):
         order.append("first")
     thread.join()
     assert order == ["first", "second"] and owners[0].startswith("process ")
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    def refuse(file, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    rule = r"must be on a file system with file locks; got No locks available"
+    with pytest.raises(StorageError, match=rule), locked(tmp_path):
+        pass

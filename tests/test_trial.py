@@ -29,7 +29,9 @@ def steps_of(folder) -> list[str]:
     return sorted(path.name for path in folder.glob("*"))
 
 
-def test_the_newest_checkpoint_and_the_best_are_kept_and_the_same_job_goes_on_from_the_newest(small_manifest, tmp_path):
+def test_the_newest_checkpoint_and_the_best_before_it_are_kept_and_the_same_job_goes_on_from_the_newest(
+    small_manifest, tmp_path
+):
     reports: list[dict[str, float]] = []
 
     def interrupt(metrics):
@@ -41,7 +43,7 @@ def test_the_newest_checkpoint_and_the_best_are_kept_and_the_same_job_goes_on_fr
     hopeless = job(small_manifest, tmp_path, audio_seconds=20, report_seconds=2, learning_rate=0.03)
     with pytest.raises(KeyboardInterrupt):
         fit(hopeless, interrupt)
-    kept = {min(reports, key=lambda report: report["valid_loss"])["steps"], reports[-1]["steps"]}
+    kept = {min(reports[:-1], key=lambda report: report["valid_loss"])["steps"], reports[-1]["steps"]}
     assert steps_of(tmp_path / "train") == sorted(checkpoint_name(steps) for steps in kept)
     # What a process that was killed while it wrote has left.
     (tmp_path / "train" / f"{TEMPORARY}step_99999999").mkdir()
@@ -49,6 +51,24 @@ def test_the_newest_checkpoint_and_the_best_are_kept_and_the_same_job_goes_on_fr
     assert reports[3] == reports[2]  # once more, in case nobody noted it
     assert [report["steps"] for report in reports[3:]] == sorted({report["steps"] for report in reports[2:]})
     assert len(steps_of(tmp_path / "train")) <= 2
+
+
+@pytest.mark.parametrize("file", ["state.safetensors", "state.json"])
+def test_a_damaged_newest_checkpoint_is_deleted_and_training_goes_on_from_the_one_before(
+    small_manifest, tmp_path, file
+):
+    reports: list[dict[str, float]] = []
+    better = job(small_manifest, tmp_path, audio_seconds=12, report_seconds=4)
+    fit(better, reports.append)
+    newest = tmp_path / "train" / checkpoint_name(reports[-1]["steps"])
+    before = next(path for path in (tmp_path / "train").iterdir() if path != newest)
+    (newest / file).write_bytes(b"damaged")
+    again: list[dict[str, float]] = []
+    fit(better, again.append)
+    assert checkpoint_name(again[0]["steps"]) == before.name and again[-1] == reports[-1] | {
+        name: again[-1][name] for name in ("audio_seconds_per_second", "loader_wait")
+    }
+    assert newest.name in steps_of(tmp_path / "train")
 
 
 def test_one_job_after_the_other_in_one_process_trains_as_each_alone(small_manifest, tmp_path):
@@ -91,14 +111,17 @@ def test_a_trial_whose_reports_are_read_late_ends_with_all_of_them(small_manifes
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("meets", "message"),
+    ("workers", "process", "meets", "message"),
     [
-        (psutil.Process.suspend, r"no progress for \d+ s, at most \d+ allowed .* the same command resumes it"),
-        (psutil.Process.kill, r"its process has ended without a word .* the same command resumes it"),
+        (1, "ImplicitFunc", psutil.Process.suspend, r"no progress for \d+ s, at most \d+ allowed .* resumes it"),
+        (1, "ImplicitFunc", psutil.Process.kill, r"its process died .* the same command resumes it"),
+        (2, "RayTrainWorker", psutil.Process.kill, r"its process died .* the same command resumes it"),
     ],
-    ids=["stands still", "is killed"],
+    ids=["stands still", "is killed", "loses a worker"],
 )
-def test_a_trial_that_is_lost_is_named_and_resumed_by_the_same_search(small_manifest, tmp_path, meets, message):
+def test_a_trial_that_is_lost_is_named_and_resumed_by_the_same_search(
+    small_manifest, tmp_path, workers, process, meets, message
+):
     """Its process is stopped, so that nothing of it answers any more, or killed, after the first report."""
     longer = {**SMALL["training"], "audio_seconds": 60, "report_seconds": 4, "batch_size": 2}
     once, store = experiment(tune={}, baselines={}, training=longer), Store(tmp_path).make()
@@ -107,15 +130,15 @@ def test_a_trial_that_is_lost_is_named_and_resumed_by_the_same_search(small_mani
     def lose(event):
         if isinstance(event, TrialReported) and not lost:
             below = psutil.Process().children(recursive=True)
-            lost.extend(process for process in below if "ImplicitFunc" in " ".join(process.cmdline()))
-            for process in lost:
-                meets(process)
+            lost.extend([one for one in below if process in " ".join(one.cmdline())][:1])
+            for one in lost:
+                meets(one)
 
     # Longer than the process takes to its first step, where the machine is slow.
-    place = Place(name="test", silent_seconds=30)
+    place = Place(name="test", workers_per_trial=workers, silent_seconds=30)
     with ray_running(place, num_cpus=2):
         (first,) = search(once, small_manifest, place, store, [lose]).records
         assert lost and first.state == "interrupted" and re.fullmatch(message, first.message)
         (resumed,) = search(once, small_manifest, place, store).records
     assert resumed.state == "finished" and resumed.reports[0] == first.reports[0]
-    assert not any(process.is_running() for process in lost)
+    assert not any(one.is_running() for one in lost)

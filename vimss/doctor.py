@@ -5,7 +5,6 @@ import importlib.util
 import os
 import platform
 import shutil
-import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from urllib.parse import urlsplit
 from vimss.config import known_names
 from vimss.errors import VimssError
 from vimss.experiment import EXPERIMENTS
-from vimss.runtime import PLACES, Place, load_place, open_store, ray_running, temporary_folder, unfit
+from vimss.runtime import PLACES, Place, check_reachable, load_place, open_store, ray_running, temporary_folder, unfit
 from vimss.shards.recipe import RECIPES
 from vimss.storage import Store, explain_os_errors
 
@@ -33,9 +32,6 @@ LIBRARIES = (
 
 STORE_GIGABYTES = 2
 """What a quickstart leaves, generously."""
-
-KNOCK_SECONDS = 5.0
-"""How long a tracking server may take to be heard."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +158,7 @@ def _tracking(place: Place, store: Store) -> Finding:
     address = urlsplit(place.tracking_uri)
     try:
         port = address.port or (443 if address.scheme == "https" else 80)
-        socket.create_connection((address.hostname or "", port), timeout=KNOCK_SECONDS).close()
+        check_reachable(address.hostname or "", port)
     except (OSError, ValueError) as error:
         fix = "start the tracking server, or correct tracking_uri: until then, what is meant for it waits in the store"
         return Finding("tracking", f"{place.tracking_uri}: {error}", ok=False, fix=fix)

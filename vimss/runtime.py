@@ -35,7 +35,7 @@ PLACES = "platform/*/runtime.yaml"
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray in the driver of a submitted job."""
 
-KNOCK_SECONDS = 10.0
+CONNECT_SECONDS = 10.0
 
 MAX_TEMPORARY = 38
 """Bytes of the path of a folder for temporary files: Linux allows 107 for a socket, and Ray adds 68 or so:
@@ -45,7 +45,7 @@ TEMPORARY_MEGABYTES = 100
 """What Ray's logs and sockets need of the disk, generously."""
 
 TRIAL_SLOT = "trial_slot"
-"""Custom Ray resource that counts running trials: their drivers only wait, so they take no CPU."""
+"""Custom Ray resource of the head, for the process of a trial with several workers, which only waits for them."""
 
 RAY_VARIABLES = {
     # The trainer's controller asks its workers for reports this often; the default of 2 s blocks every report.
@@ -58,6 +58,8 @@ RAY_VARIABLES = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # A failed trial's reason is said in one line, not by Tune's traceback through three processes.
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    # Ray's watch over memory ends a process by an error that Tune takes for one of its own, and the search with it.
+    "RAY_memory_monitor_refresh_ms": "0",
     # A process that does not end after its trial was stopped is killed; Tune would wait for ten minutes.
     "TUNE_FORCE_TRIAL_CLEANUP_S": "60",
     # Tune would take Ctrl-C for the end of one cell, and the next one would begin.
@@ -269,7 +271,7 @@ def _connect(address: str) -> None:
     import ray
 
     try:
-        _knock(address)
+        _check_address(address)
         with _private_files():
             ray.init(address=address, **_QUIET)
     except OSError as error:
@@ -385,14 +387,17 @@ def _cause(error: BaseException) -> str:
 
 @contextmanager
 def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """These environment variables, for processes that are started inside the block."""
-    before = dict(os.environ)
+    """These environment variables, for processes that are started inside the block; no other is touched."""
+    before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
         yield
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _free_port() -> int:
@@ -400,11 +405,16 @@ def _free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def _knock(address: str) -> None:
+def _check_address(address: str) -> None:
     """OSError where nothing listens at host:port: Ray would wait for it without end."""
     host, colon, port = address.rpartition(":")
     if colon and port.isdigit():
-        socket.create_connection((host.rpartition("/")[2].strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
+        check_reachable(host.rpartition("/")[2].strip("[]"), int(port))
+
+
+def check_reachable(host: str, port: int) -> None:
+    """OSError where nothing listens there."""
+    socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
 
 
 def parallel_map(

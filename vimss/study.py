@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO
 
 from pydantic import Field
 
@@ -109,9 +109,7 @@ def locked(folder: Path, on_wait: Callable[[str], None] | None = None) -> Iterat
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / LOCK).open("a+", encoding="utf-8")
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not _try_lock(file, folder):
             file.seek(0)
             owner = file.read() or "another process"
             if on_wait is None:
@@ -119,13 +117,29 @@ def locked(folder: Path, on_wait: Callable[[str], None] | None = None) -> Iterat
                     f"one process at a time may search the study {folder.name}",
                     got=f"{owner}, which searches it now",
                     fix="wait until it has ended, or give --wait; the same command then goes on from there",
-                ) from error
+                )
             on_wait(owner)
             fcntl.flock(file, fcntl.LOCK_EX)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-        file.flush()
+        with explain_os_errors(folder):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+            file.flush()
         yield
+
+
+def _try_lock(file: TextIO, folder: Path) -> bool:
+    """Whether the lock is ours now; StorageError where the file system has no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise StorageError(
+            f"{folder} must be on a file system with file locks",
+            got=str(error.strerror),
+            fix="mount it with locks (Lustre: -o flock), or set VIMSS_STORE to a folder on another file system",
+        ) from error
+    return True
 
 
 def read_study(folder: Path) -> Study:

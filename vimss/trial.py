@@ -4,6 +4,7 @@ Apart from `search`, because this module is imported by every trial's process: t
 """
 
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,17 @@ from vimss.config import signature
 from vimss.experiment import Cell, Experiment, Scalar
 from vimss.runtime import TRIAL_SLOT, Place
 from vimss.train.config import Settings
-from vimss.train.distribute import Job, fit
+from vimss.train.distribute import Job, fit, worker_resources
 
 CELL = "cell"
 """Key of Tune's configuration that names the cell, where one run of Tune holds several."""
 
-CLOSE_SECONDS = 60
-"""How long a stopped training may take to close before the next one begins in its process; after Tune's default of 2
-seconds that next trial would fail."""
+CLOSE_SECONDS = 50.0
+"""How long a stopped training may take to close before its process is given up."""
+
+RESET_SECONDS = 60
+"""After so long, Tune gives up a process that shall train the next trial (its default is 2 seconds), and forgets that
+trial without telling its searcher. So the process ends earlier by itself, which Tune handles as an error."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +58,16 @@ def trial_name(settings: Settings) -> str:
 
 
 def trial_resources(place: Place) -> dict[str, float]:
-    """What a trial's own process takes: all that training takes, where there is one worker; else its workers do."""
-    slot = {TRIAL_SLOT: 1.0}
-    if place.workers_per_trial > 1:
-        return slot
-    return slot | {"CPU": place.cpus_per_worker} | ({"GPU": place.gpus_per_worker} if place.gpus_per_worker else {})
+    """What a trial's own process takes: all that training takes, where there is one worker.
+
+    With several, their processes take it, on any nodes; the trial's own is with the search, where its slot is.
+    """
+    return worker_resources(place) if place.workers_per_trial == 1 else {TRIAL_SLOT: 1.0}
 
 
 def run_trial(config: dict[str, Any], plan: TrialPlan) -> None:
     """The function that Tune runs. It returns only when Tune has taken every report."""
-    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(CLOSE_SECONDS)
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", str(RESET_SECONDS))
     cell, settings, _ = plan.resolve(config)
     job = Job(
         storage=plan.trial_folder(cell, settings),
@@ -73,4 +77,17 @@ def run_trial(config: dict[str, Any], plan: TrialPlan) -> None:
         more_shards=plan.more_shards,
         place=plan.place,
     )
-    fit(job, tune.report)
+    end_of_process = threading.Timer(CLOSE_SECONDS, os._exit, [1])
+    end_of_process.daemon = True
+
+    def report(metrics: dict[str, float]) -> None:
+        try:
+            tune.report(metrics)
+        except SystemExit:  # Tune has stopped the trial
+            end_of_process.start()
+            raise
+
+    try:
+        fit(job, report)
+    finally:
+        end_of_process.cancel()

@@ -167,7 +167,7 @@ def run_search(
     Where another process searches this study: StorageError, or with `wait` wait for its end.
     """
     check_experiment(experiment, manifest, work.place)
-    with locked(study_folder(experiment, manifest, work.store), _say_whom_it_waits_for if wait else None):
+    with locked(study_folder(experiment, manifest, work.store), _print_lock_owner if wait else None):
         tracker = open_tracker(work, experiment, manifest)
         try:
             return search(experiment, manifest, work.place, work.store, (tracker, *reporters)), tracker
@@ -176,7 +176,7 @@ def run_search(
             raise
 
 
-def _say_whom_it_waits_for(owner: str) -> None:
+def _print_lock_owner(owner: str) -> None:
     err.print(f"waiting for {owner}, which searches this study")
 
 
@@ -214,19 +214,19 @@ def experiment_of(name: str | Path, seed: int | None = None, overrides: Sequence
 
 
 def check_finished(experiment: Experiment, study: Study) -> None:
-    """TrainingError where a cell has no finished trial, with what became of its trials."""
+    """TrainingError where a cell has no finished trial, or an interrupted one, with what became of its trials."""
     ends: list[str] = []
     for cell in experiment.cells():
         records = study.of_cell(cell.name)
         states = Counter(record.state for record in records)
-        if not states["finished"]:
+        if not states["finished"] or states["interrupted"]:
             counts = ", ".join(f"{count} {state}" for state, count in states.items()) or "no trial"
             # What each of them should do was said when it ended.
             reasons = dict.fromkeys(record.message.partition(". To fix:")[0] for record in records if record.message)
             ends.append(f"cell '{cell.name}': {'; '.join([counts, *reasons])}")
     if ends:
         raise TrainingError(
-            "every cell must have a finished trial",
+            "every cell must have a finished trial, and none that was interrupted",
             got=". ".join(ends),
             fix="correct what made trials fail, or run the same command again to resume the interrupted ones",
         )

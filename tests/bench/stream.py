@@ -29,7 +29,8 @@ from vimss.runtime import load_place, parallel_map, ray_running
 from vimss.shards.corpora import chamber
 from vimss.shards.manifest import Manifest
 from vimss.shards.recipe import load_recipe
-from vimss.shards.write import clip_members, write_shards
+from vimss.shards.task import clip_members
+from vimss.shards.write import write_shards
 from vimss.storage import Store
 from vimss.stream.batch import Examples, Position
 from vimss.stream.config import MixingConfig

@@ -54,11 +54,12 @@ def read_crops(
     begin: float = 0.0,
     *,
     allow_truncated: bool = False,
+    notes: list[str] | None = None,
 ) -> list[UInt8[np.ndarray, "v h w 3"]]:
     """What lies in each box of the picture, scaled to a square of `size` pixels, over `seconds` from `begin` on.
 
     Row j is what a viewer sees at begin + (j + 0.5) / frame_rate seconds; a file that ends earlier keeps its last
-    picture. `columns` gives the boxes of players side by side.
+    picture. `columns` gives the boxes of players side by side. `notes` get a sentence about what is missing.
 
     Raises:
         MediaError: as `read_video`, and where a box does not lie in the picture.
@@ -70,27 +71,37 @@ def read_crops(
         source,
         lambda picture: _crop(picture.upright(*picture.size), boxes, size, name),
         (size, len(boxes) * size),
-        _Span(frame_rate, begin, wanted / frame_rate, allow_truncated),
+        _Span(frame_rate, begin, wanted / frame_rate, allow_truncated, notes),
     )
     pictures = np.concatenate([pictures, np.repeat(pictures[-1:], wanted - len(pictures), axis=0)])
     return _apart(pictures, size)
 
 
-def read_images(paths: Sequence[Path], boxes: Sequence[Box], size: int) -> list[UInt8[np.ndarray, "v h w 3"]]:
+def read_images(
+    paths: Sequence[Path],
+    boxes: Sequence[Box],
+    size: int,
+    *,
+    allow_truncated: bool = False,
+    notes: list[str] | None = None,
+) -> list[UInt8[np.ndarray, "v h w 3"]]:
     """What lies in each box of JPEG files, one row per path, scaled to a square of `size` pixels as by `read_crops`.
 
-    A path that repeats is read once.
+    A path that repeats is read once. `notes` get a sentence about each file that was cut off.
 
     Raises:
-        MediaError: no such file, no picture, and where a box does not lie in it.
+        MediaError: no such file, no picture, cut off where that is not allowed, and where a box does not lie in it.
 
     """
     check_picture_bytes(len(paths), (size, len(boxes) * size), str(paths[0]))
     seen: dict[Path, UInt8[np.ndarray, "h w 3"]] = {}
     for path in dict.fromkeys(paths):
+        met: list[str] = []
         with opened(path) as container:
-            for picture in picture_frames(container, path):
+            for picture in picture_frames(container, path, allow_truncated=allow_truncated, notes=met):
                 seen[path] = _crop(picture.upright(*picture.size), boxes, size, str(path))
+        if notes is not None:
+            notes += [f"{path.name}: {note}" for note in met]
         if path not in seen:
             raise MediaError(f"{path} must hold a picture", got="none that can be decoded", fix="copy it again")
     return _apart(np.stack([seen[path] for path in paths]), size)
@@ -154,6 +165,8 @@ class _Span:
     begin: float
     seconds: float
     allow_truncated: bool
+    notes: list[str] | None = None
+    """Get a sentence about what is missing."""
 
 
 def _read_pictures(
@@ -175,7 +188,8 @@ def _read_pictures(
 
     shown: Picture | None = None
     with opened(source) as container:
-        for picture in picture_frames(container, source, allow_truncated=span.allow_truncated):
+        frames = picture_frames(container, source, allow_truncated=span.allow_truncated, notes=span.notes)
+        for picture in frames:
             # `shown` stays on screen until this picture replaces it.
             if shown is not None:
                 show(shown, picture.begin)

@@ -84,10 +84,13 @@ class Picture:
         return np.ascontiguousarray(pixels[:: down + down_of_down, :: right + right_of_down])
 
 
-def picture_frames(container: Any, source: Source, *, allow_truncated: bool = False) -> Iterator[Picture]:
+def picture_frames(
+    container: Any, source: Source, *, allow_truncated: bool = False, notes: list[str] | None = None
+) -> Iterator[Picture]:
     """Pictures in the order of showing.
 
-    What cannot be decoded is passed over, as players do: the picture before it stays.
+    What cannot be decoded is passed over, as players do: the picture before it stays. `notes` get a sentence about what
+    is missing at the end.
 
     Raises:
         MediaError: no picture, most of them damaged, or cut off where that is not allowed.
@@ -106,7 +109,8 @@ def picture_frames(container: Any, source: Source, *, allow_truncated: bool = Fa
             zero, begin = zero + begin - last, last
         last = begin + (float(frame.duration * frame.time_base) if frame.duration else seconds)
         yield Picture(frame, exif, aspect, begin, last)
-    check_whole(container, stream, source, last, losses.end_of_file(container), allowed=allow_truncated, notes=[])
+    reached, notes = losses.end_of_file(container), [] if notes is None else notes
+    check_whole(container, stream, source, last, reached, allowed=allow_truncated, notes=notes)
     check_losses(losses, name)
 
 

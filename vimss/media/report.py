@@ -97,12 +97,18 @@ class SoundReport:
         advice = [self._cancelling(), self._silent(), self._loud()]
         return [sentence for sentence in advice if sentence]
 
-    def _cancelling(self) -> str:
+    @property
+    def cancelled(self) -> Channel | None:
+        """The louder one of left and right, where both cancel out in mono and are not silent."""
         levels = self.levels()
-        if not levels or self.channel not in ("all", "mid"):
-            return ""
+        if not levels:
+            return None
         louder: Channel = "left" if levels["left"] >= levels["right"] else "right"
-        if levels[louder] < SILENCE_DB or levels["mid"] > levels[louder] - CANCEL_DB:
+        return louder if levels[louder] >= max(SILENCE_DB, levels["mid"] + CANCEL_DB) else None
+
+    def _cancelling(self) -> str:
+        louder = self.cancelled
+        if louder is None or self.channel not in ("all", "mid"):
             return ""
         return (
             f"left and right cancel out: their mean has {_dbfs(self.energies['mid'])}, {louder} alone "

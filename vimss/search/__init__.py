@@ -5,7 +5,9 @@
 
 run        the cells in their order, each a run of Tune; what is resumed
 sampler    what Optuna draws
-observer   what Tune tells, as records and events; the watch over silent trials
+observer   Tune's callbacks as records and events
+heartbeat  whether a trial still makes progress
+failures   why a trial ended with an error
 """
 
 from vimss.search.run import Reporter, search

@@ -1,28 +1,27 @@
-"""Tune's callbacks turned into trial.json files and events, in the driver; trials that fall silent are ended."""
+"""Tune's callbacks as trial.json files and events, in the driver; trials that fall silent are ended."""
 
 import itertools
+import logging
 import math
 import shutil
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import ray
-from ray import cloudpickle, tune
+from ray import tune
 
-from vimss.errors import VimssError
+from vimss.errors import PlaceError
 from vimss.experiment import Event, TrialEnded, TrialReported, TrialStarted
+from vimss.search.failures import LOST, error_message, pickled_error, was_lost
+from vimss.search.heartbeat import Heartbeat
 from vimss.storage import publish
 from vimss.study import OBJECTIVE, RECORD, TrialRecord, read_record, write_record
 from vimss.train.distribute import CHECKPOINTS, PROGRESS, checkpoint_name
 from vimss.trial import TrialPlan
 
-LOST = "its process has ended without a word (killed, or out of memory); the same command resumes it"
-"""Message of a trial whose process is gone."""
-
-INTERVALS = 10.0
-"""A trial may be silent for this many of its longest intervals between reports."""
+log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
 """Between two looks at the running trials."""
@@ -45,48 +44,95 @@ _METRICS = (
 
 
 class Observer(tune.Callback):
-    """Turns Tune's callbacks into trial.json files and events. Lives in the driver."""
+    """Keeps the records and reports events while Tune runs. Lives in the driver."""
 
     def __init__(self, plan: TrialPlan, reporters: tuple[Callable[[Event], None], ...]) -> None:
         self.plan = plan
         self.reporters = reporters
         self.records: dict[str, TrialRecord] = {}
-        self.signs: dict[str, Signs] = {}
+        self.heartbeats: dict[str, Heartbeat] = {}
         """Of the trials that run."""
-        self.looked = 0.0
+        self.last_look = self.last_change = time.monotonic()
+        """When the trials were looked at, and when one began or ended."""
         self.ended: dict[str, str] = {}
         """Trials that were ended here, and why."""
+        self.error: Exception | None = None
+        """The first error of our own, which Tune would hide behind its own or take for the trial's."""
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks for a restore that we do not use; reporters hold threads and connections.
         return {**self.__dict__, "reporters": ()}
 
+    def interrupt(self) -> None:
+        """Leave the trials that still run to be resumed, since Tune itself has ended."""
+        for trial_id in list(self.heartbeats):
+            self._close(trial_id, "interrupted", "the search was interrupted; the same command resumes it")
+
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
         """End the trials that have been silent for too long; Tune calls this several times a second."""
+        if self.error is not None:
+            raise self.error
         now = time.monotonic()
-        if now - self.looked < LOOK_SECONDS:
+        passed = now - self.last_look
+        if passed < LOOK_SECONDS:
             return
-        self.looked = now
+        self.last_look = now
+        if passed > 2 * LOOK_SECONDS:
+            self.last_change += passed
+            for heartbeat in self.heartbeats.values():
+                heartbeat.pause(passed)
         for trial in trials:
-            signs, actor = self.signs.get(trial.trial_id), trial.temporary_state.ray_actor
-            if signs is None or actor is None or trial.trial_id in self.ended:
-                continue
-            signs.look(now)
-            limit = max(self.plan.place.silent_seconds, INTERVALS * signs.longest_interval)
-            if now - signs.last > limit:
-                self.ended[trial.trial_id] = (
-                    f"no progress for {now - signs.last:.0f} s, at most {limit:.0f} allowed (silent_seconds of the "
-                    "place): it was ended, and the same command resumes it"
-                )
-                # Its workers, where it has some, end with it. Tune hears of it as an error.
-                ray.kill(actor)
+            self._end_if_silent(trial, now)
+        self._check_that_something_runs(trials, now)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Begin a record, or go on with that of an earlier search."""
+        with self._own_errors():
+            self._begin(trial)
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+        """Add a report to the record."""
+        with self._own_errors():
+            self.heartbeats[trial.trial_id].report(time.monotonic())
+            metrics = {key: float(result[key]) for key in _METRICS if key in result and math.isfinite(result[key])}
+            if OBJECTIVE not in metrics:
+                return
+            record = self.records[trial.trial_id]
+            # After an interruption a report may come a second time.
+            earlier = itertools.takewhile(lambda report: report["steps"] < metrics["steps"], record.reports)
+            self._keep(trial.trial_id, record.model_copy(update={"reports": (*earlier, metrics)}))
+            self._report(TrialReported(record.cell, record.trial, metrics["audio_seconds"], metrics))
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """Close the record of a trial that ended by itself or was pruned."""
+        with self._own_errors():
+            record = self.records[trial.trial_id]
+            last = record.reports[-1] if record.reports else {}
+            budget = self.plan.resolve(trial.config)[1].training.audio_seconds
+            # Steps times seconds may miss the budget by a rounding. Training that lost its patience came to its own end
+            # too; a scheduler only ever stops what would have gone on.
+            seen = last.get("audio_seconds", 0.0)
+            done = seen > budget or math.isclose(seen, budget, rel_tol=1e-9) or bool(last.get("stopped_early"))
+            self._close(trial.trial_id, "finished" if done else "pruned", "")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """Close the record of a trial that failed, that was lost, or that was ended for its silence."""
+        with self._own_errors():
+            if trial.trial_id not in self.records:
+                self._begin(trial)  # lost before it began
+            error = pickled_error(trial)
+            if trial.trial_id in self.ended:
+                self._close(trial.trial_id, "interrupted", self.ended[trial.trial_id])
+            elif self.error is not None or was_lost(error):
+                self._close(trial.trial_id, "interrupted", LOST if self.error is None else str(self.error))
+            else:
+                self._close(trial.trial_id, "failed", error_message(error, trial))
+
+    def _begin(self, trial: Any) -> None:
         cell, settings, chosen = self.plan.resolve(trial.config)
         folder = self.plan.trial_folder(cell, settings)
         if (folder / RECORD).exists():
-            # Cut off, or failed: it goes on from its checkpoint, and what it reported before still counts.
+            # Interrupted, or failed: it goes on from its checkpoint, and what it reported before still counts.
             record = read_record(folder / RECORD).model_copy(update={"state": "running", "message": ""})
         else:
             record = TrialRecord(
@@ -98,106 +144,78 @@ class Observer(tune.Callback):
                 begun=time.time(),
                 folder=folder,
             )
-        self.signs[trial.trial_id] = Signs(folder / PROGRESS, time.monotonic())
+        place, now = self.plan.place, time.monotonic()
+        shared = bool(place.ray_address) and place.workers_per_trial > 1
+        self.heartbeats[trial.trial_id] = Heartbeat(folder / PROGRESS, now, waits_for_cores=shared)
+        self.last_change = now
         self._keep(trial.trial_id, record)
-        self._tell(TrialStarted(record.cell, record.trial, settings, chosen))
+        self._report(TrialStarted(record.cell, record.trial, settings, chosen))
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        """Add a report to the record."""
-        self.signs[trial.trial_id].report(time.monotonic())
-        metrics = {key: float(result[key]) for key in _METRICS if key in result and math.isfinite(result[key])}
-        if OBJECTIVE not in metrics:
-            return
-        record = self.records[trial.trial_id]
-        # After an interruption a report may come a second time.
-        earlier = itertools.takewhile(lambda report: report["steps"] < metrics["steps"], record.reports)
-        self._keep(trial.trial_id, record.model_copy(update={"reports": (*earlier, metrics)}))
-        self._tell(TrialReported(record.cell, record.trial, metrics["audio_seconds"], metrics))
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """Close the record of a trial that ended by itself or was pruned."""
-        record = self.records[trial.trial_id]
-        last = record.reports[-1] if record.reports else {}
-        budget = self.plan.resolve(trial.config)[1].training.audio_seconds
-        # Training that lost its patience came to its own end too; ASHA only ever stops what would have gone on.
-        done = last.get("audio_seconds", 0.0) >= budget or bool(last.get("stopped_early"))
-        self._finish(trial, "finished" if done else "pruned", "")
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """Close the record of a trial that failed, that lost its process, or that was ended for its silence."""
-        error = _pickled_error(trial)
-        if trial.trial_id in self.ended:
-            self._finish(trial, "interrupted", self.ended[trial.trial_id])
-        elif isinstance(error, ray.exceptions.RayActorError):
-            self._finish(trial, "interrupted", LOST)
-        else:
-            self._finish(trial, "failed", error_message(error, trial))
-
-    def _finish(self, trial: Any, state: Literal["finished", "pruned", "failed", "interrupted"], message: str) -> None:
-        self.signs.pop(trial.trial_id, None)
-        record = self.records[trial.trial_id].model_copy(update={"state": state, "message": message})
+    def _close(
+        self, trial_id: str, state: Literal["finished", "pruned", "failed", "interrupted"], message: str
+    ) -> None:
+        self.heartbeats.pop(trial_id, None)
+        self.last_change = time.monotonic()
+        record = self.records[trial_id].model_copy(update={"state": state, "message": message})
         for report in sorted(record.reports, key=lambda report: report[OBJECTIVE]):
             model = record.folder / CHECKPOINTS / checkpoint_name(report["steps"]) / "model"
-            if model.is_dir():
-                with publish(record.folder / "model") as temporary:
-                    shutil.copytree(model, temporary)
-                break
-        self._keep(trial.trial_id, record)
-        self._tell(TrialEnded(record.cell, record.trial, state, record.folder, message))
+            # Ray Train may delete a checkpoint meanwhile, where a trial was stopped: the next best one is kept then.
+            try:
+                if model.is_dir():
+                    with publish(record.folder / "model") as temporary:
+                        shutil.copytree(model, temporary)
+                    break
+            except (FileNotFoundError, shutil.Error):
+                if model.is_dir():
+                    raise
+        self._keep(trial_id, record)
+        self._report(TrialEnded(record.cell, record.trial, state, record.folder, message))
+
+    def _end_if_silent(self, trial: Any, now: float) -> None:
+        heartbeat, actor = self.heartbeats.get(trial.trial_id), trial.temporary_state.ray_actor
+        if heartbeat is None or actor is None or trial.trial_id in self.ended:
+            return
+        heartbeat.poll(now)
+        message = heartbeat.overdue(now, self.plan.place.silent_seconds)
+        if message:
+            self.ended[trial.trial_id] = message
+            # Its workers, where it has some, end with it. Tune then reports an error of the trial.
+            ray.kill(actor)
+
+    def _check_that_something_runs(self, trials: list[Any], now: float) -> None:
+        """PlaceError where trials wait and none has run for too long; of a shared cluster that is a warning."""
+        waiting = sum(trial.status == "PENDING" for trial in trials)
+        if self.heartbeats or not waiting or now - self.last_change <= self.plan.place.silent_seconds:
+            return
+        got = f"{waiting} that wait, for {now - self.last_change:.0f} s, with {_resources()} free"
+        self.last_change = now
+        if self.plan.place.ray_address:
+            log.warning("no trial has begun: %s", got)
+        else:
+            raise PlaceError(
+                "trials must begin within silent_seconds of the place",
+                got=got,
+                fix="run the same command again, which resumes them; lower cpus_per_worker where no node has as many",
+            )
+
+    @contextmanager
+    def _own_errors(self) -> Iterator[None]:
+        """Keep an error of ours (a full disk, say) for `search`, which raises it when Tune has ended."""
+        try:
+            yield
+        except Exception as error:
+            self.error = self.error or error
+            raise
 
     def _keep(self, trial_id: str, record: TrialRecord) -> None:
         self.records[trial_id] = record
         write_record(record)
 
-    def _tell(self, event: Event) -> None:
+    def _report(self, event: Event) -> None:
         for reporter in self.reporters:
             reporter(event)
 
 
-class Signs:
-    """The signs of life of one trial; seconds are those of a clock that never jumps."""
-
-    def __init__(self, progress: Path, now: float) -> None:
-        self.progress = progress
-        self.seen = self._read()
-        self.last = now
-        self.reported = now
-        self.longest_interval = 0.0
-        """From the beginning to the first report, or between two."""
-
-    def report(self, now: float) -> None:
-        """The trial has reported."""
-        self.longest_interval = max(self.longest_interval, now - self.reported)
-        self.last = self.reported = now
-
-    def look(self, now: float) -> None:
-        """Whether training has gone on since the last look."""
-        seen = self._read()
-        if seen != self.seen:
-            self.seen, self.last = seen, now
-
-    def _read(self) -> str:
-        try:
-            return self.progress.read_text(encoding="utf-8")
-        except OSError:  # not written yet, or a mount that does not answer
-            return ""
-
-
-def _pickled_error(trial: Any) -> BaseException | None:
-    """The exception that ended a trial, as Tune keeps it; None where it cannot be pickled or loaded."""
-    try:
-        return cloudpickle.loads(Path(trial.pickled_error_file).read_bytes()) if trial.pickled_error_file else None
-    except Exception:  # what another process pickled may fail to load in any way; its text is read instead
-        return None
-
-
-def error_message(error: BaseException | None, trial: Any) -> str:
-    """The message of the exception that ended a trial, without the tracebacks of the processes it came through."""
-    while error is not None:
-        if isinstance(error, VimssError):
-            return str(error)
-        error = getattr(error, "cause", None) or error.__cause__
-    text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    ours = [line.partition(": ")[2] for line in lines if line.startswith("vimss.errors.")]
-    return (ours or lines or ["unknown"])[-1]
+def _resources() -> str:
+    free = ray.available_resources()
+    return ", ".join(f"{free.get(kind, 0):g} {kind}" for kind in ("CPU", "GPU"))

@@ -10,6 +10,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from vimss.config import signature
-from vimss.errors import ConfigError, PlaceError, TrainingError
+from vimss.errors import ConfigError, PlaceError, TrainingError, VimssError
 from vimss.experiment import (
     INHERITED,
     TUNE_FOLDER,
@@ -43,6 +44,7 @@ from vimss.shards.manifest import Manifest
 from vimss.storage import Store, publish
 from vimss.study import OBJECTIVE, Study, TrialRecord, read_study, study_folder, write_record
 from vimss.train.config import Settings
+from vimss.train.distribute import worker_resources
 from vimss.trial import CELL, TrialPlan, run_trial, trial_name, trial_resources
 
 # Tune's own words about trials that failed: our records have the reason, and it was reported when they ended.
@@ -84,19 +86,20 @@ def search(
     return read_study(folder)
 
 
-def concurrent_trials(place: Place, resources: dict[str, float]) -> int:
-    """How many trials the cluster holds at once; PlaceError where it is none."""
-    wanted = {
-        "CPU": place.cpus_per_worker * place.workers_per_trial,
-        "GPU": place.gpus_per_worker * place.workers_per_trial,
-    }
-    room = min(int(resources.get(kind, 0) // amount) for kind, amount in wanted.items() if amount)
+def concurrent_trials(place: Place, nodes: Sequence[Mapping[str, float]]) -> int:
+    """How many trials the nodes, each with its resources, hold at once; PlaceError where it is none.
+
+    A worker fits on one node; those of a trial may lie on several.
+    """
+    wanted = {kind: amount for kind, amount in worker_resources(place).items() if amount}
+    workers = sum(min(int(node.get(kind, 0) // amount) for kind, amount in wanted.items()) for node in nodes)
+    room = workers // place.workers_per_trial
     if room == 0:
         raise PlaceError(
-            f"one trial of {place.workers_per_trial} workers must fit into the cluster: "
-            + ", ".join(f"{amount:g} {kind}" for kind, amount in wanted.items() if amount),
-            got=", ".join(f"{resources.get(kind, 0):g} {kind}" for kind, amount in wanted.items() if amount),
-            fix="lower workers_per_trial or cpus_per_worker in the place's runtime.yaml",
+            f"the nodes must hold one trial of {place.workers_per_trial} workers, each with "
+            + ", ".join(f"{amount:g} {kind}" for kind, amount in wanted.items()),
+            got="; ".join(", ".join(f"{node.get(kind, 0):g} {kind}" for kind in wanted) for node in nodes) or "no node",
+            fix="lower workers_per_trial, cpus_per_worker or gpus_per_worker in the place's runtime.yaml",
         )
     return min(room, place.max_concurrent_trials) if place.max_concurrent_trials else room
 
@@ -191,8 +194,8 @@ class _Run:
                 folder=self.folder / cell.name / name,
             )
             write_record(record)
-            self._tell(TrialStarted(cell.name, name, settings, chosen))
-            self._tell(TrialEnded(cell.name, name, "failed", record.folder, message))
+            self._report(TrialStarted(cell.name, name, settings, chosen))
+            self._report(TrialEnded(cell.name, name, "failed", record.folder, message))
         return not message
 
     def fixed(self, cells: Sequence[Cell]) -> None:
@@ -228,13 +231,15 @@ class _Run:
             place=self.place,
             folder=self.folder,
         )
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        observer = Observer(plan, self.reporters)
         tuner = tune.Tuner(
             tune.with_resources(functools.partial(run_trial, plan=plan), trial_resources(self.place)),
             param_space=space,
             tune_config=tune.TuneConfig(
                 metric=OBJECTIVE,
                 mode="min",
-                max_concurrent_trials=concurrent_trials(self.place, ray.cluster_resources()),
+                max_concurrent_trials=concurrent_trials(self.place, nodes),
                 trial_dirname_creator=_short_name,
                 # The process of a trial that trains by itself has imported all that the next one needs.
                 reuse_actors=self.place.workers_per_trial == 1,
@@ -243,26 +248,33 @@ class _Run:
             run_config=tune.RunConfig(
                 name=f"{int(time.time())}",
                 storage_path=str(self.folder / TUNE_FOLDER),
-                callbacks=[Observer(plan, self.reporters)],
+                callbacks=[observer],
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=0),
             ),
         )
-        tuner.fit()
+        try:
+            tuner.fit()
+        except Exception as error:
+            with suppress(VimssError):  # a full disk, which is what the error is about
+                observer.interrupt()
+            raise observer.error or _tune_has_ended(error) from error
+        if observer.error is not None:
+            raise observer.error
         # Only Ray's own bookkeeping; weights and records lie beside it.
         shutil.rmtree(self.folder / TUNE_FOLDER, ignore_errors=True)
 
     def _resume(self, cell: Cell) -> tuple[list[TrialRecord], list[TrialRecord]]:
         """The trials of the cell that ended, replayed to the reporters, and those that were interrupted."""
-        self._tell(CellStarted(cell.name, cell.overrides, cell.baseline))
+        self._report(CellStarted(cell.name, cell.overrides, cell.baseline))
         records = read_study(self.folder).of_cell(cell.name)
         ended = [record for record in records if record.state in {"finished", "pruned"}]
         for record in ended:
-            self._tell(TrialStarted(cell.name, record.trial, record.settings, record.chosen))
+            self._report(TrialStarted(cell.name, record.trial, record.settings, record.chosen))
             for report in record.reports:
-                self._tell(TrialReported(cell.name, record.trial, report["audio_seconds"], report))
+                self._report(TrialReported(cell.name, record.trial, report["audio_seconds"], report))
             # Never "running" here, which mypy does not know of the items of a list.
-            self._tell(TrialEnded(cell.name, record.trial, record.state, record.folder, record.message))  # type: ignore[arg-type]
+            self._report(TrialEnded(cell.name, record.trial, record.state, record.folder, record.message))  # type: ignore[arg-type]
         return ended, [record for record in records if record.state in {"running", "interrupted"}]
 
     def _end(self, cell: Cell) -> None:
@@ -270,13 +282,20 @@ class _Run:
         try:
             best = study.best([cell.name])
         except TrainingError:
-            self._tell(CellEnded(cell.name, ""))
+            self._report(CellEnded(cell.name, ""))
         else:
-            self._tell(CellEnded(cell.name, best.trial, best.best_report))
+            self._report(CellEnded(cell.name, best.trial, best.best_report))
 
-    def _tell(self, event: Event) -> None:
+    def _report(self, event: Event) -> None:
         for reporter in self.reporters:
             reporter(event)
+
+
+def _tune_has_ended(error: Exception) -> PlaceError:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return PlaceError(
+        "Ray Tune must run a search to its end", got=lines[-1], fix="run the same command again, which resumes it"
+    )
 
 
 def _short_name(trial: Any) -> str:

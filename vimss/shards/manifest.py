@@ -69,6 +69,9 @@ class Manifest(Config):
     notes: tuple[str, ...] = Field(
         (), description="sentences about what else was odd and taken all the same, or left out"
     )
+    silent: dict[str, float] = Field(
+        {}, description="pieces with players that play nothing from beginning to end, and the share of these players"
+    )
     more: tuple[tuple["Manifest", float], ...] = Field(
         (), exclude=True, description="other corpora, and the share of training's mixtures that each gives"
     )

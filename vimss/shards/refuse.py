@@ -135,10 +135,18 @@ class Loudness:
             elif player.silent:
                 self._peaks.setdefault(player.part, 0)
 
+    @property
+    def silent_share(self) -> float:
+        """Share of the players that have played nothing."""
+        return len(self._silent()) / max(1, len(self._peaks))
+
+    def _silent(self) -> list[str]:
+        return [part for part, peak in self._peaks.items() if peak == 0]
+
     def check(self, piece: str, recipe: Recipe) -> None:
         """DataError where too many players have played nothing, or all of them next to nothing."""
-        silent = [part for part, peak in self._peaks.items() if peak == 0]
-        if len(silent) > recipe.most_silent * len(self._peaks):
+        silent = self._silent()
+        if self.silent_share > recipe.most_silent:
             raise DataError(
                 f"at most a share of {recipe.most_silent:g} of the stems of {piece} may be silent "
                 "from beginning to end",

@@ -12,7 +12,7 @@ import csv
 import io
 import re
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,12 +85,33 @@ def read_text(path: Path) -> str:
         # Old spreadsheets write in the code page of their country; its letters matter in names of files alone.
         text = content.decode("cp1252", errors="replace")
     if "\0" in text:
-        raise DataError(
-            f"{path} must be a table as text",
-            got="binary data",
-            fix="save it as CSV, with UTF-8 where there is a choice",
-        )
+        raise _binary(path)
     return unicodedata.normalize("NFC", text).removeprefix("\ufeff")
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of a list of any length that is in English; DataError where it is no text.
+
+    Other letters are those of UTF-8 and UTF-16 alone.
+    """
+    try:
+        with path.open("rb") as file:
+            encoding = _encoding(file.read(4))
+        with path.open(encoding=encoding, errors="replace") as file:
+            for line in file:
+                if "\0" in line:
+                    raise _binary(path)
+                yield line
+    except OSError as error:
+        raise unreadable(error, path) from error
+
+
+def _binary(path: Path) -> DataError:
+    return DataError(
+        f"{path} must be a table as text",
+        got="binary data",
+        fix="save it as CSV, with UTF-8 where there is a choice",
+    )
 
 
 def _encoding(content: bytes) -> str:

@@ -6,7 +6,8 @@ check_stamp(piece.name, piece.files, before) # DataError where its files have ch
 keep_source(folder, source, open_files)      # what may still be mended
 """
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,12 +34,14 @@ def check_source(folder: Folder, source: Path | None, begun: bool) -> None:
         _write(folder, now)
         return
     before = _read(folder)
-    names = [name for name in sorted({*before, *now}) if not _is_open(name, before)]
-    changed = [_change(name, before, now) for name in names if before.get(name) != now.get(name)]
-    if changed or not before:
+    noted = before or {}
+    names = [name for name in sorted({*noted, *now}) if not _is_open(name, noted)]
+    changed = [_change(name, noted, now) for name in names if noted.get(name) != now.get(name)]
+    if changed or before is None:
+        told = "nothing was noted" if before is None else first_of(changed)
         raise DataError(
             f"{source} must hold the files that {folder} was begun from",
-            got=f"other names or sizes than in {SOURCE}: {first_of(changed) or 'nothing was noted'}",
+            got=f"other names or sizes than in {SOURCE}: {told}",
             fix=f"copy the recipe under another name, or delete {folder} to write it anew",
         )
 
@@ -47,7 +50,7 @@ def stamp(files: Iterable[Path]) -> Sizes:
     """Names, sizes and times of the files of a piece, and of those in its folders."""
     stamps: Sizes = {}
     for file in files:
-        for path in (file, *sorted(file.rglob("*"))):
+        for path in (file, *sorted(_below(file))):
             with suppress(OSError):  # what is not there has no stamp
                 if path.is_file() and not is_junk(path.name):
                     about = path.stat()
@@ -78,7 +81,7 @@ def keep_source(folder: Folder, source: Path | None, open_files: Iterable[Path] 
     """Remember what was mended as it is now, and what may still be mended before the same command goes on."""
     if source is None:
         return
-    before, now = _read(folder), _sizes(source)
+    before, now = _read(folder) or {}, _sizes(source)
     opened = {path.relative_to(source).as_posix(): OPEN for path in open_files if path.is_relative_to(source)}
     # What became of others meanwhile is for the next run to find.
     kept = {name: size for name, size in before.items() if size != OPEN}
@@ -98,9 +101,19 @@ def _is_open(name: str, sizes: Sizes) -> bool:
     return any(sizes.get("/".join(parts[:count])) == OPEN for count in range(1, len(parts) + 1))
 
 
+def _below(folder: Path) -> Iterator[Path]:
+    """All files below a folder, in linked folders too; a link to a folder above itself is not followed."""
+    above: dict[Path, tuple[str, ...]] = {folder: ()}
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        reals = (*above.pop(Path(parent)), os.path.realpath(parent))
+        folders[:] = [name for name in folders if os.path.realpath(Path(parent, name)) not in reals]
+        above |= {Path(parent, name): reals for name in folders}
+        yield from (Path(parent, name) for name in files)
+
+
 def _sizes(source: Path) -> Sizes:
     sizes: Sizes = {}
-    for path in sorted(source.rglob("*")):
+    for path in sorted(_below(source)):
         name = path.relative_to(source)
         with suppress(OSError):  # links to nothing, and what goes away meanwhile
             if path.is_file() and not any(is_junk(part) for part in name.parts):
@@ -108,11 +121,12 @@ def _sizes(source: Path) -> Sizes:
     return sizes
 
 
-def _read(folder: Folder) -> Sizes:
+def _read(folder: Folder) -> Sizes | None:
+    """What was noted; None where nothing was."""
     try:
         content = folder.read_bytes(SOURCE).decode(errors="surrogateescape")
     except FileNotFoundError:
-        return {}
+        return None
     rows = [line.rpartition("\t") for line in content.split("\n") if line]
     return {name: size for name, _, size in rows if not any(is_junk(part) for part in Path(name).parts)}
 

@@ -4,8 +4,8 @@
 
 The same job again continues where it stopped. Its folder holds:
 
-    train/step_00000120/    a checkpoint: the newest, and the one with the lowest validation loss
-    progress                audio seconds seen, a sign of life between two reports
+    train/step_00000120/    a checkpoint: the newest, and the best of those before it
+    progress                a count and the audio seconds seen, a sign of life between two reports
 """
 
 import shutil
@@ -69,6 +69,11 @@ def fit(job: Job, report: Callable[[Metrics], None]) -> None:
         _fit_on_workers(job, report)
 
 
+def worker_resources(place: Place) -> dict[str, float]:
+    """What one worker takes of its node, in Ray's words."""
+    return {"CPU": place.cpus_per_worker} | ({"GPU": place.gpus_per_worker} if place.gpus_per_worker else {})
+
+
 def checkpoint_name(steps: float) -> str:
     """Folder of the checkpoint that was reported after so many steps, in the folder of the job's checkpoints."""
     return f"step_{int(steps):08d}"
@@ -89,11 +94,15 @@ def _fit_here(job: Job, report: Callable[[Metrics], None]) -> None:
             _delete_old_checkpoints(folder)
         report(metrics)
 
-    for unfinished in folder.glob(f"{TEMPORARY}*"):
-        shutil.rmtree(unfinished, ignore_errors=True)
+    checkpoints = sorted(folder.glob("step_*"), reverse=True)
+    resume = newest_valid(checkpoints)
+    damaged = checkpoints if resume is None else checkpoints[: checkpoints.index(resume)]
+    for useless in (*damaged, *folder.glob(f"{TEMPORARY}*")):
+        shutil.rmtree(useless, ignore_errors=True)
     device = torch.device("cuda" if job.place.gpus_per_worker else "cpu")
-    resume = newest_valid(sorted(folder.glob("step_*"), reverse=True))
-    train(_training(job, 0, 1, device), keep_and_report, resume, _SignOfLife(job.storage / PROGRESS))
+    progress = _SignOfLife(job.storage / PROGRESS)
+    progress(0.0)
+    train(_training(job, 0, 1, device), keep_and_report, resume, progress)
 
 
 def _fit_on_workers(job: Job, report: Callable[[Metrics], None]) -> None:
@@ -115,17 +124,20 @@ def _fit_on_workers(job: Job, report: Callable[[Metrics], None]) -> None:
     # A daemon: where Tune stops the trial, nobody waits for the trainer, which ends with this process.
     thread = threading.Thread(target=run, name="trainer", daemon=True)
     thread.start()
-    while True:
-        # Asked first: all that was reported before the end is in the queue then.
-        ended = not thread.is_alive()
-        try:
-            metrics = queue.get(timeout=POLL_SECONDS)
-        except Empty:
-            if ended:
-                break
-        else:
-            report(metrics)
-    queue.shutdown()
+    try:
+        while True:
+            # Asked first: all that was reported before the end is in the queue then.
+            ended = not thread.is_alive()
+            try:
+                metrics = queue.get(timeout=POLL_SECONDS)
+            except Empty:
+                if ended:
+                    break
+            else:
+                report(metrics)
+    finally:
+        # Where `report` raised, the trainer fails at its next report, or ends with this process.
+        queue.shutdown(force=True)
     if errors:
         raise errors[0]
 
@@ -139,8 +151,7 @@ def _trainer(job: Job, queue: Queue) -> ray.train.torch.TorchTrainer:
         scaling_config=ray.train.ScalingConfig(
             num_workers=place.workers_per_trial,
             use_gpu=place.gpus_per_worker > 0,
-            resources_per_worker={"CPU": place.cpus_per_worker}
-            | ({"GPU": place.gpus_per_worker} if place.gpus_per_worker else {}),
+            resources_per_worker=worker_resources(place),
         ),
         run_config=ray.train.RunConfig(
             name=CHECKPOINTS,
@@ -178,6 +189,7 @@ def _train_worker(config: dict[str, Any]) -> None:
 
     training = _training(job, rank, context.get_world_size(), ray.train.torch.get_device())
     progress = _SignOfLife(job.storage / PROGRESS) if rank == 0 else _no_progress
+    progress(0.0)
     train(training, report, _latest_checkpoint(), progress)
 
 
@@ -209,29 +221,32 @@ def _latest_checkpoint() -> Path | None:
 
 
 def _delete_old_checkpoints(folder: Path) -> None:
-    """Keep the newest and the one with the lowest validation loss, as Ray Train does."""
+    """Keep the newest and the best of those before it: of the best weights, and where the newest is damaged."""
     from vimss.train.checkpoint import reported_metrics
 
-    checkpoints = sorted(folder.glob("step_*"))
-    best = min(checkpoints, key=lambda checkpoint: reported_metrics(checkpoint)["valid_loss"])
-    for checkpoint in checkpoints[:-1]:
+    before = sorted(folder.glob("step_*"))[:-1]
+    best = min(before, key=lambda checkpoint: reported_metrics(checkpoint)["valid_loss"], default=None)
+    for checkpoint in before:
         if checkpoint != best:
             shutil.rmtree(checkpoint)
 
 
 class _SignOfLife:
-    """Writes the audio seconds seen to a file, now and then."""
+    """Writes a count and the audio seconds seen to a file, now and then; the count changes while nothing is trained."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.written = 0.0
+        self.count = 0
+        self.written = -PROGRESS_SECONDS
 
     def __call__(self, audio_seconds: float) -> None:
+        self.count += 1
         if time.monotonic() - self.written >= PROGRESS_SECONDS:
             self.written = time.monotonic()
             # Training does not end because a sign of life does not fit on the disk.
             with suppress(OSError):
-                self.path.write_text(f"{audio_seconds:.3f}", encoding="utf-8")
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self.path.write_text(f"{self.count} {audio_seconds:.3f} {time.time():.0f}", encoding="utf-8")
 
 
 def _no_progress(audio_seconds: float) -> None:

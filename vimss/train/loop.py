@@ -7,6 +7,7 @@ Ray nor MLflow:
 """
 
 import copy
+import functools
 import logging
 import math
 import tempfile
@@ -44,7 +45,7 @@ Report = Callable[[dict[str, float], Path | None], None]
 """Called on every rank with the metrics, and on rank 0 with the folder of the checkpoint, where it is a new one."""
 
 Progress = Callable[[float], None]
-"""Called after each step with the audio seconds seen so far."""
+"""Called after each step, and each batch of the validation, with the audio seconds seen so far."""
 
 LOOK_EVERY = 50
 """Steps between two looks at the losses on a GPU: then its work is never waited for, and an error is soon seen."""
@@ -82,7 +83,7 @@ def train(
         training: what to train on what.
         report: called after each validation, and first of all with the metrics of the checkpoint that is resumed.
         resume: folder of a checkpoint to go on from.
-        progress: called after each step, so that others see that training goes on.
+        progress: called often, so that others see that training goes on.
 
     Raises:
         ConfigError: where the settings do not fit the data, the device or the number of workers.
@@ -157,9 +158,10 @@ def train(
                 metrics |= clock.metrics(losses.steps * seconds_per_step) | {"lost_clips": float(made.lost)}
                 metrics |= levels.metrics()
                 _warn_of_waiting(metrics["loader_wait"])
-                metrics["valid_loss"] = validate(average or separator)
+                going_on = functools.partial(progress, seconds)
+                metrics["valid_loss"] = validate(average or separator, going_on)
                 if average is not None:
-                    metrics["valid_loss_raw"] = validate(separator)
+                    metrics["valid_loss_raw"] = validate(separator, going_on)
                 _check_validation(metrics)
                 if metrics["valid_loss"] < best:
                     best, best_seconds = metrics["valid_loss"], seconds
@@ -244,8 +246,8 @@ class Validation:
         return everything[self.training.rank :: self.training.world_size]
 
     @torch.no_grad()
-    def __call__(self, separator: Separator) -> float:
-        """The mean over the whole set, the same on every rank."""
+    def __call__(self, separator: Separator, going_on: Callable[[], None] = lambda: None) -> float:
+        """The mean over the whole set, the same on every rank; `going_on` is called after each batch."""
         was_training = separator.training
         separator.eval()
         total = torch.zeros(2, dtype=torch.float64)
@@ -257,6 +259,7 @@ class Validation:
                 estimates = best_order(estimates, targets)
             values = negative_snr(estimates, targets)[present]
             total += torch.tensor([float(values.sum()), float(values.numel())], dtype=torch.float64)
+            going_on()
         separator.train(was_training)
         if self.training.world_size > 1:
             total = total.to(self.training.device)

@@ -7,7 +7,8 @@ Each has
     read(piece, recipe, options, source)         the clips of one piece, in order
 
 What is wrong with single pieces is gathered by vimss.shards.source.Problems, so that one run names all of it. Every
-sound is read by `read_sound`, `read_sounds` or `read_take`, which refuse what is cut off.
+sound is read by `read_sound`, `read_sounds` or `read_take`, and every picture by `read_take`, `read_pictures` or
+`read_frames`, which refuse what is cut off unless the recipe allows it.
 
 `source` is the folder with the corpus on disk, None for a corpus that is generated.
 """
@@ -15,6 +16,7 @@ sound is read by `read_sound`, `read_sounds` or `read_take`, which refuse what i
 import importlib
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -26,7 +28,8 @@ from jaxtyping import Float32, Int16, UInt8
 from vimss.errors import DataError, MediaError
 from vimss.shards.clip import Clip, Player
 from vimss.shards.recipe import SPLITS, Recipe
-from vimss.shards.source import Problems, together
+from vimss.shards.source import Problems, first_of, together
+from vimss.shards.unchanged import stamp
 
 SHARES = dict(zip(SPLITS[:4], (0.7, 0.1, 0.1, 0.1), strict=True))
 """Share of the pieces in each split, where a corpus has no splits of its own."""
@@ -43,9 +46,6 @@ ESTIMATED = {".mp3", ".aac"}
 LOUD = 10.0
 """Samples beyond so many times full scale are taken and noted: where one is broken, all others are next to nothing."""
 
-CANCEL_DB = 20.0
-"""Left and right cancel out where their mean is so much below the louder one; one silent channel costs 6 dB."""
-
 
 @dataclass(frozen=True)
 class Piece:
@@ -60,6 +60,11 @@ class Piece:
     seconds: float
     files: tuple[Path, ...] = field(default=(), compare=False)
     """Files and folders that only this piece is made of: as long as it is not written, they may be mended."""
+    stamps: dict[str, str] = field(init=False, repr=False, compare=False)
+    """Of these files, when the piece was listed."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stamps", stamp(self.files))
 
 
 @dataclass(frozen=True)
@@ -165,9 +170,9 @@ def read_take(path: Path, recipe: Recipe, begin: float = 0.0, end: float = math.
 
     """
     # Imported here: listing a corpus needs no codecs.
-    from vimss.media import fitting_gain, middle_square, probe, quantise, read_crops
+    from vimss.media import fitting_gain, middle_square, probe, quantise
 
-    rate, picture = recipe.sample_rate, recipe.picture
+    rate = recipe.sample_rate
     sound, notes = read_sound(path, recipe)
     sound = sound[:, round(begin * rate) : None if math.isinf(end) else round(end * rate)]
     if not sound.shape[1]:
@@ -176,8 +181,56 @@ def read_take(path: Path, recipe: Recipe, begin: float = 0.0, end: float = math.
     if probe(path).size is None:
         return Take(audio, None, notes)
     seconds = audio.shape[1] / rate
-    (seen,) = read_crops(path, [middle_square(path)], picture.size, picture.frame_rate, seconds, begin)
-    return Take(audio, seen, notes)
+    (seen,), met = read_pictures(path, [middle_square(path)], recipe, seconds, begin)
+    return Take(audio, seen, (*notes, *met))
+
+
+def read_pictures(
+    path: Path, boxes: Sequence[tuple[int, int, int, int]], recipe: Recipe, seconds: float, begin: float = 0.0
+) -> tuple[list[UInt8[np.ndarray, "v h w 3"]], tuple[str, ...]]:
+    """What is seen in each box of a video, as the recipe wants it, and what was met; MediaError where it is not whole.
+
+    Where the recipe allows truncated files, the last picture stays.
+    """
+    # Imported here: listing a corpus needs no codecs.
+    from vimss.media import read_crops
+
+    picture, notes = recipe.picture, list[str]()
+    with _settings_for_options():
+        seen = read_crops(
+            path,
+            boxes,
+            picture.size,
+            picture.frame_rate,
+            seconds,
+            begin,
+            allow_truncated=recipe.allow_truncated,
+            notes=notes,
+        )
+    return seen, tuple(f"{path.name}: {note}" for note in notes)
+
+
+def read_frames(
+    paths: Sequence[Path], boxes: Sequence[tuple[int, int, int, int]], recipe: Recipe
+) -> tuple[list[UInt8[np.ndarray, "v h w 3"]], tuple[str, ...]]:
+    """The same of pictures that are files of their own, one row per path."""
+    # Imported here: listing a corpus needs no codecs.
+    from vimss.media import read_images
+
+    notes = list[str]()
+    with _settings_for_options():
+        seen = read_images(paths, boxes, recipe.picture.size, allow_truncated=recipe.allow_truncated, notes=notes)
+    return seen, (f"pictures in {paths[0].parent.name}: {first_of(notes, 3, '; ')}",) if notes else ()
+
+
+@contextmanager
+def _settings_for_options() -> Iterator[None]:
+    """Let errors name the setting of a recipe in place of the option that commands for single recordings have."""
+    try:
+        yield
+    except MediaError as error:
+        fix = error.fix.replace("--allow-truncated", "--set allow_truncated=true")
+        raise MediaError(error.rule, got=error.got, fix=fix) from error
 
 
 def read_sound(path: Path, recipe: Recipe, stream: int = 0) -> tuple[Float32[np.ndarray, "c t"], tuple[str, ...]]:
@@ -186,19 +239,14 @@ def read_sound(path: Path, recipe: Recipe, stream: int = 0) -> tuple[Float32[np.
     from vimss.media import SoundReport, read_audio
 
     report = SoundReport()
-    try:
+    with _settings_for_options():
         sound = read_audio(
             path, recipe.sample_rate, recipe.channels, stream, allow_truncated=recipe.allow_truncated, report=report
         )
-    except MediaError as error:
-        # The same is an option of a command for single recordings, and a setting of a recipe.
-        fix = error.fix.replace("--allow-truncated", "--set allow_truncated=true")
-        raise MediaError(error.rule, got=error.got, fix=fix) from error
     notes, peak = list(report.notes), float(np.abs(sound).max(initial=0))
     if peak > LOUD:
         notes.append(f"samples reach {peak:.3g} times full scale, to which all sounds of its piece were turned down")
-    levels = report.levels()
-    if recipe.channels == 1 and levels and levels["mid"] < max(levels["left"], levels["right"]) - CANCEL_DB:
+    if recipe.channels == 1 and report.cancelled is not None:
         notes.append("left and right cancel out, so that little is left of them in mono: --set channels=2 keeps both")
     return sound, tuple(f"{path.name}: {note}" for note in notes)
 

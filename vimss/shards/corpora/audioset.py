@@ -29,7 +29,7 @@ from vimss.shards.clip import Clip, Player
 from vimss.shards.corpora import Listing, Piece, common_seconds, cut_piece, deal, read_take
 from vimss.shards.recipe import Recipe
 from vimss.shards.source import Problems, did_you_mean, file_called, gone, source_folder
-from vimss.shards.table import read_text
+from vimss.shards.table import read_lines, read_text
 
 CLASSES, ONTOLOGY, INSTRUMENT = "class_labels_indices.csv", "ontology.json", "Musical instrument"
 ENDINGS = (
@@ -118,10 +118,9 @@ def _segments(path: Path, beginning: str = "") -> Iterator[_Segment]:
         raise DataError(
             f"{path.parent} must hold {path.name}", got="no such file", fix="download it, or set options.segments"
         )
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if line.startswith(beginning) and line.strip() and not line.startswith("#"):
-                yield _parse(line, f"line {number} of {path}")
+    for number, line in enumerate(read_lines(path), 1):
+        if line.startswith(beginning) and line.strip() and not line.startswith("#"):
+            yield _parse(line, f"line {number} of {path}")
 
 
 def _parse(line: str, where: str) -> _Segment:

@@ -13,6 +13,7 @@ picture; the player's name is the timbre by which reports group. Splits are deal
 training what another plays in the test.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +27,13 @@ from vimss.shards.clip import Clip, Player
 from vimss.shards.corpora import Listing, Piece, common_seconds, cut_piece, deal, read_take
 from vimss.shards.recipe import Recipe
 from vimss.shards.source import Problems, did_you_mean, find_file, gone, plain_name, source_folder
-from vimss.shards.table import number, read_records, read_table
+from vimss.shards.table import number, read_records, read_table, read_text
 
 TABLE = "clips.csv"
 COLUMNS = ("video", "player", "piece")
 LABEL = "cl"
+FRACTION = re.compile(r"\d+(?![\w.,])")
+"""How a word begins that may be what follows a decimal comma."""
 
 
 class Options(Config):
@@ -142,14 +145,16 @@ def _path(folder: Path, text: str, where: str) -> Path:
 def _onsets(path: Path) -> Float64[np.ndarray, "k 1"]:
     """Seconds at which notes begin, in order."""
     rows = read_table(path)
-    if rows and all(len(row.words) > 1 and all(word.isdecimal() for word in row.words[:2]) for row in rows):
-        raise DataError(
-            f"the seconds in {path} must have decimal points, or semicolons after them",
-            got=f"{','.join(rows[0].words)}, which may be a decimal comma",
-            fix="write 1.0 for a whole second",
-        )
     if len(rows) > 1 and not any(letter.isdecimal() for letter in rows[0].words[0]):
         rows = rows[1:]  # a header
+    # A row of one word is a whole second with a decimal comma, too.
+    several = [row.words for row in rows if len(row.words) > 1]
+    if several and all(FRACTION.match(words[1]) and words[0].isdecimal() for words in several) and _has_commas(path):
+        raise DataError(
+            f"the seconds in {path} must have decimal points, or semicolons after them",
+            got=f"{','.join(several[0])}, which may be a decimal comma",
+            fix="write 1.0 for a whole second",
+        )
     try:
         seconds = np.array([number(row.words[0]) for row in rows], np.float64)
     except ValueError as error:
@@ -159,3 +164,8 @@ def _onsets(path: Path) -> Float64[np.ndarray, "k 1"]:
     if not (np.isfinite(seconds) & (seconds >= 0)).all():
         raise DataError(f"the seconds in {path} must be 0 or more", got=str(seconds.min()), fix="correct them")
     return np.sort(seconds)[:, None]
+
+
+def _has_commas(path: Path) -> bool:
+    """Whether there is a comma in a file; where there is none, semicolons or tabs part its columns."""
+    return "," in read_text(path)

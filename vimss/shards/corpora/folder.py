@@ -22,11 +22,11 @@ from jaxtyping import UInt8
 
 from vimss.config import Config
 from vimss.errors import DataError
-from vimss.media import columns, fitting_gain, quantise, read_crops
+from vimss.media import columns, fitting_gain, quantise
 from vimss.shards.clip import Clip, Player
-from vimss.shards.corpora import SHARES, Listing, Piece, common_seconds, cut_piece, deal, read_sounds
+from vimss.shards.corpora import SHARES, Listing, Piece, common_seconds, cut_piece, deal, read_pictures, read_sounds
 from vimss.shards.instruments import label_of
-from vimss.shards.recipe import SPLITS, Picture, Recipe
+from vimss.shards.recipe import SPLITS, Recipe
 from vimss.shards.source import (
     Problems,
     did_you_mean,
@@ -98,7 +98,7 @@ def read(piece: Piece, recipe: Recipe, options: Options, source: Path | None) ->
     gain = fitting_gain(*sounds)
     parts = [quantise(gain * sound) for sound in sounds]
     samples = parts[0].shape[1]
-    pictures = _pictures(folder, len(stems), samples / recipe.sample_rate, recipe.picture)
+    pictures, met = _pictures(folder, len(stems), samples / recipe.sample_rate, recipe)
     players = tuple(
         Player(
             instrument=stem.instrument,
@@ -109,7 +109,7 @@ def read(piece: Piece, recipe: Recipe, options: Options, source: Path | None) ->
         for place, stem in enumerate(stems)
     )
     frame_rate, mix = recipe.picture.frame_rate if pictures else 0.0, parts[-1] if mixtures else None
-    notes = (*left_out, *notes)
+    notes = (*left_out, *notes, *met)
     yield from cut_piece(Clip(piece.name, 0, samples, recipe.sample_rate, players, frame_rate, mix, notes), recipe)
 
 
@@ -289,9 +289,9 @@ def _label(text: str, path: Path, recipe: Recipe) -> str:
     return label
 
 
-def _pictures(folder: Path, players: int, seconds: float, picture: Picture) -> list[UInt8[np.ndarray, "v h w 3"]]:
-    """The column of each player, over the whole piece; nothing where there is no video."""
+def _pictures(
+    folder: Path, players: int, seconds: float, recipe: Recipe
+) -> tuple[list[UInt8[np.ndarray, "v h w 3"]], tuple[str, ...]]:
+    """The column of each player, over the whole piece, and what was met; nothing where there is no video."""
     video = _the_one(folder, VIDEO)
-    if video is None:
-        return []
-    return read_crops(video, columns(video, players), picture.size, picture.frame_rate, seconds)
+    return ([], ()) if video is None else read_pictures(video, columns(video, players), recipe, seconds)

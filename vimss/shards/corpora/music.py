@@ -31,10 +31,10 @@ from pydantic import Field, TypeAdapter
 
 from vimss.config import Config
 from vimss.errors import ConfigError, DataError
-from vimss.media import Box, columns, fitting_gain, middle_square, probe, quantise, read_crops, read_images
+from vimss.media import Box, columns, fitting_gain, middle_square, probe, quantise
 from vimss.shards.clip import Clip, Player
-from vimss.shards.corpora import Listing, Piece, common_seconds, cut_piece, deal, read_sound
-from vimss.shards.recipe import Picture, Recipe
+from vimss.shards.corpora import Listing, Piece, common_seconds, cut_piece, deal, read_frames, read_pictures, read_sound
+from vimss.shards.recipe import Recipe
 from vimss.shards.source import Problems, did_you_mean, file_called, gone, plain_name, source_folder
 from vimss.shards.table import read_table, read_text
 
@@ -95,7 +95,8 @@ def pieces(recipe: Recipe, options: Options, source: Path | None) -> Listing:
             continue
         with problems.of(video.name):
             seconds = _seconds(video, sound, options, folder)
-            found[video] = Piece(video.name, splits[video.video_id], video.video_id, seconds, (sound,))
+            files = (sound, *{path.parent for path in _images(video, sound, folder)})
+            found[video] = Piece(video.name, splits[video.video_id], video.video_id, seconds, files)
     missing += problems.missing(recipe, len(found))
     solos = [video for video in found if len(video.labels) == 1 and splits[video.video_id] == "test"]
     ids = {video.video_id for video in videos}
@@ -113,7 +114,8 @@ def read(piece: Piece, recipe: Recipe, options: Options, source: Path | None) ->
     sound, notes = read_sound(path, recipe)
     audio = quantise(fitting_gain(sound) * sound)
     samples, solo = audio.shape[1], len(video.labels) == 1
-    pictures = _pictures(video, path, samples / recipe.sample_rate, recipe.picture, options, folder)
+    images = _images(video, path, folder)
+    pictures, met = _pictures(path, images, len(video.labels), recipe, options, samples / recipe.sample_rate)
     players = tuple(
         Player(
             instrument=label,
@@ -124,7 +126,7 @@ def read(piece: Piece, recipe: Recipe, options: Options, source: Path | None) ->
         for place, label in enumerate(video.labels)
     )
     frame_rate, mixture = recipe.picture.frame_rate if pictures else 0.0, None if solo else audio
-    whole = Clip(piece.name, 0, samples, recipe.sample_rate, players, frame_rate, mixture, notes)
+    whole = Clip(piece.name, 0, samples, recipe.sample_rate, players, frame_rate, mixture, (*notes, *met))
     yield from cut_piece(whole, recipe)
 
 
@@ -208,18 +210,18 @@ def _seconds(video: _Video, sound: Path, options: Options, folder: Path) -> floa
 
 
 def _pictures(
-    video: _Video, sound: Path, seconds: float, picture: Picture, options: Options, folder: Path
-) -> list[UInt8[np.ndarray, "v h w 3"]]:
-    """What is seen of each player, over the whole recording; nothing where there is no picture."""
-    images = _images(video, sound, folder)
+    sound: Path, images: Sequence[Path], players: int, recipe: Recipe, options: Options, seconds: float
+) -> tuple[list[UInt8[np.ndarray, "v h w 3"]], tuple[str, ...]]:
+    """What is seen of each player, over the whole recording, and what was met; nothing where there is no picture."""
     if images:
-        times = (np.arange(max(1, round(seconds * picture.frame_rate))) + 0.5) / picture.frame_rate
+        rate = recipe.picture.frame_rate
+        times = (np.arange(max(1, round(seconds * rate))) + 0.5) / rate
         # The last picture stays where they end early.
         shown = [images[min(math.floor(time * options.frame_rate), len(images) - 1)] for time in times]
-        return read_images(shown, _boxes(images[0], len(video.labels)), picture.size)
+        return read_frames(shown, _boxes(images[0], players), recipe)
     if probe(sound).size is None:
-        return []
-    return read_crops(sound, _boxes(sound, len(video.labels)), picture.size, picture.frame_rate, seconds)
+        return [], ()
+    return read_pictures(sound, _boxes(sound, players), recipe, seconds)
 
 
 def _boxes(path: Path, players: int) -> list[Box]:

@@ -32,9 +32,9 @@ from jaxtyping import UInt8
 
 from vimss.config import Config
 from vimss.errors import DataError
-from vimss.media import columns, middle_square, read_crops
+from vimss.media import columns, middle_square
 from vimss.shards.clip import Clip, Player
-from vimss.shards.corpora import Listing, Piece, common_seconds, cut_piece, deal, read_take
+from vimss.shards.corpora import Listing, Piece, common_seconds, cut_piece, deal, read_pictures, read_take
 from vimss.shards.recipe import Recipe
 from vimss.shards.source import Problems, did_you_mean, file_called, gone, source_folder, visible
 from vimss.shards.table import number, read_records, read_text
@@ -107,12 +107,13 @@ def pieces(recipe: Recipe, options: Options, source: Path | None) -> Listing:
             missing.append(name)
             continue
         with problems.of(name):
-            seconds = common_seconds([recording.path], fix="copy it again")
+            seconds, video = common_seconds([recording.path], fix="copy it again"), _video(folder, recording)
+            files = (recording.path,) if video is None else (recording.path, video)
             for place, (begin, end) in enumerate(stretches):
                 with wrong_stretches.of(name):
                     _check_stretch(begin, end, seconds, f"stretch {place} of {name}", recording.path)
                     length = min(end, seconds) - begin
-                    found.append(Piece(f"{name}-{place}", splits[name], name, length, (recording.path,)))
+                    found.append(Piece(f"{name}-{place}", splits[name], name, length, files))
     # A mistake in the table is no piece that the source lacks.
     wrong_stretches.refuse()
     return Listing(tuple(found), (*missing, *problems.missing(recipe, len(found))))
@@ -130,14 +131,14 @@ def read(piece: Piece, recipe: Recipe, options: Options, source: Path | None) ->
     take = read_take(recording.path, recipe, begin, end)
     audio, samples = take.audio, take.audio.shape[1]
     labels = CODES[recording.code]
-    picture = _picture(folder, recording, recipe, begin, samples / recipe.sample_rate)
+    picture, met = _picture(folder, recording, recipe, begin, samples / recipe.sample_rate)
     players = tuple(
         Player(label, f"{place + 1}-{label}", audio if len(labels) == 1 else None, picture=picture)
         for place, label in enumerate(labels)
     )
     frame_rate = 0.0 if picture is None else recipe.picture.frame_rate
     mixture = None if len(labels) == 1 else audio
-    whole = Clip(piece.name, 0, samples, recipe.sample_rate, players, frame_rate, mixture, take.notes)
+    whole = Clip(piece.name, 0, samples, recipe.sample_rate, players, frame_rate, mixture, (*take.notes, *met))
     yield from cut_piece(whole, recipe)
 
 
@@ -240,10 +241,15 @@ def _parse(path: Path, load: Callable[[Path], Any]) -> dict[str, list[Stretch]]:
 
 def _picture(
     folder: Path, recording: _Recording, recipe: Recipe, begin: float, seconds: float
-) -> UInt8[np.ndarray, "v h w 3"] | None:
-    video = file_called(folder / "video" / recording.part, recording.path.stem, [".mp4"])
+) -> tuple[UInt8[np.ndarray, "v h w 3"] | None, tuple[str, ...]]:
+    """What is seen of all players, and what was met; None where there is no video."""
+    video = _video(folder, recording)
     if video is None:
-        return None
+        return None, ()
     box = middle_square(video) if len(CODES[recording.code]) == 1 else columns(video, 1)[0]
-    (seen,) = read_crops(video, [box], recipe.picture.size, recipe.picture.frame_rate, seconds, begin)
-    return seen
+    (seen,), notes = read_pictures(video, [box], recipe, seconds, begin)
+    return seen, notes
+
+
+def _video(folder: Path, recording: _Recording) -> Path | None:
+    return file_called(folder / "video" / recording.part, recording.path.stem, [".mp4"])

@@ -26,10 +26,10 @@ from pydantic import Field, model_validator
 
 from vimss.config import Config
 from vimss.errors import DataError
-from vimss.media import Box, columns, fitting_gain, quantise, read_crops
+from vimss.media import Box, columns, fitting_gain, quantise
 from vimss.shards.clip import Clip, Player
-from vimss.shards.corpora import Listing, Piece, common_seconds, cut_piece, read_sounds
-from vimss.shards.recipe import Picture, Recipe
+from vimss.shards.corpora import Listing, Piece, common_seconds, cut_piece, read_pictures, read_sounds
+from vimss.shards.recipe import Recipe
 from vimss.shards.source import Problems, did_you_mean, source_folder, visible
 from vimss.shards.table import read_table
 
@@ -122,7 +122,7 @@ def read(piece: Piece, recipe: Recipe, options: Options, source: Path | None) ->
     sounds, mixes, samples = read_ones[: len(stems)], read_ones[len(stems) :], read_ones[0].shape[1]
     # One gain for all, the mix too where it is not stored: stems of their own gains would no longer fit it.
     gain = fitting_gain(*sounds, *mixes)
-    pictures = _pictures(folder, len(sounds), samples / recipe.sample_rate, recipe.picture)
+    pictures, met = _pictures(folder, len(sounds), samples / recipe.sample_rate, recipe)
     players = tuple(
         Player(
             instrument=instrument,
@@ -135,7 +135,7 @@ def read(piece: Piece, recipe: Recipe, options: Options, source: Path | None) ->
     )
     mixture = quantise(gain * mixes[0]) if mixes and not _is_sum(mixes[0], sounds) else None
     frame_rate = recipe.picture.frame_rate if pictures else 0.0
-    whole = Clip(piece.name, 0, samples, recipe.sample_rate, players, frame_rate, mixture, notes)
+    whole = Clip(piece.name, 0, samples, recipe.sample_rate, players, frame_rate, mixture, (*notes, *met))
     yield from cut_piece(whole, recipe)
 
 
@@ -184,13 +184,15 @@ def _is_sum(mix: Float32[np.ndarray, "c t"], sounds: Sequence[Float32[np.ndarray
     return bool(np.square(difference).sum() <= SUM_TOLERANCE * np.square(mix).sum())
 
 
-def _pictures(folder: Path, players: int, seconds: float, picture: Picture) -> list[UInt8[np.ndarray, "v h w 3"]]:
-    """What each player does, over the whole piece; nothing where there is no video."""
+def _pictures(
+    folder: Path, players: int, seconds: float, recipe: Recipe
+) -> tuple[list[UInt8[np.ndarray, "v h w 3"]], tuple[str, ...]]:
+    """What each player does, over the whole piece, and what was met; nothing where there is no video."""
     videos = _files(folder, "Vid_*.mp4")
     if not videos:
-        return []
+        return [], ()
     boxes = _boxes(folder / BOXES, players) if (folder / BOXES).exists() else columns(videos[0], players)
-    return read_crops(videos[0], boxes, picture.size, picture.frame_rate, seconds)
+    return read_pictures(videos[0], boxes, recipe, seconds)
 
 
 def _boxes(path: Path, players: int) -> list[Box]:
