@@ -18,6 +18,7 @@ from vimss.stream.read import read_clips
 from vimss.systems import ModelSystem
 from vimss.train.config import Settings, ValidationConfig
 from vimss.train.loop import Training, train
+from vimss.verbs import evaluate_systems
 
 RATE, SAMPLES = 8000, 12_000
 SMALL = [
@@ -168,3 +169,6 @@ def test_a_corpus_goes_through_the_whole_flow(stems, tmp_path, recipe, tree):
     assert math.isfinite(evaluation.two_sources.si_sdr_improvement)
     # Solos have no whole pieces to separate.
     assert (evaluation.count() > 0) == (recipe in {"urmp", "musdb18hq", "folder"})
+    # Rows that need no training, also where train lacks most of the recipe's labels.
+    for row in evaluate_systems(manifest, {}, "test"):
+        assert math.isfinite(row.two_sources.si_sdr_improvement) and row.count() == evaluation.count()

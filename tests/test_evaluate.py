@@ -23,6 +23,7 @@ from vimss.systems import (
     OracleSystem,
     Scene,
     WienerSystem,
+    equally_informed,
     fit_wiener,
     model_system,
     pieces_of,
@@ -76,6 +77,19 @@ def test_the_mixture_improves_nothing(small_manifest):
     two = evaluate_two_sources(MixtureSystem(), small_manifest, "test")
     assert two.si_sdr_improvement == pytest.approx(0, abs=1e-6)
     assert two.absent_level == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "row"),
+    [
+        ({"outputs": "instruments", "site": "decoder"}, "Wiener, all labels told"),
+        ({"outputs": "instruments", "site": "none"}, "Wiener filter per label"),
+        ({"outputs": "queries", "site": "decoder"}, "Wiener filter per label"),
+        ({"outputs": "slots", "site": "none"}, "Wiener filter per label"),
+    ],
+)
+def test_a_model_stands_beside_the_wiener_filter_that_is_told_as_much(settings, row):
+    assert equally_informed(ModelConfig(**settings)) == row
 
 
 def test_the_oracle_is_far_above_the_wiener_filter(small_manifest, oracle):
@@ -205,7 +219,7 @@ def test_two_players_of_one_label_are_one_reference():
 )
 def test_a_model_of_another_corpus_is_refused(small_manifest, save, change, message):
     with pytest.raises(ModelError, match=message + r".*To fix: evaluate it on shards of its own recipe; a champion"):
-        verbs.evaluate_systems(small_manifest, {"old": save(**change)}, "promote", references=False)
+        verbs.evaluate_systems(small_manifest, {"old": save(**change)}, "promote", references=())
 
 
 def test_a_model_that_does_not_name_its_features_is_refused(small_manifest, save):
@@ -260,7 +274,7 @@ def test_the_table_of_cells_shows_the_trial_that_would_be_promoted(study):
 
 def test_the_registry_shows_the_best_trial_wherever_it_stands_in_the_table(study, small_manifest, capsys):
     models = {cell: study.best([cell]).folder / "model" for cell in ("site=none", "site=decoder")}
-    tested = verbs.evaluate_systems(small_manifest, models, "test", references=False)
+    tested = verbs.evaluate_systems(small_manifest, models, "test", references=())
     best = verbs.best_trial(EXPERIMENT, study)
     assert tested[0].system == "site=none"
     assert verbs.registry_figures(best, tested)["test_pieces_sdr"] == tested[1].median("sdr")

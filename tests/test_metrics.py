@@ -3,6 +3,7 @@ import sys
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from vimss import metrics
 from vimss.errors import DataError
@@ -103,7 +104,7 @@ def test_bss_eval_agrees_with_the_plain_energy_ratio_in_sdr() -> None:
     # facts of v4: its SDR has no filters in it.
     references = np.stack([tone(440)[0], noise(3 * RATE)])
     estimates = references + noise(2, 3 * RATE, seed=5) * 0.3
-    scores = metrics.bss_eval_v4(references, estimates, RATE)
+    scores = metrics.bss_eval_v4(references[:, None], estimates[:, None], RATE)
     frames = metrics.snr(references.reshape(2, 3, RATE), estimates.reshape(2, 3, RATE))
     assert np.allclose(scores.sdr, np.median(frames, axis=1), atol=0.01)
     assert np.isfinite([scores.isr, scores.sir, scores.sar]).all()
@@ -112,17 +113,17 @@ def test_bss_eval_agrees_with_the_plain_energy_ratio_in_sdr() -> None:
 def test_bss_eval_leaves_silent_references_out_and_scores_the_rest() -> None:
     references, estimates = noise(3, 2 * RATE), noise(3, 2 * RATE) + noise(3, 2 * RATE, seed=3) * 0.2
     references[1] = 0
-    scores = metrics.bss_eval_v4(references, estimates, RATE)
-    alone = metrics.bss_eval_v4(references[[0, 2]], estimates[[0, 2]], RATE)
+    scores = metrics.bss_eval_v4(references[:, None], estimates[:, None], RATE)
+    alone = metrics.bss_eval_v4(references[[0, 2], None], estimates[[0, 2], None], RATE)
     assert np.isnan(scores.sdr[1]) and np.allclose(scores.sir[[0, 2]], alone.sir)
-    assert np.isnan(metrics.bss_eval_v4(references * 0, estimates, RATE).sdr).all()
+    assert np.isnan(metrics.bss_eval_v4(references[:, None] * 0, estimates[:, None], RATE).sdr).all()
 
 
 def test_bss_eval_of_a_silent_estimate_leaves_the_others_as_they_are() -> None:
     references, estimates = noise(2, 2 * RATE), noise(2, 2 * RATE) + noise(2, 2 * RATE, seed=3) * 0.2
-    both = metrics.bss_eval_v4(references, estimates, RATE)
+    both = metrics.bss_eval_v4(references[:, None], estimates[:, None], RATE)
     estimates[1] = 0
-    scores = metrics.bss_eval_v4(references, estimates, RATE)
+    scores = metrics.bss_eval_v4(references[:, None], estimates[:, None], RATE)
     assert np.isnan(scores.sdr[1]) and scores.sdr[0] == both.sdr[0] and scores.sir[0] == both.sir[0]
 
 
@@ -131,6 +132,18 @@ def test_bss_eval_is_what_museval_computes() -> None:
     references[2, RATE : 2 * RATE] = 0
     estimates = references + references[[1, 2, 0]] * 0.3 + noise(3, 3 * RATE, seed=5) * 0.2
     frames = metrics._museval().bss_eval(references, estimates, RATE, RATE)[:4]
+    scores = metrics.bss_eval_v4(references[:, None], estimates[:, None], RATE)
+    expected = np.nanmedian(np.stack(frames), axis=2)
+    assert np.allclose([scores.sdr, scores.isr, scores.sir, scores.sar], expected, atol=1e-6)
+
+
+def test_bss_eval_of_stereo_songs_is_what_museval_computes() -> None:
+    """Sources at different places, one of them late on one side: filters from one channel to the other count."""
+    pans, sounds = np.array([[0.9, 0.3], [0.2, 0.8], [0.6, 0.6]]), noise(3, 3 * RATE)
+    references = pans[:, :, None] * sounds[:, None]
+    references[1, 1] = np.roll(references[1, 1], 5)
+    estimates = references + references[[1, 2, 0]] * 0.3 + 0.2 * noise(6, 3 * RATE, seed=5).reshape(3, 2, -1)
+    frames = metrics._museval().bss_eval(np.moveaxis(references, 1, 2), np.moveaxis(estimates, 1, 2), RATE, RATE)[:4]
     scores = metrics.bss_eval_v4(references, estimates, RATE)
     expected = np.nanmedian(np.stack(frames), axis=2)
     assert np.allclose([scores.sdr, scores.isr, scores.sir, scores.sar], expected, atol=1e-6)
@@ -140,14 +153,15 @@ def test_bss_eval_of_two_equal_references_is_finite() -> None:
     # Impulses of this size make its system of equations singular to the last bit.
     references = np.zeros((2, RATE))
     references[:, 0] = 16
-    scores = metrics.bss_eval_v4(references, references + noise(2, RATE, seed=3), RATE)
+    scores = metrics.bss_eval_v4(references[:, None], (references + noise(2, RATE, seed=3))[:, None], RATE)
     assert np.isfinite([scores.sdr, scores.sir, scores.sar]).all()
 
 
 def test_bss_eval_stays_within_the_limit() -> None:
     references = noise(2, 2 * RATE)
     mixture = references.sum(axis=0)
-    assert metrics.bss_eval_v4(references, np.stack([mixture, mixture]), RATE).sar == pytest.approx(metrics.LIMIT_DB)
+    scores = metrics.bss_eval_v4(references[:, None], np.stack([mixture, mixture])[:, None], RATE)
+    assert scores.sar == pytest.approx(metrics.LIMIT_DB)
 
 
 def test_museval_works_without_ffmpeg_and_leaves_path_and_which_alone() -> None:
@@ -155,7 +169,7 @@ def test_museval_works_without_ffmpeg_and_leaves_path_and_which_alone() -> None:
         "import os, shutil, numpy as np; before = shutil.which, dict(os.environ)\n"
         "assert shutil.which('ffmpeg') is None\n"
         "from vimss.metrics import bss_eval_v4\n"
-        "print(bss_eval_v4(np.random.rand(2, 900), np.random.rand(2, 900), 300).sdr)\n"
+        "print(bss_eval_v4(np.random.rand(2, 1, 900), np.random.rand(2, 1, 900), 300).sdr)\n"
         "assert before == (shutil.which, dict(os.environ)) and shutil.which('ffmpeg') is None\n"
     )
     done = subprocess.run([sys.executable, "-c", code], env={"PATH": "/nowhere"}, capture_output=True, text=True)
@@ -187,9 +201,22 @@ def test_the_wiener_filter_does_not_depend_on_how_loud_a_stem_was() -> None:
     assert np.allclose(loud.separate(mixture, ["vc", "fl"]), soft.separate(mixture, ["vc", "fl"]), atol=1e-5)
 
 
-def test_the_wiener_filter_names_labels_without_stems() -> None:
-    with pytest.raises(DataError, match=r"needs stems of every label; got none of tba. To fix: fit it on more stems"):
-        metrics.LabelWiener.fit([("vc", tone(200))], RATE).separate(noise(1, RATE), ["vc", "tba"])
+def test_a_label_without_stems_gets_the_mean_spectrum_of_those_that_have_some() -> None:
+    stems = [("vc", tone(200) + 0.01 * noise(1, 3 * RATE)), ("fl", tone(1500) + 0.01 * noise(1, 3 * RATE, seed=1))]
+    wiener, mixture = metrics.LabelWiener.fit(stems, RATE), noise(1, RATE)
+    assert np.allclose(wiener.separate(mixture, ["tba", "ob"]), mixture / 2, atol=1e-4)
+    assert np.allclose(wiener.separate_each(mixture, ["tba"]), mixture / 2, atol=1e-4)
+
+
+def test_the_wiener_filter_of_a_corpus_of_one_label_gives_the_mixture() -> None:
+    mixture = noise(1, RATE)
+    wiener = metrics.LabelWiener.fit([("vc", tone(200))], RATE)
+    assert np.allclose(wiener.separate_each(mixture, ["vc"]), mixture)
+
+
+def test_a_wiener_filter_of_silence_is_an_error() -> None:
+    with pytest.raises(DataError, match="a Wiener filter needs stems that sound; got none"):
+        metrics.LabelWiener.fit([("vc", 0 * tone(200))], RATE)
 
 
 def test_the_oracle_mask_beats_the_wiener_filter_on_notes_that_alternate() -> None:
@@ -212,22 +239,66 @@ def test_a_recording_shorter_than_a_window_can_be_masked() -> None:
     assert metrics.oracle_ratio_mask(short, np.stack([short, short]), RATE).shape == (2, 1, 100)
 
 
-def test_paired_gain_is_significant_only_when_the_pairs_agree() -> None:
-    base = np.linspace(-5, 5, 20)
-    better = metrics.paired_gain(list(base + 1 + 0.1 * np.sin(np.arange(20))), list(base))
-    unclear = metrics.paired_gain(list(base + 3 * np.sin(np.arange(20))), list(base))
+def scores_of(pieces: np.ndarray) -> dict[tuple[str, str], float]:
+    """Piece and source along the axes."""
+    return {
+        (f"piece {row}", f"source {column}"): float(value) for (row, column), value in np.ndenumerate(np.array(pieces))
+    }
+
+
+def test_paired_gain_is_significant_only_when_the_pieces_agree() -> None:
+    base = np.linspace(-5, 5, 20).reshape(10, 2)
+    swing = np.sin(np.arange(20)).reshape(10, 2)
+    better = metrics.paired_gain(scores_of(base + 1 + 0.1 * swing), scores_of(base))
+    unclear = metrics.paired_gain(scores_of(base + 3 * swing), scores_of(base))
     assert better.significant and better.low < better.mean < better.high and better.mean == pytest.approx(1, abs=0.05)
-    assert not unclear.significant
+    assert (better.sources, better.pieces) == (20, 10) and not unclear.significant
 
 
-def test_paired_gain_is_the_same_each_time_and_leaves_undefined_pairs_out() -> None:
-    first = metrics.paired_gain([1.0, 2.0, float("nan"), 4.0], [0.0, 0.0, 0.0, 1.0])
-    assert first == metrics.paired_gain([1.0, 2.0, 4.0], [0.0, 0.0, 1.0])
-    assert first.count == 3 and first.mean == pytest.approx(2)
+def test_a_piece_counts_once_however_many_sources_it_has() -> None:
+    challenger = {("long", str(number)): 4.0 for number in range(9)} | {("short", "vn"): 2.0}
+    assert metrics.paired_gain(challenger, dict.fromkeys(challenger, 0.0)).mean == 3.0
 
 
-def test_one_pair_is_no_evidence() -> None:
-    assert not metrics.paired_gain([9.0], [0.0]).significant
+def test_the_interval_is_students_over_the_means_of_pieces() -> None:
+    gains = np.random.default_rng(0).normal(0.3, 1.0, (7, 3))
+    found = metrics.paired_gain(scores_of(gains), scores_of(gains * 0))
+    low, high = scipy.stats.t.interval(0.95, 6, gains.mean(), scipy.stats.sem(gains.mean(axis=1)))
+    assert (found.low, found.high) == pytest.approx((low, high))
+
+
+def test_paired_gain_leaves_undefined_pairs_out() -> None:
+    gain = metrics.paired_gain(scores_of([[1.0], [2.0], [np.nan], [4.0]]), scores_of([[0.0], [0.0], [0.0], [1.0]]))
+    assert gain == metrics.paired_gain(
+        scores_of([[1.0], [2.0]]) | {("z", "vn"): 4.0}, scores_of([[0.0], [0.0]]) | {("z", "vn"): 1.0}
+    )
+    assert gain.sources == 3 and gain.mean == pytest.approx(2)
+
+
+def test_one_piece_is_no_evidence() -> None:
+    assert not metrics.paired_gain(scores_of([[9.0, 8.0, 9.0]]), scores_of([[0.0, 0.0, 0.0]])).significant
+
+
+def promotions(pieces: int, within: float, gain: float, draws: int = 2500) -> float:
+    """Share of significant gains; `within`: correlation of a piece's sources, `gain`: in deviations of their mean."""
+    random, sources = np.random.default_rng(pieces), 3
+    shared = random.normal(size=(draws, pieces, 1)) * np.sqrt(within)
+    differences = shared + random.normal(size=(draws, pieces, sources)) * np.sqrt(1 - within)
+    differences += gain * np.sqrt(within + (1 - within) / sources)
+    nothing = scores_of(np.zeros((pieces, sources)))
+    return float(np.mean([metrics.paired_gain(scores_of(drawn), nothing).significant for drawn in differences]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pieces", [6, 12, 30])
+@pytest.mark.parametrize("within", [0.0, 0.3, 0.7])
+def test_without_a_gain_few_are_promoted_however_much_the_sources_of_a_piece_have_in_common(pieces, within) -> None:
+    assert promotions(pieces, within, gain=0.0) <= 0.035
+
+
+@pytest.mark.slow
+def test_a_gain_of_one_and_a_half_deviations_is_found_in_twelve_pieces() -> None:
+    assert promotions(12, 0.5, gain=1.5) >= 0.8
 
 
 def test_si_sdr_of_sums_is_si_sdr():

@@ -8,12 +8,13 @@ import soundfile
 import typer
 import yaml
 
-from vimss import quickstart
+from vimss import quickstart, verbs
 from vimss.cli import app
 from vimss.experiment import Experiment, load_experiment
 from vimss.media import probe, read_video
 from vimss.quickstart import Result, job_command, labels_gain, run, tell, write_recording
 from vimss.stream.read import read_pieces
+from vimss.track import set_alias
 
 SMALL = {
     "question": "Does it run?",
@@ -81,6 +82,28 @@ def test_a_second_run_finds_what_the_first_one_made(runs):
     assert second.study == first.study
     assert second.summary["champion"]["version"] == first.summary["champion"]["version"] == 1
     assert second.stages["search"] < first.stages["search"] / 2
+
+
+@pytest.mark.slow
+def test_a_first_champion_must_beat_the_wiener_filter_that_is_told_as_much(runs):
+    result = runs[1]
+    row = {"told": "Wiener, all labels told"}.get(result.promotion.cell, "Wiener filter per label")
+    best = min((record for record in result.study.records), key=lambda record: record.objective)
+    assert result.promotion.cell == best.cell
+    assert f"dB against the row '{row}' (95 % interval over pieces" in result.promotion.decision.sentence
+
+
+@pytest.mark.slow
+def test_a_model_by_its_name_alone_is_its_champion_or_else_its_newest_version(runs, monkeypatch):
+    store, result, _ = runs
+    monkeypatch.setenv("VIMSS_STORE", str(store))
+    work, notes = verbs.known_place("local"), []
+    expected = "models:/tiny@champion" if result.promotion.is_champion else "models:/tiny/1"
+    assert verbs.model_in_use(work, "models:/tiny", notes.append) == expected
+    assert notes == [] or "no version of 'tiny' is the champion: its newest is used, version 1" in notes
+    assert verbs.model_in_use(work, "models:/tiny/1") == "models:/tiny/1"
+    set_alias(work.tracking, "tiny", "champion", 1)
+    assert verbs.model_in_use(work, "models:/tiny") == "models:/tiny@champion"
 
 
 @pytest.mark.slow

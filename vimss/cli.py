@@ -249,15 +249,21 @@ def promote(
             }
         )
         return
-    out.print(f"{promotion.name} version {promotion.version}. {promotion.decision.sentence}")
+    out.print(
+        f"{promotion.name} version {promotion.version}, best trial of cell '{promotion.cell}'. "
+        f"{promotion.decision.sentence}"
+    )
 
 
 @app.command()
 def separate(
     file: Annotated[Path, typer.Argument(help="A sound or video file.")],
     model: Annotated[
-        str, typer.Option(help="models:/NAME@ALIAS, models:/NAME/VERSION, or a folder.")
-    ] = "models:/quickstart@champion",
+        str,
+        typer.Option(
+            help="models:/NAME@ALIAS, models:/NAME/VERSION, a folder, or models:/NAME: its champion, else its newest."
+        ),
+    ] = "models:/quickstart",
     instruments: Annotated[str, typer.Option(help="Labels, as in vn,va,vc; without, the file's metadata say.")] = "",
     out_folder: Annotated[Path | None, typer.Option("--out", help="Where to write; without, the store.")] = None,
     references: Annotated[
@@ -287,8 +293,9 @@ def separate(
     work = verbs.known_place(place)
     options = Options(stream, channel, allow_truncated, overwrite)
     with stage(f"separate {file.name}") as say:
+        chosen = verbs.model_in_use(work, model, note)
         result = verbs.separate_file(
-            work, file, model, instruments, out_folder, references, say, options=options, note=note
+            work, file, chosen, instruments, out_folder, references, say, options=options, note=note
         )
     if as_json:
         print_json(result.summary)

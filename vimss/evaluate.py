@@ -112,8 +112,7 @@ def evaluate_piece(system: System, piece: Scene, sample_rate: int) -> list[Sourc
     labels = sorted(piece.references)
     estimates = system(piece, labels)
     references = np.stack([piece.references[label] for label in labels])
-    # museval hears mono: the channels of a source follow each other.
-    ratios = bss_eval_v4(references.reshape(len(labels), -1), estimates.reshape(len(labels), -1), sample_rate)
+    ratios = bss_eval_v4(references, estimates, sample_rate)
     scores = []
     for index, label in enumerate(labels):
         pes, eps = silence_energy(references[index], estimates[index], sample_rate)
@@ -136,11 +135,15 @@ def evaluate_piece(system: System, piece: Scene, sample_rate: int) -> list[Sourc
 def evaluate_two_sources(system: System, manifest: Manifest, split: str) -> TwoSources:
     """Fixed mixtures of two instruments, the same for every system: how well, and what asking for a label does.
 
-    They are the corpus's own pairs where it has a frozen list of them for its test split, else drawn ones.
-    Contrast and absent level are NaN for a system that cannot be asked for a label.
+    They are the corpus's own pairs where it has a frozen list of them for its test split, else drawn ones. The label
+    that does not sound is one that the train split has. Contrast and absent level are NaN for a system that cannot be
+    asked for a label.
     """
     rate = manifest.recipe.sample_rate
     mixtures = _two_source_mixtures(system, manifest, split)
+    # Labels that training has never heard tell nothing about a model.
+    trained = {label for piece in manifest.pieces if piece.split == "train" for label in piece.instruments}
+    known = [label for label in manifest.recipe.labels if label in trained]
     improvements: dict[bool, list[float]] = {False: [], True: []}
     contrasts, levels = [], []
     for number, mixture in enumerate(mixtures):
@@ -148,7 +151,7 @@ def evaluate_two_sources(system: System, manifest: Manifest, split: str) -> TwoS
         labels = sorted(scene.references)
         absent = sorted({source.label for source in mixture.distractors})
         if system.cue == "none":
-            absent = [label for label in manifest.recipe.labels if label not in labels]
+            absent = [label for label in known if label not in labels]
         asked = [*labels, absent[number % len(absent)]] if system.ordered and absent else labels
         estimates = system(scene, asked)
         if len(asked) > len(labels):

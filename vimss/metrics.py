@@ -10,7 +10,7 @@ is NaN and left out of means; no number stands in for it.
 
 import functools
 import importlib.util
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.fft import irfft, rfft
 from scipy.signal import istft, stft
+from scipy.special import stdtrit
 
 from vimss.errors import DataError
 
@@ -32,7 +33,8 @@ SILENCE_DB = -80.0
 """A frame is silent where its RMS level is below -80 dB of full scale, the last bits of 16."""
 ENERGY_FLOOR = 1e-8
 """Added to energies under a logarithm, as in the code that first reported PES and EPS."""
-BOOTSTRAP_SAMPLES = 10_000
+Source = tuple[str, str]
+"""Piece and label."""
 
 FILTER_TAPS = 512
 """Of the distortion filters in BSS Eval."""
@@ -151,56 +153,63 @@ class BssEval:
     sar: Float[np.ndarray, " s"]
 
 
-def bss_eval_v4(references: Float[np.ndarray, "s t"], estimates: Float[np.ndarray, "s t"], sample_rate: int) -> BssEval:
+def bss_eval_v4(
+    references: Float[np.ndarray, "s c t"], estimates: Float[np.ndarray, "s c t"], sample_rate: int
+) -> BssEval:
     """BSS Eval v4 (Stöter, Liutkus and Ito 2018) through museval: windows and hops of 1 s, medians over frames.
 
+    Channels are scored together, as museval does: a filter may take a source from one channel to the other.
     museval refuses silent sources. A silent reference is left out together with its estimate (see `silence_energy`); a
     silent estimate of a sounding reference is NaN and leaves the other sources' figures as they are. As in museval, a
     frame in which any source is silent does not count.
     """
     scores = np.full((4, len(references)), np.nan)
-    sounding = np.flatnonzero(np.any(references != 0, axis=1))
+    sounding = np.flatnonzero(np.any(references != 0, axis=(1, 2)))
     if sounding.size:
         given = estimates[sounding].astype(np.float64)
-        silent = ~np.any(given != 0, axis=1)
+        silent = ~np.any(given != 0, axis=(1, 2))
         # Each estimate is scored by itself, so what stands in for a silent one cannot reach the others.
-        given[silent] = np.random.default_rng(0).standard_normal((int(silent.sum()), given.shape[1]))
-        frames = _bss_frames(references[sounding].astype(np.float64), given, min(sample_rate, references.shape[1]))
+        given[silent] = np.random.default_rng(0).standard_normal((int(silent.sum()), *given.shape[1:]))
+        frames = _bss_frames(references[sounding].astype(np.float64), given, min(sample_rate, references.shape[2]))
         frames[:, silent] = np.nan
         scores[:, sounding] = np.clip(_nanmedian(frames), -LIMIT_DB, LIMIT_DB)
     return BssEval(*scores)
 
 
 def _bss_frames(
-    references: Float[np.ndarray, "s t"], estimates: Float[np.ndarray, "s t"], window: int
+    references: Float[np.ndarray, "s c t"], estimates: Float[np.ndarray, "s c t"], window: int
 ) -> Float[np.ndarray, "4 s n"]:
     """SDR, ISR, SIR and SAR of each source and frame: what museval.metrics.bss_eval computes, of its parts.
 
-    It solves one system of equations, of 512 unknowns per reference, once for each estimate; here all are solved at
-    once, which takes 0.3 s instead of 1.2 s for 30 s of four sources at 8 kHz. To delete when museval does so.
+    It solves one system of equations, of 512 unknowns per reference and channel, once for each estimate; here all are
+    solved at once, which takes 0.3 s instead of 1.2 s for 30 s of four sources at 8 kHz. To delete when museval does.
     """
     museval = _museval()
-    columns = references[:, :, None]
-    correlations, spectra = museval._compute_reference_correlations(columns, FILTER_TAPS)
+    sources, channels, samples = references.shape
+    true, given = np.moveaxis(references, 1, 2), np.moveaxis(estimates, 1, 2)  # museval's axes: s t c
+    correlations, spectra = museval._compute_reference_correlations(true, FILTER_TAPS)
     matrix = museval._reshape_G(correlations)
     size = spectra.shape[-1]
-    right = np.empty((len(matrix), len(estimates)))
-    for index, estimate in enumerate(estimates):
-        crossed = irfft(spectra[:, 0, : size // 2 + 1] * np.conj(rfft(estimate, size)), size)
-        right[:, index] = np.concatenate([crossed[:, :1], crossed[:, :-FILTER_TAPS:-1]], axis=1).reshape(-1)
+    right = np.empty((len(matrix), sources, channels))
+    for index, channel in np.ndindex(sources, channels):
+        spectrum = np.conj(rfft(estimates[index, channel], size))
+        crossed = irfft(spectra[:, :, : size // 2 + 1] * spectrum, size)
+        lags = np.concatenate([crossed[..., :1], crossed[..., :-FILTER_TAPS:-1]], axis=-1)
+        right[:, index, channel] = lags.reshape(-1)
+    right = right.reshape(len(matrix), -1)
     try:
         filters = np.linalg.solve(matrix + np.finfo(np.float64).eps * np.eye(len(matrix)), right)
     except np.linalg.LinAlgError:
         filters = np.linalg.lstsq(matrix, right)[0]
-    frames = list(museval.Framing(window, window, references.shape[1]))
-    scores = np.full((4, len(references), len(frames)), np.nan)
-    for index, estimate in enumerate(estimates[:, :, None]):
-        joint = filters[:, index].reshape(len(references), 1, FILTER_TAPS, 1)
+    filters = filters.reshape(sources, channels, FILTER_TAPS, sources, channels)
+    frames = list(museval.Framing(window, window, samples))
+    scores = np.full((4, sources, len(frames)), np.nan)
+    for index, estimate in enumerate(given):
+        joint = filters[..., index, :]
         alone = museval._compute_projection_filters(correlations[index, index], spectra[index], estimate)
         for number, frame in enumerate(frames):
-            heard, given = columns[:, frame], estimates[:, frame, None]
-            if not museval._any_source_silent(heard) and not museval._any_source_silent(given):
-                parts = museval._bss_decomp_mtifilt(heard, estimate[frame], index, joint, alone)
+            if not museval._any_source_silent(true[:, frame]) and not museval._any_source_silent(given[:, frame]):
+                parts = museval._bss_decomp_mtifilt(true[:, frame], estimate[frame], index, joint, alone)
                 scores[:, index, number] = museval._bss_crit(*parts, False)
     return scores
 
@@ -220,13 +229,19 @@ class LabelWiener:
 
     @classmethod
     def fit(cls, stems: Iterable[tuple[str, Float[np.ndarray, "_ _"]]], sample_rate: int) -> "LabelWiener":
-        """Mean spectra from (label, stem) pairs, one pair in memory at a time."""
+        """Mean spectra from (label, stem) pairs, one pair in memory at a time; DataError where no stem sounds."""
         wiener = cls(sample_rate)
         for label, stem in stems:
             sounding = stem[:, active_mask(stem, sample_rate)]
             if sounding.shape[1]:
                 power = np.mean(np.abs(_stft(sounding, sample_rate)) ** 2, axis=(0, 2))
                 wiener._power[label] = wiener._power.get(label, 0.0) + power / power.sum()
+        if not wiener._power:
+            raise DataError(
+                "a Wiener filter needs stems that sound",
+                got="none",
+                fix="fit it on the train split of a corpus with stems",
+            )
         return wiener
 
     @property
@@ -235,30 +250,27 @@ class LabelWiener:
         return tuple(sorted(self._power))
 
     def separate_each(self, mixture: Float[np.ndarray, "c t"], labels: Sequence[str]) -> Float[np.ndarray, "s c t"]:
-        """One estimate per label, by the label's own fixed filter; DataError for a label that no stem had."""
-        self._check(labels)
-        power = {label: spectrum / spectrum.sum() for label, spectrum in self._power.items()}
+        """One estimate per label, by the label's own fixed filter; the mixture itself where no other label is known."""
         estimates = []
         for label in labels:
-            others = np.mean([spectrum for other, spectrum in power.items() if other != label], axis=0)
-            both = np.stack([power[label], others])[:, None, :, None]
+            others = [self._spectrum(other) for other in self._power if other != label]
+            if not others:
+                estimates.append(mixture)
+                continue
+            both = np.stack([self._spectrum(label), np.mean(others, axis=0)])[:, None, :, None]
             estimates.append(_masked(mixture, both, self.sample_rate)[0])
         return np.stack(estimates)
 
     def separate(self, mixture: Float[np.ndarray, "c t"], labels: Sequence[str]) -> Float[np.ndarray, "s c t"]:
-        """One estimate per label, `labels` being all that sound; DataError for a label that no stem had."""
-        self._check(labels)
-        power = np.stack([self._power[label] / self._power[label].sum() for label in labels])
+        """One estimate per label, `labels` being all that sound."""
+        power = np.stack([self._spectrum(label) for label in labels])
         return _masked(mixture, power[:, None, :, None], self.sample_rate)
 
-    def _check(self, labels: Sequence[str]) -> None:
-        unknown = sorted(set(labels) - set(self._power))
-        if unknown:
-            raise DataError(
-                "a Wiener filter needs stems of every label",
-                got=f"none of {', '.join(unknown)}",
-                fix="fit it on more stems",
-            )
+    def _spectrum(self, label: str) -> Float[np.ndarray, " f"]:
+        """Of a label, at level 1; of a label that no stem had, the mean of all: the best guess that train allows."""
+        if label in self._power:
+            return self._power[label] / self._power[label].sum()
+        return np.mean([self._spectrum(known) for known in self._power], axis=0)
 
 
 def oracle_ratio_mask(
@@ -271,13 +283,15 @@ def oracle_ratio_mask(
 
 @dataclass(frozen=True)
 class Gain:
-    """A paired difference and its 95 % interval, dB."""
+    """A paired difference and its 95 % interval over pieces, dB."""
 
     mean: float
     low: float
     high: float
-    count: int
+    sources: int
     """Pairs that entered; those with an undefined value do not."""
+    pieces: int
+    """Pieces that they are from."""
 
     @property
     def significant(self) -> bool:
@@ -285,19 +299,27 @@ class Gain:
         return self.low > 0
 
 
-def paired_gain(challenger: Sequence[float], champion: Sequence[float], seed: int = 0) -> Gain:
-    """Mean of challenger - champion over the same items, with a bootstrap percentile interval (Efron 1979).
+def paired_gain(challenger: Mapping[Source, float], champion: Mapping[Source, float]) -> Gain:
+    """Mean over pieces of challenger - champion, with Student's t interval over the pieces' means.
 
-    With fewer than two pairs nothing is known of the spread: the interval is the whole line.
+    Sources of one piece share its music, players and room, so only pieces are independent of each other: a piece counts
+    once, with the mean of its sources. Of six pieces, a percentile bootstrap draws intervals that are too narrow, and a
+    sign test has no level near 2.5 %; means of a piece are near enough to normal for Student's t (simulated in
+    tests/test_metrics.py). With fewer than two pieces nothing is known of the spread: the interval is the whole line.
     """
-    difference = np.asarray(challenger, np.float64) - np.asarray(champion, np.float64)
-    difference = difference[np.isfinite(difference)]
-    if len(difference) < 2:
-        mean = float(difference.mean()) if len(difference) else float("nan")
-        return Gain(mean, -np.inf, np.inf, len(difference))
-    draws = np.random.default_rng(seed).integers(len(difference), size=(BOOTSTRAP_SAMPLES, len(difference)))
-    low, high = np.percentile(difference[draws].mean(axis=1), (2.5, 97.5))
-    return Gain(float(difference.mean()), float(low), float(high), len(difference))
+    by_piece: dict[str, list[float]] = {}
+    for source in challenger.keys() & champion.keys():
+        difference = challenger[source] - champion[source]
+        if np.isfinite(difference):
+            by_piece.setdefault(source[0], []).append(difference)
+    means = np.array([np.mean(differences) for _, differences in sorted(by_piece.items())], np.float64)
+    sources, pieces = sum(map(len, by_piece.values())), len(means)
+    if pieces < 2:
+        mean = float(means.mean()) if pieces else float("nan")
+        return Gain(mean, -np.inf, np.inf, sources, pieces)
+    mean = float(means.mean())
+    half = float(stdtrit(pieces - 1, 0.975) * means.std(ddof=1) / np.sqrt(pieces))
+    return Gain(mean, mean - half, mean + half, sources, pieces)
 
 
 @functools.cache

@@ -5,7 +5,7 @@
     print(decision.sentence)
 
 The challenger is compared with the champion, or with the baseline where there is none, pair by pair: the same source
-in the same piece. It is promoted where the 95 % bootstrap interval of the mean gain lies above 0 dB, and otherwise
+in the same piece. It is promoted where the 95 % interval of the mean gain over pieces lies above 0 dB, and otherwise
 refused.
 """
 
@@ -14,18 +14,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vimss.errors import ModelError
-from vimss.metrics import paired_gain
+from vimss.metrics import Source, paired_gain
 from vimss.track import Tracking, find_alias, find_version, set_alias, tag_version
 
 CHAMPION, PREVIOUS = "champion", "previous"
 """Aliases of the version in use and of the one that it replaced."""
 
-MIN_PAIRS = 8
-"""Below it the bootstrap interval is too narrow. Simulated, for normal differences without any gain, it lies above 0 in
-8 % of draws with 5 pairs, 6 % with 8 and 4 % with 20, where 2.5 % is meant."""
+MIN_PIECES = 4
+"""Below it the interval rests on the normal distribution alone: three pieces say next to nothing of their spread."""
 
-Scores = Mapping[tuple[str, str], float]
-"""(piece, label) to SI-SDR improvement, dB; NaN where it is not defined."""
+Scores = Mapping[Source, float]
+"""SI-SDR improvement of each source, dB; NaN where it is not defined."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Decision:
     gain_db: float
     low_db: float
     high_db: float
-    num_pairs: int
+    num_pieces: int
     against: str
     sentence: str
     """For people."""
@@ -52,21 +51,20 @@ def decide(challenger: Scores, champion: Scores, against: str) -> Decision:
     _check_same_items(challenger, champion, against)
     keys = sorted(key for key in challenger if math.isfinite(champion[key]))
     broken = [key for key in keys if not math.isfinite(challenger[key])]
-    gain = paired_gain([challenger[key] for key in keys], [champion[key] for key in keys])
-    pairs = f"{gain.count} sources in {len({piece for piece, _ in keys})} pieces"
+    gain = paired_gain({key: challenger[key] for key in keys}, champion)
+    pairs = f"{gain.sources} sources in {gain.pieces} pieces"
     if broken:
         piece, label = broken[0]
         promoted, reason = False, f"it gives no finite score for {label} in {piece}, where {against} does"
-    elif gain.count < MIN_PAIRS:
-        promoted, reason = False, f"{pairs} are too few to tell: at least {MIN_PAIRS} sources are needed"
+    elif gain.pieces < MIN_PIECES:
+        promoted, reason = False, f"{pairs} are too few to tell: at least {MIN_PIECES} pieces are needed"
     else:
         promoted = gain.significant
-        comparison = (
-            f"{gain.mean:+.2f} dB against {against} (95 % interval {gain.low:+.2f} to {gain.high:+.2f} dB, {pairs})"
-        )
+        interval = f"95 % interval over pieces {gain.low:+.2f} to {gain.high:+.2f} dB"
+        comparison = f"{gain.mean:+.2f} dB against {against} ({interval}, {pairs})"
         reason = comparison if promoted else f"{comparison}: the interval must lie above 0"
     verdict = "Promoted" if promoted else "Not promoted"
-    return Decision(promoted, gain.mean, gain.low, gain.high, gain.count, against, f"{verdict}: {reason}.")
+    return Decision(promoted, gain.mean, gain.low, gain.high, gain.pieces, against, f"{verdict}: {reason}.")
 
 
 def champion_to_beat(tracking: Tracking, name: str, version: int) -> int | None:

@@ -257,7 +257,7 @@ def _evaluate(
     # At one time: while the Wiener filters are fitted here, the cores of Ray would rest.
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(
-            verbs.evaluate_systems, manifest, only_best, "test_unheard", references=False, whole_pieces=False
+            verbs.evaluate_systems, manifest, only_best, "test_unheard", references=(), whole_pieces=False
         )
         test = verbs.evaluate_systems(manifest, models, "test", on_done=lambda done: say(f"{done.system} is scored"))
     (unheard,) = other.result()

@@ -22,6 +22,7 @@ from scipy.optimize import linear_sum_assignment
 from vimss.errors import DataError, ModelError
 from vimss.metrics import LabelWiener, oracle_ratio_mask, si_sdr_improvement
 from vimss.model.apply import separate_all
+from vimss.model.config import ModelConfig
 from vimss.model.separator import Separator, load_separator, read_card
 from vimss.shards.clip import Clip
 from vimss.shards.manifest import Manifest
@@ -208,6 +209,12 @@ class InformedWienerSystem(System):
         sounding = sorted(scene.references)
         estimates = dict(zip(sounding, self.wiener.separate(scene.mixture, sounding), strict=True))
         return np.stack([estimates.get(label, np.zeros_like(scene.mixture)) for label in asked])
+
+
+def equally_informed(config: ModelConfig) -> str:
+    """The Wiener filter that is told as much as a network is: all labels that sound, or the one asked for."""
+    told_all = config.outputs == "instruments" and config.site != "none"
+    return InformedWienerSystem.name if told_all else WienerSystem.name
 
 
 class OracleSystem(System):

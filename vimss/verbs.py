@@ -26,7 +26,8 @@ from vimss.experiment import Experiment, check_experiment, load_experiment
 from vimss.features import compute_features
 from vimss.metrics import CONVENTIONS
 from vimss.model.config import VisionConfig
-from vimss.promote import Decision, champion_to_beat, decide, promote
+from vimss.model.separator import load_separator
+from vimss.promote import CHAMPION, Decision, champion_to_beat, decide, promote
 from vimss.report import best_of, evaluation_bars, evaluation_of
 from vimss.runtime import Place, git_commit, load_place, open_store, parallel_map, ray_at_hand
 from vimss.search import Reporter, search
@@ -39,9 +40,9 @@ from vimss.shards.write import Progress, shards_folder, write_shards
 from vimss.show import show
 from vimss.storage import Folder, Store, publish
 from vimss.study import OBJECTIVE, Study, TrialRecord, locked, read_study, study_folder
-from vimss.systems import fit_wiener
+from vimss.systems import equally_informed, fit_wiener
 from vimss.track import Study as TrackedStudy
-from vimss.track import Tracker, Tracking, model_folder, provenance, register
+from vimss.track import Tracker, Tracking, find_alias, model_folder, newest_version, provenance, register
 
 
 @dataclass(frozen=True)
@@ -247,11 +248,11 @@ def evaluate_systems(
     models: Mapping[str, str | Path],
     split: str,
     *,
-    references: bool = True,
+    references: Sequence[str] = REFERENCES,
     whole_pieces: bool = True,
     on_done: Callable[[Evaluation], None] | None = None,
 ) -> list[Evaluation]:
-    """Models (name to folder) and, if wanted, the rows that need no training, side by side on the cores of Ray.
+    """Models (name to folder) and rows that need no training, by name, side by side on the cores of Ray.
 
     Raises:
         ConfigError: There is no such split.
@@ -262,11 +263,9 @@ def evaluate_systems(
     check_split(manifest, split)
     wiener = fit_wiener(manifest) if references else None
     tasks = [
-        EvaluationTask(name, manifest.folder, split, Path(folder), None, whole_pieces)
-        for name, folder in models.items()
+        EvaluationTask(name, manifest.folder, split, folder, None, whole_pieces) for name, folder in models.items()
     ]
-    if references:
-        tasks += [EvaluationTask(name, manifest.folder, split, None, wiener, whole_pieces) for name in REFERENCES]
+    tasks += [EvaluationTask(name, manifest.folder, split, None, wiener, whole_pieces) for name in references]
     return parallel_map(run_evaluation, tasks, on_done)
 
 
@@ -288,6 +287,8 @@ class Promotion:
 
     name: str
     version: int
+    cell: str
+    """Whose best trial it is."""
     decision: Decision
     is_champion: bool
 
@@ -299,13 +300,13 @@ def promote_best(
     tracker: Tracker,
     study: Study,
 ) -> Promotion:
-    """Register the best trial and make it the champion where it is significantly better on the `promote` split.
+    """Register the best trial of all cells, and make it the champion where it is significantly better on `promote`.
 
-    It is compared with the champion; where there is none, with the first baseline; without one, with the mixture. Where
-    the study was evaluated on `test`, the registry shows the figures of the best trial and its run the table as bars.
+    It is compared with the champion; where there is none, with the Wiener filter that is told as much as the model is.
+    Where the study was evaluated on `test`, the registry shows the figures of the best trial and its run the table as
+    bars.
     """
-    trials = best_trials(experiment, study)
-    best = best_trial(experiment, study)
+    best = study.best([cell.name for cell in experiment.cells()])
     tested = load_evaluations(study, "test")
     if tested:
         tracker.log_files(best.cell, best.trial, {"test.png": evaluation_bars(tested)})
@@ -317,29 +318,18 @@ def promote_best(
         registry_figures(best, tested),
         model_card(experiment, manifest),
     )
-    rival, rival_folder = _rival(work, experiment, trials, version)
-    models = {"challenger": best.folder / "model"}
-    if rival_folder is not None:
-        models["rival"] = rival_folder
-    evaluations = {found.system: found for found in evaluate_systems(manifest, models, "promote", references=False)}
-    challenger = piece_scores(evaluations["challenger"])
-    against = piece_scores(evaluations["rival"]) if rival_folder is not None else dict.fromkeys(challenger, 0.0)
-    decision = decide(challenger, against, rival)
-    return Promotion(experiment.name, version, decision, promote(work.tracking, experiment.name, version, decision))
-
-
-def _rival(
-    work: Work, experiment: Experiment, trials: Mapping[str, TrialRecord], version: int
-) -> tuple[str, Path | None]:
-    """Whom a challenger must beat: name for people, and folder of the model."""
+    models, rows = {"challenger": best.folder / "model"}, ()
     champion = champion_to_beat(work.tracking, experiment.name, version)
-    if champion is not None:
-        uri = f"models:/{experiment.name}/{champion}"
-        return f"the champion, version {champion}", model_folder(uri, work.tracking)
-    for cell in experiment.cells():
-        if cell.baseline and cell.name in trials:
-            return f"the baseline '{cell.name}'", trials[cell.name].folder / "model"
-    return "the mixture", None
+    if champion is None:
+        incumbent = equally_informed(load_separator(best.folder / "model").config)
+        rows, against = (incumbent,), f"the row '{incumbent}'"
+    else:
+        incumbent, against = "champion", f"the champion, version {champion}"
+        models[incumbent] = model_folder(f"models:/{experiment.name}/{champion}", work.tracking)
+    found = {row.system: piece_scores(row) for row in evaluate_systems(manifest, models, "promote", references=rows)}
+    decision = decide(found["challenger"], found[incumbent], against)
+    is_champion = promote(work.tracking, experiment.name, version, decision)
+    return Promotion(experiment.name, version, best.cell, decision, is_champion)
 
 
 def model_card(experiment: Experiment, manifest: Manifest) -> dict[str, Any]:
@@ -444,6 +434,18 @@ def registry_figures(best: TrialRecord, tested: Sequence[Evaluation]) -> dict[st
         "test_pieces_sdr": found.median("sdr"),
     }
     return {name: value for name, value in figures.items() if math.isfinite(value)}
+
+
+def model_in_use(work: Work, model: str, note: Callable[[str], None] = lambda sentence: None) -> str:
+    """`models:/NAME` as its champion; where it has none, as its newest version, which `note` is told."""
+    name = model.removeprefix("models:/")
+    if name == model or set(name) & set("@/"):
+        return model
+    newest = newest_version(work.tracking, name)
+    if newest is None or find_alias(work.tracking, name, CHAMPION) is not None:
+        return f"{model}@{CHAMPION}"
+    note(f"no version of '{name}' is the champion: its newest is used, version {newest}")
+    return f"{model}/{newest}"
 
 
 def separate_file(

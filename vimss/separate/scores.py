@@ -142,7 +142,7 @@ def score(
         )
         columns |= {"SDR, dB": list(bss.sdr), "SIR, dB": list(bss.sir), "SAR, dB": list(bss.sar)}
         part = f"; of the first {PAGE_SECONDS:.0f} s, for it needs memory" if mixture.samples > samples else ""
-        conventions.append(f"SDR, SIR, SAR: {CONVENTIONS['SDR, SIR, SAR']}; channels averaged{part}.")
+        conventions.append(f"SDR, SIR, SAR: {CONVENTIONS['SDR, SIR, SAR']}{part}.")
     rows: list[tuple[str | float, ...]] = [
         (title_of(name), *(float(column[row]) for column in columns.values())) for row, name in enumerate(stems)
     ]
@@ -179,8 +179,8 @@ def _stretches(
             yield begin, np.repeat(segments, length)[: samples - begin]
 
 
-def _beginnings(signals: Sequence[DiskAudio], samples: int) -> Float[np.ndarray, "s t"]:
-    return np.stack([signal.read(0, samples).mean(axis=0) for signal in signals])
+def _beginnings(signals: Sequence[DiskAudio], samples: int) -> Float[np.ndarray, "s c t"]:
+    return np.stack([signal.read(0, samples) for signal in signals])
 
 
 def title_of(name: str) -> str:

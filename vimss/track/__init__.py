@@ -25,7 +25,16 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 from vimss.track.delivery import Undelivered  # noqa: E402
-from vimss.track.registry import ModelVersion, find_alias, find_version, model_folder, register, set_alias, tag_version  # noqa: E402
+from vimss.track.registry import (  # noqa: E402
+    ModelVersion,
+    find_alias,
+    find_version,
+    model_folder,
+    newest_version,
+    register,
+    set_alias,
+    tag_version,
+)
 from vimss.track.store import Tracking, runs_page, serve_ui, ui_command  # noqa: E402
 from vimss.track.tracker import Study, Tracker, provenance  # noqa: E402
 
@@ -38,6 +47,7 @@ __all__ = [
     "find_alias",
     "find_version",
     "model_folder",
+    "newest_version",
     "provenance",
     "register",
     "runs_page",

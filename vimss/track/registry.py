@@ -122,6 +122,12 @@ def find_alias(tracking: Tracking, name: str, alias: str) -> ModelVersion | None
         return _get_version(tracking.client(), name, alias)
 
 
+def newest_version(tracking: Tracking, name: str) -> int | None:
+    """The highest version of `name`, where there is one."""
+    with explain_mlflow_errors(tracking):
+        return max((int(version.version) for version in _versions(tracking.client(), name)), default=None)
+
+
 def set_alias(tracking: Tracking, name: str, alias: str, version: int) -> None:
     """Give a version an alias, which leaves the version that had it."""
     with explain_mlflow_errors(tracking):
