@@ -196,12 +196,13 @@ def _bss_frames(
         crossed = irfft(spectra[:, :, : size // 2 + 1] * spectrum, size)
         lags = np.concatenate([crossed[..., :1], crossed[..., :-FILTER_TAPS:-1]], axis=-1)
         right[:, index, channel] = lags.reshape(-1)
-    right = right.reshape(len(matrix), -1)
     try:
-        filters = np.linalg.solve(matrix + np.finfo(np.float64).eps * np.eye(len(matrix)), right)
+        solved = np.linalg.solve(
+            matrix + np.finfo(np.float64).eps * np.eye(len(matrix)), right.reshape(len(matrix), -1)
+        )
     except np.linalg.LinAlgError:
-        filters = np.linalg.lstsq(matrix, right)[0]
-    filters = filters.reshape(sources, channels, FILTER_TAPS, sources, channels)
+        solved = np.linalg.lstsq(matrix, right.reshape(len(matrix), -1))[0]
+    filters = solved.reshape(sources, channels, FILTER_TAPS, sources, channels)
     frames = list(museval.Framing(window, window, samples))
     scores = np.full((4, sources, len(frames)), np.nan)
     for index, estimate in enumerate(given):

@@ -263,7 +263,8 @@ def evaluate_systems(
     check_split(manifest, split)
     wiener = fit_wiener(manifest) if references else None
     tasks = [
-        EvaluationTask(name, manifest.folder, split, folder, None, whole_pieces) for name, folder in models.items()
+        EvaluationTask(name, manifest.folder, split, Path(folder), None, whole_pieces)
+        for name, folder in models.items()
     ]
     tasks += [EvaluationTask(name, manifest.folder, split, None, wiener, whole_pieces) for name in references]
     return parallel_map(run_evaluation, tasks, on_done)
@@ -318,7 +319,8 @@ def promote_best(
         registry_figures(best, tested),
         model_card(experiment, manifest),
     )
-    models, rows = {"challenger": best.folder / "model"}, ()
+    models = {"challenger": best.folder / "model"}
+    rows: tuple[str, ...] = ()
     champion = champion_to_beat(work.tracking, experiment.name, version)
     if champion is None:
         incumbent = equally_informed(load_separator(best.folder / "model").config)
