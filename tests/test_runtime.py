@@ -268,7 +268,8 @@ with ray_at_hand(Place(name="local")):
     print(parallel_map(lambda x: -x, [-1, -2]), ray.is_initialized())
 print(ray.is_initialized())
 """
-    environment = {**os.environ, "TMPDIR": str(long), "HOME": "/proc/x"}
+    # What a Ray that was started before in this process leaves behind.
+    environment = {**os.environ, "TMPDIR": str(long), "HOME": "/proc/x", "RAY_AUTH_MODE": "token"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines() == ["[1, 2] True", "False"], done.stderr
 

@@ -356,7 +356,9 @@ def unfit(folder: Path) -> str:
 
 def _token() -> dict[str, str]:
     """A token for a Ray of our own, where Ray could not keep one at home: no home, or one that is read-only."""
-    if any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+    # Ray itself leaves RAY_AUTH_MODE=token behind where it was started before.
+    given = any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    if given or os.environ.get("RAY_AUTH_MODE") == "disabled":
         return {}
     try:
         folder = Path.home() / ".ray"
