@@ -137,8 +137,8 @@ def evaluate_two_sources(system: System, manifest: Manifest, split: str) -> TwoS
     """Fixed mixtures of two instruments, the same for every system: how well, and what asking for a label does.
 
     They are the corpus's own pairs where it has a frozen list of them for its test split, else drawn ones. The label
-    that does not sound is one that the train split has. Contrast is NaN for a system without a context, the absent level
-    for one that cannot be asked for a label.
+    that does not sound is one that the train split has. Contrast is NaN for a system without a context, and the absent
+    level for one that cannot be asked for a label.
     """
     rate = manifest.recipe.sample_rate
     mixtures = _two_source_mixtures(system, manifest, split)
