@@ -111,7 +111,13 @@ def test_it_tells_what_was_reached_and_how_to_go_on(runs, capsys):
     store, result, _ = runs
     tell(result)
     told = capsys.readouterr().out
-    for row in ("whole run, s", "above the Wiener filter per label", "label contrast", "absent label", "labels minus"):
+    for row in (
+        "whole run, s",
+        "above the Wiener filter told as much",
+        "label contrast",
+        "absent label",
+        "labels minus",
+    ):
         assert row in told
     assert result.promotion.decision.sentence in told and f"{store}/quickstart.json" in told
     assert "  platform/local/run vimss ui\n" in told and "vimss search /" in told

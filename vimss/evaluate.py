@@ -7,11 +7,12 @@ What is scored is the stem of a label, whatever a model is told, so that all mod
 has its convention (`metrics.CONVENTIONS`); tables show medians over sources.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 from pydantic import Field
 
 from vimss.config import Config
@@ -136,8 +137,8 @@ def evaluate_two_sources(system: System, manifest: Manifest, split: str) -> TwoS
     """Fixed mixtures of two instruments, the same for every system: how well, and what asking for a label does.
 
     They are the corpus's own pairs where it has a frozen list of them for its test split, else drawn ones. The label
-    that does not sound is one that the train split has. Contrast and absent level are NaN for a system that cannot be
-    asked for a label.
+    that does not sound is one that the train split has. Contrast is NaN for a system without a context, and the absent
+    level for one that cannot be asked for a label.
     """
     rate = manifest.recipe.sample_rate
     mixtures = _two_source_mixtures(system, manifest, split)
@@ -159,11 +160,9 @@ def evaluate_two_sources(system: System, manifest: Manifest, split: str) -> TwoS
         for index, label in enumerate(labels):
             reference = scene.references[label]
             improvements[mixture.aligned].append(si_sdr_improvement(scene.mixture, reference, estimates[index], rate))
-            if len(labels) == 2 and system.ordered:
-                right, wrong = (
-                    si_sdr(reference.reshape(-1), estimates[which].reshape(-1)) for which in (index, 1 - index)
-                )
-                contrasts.append(float(right - wrong))
+            wrong = _wrong_output(system, scene, asked, estimates, index)
+            if wrong is not None:
+                contrasts.append(_si_sdr(reference, estimates[index]) - _si_sdr(reference, wrong))
     return TwoSources(
         mixtures=len(mixtures),
         si_sdr_improvement=_median(improvements[False] + improvements[True]),
@@ -173,6 +172,23 @@ def evaluate_two_sources(system: System, manifest: Manifest, split: str) -> TwoS
         label_contrast=_median(contrasts),
         absent_level=_median(levels),
     )
+
+
+def _wrong_output(
+    system: System, scene: Scene, asked: Sequence[str], estimates: Float[np.ndarray, "s c t"], index: int
+) -> Float[np.ndarray, "c t"] | None:
+    """What a system gives for a label of a mixture of two under a wrong context; None where that is not defined."""
+    labels = sorted(scene.references)
+    if len(labels) != 2 or system.wrong_context == "none":
+        return None
+    if system.wrong_context == "other":
+        return estimates[1 - index]
+    return system.exchanged(scene, labels[index], asked[-1]) if len(asked) > len(labels) else None
+
+
+def _si_sdr(reference: Float[np.ndarray, "c t"], estimate: Float[np.ndarray, "c t"]) -> float:
+    """Of all channels together."""
+    return si_sdr(reference.reshape(-1), estimate.reshape(-1)).item()
 
 
 def _two_source_mixtures(system: System, manifest: Manifest, split: str) -> list[Mixture]:

@@ -48,8 +48,9 @@ CONVENTIONS = {
     "1 s where the reference is silent, mean over frames; lower is better",
     "EPS": "energy at predicted silence: 10 log10 of the reference's energy in frames of 1 s where the estimate is "
     "silent, mean over frames; lower is better",
-    "contrast": "SI-SDR of a source when its own label or picture is asked for, minus SI-SDR when the other's is, in "
-    "mixtures of two",
+    "contrast": "SI-SDR of a source under the right context minus that under a wrong one, in mixtures of two: a query "
+    "exchanged for the other source's; among all labels that a network is told, the source's exchanged for an absent "
+    "one",
     "absent": "level of the output for a label or picture that does not play, relative to the mixture; lower is better",
     "slots": "an oracle tells outputs in no order apart, by the permutation with the best mean SI-SDRi over the whole "
     "recording; a source beyond the number of slots takes the slot that fits it best; contrast and absent level are "

@@ -24,13 +24,14 @@ from vimss.console import Say, SearchLines, decibel, err, out, print_table, stag
 from vimss.evaluate import REFERENCES, Evaluation
 from vimss.experiment import Experiment
 from vimss.media import write_video, write_wav
+from vimss.model.separator import load_separator
 from vimss.report import COMPARISON_COLUMNS, comparison_rows, log_pictures, print_evaluations
 from vimss.runtime import start_ray
 from vimss.shards.manifest import Manifest
 from vimss.storage import publish
 from vimss.stream.read import read_pieces
-from vimss.study import Study
-from vimss.systems import WienerSystem, mixture_of, references_of
+from vimss.study import Study, TrialRecord
+from vimss.systems import equally_informed, mixture_of, references_of
 
 EXPERIMENT = "quickstart"
 
@@ -59,10 +60,25 @@ class Result:
     """What for, and a path or a line for the shell."""
 
     @property
+    def equally_informed(self) -> str:
+        """The row that is told as much as the best trial is."""
+        return equally_informed(load_separator(self.best.folder / "model").config)
+
+    @property
+    def best(self) -> TrialRecord:
+        """The best searched trial."""
+        return verbs.best_trial(self.experiment, self.study)
+
+    def _pieces_gain(self) -> float:
+        """Median SI-SDR improvement of whole pieces, above that of the row that is told as much."""
+        medians = {found.system: found.median("si_sdr_improvement") for found in self.test}
+        return medians[BEST] - medians[self.equally_informed]
+
+    @property
     def summary(self) -> dict[str, Any]:
         """The content of quickstart.json."""
         cells = self.experiment.cells()
-        best = verbs.best_trial(self.experiment, self.study)
+        best = self.best
         figures = {found.system: _figures(found) for found in self.test}
         gains = {found.system: found.two_sources.si_sdr_improvement for found in self.test}
         means = {found.system: found.two_sources.si_sdr_improvement_mean for found in self.test}
@@ -79,7 +95,8 @@ class Result:
                 "trial": best.trial,
                 "config": best.settings.model_dump(mode="json") if best.settings else {},
                 "metrics": {**best.best_report, **figures[BEST]},
-                "above_wiener": gains[BEST] - gains[WienerSystem.name],
+                "above_wiener": gains[BEST] - gains[self.equally_informed],
+                "pieces_above_wiener": self._pieces_gain(),
                 "unheard_timbres": self.unheard.two_sources.model_dump(),
             },
             "champion": {
@@ -227,9 +244,10 @@ def tell(result: Result) -> None:
         [
             ("whole run, s", f"{summary['seconds']:.0f}", "at most 300"),
             ("SI-SDR improvement on two-source mixtures, dB", decibel(two_sources.si_sdr_improvement), "at least +3.0"),
-            ("  above the Wiener filter per label, dB", decibel(summary["best"]["above_wiener"]), "at least +1.0"),
+            ("  above the Wiener filter told as much, dB", decibel(summary["best"]["above_wiener"]), "at least +0.5"),
+            ("  the same of whole pieces, dB", decibel(summary["best"]["pieces_above_wiener"]), "at least +0.5"),
             ("  on timbres that training never saw, dB", decibel(result.unheard.two_sources.si_sdr_improvement), "-"),
-            ("label contrast: right label minus the other's, dB", decibel(two_sources.label_contrast), "at least +6.0"),
+            ("label contrast: right label minus an absent one, dB", decibel(two_sources.label_contrast), "-"),
             ("absent label's output against the mixture, dB", decibel(two_sources.absent_level), "at most -15.0"),
             ("labels minus none, one output per label, mean, dB", decibel(summary["labels_gain"]), "at least +0.2"),
         ],

@@ -32,6 +32,10 @@ from vimss.stream.read import read_clips, read_pieces
 Cue = Literal["none", "frames", "features"]
 """What a system sees of the players."""
 
+WrongContext = Literal["none", "other", "absent"]
+"""What stands in for the right context to measure label contrast: nothing, since a system has no context; the query of
+another player; or a label that does not sound, in place of the right one among all that the system is told."""
+
 
 @dataclass(frozen=True, eq=False)
 class Scene:
@@ -69,9 +73,14 @@ class System(Protocol):
     """Whether it can be asked for a label; else an oracle tells its outputs apart."""
     weights: str = ""
     """SHA-256 of its weights, where it has any."""
+    wrong_context: WrongContext = "none"
 
     def __call__(self, scene: Scene, asked: Sequence[str]) -> Float[np.ndarray, "s c t"]:
         """Estimates for the labels `asked`; only an oracle hears the references, others read their labels alone."""
+
+    def exchanged(self, scene: Scene, label: str, absent: str) -> Float[np.ndarray, "c t"]:
+        """The output for `label` where `absent` is told in its place; of systems whose wrong context is "absent"."""
+        raise TypeError(f"{self.name} is not told all labels that sound")
 
 
 class ModelSystem(System):
@@ -85,6 +94,8 @@ class ModelSystem(System):
         config = separator.config
         self.cue = config.context if separator.listens and config.context != "labels" else "none"
         self.ordered = config.outputs != "slots"
+        if separator.listens and self.ordered:
+            self.wrong_context = "absent" if config.outputs == "instruments" else "other"
 
     def __call__(self, scene: Scene, asked: Sequence[str]) -> Float[np.ndarray, "s c t"]:
         """One output per label: chosen, asked for, or the slot that an oracle gives it.
@@ -98,11 +109,7 @@ class ModelSystem(System):
             case "slots":
                 return _best_slots(self._separate(scene, None), scene, asked, separator.sample_rate)
             case "instruments":
-                sounding = sorted(scene.references)
-                if self.cue != "none":
-                    context = _stack([cue for label in sounding for cue in scene.cues[label]])
-                elif separator.listens:
-                    context = separator.label_context(sounding)[0]
+                context = self._all_that_sound(scene, sorted(scene.references))
                 return self._separate(scene, context)[[separator.labels.index(label) for label in asked]]
             case "queries":
                 if self.cue == "none":
@@ -112,6 +119,18 @@ class ModelSystem(System):
                 estimates = np.zeros((len(asked), *outputs.shape[1:]), outputs.dtype)
                 np.add.at(estimates, [row for row, _ in seen], outputs)
                 return estimates
+
+    def exchanged(self, scene: Scene, label: str, absent: str) -> Float[np.ndarray, "c t"]:
+        """The output for `label` of a network with one output per label that is told `absent` in its place."""
+        told = [absent if sounding == label else sounding for sounding in sorted(scene.references)]
+        outputs = self._separate(scene, self._all_that_sound(scene, told))
+        return outputs[self.separator.labels.index(label)]
+
+    def _all_that_sound(self, scene: Scene, labels: Sequence[str]) -> torch.Tensor | None:
+        """The context of a network with one output per label."""
+        if self.cue != "none":
+            return _stack([cue for label in labels for cue in scene.cues[label]])
+        return self.separator.label_context(sorted(labels))[0] if self.separator.listens else None
 
     def _separate(self, scene: Scene, context: torch.Tensor | None) -> Float[np.ndarray, "s c t"]:
         sound = torch.from_numpy(np.ascontiguousarray(scene.mixture, np.float32))
@@ -187,6 +206,7 @@ class WienerSystem(System):
     """The per-label Wiener filter: one fixed filter for each label, whoever else plays."""
 
     name = "Wiener filter per label"
+    wrong_context: WrongContext = "other"
 
     def __init__(self, wiener: LabelWiener) -> None:
         self.wiener = wiener
@@ -200,6 +220,7 @@ class InformedWienerSystem(System):
     """Wiener filters that are told every label that sounds, as no query is."""
 
     name = "Wiener, all labels told"
+    wrong_context: WrongContext = "absent"
 
     def __init__(self, wiener: LabelWiener) -> None:
         self.wiener = wiener
@@ -209,6 +230,11 @@ class InformedWienerSystem(System):
         sounding = sorted(scene.references)
         estimates = dict(zip(sounding, self.wiener.separate(scene.mixture, sounding), strict=True))
         return np.stack([estimates.get(label, np.zeros_like(scene.mixture)) for label in asked])
+
+    def exchanged(self, scene: Scene, label: str, absent: str) -> Float[np.ndarray, "c t"]:
+        """What the filters give to `absent` where it is told in place of `label`."""
+        told = [absent if sounding == label else sounding for sounding in sorted(scene.references)]
+        return self.wiener.separate(scene.mixture, told)[told.index(absent)]
 
 
 def equally_informed(config: ModelConfig) -> str:
