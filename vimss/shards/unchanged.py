@@ -28,20 +28,24 @@ def check_source(folder: Folder, source: Path | None, begun: bool) -> None:
     """Remember the source's files; DataError where these shards were `begun` from others."""
     if source is None:
         return
-    now = _sizes(source)
     # As long as no shard is finished, a source may be mended.
     if not begun:
-        _write(folder, now)
+        _write(folder, _sizes(source))
         return
-    before = _read(folder)
-    noted = before or {}
+    noted = _read(folder)
+    if noted is None:
+        raise DataError(
+            f"a source is for shards that were begun from one; those in {folder} were not",
+            got=f"--source {source}",
+            fix=f"leave it out, or delete {folder} to write the shards anew",
+        )
+    now = _sizes(source)
     names = [name for name in sorted({*noted, *now}) if not _is_open(name, noted)]
     changed = [_change(name, noted, now) for name in names if noted.get(name) != now.get(name)]
-    if changed or before is None:
-        told = "nothing was noted" if before is None else first_of(changed)
+    if changed:
         raise DataError(
             f"{source} must hold the files that {folder} was begun from",
-            got=f"other names or sizes than in {SOURCE}: {told}",
+            got=f"other names or sizes than in {SOURCE}: {first_of(changed)}",
             fix=f"copy the recipe under another name, or delete {folder} to write it anew",
         )
 
