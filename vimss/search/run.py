@@ -255,7 +255,7 @@ class _Run:
         )
         try:
             tuner.fit()
-        except Exception as error:
+        except Exception as error:  # whatever Tune raises: of its own, or around an error of ours
             with suppress(VimssError):  # a full disk, which is what the error is about
                 observer.interrupt()
             raise observer.error or _tune_has_ended(error) from error
