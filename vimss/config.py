@@ -80,7 +80,7 @@ for _tag, _pattern, _first in (
 
 
 def is_path(name: str) -> bool:
-    """Whether a name is a path, relative to the working directory, rather than a name in a folder of the repository."""
+    """True for a path relative to the working directory, False for a name in a folder of the repository."""
     return "/" in name or name in {".", ".."} or name.endswith((".yaml", ".yml"))
 
 
@@ -166,7 +166,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _other_paths(path: Path) -> str:
-    """What to write where there is no file at `path`."""
+    """The hint for an error: what to write instead of `path`, where there is no file."""
     named = [f"{folder}/{path.stem}.yaml" for folder in ("shards", "experiments") if _is_known(path.stem, folder)]
     if path.suffix and path.parent == Path() and named:
         return f"write {path.stem}, without {path.suffix}, for {' or '.join(named)}"

@@ -68,7 +68,7 @@ class _Plain(Console):
         super().__init__(highlight=False, soft_wrap=True, **settings)
 
     def render_str(self, text: str, **settings: Any) -> Text:
-        """What a printed string, a cell or a title looks like."""
+        """Render a string, a cell or a title as plain text."""
         plain = {**settings, "emoji": False, "markup": False, "highlight": False, "highlighter": None}
         return super().render_str(printable(text, self.encoding), **plain)
 

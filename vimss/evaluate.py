@@ -177,7 +177,7 @@ def evaluate_two_sources(system: System, manifest: Manifest, split: str) -> TwoS
 def _wrong_output(
     system: System, scene: Scene, asked: Sequence[str], estimates: Float[np.ndarray, "s c t"], index: int
 ) -> Float[np.ndarray, "c t"] | None:
-    """What a system gives for a label of a mixture of two under a wrong context; None where that is not defined."""
+    """The output for a label of a mixture of two under a wrong context; None where that is not defined."""
     labels = sorted(scene.references)
     if len(labels) != 2 or system.wrong_context == "none":
         return None

@@ -30,7 +30,7 @@ IN_SECONDS |= {"ape", "tak", "mpc", "mpc8", "dsf", "nistsphere"}
 
 @dataclass(frozen=True)
 class Shortfall:
-    """What a file lacks of what it claims."""
+    """The part of a file that is missing, by its own claim."""
 
     text: str
     """As in "1.0 s of 2.0 s"; a whole sentence where it is not cut off."""
