@@ -20,6 +20,7 @@ import threading
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -367,8 +368,14 @@ def _token() -> dict[str, str]:
             with tempfile.TemporaryFile(dir=folder):
                 pass
     except (OSError, RuntimeError):  # RuntimeError: the user has no home at all
-        return {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        return {"RAY_AUTH_TOKEN": _own_token()}
     return {}
+
+
+@cache
+def _own_token() -> str:
+    """One for the life of this process: Ray reads it once, and a second Ray with another would refuse its own driver."""
+    return secrets.token_hex(32)
 
 
 @contextmanager

@@ -58,6 +58,10 @@ _REDRAW_SEED = 1_000_000
 _BEYOND_BUDGET = 1e12
 """ASHA's own end: never reached, so that a trial ends by itself and its workers close in order."""
 
+_SETTLE_SECONDS = 1.0
+"""Tune returns while Ray still ends the trials' processes, for 0.2 s after it asked them to. Where Ray's client is shut
+down meanwhile, a thread of its C++ part misses it a moment later and ends this process without a word, and with 1."""
+
 
 def search(
     experiment: Experiment, manifest: Manifest, place: Place, store: Store, reporters: Sequence[Reporter] = ()
@@ -259,6 +263,8 @@ class _Run:
             with suppress(VimssError):  # a full disk, which is what the error is about
                 observer.interrupt()
             raise observer.error or _tune_has_ended(error) from error
+        finally:
+            time.sleep(_SETTLE_SECONDS)
         if observer.error is not None:
             raise observer.error
         # Only Ray's own bookkeeping; weights and records lie beside it.
