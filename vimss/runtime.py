@@ -374,7 +374,7 @@ def _token() -> dict[str, str]:
 
 @cache
 def _own_token() -> str:
-    """One for the life of this process: Ray reads it once, and a second Ray with another would refuse its own driver."""
+    """One for the life of this process: Ray reads it once, and another one would be refused by the second Ray."""
     return secrets.token_hex(32)
 
 
