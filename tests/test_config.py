@@ -1,9 +1,20 @@
 from pathlib import Path
 
 import pytest
+from pydantic import Field
 
 from vimss import config
-from vimss.config import Config, find_yaml, is_path, known_names, load_yaml, parse_config, parse_yaml, signature
+from vimss.config import (
+    Config,
+    differences,
+    find_yaml,
+    is_path,
+    known_names,
+    load_yaml,
+    parse_config,
+    parse_yaml,
+    signature,
+)
 from vimss.errors import ConfigError
 
 
@@ -83,6 +94,73 @@ def test_an_override_without_equals_says_how_to_write_it(tmp_path):
 
 def test_signature_ignores_order_and_sees_values():
     assert signature({"a": 1, "b": 2}) == signature({"b": 2, "a": 1}) != signature({"a": 1, "b": 3})
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (30, 30.0),
+        ({"a": {"b": [1, 2.0]}}, {"a": {"b": (1.0, 2)}}),
+        (-0.0, 0),
+        (Outer(rate=30), Outer(rate=30.0)),
+        (Outer(), Outer(rate=0, word="", inner=Inner(width=1))),
+        (Outer(), Outer.model_validate({"inner": {"width": 1}})),
+        ({"low": 1e-3, "high": 1.0}, {"high": 1, "low": 0.001}),
+    ],
+)
+def test_equal_values_have_one_signature_however_they_are_written(one, other):
+    assert signature(one) == signature(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(1, True), (0, False), (30, "30"), (0.1, 0.10000001), (None, 0), (Outer(), Outer(inner=Inner(width=2))), ([], {})],
+)
+def test_other_values_have_another_signature(one, other):
+    assert signature(one) != signature(other)
+
+
+class Later(Outer):
+    """The same settings in a later version, which has more of them."""
+
+    new: bool = False
+    made: dict[str, int] = Field(default_factory=dict)
+    follows: int = Field(default_factory=lambda settings: settings["inner"].width)
+
+
+def test_a_new_setting_whose_default_means_as_before_keeps_every_signature():
+    for content in ({}, {"rate": 2.5}, {"inner": {"width": 3}}):
+        assert signature(Outer(**content)) == signature(Later(**content))
+    assert signature(Outer()) != signature(Later(new=True)) != signature(Later(made={"a": 0}))
+    assert signature(Later(inner=Inner(width=3), follows=3)) == signature(Later(inner=Inner(width=3)))
+    assert signature(Later(inner=Inner(width=3), follows=1)) != signature(Later(inner=Inner(width=3)))
+
+
+class Narrow(Config):
+    corner: Inner = Inner(width=5)
+    required: int
+
+
+def test_a_group_whose_default_is_its_owners_counts_where_it_differs_from_that():
+    signatures = {signature(Narrow(required=1, corner=Inner(width=width))) for width in (1, 5, 6)}
+    assert len(signatures) == 3 and signature(Narrow(required=1)) in signatures
+    assert differences(Narrow(required=0)) == {"required": 0}
+
+
+class Square(Config):
+    side: float = 1.0
+
+
+class Circle(Config):
+    side: float = 1.0
+
+
+class Shape(Config):
+    shape: Square | Circle = Square()
+
+
+def test_two_kinds_of_one_group_differ_also_where_all_their_settings_are_defaults():
+    assert signature(Shape(shape=Square())) == signature(Shape()) != signature(Shape(shape=Circle()))
 
 
 @pytest.fixture

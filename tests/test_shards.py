@@ -32,7 +32,9 @@ from vimss.stream.read import join_clips
 
 def test_every_corpus_of_a_recipe_has_a_reader():
     for corpus in Recipe.model_fields["corpus"].annotation.__args__:
-        assert {"Options", "pieces", "read"} <= set(dir(corpora.reader_of(corpus)))
+        reader = corpora.reader_of(corpus)
+        assert {"Options", "pieces", "read"} <= set(dir(reader))
+        assert type(reader.VERSION) is int and reader.VERSION >= 1
 
 
 def test_every_split_is_there_with_every_instrument(small_manifest):
@@ -716,7 +718,43 @@ def test_settings_that_came_later_leave_signatures_as_they_were(small_recipe):
     before = write.shards_signature(small_recipe)
     assert before == write.shards_signature(small_recipe.model_copy(update={"odd_mixtures": "refuse"}))
     assert before != write.shards_signature(small_recipe.model_copy(update={"allow_truncated": True}))
-    assert write.shards_signature(load_recipe("urmp")) == "e902c0b852"
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        ["clip_seconds=30"],
+        ["clip_seconds=30.0", "audio_format=wav"],
+        ["picture={size: 160, frame_rate: 12.50}"],
+        ["options={minutes: 60.0, variety: 1}"],
+        [f"labels=[{','.join(INSTRUMENTS)}]"],
+    ],
+)
+def test_a_default_that_a_recipe_spells_out_changes_no_shards(spelled):
+    assert write.shards_signature(load_recipe("chamber", spelled)) == write.shards_signature(load_recipe("chamber"))
+
+
+@pytest.mark.parametrize("changed", ["clip_seconds=29", "options={minutes: 60, variety: 0.5}", "picture={size: 96}"])
+def test_what_changes_shards_changes_their_signature(changed):
+    assert write.shards_signature(load_recipe("chamber", [changed])) != write.shards_signature(load_recipe("chamber"))
+
+
+def test_another_version_of_a_reader_writes_other_shards_and_leaves_the_old_ones(monkeypatch, small_recipe, tmp_path):
+    pieces = [Piece("a", "train", "a", 1.0)]
+    reader(monkeypatch, pieces, [clip_of(Player("vn", "1", stem(5000)))])
+    old = write_shards(small_recipe, "mine", Store(tmp_path))
+    before = {path: path.stat().st_mtime_ns for path in old.folder.iterdir()}
+    monkeypatch.setattr(corpora.reader_of("chamber"), "VERSION", corpora.reader_of("chamber").VERSION + 1)
+    reader(monkeypatch, pieces, [clip_of(Player("vn", "1", stem(6000)))])
+    new = write_shards(small_recipe, "mine", Store(tmp_path))
+    assert new.folder != old.folder and new.signature != old.signature and new.digest != old.digest
+    assert {path: path.stat().st_mtime_ns for path in old.folder.iterdir()} == before
+
+
+def test_the_version_of_one_reader_is_nothing_to_the_others(monkeypatch):
+    before = write.shards_signature(load_recipe("urmp"))
+    monkeypatch.setattr(corpora.reader_of("chamber"), "VERSION", 7)
+    assert write.shards_signature(load_recipe("urmp")) == before
 
 
 def test_a_shard_whose_pieces_are_others_now_is_written_anew(monkeypatch, small_recipe, tmp_path, files):

@@ -222,13 +222,53 @@ def parse_config(content: Any, kind: type[C], where: str) -> C:
 
 
 def signature(*parts: Any) -> str:
-    """The first ten hex digits of SHA-256 over the parts as canonical JSON.
+    """The first ten hex digits of SHA-256 over the parts as canonical JSON; it names folders and studies.
 
-    Equal settings have equal signatures whatever their order in the file; it names folders and studies.
+    Settings count by what differs from their defaults: a default that is spelled out changes nothing, and neither does
+    a new setting whose default means "as before". Equal values are equal however they are written: keys in another
+    order, 30 and 30.0. True is not 1.
     """
-    plain = [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts]
-    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:SIGNATURE_LENGTH]
+    return hashlib.sha256(_canonical(parts).encode()).hexdigest()[:SIGNATURE_LENGTH]
+
+
+def differences(config: BaseModel) -> dict[str, Any]:
+    """The settings that are not the defaults, as plain values; those without a default always.
+
+    pydantic's own `exclude_defaults` keeps a default that a factory makes, such as an empty dict.
+    """
+    found: dict[str, Any] = {}
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if field.exclude:
+            continue
+        if field.is_required():
+            found[name] = _plain(value)
+            continue
+        # A factory may look at the fields before its own.
+        default = field.get_default(call_default_factory=True, validated_data=config.__dict__)
+        other_kind = isinstance(value, BaseModel) and type(value) is not type(default)
+        if other_kind or _canonical(value) != _canonical(default):
+            found[name] = {"class": type(value).__name__, **_plain(value)} if other_kind else _plain(value)
+    return found
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), default=str)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON holds of a value: equal ones alike."""
+    match value:
+        case BaseModel():
+            return differences(value)
+        case dict():
+            return {key: _plain(content) for key, content in value.items()}
+        case list() | tuple():
+            return [_plain(content) for content in value]
+        case float() if value.is_integer():
+            return int(value)
+        case _:
+            return value
 
 
 def to_json(content: Any) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vimss.config import parse_config, signature
+from vimss.config import Config, differences, parse_config, signature
 from vimss.errors import DataError
 from vimss.runtime import parallel_map
 from vimss.shards.corpora import Listing, Piece, reader_of
@@ -25,7 +25,11 @@ from vimss.shards.unchanged import check_source, keep_source
 from vimss.storage import Folder, Store
 
 FORMAT = 2
-"""Raised when the members of a clip change, so that old shards are written anew."""
+"""Raised when the members of a clip, or what all readers share, change, so that old shards are written anew. What one
+reader changes raises its VERSION."""
+
+_IRRELEVANT = {"description", "licence", "obtain", "expect", "most_silent", "odd_mixtures"}
+"""Settings of a recipe that change no shard."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +44,22 @@ class Progress:
 
 def shards_folder(recipe: Recipe, name: str, store: Store) -> Folder:
     """Where the shards of a recipe lie: its name and what its content is a function of."""
-    return store.shards / f"{name}-{shards_signature(recipe)}"
+    return store.shards / f"{name}-{shards_signature(recipe, name)}"
 
 
-def shards_signature(recipe: Recipe) -> str:
-    """Equal signatures, equal shards. Description and the like do not count."""
-    irrelevant = {"description", "licence", "obtain", "expect", "most_silent", "odd_mixtures"}
-    # It came later than the first shards, whose signatures it must not change.
-    irrelevant |= set() if recipe.allow_truncated else {"allow_truncated"}
-    return signature(recipe.model_dump(mode="json", exclude=irrelevant), FORMAT)
+def shards_signature(recipe: Recipe, name: str = "mine") -> str:
+    """Equal signatures, equal shards: of the recipe, the version of its reader, and the format.
+
+    Description and the like do not count. ConfigError, with the recipe's name, where its reader has no such options.
+    """
+    relevant = {key: value for key, value in differences(recipe).items() if key not in _IRRELEVANT}
+    # The reader knows the defaults of its options, so those that are spelled out do not count either.
+    options = {"options": differences(_options(recipe, name))}
+    return signature({**relevant, **options}, reader_of(recipe.corpus).VERSION, FORMAT)
+
+
+def _options(recipe: Recipe, name: str) -> Config:
+    return parse_config(recipe.options, reader_of(recipe.corpus).Options, f"shards/{name}.yaml: options")
 
 
 def write_shards(
@@ -74,8 +85,7 @@ def write_shards(
             [piece.seconds for piece in manifest.pieces], manifest.missing, recipe, source or manifest.folder
         )
         return _accepted(manifest, recipe)
-    reader = reader_of(recipe.corpus)
-    options = parse_config(recipe.options, reader.Options, f"shards/{name}.yaml: options")
+    reader, options = reader_of(recipe.corpus), _options(recipe, name)
     listing: Listing = reader.pieces(recipe, options, source)
     groups = _group(checked_pieces(listing, recipe, source), recipe)
     check_source(folder, source, begun=bool((folder / INDEX).sizes()))

@@ -2,6 +2,7 @@
 
 Each has
 
+    VERSION                                      raised when its output changes; part of the signature of shards
     Options                                      the settings under `options:` of the recipe (a Config)
     pieces(recipe, options, source)              a Listing of what there is and what is missing, cheaply
     read(piece, recipe, options, source)         the clips of one piece, in order

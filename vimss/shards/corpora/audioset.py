@@ -50,6 +50,10 @@ class Segments(Config):
     test: tuple[str, ...] = Field(("eval_segments.csv",), description="test; a video that is here is in no other split")
 
 
+VERSION = 1
+"""Raised when what this reader gives for the same source and settings changes: shards are then written anew."""
+
+
 class Options(Config):
     """Settings of the reader."""
 

@@ -36,6 +36,10 @@ FRACTION = re.compile(r"\d+(?![\w.,])")
 """How a word begins that may be what follows a decimal comma."""
 
 
+VERSION = 1
+"""Raised when what this reader gives for the same source and settings changes: shards are then written anew."""
+
+
 class Options(Config):
     """The reader has no settings."""
 

@@ -54,6 +54,10 @@ FILE, INSTRUMENT = (
 SAME_LENGTH = "export all stems of a piece from its beginning to its end, at one rate"
 
 
+VERSION = 1
+"""Raised when what this reader gives for the same source and settings changes: shards are then written anew."""
+
+
 class Options(Config):
     """The folder reader has no settings."""
 

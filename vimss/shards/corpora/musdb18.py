@@ -54,6 +54,10 @@ VALID = (
 """The tracks of the folder `train` that published work validates on."""
 
 
+VERSION = 1
+"""Raised when what this reader gives for the same source and settings changes: shards are then written anew."""
+
+
 class Options(Config):
     """MUSDB18 has no settings of its own."""
 

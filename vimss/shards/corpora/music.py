@@ -46,6 +46,10 @@ HEADER = re.compile(r"(video|solo|youtube|first|second)?[ _-]?(id)?[ _-]?(\d|a|b
 """Words that stand above lists of ids."""
 
 
+VERSION = 1
+"""Raised when what this reader gives for the same source and settings changes: shards are then written anew."""
+
+
 class Options(Config):
     """Settings of the reader."""
 

@@ -71,6 +71,10 @@ Ids = dict[str, list[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]]]
 Rows = dict[str, tuple[NonNegativeInt, NonNegativeInt]]
 
 
+VERSION = 1
+"""Raised when what this reader gives for the same source and settings changes: shards are then written anew."""
+
+
 class Options(Config):
     """The reader has no settings."""
 

@@ -81,6 +81,10 @@ Stretch = tuple[float, float]
 WHOLE = [(0.0, math.inf)]
 
 
+VERSION = 1
+"""Raised when what this reader gives for the same source and settings changes: shards are then written anew."""
+
+
 class Options(Config):
     """The reader has no settings."""
 

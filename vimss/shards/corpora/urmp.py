@@ -62,6 +62,10 @@ def _instruments(name: str) -> list[str]:
     return name.split("_")[2:]
 
 
+VERSION = 1
+"""Raised when what this reader gives for the same source and settings changes: shards are then written anew."""
+
+
 class Options(Config):
     """Compositions of the splits; all others are for training.
 

@@ -38,6 +38,9 @@ from vimss.shards.corpora.chamber.casting import Casting, make_plan
 from vimss.shards.instruments import INSTRUMENTS
 from vimss.shards.recipe import Recipe
 
+VERSION = 1
+"""Raised when what this reader gives for the same source and settings changes: shards are then written anew."""
+
 
 class Options(Config):
     """Settings of the chamber corpus."""
