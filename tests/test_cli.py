@@ -310,7 +310,7 @@ def test_compare_draws_the_losses_of_the_best_trials(vimss_says, tmp_path):
             trial="a",
             state="finished",
             chosen={},
-            settings=None,
+            settings=loaded.settings(),
             reports=reports,
             begun=0,
             folder=folder,

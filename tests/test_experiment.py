@@ -21,7 +21,7 @@ def test_every_recipe_loads(path):
 
 
 def make(**content) -> Experiment:
-    return Experiment(name="x", question="?", expected="!", shards="quickstart", **content)
+    return Experiment(**{"name": "x", "question": "?", "expected": "!", "shards": "quickstart", **content})
 
 
 def test_compare_crosses_its_axes_and_baselines_follow():
@@ -33,9 +33,64 @@ def test_compare_crosses_its_axes_and_baselines_follow():
     assert [cell.baseline for cell in cells] == [False] * 4 + [True]
 
 
-def test_question_and_expectation_are_not_part_of_the_signature():
-    assert make().signature == make().model_copy(update={"question": "other"}).signature
-    assert make().signature != make(seed=1).signature
+def fixed(**content) -> list[str]:
+    """The signatures of an experiment's cells."""
+    experiment = make(**content)
+    return [experiment.cell_signature(cell) for cell in experiment.cells()]
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        {"model": {"levels": 12}},
+        {"model": {"vision": {"network": "resnet18"}, "feature_size": 512}},
+        {"training": {"audio_seconds": 36000, "output_samples": 16389.0}, "seed": 0},
+        {"search": {"trials": 3, "reduction_factor": 5, "grace_seconds": 1}},
+        {"validation": {"mixtures": 48, "seconds": 3}},
+        {"recipe": {"clip_seconds": 3}, "shards": "chamber", "question": "other", "expected": "more"},
+        {"tune": {"training.batch_size": {"choices": [2, 4]}}},
+    ],
+)
+def test_a_cell_is_what_it_fixes_whatever_is_written_beside_it(spelled):
+    assert fixed(**spelled) == fixed()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"training": {"audio_seconds": 30}},
+        {"model": {"vision": {"frozen": False}}},
+        {"seed": 1},
+        {"compare": {"training.audio_seconds": [30]}},
+        {"compare": {"seed": [3]}},
+    ],
+)
+def test_what_a_cell_fixes_and_its_budget_change_it(changed):
+    assert fixed(**changed) != fixed()
+
+
+def test_a_cell_is_the_same_whether_a_value_stands_in_its_group_or_in_compare_and_however_it_is_written():
+    inside = fixed(training={"audio_seconds": 30})
+    assert inside == fixed(compare={"training.audio_seconds": [30.0]})
+    assert inside == fixed(training={"audio_seconds": 40}, compare={"training.audio_seconds": [30]})
+    both = {"model.op": ["add"], "training.batch_size": [2]}
+    assert fixed(compare=both) == fixed(compare=dict(reversed(both.items())))
+
+
+def test_a_baseline_is_what_it_changes_without_what_it_inherits():
+    plain = {"baselines": {"plain": {"model.site": "output"}}}
+    (_, one), (_, other) = fixed(**plain), fixed(**plain, training={"batch_size": 2, "learning_rate": 0.01})
+    assert one == other
+    assert fixed(baselines={"x": {"model.site": "output", "training.batch_size": 2}})[1] != one
+    # The same settings, but trained to the end whatever the others do.
+    assert fixed(baselines={"all": {}})[0] != fixed(baselines={"all": {}})[1]
+
+
+def test_seed_is_compared_like_any_other_setting():
+    experiment = make(compare={"seed": (0, 1, 2), "model.op": ("film", "add")}, baselines={"plain": {"seed": 7}})
+    cells = experiment.cells()
+    assert [cell.name for cell in cells][:2] == ["seed=0,op=film", "seed=0,op=add"]
+    assert [experiment.settings(cell.overrides).seed for cell in cells] == [0, 0, 1, 1, 2, 2, 7]
 
 
 def write(tmp_path, text):
@@ -90,6 +145,23 @@ def write(tmp_path, text):
         ),
         ("tune: {mixing.flip_polarity: {low: 0, high: 1}}", r"only numbers have a range; got 0 to 1"),
         ("tune: {model.op: {choices: [add], when: {model.site: [output]}}}", r"when must name a tuned key"),
+        (
+            "tune: {seed: {choices: [0, 1]}}",
+            r"tune.seed must stand in `compare`: .* is luck.*; got one of 0, 1 to choose from.*compare: {seed: \[0",
+        ),
+        ("compare: {seed: [0, 1.5]}", r"experiment mine: seed: .*valid integer.*got 1.5"),
+        ("compare: {seed: [0, -1]}", r"experiment mine: seed: .*greater than or equal to 0.*got -1"),
+        (
+            "compare: {seed.x: [0]}",
+            r"a varied key must be model\.\*, mixing\.\* or training\.\*, or seed; got 'seed.x'",
+        ),
+        ("baselines: {a: {seeds: 1}}", r"a varied key must be model\.\*, .*, or seed; got 'seeds'"),
+        (
+            "training: {report_seconds: 9}\ncompare: {training.audio_seconds: [30, 60, 30.0]}",
+            r"no two values of a key in `compare` may mean the same; got the cells audio_seconds=30 and "
+            r"audio_seconds=30\.0\. To fix: remove one",
+        ),
+        ("compare: {model.op: [add, film, add]}", r"may mean the same; got the cells op=add and op=add"),
     ],
 )
 def test_a_wrong_experiment_is_refused_before_anything_runs(tmp_path, text, message):

@@ -23,8 +23,8 @@ from vimss.runtime import TRIAL_SLOT, Place, ray_running
 from vimss.search import search
 from vimss.search.failures import error_message, was_lost
 from vimss.search.heartbeat import Heartbeat
-from vimss.search.run import concurrent_trials, forget_others, still_to_try
-from vimss.search.sampler import Draws, startup_trials, suggest
+from vimss.search.run import concurrent_trials, still_to_try
+from vimss.search.sampler import Draws, known_to_optuna, startup_trials, suggest
 from vimss.shards.write import write_shards
 from vimss.storage import Store
 from vimss.study import OBJECTIVE, Study, TrialRecord, read_study
@@ -93,13 +93,6 @@ def test_first_trials_that_began_are_not_begun_again_also_where_they_name_a_part
     assert still_to_try([part, whole], [began]) == [whole]
 
 
-def test_a_baseline_of_another_best_trial_is_forgotten(tmp_path):
-    for cell, trial in (("plain", "old"), ("plain", "new"), ("search", "old")):
-        record(tmp_path, cell, trial, -1.0)
-    forget_others(tmp_path, "plain", "new")
-    assert [(kept.cell, kept.trial) for kept in read_study(tmp_path).records] == [("plain", "new"), ("search", "old")]
-
-
 def test_a_study_without_weights_tells_what_went_wrong(tmp_path):
     record(tmp_path, "search", "a", -1.0, "failed")
     shutil.rmtree(tmp_path / "search" / "a" / "model")
@@ -140,6 +133,40 @@ def test_a_range_of_an_integer_setting_is_drawn_as_integers():
 
 def test_tpe_has_its_turn_in_a_small_search():
     assert [startup_trials(trials) for trials in (1, 2, 4, 8, 100)] == [1, 1, 2, 4, 5]
+
+
+def told(number: int, chosen: dict, *losses: float) -> TrialRecord:
+    reports = tuple({"audio_seconds": 4.0 * step, OBJECTIVE: loss} for step, loss in enumerate(losses, 1))
+    return TrialRecord(
+        cell="search", trial=str(number), state="pruned", chosen=chosen, settings=None, reports=reports, begun=number
+    )
+
+
+def test_optuna_is_told_what_trials_chose_and_their_last_losses_whatever_the_axes_were_before():
+    axes = experiment(
+        tune={
+            "model.site": {"choices": ["decoder", "bottleneck", "output"]},
+            "model.op": {"choices": ["film", "add"], "when": {"model.site": ["decoder"]}},
+            "training.batch_size": {"low": 2, "high": 8},
+            "training.learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},
+        }
+    ).tune
+    rest = {"training.batch_size": 2, "training.learning_rate": 1e-3}
+    records = [
+        told(1, {"model.site": "decoder", "model.op": "add", **rest}, -1.0, -3.0, -2.0),
+        told(2, {"model.site": "output", **rest}, -4.0),
+        told(3, {"model.site": "bottleneck", **rest}),
+    ]
+    storage = known_to_optuna("s", axes, records)
+    study = optuna.load_study(study_name="s", storage=storage, sampler=optuna.samplers.TPESampler(n_startup_trials=1))
+    assert [(trial.params, trial.value) for trial in study.trials] == [
+        (record.chosen, record.reports[-1][OBJECTIVE]) for record in records[:2]
+    ]
+    # The same names with the same distributions, so that TPE learns from them.
+    drawn = study.ask()
+    suggest(drawn, axes)
+    assert drawn.distributions.items() <= {**study.trials[0].distributions, **drawn.distributions}.items()
+    assert all(drawn.distributions[key] == study.trials[0].distributions[key] for key in rest)
 
 
 def draws_of(choices, admit) -> Draws:

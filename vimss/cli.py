@@ -211,13 +211,16 @@ def compare(
     if curves is not None:
         _check_picture(curves)
     work = verbs.known_place(place)
-    study = verbs.study_of(work, loaded, verbs.shards_of(work, loaded))
+    manifest = verbs.shards_of(work, loaded)
+    _tell_earlier(work, loaded, manifest)
+    study = verbs.study_of(work, loaded, manifest)
     if curves is not None:
         with publish(curves) as temporary:
             temporary.write_bytes(report.curves_picture(verbs.best_trials(loaded, study)))
     if as_json:
-        rows = report.comparison_rows(loaded, study)
-        print_json([dict(zip(report.COMPARISON_COLUMNS, row, strict=True)) for row in rows])
+        rows = [dict(zip(report.COMPARISON_COLUMNS, row, strict=True)) for row in report.comparison_rows(loaded, study)]
+        groups = [dict(zip(report.SEED_COLUMNS, row, strict=True)) for row in report.seed_rows(loaded, study)]
+        print_json([*rows, *groups])
         return
     report.print_comparison(loaded, study)
 
@@ -362,6 +365,7 @@ def _search(experiment: Any, place: str, wait: bool, as_json: bool) -> None:
 
     work = verbs.known_place(place)
     manifest = verbs.shards_of(work, experiment)
+    _tell_earlier(work, experiment, manifest)
     with stage(f"search of {experiment.name}") as say:
         lines = SearchLines(say, experiment.settings().training.audio_seconds)
         study, tracker = verbs.run_search(work, experiment, manifest, [lines], wait=wait)
@@ -370,10 +374,21 @@ def _search(experiment: Any, place: str, wait: bool, as_json: bool) -> None:
     best = verbs.best_trials(experiment, study)
     if as_json:
         cells = {cell: {"trial": trial.trial, **trial.best_report} for cell, trial in best.items()}
-        print_json({"folder": str(study.folder), "cells": cells})
+        seeds = {spread.name: spread.figures for spread in report.seed_spreads(experiment, study)}
+        print_json({"folder": str(study.folder), "cells": cells, **({"over seeds": seeds} if seeds else {})})
     else:
         report.print_comparison(experiment, study)
     verbs.check_finished(experiment, study)
+
+
+def _tell_earlier(work: Any, experiment: Any, manifest: Any) -> None:
+    """Say where studies are that somebody may miss here."""
+    from vimss import verbs
+    from vimss.console import err
+
+    sentence = verbs.earlier_studies(work, experiment, manifest)
+    if sentence:
+        err.print(sentence)
 
 
 def _check_shards(name: str, recipe: Any, place: str, shards: str | None, as_json: bool) -> None:

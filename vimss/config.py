@@ -8,6 +8,7 @@ words, `012` is no octal, a repeated key is an error. An unknown key is an error
 """
 
 import difflib
+import functools
 import hashlib
 import json
 import math
@@ -17,10 +18,10 @@ import types
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from vimss.errors import ConfigError
 
@@ -244,6 +245,8 @@ def differences(config: BaseModel) -> dict[str, Any]:
         if field.is_required():
             found[name] = _plain(value)
             continue
+        if field.default is value:
+            continue
         # A factory may look at the fields before its own.
         default = field.get_default(call_default_factory=True, validated_data=config.__dict__)
         other_kind = isinstance(value, BaseModel) and type(value) is not type(default)
@@ -269,6 +272,31 @@ def _plain(value: Any) -> Any:
             return int(value)
         case _:
             return value
+
+
+def parse_loosely(content: Mapping[str, Any], kind: type[C]) -> C:
+    """Plain settings of `kind` with each value checked by itself, not against the others; unknown keys are left out.
+
+    For a part of settings that may be complete only with another part. pydantic's ValidationError where a value is
+    wrong.
+    """
+    values: dict[str, Any] = {}
+    for name, field in kind.model_fields.items():
+        inner = field.annotation
+        if name not in content:
+            values[name] = field.get_default(call_default_factory=True, validated_data=values)
+        elif isinstance(inner, type) and issubclass(inner, Config) and isinstance(content[name], Mapping):
+            values[name] = parse_loosely(content[name], inner)
+        else:
+            values[name] = _adapter(kind, name).validate_python(content[name])
+    return kind.model_construct(**values)
+
+
+@functools.cache
+def _adapter(kind: type[Config], name: str) -> Any:
+    field = kind.model_fields[name]
+    # Its type and limits without its default, which a type of its own cannot have.
+    return TypeAdapter(Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation)
 
 
 def to_json(content: Any) -> str:

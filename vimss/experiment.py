@@ -4,9 +4,10 @@
     for cell in experiment.cells():             # every combination of `compare`, then the baselines
         ...
 
-`compare` lists the variables of the question: every combination is a cell, a study of its own and a row of the
-result table. `tune` is what Optuna chooses inside a cell. `baselines` are cells with one trial, which take
-batch size, learning rate and its decay from the best trial, run the whole budget and are never pruned.
+`compare` lists the variables of the question, which may be `seed`: every combination is a cell, with a budget of its
+own, and a row of the result table. `tune` is what Optuna chooses inside a cell. `baselines` are cells with one trial,
+which take batch size, learning rate and its decay from the best trial, run the whole budget and are never pruned. Their
+seed is the experiment's, whatever the best trial's is, where they do not set one.
 
 The end of the file holds the events that a search reports, so that tracking need not know Ray.
 """
@@ -21,7 +22,16 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from vimss.config import Config, check_file_name, find_yaml, load_yaml, parse_config, signature
+from vimss.config import (
+    Config,
+    check_file_name,
+    differences,
+    find_yaml,
+    load_yaml,
+    parse_config,
+    parse_loosely,
+    signature,
+)
 from vimss.errors import ConfigError
 from vimss.model.geometry import geometry
 from vimss.runtime import Place
@@ -32,6 +42,9 @@ Scalar = bool | int | float | str
 
 GROUPS = ("model", "mixing", "training")
 """Groups of settings that an experiment sets, compares and tunes."""
+
+SEED = "seed"
+"""Key of the seed of weights, batches and sampler, which is compared like a setting of these groups, but not tuned."""
 
 EXPERIMENTS = "experiments/*.yaml"
 """Where the experiments lie in a repository."""
@@ -80,7 +93,7 @@ class Axis(Config):
         """Whether this value may be drawn."""
         if self.choices:
             return value in self.choices
-        return not isinstance(value, str) and self.low <= value <= self.high
+        return not isinstance(value, str | bool) and self.low <= value <= self.high
 
     def __str__(self) -> str:
         return f"one of {', '.join(map(str, self.choices))}" if self.choices else f"{self.low:g} to {self.high:g}"
@@ -124,32 +137,42 @@ class Experiment(Config):
         default_factory=dict, description="cells with one whole trial, and what they change"
     )
 
-    @property
-    def signature(self) -> str:
-        """Names the study: equal settings, equal signature. Question and expectation do not count.
-
-        What differs in the recipe is in the signature of the shards.
-        """
-        return signature(self.model_dump(mode="json", exclude={"question", "expected", "recipe"}))
-
     def settings(self, overrides: Mapping[str, Scalar] | None = None) -> Settings:
         """The settings with `overrides` ("training.batch_size": 4) put over the file's."""
+        return parse_config(self._content(overrides or {}), Settings, f"experiment {self.name}")
+
+    def _content(self, overrides: Mapping[str, Scalar]) -> dict[str, Any]:
         content: dict[str, Any] = {
             "model": dict(self.model),
             "mixing": dict(self.mixing),
             "training": dict(self.training),
             "seed": self.seed,
         }
-        for key, value in (overrides or {}).items():
+        for key, value in overrides.items():
             group, _, name = key.partition(".")
+            if key == SEED:
+                content[SEED] = value
+                continue
             if group not in GROUPS or not name:
                 raise ConfigError(
-                    f"experiment {self.name}: a varied key must be model.*, mixing.* or training.*",
+                    f"experiment {self.name}: a varied key must be model.*, mixing.* or training.*, or seed",
                     got=repr(key),
                     fix="write for example training.batch_size",
                 )
             content[group][name] = value
-        return parse_config(content, Settings, f"experiment {self.name}")
+        return content
+
+    def cell_signature(self, cell: "Cell") -> str:
+        """Of what a cell fixes, its budget among it: not of what is tuned in it, nor of what a baseline inherits.
+
+        Cells of equal signatures train the same, so it tells a cell from another one that had its name before.
+        """
+        free = set(INHERITED) - set(cell.overrides) if cell.baseline else set(self.tune)
+        fixed = differences(parse_loosely(self._content(cell.overrides), Settings))
+        for group in GROUPS:
+            kept = {name: value for name, value in fixed.pop(group, {}).items() if f"{group}.{name}" not in free}
+            fixed |= {group: kept} if kept else {}
+        return signature(fixed, cell.baseline)
 
     def alone(self) -> "Experiment":
         """The same without variables: its own settings as one cell with one trial."""
@@ -158,17 +181,24 @@ class Experiment(Config):
     def cells(self) -> tuple["Cell", ...]:
         """The cells of `compare` crossed, then the baselines."""
         crossed = [dict(zip(self.compare, values, strict=True)) for values in itertools.product(*self.compare.values())]
-        cells = [Cell(name=_cell_name(overrides), overrides=overrides) for overrides in crossed]
+        cells = [Cell(name=cell_name(overrides), overrides=overrides) for overrides in crossed]
         return (*cells, *(Cell(name, dict(overrides), baseline=True) for name, overrides in self.baselines.items()))
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination of the compared variables: one study, one row of the table."""
+    """One combination of the compared variables: one row of the table."""
 
     name: str
     overrides: dict[str, Scalar]
     baseline: bool = False
+    inherited: dict[str, Scalar] = field(default_factory=dict)
+    """What a baseline takes from the best trial, where it does not set it itself."""
+
+    @property
+    def fixes(self) -> dict[str, Scalar]:
+        """What every trial of the cell has, by key path."""
+        return {**self.inherited, **self.overrides}
 
 
 def load_experiment(name: str | Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -183,6 +213,8 @@ def load_experiment(name: str | Path, overrides: Sequence[str] = ()) -> Experime
 
 def field_type(key: str) -> Any:
     """The type of the setting at a key path such as training.batch_size; None where there is no such setting."""
+    if key == SEED:
+        return Settings.model_fields[SEED].annotation
     group, _, name = key.partition(".")
     # Each group is a model of its own, which pydantic's types do not tell.
     fields = Settings.model_fields[group].annotation.model_fields if group in GROUPS else {}  # type: ignore[union-attr]
@@ -269,7 +301,8 @@ def _check_names(experiment: Experiment) -> None:
             )
 
 
-def _cell_name(overrides: Mapping[str, Scalar]) -> str:
+def cell_name(overrides: Mapping[str, Scalar]) -> str:
+    """Name of the cell of `compare` with these values."""
     return ",".join(f"{key.rpartition('.')[2]}={value}" for key, value in overrides.items()) or "search"
 
 
@@ -284,6 +317,7 @@ def _check(experiment: Experiment) -> None:
             experiment.settings(cell.overrides)
         else:
             _check_tuned(experiment, cell)
+    _check_cells_differ(experiment)
     draws = math.prod(len(axis.choices) or math.inf for axis in experiment.tune.values())
     if experiment.tune and experiment.search.trials > draws:
         raise ConfigError(
@@ -293,8 +327,28 @@ def _check(experiment: Experiment) -> None:
         )
 
 
+def _check_cells_differ(experiment: Experiment) -> None:
+    """Two cells of `compare` that fix the same, as 2 and 2.0 do, would be one."""
+    names: dict[str, str] = {}
+    for cell in (cell for cell in experiment.cells() if not cell.baseline):
+        fixed = experiment.cell_signature(cell)
+        if fixed in names:
+            raise ConfigError(
+                f"experiment {experiment.name}: no two values of a key in `compare` may mean the same",
+                got=f"the cells {names[fixed]} and {cell.name}",
+                fix="remove one of the values",
+            )
+        names[fixed] = cell.name
+
+
 def _check_axis(experiment: Experiment, key: str, axis: Axis) -> None:
     where = f"experiment {experiment.name}: tune.{key}"
+    if key == SEED:
+        raise ConfigError(
+            f"{where} must stand in `compare`: the best of several seeds is luck, which no other training repeats",
+            got=f"{axis} to choose from",
+            fix="write compare: {seed: [0, 1, 2]}; the table then shows their spread",
+        )
     for value in axis.choices or (axis.low, axis.high):
         _check_alone(experiment, {key: value})
     if not axis.choices and field_type(key) not in {int, float}:

@@ -2,11 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean
 
+from vimss.config import signature
 from vimss.console import decibel, out, print_table
 from vimss.errors import TrainingError
 from vimss.evaluate import Evaluation
-from vimss.experiment import Experiment
+from vimss.experiment import SEED, Cell, Experiment, cell_name
 from vimss.metrics import CONVENTIONS, si_sdr_improvement
 from vimss.model.separator import read_card
 from vimss.page import Page, Track, bars_png, curves_png, listening_page, spectrogram_png
@@ -17,6 +20,8 @@ from vimss.systems import Cue, ModelSystem, Scene, model_system, pieces_of
 from vimss.track import Tracker
 
 COMPARISON_COLUMNS = ("cell", "trials", "finished", "validation loss, dB", "chosen in the best trial")
+
+SEED_COLUMNS = ("over seeds", "seeds", "mean, dB", "lowest, dB", "highest, dB")
 
 EVALUATION_COLUMNS = (
     "",
@@ -52,6 +57,53 @@ def comparison_rows(experiment: Experiment, study: Study) -> list[tuple[str, ...
     return rows
 
 
+@dataclass(frozen=True)
+class SeedSpread:
+    """Cells that differ in their seed alone, as one group."""
+
+    name: str
+    cells: int
+    losses: tuple[float, ...]
+    """The validation loss of each cell's best trial; cells without weights have none."""
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """For a script; without any loss, there is nothing but numbers of cells."""
+        counts = {"cells": self.cells, "with_loss": len(self.losses)}
+        if not self.losses:
+            return dict(counts)
+        return {**counts, "mean": mean(self.losses), "lowest": min(self.losses), "highest": max(self.losses)}
+
+
+def seed_spreads(experiment: Experiment, study: Study) -> list[SeedSpread]:
+    """The groups of two or more cells that differ in their seed alone; baselines make groups of their own."""
+    groups: dict[tuple[bool, str], list[Cell]] = {}
+    for cell in experiment.cells():
+        others = {key: value for key, value in cell.overrides.items() if key != SEED}
+        groups.setdefault((cell.baseline, signature(others)), []).append(cell)
+    spreads = []
+    for (baseline, _), cells in groups.items():
+        others = {key: value for key, value in cells[0].overrides.items() if key != SEED}
+        best = [best_of(study, cell.name) for cell in cells]
+        losses = tuple(trial.objective for trial in best if trial is not None and math.isfinite(trial.objective))
+        name = " / ".join(cell.name for cell in cells) if baseline else cell_name(others)
+        # Two baselines may also change the very same, seed and all.
+        if len({cell.overrides.get(SEED, experiment.seed) for cell in cells}) == len(cells) > 1:
+            spreads.append(SeedSpread(name, len(cells), losses))
+    return spreads
+
+
+def seed_rows(experiment: Experiment, study: Study) -> list[tuple[str, ...]]:
+    """One row per group of cells that differ in their seed alone, under SEED_COLUMNS."""
+    rows: list[tuple[str, ...]] = []
+    for spread in seed_spreads(experiment, study):
+        found = [spread.figures.get(name) for name in ("mean", "lowest", "highest")]
+        # A mean over fewer seeds than were asked for must say so.
+        seeds = f"{len(spread.losses)}" + (f" of {spread.cells}" if len(spread.losses) < spread.cells else "")
+        rows.append((spread.name, seeds, *("-" if value is None else f"{value:.2f}" for value in found)))
+    return rows
+
+
 def best_of(study: Study, cell: str) -> TrialRecord | None:
     """The best trial of a cell; None where no trial has weights."""
     try:
@@ -72,6 +124,9 @@ def print_comparison(experiment: Experiment, study: Study) -> None:
         "Validation loss: mean -SNR in dB, floored at -30, over present sources of the fixed set; lower is better."
     )
     print_table(experiment.question, COMPARISON_COLUMNS, comparison_rows(experiment, study), caption)
+    over_seeds = seed_rows(experiment, study)
+    if over_seeds:
+        print_table("Cells that differ in their seed alone: the losses of their best trials", SEED_COLUMNS, over_seeds)
 
 
 def evaluation_rows(evaluations: Sequence[Evaluation]) -> list[tuple[str, ...]]:

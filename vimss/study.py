@@ -1,31 +1,36 @@
 """What was searched: the record of each trial, as it lies in its folder, and the best among them.
 
-    study = read_study(study_folder(experiment, manifest, store))
+    study = in_cells(experiment, read_study(study_folder(experiment, manifest, store)))
     study.best(["search"]).folder / "model"
 
 Needs neither Ray nor torch. A study is a folder per cell, and in it a folder per trial:
 
-    CELL/TRIAL/trial.json    what it was and how it went
-    CELL/TRIAL/model/        its best weights
+    CELL-SIGNATURE/TRIAL/trial.json    what it was and how it went
+    CELL-SIGNATURE/TRIAL/model/        its best weights
+
+The signatures: a study's is that of its data and its validation set, a cell's that of what it fixes, and a trial's name
+is that of its settings. So a study grows with its experiment. Which trials lie in a cell is decided by their settings
+(see `in_cells`), wherever their folders are: more trials, other axes, cells or baselines find what was trained before.
 """
 
 import fcntl
 import json
 import math
 import os
+import re
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TextIO
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from vimss.config import Config, parse_config, signature
+from vimss.config import MAX_NAME, SIGNATURE_LENGTH, Config, differences, parse_config, signature
 from vimss.errors import ConfigError, DataError, StorageError, TrainingError, VimssError
-from vimss.experiment import Experiment, Scalar
+from vimss.experiment import INHERITED, Axis, Cell, Experiment, Scalar, field_type, in_order
 from vimss.shards.manifest import Manifest
 from vimss.storage import TEMPORARY, Store, explain_os_errors, publish
 from vimss.train.config import Settings
@@ -44,6 +49,7 @@ class TrialRecord(Config):
 
     cell: str
     trial: str = Field(description="signature of the settings; name of the folder")
+    baseline: bool = Field(False, description="trained for a baseline: whatever its settings, no draw of a search")
     state: Literal["running", "finished", "pruned", "failed", "interrupted"] = Field(
         description="running or interrupted: the same search again resumes it"
     )
@@ -93,9 +99,119 @@ class Study:
 
 
 def study_folder(experiment: Experiment, manifest: Manifest, store: Store) -> Path:
-    """Where an experiment's trials lie: its name and the signature of experiment and shards."""
-    data = [manifest.signature, *(other.signature for other, _ in manifest.more)]
-    return store.studies / f"{experiment.name}-{signature(experiment.signature, *data)}"
+    """Where an experiment's trials lie: its name, and the signature of the shards and of the validation set.
+
+    The size of the validation set does not count: weights are scored again on a larger one.
+    """
+    data = [(manifest.name, manifest.signature)]
+    data += [(other.name, other.signature, share) for other, share in manifest.more]
+    validation = {key: value for key, value in differences(experiment.validation).items() if key != "mixtures"}
+    return store.studies / f"{experiment.name}-{signature(data, validation)}"
+
+
+def other_studies(folder: Path) -> list[Path]:
+    """The studies of an experiment beside that in `folder`: of other data, or of an earlier version of VIMSS."""
+    name = re.escape(folder.name[: -SIGNATURE_LENGTH - 1])
+    pattern = re.compile(rf"{name}-[0-9a-f]{{{SIGNATURE_LENGTH}}}")
+    found = sorted(folder.parent.iterdir()) if folder.parent.is_dir() else []
+    return [path for path in found if pattern.fullmatch(path.name) and path != folder and path.is_dir()]
+
+
+def cell_folder(experiment: Experiment, cell: Cell) -> str:
+    """Name of the folder of a cell's new trials, in that of the study."""
+    name = cell.name.encode()[:MAX_NAME].decode(errors="ignore")
+    return f"{name}-{experiment.cell_signature(cell)}"
+
+
+def in_cells(experiment: Experiment, study: Study) -> Study:
+    """The trials that lie in the cells of an experiment as it is now, each with the name of its cell.
+
+    In a cell with `tune` lie the trials of searches that have what it fixes, and of each axis a value that the axis
+    allows. A cell without, and a baseline, has one trial: the one that was trained for it, or a finished one of the
+    same settings. All others stay on disk, and count again when the experiment asks for them again.
+    """
+    searched = [cell for cell in experiment.cells() if not cell.baseline]
+    records = (_drawn if experiment.tune else _fixed)(experiment, searched, study.records)
+    try:
+        best = Study(study.folder, tuple(records)).best(cell.name for cell in searched)
+    except TrainingError:  # nothing to inherit from yet
+        return Study(study.folder, tuple(records))
+    return Study(study.folder, (*records, *_fixed(experiment, baselines(experiment, best), study.records)))
+
+
+def baselines(experiment: Experiment, best: TrialRecord) -> list[Cell]:
+    """The baselines of an experiment, with what they inherit from the best trial of its other cells."""
+    inherited = {key: value_of(best.settings, key) for key in INHERITED} if best.settings else {}
+    return [replace(cell, inherited=inherited) for cell in experiment.cells() if cell.baseline]
+
+
+def value_of(settings: Settings, key: str) -> Scalar:
+    """The setting at a key path such as training.batch_size."""
+    group, _, name = key.partition(".")
+    value: Scalar = getattr(getattr(settings, group), name)
+    return value
+
+
+def _fixed(experiment: Experiment, cells: Iterable[Cell], records: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """The trials of cells that have one each."""
+    by_settings: dict[str, list[TrialRecord]] = {}
+    for record in records:
+        if record.settings is not None:
+            by_settings.setdefault(signature(record.settings), []).append(record)
+    found = []
+    for cell in cells:
+        try:
+            same = by_settings.get(signature(experiment.settings(cell.fixes)), [])
+        except ConfigError:
+            continue  # a baseline that does not go with what it inherits, which the search says
+        able = [record for record in same if record.state == "finished" or record.baseline == cell.baseline]
+        able.sort(key=lambda record: (record.state != "finished", record.baseline != cell.baseline, record.begun))
+        found += [record.model_copy(update={"cell": cell.name, "chosen": {}}) for record in able[:1]]
+    return found
+
+
+def _drawn(experiment: Experiment, cells: Sequence[Cell], records: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """The trials of cells in which settings are tuned; each lies in one of them."""
+    homes = {cell_folder(experiment, cell): cell for cell in cells}
+    found = []
+    for record in records:
+        # Nearly always the cell that its folder names, which saves a look at all others.
+        home = homes.get(record.folder.parent.name)
+        for cell in sorted(cells, key=lambda cell: cell is not home) if not record.baseline else ():
+            chosen = _chosen(experiment, cell, record, cell is home)
+            if chosen is not None:
+                found.append(record.model_copy(update={"cell": cell.name, "chosen": chosen}))
+                break
+    return found
+
+
+def _chosen(experiment: Experiment, cell: Cell, record: TrialRecord, is_home: bool) -> dict[str, Scalar] | None:
+    """What the axes of a cell choose for a trial; None where it does not lie in the cell."""
+    axes = experiment.tune
+    if record.settings is None:
+        # A draw that goes together in no network is known by what was drawn alone.
+        fits = all(key in axes and _allowed(key, axes[key], value) for key, value in record.chosen.items())
+        return record.chosen if is_home and fits and record.state == "failed" else None
+    chosen: dict[str, Scalar] = {}
+    for key in in_order(axes):
+        axis = axes[key]
+        if any(chosen.get(other) not in values for other, values in axis.when.items()):
+            continue
+        # What was drawn goes first, and any other value last: where a setting changes nothing, it need not show.
+        value = value_of(record.settings, key)
+        values = (record.chosen.get(key, value), value, *(axis.choices or (axis.low,)))
+        chosen[key] = next(one for one in values if _allowed(key, axis, one))
+    try:
+        settings = experiment.settings({**cell.fixes, **chosen})
+    except ConfigError:
+        return None
+    return chosen if signature(settings) == signature(record.settings) else None
+
+
+def _allowed(key: str, axis: Axis, value: Scalar) -> bool:
+    # The ends of a range of integers are rounded down when it is drawn from.
+    whole = not axis.choices and field_type(key) is int
+    return axis.model_copy(update={"low": int(axis.low), "high": int(axis.high)} if whole else {}).allows(value)
 
 
 @contextmanager
@@ -143,22 +259,40 @@ def _try_lock(file: TextIO, folder: Path) -> bool:
 
 
 def read_study(folder: Path) -> Study:
-    """The trials of a study's folder; DataError names a record that cannot be read."""
+    """All trials of a study's folder, also those of cells that the experiment has no more; see `in_cells`.
+
+    DataError names a record that cannot be read.
+    """
     paths = [path for path in sorted(folder.glob(f"*/*/{RECORD}")) if not path.parent.name.startswith(TEMPORARY)]
     return Study(folder, tuple(read_record(path) for path in paths))
 
 
 def read_record(path: Path) -> TrialRecord:
-    """One trial.json; DataError where it cannot be read."""
+    """One trial.json; DataError where it cannot be read.
+
+    Of what another version of VIMSS wrote, what this one does not know is left out. Settings that it does not know are
+    None: no cell of this version has them.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return parse_config({**content, "folder": path.parent}, TrialRecord, "trial.json")
+        content = {**json.loads(path.read_text(encoding="utf-8")), "folder": path.parent}
+        known = {key: value for key, value in content.items() if key in TrialRecord.model_fields}
+        if isinstance(known.get("settings"), dict) and not _is_known(known["settings"]):
+            known["settings"] = None
+        return parse_config(known, TrialRecord, "trial.json")
     except (ConfigError, OSError, TypeError, ValueError) as error:
         raise DataError(
             f"{path} must be the record of a trial",
             got=f"{error.rule}, {error.got}" if isinstance(error, VimssError) else str(error),
             fix=f"delete {path.parent} and run the same command again: this trial is then trained anew",
         ) from error
+
+
+def _is_known(settings: dict[str, object]) -> bool:
+    try:
+        Settings.model_validate(settings)
+    except ValidationError:
+        return False
+    return True
 
 
 def write_record(record: TrialRecord) -> None:

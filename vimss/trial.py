@@ -5,7 +5,8 @@ Apart from `search`, because this module is imported by every trial's process: t
 
 import os
 import threading
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ray import tune
 from vimss.config import signature
 from vimss.experiment import Cell, Experiment, Scalar
 from vimss.runtime import TRIAL_SLOT, Place
+from vimss.study import cell_folder
 from vimss.train.config import Settings
 from vimss.train.distribute import Job, fit, worker_resources
 
@@ -40,16 +42,19 @@ class TrialPlan:
     place: Place
     folder: Path
     """Of the study."""
+    begun: Mapping[tuple[str, str], Path] = field(default_factory=dict)
+    """Cell and trial to the folder of a trial that began before, under an earlier cell as it may be."""
 
     def resolve(self, config: dict[str, Any]) -> tuple[Cell, Settings, dict[str, Scalar]]:
         """Cell, settings, and what was chosen for it."""
         chosen = {key: value for key, value in config.items() if key != CELL}
         cell = self.cells[config[CELL]] if CELL in config else next(iter(self.cells.values()))
-        return cell, self.experiment.settings({**cell.overrides, **chosen}), chosen
+        return cell, self.experiment.settings({**cell.fixes, **chosen}), chosen
 
     def trial_folder(self, cell: Cell, settings: Settings) -> Path:
         """Where the trial keeps its checkpoints, record and weights."""
-        return self.folder / cell.name / trial_name(settings)
+        name = trial_name(settings)
+        return self.begun.get((cell.name, name), self.folder / cell_folder(self.experiment, cell) / name)
 
 
 def trial_name(settings: Settings) -> str:

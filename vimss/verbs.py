@@ -39,7 +39,17 @@ from vimss.shards.recipe import SPLITS, Recipe, load_recipe, recipe_name
 from vimss.shards.write import Progress, shards_folder, write_shards
 from vimss.show import show
 from vimss.storage import Folder, Store, publish
-from vimss.study import OBJECTIVE, Study, TrialRecord, locked, read_study, study_folder
+from vimss.study import (
+    OBJECTIVE,
+    Study,
+    TrialRecord,
+    cell_folder,
+    in_cells,
+    locked,
+    other_studies,
+    read_study,
+    study_folder,
+)
 from vimss.systems import equally_informed, fit_wiener
 from vimss.track import Study as TrackedStudy
 from vimss.track import Tracker, Tracking, find_alias, model_folder, newest_version, provenance, register
@@ -192,20 +202,35 @@ def open_tracker(work: Work, experiment: Experiment, manifest: Manifest) -> Trac
     described = f"**{experiment.question}**\n\nExpected: {experiment.expected}"
     name = study_folder(experiment, manifest, work.store).name
     varied = (*experiment.compare, *experiment.tune)
-    return Tracker(work.tracking, TrackedStudy(experiment.name, name, described, tags, (OBJECTIVE,), varied))
+    cells = {cell.name: cell_folder(experiment, cell) for cell in experiment.cells()}
+    return Tracker(work.tracking, TrackedStudy(experiment.name, name, described, tags, (OBJECTIVE,), varied, cells))
 
 
 def study_of(work: Work, experiment: Experiment, manifest: Manifest) -> Study:
     """The trials of an experiment that were run before; DataError where there are none."""
     folder = study_folder(experiment, manifest, work.store)
-    study = read_study(folder)
+    everything = read_study(folder)
+    study = in_cells(experiment, everything)
     if not study.records:
+        others = len(everything.records)
         raise DataError(
             f"the experiment '{experiment.name}' must have been searched first",
-            got=f"no trials in {folder}",
+            got=f"no trials in {folder}" + (f" with its settings, {others} with others" if others else ""),
             fix="run `vimss search` with the same experiment, --seed and --set",
         )
     return study
+
+
+def earlier_studies(work: Work, experiment: Experiment, manifest: Manifest) -> str:
+    """A sentence on studies of an experiment of this name that are others than this one; empty where there are none."""
+    count = len(other_studies(study_folder(experiment, manifest, work.store)))
+    if not count:
+        return ""
+    studies, are, they = ("study", "is", "it was") if count == 1 else ("studies", "are", "they were")
+    return (
+        f"{count} earlier {studies} of {experiment.name} {are} kept in {work.store.studies}; {they} made with other "
+        "data or by an earlier version"
+    )
 
 
 def experiment_of(name: str | Path, seed: int | None = None, overrides: Sequence[str] = ()) -> Experiment:
@@ -309,7 +334,7 @@ def promote_best(
     """
     best = study.best([cell.name for cell in experiment.cells()])
     tested = load_evaluations(study, "test")
-    if tested:
+    if evaluation_of(best, tested) is not None:
         tracker.log_files(best.cell, best.trial, {"test.png": evaluation_bars(tested)})
     version = register(
         work.tracking,

@@ -133,11 +133,13 @@ class Observer(tune.Callback):
         folder = self.plan.trial_folder(cell, settings)
         if (folder / RECORD).exists():
             # Interrupted, or failed: it goes on from its checkpoint, and what it reported before still counts.
-            record = read_record(folder / RECORD).model_copy(update={"state": "running", "message": ""})
+            again = {"cell": cell.name, "chosen": chosen, "settings": settings, "state": "running", "message": ""}
+            record = read_record(folder / RECORD).model_copy(update=again)
         else:
             record = TrialRecord(
                 cell=cell.name,
                 trial=folder.name,
+                baseline=cell.baseline,
                 state="running",
                 chosen=chosen,
                 settings=settings,

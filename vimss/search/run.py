@@ -2,7 +2,9 @@
 
 A training alone is a search with one trial. What a trial did is written beside its weights as `trial.json`, and its
 folder is named by the signature of its settings. So the same command resumes: finished trials are replayed to the
-reporters, interrupted ones resume from their checkpoint, and no pickle of Ray is needed for it.
+reporters, interrupted ones resume from their checkpoint, and no pickle of Ray is needed for it. A search that has grown
+by trials, cells, baselines or wider axes trains what is missing. Nothing is ever deleted: what the experiment does not
+ask for any more stays on disk and does not count.
 """
 
 import functools
@@ -23,7 +25,7 @@ from ray.tune.search.optuna import OptunaSearch
 from vimss.config import signature
 from vimss.errors import ConfigError, PlaceError, TrainingError, VimssError
 from vimss.experiment import (
-    INHERITED,
+    SEED,
     TUNE_FOLDER,
     Cell,
     CellEnded,
@@ -39,11 +41,20 @@ from vimss.experiment import (
 )
 from vimss.runtime import Place, ray_at_hand, start_ray
 from vimss.search.observer import Observer
-from vimss.search.sampler import Draws, optuna_storage, startup_trials, suggest
+from vimss.search.sampler import Draws, known_to_optuna, startup_trials, suggest
 from vimss.shards.manifest import Manifest
-from vimss.storage import Store, publish
-from vimss.study import OBJECTIVE, Study, TrialRecord, read_study, study_folder, write_record
-from vimss.train.config import Settings
+from vimss.storage import Store
+from vimss.study import (
+    OBJECTIVE,
+    Study,
+    TrialRecord,
+    baselines,
+    cell_folder,
+    in_cells,
+    read_study,
+    study_folder,
+    write_record,
+)
 from vimss.train.distribute import worker_resources
 from vimss.trial import CELL, TrialPlan, run_trial, trial_name, trial_resources
 
@@ -74,20 +85,15 @@ def search(
     ConfigError, before any trial starts, where the shards or the place do not allow what the experiment asks for.
     """
     check_experiment(experiment, manifest, place)
-    cells = {cell.name: cell for cell in experiment.cells()}
-    searched = [cell for cell in cells.values() if not cell.baseline]
-    baselines = [cell for cell in cells.values() if cell.baseline]
+    cells = experiment.cells()
+    searched = [cell for cell in cells if not cell.baseline]
     with ray_at_hand(place):
-        folder = study_folder(experiment, manifest, store)
-        run = _Run(experiment, manifest, place, folder, tuple(reporters))
+        run = _Run(experiment, manifest, place, study_folder(experiment, manifest, store), tuple(reporters))
         for cell in searched:
             run.tuned(cell) if experiment.tune else run.fixed([cell])
-        if baselines:
-            best = read_study(folder).best(cell.name for cell in searched)
-            flat = _flatten(experiment.settings({**cells[best.cell].overrides, **best.chosen}))
-            inherited = {key: flat[key] for key in INHERITED}
-            run.fixed([Cell(cell.name, {**inherited, **cell.overrides}, baseline=True) for cell in baselines])
-    return read_study(folder)
+        if len(cells) > len(searched):
+            run.fixed(baselines(experiment, run.study().best(cell.name for cell in searched)))
+    return run.study()
 
 
 def concurrent_trials(place: Place, nodes: Sequence[Mapping[str, float]]) -> int:
@@ -117,13 +123,6 @@ def still_to_try(
     ]
 
 
-def forget_others(folder: Path, cell: str, trial: str) -> None:
-    """Leave one trial in a cell: a baseline of when another trial was the best had its batch size and learning rate."""
-    for record in read_study(folder).of_cell(cell):
-        if record.trial != trial:
-            shutil.rmtree(record.folder)
-
-
 class _Run:
     """One call of `search`."""
 
@@ -140,49 +139,66 @@ class _Run:
         # Tune pickles its searcher, which asks us what to admit, for a restore that we do not use.
         return {**self.__dict__, "reporters": ()}
 
+    def study(self) -> Study:
+        """The trials of the experiment's cells, as they are on disk now."""
+        return in_cells(self.experiment, read_study(self.folder))
+
     def tuned(self, cell: Cell) -> None:
-        """One study of Optuna: as many trials as the experiment asks for, less those that ended before."""
+        """As many trials as the experiment asks for, less those that ended before."""
         ended, interrupted = self._resume(cell)
         left = self.experiment.search.trials - len(ended)
         if left > 0:
-            known = {record.trial for record in ended}
-            first = [record.chosen for record in interrupted]
-            first += still_to_try(self.experiment.search.first_trials, [*ended, *interrupted])
-            optuna_search = functools.partial(
-                OptunaSearch,
-                space=functools.partial(suggest, axes=self.experiment.tune),
-                metric=OBJECTIVE,
-                mode="min",
-                study_name=f"{self.folder.name}/{cell.name}",
-                storage=optuna_storage(self.folder / cell.name),
-            )
-            # A resumed study goes on with new draws rather than with its first ones again.
-            seed = self.experiment.seed + len(ended)
-            startup = startup_trials(self.experiment.search.trials)
-            tpe = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=startup)
-            draws = Draws(
-                optuna_search(points_to_evaluate=first or None, sampler=tpe),
-                optuna_search(sampler=optuna.samplers.RandomSampler(seed=_REDRAW_SEED + seed)),
-                functools.partial(self._admit, cell, known),
-            )
             scheduler = ASHAScheduler(
                 time_attr="audio_seconds",
                 max_t=_BEYOND_BUDGET,
                 grace_period=self.experiment.search.grace_seconds,
                 reduction_factor=self.experiment.search.reduction_factor,
             )
+            draws = self._draws(cell, ended, interrupted)
             self._tune([cell], {}, search_alg=draws, scheduler=scheduler, num_samples=left)
         self._end(cell)
+
+    def _draws(self, cell: Cell, ended: Sequence[TrialRecord], first: Sequence[TrialRecord]) -> Draws:
+        """What Optuna draws beside the trials that ended: the `first` ones, which began before, again."""
+        known = {record.trial for record in ended}
+        points = [record.chosen for record in first]
+        points += still_to_try(self.experiment.search.first_trials, [*ended, *first])
+        name, axes = f"{self.folder.name}/{cell.name}", self.experiment.tune
+        optuna_search = functools.partial(
+            OptunaSearch,
+            space=functools.partial(suggest, axes=axes),
+            metric=OBJECTIVE,
+            mode="min",
+            study_name=name,
+            storage=known_to_optuna(name, axes, ended),
+        )
+        # A resumed study goes on with new draws rather than with its first ones again.
+        seed = int(cell.overrides.get(SEED, self.experiment.seed)) + len(ended)
+        startup = startup_trials(self.experiment.search.trials)
+        tpe = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=startup)
+        return Draws(
+            optuna_search(points_to_evaluate=points or None, sampler=tpe),
+            optuna_search(sampler=optuna.samplers.RandomSampler(seed=_REDRAW_SEED + seed)),
+            functools.partial(self._admit, cell, known),
+        )
+
+    def _records(self, cell: Cell) -> tuple[TrialRecord, ...]:
+        return self.study().of_cell(cell.name)
+
+    def _trial_folder(self, cell: Cell, name: str) -> Path:
+        """That in which the trial began, under an earlier cell as it may be, or a new one."""
+        began = (record.folder for record in self._records(cell) if record.trial == name)
+        return next(began, self.folder / cell_folder(self.experiment, cell) / name)
 
     def _admit(self, cell: Cell, known: set[str], chosen: dict[str, Scalar]) -> bool:
         """Whether a draw becomes a trial: one that cannot be trained fails here, one that was drawn before is left."""
         settings, message = None, ""
         try:
-            settings = self.experiment.settings({**cell.overrides, **chosen})
+            settings = self.experiment.settings({**cell.fixes, **chosen})
             check_settings(settings, self.manifest, self.place)
         except ConfigError as error:
             message = str(error)
-        name = trial_name(settings) if settings else signature(cell.overrides, chosen)
+        name = trial_name(settings) if settings else signature(cell.fixes, chosen)
         if name in known:
             return False
         known.add(name)
@@ -195,7 +211,7 @@ class _Run:
                 settings=settings,
                 message=message,
                 begun=time.time(),
-                folder=self.folder / cell.name / name,
+                folder=self._trial_folder(cell, name),
             )
             write_record(record)
             self._report(TrialStarted(cell.name, name, settings, chosen))
@@ -203,27 +219,22 @@ class _Run:
         return not message
 
     def fixed(self, cells: Sequence[Cell]) -> None:
-        """One whole trial for each cell, side by side."""
+        """One whole trial for each cell, side by side; one for all cells of the same settings."""
+        names: set[str] = set()
+        left, twins = list[Cell](), list[Cell]()
         for cell in cells:
-            forget_others(self.folder, cell.name, trial_name(self.experiment.settings(cell.overrides)))
-            self._take_over(cell)
-        left = [cell for cell in cells if not self._resume(cell)[0]]
+            name = trial_name(self.experiment.settings(cell.fixes))
+            if name in names:
+                twins.append(cell)
+            elif not self._resume(cell)[0]:
+                left.append(cell)
+            names.add(name)
         if left:
             self._tune(left, {CELL: tune.grid_search([cell.name for cell in left])})
+        for cell in twins:
+            self._resume(cell)
         for cell in cells:
             self._end(cell)
-
-    def _take_over(self, cell: Cell) -> None:
-        """A finished trial of another cell with the very settings of this one: trained again, it would be the same."""
-        name = trial_name(self.experiment.settings(cell.overrides))
-        folder = self.folder / cell.name / name
-        twins = [record for record in read_study(self.folder).records if record.trial == name]
-        finished = [record for record in twins if record.state == "finished" and record.cell != cell.name]
-        if finished and not folder.exists():
-            with publish(folder) as temporary:
-                shutil.copytree(finished[0].folder, temporary)
-                update = {"cell": cell.name, "chosen": {}, "folder": temporary}
-                write_record(finished[0].model_copy(update=update))
 
     def _tune(self, cells: Sequence[Cell], space: dict[str, Any], **how: Any) -> None:
         start_ray()
@@ -234,6 +245,7 @@ class _Run:
             more_shards=tuple((other.folder, share) for other, share in self.manifest.more),
             place=self.place,
             folder=self.folder,
+            begun={(record.cell, record.trial): record.folder for record in self.study().records},
         )
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         observer = Observer(plan, self.reporters)
@@ -272,9 +284,11 @@ class _Run:
 
     def _resume(self, cell: Cell) -> tuple[list[TrialRecord], list[TrialRecord]]:
         """The trials of the cell that ended, replayed to the reporters, and those that were interrupted."""
-        self._report(CellStarted(cell.name, cell.overrides, cell.baseline))
-        records = read_study(self.folder).of_cell(cell.name)
-        ended = [record for record in records if record.state in {"finished", "pruned"}]
+        self._report(CellStarted(cell.name, cell.fixes, cell.baseline))
+        records = self._records(cell)
+        # Where nothing is tuned, a trial that was pruned in a search goes on to the whole budget.
+        states = {"finished", "pruned"} if self.experiment.tune and not cell.baseline else {"finished"}
+        ended = [record for record in records if record.state in states]
         for record in ended:
             self._report(TrialStarted(cell.name, record.trial, record.settings, record.chosen))
             for report in record.reports:
@@ -284,9 +298,8 @@ class _Run:
         return ended, [record for record in records if record.state in {"running", "interrupted"}]
 
     def _end(self, cell: Cell) -> None:
-        study = read_study(self.folder)
         try:
-            best = study.best([cell.name])
+            best = self.study().best([cell.name])
         except TrainingError:
             self._report(CellEnded(cell.name, ""))
         else:
@@ -306,8 +319,3 @@ def _tune_has_ended(error: Exception) -> PlaceError:
 
 def _short_name(trial: Any) -> str:
     return str(trial.trial_id)
-
-
-def _flatten(settings: Settings) -> dict[str, Scalar]:
-    plain = settings.model_dump(mode="json")
-    return {f"{group}.{key}": value for group in ("model", "mixing", "training") for key, value in plain[group].items()}

@@ -1,18 +1,18 @@
 """What Optuna draws for the trials of a cell: TPE over the axes, without repeated or impossible settings."""
 
 import warnings
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.trial import create_trial
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from vimss.experiment import Axis, Scalar, field_type, in_order
-from vimss.runtime import sqlite_url
-from vimss.study import OBJECTIVE
+from vimss.study import OBJECTIVE, TrialRecord
 
 _REDRAWS = 50
 """Draws without a new trial among them, after which a cell ends: its axes have hardly anything left to offer."""
@@ -31,13 +31,23 @@ def suggest(trial: Any, axes: dict[str, Axis]) -> dict[str, Any]:
         axis = axes[key]
         if any(chosen.get(other) not in values for other, values in axis.when.items()):
             continue
-        if axis.choices:
-            chosen[key] = trial.suggest_categorical(key, list(axis.choices))
-        elif field_type(key) is int:
-            chosen[key] = trial.suggest_int(key, int(axis.low), int(axis.high), log=axis.log)
-        else:
-            chosen[key] = trial.suggest_float(key, axis.low, axis.high, log=axis.log)
+        match distribution_of(key, axis):
+            case CategoricalDistribution(choices=choices):
+                chosen[key] = trial.suggest_categorical(key, list(choices))
+            case IntDistribution(low=low, high=high, log=log):
+                chosen[key] = trial.suggest_int(key, low, high, log=log)
+            case FloatDistribution(low=low, high=high, log=log):
+                chosen[key] = trial.suggest_float(key, low, high, log=log)
     return {}
+
+
+def distribution_of(key: str, axis: Axis) -> BaseDistribution:
+    """What Optuna draws from for an axis."""
+    if axis.choices:
+        return CategoricalDistribution(axis.choices)
+    if field_type(key) is int:
+        return IntDistribution(int(axis.low), int(axis.high), log=axis.log)
+    return FloatDistribution(axis.low, axis.high, log=axis.log)
 
 
 def startup_trials(trials: int) -> int:
@@ -86,12 +96,18 @@ class Draws(Searcher):
         """Nothing: Tune saves its searcher for a restore that we do not use."""
 
 
-def optuna_storage(folder: Path) -> optuna.storages.BaseStorage:
-    """Optuna's database of a cell; trials of a search that died are marked as failed there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    storage = optuna.storages.RDBStorage(sqlite_url(folder / "optuna.db"))
-    for study in storage.get_all_studies():
-        for trial in storage.get_all_trials(study._study_id, states=(TrialState.RUNNING, TrialState.WAITING)):
-            # Of a driver that died; what was cut off or not begun is among the first trials again.
-            storage.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.FAIL)
+def known_to_optuna(name: str, axes: dict[str, Axis], records: Iterable[TrialRecord]) -> BaseStorage:
+    """Optuna's study of that name, in memory, with what the trials of the records chose and how they ended.
+
+    Made anew from the records for each search: a study in a file refuses an axis that has changed, and may lack what
+    the driver that died knew.
+    """
+    storage = InMemoryStorage()
+    study = optuna.create_study(storage=storage, study_name=name, direction="minimize")
+    for record in records:
+        if record.reports:
+            distributions = {key: distribution_of(key, axes[key]) for key in record.chosen}
+            # The last loss rather than the best: what Tune tells of a trial at its end.
+            loss = record.reports[-1][OBJECTIVE]
+            study.add_trial(create_trial(params=record.chosen, distributions=distributions, value=loss))
     return storage

@@ -1,6 +1,6 @@
 """The events of a search, written down for MLflow.
 
-    study = Study("quickstart", experiment.signature, "Which site ...?", {"manifest": digest, **provenance()})
+    study = Study("quickstart", folder.name, "Which site ...?", {"manifest": digest, **provenance()})
     with Tracker(Tracking(store), study) as tracker:
         tracker(CellStarted("search", {}, baseline=False))
         tracker(TrialStarted("search", "a1b2", settings, {"model.site": "decoder"}))
@@ -44,7 +44,7 @@ class Study:
     experiment: str
     """Name of the experiment, and of the registered model."""
     signature: str
-    """Of the experiment's settings."""
+    """Name of the study's folder, which ends with its signature."""
     description: str = ""
     """Markdown that MLflow shows above the runs: the question and what was expected."""
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -53,6 +53,8 @@ class Study:
     """Those that the table of runs shows, the objective first."""
     varied: tuple[str, ...] = ()
     """Key paths of the settings that differ between runs (compared or tuned), which the table shows beside them."""
+    cells: Mapping[str, str] = field(default_factory=dict)
+    """Name of a cell to that of its folder, which tells it from an earlier one of its name, with another budget say."""
 
 
 class Tracker:
@@ -135,6 +137,8 @@ class Tracker:
         kind = "baseline" if event.baseline else "cell"
         lines = [f"**{kind.capitalize()} {event.cell}**", *(f"- `{key}`: {value}" for key, value in overrides.items())]
         tags = {"kind": kind, "mlflow.note.content": "\n".join(lines)}
+        # Every run has the experiment's seed, but for a cell with its own.
+        tags |= {"seed": overrides["seed"]} if "seed" in overrides else {}
         # Not as params yet: those are the best trial's, whose settings contain these.
         self._start(
             event.cell, "", event.cell, {}, {**tags, **{f"compare.{key}": text for key, text in overrides.items()}}
@@ -174,11 +178,12 @@ class Tracker:
         self._write("end", event.cell, "", status="FINISHED" if event.best else "FAILED")
 
     def _write(self, do: str, cell: str, trial: str, **content: Any) -> None:
-        where = {"experiment": self.study.experiment, "study": self.study.signature, "cell": cell, "trial": trial}
+        study, known = self.study, self.study.cells.get(cell, cell)
+        where = {"experiment": study.experiment, "study": study.signature, "cell": known, "trial": trial}
         self._spool.append({"do": do, "time": time.time_ns() // 1_000_000, **where, **content})
 
     def _key(self, cell: str, trial: str) -> str:
-        return run_key(self.study.signature, cell, trial)
+        return run_key(self.study.signature, self.study.cells.get(cell, cell), trial)
 
 
 def provenance() -> dict[str, str]:
