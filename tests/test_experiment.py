@@ -1,6 +1,8 @@
+import json
 from pathlib import Path
 
 import pytest
+from golden import signatures as golden
 
 from vimss.errors import ConfigError
 from vimss.experiment import Experiment, check_experiment, load_experiment
@@ -18,6 +20,31 @@ def test_every_experiment_loads_and_names_a_recipe(path):
 @pytest.mark.parametrize("path", sorted(Path("shards").glob("*.yaml")), ids=str)
 def test_every_recipe_loads(path):
     assert load_recipe(path.stem).description
+
+
+ANEW = "say why in the commit and write the file anew: .venv/bin/python tests/golden/signatures.py"
+
+
+def test_signatures_of_all_that_ships_are_those_that_they_were():
+    known, now = json.loads(golden.FILE.read_text(encoding="utf-8"))["signatures"], golden.signatures()
+    changed = {name: (known.get(name), now.get(name)) for name in known | now if known.get(name) != now.get(name)}
+    assert not changed, (
+        "What was written or trained under the first of these signatures would not be found any more. A new setting "
+        "needs a default that means what was done before it. Where the change is meant (a file in shards/ or "
+        f"experiments/ is new or asks for something else, a reader has another VERSION), {ANEW}"
+    )
+
+
+def test_no_default_has_changed_and_all_are_known():
+    known, now = json.loads(golden.FILE.read_text(encoding="utf-8"))["defaults"], golden.defaults()
+    changed = {name: (value, now.get(name)) for name, value in known.items() if now.get(name) != value}
+    assert not changed, (
+        "Signatures hold what differs from the defaults, so what was made with the first of these values would be "
+        "taken for the second. Keep the default, and set the new value in YAML; or, where old work shall not count "
+        f"any more, give the setting another name or raise the VERSION of the reader, then {ANEW}"
+    )
+    new = sorted(set(now) - set(known))
+    assert not new, f"These settings are new, and each default must mean what was done before it; then {ANEW}"
 
 
 def make(**content) -> Experiment:
