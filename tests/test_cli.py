@@ -316,8 +316,15 @@ def test_compare_draws_the_losses_of_the_best_trials(vimss_says, tmp_path):
             folder=folder,
         )
     )
-    code, out, _ = vimss_says("compare", experiment, "--curves", tmp_path / "cells.png")
+    for earlier in ("own-0123456789", "own-0123456780", "owner-0123456789"):
+        (store.studies / earlier).mkdir()
+    code, out, err = vimss_says("compare", experiment, "--curves", tmp_path / "cells.png")
     assert code == 0 and "-3.00" in out
+    assert (
+        f"2 earlier studies of own are kept in {store.studies}; they were made with other data or by an earlier version"
+    ) in err
+    code, _, err = vimss_says("compare", experiment, "--set", "training.audio_seconds=5000")
+    assert code == 1 and f"got no trials in {folder.parent.parent} with its settings, 1 with others. To fix: run" in err
     pixels = matplotlib.image.imread(tmp_path / "cells.png")
     assert pixels.shape[:2] == (450, 800) and len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 10
 

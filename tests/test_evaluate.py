@@ -307,6 +307,52 @@ def test_the_table_of_cells_shows_the_trial_that_would_be_promoted(study):
     }  # fmt: skip
 
 
+def seeded(folder, losses: dict[str, float]) -> Study:
+    """A finished trial with that loss in each of these cells."""
+    records = []
+    for cell, loss in losses.items():
+        (folder / cell / "model").mkdir(parents=True)
+        records.append(
+            TrialRecord(
+                cell=cell, trial="t", state="finished", chosen={}, settings=Settings(), begun=0.0,
+                reports=({"valid_loss": loss, "audio_seconds": 1.0},), folder=folder / cell,
+            )
+        )  # fmt: skip
+    return Study(folder, tuple(records))
+
+
+SEEDS = Experiment(
+    name="e", question="q", expected="x", shards="small",
+    compare={"seed": (0, 1, 2), "model.site": ("none", "decoder")},
+    baselines={"blind": {"model.site": "none"}, "blind 1": {"model.site": "none", "seed": 1}, "other": {}},
+)  # fmt: skip
+
+
+def test_cells_that_differ_in_their_seed_alone_are_one_group_with_mean_range_and_number(tmp_path, capsys):
+    losses = {"seed=0,site=none": -1.0, "seed=1,site=none": -2.5, "seed=2,site=none": -4.0}
+    losses |= {"seed=1,site=decoder": -3.0, "blind": -1.0, "blind 1": -2.0, "other": -9.0}
+    study = seeded(tmp_path, losses)
+    assert report.seed_rows(SEEDS, study) == [
+        ("site=none", "3", "-2.50", "-4.00", "-1.00"),
+        ("site=decoder", "1 of 3", "-3.00", "-3.00", "-3.00"),
+        ("blind / blind 1", "2", "-1.50", "-2.00", "-1.00"),
+    ]
+    assert next(spread.figures for spread in report.seed_spreads(SEEDS, Study(tmp_path, ()))) == {
+        "cells": 3, "with_loss": 0,
+    }  # fmt: skip
+    assert report.seed_rows(SEEDS, Study(tmp_path, ()))[0] == ("site=none", "0 of 3", "-", "-", "-")
+    report.print_comparison(SEEDS, study)
+    shown = capsys.readouterr().out
+    assert "Cells that differ in their seed alone" in shown and "1 of 3" in shown
+
+
+def test_without_two_seeds_there_is_no_spread_to_show(study, capsys):
+    one_seed = EXPERIMENT.model_copy(update={"compare": {"seed": (4,), **EXPERIMENT.compare}})
+    assert report.seed_rows(EXPERIMENT, study) == report.seed_rows(one_seed, study) == []
+    report.print_comparison(EXPERIMENT, study)
+    assert "seed" not in capsys.readouterr().out
+
+
 def test_the_registry_shows_the_best_trial_wherever_it_stands_in_the_table(study, small_manifest, capsys):
     models = {cell: study.best([cell]).folder / "model" for cell in ("site=none", "site=decoder")}
     tested = verbs.evaluate_systems(small_manifest, models, "test", references=())

@@ -520,6 +520,46 @@ with ray_running(place, num_cpus=2):
     assert_model_is_of_the_best_report(after)
 
 
+@pytest.mark.slow
+def test_a_search_that_grows_trains_only_what_is_missing_and_deletes_nothing(small_manifest, tmp_path):
+    """One more trial, another control and a wider axis; then everything as before, and nothing is trained again."""
+    place, store = Place(name="test"), Store(tmp_path)
+    plain = {"plain": {"model.outputs": "instruments", "model.site": "none"}}
+    small = experiment(baselines=plain, search={**SMALL["search"], "trials": 1})
+    axis = {**SMALL["tune"], "training.batch_size": {"choices": [8, 4]}}
+    grown = experiment(
+        baselines={**plain, "flat": {"model.op": "add"}},
+        tune=axis,
+        search={"trials": 2, "grace_seconds": 8, "first_trials": [{"training.batch_size": 8}]},
+    )
+    with ray_running(place, num_cpus=2):
+        before = search(small, small_manifest, place, store)
+        files = {path: path.stat().st_mtime_ns for path in before.folder.glob("*/*/model/*")}
+        after = search(grown, small_manifest, place, store)
+        events: list = []
+        again = search(small, small_manifest, place, store, [events.append])
+    assert after.folder == before.folder
+    ((first,), trials) = before.of_cell("search"), after.of_cell("search")
+    assert len(trials) == 2 and trials[0] == first and trials[1].chosen["training.batch_size"] == 8
+    assert [len(after.of_cell(cell)) for cell in ("plain", "flat")] == [1, 1]
+    best = after.best(["search"])
+    assert after.of_cell("flat")[0].settings.training == best.settings.training
+    # Of the smaller search, the trial is the same, and its control as well, whatever came between.
+    assert again == before and {event.trial for event in events if isinstance(event, TrialStarted)} == {
+        record.trial for record in before.records
+    }
+    assert files == {path: path.stat().st_mtime_ns for path in files}
+
+
+@pytest.mark.slow
+def test_seeds_are_compared_and_each_trains_other_weights(small_manifest, tmp_path):
+    seeds = experiment(tune={}, baselines={}, compare={"seed": [0, 1]}, search={"trials": 1})
+    with ray_running(Place(name="test"), num_cpus=2):
+        study = search(seeds, small_manifest, Place(name="test"), Store(tmp_path))
+    zero, one = (study.of_cell(f"seed={seed}")[0] for seed in (0, 1))
+    assert (zero.settings.seed, one.settings.seed) == (0, 1) and zero.objective != one.objective
+
+
 def test_a_study_is_read_without_ray(tmp_path):
     record(tmp_path, "search", "a", -1.0)
     assert isinstance(read_study(tmp_path), Study)

@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,24 @@ def test_another_signature_is_another_study(tracking: Tracking) -> None:
     report(tracking, study=Study("quickstart", "ffffffffff"))
     client = tracking.client()
     assert len(client.search_runs([client.get_experiment_by_name("quickstart").experiment_id])) == 8
+
+
+def test_a_cell_of_another_budget_has_runs_of_its_own_though_it_has_the_same_name(tracking: Tracking) -> None:
+    for folder in ("search-1", "search-2", "search-1"):
+        report(tracking, study=replace(STUDY, cells={"search": folder}))
+    runs = all_runs(tracking)
+    assert len(runs) == 8 and {run.data.tags["cell"] for run in runs} == {"search"}
+
+
+def test_the_run_of_a_cell_with_a_seed_of_its_own_says_so(tracking: Tracking) -> None:
+    seeded = replace(STUDY, tags={"seed": "0"})
+    report(tracking, (CellStarted("seed=3", {"seed": 3}, False), CellStarted("plain", {}, False)), seeded)
+    assert {run.data.tags["cell"]: run.data.tags["seed"] for run in all_runs(tracking)} == {"seed=3": "3", "plain": "0"}
+
+
+def all_runs(tracking: Tracking) -> list[Run]:
+    client = tracking.client()
+    return list(client.search_runs([client.get_experiment_by_name("quickstart").experiment_id]))
 
 
 def test_an_experiment_deleted_in_the_pages_is_taken_up_again(tracking: Tracking) -> None:

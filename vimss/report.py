@@ -67,11 +67,11 @@ class SeedSpread:
     """The validation loss of each cell's best trial; cells without weights have none."""
 
     @property
-    def figures(self) -> dict[str, float]:
-        """For a script; without any loss, there is nothing but numbers of cells."""
+    def figures(self) -> dict[str, int | float]:
+        """For a script; without any loss, there are only the numbers of cells."""
         counts = {"cells": self.cells, "with_loss": len(self.losses)}
         if not self.losses:
-            return dict(counts)
+            return {**counts}
         return {**counts, "mean": mean(self.losses), "lowest": min(self.losses), "highest": max(self.losses)}
 
 
