@@ -6,7 +6,6 @@ Everything is kept by signature: a second run finds what the first one made. `qu
 the figures of the last run, and `quickstart-seed1.json` those of the last one with that seed.
 """
 
-import functools
 import json
 import shlex
 import time
@@ -268,7 +267,9 @@ def reached(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """What the best trial reached, beside what was aimed at, as text; `summary` is the content of quickstart.json."""
     rows = []
     for name, path, aim in REACHED:
-        value = functools.reduce(lambda group, key: group[key], path, summary)
+        value: Any = summary
+        for key in path:
+            value = value[key]
         defined = float("nan") if value is None else float(value)
         rows.append((name, f"{defined:.0f}" if path == ("seconds",) else decibel(defined), aim))
     return rows

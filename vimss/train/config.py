@@ -218,13 +218,14 @@ def describe_idle(settings: Settings, key: str) -> str:
 def unchecked(content: Mapping[str, Any]) -> Settings | None:
     """The settings of plain groups, idle ones too; None where a group is wrong by itself."""
     try:
-        groups = {
-            name: kind.model_validate(content.get(name, {}))
-            for name, kind in (("model", ModelConfig), ("mixing", MixingConfig), ("training", TrainingConfig))
-        }
+        return Settings.model_construct(
+            model=ModelConfig.model_validate(content.get("model", {})),
+            mixing=MixingConfig.model_validate(content.get("mixing", {})),
+            training=TrainingConfig.model_validate(content.get("training", {})),
+            seed=content.get("seed", 0),
+        )
     except ValidationError:
         return None
-    return Settings.model_construct(**groups, seed=content.get("seed", 0))
 
 
 def without_idle(content: Mapping[str, Any]) -> dict[str, Any]:
