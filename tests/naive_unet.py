@@ -21,6 +21,7 @@ def _one_query(unet, mixture, values, first, step):
     config = unet.config
     valid = config.padding == "valid"
     positions = torch.arange(mixture.shape[-1], dtype=torch.float64)
+    mixture = mixture * config.gain
     x, skips = mixture, []
     for level, layer in enumerate(unet.down):
         x, positions = _convolve(x, positions, layer.kernel, layer.bias, valid)
@@ -42,11 +43,11 @@ def _one_query(unet, mixture, values, first, step):
         x = _activate(unet, "output", x, positions, values, first, step)
         x = torch.cat([x, heard], dim=1)
     x = F.conv1d(x, unet.head.kernel, unet.head.bias)
-    x = torch.tanh(x) if config.output_activation == "tanh" else x
+    x = config.gain * torch.tanh(x / config.gain) if config.output_activation == "tanh" else x
     x = x.unflatten(1, (-1, config.channels))
     if config.output_type == "difference":
         x = torch.cat([x, heard[:, None] - x.sum(1, keepdim=True)], dim=1)
-    return x
+    return x / config.gain
 
 
 def _convolve(x, positions, kernel, bias, valid):

@@ -442,6 +442,53 @@ def test_doctor_names_the_units_that_training_would_use(vimss_says):
     findings = {finding["what"]: finding["found"] for finding in json.loads(vimss_says("doctor", "--json")[1])}
     has_units = has_bfloat16_units(torch.device("cpu")) or torch.cuda.is_available()
     assert ("no units" in findings["bfloat16"]) != has_units
+    assert torch.backends.cpu.get_cpu_capability() in findings["vector units"] or "NEON" in findings["vector units"]
+
+
+AVX2 = {"avx2": True, "avx512_f": False, "avx512_bf16": False, "architecture": "x86_64"}
+AVX512 = {**AVX2, "avx512_f": True, "avx512_bf16": True, "amx_bf16": True, "cpu_name": "bf16"}
+ARM = {"neon": True, "bf16": True, "sve": False, "sve_max_length": 0}
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "used", "found"),
+    [
+        (AVX512, "AVX512", "AVX-512, AVX2; torch computes with AVX512"),
+        (AVX2, "AVX2", "AVX2; torch computes with AVX2"),
+        (ARM, "DEFAULT", "NEON; torch computes with NEON"),
+        ({**ARM, "sve": True}, "SVE256", "SVE, NEON; torch computes with SVE256"),
+        ({}, "DEFAULT", "none that is known; torch computes without AVX2: training and separation are slow here"),
+    ],
+)
+def test_doctor_names_the_vector_units(monkeypatch, capabilities, used, found):
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
+    assert doctor.vector_units(capabilities, used) == doctor.Finding("vector units", found)
+
+
+def test_doctor_tells_who_holds_torch_to_older_units(monkeypatch):
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
+    finding = doctor.vector_units(AVX512, "AVX2")
+    assert finding.found == "AVX-512, AVX2; torch is held to AVX2 by ATEN_CPU_CAPABILITY=avx2" and not finding.ok
+    assert finding.fix.startswith("unset ATEN_CPU_CAPABILITY")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "on_gpu", "found"),
+    [
+        (AVX512, False, "AMX, AVX512_BF16: training.precision: bfloat16 and optimizer: muon have units"),
+        (AVX512, True, "AMX, AVX512_BF16, GPU: training.precision: bfloat16 and optimizer: muon have units"),
+        (ARM, False, "NEON bf16: training.precision: bfloat16 and optimizer: muon have units"),
+        (AVX2, True, "GPU: training.precision: bfloat16 and optimizer: muon have units there, not on the cores"),
+        (
+            AVX2,
+            False,
+            "no units for it: training.precision must be float32, and optimizer: muon, which multiplies in bfloat16, "
+            "takes longer per step",
+        ),
+    ],
+)
+def test_doctor_says_what_follows_from_the_units_for_bfloat16(capabilities, on_gpu, found):
+    assert doctor.bfloat16_units(capabilities, on_gpu) == doctor.Finding("bfloat16", found)
 
 
 def test_an_alias_that_does_not_exist_fails_and_lists_what_there_is(vimss_says, tmp_path, migrated):

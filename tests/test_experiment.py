@@ -167,7 +167,8 @@ def write(tmp_path, text):
             r"must not run in a circle; got model.op",
         ),
         (
-            "tune: {model.levels: {choices: [3, 4]}, model.op: {choices: [add, film]}}\nsearch: {trials: 5}",
+            "model: {site: decoder}\ntune: {model.levels: {choices: [3, 4]}, model.op: {choices: [add, film]}}\n"
+            "search: {trials: 5}",
             r"search.trials must not exceed the number of settings that `tune` allows; got 5 trials of 4 settings",
         ),
         ("tune: {mixing.flip_polarity: {low: 0, high: 1}}", r"only numbers have a range; got 0 to 1"),

@@ -1,5 +1,6 @@
 """The network: equal to a naive reading of the paper, conditioned by what it is told, exact on any length."""
 
+import math
 import subprocess
 import sys
 from typing import get_args
@@ -145,6 +146,9 @@ def test_paper_window_gives_16389_samples():
         {"down_kernel": 3, "up_kernel": 7},
         {"down_kernel": 15, "levels": 4},
         {"levels": 1, "up_kernel": 3},
+        {"gain": 10.0},
+        {"gain": 0.5, "output_type": "difference"},
+        {"gain": 10.0, "output_activation": "linear"},
     ],
     ids=str,
 )
@@ -238,6 +242,46 @@ def test_one_batch_can_be_overfitted():
     mixture = mixture_for(separator)
     losses = _train(separator, mixture, 100)
     assert losses[-1] < 0.1 * losses[0]
+
+
+@pytest.mark.parametrize("gain", [0.2, 1.0, 10.0, 1000.0])
+@pytest.mark.parametrize("activation", ["tanh", "linear"])
+@pytest.mark.parametrize("output_type", ["direct", "difference"])
+def test_a_loud_stem_can_be_reached_whatever_the_gain(gain, activation, output_type):
+    separator = Separator(
+        small(levels=1, output_activation=activation, output_type=output_type, gain=gain), ("a", "b"), 8000
+    )
+    with torch.no_grad():  # the first output as loud as tanh or the mixture allows
+        separator.unet.head.weight.zero_()
+        separator.unet.head.weight[0, -1] = 1.5
+    mixture = 0.9 * torch.sign(mixture_for(separator.double()))
+    loudest = float(separator(mixture)[:, 0].detach().abs().amax())
+    expected = math.tanh(1.35) if activation == "tanh" else 1.35
+    assert loudest == pytest.approx(expected, abs=1e-4) and loudest > 0.87
+
+
+@pytest.mark.parametrize("gain", [0.2, 1.0, 10.0])
+def test_tanh_bounds_outputs_to_full_scale_whatever_the_gain(gain):
+    separator = build(gain=gain)
+    with torch.no_grad():
+        separator.unet.head.bias.fill_(1e4)
+    outputs = separator(mixture_for(separator))
+    assert torch.equal(outputs, torch.ones_like(outputs))
+
+
+def test_a_target_of_peak_0_9_is_learnt_with_a_gain_of_10_and_tanh():
+    torch.manual_seed(0)
+    separator = Separator(small(levels=1, gain=10.0, initial_output="mixture"), ("a",), 8000)
+    mixture = torch.sin(torch.arange(separator.input_samples(101)) * 0.3)[None, None] * 0.9
+    first = (mixture.shape[-1] - 101) // 2
+    target = mixture[:, None, :, first : first + 101]
+    optimizer = torch.optim.Adam(separator.parameters(), lr=1e-2)
+    for _ in range(100):
+        loss = (separator(mixture) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert separator(mixture).abs().max() > 0.85
 
 
 def test_training_is_bitwise_repeatable():

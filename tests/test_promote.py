@@ -71,6 +71,7 @@ def test_what_the_champion_has_no_score_for_is_left_out() -> None:
     decision = decide({**better_by([1.0, 2.0]), **undefined}, {**CHAMPION, **undefined}, "version 3")
     assert decision.promoted
     assert decision.num_pieces == 6
+    assert "11 sources in 6 pieces, without 1 for which version 3 has no finite score" in decision.sentence
 
 
 def test_scores_of_other_pieces_are_an_error() -> None:

@@ -1,6 +1,7 @@
 import ast
 import fnmatch
 import inspect
+import json
 import re
 import shlex
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from golden import quickstart
 
 import vimss
 from vimss.cli import app
@@ -174,6 +176,71 @@ def test_the_window_of_the_paper_is_what_its_command_prints():
     (code,) = re.findall(r'`python -c "([^`]*)"`', README)
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert f"{printed} samples in, 16389 out" in README
+
+
+def test_the_figures_of_the_quickstart_are_those_of_a_run():
+    figures = json.loads(quickstart.FIGURES.read_text(encoding="utf-8"))
+    assert quickstart.paste(README, figures) == README
+    assert sorted(name for _, name, _ in quickstart.BLOCK.findall(README)) == sorted(quickstart.BLOCKS)
+
+
+def test_a_figure_that_was_typed_would_be_noticed():
+    figures = json.loads(quickstart.FIGURES.read_text(encoding="utf-8"))
+    typed = re.sub(r"(\| best trial \| )\+\d", r"\1+9", README)
+    assert typed != README == quickstart.paste(typed, figures)
+
+
+def run_of(seed: int, shards_seconds: float = 30.0, gain: float | None = 1.0) -> dict[str, object]:
+    """A quickstart.json with the same figure everywhere."""
+    row = dict.fromkeys(quickstart.COLUMNS, gain)
+    best = {"metrics": row, "above_wiener": gain, "pieces_above_wiener": gain, "unheard_timbres": row}
+    return {
+        "seed": seed,
+        "seconds": 200.0 + seed,
+        "stages": {"imports": 5.0, "corpus and shards": shards_seconds, "search": 100.0 + seed},
+        "page": "/a machine/store/stems/piece/page.html",
+        "champion": {"sentence": "Not promoted."},
+        "best": best,
+        "baseline": {"13 outputs": row},
+        "references": {"mixture": row},
+        "labels_gain": gain,
+    }
+
+
+def write_store(folder: Path, *runs: dict[str, object]) -> Path:
+    for run in runs:
+        (folder / f"quickstart-seed{run['seed']}.json").write_text(json.dumps(run), encoding="utf-8")
+    return folder
+
+
+def test_the_readme_shows_medians_and_ranges_over_the_seeds_of_a_store(tmp_path):
+    store = write_store(tmp_path, run_of(10, gain=None), run_of(2, 0.0, gain=3.0), run_of(1, gain=-1.0))
+    figures = quickstart.read_store(store)
+    seeds = quickstart.the_seeds(figures)
+    assert "| best trial, seeds 1, 2 and 10 | median | range | aim |" in seeds
+    assert "| label contrast: right label minus an absent one, dB | +1.0 | -1.0 to +3.0 | - |" in seeds
+    # Seed 2 found shards of before, so that its seconds say nothing.
+    assert "| whole run, s | 206 | 201 to 210 | at most 300 |" in seeds
+    assert "Seconds, medians of the seeds 1 and 10: imports 5, corpus and shards 30, search 106." in seeds
+    assert f"| best trial |{' +1.0 |' * 7}" in quickstart.the_systems(figures)
+    assert "corpus and shards: 30 s\nsearch: 101 s\n" in quickstart.the_run(figures)
+    assert quickstart.the_unseen(figures) == "+1.0 dB instead of +1.0"
+    assert "machine" not in json.dumps(figures)
+
+
+@pytest.mark.parametrize(
+    ("runs", "message"),
+    [
+        ([], "must hold quickstart-seed0.json; got no such file. To fix: run `vimss quickstart --seed 0`"),
+        (
+            [run_of(0, shards_seconds=0.0)],
+            "got runs that found shards or trials. To fix: run",
+        ),
+    ],
+)
+def test_figures_without_a_run_from_the_beginning_are_refused(tmp_path, runs, message):
+    with pytest.raises(SystemExit, match=message):
+        quickstart.read_store(write_store(tmp_path, *runs))
 
 
 def test_no_path_of_a_machine_is_told():

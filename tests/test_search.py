@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import optuna
 import pytest
@@ -17,18 +18,19 @@ from ray.tune.search.optuna import OptunaSearch
 
 from vimss.config import parse_config
 from vimss.errors import ConfigError, DataError, PlaceError, StorageError, TrainingError
-from vimss.experiment import CellEnded, CellStarted, Experiment, TrialEnded, TrialReported, TrialStarted
+from vimss.experiment import CellEnded, CellStarted, Event, Experiment, TrialEnded, TrialReported, TrialStarted
 from vimss.model.separator import load_separator
 from vimss.runtime import TRIAL_SLOT, Place, ray_running
 from vimss.search import search
 from vimss.search.failures import error_message, was_lost
 from vimss.search.heartbeat import Heartbeat
+from vimss.search.observer import Observer
 from vimss.search.run import concurrent_trials, still_to_try
 from vimss.search.sampler import Draws, known_to_optuna, startup_trials, suggest
 from vimss.shards.write import write_shards
 from vimss.storage import Store
 from vimss.study import OBJECTIVE, Study, TrialRecord, read_study
-from vimss.trial import trial_resources
+from vimss.trial import TrialPlan, for_tune, trial_resources
 
 SMALL = {
     "question": "Does it run?",
@@ -98,6 +100,45 @@ def test_a_study_without_weights_tells_what_went_wrong(tmp_path):
     shutil.rmtree(tmp_path / "search" / "a" / "model")
     with pytest.raises(TrainingError, match="must hold a trial with weights in search; got broken"):
         read_study(tmp_path).best(["search"])
+
+
+class Started(NamedTuple):
+    """What Tune tells its callbacks of a trial."""
+
+    trial_id: str
+    config: dict[str, Any]
+
+
+def observed(folder: Path, *reports: dict[str, float]) -> tuple[TrialRecord, list[TrialReported]]:
+    """The record and the events of a trial with these reports."""
+    alone = experiment(tune={}, baselines={})
+    plan = TrialPlan(alone, {cell.name: cell for cell in alone.cells()}, folder, (), Place(name="test"), folder)
+    events: list[Event] = []
+    observer, trial = Observer(plan, (events.append,)), Started("t1", {})
+    observer.on_trial_start(0, [], trial)
+    for figures in reports:
+        # As Tune gives it: with figures of its own.
+        result = {**for_tune(figures), "pid": 1, "time_total_s": 2.0, "config": {}, "trial_id": "t1", "done": False}
+        observer.on_trial_result(0, [], trial, result)
+    (record,) = read_study(folder).records
+    return record, [event for event in events if isinstance(event, TrialReported)]
+
+
+def test_every_figure_that_training_reports_is_recorded_and_told_by_its_name(tmp_path):
+    figures = {"valid_loss": -1.0, "audio_seconds": 4.0, "steps": 8.0, "grad_norm": 0.5, "pid": 7.0, "a/b c": 1.0}
+    record, events = observed(tmp_path, figures)
+    assert record.reports == (figures,) == tuple(event.metrics for event in events)
+
+
+def test_a_figure_that_is_not_finite_is_kept_as_it_is_and_told_once(tmp_path, caplog):
+    odd = {"raw": math.nan, "norm": math.inf, "level": -math.inf}
+    first, second = ({"valid_loss": -1.0, "audio_seconds": 4.0 * n, "steps": 8.0 * n, **odd} for n in (1, 2))
+    record, _ = observed(tmp_path, first, second)
+    assert [str(report[name]) for report in record.reports for name in odd] == ["nan", "inf", "-inf"] * 2
+    said = [message for message in caplog.messages if "kept as it is" in message]
+    assert said == [
+        f"{name} is {odd[name]} in trial {record.trial} at 4 audio seconds, and kept as it is" for name in odd
+    ]
 
 
 def test_conditional_axes_are_drawn_only_where_their_condition_holds():

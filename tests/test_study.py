@@ -72,7 +72,7 @@ def names(by: Experiment, folder: Path) -> dict[str, list[str]]:
         {"tune": {**AXES, "training.batch_size": {"low": 2, "high": 4}}},
         {"tune": {**AXES, "training.learning_rate": {"low": 1e-3, "high": 3e-3}}},
         {"tune": {**AXES, "training.learning_rate": {"choices": [0.001, 0.003]}}},
-        {"tune": {**AXES, "model.op": {"choices": ["add", "film"]}}},
+        {"tune": {**AXES, "model.upsampling": {"choices": ["learned", "linear"]}}},
         {"tune": {**AXES, "mixing.max_sources": {"low": 2, "high": 4}}},
         {"model": {"levels": 12}, "training": {"audio_seconds": 36000}},
         {"baselines": {"plain": {"model.site": "none"}}},
@@ -88,8 +88,8 @@ def test_a_search_that_grows_or_is_written_in_another_way_finds_what_was_trained
 @pytest.mark.parametrize(
     ("compare", "cell"),
     [
-        ({"model.op": ["film", "add"]}, "op=film"),
-        ({"model.op": ["add", "film"], "seed": [0, 1]}, "op=film,seed=0"),
+        ({"model.upsampling": ["linear", "learned"]}, "upsampling=linear"),
+        ({"model.upsampling": ["learned", "linear"], "seed": [0, 1]}, "upsampling=linear,seed=0"),
         ({"training.audio_seconds": [36000.0, 10000]}, "audio_seconds=36000.0"),
     ],
 )

@@ -1,6 +1,7 @@
 """Tracking: what a search reports reaches MLflow once, whatever happens in between."""
 
 import json
+import math
 import os
 import shutil
 import sqlite3
@@ -124,6 +125,30 @@ def test_trials_are_children_of_their_cell(reported: Tracking) -> None:
 
 def test_curves_have_audio_seconds_as_steps(reported: Tracking) -> None:
     assert curve(reported, runs_by_trial(reported)["a1"], "train/loss") == [(30, 0.9), (60, 0.5)]
+
+
+def test_figures_that_are_not_finite_reach_mlflow_and_are_sent_once(tracking: Tracking) -> None:
+    odd = {"objective": 1.0, "raw": math.nan, "norm": math.inf}
+    events = (
+        CellStarted("search", {}, baseline=False),
+        TrialStarted("search", "a1", Settings(), {}),
+        TrialReported("search", "a1", 30.0, odd),
+        CellEnded("search", "a1", odd),
+    )
+    report(tracking, events)
+    report(tracking, events)
+    runs = runs_by_trial(tracking)
+    assert math.isnan(runs["a1"].data.metrics["raw"]) and runs["a1"].data.metrics["norm"] == sys.float_info.max
+    for name in odd:
+        assert len(curve(tracking, runs["a1"], name)) == len(curve(tracking, runs[""], name)) == 1
+
+
+def test_a_version_says_which_of_its_scores_are_not_defined(tracking: Tracking, small_model: Path) -> None:
+    client = tracking.client()
+    run_id = client.create_run(client.create_experiment("odd", str(tracking.artifacts))).info.run_id
+    version = register(tracking, "odd", small_model, run_id, {"contrast": math.nan, "sdr": -math.inf}, CARD)
+    description = client.get_model_version("odd", str(version)).description
+    assert "| contrast | not defined |" in description and "| sdr | -inf |" in description
 
 
 def test_a_trial_says_how_it_ended(reported: Tracking) -> None:

@@ -1,20 +1,23 @@
 """A trial alone, and in Tune where Ray is slow: nothing is lost, nothing waits without end."""
 
 import functools
+import math
 import re
 import time
 
+import numpy as np
 import psutil
 import pytest
 from ray import tune
 from test_search import SMALL, experiment
 
+from vimss.errors import TrainingError
 from vimss.experiment import TrialReported
 from vimss.runtime import Place, ray_running
 from vimss.search import search
 from vimss.storage import TEMPORARY, Store
 from vimss.train.distribute import Job, checkpoint_name, fit
-from vimss.trial import TrialPlan, run_trial, trial_resources
+from vimss.trial import REPORTED, TrialPlan, for_tune, run_trial, trial_resources
 
 LATE_SECONDS = 4.0
 """As on a loaded machine; the trial's function returns before the first report was read."""
@@ -23,6 +26,35 @@ LATE_SECONDS = 4.0
 def job(manifest, storage, **training) -> Job:
     once = experiment(tune={}, baselines={}, training={**SMALL["training"], "batch_size": 2, **training})
     return Job(storage, once.settings(), once.validation, manifest.folder, (), Place(name="test"))
+
+
+WHOLE = {"valid_loss": -1.0, "audio_seconds": 4.0, "steps": 8.0}
+
+
+def test_every_figure_of_a_report_travels_apart_from_those_of_tune():
+    figures = {**WHOLE, "grad_norm": math.inf, "pid": 3, "done": 1.0, "weights/mean": 0.5}
+    assert for_tune(figures) == {**WHOLE, REPORTED: figures}
+
+
+@pytest.mark.parametrize("name", ["valid_loss", "audio_seconds", "steps"])
+@pytest.mark.parametrize("value", [None, math.nan, -math.inf])
+def test_a_report_without_what_a_search_needs_is_an_error_of_the_trial(name, value):
+    report = {key: figure for key, figure in WHOLE.items() if key != name} | ({} if value is None else {name: value})
+    got = f"no {name} among " if value is None else f"{name}: {value}"
+    with pytest.raises(TrainingError, match=f"every report must hold a finite {name}; got {got}.*checkpoint is kept"):
+        for_tune(report)
+
+
+@pytest.mark.parametrize("value", ["0.5", None, True, np.float32(1), [1.0]])
+def test_a_figure_that_is_no_number_is_an_error_of_the_trial(value):
+    with pytest.raises(TrainingError, match="every figure of a report must be a number; got mood: .*report float"):
+        for_tune({**WHOLE, "mood": value})
+
+
+@pytest.mark.parametrize("name", ["", "50%", "a\nb", "ä", "x" * 201])
+def test_a_figure_whose_name_could_not_be_tracked_is_an_error_of_the_trial(name):
+    with pytest.raises(TrainingError, match="a figure of a report must have a name of at most 200 letters.*rename it"):
+        for_tune({**WHOLE, name: 1.0})
 
 
 def steps_of(folder) -> list[str]:

@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -29,6 +29,18 @@ LIBRARIES = (
     "av",
     "soundfile",
 )
+
+VECTOR_UNITS = {
+    "avx10_2": "AVX10.2",
+    "avx512_f": "AVX-512",
+    "avx2": "AVX2",
+    "sve2": "SVE2",
+    "sve": "SVE",
+    "neon": "NEON",
+}
+"""Names of torch.cpu.get_capabilities to those that people use, the widest first."""
+
+BFLOAT16_UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512_BF16", "sve_bf16": "SVE bf16", "bf16": "NEON bf16"}
 
 STORE_GIGABYTES = 2
 """What a quickstart leaves, generously."""
@@ -65,7 +77,7 @@ def _machine() -> Iterator[Finding]:
     import psutil
     import torch
 
-    from vimss.train.device import has_bfloat16_units, multiplies_bfloat16
+    from vimss.train.device import has_bfloat16_units
 
     memory = psutil.virtual_memory().available / 2**30
     yield Finding("cores", f"{os.cpu_count()}")
@@ -74,10 +86,45 @@ def _machine() -> Iterator[Finding]:
     )
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     yield Finding("GPUs", ", ".join(names) if names else "none: training runs on the cores")
+    # Not /proc/cpuinfo: this knows ARM, macOS and Windows too.
     capabilities = torch.cpu.get_capabilities()
-    units = [unit for unit in capabilities if multiplies_bfloat16({unit: capabilities[unit]})]
-    units += ["GPU"] if names and has_bfloat16_units(torch.device("cuda")) else []
-    yield Finding("bfloat16", ", ".join(units) if units else "no units for it: training.precision must be float32")
+    yield vector_units(capabilities, torch.backends.cpu.get_cpu_capability())
+    on_gpu = bool(names) and has_bfloat16_units(torch.device("cuda"))
+    yield bfloat16_units(capabilities, on_gpu)
+
+
+def vector_units(capabilities: Mapping[str, object], used: str) -> Finding:
+    """The CPU's units for vectors, and the code that torch has chosen for them: AVX512, AVX2, DEFAULT and others."""
+    units = [name for unit, name in VECTOR_UNITS.items() if capabilities.get(unit) is True]
+    found = ", ".join(units) or "none that is known"
+    limited = os.environ.get("ATEN_CPU_CAPABILITY")
+    if limited is not None:
+        fix = "unset ATEN_CPU_CAPABILITY, unless results shall be those of another machine"
+        return Finding(
+            "vector units", f"{found}; torch is held to {used} by ATEN_CPU_CAPABILITY={limited}", ok=False, fix=fix
+        )
+    if used == "DEFAULT" and capabilities.get("neon") is not True:
+        return Finding("vector units", f"{found}; torch computes without AVX2: training and separation are slow here")
+    return Finding("vector units", f"{found}; torch computes with {'NEON' if used == 'DEFAULT' else used}")
+
+
+def bfloat16_units(capabilities: Mapping[str, object], on_gpu: bool) -> Finding:
+    """What multiplies bfloat16 numbers, and what follows for training."""
+    from vimss.train.device import multiplies_bfloat16
+
+    present = [unit for unit in capabilities if multiplies_bfloat16({unit: capabilities[unit]})]
+    units = [BFLOAT16_UNITS.get(unit, unit) for unit in sorted(present)]
+    if not units and not on_gpu:
+        return Finding(
+            "bfloat16",
+            "no units for it: training.precision must be float32, and optimizer: muon, which multiplies in bfloat16, "
+            "takes longer per step",
+        )
+    able = "training.precision: bfloat16 and optimizer: muon have units"
+    if not units:
+        return Finding("bfloat16", f"GPU: {able} there, not on the cores")
+    where = ", ".join([*units, *(["GPU"] if on_gpu else [])])
+    return Finding("bfloat16", f"{where}: {able}")
 
 
 def _is_installed(name: str) -> bool:

@@ -16,6 +16,7 @@ import itertools
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -36,7 +37,8 @@ from vimss.errors import ConfigError
 from vimss.model.geometry import geometry
 from vimss.runtime import Place
 from vimss.shards.manifest import Manifest
-from vimss.train.config import Settings, ValidationConfig
+from vimss.train.config import RULES, Settings, ValidationConfig, unchecked, without_idle
+from vimss.train.idle import check_uses, idle_error
 
 Scalar = bool | int | float | str
 
@@ -59,6 +61,9 @@ TUNE_FOLDER = "tune"
 
 INHERITED = ("training.batch_size", "training.learning_rate", "training.learning_rate_decay")
 """What a baseline takes from the best trial, so that only its own keys differ."""
+
+_MOST_DRAWS = 10_000
+"""Draws that are looked at to count different trainings: more than any search has trials."""
 
 _WINDOW_KEYS = {
     "training.output_samples",
@@ -85,7 +90,11 @@ class Axis(Config):
     def _is_choices_or_range(self) -> "Axis":
         if bool(self.choices) == (self.low < self.high):
             raise ValueError("an axis has either `choices` or a range with `low` below `high`")
-        if self.log and not self.choices and self.low <= 0:
+        if self.choices and (self.low or self.high or self.log):
+            raise ValueError("an axis with `choices` has no `low`, `high` or `log`: they are for a range")
+        if len(set(self.choices)) < len(self.choices):
+            raise ValueError("an axis must list each choice once")
+        if self.log and self.low <= 0:
             raise ValueError("a logarithmic range needs `low` above 0")
         return self
 
@@ -138,8 +147,11 @@ class Experiment(Config):
     )
 
     def settings(self, overrides: Mapping[str, Scalar] | None = None) -> Settings:
-        """The settings with `overrides` ("training.batch_size": 4) put over the file's."""
-        return parse_config(self._content(overrides or {}), Settings, f"experiment {self.name}")
+        """The settings with `overrides` ("training.batch_size": 4) put over the file's.
+
+        What changes nothing under the others is left out: equal trainings have equal settings.
+        """
+        return parse_config(without_idle(self._content(overrides or {})), Settings, f"experiment {self.name}")
 
     def _content(self, overrides: Mapping[str, Scalar]) -> dict[str, Any]:
         content: dict[str, Any] = {
@@ -173,6 +185,10 @@ class Experiment(Config):
             kept = {name: value for name, value in fixed.pop(group, {}).items() if f"{group}.{name}" not in free}
             fixed |= {group: kept} if kept else {}
         return signature(fixed, cell.baseline)
+
+    def as_written(self, overrides: Mapping[str, Scalar]) -> Settings | None:
+        """The same with what changes nothing; None where a group is wrong by itself."""
+        return unchecked(self._content(overrides))
 
     def alone(self) -> "Experiment":
         """The same without variables: its own settings as one cell with one trial."""
@@ -208,6 +224,8 @@ def load_experiment(name: str | Path, overrides: Sequence[str] = ()) -> Experime
         check_file_name(path, "experiment", _NAME, _NAME_RULE)
     experiment = load_yaml(path, Experiment, overrides, {"name": path.stem})
     _check(experiment)
+    _check_idle(experiment, path, overrides)
+    _check_trials(experiment)
     return experiment
 
 
@@ -238,6 +256,7 @@ def check_experiment(experiment: Experiment, manifest: Manifest, place: Place) -
 
     What depends on several tuned settings shows when it is drawn: see `check_settings`.
     """
+    trainings = []
     for cell in experiment.cells():
         tuned = {} if cell.baseline else experiment.tune
         alone = [{key: value} for key, axis in tuned.items() for value in _samples(key, axis)]
@@ -250,6 +269,8 @@ def check_experiment(experiment: Experiment, manifest: Manifest, place: Place) -
                     raise
                 continue  # needs the other axes too
             check_settings(settings, manifest, place, undecided=set(tuned) - set(point))
+            trainings.append(settings)
+    check_uses(trainings, f"experiment {experiment.name}", manifest, place)
 
 
 def check_settings(settings: Settings, manifest: Manifest, place: Place, undecided: Collection[str] = ()) -> None:
@@ -257,7 +278,7 @@ def check_settings(settings: Settings, manifest: Manifest, place: Place, undecid
 
     Checks that need one of the `undecided` keys are left out.
     """
-    recipe, model, training = manifest.recipe, settings.model, settings.training
+    recipe, model, mixing, training = manifest.recipe, settings.model, settings.mixing, settings.training
     open_keys = set(undecided)
     if not open_keys & _WINDOW_KEYS:
         try:
@@ -281,6 +302,27 @@ def check_settings(settings: Settings, manifest: Manifest, place: Place, undecid
             got=f"{training.batch_size}",
             fix=f"use {max(workers, training.batch_size // workers * workers)}",
         )
+    if "training.compile" not in open_keys and training.compile == "cuda_graphs" and not place.gpus_per_worker:
+        raise ConfigError(
+            "training.compile: cuda_graphs needs a place with GPUs",
+            got=f"gpus_per_worker: 0 in '{place.name}'",
+            fix="set training.compile: compile or off, or choose another place with --on",
+        )
+    counted = not open_keys & {"model.outputs", "model.slots", "mixing.max_sources"}
+    if counted and model.outputs == "slots" and mixing.max_sources > model.slots:
+        raise ConfigError(
+            "model.slots must not be fewer than mixing.max_sources: each source needs a slot",
+            got=f"{model.slots} slots and up to {mixing.max_sources} sources",
+            fix="raise model.slots or lower mixing.max_sources",
+        )
+    typed = not open_keys & {"model.outputs", "model.output_type"}
+    if typed and (model.output_type, model.outputs) == ("difference", "instruments") and len(recipe.labels) == 1:
+        raise ConfigError(
+            f"model.output_type: difference needs shards with several labels, unlike '{manifest.name}': the one output "
+            "would be the mixture",
+            got=f"the label {recipe.labels[0]}",
+            fix="remove model.output_type",
+        )
     if "model.channels" not in open_keys and model.channels != recipe.channels:
         raise ConfigError(
             f"model.channels must be as in the shards '{manifest.name}', {recipe.channels}",
@@ -291,6 +333,11 @@ def check_settings(settings: Settings, manifest: Manifest, place: Place, undecid
 
 def _check_names(experiment: Experiment) -> None:
     """A cell's name is a folder of the study, beside Ray's own, and a row of the table."""
+    for key, values in experiment.compare.items():
+        if not values:
+            raise ConfigError(
+                f"experiment {experiment.name}: compare.{key} must list values", got="[]", fix="remove the key"
+            )
     names = [cell.name for cell in experiment.cells()]
     for name in experiment.baselines:
         if names.count(name) > 1 or name in {"", TUNE_FOLDER} or name.startswith(".") or "/" in name:
@@ -318,12 +365,16 @@ def _check(experiment: Experiment) -> None:
         else:
             _check_tuned(experiment, cell)
     _check_cells_differ(experiment)
-    draws = math.prod(len(axis.choices) or math.inf for axis in experiment.tune.values())
-    if experiment.tune and experiment.search.trials > draws:
+
+
+def _check_trials(experiment: Experiment) -> None:
+    """Trials of equal settings are one: there must be enough different ones."""
+    allowed = _count_settings(experiment)
+    if experiment.search.trials > allowed:
         raise ConfigError(
             f"experiment {experiment.name}: search.trials must not exceed the number of settings that `tune` allows",
-            got=f"{experiment.search.trials} trials of {draws} settings",
-            fix=f"set search.trials: {draws}, or add choices",
+            got=f"{experiment.search.trials} trials of {allowed} settings",
+            fix=f"set search.trials: {allowed}, or add choices",
         )
 
 
@@ -339,6 +390,45 @@ def _check_cells_differ(experiment: Experiment) -> None:
                 fix="remove one of the values",
             )
         names[fixed] = cell.name
+
+
+def _count_settings(experiment: Experiment) -> int | float:
+    """Different settings that can be drawn in a cell, the one that has the most; no end where nobody need count."""
+    if not all(axis.choices for axis in experiment.tune.values()) or not experiment.tune:
+        return math.inf
+    most = 0
+    for cell in experiment.cells():
+        if not cell.baseline:
+            found: set[str] = set()
+            for draw in itertools.islice(_draws(experiment.tune, experiment.tune), _MOST_DRAWS):
+                with suppress(ConfigError):  # a draw that goes together in no network becomes no trial
+                    found.add(signature(experiment.settings({**cell.overrides, **draw})))
+                if len(found) == experiment.search.trials:
+                    return math.inf
+            most = max(most, len(found))
+    draws = math.prod(len(axis.choices) for axis in experiment.tune.values())
+    return most if draws <= _MOST_DRAWS else math.inf
+
+
+def _draws(axes: Mapping[str, Axis], keys: Collection[str]) -> Iterator[dict[str, Scalar]]:
+    """What may be drawn for these of the axes, with those that their `when` names; some values stand for a range."""
+    wanted = set(keys)
+    order = list(in_order(axes))
+    for key in reversed(order):
+        wanted |= set(axes[key].when) if key in wanted else set()
+
+    def extend(draw: dict[str, Scalar], left: Sequence[str]) -> Iterator[dict[str, Scalar]]:
+        if not left:
+            yield draw
+            return
+        key, axis = left[0], axes[left[0]]
+        if all(draw.get(other) in values for other, values in axis.when.items()):
+            for value in _samples(key, axis):
+                yield from extend({**draw, key: value}, left[1:])
+        else:
+            yield from extend(draw, left[1:])
+
+    return extend({}, [key for key in order if key in wanted])
 
 
 def _check_axis(experiment: Experiment, key: str, axis: Axis) -> None:
@@ -420,6 +510,71 @@ def _check_alone(experiment: Experiment, overrides: Mapping[str, Scalar]) -> Non
         cause = error.__cause__
         if not isinstance(cause, ValidationError) or any(len(part["loc"]) > 1 for part in cause.errors()):
             raise
+
+
+def _check_idle(experiment: Experiment, path: Path, overrides: Sequence[str]) -> None:
+    """Refuse what the file asks for though it changes no training of the experiment.
+
+    What changes none because of a `--set` stands there for good reason, and is left out.
+    """
+    found = _find_idle(experiment)
+    given = {override.partition("=")[0] for override in overrides}
+    if found and given:
+        try:
+            before = _find_idle(load_yaml(path, Experiment, (), {"name": path.stem}))
+        except ConfigError:
+            before = {}  # a file that needs its --set
+        found = {where: error for where, error in found.items() if where in before or where in given}
+    for error in found.values():
+        raise error
+
+
+def _find_idle(experiment: Experiment) -> dict[str, ConfigError]:
+    """What is asked for and changes nothing, by where it stands."""
+    found = {}
+    for where, key, points in _asked_for(experiment):
+        settings = [settings for point in points if (settings := experiment.as_written(point)) is not None]
+        error = idle_error(settings, key, experiment.name, where)
+        if error is not None:
+            found[where] = error
+    for name in experiment.search.model_fields_set if not experiment.tune else ():
+        value = getattr(experiment.search, name)
+        if value != SearchConfig.model_fields[name].default:
+            found[f"search.{name}"] = ConfigError(
+                f"experiment {experiment.name}: search.{name} needs `tune`: without it a cell has one trial",
+                got=f"search.{name}: {value}",
+                fix=f"remove search.{name}, or add `tune`",
+            )
+    return found
+
+
+def _asked_for(experiment: Experiment) -> Iterator[tuple[str, str, list[dict[str, Scalar]]]]:
+    """Where a setting that may be idle stands, its key path, and what is put over the file where it holds."""
+    axes, cells = experiment.tune, experiment.cells()
+    for key, rule in RULES.items():
+        relevant = {key, *rule.depends_on} & set(axes)
+        searched = [
+            (draw, {**cell.overrides, **draw}) for cell in cells if not cell.baseline for draw in _draws(axes, relevant)
+        ]
+        # A control takes some settings from the best trial.
+        controls = [
+            (cell, {**draw, **cell.overrides})
+            for cell in cells
+            if cell.baseline
+            for draw in _draws(axes, relevant & set(INHERITED))
+        ]
+        points = [point for _, point in (*searched, *controls)]
+        yield key, key, [{}, *(point for point in points if key not in point)]
+        if key in experiment.compare:
+            yield f"compare.{key}", key, [point for _, point in searched]
+        if key in axes:
+            yield f"tune.{key}", key, [point for draw, point in searched if key in draw]
+        for first in experiment.search.first_trials:
+            if key in first:
+                yield f"search.first_trials.{key}", key, [{**point, **first} for _, point in searched]
+        for name in experiment.baselines:
+            if key in experiment.baselines[name]:
+                yield f"baselines.{name}.{key}", key, [point for cell, point in controls if cell.name == name]
 
 
 @dataclass(frozen=True)

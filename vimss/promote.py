@@ -53,6 +53,9 @@ def decide(challenger: Scores, champion: Scores, against: str) -> Decision:
     broken = [key for key in keys if not math.isfinite(challenger[key])]
     gain = paired_gain({key: challenger[key] for key in keys}, champion)
     pairs = f"{gain.sources} sources in {gain.pieces} pieces"
+    left_out = len(challenger) - len(keys)
+    if left_out:
+        pairs += f", without {left_out} for which {against} has no finite score"
     if broken:
         piece, label = broken[0]
         promoted, reason = False, f"it gives no finite score for {label} in {piece}, where {against} does"

@@ -47,6 +47,9 @@ LOCK = "lock"
 class TrialRecord(Config):
     """What a trial was and how it went; `trial.json` in its folder."""
 
+    # Figures of reports may be anything, and JSON has no NaN.
+    model_config = Config.model_config | {"allow_inf_nan": True, "ser_json_inf_nan": "strings"}
+
     cell: str
     trial: str = Field(description="signature of the settings; name of the folder")
     baseline: bool = Field(False, description="trained for a baseline: whatever its settings, no draw of a search")

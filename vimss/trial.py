@@ -3,7 +3,9 @@
 Apart from `search`, because this module is imported by every trial's process: the less it needs, the sooner it trains.
 """
 
+import math
 import os
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,14 +15,24 @@ from typing import Any
 from ray import tune
 
 from vimss.config import signature
+from vimss.errors import TrainingError
 from vimss.experiment import Cell, Experiment, Scalar
 from vimss.runtime import TRIAL_SLOT, Place
-from vimss.study import cell_folder
+from vimss.study import OBJECTIVE, cell_folder
 from vimss.train.config import Settings
 from vimss.train.distribute import Job, fit, worker_resources
 
 CELL = "cell"
 """Key of Tune's configuration that names the cell, where one run of Tune holds several."""
+
+REPORTED = "reported"
+"""Key of Tune's results that holds the figures of a report, apart from those that Tune adds itself."""
+
+NEEDED = (OBJECTIVE, "audio_seconds", "steps")
+"""What a search needs of every report: to choose, to prune, and to find the checkpoint."""
+
+_FIGURE_NAME = re.compile(r"[\w\-./: ]{1,200}", re.ASCII)
+"""What MLflow takes as the name of a metric."""
 
 CLOSE_SECONDS = 50.0
 """How long a stopped training may take to close before its process is given up."""
@@ -70,6 +82,37 @@ def trial_resources(place: Place) -> dict[str, float]:
     return worker_resources(place) if place.workers_per_trial == 1 else {TRIAL_SLOT: 1.0}
 
 
+def for_tune(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """A report of training as a result for Tune: what Tune needs by its name, and all figures together.
+
+    TrainingError, which ends the trial, where a figure that the search needs is missing or not finite, or where one has
+    a name or a value that could not be kept. Others that are not finite are kept as they are.
+    """
+    for name, value in metrics.items():
+        if not _FIGURE_NAME.fullmatch(name):
+            raise TrainingError(
+                "a figure of a report must have a name of at most 200 letters, digits, spaces and signs of _-./:",
+                got=repr(name),
+                fix="rename it where it is reported, in vimss/train/loop.py",
+            )
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TrainingError(
+                "every figure of a report must be a number",
+                got=f"{name}: {value!r}",
+                fix="report float(...) of it, in vimss/train/loop.py",
+            )
+    for name in NEEDED:
+        if not math.isfinite(metrics.get(name, math.nan)):
+            raise TrainingError(
+                f"every report must hold a finite {name}",
+                got=f"{name}: {metrics[name]}" if name in metrics else f"no {name} among {', '.join(sorted(metrics))}",
+                fix="the last checkpoint is kept: correct what reports, in vimss/train/loop.py, or lower the "
+                "learning rate where the figure is not finite",
+            )
+    figures = {name: float(value) for name, value in metrics.items()}
+    return {**{name: figures[name] for name in NEEDED}, REPORTED: figures}
+
+
 def run_trial(config: dict[str, Any], plan: TrialPlan) -> None:
     """The function that Tune runs. It returns only when Tune has taken every report."""
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", str(RESET_SECONDS))
@@ -87,7 +130,7 @@ def run_trial(config: dict[str, Any], plan: TrialPlan) -> None:
 
     def report(metrics: dict[str, float]) -> None:
         try:
-            tune.report(metrics)
+            tune.report(for_tune(metrics))
         except SystemExit:  # Tune has stopped the trial
             end_of_process.start()
             raise

@@ -8,7 +8,6 @@ Each stage's module does one thing and knows nothing of the others; here they ar
 """
 
 import json
-import math
 import shlex
 import time
 from collections import Counter
@@ -450,17 +449,19 @@ def run_features(task: FeaturesTask) -> str:
 
 
 def registry_figures(best: TrialRecord, tested: Sequence[Evaluation]) -> dict[str, float]:
-    """What the registry shows of the best trial: its figures on the test split, where it was evaluated there."""
+    """What the registry shows of the best trial: its figures on the test split, where it was evaluated there.
+
+    Those that are not defined for its network are NaN.
+    """
     found = evaluation_of(best, tested)
     if found is None:
         return {}
-    figures = {
+    return {
         "test_si_sdr_improvement": found.two_sources.si_sdr_improvement,
         "test_label_contrast": found.two_sources.label_contrast,
         "test_pieces_si_sdr_improvement": found.median("si_sdr_improvement"),
         "test_pieces_sdr": found.median("sdr"),
     }
-    return {name: value for name, value in figures.items() if math.isfinite(value)}
 
 
 def model_in_use(work: Work, model: str, note: Callable[[str], None] = lambda sentence: None) -> str:

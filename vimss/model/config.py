@@ -78,7 +78,9 @@ class ModelConfig(Config):
     upsampling: Literal["linear", "learned"] = Field(
         "linear", description="learned: one weight per channel between two neighbours (M5)"
     )
-    output_activation: Literal["tanh", "linear"] = Field("tanh", description="of the last layer")
+    output_activation: Literal["tanh", "linear"] = Field(
+        "tanh", description="of the last layer; tanh bounds outputs to full scale, whatever the gain; linear to nothing"
+    )
     initial_output: Literal["random", "mixture"] = Field(
         "random", description="mixture: before training, every output is close to a share of the mixture"
     )

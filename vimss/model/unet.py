@@ -196,7 +196,8 @@ class UNet(nn.Module):
             x = self._activate(_pointwise(x, beside, self.hidden), "output", layer, context)
         x = _pointwise(x, beside, self.head)
         if self.config.output_activation == "tanh":
-            x = torch.tanh(x)
+            # The bound is full scale before and after the gain, which is divided out below.
+            x = self.config.gain * torch.tanh(x / self.config.gain)
         out = rearrange(x, "b q u (s c) -> b (q s) c u", c=self.config.channels)
         if self.config.output_type == "difference":
             out = torch.cat([out, heard.unsqueeze(1) - out.sum(1, keepdim=True)], dim=1)

@@ -19,28 +19,12 @@ from vimss.search.heartbeat import Heartbeat
 from vimss.storage import publish
 from vimss.study import OBJECTIVE, RECORD, TrialRecord, read_record, write_record
 from vimss.train.distribute import CHECKPOINTS, PROGRESS, checkpoint_name
-from vimss.trial import TrialPlan
+from vimss.trial import REPORTED, TrialPlan
 
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
 """Between two looks at the running trials."""
-
-_METRICS = (
-    "audio_seconds",
-    OBJECTIVE,
-    "valid_loss_raw",
-    "train_loss",
-    "learning_rate",
-    "steps",
-    "audio_seconds_per_second",
-    "loader_wait",
-    "micro_batch",
-    "lost_clips",
-    "mixture_level_db",
-    "turned_down",
-    "stopped_early",
-)
 
 
 class Observer(tune.Callback):
@@ -54,6 +38,8 @@ class Observer(tune.Callback):
         """Of the trials that run."""
         self.last_look = self.last_change = time.monotonic()
         """When the trials were looked at, and when one began or ended."""
+        self.odd: set[str] = set()
+        """Figures that were seen not to be finite."""
         self.ended: dict[str, str] = {}
         """Trials that were ended here, and why."""
         self.error: Exception | None = None
@@ -94,10 +80,9 @@ class Observer(tune.Callback):
         """Add a report to the record."""
         with self._own_errors():
             self.heartbeats[trial.trial_id].report(time.monotonic())
-            metrics = {key: float(result[key]) for key in _METRICS if key in result and math.isfinite(result[key])}
-            if OBJECTIVE not in metrics:
-                return
+            metrics: dict[str, float] = dict(result[REPORTED])
             record = self.records[trial.trial_id]
+            self._warn_of_odd(record, metrics)
             # After an interruption a report may come a second time.
             earlier = itertools.takewhile(lambda report: report["steps"] < metrics["steps"], record.reports)
             self._keep(trial.trial_id, record.model_copy(update={"reports": (*earlier, metrics)}))
@@ -127,6 +112,19 @@ class Observer(tune.Callback):
                 self._close(trial.trial_id, "interrupted", LOST if self.error is None else str(self.error))
             else:
                 self._close(trial.trial_id, "failed", error_message(error, trial))
+
+    def _warn_of_odd(self, record: TrialRecord, metrics: dict[str, float]) -> None:
+        """Say once of each figure that it is not finite; it is kept as it is."""
+        for name, value in metrics.items():
+            if not math.isfinite(value) and name not in self.odd:
+                self.odd.add(name)
+                log.warning(
+                    "%s is %s in trial %s at %.0f audio seconds, and kept as it is",
+                    name,
+                    value,
+                    record.trial,
+                    metrics["audio_seconds"],
+                )
 
     def _begin(self, trial: Any) -> None:
         cell, settings, chosen = self.plan.resolve(trial.config)

@@ -17,7 +17,9 @@ What each entry does (`do`):
     best         the cell's run gets params and metrics of its best trial
 """
 
+import math
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -280,7 +282,12 @@ class Delivery(threading.Thread):
         tags = {"best trial": entry["trial"], "best run": best.info.run_id, "params of trial": owner}
         self._log_params(parent, best.data.params if owner == entry["trial"] else {}, tags)
         wanted = {**best.data.metrics, **entry["metrics"]}
-        changed = {name: value for name, value in wanted.items() if parent.data.metrics.get(name) != value}
+        # NaN is not even equal to itself.
+        changed = {
+            name: value
+            for name, value in wanted.items()
+            if not (name in parent.data.metrics and _same(parent.data.metrics[name], value))
+        }
         # Step 0 throughout: MLflow shows the value of the highest step, and a later best may have fewer audio seconds.
         metrics = [Metric(name, value, entry["time"], 0) for name, value in changed.items()]
         for some in _chunks(metrics, MAX_METRICS):
@@ -341,6 +348,12 @@ def _batches(entries: list[tuple[Entry, int]]) -> Iterator[tuple[list[Entry], in
         position = end
     if batch:
         yield batch, position
+
+
+def _same(known: float, value: float) -> bool:
+    """Whether MLflow has the value; instead of infinity it keeps the largest number there is."""
+    largest = sys.float_info.max
+    return known == min(max(value, -largest), largest) or (math.isnan(known) and math.isnan(value))
 
 
 def _one_line(error: BaseException) -> str:

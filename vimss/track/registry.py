@@ -9,6 +9,7 @@ model's folder as its one artifact. Registering the same weights again gives the
 
 import hashlib
 import json
+import math
 import re
 import shutil
 import tempfile
@@ -76,7 +77,7 @@ def register(
         name: Of the registered model: the experiment's.
         folder: With model.json and weights.safetensors, from save_separator.
         run_id: MLflow's id of the trial's run.
-        metrics: Scores, by name; they become tags and stand in the description.
+        metrics: Scores, by name, NaN where one is not defined; they become tags and stand in the description.
         card: What a user must know: data, rate, labels, convention of the scores, licence, commit.
 
     Raises:
@@ -305,9 +306,13 @@ def _what_there_is(client: MlflowClient, name: str) -> tuple[str, str]:
 
 
 def _describe(metrics: Mapping[str, float], card: Mapping[str, Any]) -> str:
-    scores = [f"| {name} | {value:.2f} |" for name, value in metrics.items()]
+    scores = [f"| {name} | {_figure(value)} |" for name, value in metrics.items()]
     facts = [f"- **{name}**: {_text(value)}" for name, value in card.items()]
     return "\n".join(["| score | value |", "|---|---:|", *scores, "", *facts])
+
+
+def _figure(value: float) -> str:
+    return "not defined" if math.isnan(value) else f"{value:.2f}"
 
 
 def _text(value: Any) -> str:

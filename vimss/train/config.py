@@ -1,11 +1,17 @@
 """Settings of one training: network, mixing and how the weights are found.
 
 Budgets, decay and reports count audio seconds, because batch size changes what a step is.
+
+A setting that changes nothing under the others, such as `op` without a `site`, is idle: `RULES` lists them all. A file
+that asks for one is refused (see `vimss.experiment`); where one part of a file makes another idle, as a control does
+that takes the context away, `without_idle` leaves it out, so that equal trainings have equal settings.
 """
 
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from vimss.config import Config
 from vimss.model.config import ModelConfig
@@ -70,7 +76,22 @@ class TrainingConfig(Config):
             raise ValueError(
                 f"report_seconds ({self.report_seconds:g}) must not exceed audio_seconds ({self.audio_seconds:g})"
             )
+        if self.warmup_seconds > self.audio_seconds:
+            raise ValueError(
+                f"warmup_seconds ({self.warmup_seconds:g}) must not exceed audio_seconds ({self.audio_seconds:g}): "
+                "the learning rate would never be reached"
+            )
         return self
+
+    @property
+    def num_reports(self) -> int:
+        """Validations in the whole budget, evenly spread; the last is at its end."""
+        return max(1, round(self.audio_seconds / self.report_seconds))
+
+    @property
+    def longest_patience(self) -> float:
+        """Patience that can still stop a training: counted from the first report, over by the last but one."""
+        return max(0.0, self.audio_seconds * (self.num_reports - 2) / self.num_reports)
 
 
 class ValidationConfig(Config):
@@ -92,3 +113,162 @@ class Settings(Config):
     mixing: MixingConfig = MixingConfig()
     training: TrainingConfig = TrainingConfig()
     seed: int = Field(0, ge=0, description="seed of weights, batches and sampler")
+
+    @model_validator(mode="after")
+    def _has_no_idle_setting(self) -> "Settings":
+        for key in idle_settings(self):
+            raise ValueError(f"{key} needs {RULES[key].needs}; got {describe_idle(self, key)}")
+        return self
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When a setting changes something."""
+
+    needs: str
+    """In words, after "needs"."""
+    depends_on: tuple[str, ...]
+    """Key paths of the settings that decide it."""
+    works: Callable[[Settings], bool]
+
+
+def _is_conditioned(settings: Settings) -> bool:
+    return settings.model.site != "none"
+
+
+def _looks(settings: Settings) -> bool:
+    return _is_conditioned(settings) and settings.model.context in {"frames", "features"}
+
+
+def _limits_width(settings: Settings) -> bool:
+    model = settings.model
+    return model.widths() != model.model_copy(update={"max_filters": default_of("model.max_filters")}).widths()
+
+
+_SITE = "a model.site other than none"
+_CONTEXT = ("model.context", "model.site")
+
+RULES = {
+    "model.context": Rule(_SITE, ("model.site",), _is_conditioned),
+    "model.op": Rule(_SITE, ("model.site",), _is_conditioned),
+    "model.slots": Rule("model.outputs: slots", ("model.outputs",), lambda settings: settings.model.outputs == "slots"),
+    "model.max_filters": Rule("layers that would have more channels", ("model.filters", "model.levels"), _limits_width),
+    "model.vision.network": Rule(f"model.context: frames or features, and {_SITE}", _CONTEXT, _looks),
+    "model.vision.weights": Rule(f"model.context: frames or features, and {_SITE}", _CONTEXT, _looks),
+    "model.vision.frozen": Rule(
+        f"model.context: frames, and {_SITE}",
+        _CONTEXT,
+        lambda settings: _is_conditioned(settings) and settings.model.context == "frames",
+    ),
+    "model.feature_size": Rule(
+        f"model.context: features, and {_SITE}",
+        _CONTEXT,
+        lambda settings: _is_conditioned(settings) and settings.model.context == "features",
+    ),
+    "mixing.aligned_share": Rule(
+        "mixtures of several sources", ("mixing.max_sources",), lambda settings: settings.mixing.max_sources > 1
+    ),
+    "mixing.absent_share": Rule(
+        "model.outputs: queries", ("model.outputs",), lambda settings: settings.model.outputs == "queries"
+    ),
+    "mixing.queries": Rule(
+        "model.outputs: queries", ("model.outputs",), lambda settings: settings.model.outputs == "queries"
+    ),
+    "mixing.swap_channels": Rule(
+        "model.channels: 2", ("model.channels",), lambda settings: settings.model.channels == 2
+    ),
+    "mixing.remix_share": Rule(
+        "several mixtures in a batch, of several sources",
+        ("training.batch_size", "mixing.max_sources"),
+        lambda settings: settings.training.batch_size > 1 and settings.mixing.max_sources > 1,
+    ),
+    "mixing.curriculum_epochs": Rule(
+        "a mixing.max_sources above mixing.min_sources",
+        ("mixing.min_sources", "mixing.max_sources"),
+        lambda settings: settings.mixing.max_sources > settings.mixing.min_sources,
+    ),
+    "training.absent_weight": Rule(
+        "training.loss: snr or si_sdr", ("training.loss",), lambda settings: settings.training.loss in {"snr", "si_sdr"}
+    ),
+    "training.patience_seconds": Rule(
+        "a report that comes so long after the first one, and is not the last",
+        ("training.audio_seconds", "training.report_seconds"),
+        lambda settings: settings.training.patience_seconds <= settings.training.longest_patience,
+    ),
+}
+"""Key paths of settings to when they change something. Settings that are not listed always do."""
+
+
+def is_idle(settings: Settings, key: str) -> bool:
+    """Whether the setting at a key path changes nothing under the others."""
+    return key in RULES and not RULES[key].works(settings)
+
+
+def idle_settings(settings: Settings) -> list[str]:
+    """Key paths of the settings that are not the defaults, though they change nothing."""
+    return [key for key in RULES if is_idle(settings, key) and value_at(settings, key) != default_of(key, settings)]
+
+
+def describe_idle(settings: Settings, key: str) -> str:
+    """An idle setting beside those that make it so, for an error."""
+    others = ", ".join(f"{other}: {value_at(settings, other)}" for other in RULES[key].depends_on)
+    return f"{key}: {value_at(settings, key)} with {others}"
+
+
+def unchecked(content: Mapping[str, Any]) -> Settings | None:
+    """The settings of plain groups, idle ones too; None where a group is wrong by itself."""
+    try:
+        return Settings.model_construct(
+            model=ModelConfig.model_validate(content.get("model", {})),
+            mixing=MixingConfig.model_validate(content.get("mixing", {})),
+            training=TrainingConfig.model_validate(content.get("training", {})),
+            seed=content.get("seed", 0),
+        )
+    except ValidationError:
+        return None
+
+
+def without_idle(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The same plain groups without what changes nothing: equal trainings, equal settings."""
+    settings = unchecked(content)
+    if settings is None:
+        return dict(content)  # parsing it names the error
+    kept = dict(content)
+    for key in idle_settings(settings):
+        kept = _without(kept, key.split("."))
+    # Two more spellings of equal widths.
+    filters = min(settings.model.filters, settings.model.max_filters)
+    if filters != settings.model.filters:
+        kept["model"] = {**kept["model"], "filters": filters}
+    widest = filters * (settings.model.levels + 1)
+    if default_of("model.max_filters") < widest < settings.model.max_filters:
+        kept["model"] = {**kept["model"], "max_filters": widest}
+    return kept
+
+
+def value_at(settings: Settings, key: str) -> Any:
+    """The value at a key path."""
+    value: Any = settings
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def default_of(key: str, settings: Settings | None = None) -> Any:
+    """The default at a key path; that of feature_size depends on the other settings."""
+    if key == "model.feature_size" and settings is not None:
+        return settings.model.vision.feature_size
+    return value_at(_DEFAULTS, key)
+
+
+def _without(content: Mapping[str, Any], path: list[str]) -> dict[str, Any]:
+    first, *rest = path
+    kept = dict(content)
+    if rest:
+        kept[first] = _without(dict(kept[first]), rest)
+    else:
+        del kept[first]
+    return kept
+
+
+_DEFAULTS = Settings.model_construct(model=ModelConfig(), mixing=MixingConfig(), training=TrainingConfig(), seed=0)

@@ -114,7 +114,7 @@ def train(
     gradients = Gradients(network, settings, window, device, micro_batch=local_batch)
     seconds_per_step = config.batch_size * window.output_samples / window.sample_rate
     total_steps = math.ceil(config.audio_seconds / seconds_per_step)
-    num_reports = max(1, round(config.audio_seconds / config.report_seconds))
+    num_reports = config.num_reports
     # At the first step that reaches the share of the budget: a report just before a rung of ASHA would miss it.
     report_steps = {math.ceil(total_steps * (number + 1) / num_reports) for number in range(num_reports)}
     steps, best, best_seconds = state.steps, state.best, state.best_seconds

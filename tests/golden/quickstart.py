@@ -1,0 +1,161 @@
+"""The README's figures of the quickstart, and the command that pastes them from a store where it ran:
+
+    .venv/bin/python tests/golden/quickstart.py STORE
+
+It reads STORE/quickstart-seed0.json and those of all other seeds, keeps the figures in quickstart.json beside this file
+and writes the README's blocks anew: what stands between `<!-- quickstart: NAME -->` and `<!-- /quickstart -->`.
+"""
+
+import functools
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from vimss.console import decibel
+from vimss.quickstart import BEST, REACHED
+
+FIGURES = Path(__file__).with_suffix(".json")
+README = Path(__file__).parents[2] / "README.md"
+BLOCK = re.compile(r"(<!-- quickstart: (\w+) -->).*?(<!-- /quickstart -->)", re.DOTALL)
+COLUMNS = {
+    "si_sdr_improvement": "SI-SDRi, two sources",
+    "label_contrast": "contrast",
+    "absent_level": "absent",
+    "pieces_si_sdr_improvement": "SI-SDRi, whole pieces",
+    "pieces_sdr": "SDR",
+    "pieces_sir": "SIR",
+    "pieces_sar": "SAR",
+}
+UNSEEN = ("best", "unheard_timbres", "si_sdr_improvement")
+"""Where the improvement on timbres that training never saw stands; the next one is that on those of the corpus."""
+SEEN = ("best", "metrics", "si_sdr_improvement")
+
+Figures = list[dict[str, Any]]
+"""One entry per seed, in their order."""
+
+
+def read_store(store: Path) -> Figures:
+    """What the README shows of the runs in a store, of each seed the last one."""
+    paths = sorted(store.glob("quickstart-seed*.json"), key=lambda path: int(path.stem.removeprefix("quickstart-seed")))
+    if not paths:
+        sys.exit(f"{store} must hold quickstart-seed0.json; got no such file. To fix: run `vimss quickstart --seed 0`")
+    figures = [_shown(json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+    if not any(_is_whole(run) for run in figures):
+        sys.exit(
+            "the seconds of a run must be of one that did all stages itself; got runs that found shards or trials. "
+            "To fix: run the quickstart in an empty store"
+        )
+    return figures
+
+
+def _shown(summary: dict[str, Any]) -> dict[str, Any]:
+    """The part of quickstart.json that the README shows; nothing of the machine's paths."""
+    rows = {BEST: summary["best"]["metrics"], **summary["baseline"], **summary["references"]}
+    return {
+        "seed": summary["seed"],
+        "stages": summary["stages"],
+        "page": summary["page"][summary["page"].index("stems/") :],
+        "sentence": summary["champion"]["sentence"],
+        "reached": {name.strip(): _rounded(_at(summary, path)) for name, path, _ in REACHED},
+        "seen": _rounded(_at(summary, SEEN)),
+        "unseen": _rounded(_at(summary, UNSEEN)),
+        "systems": {name: {key: _rounded(row[key]) for key in COLUMNS} for name, row in rows.items()},
+    }
+
+
+def _at(summary: dict[str, Any], path: tuple[str, ...]) -> float | None:
+    return functools.reduce(lambda group, key: group[key], path, summary)  # type: ignore[arg-type, return-value]
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
+
+
+def _is_whole(run: dict[str, Any]) -> bool:
+    """Whether a run wrote the shards and trained, rather than find them."""
+    return min(run["stages"]["corpus and shards"], run["stages"]["search"]) >= 1
+
+
+def the_run(figures: Figures) -> str:
+    """What the command prints, abridged: that of the first seed that did all stages itself."""
+    run = next(run for run in figures if _is_whole(run))
+    stages = [f"{name}: {seconds:.0f} s" for name, seconds in run["stages"].items() if name != "imports"]
+    lines = [
+        *stages,
+        "[... each with its progress; then the tables below, and the best trial by instrument ...]",
+        run["sentence"],
+        "stems and page:",
+        f"  [...]/store/{run['page']}",
+        "figures:",
+        "  [...]/store/quickstart.json",
+        "runs and models:",
+        "  platform/local/run vimss ui",
+        "a cluster on this machine:",
+        "  platform/local/run platform/cluster/head",
+        "[... and the line that sends the same search as a job]",
+    ]
+    return "\n```text\n" + "\n".join(lines) + "\n```\n"
+
+
+def the_seeds(figures: Figures) -> str:
+    """What the best trial reached, over seeds."""
+    rows = []
+    for name, path, aim in REACHED:
+        is_time = path == ("seconds",)
+        runs = [run for run in figures if _is_whole(run) or not is_time]
+        found = [value for run in runs if (value := run["reached"][name.strip()]) is not None]
+        show: Callable[[float], str] = (lambda value: f"{value:.0f}") if is_time else decibel
+        median, low, high = map(show, (statistics.median(found), min(found), max(found))) if found else "---"
+        rows.append(f"| {name.strip()} | {median} | {f'{low} to {high}' if len(found) > 1 else '-'} | {aim} |")
+    whole = [run["stages"] for run in figures if _is_whole(run)]
+    stages = ", ".join(f"{name} {statistics.median(run[name] for run in whole):.0f}" for name in whole[0])
+    seeds = [run["seed"] for run in figures if _is_whole(run)]
+    of = f"of seed {seeds[0]}" if len(seeds) == 1 else f"medians of the seeds {_list(seeds)}"
+    header = (
+        f"| best trial, seeds {_list([run['seed'] for run in figures])} | median | range | aim |\n|---|---|---|---|"
+    )
+    return "\n".join(["", header, *rows, "", f"Seconds, {of}: {stages}.", ""])
+
+
+def the_systems(figures: Figures) -> str:
+    """Every row of the evaluation, medians over seeds."""
+    lines = [f"| split test | {' | '.join(COLUMNS.values())} |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for name in figures[0]["systems"]:
+        found = [[run["systems"][name][key] for run in figures if name in run["systems"]] for key in COLUMNS]
+        lines.append(f"| {name} | {' | '.join(map(_median, found))} |")
+    return "\n" + "\n".join(lines) + "\n"
+
+
+def the_unseen(figures: Figures) -> str:
+    """What is lost on timbres that training never saw."""
+    unseen, seen = (_median([run[key] for run in figures]) for key in ("unseen", "seen"))
+    return f"{unseen} dB instead of {seen}"
+
+
+def _median(values: Sequence[float | None]) -> str:
+    defined = [value for value in values if value is not None]
+    return decibel(statistics.median(defined)) if defined else "-"
+
+
+def _list(numbers: Sequence[int]) -> str:
+    *first, last = map(str, numbers)
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+BLOCKS = {"run": the_run, "seeds": the_seeds, "systems": the_systems, "unseen": the_unseen}
+"""Name of a block to what makes it."""
+
+
+def paste(text: str, figures: Figures) -> str:
+    """The README with its blocks made anew."""
+    return BLOCK.sub(lambda found: f"{found[1]}{BLOCKS[found[2]](figures)}{found[3]}", text)
+
+
+if __name__ == "__main__":
+    figures = read_store(Path(sys.argv[1]))
+    FIGURES.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    README.write_text(paste(README.read_text(encoding="utf-8"), figures), encoding="utf-8")

@@ -1,0 +1,281 @@
+"""Settings that change nothing: refused where a file asks for one, left out where another part of it makes it idle."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vimss.errors import ConfigError
+from vimss.experiment import Experiment, check_experiment, load_experiment
+from vimss.runtime import Place
+from vimss.shards.manifest import Manifest, PieceEntry
+from vimss.shards.recipe import load_recipe
+from vimss.train.config import RULES, Settings, default_of, idle_settings, value_at, without_idle
+from vimss.trial import trial_name
+
+HEAD = "question: q\nexpected: e\nshards: quickstart\n"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(HEAD + text, encoding="utf-8")
+    return path
+
+
+LOOKS = {"model.site": "decoder", "model.context": "frames"}
+IDLE = {
+    "model.context": ("frames", {}, {"model.site": "decoder"}),
+    "model.op": ("add", {"model.site": "none"}, {"model.site": "decoder"}),
+    "model.slots": (3, {"model.outputs": "instruments"}, {"model.outputs": "slots"}),
+    "model.max_filters": (512, {"model.filters": 8}, {"model.filters": 100}),
+    "model.vision.network": ("resnet50", {"model.site": "decoder"}, LOOKS),
+    "model.vision.weights": ("random", {"model.site": "decoder"}, LOOKS),
+    "model.vision.frozen": (False, {"model.site": "decoder", "model.context": "features"}, LOOKS),
+    "model.feature_size": (7, LOOKS, {"model.site": "decoder", "model.context": "features"}),
+    "mixing.aligned_share": (0.5, {"mixing.min_sources": 1, "mixing.max_sources": 1}, {"mixing.max_sources": 3}),
+    "mixing.absent_share": (0.5, {}, {"model.outputs": "queries", "model.site": "output"}),
+    "mixing.queries": (3, {"model.outputs": "slots"}, {"model.outputs": "queries", "model.site": "output"}),
+    "mixing.swap_channels": (True, {"model.channels": 1}, {"model.channels": 2}),
+    "mixing.remix_share": (0.5, {"training.batch_size": 1}, {"training.batch_size": 2}),
+    "mixing.curriculum_epochs": (4, {"mixing.max_sources": 2}, {"mixing.max_sources": 3}),
+    "training.absent_weight": (0.5, {"training.loss": "l1"}, {"training.loss": "si_sdr"}),
+    "training.patience_seconds": (9000, {"training.audio_seconds": 10000}, {"training.audio_seconds": 18000}),
+}
+"""A setting to a value that is not the default, to others under which it changes nothing, and under which it does."""
+
+
+def nested(flat) -> dict:
+    content: dict = {}
+    for key, value in flat.items():
+        *groups, last = key.split(".")
+        group = content
+        for name in groups:
+            group = group.setdefault(name, {})
+        group[last] = value
+    return content
+
+
+def experiment(flat, **more) -> Experiment:
+    return Experiment(name="mine", question="q", expected="e", shards="quickstart", **nested(flat), **more)
+
+
+def test_every_rule_is_tried():
+    assert set(IDLE) == set(RULES)
+
+
+@pytest.mark.parametrize("key", IDLE)
+def test_a_setting_that_changes_nothing_is_refused_with_what_it_needs(tmp_path, key):
+    value, others, _ = IDLE[key]
+    path = write(tmp_path, yaml.safe_dump(nested({**others, key: value})))
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(path)
+    error = caught.value
+    assert error.rule == f"experiment mine: {key} needs {RULES[key].needs}"
+    asked = re.match(rf"{key}: (\S+) with ", error.got)
+    assert asked is not None and asked[1] in {str(value), f"{value}.0"}
+    assert all(f"{other}: " in error.got for other in RULES[key].depends_on)
+    assert error.fix == f"remove {key}, or change {' or '.join(RULES[key].depends_on)}"
+
+
+@pytest.mark.parametrize("key", IDLE)
+def test_the_same_setting_is_kept_where_it_changes_something(tmp_path, key):
+    value, _, others = IDLE[key]
+    settings = experiment({**others, key: value}).settings()
+    assert value_at(settings, key) == value and idle_settings(settings) == []
+
+
+@pytest.mark.parametrize("key", IDLE)
+def test_its_default_may_be_spelled_out(tmp_path, key):
+    _, others, _ = IDLE[key]
+    assert experiment({**others, key: default_of(key)}).settings() == experiment(others).settings()
+
+
+@pytest.mark.parametrize("key", IDLE)
+def test_where_another_part_makes_it_idle_the_training_is_the_same_and_has_the_same_name(key):
+    value, idle, _ = IDLE[key]
+    one, other = experiment({**idle, key: value}).settings(), experiment(idle).settings()
+    assert one == other and trial_name(one) == trial_name(other)
+
+
+@pytest.mark.parametrize("key", IDLE)
+def test_settings_that_a_program_makes_are_refused_alike(key):
+    value, others, _ = IDLE[key]
+    with pytest.raises(ValueError, match=f"{key} needs {RULES[key].needs}; got {key}: "):
+        Settings.model_validate(nested({**others, key: value}))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model: {op: add, context: frames}\ncompare: {model.site: [none, decoder]}",
+        "model: {op: add, context: frames}\nbaselines: {told: {model.site: decoder}}",
+        "model: {op: add, site: decoder}\nbaselines: {blind: {model.site: none}}",
+        "model: {op: add}\ntune: {model.site: {choices: [none, decoder]}}\nsearch: {trials: 2}",
+        "model: {site: decoder, op: add}\ntune: {model.op: {choices: [film, concat]}}\nsearch: {trials: 2}",
+        "compare: {model.site: [none, decoder], model.op: [add, film]}",
+        "training: {absent_weight: 3}\ntune: {training.loss: {choices: [l1, snr]}}\nsearch: {trials: 2}",
+        "compare: {model.site: [none, decoder]}\ntune: {model.op: {choices: [add, film]}}\n"
+        "search: {trials: 2, first_trials: [{model.op: add}]}",
+        "mixing: {remix_share: 0.5}\ntune: {training.batch_size: {low: 1, high: 8}}",
+    ],
+)
+def test_what_changes_one_of_the_trainings_is_not_refused(tmp_path, text):
+    load_experiment(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("baselines: {blind: {model.site: none, model.op: add}}", "baselines.blind.model.op"),
+        ("model: {site: decoder}\nbaselines: {blind: {model.site: none, model.op: add}}", "baselines.blind.model.op"),
+        ("training: {loss: l1}\nbaselines: {x: {training.absent_weight: 2}}", "baselines.x.training.absent_weight"),
+        ("compare: {model.op: [add, film]}", "compare.model.op"),
+        ("compare: {model.op: [add, film], model.site: [none]}", "compare.model.op"),
+        ("tune: {model.op: {choices: [add, film]}}\nsearch: {trials: 2}", "tune.model.op"),
+        ("tune: {training.absent_weight: {low: 1, high: 2}}\ntraining: {loss: mse}", "tune.training.absent_weight"),
+        (
+            "tune: {model.site: {choices: [none, output]}, model.op: {choices: [add], when: {model.site: [none]}}}\n"
+            "search: {trials: 2}",
+            "tune.model.op",
+        ),
+        (
+            "tune: {model.site: {choices: [none, output]}, model.op: {choices: [add, film]}}\n"
+            "search: {trials: 2, first_trials: [{model.site: none, model.op: add}]}",
+            "search.first_trials.model.op",
+        ),
+        ("model: {op: add}\ntune: {model.site: {choices: [none]}}\nsearch: {trials: 1}", "model.op"),
+    ],
+)
+def test_what_changes_none_of_them_is_refused_where_it_stands(tmp_path, text, where):
+    with pytest.raises(
+        ConfigError, match=rf"^experiment mine: {re.escape(where)} needs .*To fix: remove {re.escape(where)},"
+    ):
+        load_experiment(write(tmp_path, text))
+
+
+def test_a_set_on_the_command_line_makes_a_setting_of_the_file_idle_without_an_error(tmp_path):
+    path = write(tmp_path, "model: {site: decoder, op: add}")
+    assert load_experiment(path, ["model.site=none"]).settings() == load_experiment(write(tmp_path, "")).settings()
+
+
+def test_a_set_that_changes_nothing_itself_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="mine: model.op needs a model.site other than none"):
+        load_experiment(write(tmp_path, "model: {site: decoder}"), ["model.site=none", "model.op=add"])
+    with pytest.raises(ConfigError, match="mine: model.context needs a model.site other than none"):
+        load_experiment(write(tmp_path, "model: {context: frames}"), ["seed=1"])
+
+
+@pytest.mark.parametrize("setting", ["trials: 9", "reduction_factor: 2", "grace_seconds: 7", "first_trials: [{}]"])
+def test_how_to_search_needs_something_to_search(tmp_path, setting):
+    name = setting.partition(":")[0]
+    with pytest.raises(ConfigError, match=rf"mine: search.{name} needs `tune`: .*got search.{name}: .*or add `tune`$"):
+        load_experiment(write(tmp_path, f"search: {{{setting}}}"))
+
+
+def test_trials_are_counted_by_what_they_train(tmp_path):
+    text = "tune: {model.site: {choices: [none, decoder]}, model.op: {choices: [add, film]}}\nsearch: {trials: %d}"
+    assert load_experiment(write(tmp_path, text % 3)).search.trials == 3
+    with pytest.raises(ConfigError, match="got 4 trials of 3 settings. To fix: set search.trials: 3, or add choices"):
+        load_experiment(write(tmp_path, text % 4))
+
+
+@pytest.mark.parametrize("axis", ["[]", "[3, 3]", "[3, 3.0]"])
+def test_a_compared_setting_has_values_and_each_once(tmp_path, axis):
+    with pytest.raises(ConfigError, match=r"compare.model.levels must list values, each once; got \["):
+        load_experiment(write(tmp_path, f"compare: {{model.levels: {axis}}}"))
+
+
+@pytest.mark.parametrize(
+    ("axis", "message"),
+    [
+        ("{choices: [2, 4], log: true}", "has no `low`, `high` or `log`"),
+        ("{choices: [2, 4], low: 9}", "has no `low`, `high` or `log`"),
+        ("{choices: [2, 2]}", "must list each choice once"),
+    ],
+)
+def test_an_axis_has_nothing_that_it_does_not_use(tmp_path, axis, message):
+    with pytest.raises(ConfigError, match=message):
+        load_experiment(write(tmp_path, f"tune: {{training.batch_size: {axis}}}"))
+
+
+@pytest.mark.parametrize(("filters", "same"), [((64, 32), (32, 32)), ((16, 16), (24, 16)), ((200, 3000), (200, 2600))])
+def test_two_spellings_of_the_same_widths_are_one_training(filters, same):
+    one, other = (
+        experiment({"model.filters": first, "model.max_filters": most}).settings() for first, most in (filters, same)
+    )
+    assert one == other
+
+
+def test_leaving_out_twice_leaves_out_no_more():
+    for key, (value, others, _) in IDLE.items():
+        once = without_idle(nested({**others, key: value}))
+        assert without_idle(once) == once
+
+
+def test_a_warm_up_ends_within_the_budget(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"warmup_seconds \(90000\) must not exceed audio_seconds \(36000\): the learning"
+    ):
+        load_experiment(write(tmp_path, "training: {warmup_seconds: 90000}"))
+
+
+def manifest(*labels: str) -> Manifest:
+    recipe = load_recipe("quickstart").model_copy(update={"labels": labels or ("vn", "vc")})
+    piece = PieceEntry(name="p", split="train", composition="c", seconds=30.0, instruments=("vn",))
+    return Manifest(name="small", recipe=recipe, signature="s", shards=(), pieces=(piece,))
+
+
+FITS = {"model.levels": 3, "model.down_kernel": 5, "training.output_samples": 2005, "training.batch_size": 4}
+
+
+@pytest.mark.parametrize(
+    ("flat", "labels", "message"),
+    [
+        (
+            {"training.gradient_compression": "bfloat16"},
+            (),
+            "training.gradient_compression needs a place where several workers exchange gradients; "
+            r"got workers_per_trial: 1 in 'here'. To fix: remove it, or choose another place with --on",
+        ),
+        (
+            {"training.warmup_seconds": 1},
+            (),
+            "training.warmup_seconds needs to be longer than one step; got 1, and steps of 1.0025 audio seconds",
+        ),
+        (
+            {"mixing.room_seconds": 1e-4},
+            (),
+            "mixing.room_seconds needs to be longer than one audio sample; got 0.0001 at",
+        ),
+        (
+            {"training.compile": "cuda_graphs"},
+            (),
+            "cuda_graphs needs a place with GPUs; got gpus_per_worker: 0 in 'here'",
+        ),
+        (
+            {"model.outputs": "slots", "mixing.max_sources": 3},
+            (),
+            "model.slots must not be fewer than mixing.max_sources: each source needs a slot; got 2 slots and up to 3",
+        ),
+        ({"model.output_type": "difference"}, ("vn",), "difference needs shards with several labels, unlike 'small'"),
+    ],
+)
+def test_what_shards_or_place_make_idle_or_impossible_is_refused_before_any_trial(flat, labels, message):
+    with pytest.raises(ConfigError, match=message):
+        check_experiment(experiment({**FITS, **flat}), manifest(*labels), Place(name="here"))
+
+
+def test_a_worker_with_one_mixture_has_nothing_to_remix():
+    remixed = experiment({**FITS, "mixing.remix_share": 0.5})
+    check_experiment(remixed, manifest(), Place(name="here", workers_per_trial=2))
+    message = (
+        "remix_share needs several mixtures in the batch of each worker; got batch_size: 4 with workers_per_trial: 4"
+    )
+    with pytest.raises(ConfigError, match=message):
+        check_experiment(remixed, manifest(), Place(name="here", workers_per_trial=4))
+
+
+def test_what_one_cell_can_use_is_not_refused_for_another():
+    compared = experiment({**FITS, "training.warmup_seconds": 2}, compare={"training.batch_size": (4, 64)})
+    check_experiment(compared, manifest(), Place(name="here"))

@@ -1,0 +1,84 @@
+"""Settings that were asked for and change nothing, as errors.
+
+    error = idle_error(trainings, "model.op", "mine", "compare.model.op")   # None: it changes one of them
+    check_uses(trainings, "experiment mine", manifest, place)
+
+`vimss.train.config.RULES` says what makes a setting idle whatever the data; here is what shards and place can do.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from vimss.errors import ConfigError
+from vimss.runtime import Place
+from vimss.shards.manifest import Manifest
+from vimss.shards.recipe import Recipe
+from vimss.train.config import RULES, Settings, default_of, describe_idle, is_idle, value_at
+
+
+def idle_error(trainings: Sequence[Settings], key: str, experiment: str, where: str) -> ConfigError | None:
+    """What to say of a setting that stands at `where` in an experiment, for these trainings; None where it is of use.
+
+    It is refused where it changes none of them and is not the default.
+    """
+    asked = [settings for settings in trainings if value_at(settings, key) != default_of(key, settings)]
+    if not asked or not all(is_idle(settings, key) for settings in trainings):
+        return None
+    return ConfigError(
+        f"experiment {experiment}: {where} needs {RULES[key].needs}",
+        got=describe_idle(asked[0], key),
+        fix=f"remove {where}, or change {' or '.join(RULES[key].depends_on)}",
+    )
+
+
+@dataclass(frozen=True)
+class _Use:
+    """A setting that the shards or the place may make idle."""
+
+    needs: str
+    fix: str
+    hindered_by: Callable[[Settings, Recipe, Place], str]
+    """What makes it idle; empty where nothing does."""
+
+
+def _one_worker(settings: Settings, recipe: Recipe, place: Place) -> str:
+    return f"workers_per_trial: 1 in '{place.name}'" if place.workers_per_trial == 1 else ""
+
+
+def _one_mixture(settings: Settings, recipe: Recipe, place: Place) -> str:
+    batch, workers = settings.training.batch_size, place.workers_per_trial
+    return f"batch_size: {batch} with workers_per_trial: {workers} in '{place.name}'" if batch <= workers else ""
+
+
+def _long_step(settings: Settings, recipe: Recipe, place: Place) -> str:
+    training = settings.training
+    step = training.batch_size * training.output_samples / recipe.sample_rate
+    if training.warmup_seconds > step:
+        return ""
+    return f"{training.warmup_seconds:g}, and steps of {step:g} audio seconds"
+
+
+def _short_room(settings: Settings, recipe: Recipe, place: Place) -> str:
+    seconds, rate = settings.mixing.room_seconds, recipe.sample_rate
+    return f"{seconds:g} at {rate} Hz" if seconds * rate < 1 else ""
+
+
+_USES = {
+    "training.gradient_compression": _Use(
+        "a place where several workers exchange gradients", "remove it, or choose another place with --on", _one_worker
+    ),
+    "mixing.remix_share": _Use(
+        "several mixtures in the batch of each worker", "remove it, or raise training.batch_size", _one_mixture
+    ),
+    "training.warmup_seconds": _Use("to be longer than one step", "remove it, or make it longer", _long_step),
+    "mixing.room_seconds": _Use("to be longer than one audio sample", "remove it, or make it longer", _short_room),
+}
+
+
+def check_uses(trainings: Sequence[Settings], asker: str, manifest: Manifest, place: Place) -> None:
+    """ConfigError where a setting that `asker` asks for changes none of its trainings on these shards at this place."""
+    for key, use in _USES.items():
+        asked = [settings for settings in trainings if value_at(settings, key) != default_of(key)]
+        hindered = [use.hindered_by(settings, manifest.recipe, place) for settings in asked]
+        if hindered and all(hindered):
+            raise ConfigError(f"{asker}: {key} needs {use.needs}", got=hindered[0], fix=use.fix)
