@@ -73,14 +73,19 @@ class TrainingConfig(Config):
         return self
 
 
+VALIDATION_SOURCES = (2, 3, 4)
+"""Sources of the validation mixtures, in equal shares."""
+
+
 class ValidationConfig(Config):
-    """The fixed set that steers a search: the same mixtures for every trial."""
+    """The fixed set that steers a search: the same mixtures for every trial and network."""
 
     mixtures: int = Field(
         24,
         ge=6,
         multiple_of=6,
-        description="2, 3 and 4 sources, aligned and random, in equal shares, as far as the split has such mixtures",
+        description="2, 3 and 4 sources, aligned and random, in equal shares, as far as the split has such mixtures; "
+        "more begin with the same ones, and weights that were found before are scored again",
     )
     seconds: float = Field(2.0, gt=0, description="length of each mixture")
 
@@ -92,3 +97,9 @@ class Settings(Config):
     mixing: MixingConfig = MixingConfig()
     training: TrainingConfig = TrainingConfig()
     seed: int = Field(0, ge=0, description="seed of weights, batches and sampler")
+
+
+def scored_sources(settings: Settings) -> int:
+    """The most sources of the validation mixtures that these networks are scored on: no more than they have slots."""
+    most = max(VALIDATION_SOURCES)
+    return min(settings.model.slots, most) if settings.model.outputs == "slots" else most
