@@ -23,10 +23,11 @@ from pydantic import Field, ValidationError, model_validator
 
 from vimss.config import Config, check_file_name, find_yaml, load_yaml, parse_config, signature
 from vimss.errors import ConfigError
+from vimss.model.config import ModelConfig
 from vimss.model.geometry import geometry
 from vimss.runtime import Place
 from vimss.shards.manifest import Manifest
-from vimss.train.config import Settings, ValidationConfig
+from vimss.train.config import VALIDATION_SOURCES, Settings, ValidationConfig
 
 Scalar = bool | int | float | str
 
@@ -284,6 +285,7 @@ def _check(experiment: Experiment) -> None:
             experiment.settings(cell.overrides)
         else:
             _check_tuned(experiment, cell)
+            _check_scored_alike(experiment, cell)
     draws = math.prod(len(axis.choices) or math.inf for axis in experiment.tune.values())
     if experiment.tune and experiment.search.trials > draws:
         raise ConfigError(
@@ -323,6 +325,29 @@ def _check_tuned(experiment: Experiment, cell: "Cell") -> None:
     for first in experiment.search.first_trials:
         _check_first(experiment, first)
         experiment.settings({**cell.overrides, **first})
+
+
+def _check_scored_alike(experiment: Experiment, cell: "Cell") -> None:
+    """The sampler compares the trials of a cell, so all must be scored on the same validation mixtures."""
+    model = {**experiment.model, **{key.removeprefix("model."): value for key, value in cell.overrides.items()}}
+
+    def possible(name: str) -> tuple[Any, ...]:
+        axis = experiment.tune.get(f"model.{name}")
+        if axis is None:
+            return (model.get(name, ModelConfig.model_fields[name].default),)
+        return axis.choices or (int(axis.low), int(axis.high))
+
+    most = max(VALIDATION_SOURCES)
+    outputs = possible("outputs")
+    scored = {min(slots, most) for slots in possible("slots")} if "slots" in outputs else set()
+    scored |= {most} if set(outputs) - {"slots"} else set()
+    if len(scored) > 1:
+        raise ConfigError(
+            f"experiment {experiment.name}: the trials of a cell must be scored on the same validation mixtures, and a "
+            "network with K slots is scored on those of K sources or fewer",
+            got=f"`tune` with networks for up to {' and up to '.join(map(str, sorted(scored)))} sources",
+            fix=f"put model.outputs and model.slots under `compare`, or allow only slots of {most} or more",
+        )
 
 
 def _check_first(experiment: Experiment, first: Mapping[str, Scalar]) -> None:
@@ -366,6 +391,14 @@ def _check_alone(experiment: Experiment, overrides: Mapping[str, Scalar]) -> Non
         cause = error.__cause__
         if not isinstance(cause, ValidationError) or any(len(part["loc"]) > 1 for part in cause.errors()):
             raise
+
+
+@dataclass(frozen=True)
+class TrialsScoredAgain:
+    """Weights of earlier trials were scored on the validation set of now, before any cell begins."""
+
+    done: int
+    total: int
 
 
 @dataclass(frozen=True)
@@ -421,4 +454,4 @@ class CellEnded:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-Event = CellStarted | TrialStarted | TrialReported | TrialEnded | CellEnded
+Event = TrialsScoredAgain | CellStarted | TrialStarted | TrialReported | TrialEnded | CellEnded

@@ -39,12 +39,14 @@ from vimss.experiment import (
 )
 from vimss.runtime import Place, ray_at_hand, start_ray
 from vimss.search.observer import Observer
-from vimss.search.sampler import Draws, optuna_storage, startup_trials, suggest
+from vimss.search.sampler import Draws, optuna_storage, remember, startup_trials, suggest
+from vimss.search.scoring import score_again
 from vimss.shards.manifest import Manifest
 from vimss.storage import Store, publish
 from vimss.study import OBJECTIVE, Study, TrialRecord, read_study, study_folder, write_record
 from vimss.train.config import Settings
 from vimss.train.distribute import worker_resources
+from vimss.train.validation import make_validation_set, validation_spec
 from vimss.trial import CELL, TrialPlan, run_trial, trial_name, trial_resources
 
 # Tune's own words about trials that failed: our records have the reason, and it was reported when they ended.
@@ -80,6 +82,7 @@ def search(
     with ray_at_hand(place):
         folder = study_folder(experiment, manifest, store)
         run = _Run(experiment, manifest, place, folder, tuple(reporters))
+        score_again(folder, manifest, experiment.validation, run._report)
         for cell in searched:
             run.tuned(cell) if experiment.tune else run.fixed([cell])
         if baselines:
@@ -135,6 +138,7 @@ class _Run:
         self.place = place
         self.folder = folder
         self.reporters = reporters
+        self.validation = validation_spec(manifest, experiment.validation).signature(manifest)
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its searcher, which asks us what to admit, for a restore that we do not use.
@@ -148,13 +152,16 @@ class _Run:
             known = {record.trial for record in ended}
             first = [record.chosen for record in interrupted]
             first += still_to_try(self.experiment.search.first_trials, [*ended, *interrupted])
+            # Losses on another validation set are in another study of Optuna.
+            name, storage = f"{self.folder.name}/{cell.name}/{self.validation}", optuna_storage(self.folder / cell.name)
+            remember(storage, name, self.experiment.tune, ended)
             optuna_search = functools.partial(
                 OptunaSearch,
                 space=functools.partial(suggest, axes=self.experiment.tune),
                 metric=OBJECTIVE,
                 mode="min",
-                study_name=f"{self.folder.name}/{cell.name}",
-                storage=optuna_storage(self.folder / cell.name),
+                study_name=name,
+                storage=storage,
             )
             # A resumed study goes on with new draws rather than with its first ones again.
             seed = self.experiment.seed + len(ended)
@@ -226,6 +233,8 @@ class _Run:
                 write_record(finished[0].model_copy(update=update))
 
     def _tune(self, cells: Sequence[Cell], space: dict[str, Any], **how: Any) -> None:
+        # Here, so that trials, ranks and nodes need only read it, and before Ray starts where there can be none.
+        make_validation_set(self.manifest, self.experiment.validation)
         start_ray()
         plan = TrialPlan(
             experiment=self.experiment,
@@ -236,7 +245,7 @@ class _Run:
             folder=self.folder,
         )
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        observer = Observer(plan, self.reporters)
+        observer = Observer(plan, self.reporters, self.validation)
         tuner = tune.Tuner(
             tune.with_resources(functools.partial(run_trial, plan=plan), trial_resources(self.place)),
             param_space=space,

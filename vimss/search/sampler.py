@@ -1,7 +1,8 @@
 """What Optuna draws for the trials of a cell: TPE over the axes, without repeated or impossible settings."""
 
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from vimss.experiment import Axis, Scalar, field_type, in_order
 from vimss.runtime import sqlite_url
-from vimss.study import OBJECTIVE
+from vimss.study import OBJECTIVE, TrialRecord
 
 _REDRAWS = 50
 """Draws without a new trial among them, after which a cell ends: its axes have hardly anything left to offer."""
@@ -84,6 +85,36 @@ class Draws(Searcher):
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: Tune saves its searcher for a restore that we do not use."""
+
+
+def remember(
+    storage: optuna.storages.BaseStorage, name: str, axes: Mapping[str, Axis], records: Sequence[TrialRecord]
+) -> None:
+    """Begin a study of Optuna with what trials of before have shown, where it does not exist yet.
+
+    Records with values that the axes of now do not have are left out.
+    """
+    if name in {study.study_name for study in storage.get_all_studies()}:
+        return
+    study = optuna.create_study(storage=storage, study_name=name, direction="minimize")
+    for record in records:
+        known = all(key in axes and axes[key].allows(value) for key, value in record.chosen.items())
+        if known and math.isfinite(record.objective):
+            distributions = {key: _distribution(key, axes[key]) for key in record.chosen}
+            study.add_trial(
+                optuna.trial.create_trial(
+                    params=dict(record.chosen), distributions=distributions, value=record.objective
+                )
+            )
+
+
+def _distribution(key: str, axis: Axis) -> optuna.distributions.BaseDistribution:
+    """What `suggest` draws from."""
+    if axis.choices:
+        return optuna.distributions.CategoricalDistribution(axis.choices)
+    if field_type(key) is int:
+        return optuna.distributions.IntDistribution(int(axis.low), int(axis.high), log=axis.log)
+    return optuna.distributions.FloatDistribution(axis.low, axis.high, log=axis.log)
 
 
 def optuna_storage(folder: Path) -> optuna.storages.BaseStorage:
