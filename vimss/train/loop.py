@@ -12,7 +12,7 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -111,11 +111,14 @@ def train(
     )
     if resume is not None:
         state = load_state(resume, training.signature, separator, average, optimizers)
-        if state.validation != validate.signature:
+        if state.validation == validate.signature:
+            # Re-report the restored metrics: the driver may have crashed before recording them, and this may be the
+            # last report. The checkpoint itself is there.
+            report(state.metrics, None)
+        else:
             state = _scored_again(state, validate, separator, average)
-        # Re-report the restored metrics: the driver may have crashed before recording them, and this may be the last
-        # report. The checkpoint itself is there.
-        report(state.metrics, None)
+            with _checkpoint(training, asking, state, separator, average, optimizers) as folder:
+                report(state.metrics, folder)
     network: nn.Module = separator
     if training.world_size > 1:
         network = distribute(separator, device, config.gradient_compression)
@@ -176,18 +179,35 @@ def train(
                     best, best_seconds = metrics["valid_loss"], seconds
                 patient = is_patient(config, seconds, best_seconds)
                 metrics["stopped_early"] = float(not patient)
-                with tempfile.TemporaryDirectory() as folder:
-                    if training.rank == 0:
-                        seen = {name: metrics[name] for name in ("audio_seconds", "valid_loss")}
-                        card = {**data_card(training.manifest, asking), **seen, "validation": validate.signature}
-                        save_separator(Path(folder) / "model", average or separator, card)
-                        position, scored_on = made.position, validate.signature
-                        now = State(training.signature, scored_on, steps, position, best, best_seconds, metrics)
-                        save_state(Path(folder), now, separator, average, optimizers)
-                    report(metrics, Path(folder) if training.rank == 0 else None)
+                position, scored_on = made.position, validate.signature
+                now = State(training.signature, scored_on, steps, position, best, best_seconds, metrics)
+                with _checkpoint(training, asking, now, separator, average, optimizers) as folder:
+                    report(metrics, folder)
                 losses, levels = Losses(training), Levels()
                 clock = _Clock()
     return separator
+
+
+@contextmanager
+def _checkpoint(
+    training: Training,
+    asking: Asking,
+    state: State,
+    separator: Separator,
+    average: Separator | None,
+    optimizers: Sequence[torch.optim.Optimizer],
+) -> Iterator[Path | None]:
+    """A folder with a checkpoint for the block, on rank 0; None on the others."""
+    if training.rank != 0:
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        seen = {key: state.metrics[key] for key in ("audio_seconds", "valid_loss")}
+        card = {**data_card(training.manifest, asking), **seen, "validation": state.validation}
+        save_separator(folder / "model", average or separator, card)
+        save_state(folder, state, separator, average, optimizers)
+        yield folder
 
 
 def _validated(
