@@ -1,5 +1,6 @@
 """Fixed mixtures are a function of the shards alone, drawn once, and kept whole beside them."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from test_stream import rewrite
 
 from vimss.errors import DataError
 from vimss.shards.manifest import open_manifest
+from vimss.storage import sha256
 from vimss.stream import fixed as fixed_module
 from vimss.stream.fixed import FOLDER, FixedSpec, draw, fixed_path, fixed_set, mixtures_of
 from vimss.stream.mix import Asking, Window
@@ -277,3 +280,28 @@ def test_a_damaged_shard_is_an_error(manifest):
         file.write(b"\xff\x00\xff")
     with pytest.raises(DataError, match=r"must have the SHA-256 .*delete .* and run `vimss shard small`"):
         fixed_set(manifest, SPEC)
+
+
+@pytest.mark.parametrize(
+    ("about", "got"),
+    [(b"{}", "KeyError: 'players'"), (b'{"players": 3}', "TypeError"), (b"no JSON", "JSONDecodeError")],
+)
+def test_a_clip_whose_json_is_malformed_is_named(manifest, about, got):
+    def change(name, content):
+        return about if name.endswith("json") else content
+
+    changed = rewrite(manifest.folder, "valid-000000.tar", change)
+    rule = "must hold the members that its JSON lists, and no more in them"
+    with pytest.raises(DataError, match=rf"the clip valid-.*json in .*valid-000000.tar {rule}; got {got}"):
+        list(list_clips(changed, "valid"))
+
+
+def test_a_shard_that_is_no_tar_file_is_named(manifest):
+    (manifest.folder / "valid-000000.tar").write_bytes(b"no tar file" * 100)
+    content = json.loads((manifest.folder / "manifest.json").read_text(encoding="utf-8"))
+    for shard in content["shards"]:
+        if shard["name"] == "valid-000000.tar":
+            shard["size"], shard["sha256"] = 1100, sha256(manifest.folder / "valid-000000.tar")
+    (manifest.folder / "manifest.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(DataError, match=r"valid-000000.tar must be a tar file; got "):
+        fixed_set(open_manifest(manifest.folder), SPEC)

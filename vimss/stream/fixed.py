@@ -199,7 +199,7 @@ class _Taking:
     ) -> list[Excerpt]:
         """Of `count` players: of one clip where aligned, else independent ones of different instruments."""
         able = [clip for clip in clips if not aligned or len(clip) >= count]
-        anchor = able[self.rng.integers(len(able))]
+        anchor = able[int(self.rng.integers(len(able)))]
         if aligned:
             chosen = [anchor[index] for index in self.rng.permutation(len(anchor))[:count]]
             start = self._start(chosen[0])
@@ -222,7 +222,7 @@ class _Taking:
 
     def silent(self, voices: Sequence[_Voice]) -> Excerpt:
         """Of a player who does not sound in the mixture."""
-        voice = voices[self.rng.integers(len(voices))]
+        voice = voices[int(self.rng.integers(len(voices)))]
         return _excerpt(voice, self._start(voice), gain=0.0)
 
     def _start(self, voice: _Voice) -> int:
