@@ -204,7 +204,7 @@ class _Taking:
             chosen = [anchor[index] for index in self.rng.permutation(len(anchor))[:count]]
             start = self._start(chosen[0])
             return [self._excerpt(voice, start) for voice in chosen]
-        first = anchor[self.rng.integers(len(anchor))]
+        first = anchor[int(self.rng.integers(len(anchor)))]
         together = independent_voices(self.rng, voices, first, count, lambda voice: voice.instrument)
         return [self._excerpt(voice, self._start(voice)) for voice in together]
 
