@@ -12,6 +12,7 @@ from rich.console import Console
 
 import vimss
 from vimss import console
+from vimss.experiment import TrialsScoredAgain
 
 ODD = "Duo live [dQw4w9WgXcQ].mp4", "[red]x[/red]", "[/]", ":smile:", "[link=file:///x]y", "a  b\\[c]", "日本 é.wav"
 """Names that rich would take for markup or emoji."""
@@ -137,3 +138,12 @@ def test_printing_would_be_noticed(code):
 def test_rich_alone_would_take_a_name_for_markup(capsys):
     Console(highlight=False).print("[red]x[/red] :smile:")
     assert "[red]" not in capsys.readouterr().out
+
+
+def test_trials_that_are_scored_again_are_one_line(capsys):
+    said: list[str] = []
+    lines = console.SearchLines(said.append, 10.0)
+    for done in (1, 2, 3):
+        lines(TrialsScoredAgain(done, 3))
+    assert said == [f"{done} of 3 trials scored again, on another validation set" for done in (1, 2)]
+    assert capsys.readouterr().err == "  scored again, on another validation set: 3 trials\n"

@@ -10,12 +10,15 @@ import torch
 
 from vimss import report, verbs
 from vimss.errors import DataError, ModelError
-from vimss.evaluate import evaluate, evaluate_two_sources
+from vimss.evaluate import evaluate, evaluate_two_sources, two_source_mixtures
 from vimss.experiment import Experiment
 from vimss.features import compute_features
 from vimss.model.config import ModelConfig, VisionConfig
 from vimss.model.separator import Separator, save_separator
 from vimss.shards.clip import Clip, Player
+from vimss.shards.manifest import open_manifest
+from vimss.stream import fixed
+from vimss.stream.read import read_clips
 from vimss.study import Study, TrialRecord
 from vimss.systems import (
     InformedWienerSystem,
@@ -122,6 +125,48 @@ def test_every_kind_of_model_gets_its_figures(small_manifest, kind):
     assert defined == (kind.wrong_context != "none", kind.ordered)
     row = report.evaluation_rows([found])[0]
     assert (row[2] == "-", row[3] == "-") == (kind.wrong_context == "none", not kind.ordered)
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The splits and parts that are decoded from shards for mixtures, in order."""
+    calls = []
+
+    def counted(manifest, split, shards=None, parts=("audio",), *rest, **more):
+        calls.append((split, tuple(parts)))
+        return read_clips(manifest, split, shards, parts, *rest, **more)
+
+    monkeypatch.setattr(fixed, "read_clips", counted)
+    return calls
+
+
+@pytest.fixture
+def bare_manifest(small_manifest, tmp_path):
+    """The small corpus, with no mixtures beside its shards."""
+    return open_manifest(
+        shutil.copytree(small_manifest.folder, tmp_path / "shards", ignore=shutil.ignore_patterns(fixed.FOLDER))
+    )
+
+
+@pytest.mark.parametrize("split", ["test", "test_unheard", "promote", "valid"])
+def test_several_systems_have_their_mixtures_decoded_once(bare_manifest, save, decoded, split):
+    models = {"a": save(), "b": save(KINDS["slots"]), "c": save(KINDS["one output per label, frames"])}
+    verbs.evaluate_systems(bare_manifest, {}, split, references=("mixture",), whole_pieces=False)
+    once = decoded.copy()
+    assert once and set(once) == {(split, ("audio",))}
+    decoded.clear()
+    rows = verbs.evaluate_systems(bare_manifest, models, split, whole_pieces=False)
+    # A network that looks at pictures reads them, and nothing more.
+    assert len(rows) == 7 and set(decoded) == {(split, ("picture",))}
+    assert {row.two_sources.mixtures for row in rows} == {64}
+
+
+def test_every_system_hears_the_same_mixtures_whatever_it_sees(bare_manifest, kind):
+    plain = list(two_source_mixtures(MixtureSystem(), bare_manifest, "test"))
+    seen = list(two_source_mixtures(kind, bare_manifest, "test")) if kind.features == "" else plain
+    for one, other in zip(plain, seen, strict=True):
+        np.testing.assert_array_equal(one.sound, other.sound)
+        assert [source.label for source in one.sources] == [source.label for source in other.sources]
 
 
 class Told(System):
@@ -351,6 +396,13 @@ def test_without_two_seeds_there_is_no_spread_to_show(study, capsys):
     assert report.seed_rows(EXPERIMENT, study) == report.seed_rows(one_seed, study) == []
     report.print_comparison(EXPERIMENT, study)
     assert "seed" not in capsys.readouterr().out
+
+
+def test_the_table_of_cells_says_which_part_of_the_validation_set_a_loss_is_of(study):
+    slots = Settings.model_validate({"model": {"outputs": "slots", "slots": 3}})
+    records = [record.model_copy(update={"settings": slots}) for record in study.of_cell("site=decoder")]
+    rows = {row[0]: row for row in report.comparison_rows(EXPERIMENT, Study(study.folder, tuple(records)))}
+    assert rows["site=decoder"][3] == "-2.00 (up to 3 sources)"
 
 
 def test_the_registry_shows_the_best_trial_wherever_it_stands_in_the_table(study, small_manifest, capsys):

@@ -17,7 +17,8 @@ from vimss.shards.corpora import music
 from vimss.shards.recipe import load_recipe
 from vimss.shards.write import write_shards
 from vimss.storage import Store
-from vimss.stream.mix import Asking, Window, paired_mixtures
+from vimss.stream.fixed import FixedSpec, fixed_set, mixtures_of
+from vimss.stream.mix import Asking, Window
 from vimss.stream.read import read_pieces
 from vimss.systems import MixtureSystem, OracleSystem
 
@@ -339,17 +340,22 @@ def test_shards_hold_what_was_read(manifest):
             assert {"player0.mp4"} <= set(sample)
 
 
+def paired(manifest, context="none", seconds=1, pairs=None):
+    samples = seconds * RATE
+    spec = FixedSpec("test", samples, pairs=pairs or manifest.pairs, seed=1, gain_db=0.0, distractors=True)
+    asking = Asking("instruments", context, RECIPE.labels, 1)
+    return list(mixtures_of(fixed_set(manifest, spec), manifest, Window(samples, samples, RATE), asking))
+
+
 def test_evaluation_hears_the_pairs_where_there_are_any(manifest, monkeypatch):
     (first, second), *_ = manifest.pairs
-    window = Window(RATE, RATE, RATE)
-    mixtures = paired_mixtures(manifest, window, Asking("instruments", "none", RECIPE.labels, 1), seed=1)
+    mixtures = paired(manifest)
     assert [tuple(source.piece for source in mixture.sources) for mixture in mixtures] == [
         (first, second), (second, first), (first, second),
     ]  # fmt: skip
     # The number of a pair decides on its window, whatever else is listed and whatever is looked at.
     assert not np.array_equal(mixtures[0].sources[0].stem, mixtures[2].sources[0].stem)
-    fewer = manifest.model_copy(update={"pairs": manifest.pairs[:1]})
-    (again,) = paired_mixtures(fewer, window, Asking("instruments", "frames", RECIPE.labels, 1), seed=1)
+    (again,) = paired(manifest, "frames", pairs=manifest.pairs[:1])
     np.testing.assert_array_equal(again.sound, mixtures[0].sound)
     assert again.sources[1].cue.shape == (5, 16, 16, 3)
     # Stems are as they were recorded.
@@ -362,13 +368,12 @@ def test_evaluation_hears_the_pairs_where_there_are_any(manifest, monkeypatch):
 
 
 def test_a_pair_must_be_long_enough_for_a_window(manifest):
-    window = Window(2 * RATE, 2 * RATE, RATE)
-    with pytest.raises(DataError, match="a pool of clips must hold 2 different instruments that sound"):
-        paired_mixtures(manifest, window, Asking("instruments", "none", RECIPE.labels, 1))
     (first, _), *_ = manifest.pairs
-    lost = manifest.model_copy(update={"pairs": (*manifest.pairs, (first, "cello-gone"))})
+    with pytest.raises(DataError, match=f"{first}, of a pair, must have a clip of {2 * RATE} samples that sounds"):
+        paired(manifest, seconds=2)
+    lost = (*manifest.pairs, (first, "cello-gone"))
     with pytest.raises(DataError, match=f"cello-gone, of a pair, must have a clip of {RATE} samples that sounds"):
-        paired_mixtures(lost, Window(RATE, RATE, RATE), Asking("instruments", "none", RECIPE.labels, 1))
+        paired(manifest, pairs=lost)
 
 
 def test_videos_that_are_none_are_missing_with_the_reason(source):

@@ -12,10 +12,10 @@ from vimss.shards.corpora import cut_piece
 from vimss.shards.manifest import open_manifest
 from vimss.shards.recipe import Recipe
 from vimss.stream import corpus as corpus_module
-from vimss.stream import mix as mix_module
 from vimss.stream.batch import Examples, Position, make_batch, whole_batch
 from vimss.stream.config import MixingConfig
-from vimss.stream.mix import Asking, Pool, Window, _Take, fixed_mixtures
+from vimss.stream.fixed import FixedSpec, fixed_set, mixtures_of
+from vimss.stream.mix import Asking, Pool, Window, _Take
 from vimss.stream.read import join_clips, read_clips, read_pieces
 from vimss.stream.stems import cut, equalise
 
@@ -139,15 +139,20 @@ def test_whole_pieces_are_those_of_the_manifest(small_manifest):
 # Mixing
 
 
+def fixed(manifest, *kinds):
+    spec = FixedSpec("test", WINDOW.output_samples, kinds, margin=WINDOW.margin)
+    return mixtures_of(fixed_set(manifest, spec), manifest, WINDOW, asking())
+
+
 def test_mixture_is_the_sum_of_its_stems(small_manifest):
-    (mixture,) = fixed_mixtures(small_manifest, "test", [(3, False)], WINDOW, asking())
+    (mixture,) = fixed(small_manifest, (3, False))
     assert len({source.label for source in mixture.sources}) == 3
     np.testing.assert_allclose(mixture.sound, sum(source.stem for source in mixture.sources), atol=1e-7)
 
 
 def test_targets_are_the_middle_of_the_stems(small_manifest):
     ask = asking(labels=small_manifest.recipe.labels)
-    (mixture,) = fixed_mixtures(small_manifest, "test", [(2, True)], WINDOW, ask)
+    (mixture,) = fixed(small_manifest, (2, True))
     batch = whole_batch(mixture, WINDOW, ask)
     assert batch.mixture.shape == (1, 1, 1200) and batch.targets.shape == (1, 2, 1, 800)
     np.testing.assert_allclose(batch.targets.sum(1), batch.mixture[:, :, 200:1000], atol=1e-6)
@@ -201,17 +206,6 @@ def test_processes_that_share_the_work_make_the_same_batches(examples, processes
         shared, after = shares[number % processes][number // processes]
         assert same(batch, shared) and position == after
     assert whole[-1][1].epoch == 2
-
-
-def test_a_split_of_solos_gives_mixtures_of_other_kinds(monkeypatch, small_manifest):
-    solos = [Clip(f"p{n}", 0, 2000, 8000, (tone(label, 3000),)) for n, label in enumerate(LABELS)]
-    monkeypatch.setattr(mix_module, "read_clips", lambda *_: iter(solos))
-    kinds = [(2, True), (3, False), (4, False), (3, True)]
-    mixtures = fixed_mixtures(small_manifest, "valid", kinds, WINDOW, asking())
-    assert [(len(mixture.sources), mixture.aligned) for mixture in mixtures] == [(3, False)] * 4
-    monkeypatch.setattr(mix_module, "read_clips", lambda *_: iter(solos[:1]))
-    with pytest.raises(DataError, match=r"'valid' must have 2 instruments, .* got 1 instruments, and 1 players"):
-        fixed_mixtures(small_manifest, "valid", kinds, WINDOW, asking())
 
 
 @pytest.fixture
@@ -278,14 +272,6 @@ def test_clips_that_end_between_two_pictures_have_as_many_cues_as_others():
         pool = Pool(clips, plain(), window, "features")
         mixture = pool.draw(np.random.default_rng(0), clips[0], 2, aligned=False)
         assert {len(source.cue) for source in mixture.sources} == {round(15_000 / 640)}
-
-
-def test_a_trio_that_is_too_short_for_the_window_makes_no_mixtures(monkeypatch, small_manifest):
-    duet = Clip("p", 0, 2000, 8000, (tone("vn", 3000), tone("fl", 5000)))
-    trio = Clip("q", 0, 700, 8000, tuple(tone(label, 3000, samples=700) for label in LABELS))
-    monkeypatch.setattr(mix_module, "read_clips", lambda *_: iter([duet, trio]))
-    mixtures = fixed_mixtures(small_manifest, "valid", [(3, True), (2, True)], WINDOW, asking())
-    assert [len(mixture.sources) for mixture in mixtures] == [2, 2]
 
 
 def test_clips_without_stems_leave_their_places_to_others_of_their_pool(monkeypatch, examples):

@@ -27,7 +27,7 @@ from mlflow.store.db.utils import _get_alembic_config
 from werkzeug.serving import make_server
 
 from vimss.errors import ModelError, PlaceError, StorageError
-from vimss.experiment import CellEnded, CellStarted, Event, TrialEnded, TrialReported, TrialStarted
+from vimss.experiment import CellEnded, CellStarted, Event, TrialEnded, TrialReported, TrialsScoredAgain, TrialStarted
 from vimss.model.config import ModelConfig
 from vimss.model.separator import Separator, save_separator
 from vimss.storage import Store
@@ -61,6 +61,7 @@ EVENTS: tuple[Event, ...] = (
     TrialStarted("search", "c3", Settings(), {}),
     TrialEnded("search", "c3", "failed", Path("/store/c3"), "the loss is not finite at 12 s"),
     CellEnded("search", "a1", {"objective": 2.0, "si_sdr_improvement": 3.5}),
+    TrialsScoredAgain(1, 1),  # of no run
 )
 
 

@@ -4,6 +4,7 @@ import functools
 import math
 import re
 import time
+from dataclasses import replace
 
 import numpy as np
 import psutil
@@ -13,9 +14,12 @@ from test_search import SMALL, experiment
 
 from vimss.errors import TrainingError
 from vimss.experiment import TrialReported
+from vimss.model.separator import read_card
 from vimss.runtime import Place, ray_running
 from vimss.search import search
 from vimss.storage import TEMPORARY, Store
+from vimss.train.checkpoint import reported_loss
+from vimss.train.config import ValidationConfig
 from vimss.train.distribute import Job, checkpoint_name, fit
 from vimss.trial import REPORTED, TrialPlan, for_tune, run_trial, trial_resources
 
@@ -101,6 +105,35 @@ def test_a_damaged_newest_checkpoint_is_deleted_and_training_goes_on_from_the_on
         name: again[-1][name] for name in ("audio_seconds_per_second", "loader_wait")
     }
     assert newest.name in steps_of(tmp_path / "train")
+
+
+def test_a_checkpoint_of_another_validation_set_is_no_better_than_one_of_this_set(small_manifest, tmp_path):
+    """What was kept as the best on the set of before goes: its loss says nothing beside those of now."""
+
+    def stop_after(count):
+        def report(metrics):
+            reports.append(metrics)
+            if len(reports) == count:
+                raise KeyboardInterrupt
+
+        return report
+
+    reports: list[dict[str, float]] = []
+    hopeless = job(small_manifest, tmp_path, audio_seconds=20, report_seconds=2, learning_rate=0.03)
+    with pytest.raises(KeyboardInterrupt):
+        fit(hopeless, stop_after(3))
+    kept = set(steps_of(tmp_path / "train"))
+    assert len(kept) == 2
+    (best,) = kept - {checkpoint_name(reports[2]["steps"])}
+    larger = replace(hopeless, validation=ValidationConfig(mixtures=12, seconds=0.25))
+    with pytest.raises(KeyboardInterrupt):
+        fit(larger, stop_after(5))
+    assert reports[3]["steps"] == reports[2]["steps"] and reports[3]["valid_loss"] != reports[2]["valid_loss"]
+    assert steps_of(tmp_path / "train") == [checkpoint_name(report["steps"]) for report in reports[3:]] != [best]
+    for report in reports[3:]:
+        # Weights, state and record say the same of it.
+        folder = tmp_path / "train" / checkpoint_name(report["steps"])
+        assert reported_loss(folder)[1] == read_card(folder / "model")["card"]["valid_loss"] == report["valid_loss"]
 
 
 def test_one_job_after_the_other_in_one_process_trains_as_each_alone(small_manifest, tmp_path):

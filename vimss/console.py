@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vimss.config import to_json
-from vimss.experiment import CellEnded, CellStarted, Event, TrialEnded, TrialReported, TrialStarted
+from vimss.experiment import CellEnded, CellStarted, Event, TrialEnded, TrialReported, TrialsScoredAgain, TrialStarted
 from vimss.train.config import MUCH_WAITING
 
 Say = Callable[[str], None]
@@ -131,6 +131,10 @@ class SearchLines:
     def __call__(self, event: Event) -> None:
         """Take one event of a search."""
         match event:
+            case TrialsScoredAgain(done=done, total=total) if done < total:
+                self.say(f"{done} of {total} trials scored again, on another validation set")
+            case TrialsScoredAgain(total=total):
+                err.print(f"  scored again, on another validation set: {total} trial{'s' if total > 1 else ''}")
             case CellStarted(cell=cell):
                 err.print(f"  cell {cell}")
             case TrialStarted(trial=trial, chosen=chosen):

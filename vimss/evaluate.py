@@ -7,7 +7,7 @@ What is scored is the stem of a label, whatever a model is told, so that all mod
 has its convention (`metrics.CONVENTIONS`); tables show medians over sources.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,8 @@ from vimss.metrics import (
     silence_energy,
 )
 from vimss.shards.manifest import Manifest, open_manifest
-from vimss.stream.mix import Asking, Mixture, Window, fixed_mixtures, paired_mixtures
+from vimss.stream.fixed import FixedSpec, fixed_set, mixtures_of
+from vimss.stream.mix import Asking, Mixture, Window
 from vimss.systems import (
     InformedWienerSystem,
     MixtureSystem,
@@ -141,13 +142,14 @@ def evaluate_two_sources(system: System, manifest: Manifest, split: str) -> TwoS
     level for one that cannot be asked for a label.
     """
     rate = manifest.recipe.sample_rate
-    mixtures = _two_source_mixtures(system, manifest, split)
     # Labels that training has never heard tell nothing about a model.
     trained = {label for piece in manifest.pieces if piece.split == "train" for label in piece.instruments}
     known = [label for label in manifest.recipe.labels if label in trained]
     improvements: dict[bool, list[float]] = {False: [], True: []}
     contrasts, levels = [], []
-    for number, mixture in enumerate(mixtures):
+    mixtures = 0
+    for number, mixture in enumerate(two_source_mixtures(system, manifest, split)):
+        mixtures += 1
         scene = scene_of(mixture, str(number))
         labels = sorted(scene.references)
         absent = sorted({source.label for source in mixture.distractors})
@@ -164,7 +166,7 @@ def evaluate_two_sources(system: System, manifest: Manifest, split: str) -> TwoS
             if wrong is not None:
                 contrasts.append(_si_sdr(reference, estimates[index]) - _si_sdr(reference, wrong))
     return TwoSources(
-        mixtures=len(mixtures),
+        mixtures=mixtures,
         si_sdr_improvement=_median(improvements[False] + improvements[True]),
         si_sdr_improvement_mean=_mean(improvements[False] + improvements[True]),
         si_sdr_improvement_random=_median(improvements[False]),
@@ -191,15 +193,24 @@ def _si_sdr(reference: Float[np.ndarray, "c t"], estimate: Float[np.ndarray, "c 
     return si_sdr(reference.reshape(-1), estimate.reshape(-1)).item()
 
 
-def _two_source_mixtures(system: System, manifest: Manifest, split: str) -> list[Mixture]:
+def two_source_spec(manifest: Manifest, split: str) -> FixedSpec:
+    """The mixtures of two that systems are scored on, whatever they see; the frozen pairs of a corpus where it has
+    some.
+    """
     recipe = manifest.recipe
     samples = round(min(TWO_SOURCE_SECONDS * recipe.sample_rate, recipe.clip_samples / 2))
-    window = Window(samples, samples, recipe.sample_rate)
-    asking = Asking("instruments", system.cue, recipe.labels, 1, system.features)
     if split == "test" and manifest.pairs:
-        return paired_mixtures(manifest, window, asking, seed=1)
-    counts = [(2, bool(number % 2)) for number in range(TWO_SOURCE_MIXTURES)]
-    return fixed_mixtures(manifest, split, counts, window, asking, seed=1)
+        return FixedSpec(split, samples, pairs=manifest.pairs, seed=1, gain_db=0.0, distractors=True)
+    kinds = tuple((2, bool(number % 2)) for number in range(TWO_SOURCE_MIXTURES))
+    return FixedSpec(split, samples, kinds, seed=1, distractors=True)
+
+
+def two_source_mixtures(system: System, manifest: Manifest, split: str) -> Iterator[Mixture]:
+    """The mixtures of `two_source_spec`, as a system hears and sees them."""
+    spec = two_source_spec(manifest, split)
+    window = Window(spec.samples, spec.samples, manifest.recipe.sample_rate)
+    asking = Asking("instruments", system.cue, manifest.recipe.labels, 1, system.features)
+    return mixtures_of(fixed_set(manifest, spec), manifest, window, asking)
 
 
 REFERENCES = (MixtureSystem.name, WienerSystem.name, InformedWienerSystem.name, OracleSystem.name)

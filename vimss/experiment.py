@@ -34,10 +34,11 @@ from vimss.config import (
     signature,
 )
 from vimss.errors import ConfigError
+from vimss.model.config import ModelConfig
 from vimss.model.geometry import geometry
 from vimss.runtime import Place
 from vimss.shards.manifest import Manifest
-from vimss.train.config import RULES, Settings, ValidationConfig, unchecked, without_idle
+from vimss.train.config import RULES, VALIDATION_SOURCES, Settings, ValidationConfig, unchecked, without_idle
 from vimss.train.idle import check_uses, idle_error
 
 Scalar = bool | int | float | str
@@ -364,6 +365,7 @@ def _check(experiment: Experiment) -> None:
             experiment.settings(cell.overrides)
         else:
             _check_tuned(experiment, cell)
+            _check_scored_alike(experiment, cell)
     _check_cells_differ(experiment)
 
 
@@ -467,6 +469,29 @@ def _check_tuned(experiment: Experiment, cell: "Cell") -> None:
     for first in experiment.search.first_trials:
         _check_first(experiment, first)
         experiment.settings({**cell.overrides, **first})
+
+
+def _check_scored_alike(experiment: Experiment, cell: "Cell") -> None:
+    """The sampler compares the trials of a cell, so all must be scored on the same validation mixtures."""
+    model = {**experiment.model, **{key.removeprefix("model."): value for key, value in cell.overrides.items()}}
+
+    def possible(name: str) -> tuple[Any, ...]:
+        axis = experiment.tune.get(f"model.{name}")
+        if axis is None:
+            return (model.get(name, ModelConfig.model_fields[name].default),)
+        return axis.choices or (int(axis.low), int(axis.high))
+
+    most = max(VALIDATION_SOURCES)
+    outputs = possible("outputs")
+    scored = {min(slots, most) for slots in possible("slots")} if "slots" in outputs else set()
+    scored |= {most} if set(outputs) - {"slots"} else set()
+    if len(scored) > 1:
+        raise ConfigError(
+            f"experiment {experiment.name}: the trials of a cell must be scored on the same validation mixtures, and a "
+            "network with K slots is scored on those of K sources or fewer",
+            got=f"`tune` with networks for up to {' and up to '.join(map(str, sorted(scored)))} sources",
+            fix=f"put model.outputs and model.slots under `compare`, or allow only slots of {most} or more",
+        )
 
 
 def _check_first(experiment: Experiment, first: Mapping[str, Scalar]) -> None:
@@ -578,6 +603,14 @@ def _asked_for(experiment: Experiment) -> Iterator[tuple[str, str, list[dict[str
 
 
 @dataclass(frozen=True)
+class TrialsScoredAgain:
+    """Weights of earlier trials were scored on the validation set of now, before any cell begins."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class CellStarted:
     """A cell begins."""
 
@@ -630,4 +663,4 @@ class CellEnded:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-Event = CellStarted | TrialStarted | TrialReported | TrialEnded | CellEnded
+Event = TrialsScoredAgain | CellStarted | TrialStarted | TrialReported | TrialEnded | CellEnded

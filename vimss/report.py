@@ -18,6 +18,7 @@ from vimss.shards.manifest import Manifest
 from vimss.study import OBJECTIVE, Study, TrialRecord
 from vimss.systems import Cue, ModelSystem, Scene, model_system, pieces_of
 from vimss.track import Tracker
+from vimss.train.config import VALIDATION_SOURCES
 
 COMPARISON_COLUMNS = ("cell", "trials", "finished", "validation loss, dB", "chosen in the best trial")
 
@@ -51,7 +52,7 @@ def comparison_rows(experiment: Experiment, study: Study) -> list[tuple[str, ...
         chosen = (
             ", ".join(f"{key.rpartition('.')[2]} {_short(value)}" for key, value in best.chosen.items()) if best else ""
         )
-        loss = f"{best.objective:.2f}" if best and math.isfinite(best.objective) else "-"
+        loss = f"{best.objective:.2f}{_part(best)}" if best and math.isfinite(best.objective) else "-"
         finished = sum(record.state == "finished" for record in records)
         rows.append((cell.name, str(len(records)), str(finished), loss, chosen))
     return rows
@@ -104,6 +105,11 @@ def seed_rows(experiment: Experiment, study: Study) -> list[tuple[str, ...]]:
     return rows
 
 
+def _part(trial: TrialRecord) -> str:
+    """Which part of the validation set an objective is of, where that is not all of it."""
+    return f" (up to {trial.scored_sources} sources)" if trial.scored_sources < max(VALIDATION_SOURCES) else ""
+
+
 def best_of(study: Study, cell: str) -> TrialRecord | None:
     """The best trial of a cell; None where no trial has weights."""
     try:
@@ -121,7 +127,8 @@ def evaluation_of(trial: TrialRecord, evaluations: Sequence[Evaluation]) -> Eval
 def print_comparison(experiment: Experiment, study: Study) -> None:
     """The result table of an experiment."""
     caption = (
-        "Validation loss: mean -SNR in dB, floored at -30, over present sources of the fixed set; lower is better."
+        "Validation loss: mean -SNR in dB, floored at -30, over present sources of the fixed set; lower is better. "
+        "Networks with fewer slots than its mixtures have sources answer only a part of it, which is easier."
     )
     print_table(experiment.question, COMPARISON_COLUMNS, comparison_rows(experiment, study), caption)
     over_seeds = seed_rows(experiment, study)
@@ -227,7 +234,7 @@ def excerpt_files(
         "experiment": experiment.name,
         "cell": record.cell,
         "trial": record.trial,
-        "validation loss": f"{record.objective:.2f} dB",
+        "validation loss": f"{record.objective:.2f} dB{_part(record)}",
     }
     if not system.ordered:
         facts["slots"] = CONVENTIONS["slots"]

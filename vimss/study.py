@@ -20,6 +20,7 @@ import os
 import re
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -33,7 +34,7 @@ from vimss.errors import ConfigError, DataError, StorageError, TrainingError, Vi
 from vimss.experiment import INHERITED, Axis, Cell, Experiment, Scalar, field_type, in_order
 from vimss.shards.manifest import Manifest
 from vimss.storage import TEMPORARY, Store, explain_os_errors, publish
-from vimss.train.config import Settings
+from vimss.train.config import Settings, scored_sources
 
 OBJECTIVE = "valid_loss"
 """Mean floored -SNR in dB over present sources of the fixed validation set; lower is better."""
@@ -59,6 +60,12 @@ class TrialRecord(Config):
     chosen: dict[str, Scalar]
     settings: Settings | None = Field(description="null where what was drawn goes together in no network")
     reports: tuple[dict[str, float], ...] = ()
+    validation: str = Field(
+        "", description="signature of the validation set that the losses in `reports` belong to; empty of older records"
+    )
+    earlier: dict[str, tuple[dict[str, float], ...]] = Field(
+        default_factory=dict, description="reports on other validation sets, by their signatures"
+    )
     message: str = ""
     begun: float = Field(description="seconds since 1970")
     folder: Path = Field(Path(), exclude=True)
@@ -72,6 +79,17 @@ class TrialRecord(Config):
     def objective(self) -> float:
         """The lowest validation loss, infinite before the first report."""
         return self.best_report.get(OBJECTIVE, math.inf)
+
+    @property
+    def scored_sources(self) -> int:
+        """The most sources of the validation mixtures that the objective is a mean over; 0 without a network."""
+        return scored_sources(self.settings) if self.settings else 0
+
+    def moved_to(self, validation: str, reports: Iterable[dict[str, float]] = ()) -> "TrialRecord":
+        """The same with `reports` on another validation set; those of before are kept beside them."""
+        earlier = {**self.earlier, **({self.validation: self.reports} if self.reports else {})}
+        earlier.pop(validation, None)
+        return self.model_copy(update={"validation": validation, "reports": tuple(reports), "earlier": earlier})
 
 
 @dataclass(frozen=True)
@@ -88,7 +106,11 @@ class Study:
         )
 
     def best(self, cells: Iterable[str]) -> TrialRecord:
-        """The trial with the lowest objective among those that finished in these cells."""
+        """The trial with the lowest objective among those that finished in these cells.
+
+        A network with few slots is scored on the part of the validation set that has as few sources: it is the best
+        only where all trials are scored on that part. DataError where trials were scored on different sets.
+        """
         names = set(cells)
         able = [record for record in self.records if record.cell in names and (record.folder / "model").is_dir()]
         finished = [record for record in able if record.state == "finished"] or able
@@ -98,7 +120,17 @@ class Study:
                 got="; ".join(dict.fromkeys(record.message for record in self.records if record.message)) or "none",
                 fix="read the messages of the failed trials, correct the experiment and run it again",
             )
-        return min(finished, key=lambda record: record.objective)
+        sets = Counter(record.validation or "an unknown one" for record in finished if record.reports)
+        if len(sets) > 1:
+            raise DataError(
+                f"the trials of {self.folder} must be scored on one validation set before the best is chosen",
+                got=", ".join(f"{count} on {validation}" for validation, count in sets.items()),
+                fix="run `vimss search` with the same experiment again: it scores their weights on the set of now",
+            )
+        most = max(record.scored_sources for record in finished)
+        return min(
+            (record for record in finished if record.scored_sources == most), key=lambda record: record.objective
+        )
 
 
 def study_folder(experiment: Experiment, manifest: Manifest, store: Store) -> Path:
@@ -106,7 +138,7 @@ def study_folder(experiment: Experiment, manifest: Manifest, store: Store) -> Pa
 
     The size of the validation set does not count: weights are scored again on a larger one.
     """
-    data = [(manifest.name, manifest.signature)]
+    data: list[tuple[str, str, float]] = [(manifest.name, manifest.signature, 1.0)]
     data += [(other.name, other.signature, share) for other, share in manifest.more]
     validation = {key: value for key, value in differences(experiment.validation).items() if key != "mixtures"}
     return store.studies / f"{experiment.name}-{signature(data, validation)}"

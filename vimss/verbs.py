@@ -20,7 +20,7 @@ from typing import Any
 from vimss.config import parse_config
 from vimss.console import err
 from vimss.errors import ConfigError, DataError, TrainingError
-from vimss.evaluate import REFERENCES, Evaluation, EvaluationTask, run_evaluation
+from vimss.evaluate import REFERENCES, Evaluation, EvaluationTask, run_evaluation, two_source_spec
 from vimss.experiment import Experiment, check_experiment, load_experiment
 from vimss.features import compute_features
 from vimss.metrics import CONVENTIONS
@@ -38,6 +38,7 @@ from vimss.shards.recipe import SPLITS, Recipe, load_recipe, recipe_name
 from vimss.shards.write import Progress, shards_folder, write_shards
 from vimss.show import show
 from vimss.storage import Folder, Store, publish
+from vimss.stream.fixed import fixed_set
 from vimss.study import (
     OBJECTIVE,
     Study,
@@ -285,6 +286,8 @@ def evaluate_systems(
 
     """
     check_split(manifest, split)
+    # Once, before the systems ask for them side by side.
+    fixed_set(manifest, two_source_spec(manifest, split))
     wiener = fit_wiener(manifest) if references else None
     tasks = [
         EvaluationTask(name, manifest.folder, split, Path(folder), None, whole_pieces)

@@ -5,6 +5,7 @@
 
 run        the cells in their order, each a run of Tune; what is resumed
 sampler    what Optuna draws
+scoring    trials of before on another validation set
 observer   Tune's callbacks as records and events
 heartbeat  whether a trial still makes progress
 failures   why a trial ended with an error

@@ -30,9 +30,11 @@ LOOK_SECONDS = 1.0
 class Observer(tune.Callback):
     """Keeps the records and reports events while Tune runs. Lives in the driver."""
 
-    def __init__(self, plan: TrialPlan, reporters: tuple[Callable[[Event], None], ...]) -> None:
+    def __init__(self, plan: TrialPlan, reporters: tuple[Callable[[Event], None], ...], validation: str) -> None:
         self.plan = plan
         self.reporters = reporters
+        self.validation = validation
+        """Signature of the validation set that the trials are scored on."""
         self.records: dict[str, TrialRecord] = {}
         self.heartbeats: dict[str, Heartbeat] = {}
         """Of the trials that run."""
@@ -133,6 +135,9 @@ class Observer(tune.Callback):
             # Interrupted, or failed: it goes on from its checkpoint, and what it reported before still counts.
             again = {"cell": cell.name, "chosen": chosen, "settings": settings, "state": "running", "message": ""}
             record = read_record(folder / RECORD).model_copy(update=again)
+            if record.validation != self.validation:
+                # Its training scores the checkpoint again, on the set of now.
+                record = record.moved_to(self.validation)
         else:
             record = TrialRecord(
                 cell=cell.name,
@@ -141,6 +146,7 @@ class Observer(tune.Callback):
                 state="running",
                 chosen=chosen,
                 settings=settings,
+                validation=self.validation,
                 begun=time.time(),
                 folder=folder,
             )

@@ -42,6 +42,7 @@ from vimss.experiment import (
 from vimss.runtime import Place, ray_at_hand, start_ray
 from vimss.search.observer import Observer
 from vimss.search.sampler import Draws, known_to_optuna, startup_trials, suggest
+from vimss.search.scoring import score_again
 from vimss.shards.manifest import Manifest
 from vimss.storage import Store
 from vimss.study import (
@@ -56,6 +57,7 @@ from vimss.study import (
     write_record,
 )
 from vimss.train.distribute import worker_resources
+from vimss.train.validation import make_validation_set, validation_spec
 from vimss.trial import CELL, TrialPlan, run_trial, trial_name, trial_resources
 
 # Tune's own words about trials that failed: our records have the reason, and it was reported when they ended.
@@ -89,6 +91,7 @@ def search(
     searched = [cell for cell in cells if not cell.baseline]
     with ray_at_hand(place):
         run = _Run(experiment, manifest, place, study_folder(experiment, manifest, store), tuple(reporters))
+        score_again(run.folder, manifest, experiment.validation, run._report)
         for cell in searched:
             run.tuned(cell) if experiment.tune else run.fixed([cell])
         if len(cells) > len(searched):
@@ -134,6 +137,7 @@ class _Run:
         self.place = place
         self.folder = folder
         self.reporters = reporters
+        self.validation = validation_spec(manifest, experiment.validation).signature(manifest)
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its searcher, which asks us what to admit, for a restore that we do not use.
@@ -237,6 +241,8 @@ class _Run:
             self._end(cell)
 
     def _tune(self, cells: Sequence[Cell], space: dict[str, Any], **how: Any) -> None:
+        # Here, so that trials, ranks and nodes need only read it, and before Ray starts where there can be none.
+        make_validation_set(self.manifest, self.experiment.validation)
         start_ray()
         plan = TrialPlan(
             experiment=self.experiment,
@@ -248,7 +254,7 @@ class _Run:
             begun={(record.cell, record.trial): record.folder for record in self.study().records},
         )
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        observer = Observer(plan, self.reporters)
+        observer = Observer(plan, self.reporters, self.validation)
         tuner = tune.Tuner(
             tune.with_resources(functools.partial(run_trial, plan=plan), trial_resources(self.place)),
             param_space=space,

@@ -5,9 +5,9 @@
     mixture = pool.draw(rng, anchor=pool.clips[0], count=2, aligned=False)
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Float32, Int16
@@ -15,9 +15,7 @@ from jaxtyping import Float32, Int16
 from vimss.errors import DataError
 from vimss.media import INT16_SCALE
 from vimss.shards.clip import Clip, Player
-from vimss.shards.manifest import Manifest
 from vimss.stream.config import MixingConfig
-from vimss.stream.read import read_clips
 from vimss.stream.stems import (
     EQUALISER_BANDS,
     FADE_SECONDS,
@@ -32,6 +30,9 @@ from vimss.stream.stems import (
 
 DRAWS_FOR_SOUND = 8
 """How often a window is drawn anew because its stem rests there."""
+
+Voice = TypeVar("Voice")
+"""A player that sounds, with the clip."""
 
 FULL_SCALE = 1 - 1e-6
 """The peak of a mixture that is turned down; rounding may not lift it above 1."""
@@ -151,24 +152,10 @@ class Pool:
             start = self._start(rng, *chosen[0], speed)
             sources = [self._source(rng, _Take(clip, player, start, speed)) for clip, player in chosen]
         else:
-            chosen = self._independent(rng, (anchor, voices[rng.integers(len(voices))]), count)
+            first = (anchor, voices[rng.integers(len(voices))])
+            chosen = independent_voices(rng, self._players, first, count, lambda pair: pair[1].instrument)
             sources = [self._source(rng, self._take(rng, clip, player)) for clip, player in chosen]
         return self._with_distractors(rng, sources, aligned)
-
-    def draw_pair(self, rng: np.random.Generator, pieces: Sequence[str]) -> Mixture:
-        """One player of each piece, at times where they sound."""
-        sources = []
-        for piece in pieces:
-            voices = [pair for pair in self._players if pair[0].piece == piece]
-            if not voices:
-                raise DataError(
-                    f"{piece}, of a pair, must have a clip of {self.window.output_samples} samples that sounds",
-                    got="none",
-                    fix="take the pair off the list, or write shards with longer clips",
-                )
-            clip, player = voices[rng.integers(len(voices))]
-            sources.append(self._source(rng, self._take(rng, clip, player)))
-        return self._with_distractors(rng, sources, aligned=False)
 
     def _with_distractors(self, rng: np.random.Generator, sources: Sequence[Source], aligned: bool) -> Mixture:
         labels = {source.label for source in sources}
@@ -180,19 +167,6 @@ class Pool:
             take = self._take(rng, clip, player)
             distractors.append(Seen(player.instrument, self._cue(take), clip.key, clip.piece, player.timbre))
         return mix(sources, distractors, aligned)
-
-    def _independent(
-        self, rng: np.random.Generator, first: tuple[Clip, Player], count: int
-    ) -> list[tuple[Clip, Player]]:
-        """Players of different instruments; `first` and others of the pool."""
-        chosen = [first]
-        for index in rng.permutation(len(self._players)):
-            if len(chosen) == count:
-                break
-            pair = self._players[index]
-            if pair[1].instrument not in {player.instrument for _, player in chosen}:
-                chosen.append(pair)
-        return chosen
 
     def _take(self, rng: np.random.Generator, clip: Clip, player: Player) -> _Take:
         speed = self._speed(rng, clip)
@@ -207,13 +181,7 @@ class Pool:
 
     def _start(self, rng: np.random.Generator, clip: Clip, player: Player, speed: float) -> int:
         """Where an output window begins in which the player sounds, as far as a few draws find one."""
-        length = round(self.window.output_samples * speed)
-        start = 0
-        for _ in range(DRAWS_FOR_SOUND):
-            start = int(rng.integers(clip.samples - length + 1))
-            if sounds(_stem(player)[:, start : start + length], INT16_SCALE):
-                break
-        return start
+        return start_of(rng, _stem(player), clip.samples, round(self.window.output_samples * speed))
 
     def _source(self, rng: np.random.Generator, take: _Take) -> Source:
         clip, player = take.clip, take.player
@@ -249,17 +217,7 @@ class Pool:
     def _cue(self, take: _Take) -> np.ndarray | None:
         if self.cue not in {"frames", "features"}:
             return None
-        clip, player = take.clip, take.player
-        array = player.picture if self.cue == "frames" else player.features
-        if array is None:
-            raise DataError(
-                f"model.context: {self.cue} needs {'a picture' if self.cue == 'frames' else self.cue} of every player",
-                got=f"none for {player.part} in {clip.key}",
-                fix="set model.context: labels" if self.cue == "frames" else "run `vimss features` for this recipe",
-            )
-        # The same number of pictures for every clip: the last of a piece may end between two of them.
-        seconds = cue_times(self.window, clip.frame_rate) * take.speed + take.begin(self.window) / clip.sample_rate
-        return array[np.clip(np.floor(seconds * clip.frame_rate).astype(int), 0, len(array) - 1)]
+        return cue_of(self.cue, take.clip, take.player, self.window, take.begin(self.window), take.speed)
 
 
 def usable(clips: Sequence[Clip], window: Window) -> list[Clip]:
@@ -290,51 +248,41 @@ def _sum(sources: Sequence[Source]) -> Float32[np.ndarray, "c t"]:
     return total
 
 
-def fixed_mixtures(
-    manifest: Manifest,
-    split: str,
-    counts: Sequence[tuple[int, bool]],
-    window: Window,
-    asking: Asking,
-    seed: int = 0,
-) -> list[Mixture]:
-    """The same mixtures for everybody: one per (number of sources, aligned) of `counts`.
-
-    Solos give no aligned mixtures, and duets none of four: kinds that the split does have take their place.
-    """
-    read = read_clips(manifest, split, None, asking.parts, asking.features)
-    clips = [clip for clip in read if clip.samples >= window.output_samples]
-    kinds = _possible(counts, clips, split)
-    mixing = MixingConfig(min_sources=1, max_sources=max(count for count, _ in kinds), flip_polarity=False)
-    pool = Pool(clips, mixing, window, asking.context)
-    mixtures = []
-    for number, (count, aligned) in enumerate(kinds):
-        rng = np.random.default_rng((seed, number))
-        able = [clip for clip in pool.clips if not aligned or len(_sounding(clip)) >= count]
-        mixtures.append(pool.draw(rng, able[rng.integers(len(able))], count, aligned))
-    return mixtures
+def independent_voices(
+    rng: np.random.Generator, voices: Sequence[Voice], first: Voice, count: int, instrument: Callable[[Voice], str]
+) -> list[Voice]:
+    """`count` players of different instruments: `first` and others of `voices`, as far as there are so many."""
+    chosen = [first]
+    for index in rng.permutation(len(voices)):
+        if len(chosen) == count:
+            break
+        if instrument(voices[index]) not in {instrument(voice) for voice in chosen}:
+            chosen.append(voices[index])
+    return chosen
 
 
-def _possible(counts: Sequence[tuple[int, bool]], clips: Sequence[Clip], split: str) -> list[tuple[int, bool]]:
-    most = max((len(_sounding(clip)) for clip in clips), default=0)
-    instruments = len(instruments_of(clips))
-    possible = [kind for kind in dict.fromkeys(counts) if kind[0] <= (most if kind[1] else instruments)]
-    if not possible:
+def start_of(rng: np.random.Generator, stem: Int16[np.ndarray, "c t"], samples: int, length: int) -> int:
+    """Where `length` samples of a clip begin in which a player sounds, as far as a few draws find such a place."""
+    start = 0
+    for _ in range(DRAWS_FOR_SOUND):
+        start = int(rng.integers(samples - length + 1))
+        if sounds(stem[:, start : start + length], INT16_SCALE):
+            break
+    return start
+
+
+def cue_of(cue: str, clip: Clip, player: Player, window: Window, begin: float, speed: float = 1.0) -> np.ndarray:
+    """What is seen of a player, frames or features, during an input window that begins at sample `begin` of a clip."""
+    array = player.picture if cue == "frames" else player.features
+    if array is None:
         raise DataError(
-            f"the split '{split}' must have {min(counts)[0]} instruments, or a clip with as many players, that sound",
-            got=f"{instruments} instruments, and {most} players in a clip at most",
-            fix="write a larger corpus",
+            f"model.context: {cue} needs {'a picture' if cue == 'frames' else cue} of every player",
+            got=f"none for {player.part} in {clip.key}",
+            fix="set model.context: labels" if cue == "frames" else "run `vimss features` for this recipe",
         )
-    return [kind if kind in possible else possible[number % len(possible)] for number, kind in enumerate(counts)]
-
-
-def paired_mixtures(manifest: Manifest, window: Window, asking: Asking, seed: int = 0) -> list[Mixture]:
-    """One mixture for each of the manifest's pairs, the stems as they are; which window, the pair's number decides."""
-    clips = read_clips(manifest, "test", None, asking.parts, asking.features)
-    named = {piece for pair in manifest.pairs for piece in pair}
-    mixing = MixingConfig(gain_db=0, flip_polarity=False)
-    pool = Pool([clip for clip in clips if clip.piece in named], mixing, window, asking.context)
-    return [pool.draw_pair(np.random.default_rng((seed, number)), pair) for number, pair in enumerate(manifest.pairs)]
+    # The same number of pictures for every clip: the last of a piece may end between two of them.
+    seconds = cue_times(window, clip.frame_rate) * speed + begin / clip.sample_rate
+    return array[np.clip(np.floor(seconds * clip.frame_rate).astype(int), 0, len(array) - 1)]
 
 
 def cue_times(window: Window, frame_rate: float) -> np.ndarray:

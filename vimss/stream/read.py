@@ -86,6 +86,28 @@ class Damage:
                 )
 
 
+@dataclass(frozen=True)
+class PlayerEntry:
+    """What a shard says of a player."""
+
+    instrument: str
+    timbre: str
+    sounds: bool
+    """Whether there is a stem."""
+
+
+@dataclass(frozen=True)
+class ClipEntry:
+    """What a shard says of a clip."""
+
+    shard: str
+    """Name of the shard."""
+    key: str
+    piece: str
+    samples: int
+    players: tuple[PlayerEntry, ...]
+
+
 def read_clips(
     manifest: Manifest,
     split: str,
@@ -93,6 +115,7 @@ def read_clips(
     parts: Collection[str] = ("audio",),
     features: str = "",
     damage: Damage | None = None,
+    keys: Collection[str] | None = None,
 ) -> Iterator[Clip]:
     """The clips of a split, shard by shard, in the order in which they were written.
 
@@ -103,6 +126,7 @@ def read_clips(
         parts: what to decode.
         features: with the part "features", the folder of the vision network; without, features that the shards hold.
         damage: counts damaged clips, which are left out; without it they are errors.
+        keys: of the only clips that are decoded; all where not given.
 
     Raises:
         DataError: damaged or missing shards or features.
@@ -115,11 +139,11 @@ def read_clips(
             raise _damaged(manifest, f"{path} must have the SHA-256 that its manifest says", "another")
         computed = _read_features(manifest, features, shard) if "features" in parts and features else {}
         count = 0
-        for clip in _clips(path, shard.sha256, parts, manifest.recipe, None if whole else damage):
+        for clip in _clips(path, shard.sha256, parts, manifest.recipe, None if whole else damage, keys):
             count += 1
             if clip is not None:
                 yield _with_features(clip, computed) if computed else clip
-        if count != shard.clips:
+        if keys is None and count != shard.clips:
             if whole or damage is None:
                 raise _damaged(manifest, f"{path} must hold {shard.clips} clips as its manifest says", str(count))
             damage.add(f"the end of {path}", f"{shard.clips - count} clips cannot be found", shard.clips - count)
@@ -130,13 +154,48 @@ def _damaged(manifest: Manifest, rule: str, got: str) -> DataError:
     return DataError(rule, got=got, fix=f"the shard was damaged: {again}")
 
 
+def list_clips(manifest: Manifest, split: str) -> Iterator[ClipEntry]:
+    """What the clips of a split hold, in the order of `read_clips`, without decoding any of it.
+
+    Raises:
+        DataError: damaged or missing shards.
+
+    """
+    for shard in manifest.of_split(split):
+        path = local_shard(manifest, shard)
+        if not _is_whole(path, shard.sha256):
+            raise _damaged(manifest, f"{path} must have the SHA-256 that its manifest says", "another")
+        try:
+            for members in _members(path, _known_places(path, shard.sha256), ()):
+                name = members["fname"]
+                yield _list_clip(shard.name, name.removesuffix(".json"), json.loads(members["data"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise _malformed(f"{name} in {path}", f"{type(error).__name__}: {error}") from error
+        except tarfile.TarError as error:
+            raise _no_tar(path, error) from error
+
+
+def _list_clip(shard: str, key: str, about: dict[str, Any]) -> ClipEntry:
+    players = tuple(
+        PlayerEntry(str(player["instrument"]), str(player["timbre"]), "audio" in player) for player in about["players"]
+    )
+    return ClipEntry(shard, key, str(about["piece"]), int(about["samples"]), players)
+
+
 def _clips(
-    path: Path, digest: str, parts: Collection[str], recipe: Recipe, damage: Damage | None
+    path: Path,
+    digest: str,
+    parts: Collection[str],
+    recipe: Recipe,
+    damage: Damage | None,
+    keys: Collection[str] | None,
 ) -> Iterator[Clip | None]:
     """The clips of one shard; None for one that is damaged, where damage is counted."""
     try:
         # Every epoch reads a shard again; where the members of a whole one lie need be found out once.
-        places = _known_places(path, digest) if damage is None else _places(path)
+        places: Iterable[tuple[str, int, int]] = _known_places(path, digest) if damage is None else _places(path)
+        if keys is not None:
+            places = (place for place in places if place[0].partition(".")[0] in keys)
         for members in group_by_keys(_members(path, places, parts if damage is None else PARTS)):
             name = f"{members['__key__']} in {path}"
             try:
@@ -146,18 +205,24 @@ def _clips(
             except (KeyError, TypeError, ValueError, EOFError, MediaError, zipfile.BadZipFile) as error:
                 reason = str(error) if isinstance(error, MediaError) else f"{type(error).__name__}: {error}"
                 if damage is None:
-                    raise DataError(
-                        f"the clip {name} must hold the members that its JSON lists, and no more in them",
-                        got=reason,
-                        fix="write the shards again with `vimss shard`",
-                    ) from error
+                    raise _malformed(name, reason) from error
                 damage.add(name, reason)
                 yield None
     except tarfile.TarError as error:
         if damage is None:
-            raise DataError(
-                f"{path} must be a tar file", got=str(error), fix="write the shards again with `vimss shard`"
-            ) from error
+            raise _no_tar(path, error) from error
+
+
+def _malformed(clip: str, reason: str) -> DataError:
+    return DataError(
+        f"the clip {clip} must hold the members that its JSON lists, and no more in them",
+        got=reason,
+        fix="write the shards again with `vimss shard`",
+    )
+
+
+def _no_tar(path: Path, error: tarfile.TarError) -> DataError:
+    return DataError(f"{path} must be a tar file", got=str(error), fix="write the shards again with `vimss shard`")
 
 
 def _members(path: Path, places: Iterable[tuple[str, int, int]], parts: Collection[str]) -> Iterator[dict[str, Any]]:

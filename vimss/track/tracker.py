@@ -80,7 +80,7 @@ class Tracker:
             self._write("metrics", event.cell, event.trial, step=round(event.audio_seconds), metrics=metrics)
         elif isinstance(event, TrialEnded):
             self._end_trial(event)
-        else:
+        elif isinstance(event, CellEnded):
             self._end_cell(event)
 
     def __enter__(self) -> "Tracker":

@@ -30,6 +30,8 @@ class State:
 
     signature: str
     """Of the training, which is more than its settings: also shards and number of workers. Another one's is refused."""
+    validation: str
+    """Signature of the validation set that its losses belong to."""
     steps: int
     position: Position
     best: float
@@ -88,12 +90,15 @@ def load_state(
         content["state"] = _optimizer_state(_below(tensors, f"optimizer{number}."))
         optimizer.load_state_dict(content)
     kept = {name: about[name] for name in ("steps", "best", "best_seconds", "metrics")}
-    return State(signature=signature, position=Position(**about["position"]), **kept)
+    # Checkpoints of before there were such sets name none, which is another one.
+    validation = about.get("validation", "")
+    return State(signature=signature, validation=validation, position=Position(**about["position"]), **kept)
 
 
-def reported_metrics(folder: Path) -> dict[str, float]:
-    """The metrics that were reported with a checkpoint."""
-    return json.loads((folder / ABOUT).read_text(encoding="utf-8"))["metrics"]
+def reported_loss(folder: Path) -> tuple[str, float]:
+    """The validation loss that was reported with a checkpoint, after the signature of the set that it belongs to."""
+    about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    return about.get("validation", ""), about["metrics"]["valid_loss"]
 
 
 def newest_valid(folders: Iterable[Path]) -> Path | None:

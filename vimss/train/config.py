@@ -94,14 +94,19 @@ class TrainingConfig(Config):
         return max(0.0, self.audio_seconds * (self.num_reports - 2) / self.num_reports)
 
 
+VALIDATION_SOURCES = (2, 3, 4)
+"""Sources of the validation mixtures, in equal shares."""
+
+
 class ValidationConfig(Config):
-    """The fixed set that steers a search: the same mixtures for every trial."""
+    """The fixed set that steers a search: the same mixtures for every trial and network."""
 
     mixtures: int = Field(
         24,
         ge=6,
         multiple_of=6,
-        description="2, 3 and 4 sources, aligned and random, in equal shares, as far as the split has such mixtures",
+        description="2, 3 and 4 sources, aligned and random, in equal shares, as far as the split has such mixtures; "
+        "more begin with the same ones, and weights that were found before are scored again",
     )
     seconds: float = Field(2.0, gt=0, description="length of each mixture")
 
@@ -272,3 +277,9 @@ def _without(content: Mapping[str, Any], path: list[str]) -> dict[str, Any]:
 
 
 _DEFAULTS = Settings.model_construct(model=ModelConfig(), mixing=MixingConfig(), training=TrainingConfig(), seed=0)
+
+
+def scored_sources(settings: Settings) -> int:
+    """The most sources of the validation mixtures that these networks are scored on: no more than they have slots."""
+    most = max(VALIDATION_SOURCES)
+    return min(settings.model.slots, most) if settings.model.outputs == "slots" else most

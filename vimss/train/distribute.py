@@ -221,11 +221,17 @@ def _latest_checkpoint() -> Path | None:
 
 
 def _delete_old_checkpoints(folder: Path) -> None:
-    """Keep the newest and the best of those before it: of the best weights, and where the newest is damaged."""
-    from vimss.train.checkpoint import reported_metrics
+    """Keep the newest and the best of those before it: of the best weights, and where the newest is damaged.
 
-    before = sorted(folder.glob("step_*"))[:-1]
-    best = min(before, key=lambda checkpoint: reported_metrics(checkpoint)["valid_loss"], default=None)
+    Losses on another validation set than the newest one's say nothing beside it.
+    """
+    from vimss.train.checkpoint import reported_loss
+
+    *before, newest = sorted(folder.glob("step_*"))
+    scored_on, _ = reported_loss(newest)
+    losses = {checkpoint: reported_loss(checkpoint) for checkpoint in before}
+    comparable = [checkpoint for checkpoint, (validation, _) in losses.items() if validation == scored_on]
+    best = min(comparable, key=lambda checkpoint: losses[checkpoint][1], default=None)
     for checkpoint in before:
         if checkpoint != best:
             shutil.rmtree(checkpoint)

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,15 @@ from vimss.features import find_features, read_features
 from vimss.model.geometry import geometry
 from vimss.model.separator import Separator, save_separator
 from vimss.shards.manifest import Manifest
-from vimss.stream.batch import Examples, Levels, Position, whole_batch
-from vimss.stream.mix import Asking, Mixture, Window, fixed_mixtures
+from vimss.stream.batch import Examples, Levels, Position
+from vimss.stream.mix import Asking, Window
 from vimss.train.checkpoint import State, load_state, save_state
 from vimss.train.config import MUCH_WAITING, Settings, TrainingConfig, ValidationConfig
-from vimss.train.device import context_of, distribute, to_device
+from vimss.train.device import distribute
 from vimss.train.gradients import Gradients
 from vimss.train.loader import load
-from vimss.train.loss import best_order, negative_snr
 from vimss.train.optimize import make_optimizers
+from vimss.train.validation import Validation
 
 log = logging.getLogger(__name__)
 
@@ -97,20 +97,34 @@ def train(
     separator.to(device)
     average = copy.deepcopy(separator).requires_grad_(False) if config.ema else None
     optimizers = make_optimizers(separator, config, device)
-    state = State(training.signature, steps=0, position=Position(), best=math.inf, best_seconds=0.0, metrics={})
+    asking = asking_of(settings, training.manifest)
+    share = (training.rank, training.world_size)
+    validate = Validation(settings, training.manifest, training.validation, asking, share, device)
+    state = State(
+        training.signature,
+        validate.signature,
+        steps=0,
+        position=Position(),
+        best=math.inf,
+        best_seconds=0.0,
+        metrics={},
+    )
     if resume is not None:
         state = load_state(resume, training.signature, separator, average, optimizers)
-        # Re-report the restored metrics: the driver may have crashed before recording them, and this may be the last
-        # report. The checkpoint itself is there.
-        report(state.metrics, None)
+        if state.validation == validate.signature:
+            # Re-report the restored metrics: the driver may have crashed before recording them, and this may be the
+            # last report. The checkpoint itself is there.
+            report(state.metrics, None)
+        else:
+            state = _scored_again(state, validate, separator, average)
+            with _checkpoint(training, asking, state, separator, average, optimizers) as folder:
+                report(state.metrics, folder)
     network: nn.Module = separator
     if training.world_size > 1:
         network = distribute(separator, device, config.gradient_compression)
 
     window = training_window(settings, training.manifest)
-    asking = asking_of(settings, training.manifest)
     examples = Examples(training.manifest, "train", settings.mixing, window, asking, settings.seed)
-    validate = Validation(training)
     gradients = Gradients(network, settings, window, device, micro_batch=local_batch)
     seconds_per_step = config.batch_size * window.output_samples / window.sample_rate
     total_steps = math.ceil(config.audio_seconds / seconds_per_step)
@@ -159,25 +173,60 @@ def train(
                 metrics |= levels.metrics()
                 _warn_of_waiting(metrics["loader_wait"])
                 going_on = functools.partial(progress, seconds)
-                metrics["valid_loss"] = validate(average or separator, going_on)
-                if average is not None:
-                    metrics["valid_loss_raw"] = validate(separator, going_on)
+                metrics |= _validated(validate, separator, average, going_on)
                 _check_validation(metrics)
                 if metrics["valid_loss"] < best:
                     best, best_seconds = metrics["valid_loss"], seconds
                 patient = is_patient(config, seconds, best_seconds)
                 metrics["stopped_early"] = float(not patient)
-                with tempfile.TemporaryDirectory() as folder:
-                    if training.rank == 0:
-                        seen = {name: metrics[name] for name in ("audio_seconds", "valid_loss")}
-                        card = {**data_card(training.manifest, asking), **seen}
-                        save_separator(Path(folder) / "model", average or separator, card)
-                        now = State(training.signature, steps, made.position, best, best_seconds, metrics)
-                        save_state(Path(folder), now, separator, average, optimizers)
-                    report(metrics, Path(folder) if training.rank == 0 else None)
+                position, scored_on = made.position, validate.signature
+                now = State(training.signature, scored_on, steps, position, best, best_seconds, metrics)
+                with _checkpoint(training, asking, now, separator, average, optimizers) as folder:
+                    report(metrics, folder)
                 losses, levels = Losses(training), Levels()
                 clock = _Clock()
     return separator
+
+
+@contextmanager
+def _checkpoint(
+    training: Training,
+    asking: Asking,
+    state: State,
+    separator: Separator,
+    average: Separator | None,
+    optimizers: Sequence[torch.optim.Optimizer],
+) -> Iterator[Path | None]:
+    """A folder with a checkpoint for the block, on rank 0; None on the others."""
+    if training.rank != 0:
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        seen = {key: state.metrics[key] for key in ("audio_seconds", "valid_loss")}
+        card = {**data_card(training.manifest, asking), **seen, "validation": state.validation}
+        save_separator(folder / "model", average or separator, card)
+        save_state(folder, state, separator, average, optimizers)
+        yield folder
+
+
+def _validated(
+    validate: Validation,
+    separator: Separator,
+    average: Separator | None,
+    going_on: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """The validation loss of the weights for use, and of the raw ones where those are an average."""
+    losses = {"valid_loss": validate(average or separator, going_on)}
+    return losses if average is None else {**losses, "valid_loss_raw": validate(separator, going_on)}
+
+
+def _scored_again(state: State, validate: Validation, separator: Separator, average: Separator | None) -> State:
+    """A state whose losses are of another validation set, on the one of now: the best so far is that of its weights."""
+    metrics = {**state.metrics, **_validated(validate, separator, average)}
+    _check_validation(metrics)
+    best, seconds = metrics["valid_loss"], metrics["audio_seconds"]
+    return replace(state, validation=validate.signature, metrics=metrics, best=best, best_seconds=seconds)
 
 
 class Losses:
@@ -227,58 +276,10 @@ class Losses:
         self.unseen = []
 
 
-class Validation:
-    """The fixed set: mean floored -SNR in dB over present sources, whatever the training loss. Lower is better."""
-
-    def __init__(self, training: Training) -> None:
-        self.training = training
-        self.window = reading_window(training.settings, training.manifest, training.validation.seconds)
-        self.asking = asking_of(training.settings, training.manifest)
-        mixtures = self._mixtures()
-        self.batches = [whole_batch(mixture, self.window, self.asking) for mixture in mixtures]
-
-    def _mixtures(self) -> Sequence[Mixture]:
-        kinds = [(count, aligned) for count in (2, 3, 4) for aligned in (False, True)]
-        if self.asking.outputs == "slots":
-            kinds = [kind for kind in kinds if kind[0] <= self.asking.slots]
-        counts = [kinds[number % len(kinds)] for number in range(self.training.validation.mixtures)]
-        everything = fixed_mixtures(self.training.manifest, "valid", counts, self.window, self.asking)
-        return everything[self.training.rank :: self.training.world_size]
-
-    @torch.no_grad()
-    def __call__(self, separator: Separator, going_on: Callable[[], None] = lambda: None) -> float:
-        """The mean over the whole set, the same on every rank; `going_on` is called after each batch."""
-        was_training = separator.training
-        separator.eval()
-        total = torch.zeros(2, dtype=torch.float64)
-        for batch in self.batches:
-            device = self.training.device
-            targets, present = to_device(batch.targets, device), to_device(batch.present, device)
-            estimates = separator(to_device(batch.mixture, device), *context_of(batch, device))
-            if self.asking.outputs == "slots":
-                estimates = best_order(estimates, targets)
-            values = negative_snr(estimates, targets)[present]
-            total += torch.tensor([float(values.sum()), float(values.numel())], dtype=torch.float64)
-            going_on()
-        separator.train(was_training)
-        if self.training.world_size > 1:
-            total = total.to(self.training.device)
-            torch.distributed.all_reduce(total)
-        return float(total[0] / total[1])
-
-
 def training_window(settings: Settings, manifest: Manifest) -> Window:
     """The windows of one training example; ConfigError where the network does not allow the output window."""
     output = settings.training.output_samples
     return Window(geometry(settings.model).input_samples(output), output, manifest.recipe.sample_rate)
-
-
-def reading_window(settings: Settings, manifest: Manifest, seconds: float) -> Window:
-    """The shortest windows of the network that answer at least `seconds`, as far as the clips are that long."""
-    shape = geometry(settings.model)
-    wanted = min(round(seconds * manifest.recipe.sample_rate), manifest.recipe.clip_samples - shape.stride)
-    output = shape.window_at_least(wanted)
-    return Window(shape.input_samples(output), output, manifest.recipe.sample_rate)
 
 
 def asking_of(settings: Settings, manifest: Manifest) -> Asking:

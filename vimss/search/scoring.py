@@ -1,0 +1,62 @@
+"""Trials of before on the validation set of now: their weights are kept and scored again, not trained again.
+
+    score_again(folder, manifest, experiment.validation, report=print)
+
+Losses on different sets cannot be compared, so this comes before any cell begins and before a best trial is chosen.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from vimss.experiment import Event, TrialsScoredAgain
+from vimss.runtime import parallel_map
+from vimss.shards.manifest import Manifest
+from vimss.study import OBJECTIVE, TrialRecord, read_study, write_record
+from vimss.train.config import ValidationConfig
+from vimss.train.rescore import Score, ScoringTask, score
+from vimss.train.validation import make_validation_set, validation_spec
+
+
+def score_again(folder: Path, manifest: Manifest, config: ValidationConfig, report: Callable[[Event], None]) -> None:
+    """Score the trials of a study that ended and belong to another validation set.
+
+    A trial that was scored on this set before has the losses of then. One whose weights cannot be read is interrupted:
+    it goes on from its checkpoint, which is scored as it does.
+    """
+    validation = validation_spec(manifest, config).signature(manifest)
+    waiting: dict[Path, TrialRecord] = {}
+    for record in read_study(folder).records:
+        ended = record.state in {"finished", "pruned", "failed"}
+        if not ended or record.validation == validation or not (record.reports or record.earlier):
+            continue
+        model = record.folder / "model"
+        if validation in record.earlier or not model.is_dir():
+            write_record(record.moved_to(validation, record.earlier.get(validation, ())))
+        else:
+            waiting[model] = record
+    if not waiting:
+        return
+    make_validation_set(manifest, config)
+    tasks = [
+        ScoringTask(model, record.settings, manifest.folder, config)
+        for model, record in waiting.items()
+        if record.settings is not None
+    ]
+
+    def keep(found: Score) -> None:
+        write_record(_with_score(waiting.pop(found.model), found, validation))
+        report(TrialsScoredAgain(len(tasks) - len(waiting), len(tasks)))
+
+    parallel_map(score, tasks, keep)
+
+
+def _with_score(record: TrialRecord, found: Score, validation: str) -> TrialRecord:
+    """A record with the loss of its weights, in place of the best report by which they were chosen."""
+    if not found.error:
+        reports = record.reports or next(iter(record.earlier.values()))
+        best = min(reports, key=lambda report: report[OBJECTIVE])
+        kept = {name: value for name, value in best.items() if not name.startswith(OBJECTIVE)}
+        return record.moved_to(validation, [{**kept, OBJECTIVE: found.loss}])
+    message = f"its weights could not be scored on another validation set: {found.error}"
+    state = "failed" if record.state == "failed" else "interrupted"
+    return record.moved_to(validation).model_copy(update={"state": state, "message": message})

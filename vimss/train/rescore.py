@@ -1,0 +1,47 @@
+"""Weights of a trial on another validation set than the one that they were trained beside.
+
+score(ScoringTask(folder / "model", settings, manifest.folder, ValidationConfig(mixtures=48)))  # Score(loss=-7.2, ...)
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from vimss.errors import ModelError
+from vimss.model.separator import load_separator
+from vimss.shards.manifest import open_manifest
+from vimss.train.config import Settings, ValidationConfig
+from vimss.train.loop import asking_of
+from vimss.train.validation import Validation
+
+
+@dataclass(frozen=True)
+class ScoringTask:
+    """Whose weights to score on what; plain values that travel to another process."""
+
+    model: Path
+    settings: Settings
+    shards: Path
+    validation: ValidationConfig
+
+
+@dataclass(frozen=True)
+class Score:
+    """What came of a task."""
+
+    model: Path
+    loss: float = math.nan
+    error: str = ""
+    """Why there is no loss."""
+
+
+def score(task: ScoringTask) -> Score:
+    """The validation loss of the weights, on the CPU; an error of the data is raised, one of the weights returned."""
+    try:
+        separator = load_separator(task.model, task.settings.model)
+        manifest = open_manifest(task.shards)
+        asking = asking_of(task.settings, manifest)
+        loss = Validation(task.settings, manifest, task.validation, asking)(separator)
+    except ModelError as error:
+        return Score(task.model, error=str(error))
+    return Score(task.model, loss) if math.isfinite(loss) else Score(task.model, error=f"the validation loss is {loss}")
