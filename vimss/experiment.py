@@ -26,7 +26,7 @@ from vimss.errors import ConfigError
 from vimss.model.geometry import geometry
 from vimss.runtime import Place
 from vimss.shards.manifest import Manifest
-from vimss.train.config import Settings, ValidationConfig
+from vimss.train.config import Settings, TrainingConfig, ValidationConfig
 
 Scalar = bool | int | float | str
 
@@ -93,10 +93,28 @@ class SearchConfig(Config):
     first_trials: tuple[dict[str, Scalar], ...] = Field(
         (), description="settings to try first, before the sampler's own"
     )
-    grace_seconds: float = Field(
-        3600.0, gt=0, description="audio seconds that every trial may see before it can be stopped"
+    scheduler: Literal["asha", "top_k"] = Field(
+        "asha",
+        description="asha: at each rung a trial goes on or is pruned at once (Li et al. 2020); top_k: at the first "
+        "rung trials wait for each other, and the best `keep` go on to the whole budget: one round of synchronous "
+        "successive halving (Karnin et al. 2013, Jamieson and Talwalkar 2016)",
     )
-    reduction_factor: int = Field(3, ge=2, description="of the trials at a rung, one in this many goes on (ASHA)")
+    grace_seconds: float = Field(
+        3600.0, gt=0, description="audio seconds to the first rung, which every trial sees before it can be pruned"
+    )
+    reduction_factor: int = Field(3, ge=2, description="asha: of the trials at a rung, one in this many goes on")
+    keep: int = Field(1, ge=1, description="top_k: trials that go on from the rung to the whole budget")
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> "SearchConfig":
+        fields = SearchConfig.model_fields
+        if self.scheduler == "asha" and self.keep != fields["keep"].default:
+            raise ValueError(f"keep ({self.keep}) needs `scheduler: top_k`; asha has `reduction_factor`")
+        if self.scheduler == "top_k" and self.reduction_factor != fields["reduction_factor"].default:
+            raise ValueError(f"reduction_factor ({self.reduction_factor}) needs `scheduler: asha`; top_k has `keep`")
+        if self.scheduler == "top_k" and self.keep >= self.trials:
+            raise ValueError(f"keep ({self.keep}) must be below trials ({self.trials}), or no trial is pruned")
+        return self
 
 
 class Experiment(Config):
@@ -150,6 +168,14 @@ class Experiment(Config):
                 )
             content[group][name] = value
         return parse_config(content, Settings, f"experiment {self.name}")
+
+    def audio_seconds(self, cell: "Cell") -> float:
+        """The budget of a trial of the cell; the largest one where it is tuned."""
+        key, default = "training.audio_seconds", TrainingConfig.model_fields["audio_seconds"].default
+        axis = self.tune.get(key)
+        if axis is not None and not cell.baseline:
+            return float(max(axis.choices)) if axis.choices else axis.high  # type: ignore[arg-type]
+        return float(cell.overrides.get(key, self.training.get("audio_seconds", default)))
 
     def alone(self) -> "Experiment":
         """The same without variables: its own settings as one cell with one trial."""
@@ -284,6 +310,7 @@ def _check(experiment: Experiment) -> None:
             experiment.settings(cell.overrides)
         else:
             _check_tuned(experiment, cell)
+    _check_rung(experiment)
     draws = math.prod(len(axis.choices) or math.inf for axis in experiment.tune.values())
     if experiment.tune and experiment.search.trials > draws:
         raise ConfigError(
@@ -291,6 +318,27 @@ def _check(experiment: Experiment) -> None:
             got=f"{experiment.search.trials} trials of {draws} settings",
             fix=f"set search.trials: {draws}, or add choices",
         )
+
+
+def _check_rung(experiment: Experiment) -> None:
+    """`top_k` compares trials at a rung before the end of their budgets."""
+    if experiment.search.scheduler != "top_k":
+        return
+    if not experiment.tune:
+        raise ConfigError(
+            f"experiment {experiment.name}: search.scheduler top_k needs settings to tune",
+            got="no `tune`",
+            fix="add axes to `tune`, or remove `scheduler`",
+        )
+    for cell in experiment.cells():
+        budget = experiment.audio_seconds(cell)
+        if not cell.baseline and experiment.search.grace_seconds >= budget:
+            raise ConfigError(
+                f"experiment {experiment.name}: search.grace_seconds must be below the budget, "
+                f"training.audio_seconds {budget:g}, or top_k prunes no trial",
+                got=f"{experiment.search.grace_seconds:g}",
+                fix=f"set for example search.grace_seconds: {budget / 4:g}",
+            )
 
 
 def _check_axis(experiment: Experiment, key: str, axis: Axis) -> None:
@@ -400,6 +448,22 @@ class TrialReported:
 
 
 @dataclass(frozen=True)
+class TrialWaits:
+    """A trial has reached the rung, and waits for the others there."""
+
+    cell: str
+    trial: str
+
+
+@dataclass(frozen=True)
+class TrialContinues:
+    """A trial that waited goes on from the rung to the whole budget."""
+
+    cell: str
+    trial: str
+
+
+@dataclass(frozen=True)
 class TrialEnded:
     """A trial is over."""
 
@@ -421,4 +485,4 @@ class CellEnded:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-Event = CellStarted | TrialStarted | TrialReported | TrialEnded | CellEnded
+Event = CellStarted | TrialStarted | TrialReported | TrialWaits | TrialContinues | TrialEnded | CellEnded

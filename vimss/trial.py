@@ -3,6 +3,7 @@
 Apart from `search`, because this module is imported by every trial's process: the less it needs, the sooner it trains.
 """
 
+import math
 import os
 import threading
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from vimss.train.distribute import Job, fit, worker_resources
 
 CELL = "cell"
 """Key of Tune's configuration that names the cell, where one run of Tune holds several."""
+
+RUNG = "rung"
+"""Key of Tune's configuration: audio seconds after which the trial waits for others."""
 
 CLOSE_SECONDS = 50.0
 """How long a stopped training may take to close before its process is given up."""
@@ -43,7 +47,7 @@ class TrialPlan:
 
     def resolve(self, config: dict[str, Any]) -> tuple[Cell, Settings, dict[str, Scalar]]:
         """Cell, settings, and what was chosen for it."""
-        chosen = {key: value for key, value in config.items() if key != CELL}
+        chosen = {key: value for key, value in config.items() if key not in {CELL, RUNG}}
         cell = self.cells[config[CELL]] if CELL in config else next(iter(self.cells.values()))
         return cell, self.experiment.settings({**cell.overrides, **chosen}), chosen
 
@@ -76,6 +80,7 @@ def run_trial(config: dict[str, Any], plan: TrialPlan) -> None:
         shards=plan.shards,
         more_shards=plan.more_shards,
         place=plan.place,
+        pause_seconds=config.get(RUNG, math.inf),
     )
     end_of_process = threading.Timer(CLOSE_SECONDS, os._exit, [1])
     end_of_process.daemon = True

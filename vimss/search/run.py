@@ -34,15 +34,17 @@ from vimss.experiment import (
     TrialEnded,
     TrialReported,
     TrialStarted,
+    TrialWaits,
     check_experiment,
     check_settings,
 )
 from vimss.runtime import Place, ray_at_hand, start_ray
 from vimss.search.observer import Observer
 from vimss.search.sampler import Draws, optuna_storage, startup_trials, suggest
+from vimss.search.top_k import Rung, TopK, choose, loss_at
 from vimss.shards.manifest import Manifest
 from vimss.storage import Store, publish
-from vimss.study import OBJECTIVE, Study, TrialRecord, read_study, study_folder, write_record
+from vimss.study import OBJECTIVE, RECORD, Study, TrialRecord, read_record, read_study, study_folder, write_record
 from vimss.train.config import Settings
 from vimss.train.distribute import worker_resources
 from vimss.trial import CELL, TrialPlan, run_trial, trial_name, trial_resources
@@ -143,36 +145,76 @@ class _Run:
     def tuned(self, cell: Cell) -> None:
         """One study of Optuna: as many trials as the experiment asks for, less those that ended before."""
         ended, interrupted = self._resume(cell)
-        left = self.experiment.search.trials - len(ended)
+        if self.experiment.search.scheduler == "top_k":
+            self._top_k(cell)
+        else:
+            self._asha(cell, ended, interrupted)
+        self._end(cell)
+
+    def _asha(self, cell: Cell, ended: Sequence[TrialRecord], interrupted: Sequence[TrialRecord]) -> None:
+        config = self.experiment.search
+        left = config.trials - len(ended)
         if left > 0:
-            known = {record.trial for record in ended}
-            first = [record.chosen for record in interrupted]
-            first += still_to_try(self.experiment.search.first_trials, [*ended, *interrupted])
-            optuna_search = functools.partial(
-                OptunaSearch,
-                space=functools.partial(suggest, axes=self.experiment.tune),
-                metric=OBJECTIVE,
-                mode="min",
-                study_name=f"{self.folder.name}/{cell.name}",
-                storage=optuna_storage(self.folder / cell.name),
-            )
-            # A resumed study goes on with new draws rather than with its first ones again.
-            seed = self.experiment.seed + len(ended)
-            startup = startup_trials(self.experiment.search.trials)
-            tpe = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=startup)
-            draws = Draws(
-                optuna_search(points_to_evaluate=first or None, sampler=tpe),
-                optuna_search(sampler=optuna.samplers.RandomSampler(seed=_REDRAW_SEED + seed)),
-                functools.partial(self._admit, cell, known),
-            )
             scheduler = ASHAScheduler(
                 time_attr="audio_seconds",
                 max_t=_BEYOND_BUDGET,
-                grace_period=self.experiment.search.grace_seconds,
-                reduction_factor=self.experiment.search.reduction_factor,
+                grace_period=config.grace_seconds,
+                reduction_factor=config.reduction_factor,
             )
-            self._tune([cell], {}, search_alg=draws, scheduler=scheduler, num_samples=left)
-        self._end(cell)
+            self._tune(
+                [cell], {}, search_alg=self._draws(cell, ended, interrupted), scheduler=scheduler, num_samples=left
+            )
+
+    def _top_k(self, cell: Cell) -> None:
+        """See `vimss.search.top_k`; what to do is a function of the records, so a search that was killed goes on."""
+        config, records = self.experiment.search, self._records(cell)
+        able = [record for record in records if record.state != "failed"]
+        at_rung = [record for record in able if loss_at(record, config.grace_seconds) is not None]
+        to_rung = [record for record in able if record not in at_rung]
+        left = max(config.trials - len(at_rung), len(to_rung))
+        going_on, pruned = choose(at_rung, config.grace_seconds, config.keep, left)
+        for record in pruned:
+            self._prune(record)
+        if left or any(record.state != "finished" for record in going_on):
+            draws = self._draws(cell, at_rung, to_rung)
+            rung = Rung(
+                seconds=config.grace_seconds,
+                keep=config.keep,
+                records=functools.partial(self._records, cell),
+                prune=self._prune,
+            )
+            self._tune([cell], {}, search_alg=TopK(draws, rung, left), num_samples=2 * left + len(at_rung))
+
+    def _draws(self, cell: Cell, ended: Sequence[TrialRecord], first: Sequence[TrialRecord]) -> Draws:
+        """What Optuna draws beside the trials that ended: the `first` ones, which began before, again."""
+        known = {record.trial for record in ended}
+        points = [record.chosen for record in first]
+        points += still_to_try(self.experiment.search.first_trials, [*ended, *first])
+        optuna_search = functools.partial(
+            OptunaSearch,
+            space=functools.partial(suggest, axes=self.experiment.tune),
+            metric=OBJECTIVE,
+            mode="min",
+            study_name=f"{self.folder.name}/{cell.name}",
+            storage=optuna_storage(self.folder / cell.name),
+        )
+        # A resumed study goes on with new draws rather than with its first ones again.
+        seed = self.experiment.seed + len(ended)
+        startup = startup_trials(self.experiment.search.trials)
+        tpe = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=startup)
+        return Draws(
+            optuna_search(points_to_evaluate=points or None, sampler=tpe),
+            optuna_search(sampler=optuna.samplers.RandomSampler(seed=_REDRAW_SEED + seed)),
+            functools.partial(self._admit, cell, known),
+        )
+
+    def _records(self, cell: Cell) -> tuple[TrialRecord, ...]:
+        return read_study(self.folder).of_cell(cell.name)
+
+    def _prune(self, record: TrialRecord) -> None:
+        """End a trial that waited at the rung."""
+        write_record(record.model_copy(update={"state": "pruned", "message": ""}))
+        self._report(TrialEnded(record.cell, record.trial, "pruned", record.folder))
 
     def _admit(self, cell: Cell, known: set[str], chosen: dict[str, Scalar]) -> bool:
         """Whether a draw becomes a trial: one that cannot be trained fails here, one that was drawn before is left."""
@@ -186,18 +228,17 @@ class _Run:
         if name in known:
             return False
         known.add(name)
-        if message:
+        folder = self.folder / cell.name / name
+        state: dict[str, Any] = {"state": "failed" if message else "running", "message": message}
+        if (folder / RECORD).exists():
+            record = read_record(folder / RECORD).model_copy(update=state)
+        else:
+            # Now, rather than when it begins to train: then a search that is killed in between has the same draws.
             record = TrialRecord(
-                cell=cell.name,
-                trial=name,
-                state="failed",
-                chosen=chosen,
-                settings=settings,
-                message=message,
-                begun=time.time(),
-                folder=self.folder / cell.name / name,
+                cell=cell.name, trial=name, chosen=chosen, settings=settings, begun=time.time(), folder=folder, **state
             )
-            write_record(record)
+        write_record(record)
+        if message:
             self._report(TrialStarted(cell.name, name, settings, chosen))
             self._report(TrialEnded(cell.name, name, "failed", record.folder, message))
         return not message
@@ -271,17 +312,26 @@ class _Run:
         shutil.rmtree(self.folder / TUNE_FOLDER, ignore_errors=True)
 
     def _resume(self, cell: Cell) -> tuple[list[TrialRecord], list[TrialRecord]]:
-        """The trials of the cell that ended, replayed to the reporters, and those that were interrupted."""
+        """The trials of the cell that ended, replayed to the reporters as those that wait are, and the interrupted."""
         self._report(CellStarted(cell.name, cell.overrides, cell.baseline))
-        records = read_study(self.folder).of_cell(cell.name)
+        for record in self._records(cell):
+            if record.state == "running":
+                # Of a driver that died.
+                write_record(record.model_copy(update={"state": "interrupted"}))
+        records = self._records(cell)
         ended = [record for record in records if record.state in {"finished", "pruned"}]
-        for record in ended:
+        for record in records:
+            if record.state not in {"finished", "pruned", "waiting"}:
+                continue
             self._report(TrialStarted(cell.name, record.trial, record.settings, record.chosen))
             for report in record.reports:
                 self._report(TrialReported(cell.name, record.trial, report["audio_seconds"], report))
-            # Never "running" here, which mypy does not know of the items of a list.
-            self._report(TrialEnded(cell.name, record.trial, record.state, record.folder, record.message))  # type: ignore[arg-type]
-        return ended, [record for record in records if record.state in {"running", "interrupted"}]
+            if record.state == "waiting":
+                self._report(TrialWaits(cell.name, record.trial))
+            else:
+                # Never "running" here, which mypy does not know of the items of a list.
+                self._report(TrialEnded(cell.name, record.trial, record.state, record.folder, record.message))  # type: ignore[arg-type]
+        return ended, [record for record in records if record.state == "interrupted"]
 
     def _end(self, cell: Cell) -> None:
         study = read_study(self.folder)

@@ -3,6 +3,7 @@
 Budgets, decay and reports count audio seconds, because batch size changes what a step is.
 """
 
+import math
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -83,6 +84,11 @@ class ValidationConfig(Config):
         description="2, 3 and 4 sources, aligned and random, in equal shares, as far as the split has such mixtures",
     )
     seconds: float = Field(2.0, gt=0, description="length of each mixture")
+
+
+def reaches(audio_seconds: float, goal: float) -> bool:
+    """Whether so many audio seconds reach the goal; steps times seconds may miss it by a rounding."""
+    return audio_seconds >= goal or math.isclose(audio_seconds, goal, rel_tol=1e-9)
 
 
 class Settings(Config):
