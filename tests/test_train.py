@@ -223,6 +223,23 @@ def test_a_resumed_training_ends_with_the_weights_of_an_undisturbed_one(small_ma
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.parametrize("pause_seconds", [1.0, 4.0, 4.01])
+def test_a_training_pauses_at_the_first_report_there_and_goes_on_as_if_it_never_had(
+    small_manifest, undisturbed, tmp_path, pause_seconds
+):
+    folder, reports = undisturbed
+    for part in ("paused", "still", "on"):
+        (tmp_path / part).mkdir()
+    paused = run(small_manifest, tmp_path / "paused", pause_seconds=pause_seconds)
+    assert [report["audio_seconds"] for report in paused] == [reports[0]["audio_seconds"]]
+    # A driver that died before it wrote that down asks again.
+    again = run(small_manifest, tmp_path / "still", resume=tmp_path / "paused" / "0", pause_seconds=pause_seconds)
+    assert again == paused and not list((tmp_path / "still").iterdir())
+    run(small_manifest, tmp_path / "on", resume=tmp_path / "paused" / "0")
+    one, other = weights(folder / "1"), weights(tmp_path / "on" / "1")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 @pytest.mark.parametrize("number", ["0", "1"])
 def test_what_a_checkpoint_was_reported_with_is_reported_again(small_manifest, undisturbed, tmp_path, number):
     """Also where nothing is left to train: a search that died before its record would see no report otherwise."""

@@ -363,7 +363,7 @@ def _search(experiment: Any, place: str, wait: bool, as_json: bool) -> None:
     work = verbs.known_place(place)
     manifest = verbs.shards_of(work, experiment)
     with stage(f"search of {experiment.name}") as say:
-        lines = SearchLines(say, experiment.settings().training.audio_seconds)
+        lines = SearchLines(say, experiment)
         study, tracker = verbs.run_search(work, experiment, manifest, [lines], wait=wait)
     with verbs.delivered(tracker, err.print), stage("pictures and pages"):
         report.log_pictures(experiment, manifest, study, tracker)

@@ -151,7 +151,7 @@ def run(
         with stages("corpus and shards") as say:
             manifest = verbs.write(work, experiment.shards, recipe, on_progress=verbs.shard_news(say))
         with stages("search") as say:
-            lines = SearchLines(say, experiment.settings().training.audio_seconds)
+            lines = SearchLines(say, experiment)
             study, tracker = verbs.run_search(work, experiment, manifest, [lines], wait=wait)
         with verbs.delivered(tracker, err.print):
             with stages("evaluate") as say:
