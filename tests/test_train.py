@@ -2,6 +2,7 @@ import json
 import math
 import os
 import socket
+import time
 from typing import get_args
 
 import numpy as np
@@ -24,6 +25,7 @@ from vimss.train.device import autocast, context_of, distribute, has_bfloat16_un
 from vimss.train.gradients import Gradients
 from vimss.train.loop import LOOK_EVERY, Losses, Training, asking_of, learning_rate, train, training_window
 from vimss.train.loss import Totals, best_order, count, make_loss, negative_si_sdr, negative_snr
+from vimss.train.measure import step_seconds
 from vimss.train.optimize import make_optimizers
 
 SMALL = {
@@ -417,6 +419,32 @@ def test_the_average_is_judged_beside_the_raw_weights(small_manifest, undisturbe
     assert [report["valid_loss_raw"] for report in averaged] == [report["valid_loss"] for report in plain]
     assert averaged[-1]["valid_loss"] > averaged[-1]["valid_loss_raw"]
     assert "valid_loss_raw" not in plain[-1]
+
+
+# How long a step takes
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"outputs": "instruments", "site": "none"},
+        {"outputs": "instruments", "site": "every_layer", "op": "multiply"},
+        {"outputs": "queries", "site": "decoder"},
+        {"outputs": "slots", "site": "none"},
+        {"outputs": "queries", "site": "decoder", "context": "frames"},
+    ],
+)
+def test_a_step_of_any_network_is_measured_in_its_time_and_leaves_no_trace(small_recipe, model):
+    chosen = settings(model=model, training={"ema": 0.9, "compile": "compile"})
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    begin = time.monotonic()
+    step = step_seconds(chosen, small_recipe, threads=2, at_most=0.5)
+    assert 0 < step < time.monotonic() - begin
+    assert torch.equal(torch.get_rng_state(), before) and torch.get_num_threads() == threads
+
+
+def test_a_slow_machine_measures_one_step(small_recipe):
+    assert step_seconds(settings(), small_recipe, at_most=0.0) > 0
 
 
 # Early stopping
