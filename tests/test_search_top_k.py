@@ -16,6 +16,7 @@ from ray.tune.search.optuna import OptunaSearch
 from safetensors.torch import load_file
 from test_search import SMALL, experiment
 
+from vimss.errors import StorageError, TrainingError
 from vimss.experiment import TrialContinues, TrialEnded, TrialReported, TrialStarted, TrialWaits
 from vimss.model.separator import load_separator
 from vimss.runtime import Place, ray_running
@@ -27,6 +28,7 @@ from vimss.storage import Store
 from vimss.study import OBJECTIVE, TrialRecord, read_study, write_record
 from vimss.train.distribute import CHECKPOINTS, Job, fit
 from vimss.trial import RUNG
+from vimss.verbs import check_finished
 
 
 def record(
@@ -297,6 +299,31 @@ def test_a_search_that_was_killed_at_the_rung_goes_on_with_the_trials_that_waite
         each.trial: "finished" if each is best else "pruned" for each in after
     }
     assert best.reports[-1]["audio_seconds"] >= 12 and all(len(each.reports) == 1 for each in after if each is not best)
+
+
+@pytest.mark.slow
+def test_an_error_while_trials_are_pruned_is_told_as_it_is_and_they_still_wait(small_manifest, tmp_path):
+    """In Tune's searcher, which Tune asks for a trial: it would hide the error behind its own."""
+    full = StorageError("the record must fit on the disk", got="0 MB free", fix="free some space")
+
+    def fail(event):
+        if isinstance(event, TrialEnded):
+            raise full
+
+    place, store = Place(name="test", max_concurrent_trials=1), Store(tmp_path)
+    chosen = experiment(search={**TOP_ONE, "trials": 2}, baselines={})
+    with ray_running(place, num_cpus=2):
+        with pytest.raises(StorageError, match="the record must fit on the disk; got 0 MB free"):
+            search(chosen, small_manifest, place, store, [fail])
+        study = search(chosen, small_manifest, place, store)
+    assert sorted(each.state for each in study.records) == ["finished", "pruned"]
+
+
+def test_a_cell_with_trials_that_wait_is_not_at_its_end(tmp_path):
+    for trial, state in (("a", "finished"), ("b", "waiting")):
+        write_record(record(trial, -1.0, state=state, folder=tmp_path / "search" / trial))
+    with pytest.raises(TrainingError, match=r"got cell 'search': 1 finished, 1 waiting\. To fix: .*run the same"):
+        check_finished(experiment(search=TOP_ONE, baselines={}), read_study(tmp_path))
 
 
 @pytest.mark.slow

@@ -174,7 +174,7 @@ class Experiment(Config):
         key, default = "training.audio_seconds", TrainingConfig.model_fields["audio_seconds"].default
         axis = self.tune.get(key)
         if axis is not None and not cell.baseline:
-            return float(max(axis.choices)) if axis.choices else axis.high  # type: ignore[arg-type]
+            return float(max(axis.choices)) if axis.choices else axis.high
         return float(cell.overrides.get(key, self.training.get("audio_seconds", default)))
 
     def alone(self) -> "Experiment":

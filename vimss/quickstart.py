@@ -214,7 +214,7 @@ def expected_time(work: verbs.Work, experiment: Experiment, recipe: Recipe) -> s
     try:
         manifest = verbs.shards_of(work, experiment)
     except DataError:  # not written yet
-        has_shards, records = False, ()
+        has_shards, records = False, tuple[TrialRecord, ...]()
     else:
         has_shards, records = True, read_study(study_folder(experiment, manifest, work.store)).records
     step = step_seconds(settings, recipe, threads=max(1, int(work.place.cpus_per_worker) - work.place.loader_workers))
@@ -241,7 +241,7 @@ def progress_of(records: Iterable[TrialRecord]) -> dict[str, list[Progress]]:
         if record.state in {"running", "interrupted"}:
             found.setdefault(record.cell, []).append(Progress(seen, "running"))
         elif record.state in {"waiting", "finished"}:
-            found.setdefault(record.cell, []).append(Progress(seen, record.state))  # type: ignore[arg-type]
+            found.setdefault(record.cell, []).append(Progress(seen, record.state))
         elif record.state == "pruned":
             found.setdefault(record.cell, []).append(Progress(seen, "over"))
     return found

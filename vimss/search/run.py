@@ -39,6 +39,7 @@ from vimss.experiment import (
     check_settings,
 )
 from vimss.runtime import Place, ray_at_hand, start_ray
+from vimss.search.failures import our_error
 from vimss.search.observer import Observer
 from vimss.search.sampler import Draws, optuna_storage, startup_trials, suggest
 from vimss.search.top_k import Rung, TopK, choose, loss_at
@@ -303,7 +304,7 @@ class _Run:
         except Exception as error:  # whatever Tune raises: of its own, or around an error of ours
             with suppress(VimssError):  # a full disk, which is what the error is about
                 observer.interrupt()
-            raise observer.error or _tune_has_ended(error) from error
+            raise observer.error or our_error(error) or _tune_has_ended(error) from error
         finally:
             time.sleep(_SETTLE_SECONDS)
         if observer.error is not None:
@@ -329,8 +330,7 @@ class _Run:
             if record.state == "waiting":
                 self._report(TrialWaits(cell.name, record.trial))
             else:
-                # Never "running" here, which mypy does not know of the items of a list.
-                self._report(TrialEnded(cell.name, record.trial, record.state, record.folder, record.message))  # type: ignore[arg-type]
+                self._report(TrialEnded(cell.name, record.trial, record.state, record.folder, record.message))
         return ended, [record for record in records if record.state == "interrupted"]
 
     def _end(self, cell: Cell) -> None:
