@@ -24,7 +24,7 @@ import yaml
 
 import vimss
 from vimss import cli, console, doctor, media, verbs
-from vimss.experiment import TrialReported, TrialStarted
+from vimss.experiment import TrialReported, TrialStarted, load_experiment
 from vimss.model.config import ModelConfig
 from vimss.model.separator import Separator, save_separator
 from vimss.shards.write import shards_folder, write_shards
@@ -703,7 +703,7 @@ def small_model(folder: Path, loud: float = 1.0) -> Path:
 
 
 def test_waiting_and_lost_clips_are_told_once_a_search(capsys):
-    lines = console.SearchLines(lambda _: None, 100.0)
+    lines = console.SearchLines(lambda _: None, load_experiment("quickstart"))
     lines(TrialStarted("search", "a", None, {}))
     for wait, lost in ((0.05, 0.0), (0.2, 0.0), (0.3, 3.0), (0.4, 4.0)):
         metrics = {"valid_loss": -1.0, "loader_wait": wait, "lost_clips": lost}

@@ -12,7 +12,19 @@ from rich.console import Console
 
 import vimss
 from vimss import console
-from vimss.experiment import TrialsScoredAgain
+from vimss.console import SearchLines, duration
+from vimss.experiment import (
+    Experiment,
+    Progress,
+    TrialContinues,
+    TrialEnded,
+    TrialReported,
+    TrialsScoredAgain,
+    TrialStarted,
+    TrialWaits,
+    audio_left,
+    longest,
+)
 
 ODD = "Duo live [dQw4w9WgXcQ].mp4", "[red]x[/red]", "[/]", ":smile:", "[link=file:///x]y", "a  b\\[c]", "日本 é.wav"
 """Names that rich would take for markup or emoji."""
@@ -106,6 +118,118 @@ def test_what_a_stage_logs_is_printed_as_it_is(capsys, monkeypatch):
     console.print_warnings()
     logging.getLogger("vimss.stream").warning("left out %s", "[red]x[/red]\x1b[2J")
     assert capsys.readouterr().err == "warning: left out [red]x[/red]\\x1b[2J\n"
+
+
+def searched(**changes) -> Experiment:
+    """Four trials of 900 audio seconds, and two controls."""
+    content = {
+        "training": {"audio_seconds": 900, "report_seconds": 225},
+        "tune": {"training.learning_rate": {"low": 1e-3, "high": 1e-2}},
+        "search": {"trials": 4, "grace_seconds": 225, "scheduler": "top_k", "keep": 2},
+        "baselines": {"plain": {"model.site": "none"}, "told": {"model.site": "decoder"}},
+    }
+    return Experiment(name="x", question="q", expected="e", shards="s", **{**content, **changes})
+
+
+ASHA = {"trials": 4, "grace_seconds": 225}
+
+
+@pytest.mark.parametrize(
+    ("changes", "rounds"),
+    [
+        ({}, [[225] * 4, [675] * 2, [900] * 2]),
+        ({"search": ASHA}, [[900] * 4, [900] * 2]),
+        ({"search": {}, "tune": {}}, [[900], [900] * 2]),
+        ({"search": {}, "tune": {}, "baselines": {}, "compare": {"model.levels": [3, 4]}}, [[900], [900], []]),
+        ({"compare": {"training.audio_seconds": [300, 900]}}, [[225] * 4, [75] * 2, [225] * 4, [675] * 2, [900] * 2]),
+    ],
+)
+def test_what_a_search_will_train_depends_on_its_scheduler(changes, rounds):
+    assert audio_left(searched(**changes), {}) == rounds
+
+
+@pytest.mark.parametrize(
+    ("trials", "rounds"),
+    [
+        ([Progress(100.0)], [[125, 225, 225, 225], [675] * 2]),
+        ([Progress(225.0, "waiting")], [[225] * 3, [675] * 2]),
+        ([Progress(225.0, "waiting")] * 3 + [Progress(450.0)], [[], [450, 675]]),
+        ([Progress(225.0, "over")] * 2 + [Progress(900.0, "finished"), Progress(450.0)], [[], [450]]),
+        ([Progress(225.0, "over")] * 2 + [Progress(900.0, "finished")] * 2, [[], []]),
+        ([Progress(0.0, "over")] * 3 + [Progress(225.0, "waiting")], [[], [675]]),
+        ([Progress(900.2)] + [Progress(900.2, "finished")] * 6, [[], [0]]),
+    ],
+)
+def test_what_is_left_counts_trials_to_the_rung_and_those_that_go_on(trials, rounds):
+    assert audio_left(searched(), {"search": trials})[:-1] == rounds
+
+
+def test_pruned_trials_have_nothing_left_whatever_they_saw():
+    over = [Progress(225.0, "over")] * 3
+    assert audio_left(searched(search=ASHA), {"search": [*over, Progress(300.0)]})[0] == [600]
+    assert audio_left(searched(), {"plain": [Progress(300.0)], "told": [Progress(900.0, "finished")]})[-1] == [600]
+
+
+def test_rounds_take_as_long_as_their_places_do():
+    rounds = [[225.0] * 4, [675.0] * 2, [900.0] * 2]
+    assert longest(rounds, 2) == 450 + 675 + 900
+    assert longest(rounds, 1) == 900 + 1350 + 1800
+    assert longest([[3.0, 2.0, 2.0]], 2) == 4 and longest([[], []], 2) == 0 == longest([], 0)
+
+
+def test_the_lines_of_a_search_count_what_is_left_down_to_nothing(capsys):
+    said: list[str] = []
+    lines = SearchLines(said.append, searched(baselines={}))
+
+    def reported(trial: str, seconds: float, rate: float = 10.0) -> str:
+        metrics = {"valid_loss": -1.0, "audio_seconds_per_second": rate}
+        lines(TrialReported("search", trial, seconds, metrics))
+        return said[-1]
+
+    for trial in "ab":
+        lines(TrialStarted("search", trial, None, {}))
+    # Two at once: 0 and 225 to the rung, 225 after it, then twice 675 side by side.
+    assert reported("a", 225.0).endswith(
+        "loss -1.00 dB (best -1.00), 10 x real time, about 2 minutes of the search left"
+    )
+    lines(TrialWaits("search", "a"))
+    reported("b", 225.0)
+    lines(TrialWaits("search", "b"))
+    for trial in "cd":
+        lines(TrialStarted("search", trial, None, {}))
+        reported(trial, 225.0)
+        lines(TrialWaits("search", trial))
+    for trial in "bc":
+        lines(TrialEnded("search", trial, "pruned", Path()))
+    for trial in "ad":
+        lines(TrialContinues("search", trial))
+    assert reported("a", 450.0).endswith("about 68 seconds of the search left")
+    reported("a", 900.4)
+    lines(TrialEnded("search", "a", "finished", Path()))
+    assert reported("d", 450.0).endswith("about 45 seconds of the search left")
+    assert reported("d", 900.4).endswith("at 900 of 900 audio seconds, loss -1.00 dB (best -1.00), 10 x real time")
+    assert not any("-0" in line or " 0 s" in line for line in said)
+    told = capsys.readouterr().err
+    assert told.count("waits at the rung for the others") == 4 and told.count("goes on to the whole budget") == 2
+
+
+def test_for_asha_what_is_left_is_the_most_that_may_be(capsys):
+    said: list[str] = []
+    lines = SearchLines(said.append, searched(search=ASHA, baselines={}))
+    lines(TrialStarted("search", "a", None, {}))
+    lines(TrialReported("search", "a", 225.0, {"valid_loss": -1.0, "audio_seconds_per_second": 1.0}))
+    assert said[-1].endswith("at most about 56 minutes of the search left")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.2, "1 second"), (1.4, "1 second"), (89.9, "90 seconds"), (91, "2 minutes"), (239, "4 minutes"),
+        (5400, "90 minutes"), (5461, "2 hours"), (172800, "48 hours"), (300000, "3 days"),
+    ],
+)  # fmt: skip
+def test_seconds_are_said_as_exactly_as_an_estimate_is(seconds, words):
+    assert duration(float(seconds)) == words
 
 
 PRINTERS = {"print", "Console", "echo", "secho", "pprint"}

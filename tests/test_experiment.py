@@ -171,6 +171,27 @@ def write(tmp_path, text):
             "search: {trials: 5}",
             r"search.trials must not exceed the number of settings that `tune` allows; got 5 trials of 4 settings",
         ),
+        ("search: {keep: 2}", r"search: keep \(2\) needs `scheduler: top_k`; asha has `reduction_factor`"),
+        (
+            "search: {scheduler: top_k, reduction_factor: 4}",
+            r"search: reduction_factor \(4\) needs `scheduler: asha`; top_k has `keep`",
+        ),
+        (
+            "search: {scheduler: top_k, trials: 4, keep: 4}",
+            r"search: keep \(4\) must be below trials \(4\), or no trial is pruned",
+        ),
+        ("search: {scheduler: top_k}", r"search.scheduler top_k needs settings to tune; got no `tune`"),
+        (
+            "tune: {training.ema: {low: 0, high: 0.9}}\ntraining: {audio_seconds: 900, report_seconds: 100}\n"
+            "search: {scheduler: top_k, grace_seconds: 900}",
+            r"search.grace_seconds must be below the budget, training.audio_seconds 900, or top_k prunes no trial; "
+            r"got 900.*fix: set for example search.grace_seconds: 225",
+        ),
+        (
+            "tune: {training.ema: {low: 0, high: 0.9}}\ncompare: {training.audio_seconds: [9000, 3600]}\n"
+            "search: {scheduler: top_k}",
+            r"training.audio_seconds 3600, or top_k prunes no trial; got 3600",
+        ),
         ("tune: {mixing.flip_polarity: {low: 0, high: 1}}", r"only numbers have a range; got 0 to 1"),
         ("tune: {model.op: {choices: [add], when: {model.site: [output]}}}", r"when must name a tuned key"),
         (
@@ -195,6 +216,15 @@ def write(tmp_path, text):
 def test_a_wrong_experiment_is_refused_before_anything_runs(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message):
         load_experiment(write(tmp_path, text))
+
+
+def test_the_budget_of_a_cell_is_its_own_and_the_largest_where_it_is_tuned():
+    key = "training.audio_seconds"
+    compared = make(compare={key: (7200.0, 9000.0)}, baselines={"plain": {"model.site": "none"}})
+    assert [compared.audio_seconds(cell) for cell in compared.cells()] == [7200, 9000, 36000]
+    assert make(tune={key: {"choices": (4000, 5000)}}).audio_seconds(make().cells()[0]) == 5000
+    assert make(tune={key: {"low": 4000, "high": 6000}}).audio_seconds(make().cells()[0]) == 6000
+    assert make(training={"audio_seconds": 5000}).audio_seconds(make().cells()[0]) == 5000
 
 
 FITTING = {"model": {"levels": 3, "down_kernel": 5}, "training": {"output_samples": 2005}}

@@ -1,5 +1,7 @@
 import json
+import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +12,21 @@ import yaml
 
 from vimss import quickstart, verbs
 from vimss.cli import app
-from vimss.experiment import Experiment, load_experiment
+from vimss.experiment import Experiment, Progress, load_experiment
 from vimss.media import probe, read_video
-from vimss.quickstart import Result, job_command, labels_gain, run, tell, write_recording
+from vimss.quickstart import (
+    Result,
+    expected_seconds,
+    expected_time,
+    job_command,
+    labels_gain,
+    progress_of,
+    run,
+    tell,
+    write_recording,
+)
 from vimss.stream.read import read_pieces
+from vimss.study import TrialRecord
 from vimss.track import set_alias
 
 SMALL = {
@@ -107,6 +120,14 @@ def test_a_model_by_its_name_alone_is_its_champion_or_else_its_newest_version(ru
 
 
 @pytest.mark.slow
+def test_what_a_finished_run_left_is_not_counted_again(runs, monkeypatch):
+    store, result, _ = runs
+    monkeypatch.setenv("VIMSS_STORE", str(store))
+    said = expected_time(verbs.known_place("local"), result.experiment, verbs.recipe_for(result.experiment))
+    assert said.startswith("what is left takes about ")
+
+
+@pytest.mark.slow
 def test_it_tells_what_was_reached_and_how_to_go_on(runs, capsys):
     store, result, _ = runs
     tell(result)
@@ -121,6 +142,39 @@ def test_it_tells_what_was_reached_and_how_to_go_on(runs, capsys):
         assert row in told
     assert result.promotion.decision.sentence in told and f"{store}/quickstart.json" in told
     assert "  platform/local/run vimss ui\n" in told and "vimss search /" in told
+
+
+def test_a_first_run_takes_its_steps_and_the_stages_as_fast_as_a_step_is():
+    assert expected_seconds(0.05, 100.0, has_shards=False) == pytest.approx(1.3 * 100 + 85)
+    assert expected_seconds(0.10, 100.0, has_shards=False) == pytest.approx(1.3 * 100 + 170)
+    assert expected_seconds(0.05, 0.0, has_shards=True) == pytest.approx(85 - 29)
+
+
+def test_trials_of_an_earlier_run_are_as_far_as_they_reported_and_failed_ones_are_drawn_anew():
+    states = ("running", "interrupted", "waiting", "finished", "pruned", "failed")
+    reports = ({"audio_seconds": 5.0, "valid_loss": 0.0}, {"audio_seconds": 9.0, "valid_loss": 0.0})
+    records = [
+        TrialRecord(cell="a", trial=state, state=state, chosen={}, settings=None, reports=reports, begun=0.0)
+        for state in states
+    ]
+    running, over = Progress(9.0, "running"), Progress(9.0, "over")
+    expected = [running, running, Progress(9.0, "waiting"), Progress(9.0, "finished"), over]
+    assert progress_of(records) == {"a": expected}
+    (begun,) = progress_of([records[0].model_copy(update={"reports": ()})])["a"]
+    assert begun == Progress(0.0, "running")
+
+
+def test_how_long_it_takes_is_said_of_this_machine_and_of_no_cluster(small_recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("VIMSS_STORE", str(tmp_path))
+    chosen = Experiment(name="tiny", shards="quickstart", **SMALL)
+    work = verbs.known_place("local")
+    said = expected_time(work, chosen, small_recipe)
+    assert re.fullmatch(
+        r"this takes about \d+ (seconds?|minutes?) on this machine \(a training step takes [\d.e-]+ s\)", said
+    )
+    for change in ({"ray_address": "auto"}, {"gpus_per_worker": 1.0}):
+        elsewhere = replace(work, place=work.place.model_copy(update=change))
+        assert expected_time(elsewhere, chosen, small_recipe) == ""
 
 
 def test_without_two_such_baselines_the_gain_of_labels_is_not_defined():

@@ -198,7 +198,7 @@ def told(number: int, chosen: dict, *losses: float) -> TrialRecord:
     )
 
 
-def test_optuna_is_told_what_trials_chose_and_their_last_losses_whatever_the_axes_were_before():
+def test_optuna_is_told_what_trials_chose_and_their_losses_whatever_the_axes_were_before():
     axes = experiment(
         tune={
             "model.site": {"choices": ["decoder", "bottleneck", "output"]},
@@ -213,7 +213,7 @@ def test_optuna_is_told_what_trials_chose_and_their_last_losses_whatever_the_axe
         told(2, {"model.site": "output", **rest}, -4.0),
         told(3, {"model.site": "bottleneck", **rest}),
     ]
-    storage = known_to_optuna("s", axes, records)
+    storage = known_to_optuna("s", axes, zip(records, (-2.0, -4.0, None), strict=True))
     study = optuna.load_study(study_name="s", storage=storage, sampler=optuna.samplers.TPESampler(n_startup_trials=1))
     assert [(trial.params, trial.value) for trial in study.trials] == [
         (record.chosen, record.reports[-1][OBJECTIVE]) for record in records[:2]

@@ -27,7 +27,17 @@ from mlflow.store.db.utils import _get_alembic_config
 from werkzeug.serving import make_server
 
 from vimss.errors import ModelError, PlaceError, StorageError
-from vimss.experiment import CellEnded, CellStarted, Event, TrialEnded, TrialReported, TrialsScoredAgain, TrialStarted
+from vimss.experiment import (
+    CellEnded,
+    CellStarted,
+    Event,
+    TrialContinues,
+    TrialEnded,
+    TrialReported,
+    TrialsScoredAgain,
+    TrialStarted,
+    TrialWaits,
+)
 from vimss.model.config import ModelConfig
 from vimss.model.separator import Separator, save_separator
 from vimss.storage import Store
@@ -209,6 +219,20 @@ def test_a_resumed_trial_runs_again(tracking: Tracking) -> None:
     report(tracking)
     report(tracking, EVENTS[:2])
     assert runs_by_trial(tracking)["a1"].info.status == "RUNNING"
+
+
+def test_the_run_of_a_trial_that_waits_neither_ends_nor_begins_anew(tracking: Tracking) -> None:
+    waits: tuple[Event, ...] = (*EVENTS[:3], TrialWaits("search", "a1"))
+    report(tracking, waits)
+    before = runs_by_trial(tracking)["a1"]
+    assert (before.info.status, before.data.tags["state"]) == ("RUNNING", "waiting")
+    report(tracking, (*waits, TrialContinues("search", "a1"), EVENTS[3]))
+    after = runs_by_trial(tracking)["a1"]
+    assert (after.info.run_id, after.info.start_time) == (before.info.run_id, before.info.start_time)
+    assert (after.info.status, after.data.tags["state"]) == ("RUNNING", "running")
+    report(tracking, EVENTS[4:5])
+    ended = runs_by_trial(tracking)["a1"]
+    assert (ended.info.status, ended.data.tags["state"]) == ("FINISHED", "finished")
 
 
 def test_another_signature_is_another_study(tracking: Tracking) -> None:

@@ -2,6 +2,7 @@ import json
 import math
 import os
 import socket
+import time
 from typing import get_args
 
 import numpy as np
@@ -24,6 +25,7 @@ from vimss.train.device import autocast, context_of, distribute, has_bfloat16_un
 from vimss.train.gradients import Gradients
 from vimss.train.loop import LOOK_EVERY, Losses, Training, asking_of, learning_rate, train, training_window
 from vimss.train.loss import Totals, best_order, count, make_loss, negative_si_sdr, negative_snr
+from vimss.train.measure import step_seconds
 from vimss.train.optimize import make_optimizers
 from vimss.train.validation import Validation, validation_spec
 
@@ -221,6 +223,23 @@ def test_a_resumed_training_ends_with_the_weights_of_an_undisturbed_one(small_ma
     resumed = run(small_manifest, tmp_path, resume=folder / "0")
     assert resumed[-1]["valid_loss"] == reports[-1]["valid_loss"]
     one, other = weights(folder / "1"), weights(tmp_path / "1")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("pause_seconds", [1.0, 4.0, 4.01])
+def test_a_training_pauses_at_the_first_report_there_and_goes_on_as_if_it_never_had(
+    small_manifest, undisturbed, tmp_path, pause_seconds
+):
+    folder, reports = undisturbed
+    for part in ("paused", "still", "on"):
+        (tmp_path / part).mkdir()
+    paused = run(small_manifest, tmp_path / "paused", pause_seconds=pause_seconds)
+    assert [report["audio_seconds"] for report in paused] == [reports[0]["audio_seconds"]]
+    # A driver that died before it wrote that down asks again.
+    again = run(small_manifest, tmp_path / "still", resume=tmp_path / "paused" / "0", pause_seconds=pause_seconds)
+    assert again == paused and not list((tmp_path / "still").iterdir())
+    run(small_manifest, tmp_path / "on", resume=tmp_path / "paused" / "0")
+    one, other = weights(folder / "1"), weights(tmp_path / "on" / "1")
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
@@ -526,6 +545,32 @@ def test_a_training_that_goes_on_with_another_set_scores_its_checkpoint_again(sm
     straight: list = []
     train(training, lambda metrics, _: straight.append(metrics))
     assert reports[-1]["valid_loss"] == straight[-1]["valid_loss"]
+
+
+# How long a step takes
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"outputs": "instruments", "site": "none"},
+        {"outputs": "instruments", "site": "every_layer", "op": "multiply"},
+        {"outputs": "queries", "site": "decoder"},
+        {"outputs": "slots", "site": "none"},
+        {"outputs": "queries", "site": "decoder", "context": "frames"},
+    ],
+)
+def test_a_step_of_any_network_is_measured_in_its_time_and_leaves_no_trace(small_recipe, model):
+    chosen = settings(model=model, training={"ema": 0.9, "compile": "compile"})
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    begin = time.monotonic()
+    step = step_seconds(chosen, small_recipe, threads=2, at_most=0.5)
+    assert 0 < step < time.monotonic() - begin
+    assert torch.equal(torch.get_rng_state(), before) and torch.get_num_threads() == threads
+
+
+def test_a_slow_machine_measures_one_step(small_recipe):
+    assert step_seconds(settings(), small_recipe, at_most=0.0) > 0
 
 
 # Early stopping

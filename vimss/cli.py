@@ -367,7 +367,7 @@ def _search(experiment: Any, place: str, wait: bool, as_json: bool) -> None:
     manifest = verbs.shards_of(work, experiment)
     _tell_earlier(work, experiment, manifest)
     with stage(f"search of {experiment.name}") as say:
-        lines = SearchLines(say, experiment.settings().training.audio_seconds)
+        lines = SearchLines(say, experiment)
         study, tracker = verbs.run_search(work, experiment, manifest, [lines], wait=wait)
     with verbs.delivered(tracker, err.print), stage("pictures and pages"):
         report.log_pictures(experiment, manifest, study, tracker)

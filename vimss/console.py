@@ -8,12 +8,15 @@ here, and what would steer a terminal is shown by its code.
 """
 
 import logging
+import math
+import statistics
 import sys
 import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 from rich import box
 from rich.cells import cell_len
@@ -22,7 +25,21 @@ from rich.table import Table
 from rich.text import Text
 
 from vimss.config import to_json
-from vimss.experiment import CellEnded, CellStarted, Event, TrialEnded, TrialReported, TrialsScoredAgain, TrialStarted
+from vimss.experiment import (
+    CellEnded,
+    CellStarted,
+    Event,
+    Experiment,
+    Progress,
+    TrialContinues,
+    TrialEnded,
+    TrialReported,
+    TrialsScoredAgain,
+    TrialStarted,
+    TrialWaits,
+    audio_left,
+    longest,
+)
 from vimss.train.config import MUCH_WAITING
 
 Say = Callable[[str], None]
@@ -120,11 +137,17 @@ def stage(name: str) -> Iterator[Say]:
 class SearchLines:
     """A reporter: a line when a trial begins or ends; the rest goes to `say`, with rate and time left."""
 
-    def __init__(self, say: Say, audio_seconds: float) -> None:
+    def __init__(self, say: Say, experiment: Experiment) -> None:
         self.say = say
-        self.audio_seconds = audio_seconds
-        self.running: dict[str, tuple[float, float]] = {}
-        self.best = float("inf")
+        self.experiment = experiment
+        self.budgets = {cell.name: experiment.audio_seconds(cell) for cell in experiment.cells()}
+        self.progress: dict[str, dict[str, Progress]] = {}
+        """By cell and trial."""
+        self.rates: dict[str, float] = {}
+        """Audio seconds per second of each trial, as it last reported them."""
+        self.at_once = 1
+        """The most trials that were seen to run at a time."""
+        self.best = math.inf
         self.numbers: dict[str, int] = {}
         self.warned: set[str] = set()
 
@@ -138,23 +161,60 @@ class SearchLines:
             case CellStarted(cell=cell):
                 err.print(f"  cell {cell}")
             case TrialStarted(trial=trial, chosen=chosen):
+                known = trial in self.numbers
                 number = self.numbers.setdefault(trial, len(self.numbers) + 1)
                 settings = ", ".join(f"{key.rpartition('.')[2]} {_short(value)}" for key, value in chosen.items())
-                err.print(f"    trial {number} begins{': ' + settings if settings else ''}")
-            case TrialReported(trial=trial, audio_seconds=seconds, metrics=metrics):
-                rate = metrics.get("audio_seconds_per_second", 0.0)
-                self.best = min(self.best, metrics["valid_loss"])
-                left = (self.audio_seconds - seconds) / rate if rate else 0.0
-                self.say(
-                    f"trial {self.numbers[trial]} at {seconds:.0f} of {self.audio_seconds:.0f} audio seconds, "
-                    f"loss {metrics['valid_loss']:.2f} dB (best {self.best:.2f}), {rate:.0f} x real time, "
-                    f"up to {left:.0f} s left"
-                )
-                self._warn(self.numbers[trial], metrics)
+                err.print(f"    trial {number} {'goes on' if known else 'begins'}{': ' + settings if settings else ''}")
+                self._note(event, "running")
+            case TrialReported():
+                self._report(event)
+            case TrialWaits(trial=trial):
+                err.print(f"    trial {self.numbers[trial]} waits at the rung for the others")
+                self._note(event, "waiting")
+            case TrialContinues(trial=trial):
+                err.print(f"    trial {self.numbers[trial]} goes on to the whole budget")
+                self._note(event, "running")
             case TrialEnded(trial=trial, state=state, message=message):
                 err.print(f"    trial {self.numbers[trial]} {state}{': ' + message if message else ''}")
+                self._note(event, "finished" if state == "finished" else "over")
             case CellEnded(metrics=metrics) if metrics:
                 err.print(f"    best validation loss {metrics['valid_loss']:.2f} dB")
+
+    @property
+    def seconds_left(self) -> float:
+        """Of the whole search, by the rates of the trials so far; 0 where there are none yet."""
+        rates = [rate for rate in self.rates.values() if rate > 0]
+        progress = {cell: list(trials.values()) for cell, trials in self.progress.items()}
+        left = longest(audio_left(self.experiment, progress), self.at_once)
+        return left / statistics.mean(rates) if rates else 0.0
+
+    def _note(
+        self,
+        event: TrialStarted | TrialWaits | TrialContinues | TrialEnded,
+        state: Literal["running", "waiting", "finished", "over"],
+    ) -> None:
+        trials = self.progress.setdefault(event.cell, {})
+        trials[event.trial] = replace(trials.get(event.trial, Progress()), state=state)
+        running = sum(trial.state == "running" for cell in self.progress.values() for trial in cell.values())
+        self.at_once = max(self.at_once, running)
+
+    def _report(self, event: TrialReported) -> None:
+        trials, metrics, number = self.progress[event.cell], event.metrics, self.numbers[event.trial]
+        trials[event.trial] = replace(trials[event.trial], audio_seconds=event.audio_seconds)
+        rate = self.rates[event.trial] = metrics.get("audio_seconds_per_second", 0.0)
+        self.best = min(self.best, metrics["valid_loss"])
+        parts = [
+            f"trial {number} at {event.audio_seconds:.0f} of {self.budgets.get(event.cell, 0.0):.0f} audio seconds",
+            f"loss {metrics['valid_loss']:.2f} dB (best {self.best:.2f})",
+            f"{rate:.0f} x real time",
+        ]
+        left = self.seconds_left
+        if left >= 1:
+            # ASHA prunes what is not known yet.
+            at_most = self.experiment.tune and self.experiment.search.scheduler == "asha"
+            parts.append(f"{'at most ' if at_most else ''}about {duration(left)} of the search left")
+        self.say(", ".join(parts))
+        self._warn(number, metrics)
 
     def _warn(self, number: int, metrics: Mapping[str, float]) -> None:
         """What somebody should look into, each once a search."""
@@ -188,6 +248,19 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     width = max(WIDTH, needed)
     wide = out if out.is_terminal and out.width >= width else _Plain(file=out.file, width=max(out.width, width))
     wide.print(table, soft_wrap=False)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words, as exact as an estimate is.
+
+    >>> duration(43.2), duration(240), duration(3 * 3600), duration(4 * 86400)
+    ('43 seconds', '4 minutes', '3 hours', '4 days')
+    """
+    for unit, length, most in (("second", 1, 90), ("minute", 60, 90), ("hour", 3600, 48)):
+        number = max(1, round(seconds / length))
+        if number <= most:
+            return f"{number} {unit}{'s' if number > 1 else ''}"
+    return f"{round(seconds / 86400)} days"
 
 
 def decibel(value: float) -> str:

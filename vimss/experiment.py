@@ -38,7 +38,16 @@ from vimss.model.config import ModelConfig
 from vimss.model.geometry import geometry
 from vimss.runtime import Place
 from vimss.shards.manifest import Manifest
-from vimss.train.config import RULES, VALIDATION_SOURCES, Settings, ValidationConfig, unchecked, without_idle
+from vimss.train.config import (
+    RULES,
+    VALIDATION_SOURCES,
+    Settings,
+    TrainingConfig,
+    ValidationConfig,
+    reaches,
+    unchecked,
+    without_idle,
+)
 from vimss.train.idle import check_uses, idle_error
 
 Scalar = bool | int | float | str
@@ -116,10 +125,28 @@ class SearchConfig(Config):
     first_trials: tuple[dict[str, Scalar], ...] = Field(
         (), description="settings to try first, before the sampler's own"
     )
-    grace_seconds: float = Field(
-        3600.0, gt=0, description="audio seconds that every trial may see before it can be stopped"
+    scheduler: Literal["asha", "top_k"] = Field(
+        "asha",
+        description="asha: at each rung a trial goes on or is pruned at once (Li et al. 2020); top_k: at the first "
+        "rung trials wait for each other, and the best `keep` go on to the whole budget: one round of synchronous "
+        "successive halving (Karnin et al. 2013, Jamieson and Talwalkar 2016)",
     )
-    reduction_factor: int = Field(3, ge=2, description="of the trials at a rung, one in this many goes on (ASHA)")
+    grace_seconds: float = Field(
+        3600.0, gt=0, description="audio seconds to the first rung, which every trial sees before it can be pruned"
+    )
+    reduction_factor: int = Field(3, ge=2, description="asha: of the trials at a rung, one in this many goes on")
+    keep: int = Field(1, ge=1, description="top_k: trials that go on from the rung to the whole budget")
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> "SearchConfig":
+        fields = SearchConfig.model_fields
+        if self.scheduler == "asha" and self.keep != fields["keep"].default:
+            raise ValueError(f"keep ({self.keep}) needs `scheduler: top_k`; asha has `reduction_factor`")
+        if self.scheduler == "top_k" and self.reduction_factor != fields["reduction_factor"].default:
+            raise ValueError(f"reduction_factor ({self.reduction_factor}) needs `scheduler: asha`; top_k has `keep`")
+        if self.scheduler == "top_k" and self.keep >= self.trials:
+            raise ValueError(f"keep ({self.keep}) must be below trials ({self.trials}), or no trial is pruned")
+        return self
 
 
 class Experiment(Config):
@@ -190,6 +217,14 @@ class Experiment(Config):
     def as_written(self, overrides: Mapping[str, Scalar]) -> Settings | None:
         """The same with what changes nothing; None where a group is wrong by itself."""
         return unchecked(self._content(overrides))
+
+    def audio_seconds(self, cell: "Cell") -> float:
+        """The budget of a trial of the cell; the largest one where it is tuned."""
+        key, default = "training.audio_seconds", TrainingConfig.model_fields["audio_seconds"].default
+        axis = self.tune.get(key)
+        if axis is not None and not cell.baseline:
+            return float(max(axis.choices)) if axis.choices else axis.high
+        return float(cell.overrides.get(key, self.training.get("audio_seconds", default)))
 
     def alone(self) -> "Experiment":
         """The same without variables: its own settings as one cell with one trial."""
@@ -433,6 +468,27 @@ def _draws(axes: Mapping[str, Axis], keys: Collection[str]) -> Iterator[dict[str
     return extend({}, [key for key in order if key in wanted])
 
 
+def _check_rung(experiment: Experiment) -> None:
+    """`top_k` compares trials at a rung before the end of their budgets."""
+    if experiment.search.scheduler != "top_k":
+        return
+    if not experiment.tune:
+        raise ConfigError(
+            f"experiment {experiment.name}: search.scheduler top_k needs settings to tune",
+            got="no `tune`",
+            fix="add axes to `tune`, or remove `scheduler`",
+        )
+    for cell in experiment.cells():
+        budget = experiment.audio_seconds(cell)
+        if not cell.baseline and experiment.search.grace_seconds >= budget:
+            raise ConfigError(
+                f"experiment {experiment.name}: search.grace_seconds must be below the budget, "
+                f"training.audio_seconds {budget:g}, or top_k prunes no trial",
+                got=f"{experiment.search.grace_seconds:g}",
+                fix=f"set for example search.grace_seconds: {budget / 4:g}",
+            )
+
+
 def _check_axis(experiment: Experiment, key: str, axis: Axis) -> None:
     where = f"experiment {experiment.name}: tune.{key}"
     if key == SEED:
@@ -611,6 +667,61 @@ class TrialsScoredAgain:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """How far a trial is."""
+
+    audio_seconds: float = 0.0
+    state: Literal["running", "waiting", "finished", "over"] = "running"
+    """Over: pruned, failed or interrupted."""
+
+
+def audio_left(experiment: Experiment, progress: Mapping[str, Sequence[Progress]]) -> list[list[float]]:
+    """What a search has still to train, in audio seconds: a list per round, in which trainings run side by side.
+
+    A round begins when the one before has ended. For ASHA it is the most that may be left: no trial is pruned.
+
+    Args:
+        experiment: of the search.
+        progress: of the trials that began, by cell.
+
+    """
+    config, rounds, controls = experiment.search, list[list[float]](), list[float]()
+    for cell in experiment.cells():
+        known, budget = progress.get(cell.name, ()), experiment.audio_seconds(cell)
+        running = [trial.audio_seconds for trial in known if trial.state == "running"]
+        if cell.baseline or not experiment.tune:
+            left = [budget - seen for seen in running] + [budget] * (not known)
+            if cell.baseline:
+                controls += left
+            else:
+                rounds.append(left)
+            continue
+        begun = [*running, *[0.0] * max(0, config.trials - len(known))]
+        if config.scheduler == "asha":
+            rounds.append([budget - seen for seen in begun])
+            continue
+        rung = min(config.grace_seconds, budget)
+        to_rung = [seen for seen in begun if not reaches(seen, rung)]
+        beyond = [seen for seen in begun if reaches(seen, rung)]
+        at_rung = sum(trial.state == "waiting" for trial in known) + len(to_rung)
+        places = config.keep - len(beyond) - sum(trial.state == "finished" for trial in known)
+        beyond += [rung] * max(0, min(places, at_rung))
+        rounds += [[rung - seen for seen in to_rung], [budget - seen for seen in beyond]]
+    return [[max(0.0, left) for left in each] for each in (*rounds, controls)]
+
+
+def longest(rounds: Sequence[Sequence[float]], at_once: int) -> float:
+    """How long the rounds take one after the other: in each, the longest training left goes to the first free place."""
+    total = 0.0
+    for trainings in rounds:
+        places = [0.0] * max(1, at_once)
+        for training in sorted(trainings, reverse=True):
+            places[places.index(min(places))] += training
+        total += max(places)
+    return total
+
+
+@dataclass(frozen=True)
 class CellStarted:
     """A cell begins."""
 
@@ -642,6 +753,22 @@ class TrialReported:
 
 
 @dataclass(frozen=True)
+class TrialWaits:
+    """A trial has reached the rung, and waits for the others there."""
+
+    cell: str
+    trial: str
+
+
+@dataclass(frozen=True)
+class TrialContinues:
+    """A trial that waited goes on from the rung to the whole budget."""
+
+    cell: str
+    trial: str
+
+
+@dataclass(frozen=True)
 class TrialEnded:
     """A trial is over."""
 
@@ -663,4 +790,13 @@ class CellEnded:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-Event = TrialsScoredAgain | CellStarted | TrialStarted | TrialReported | TrialEnded | CellEnded
+Event = (
+    TrialsScoredAgain
+    | CellStarted
+    | TrialStarted
+    | TrialReported
+    | TrialWaits
+    | TrialContinues
+    | TrialEnded
+    | CellEnded
+)

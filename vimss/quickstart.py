@@ -7,9 +7,10 @@ the figures of the last run, and `quickstart-seed1.json` those of the last one w
 """
 
 import json
+import os
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,18 +21,22 @@ import numpy as np
 
 from vimss import verbs
 from vimss.config import to_json
-from vimss.console import Say, SearchLines, decibel, err, out, print_table, stage
+from vimss.console import Say, SearchLines, decibel, duration, err, out, print_table, stage
+from vimss.errors import ConfigError, DataError, PlaceError
 from vimss.evaluate import REFERENCES, Evaluation
-from vimss.experiment import Experiment
+from vimss.experiment import Experiment, Progress, audio_left, longest
 from vimss.media import write_video, write_wav
 from vimss.model.separator import load_separator
 from vimss.report import COMPARISON_COLUMNS, comparison_rows, log_pictures, print_evaluations
 from vimss.runtime import start_ray
+from vimss.search import concurrent_trials
 from vimss.shards.manifest import Manifest
+from vimss.shards.recipe import Recipe
 from vimss.storage import publish
 from vimss.stream.read import read_pieces
-from vimss.study import Study, TrialRecord
+from vimss.study import Study, TrialRecord, read_study, study_folder
 from vimss.systems import equally_informed, mixture_of, references_of
+from vimss.train.measure import step_seconds
 
 EXPERIMENT = "quickstart"
 
@@ -52,6 +57,16 @@ REACHED: tuple[tuple[str, tuple[str, ...], str], ...] = (
 
 HEAD_ADDRESS = "http://127.0.0.1:8265"
 """Where the head of platform/cluster takes jobs."""
+
+
+REFERENCE_STEP_SECONDS = 0.05
+"""What `step_seconds` gives for the quickstart's first trial on the machine of the constants below, idle."""
+
+STAGE_SECONDS = {"start": 10.0, "corpus": 29.0, "evaluate": 30.0, "promote": 11.0, "separate": 5.0}
+"""Of a first run there."""
+
+TRAINING_OVERHEAD = 1.3
+"""Seconds of a search per second of its steps: batches, validation, and two trials at once under Ray."""
 
 
 @dataclass(frozen=True)
@@ -158,12 +173,15 @@ def run(
     recipe = verbs.recipe_for(experiment)
     with ExitStack() as stack:
         work = stack.enter_context(verbs.at_place(place))
+        expected = expected_time(work, experiment, recipe)
+        if expected:
+            err.print(expected)
         with stages("start Ray"):
             start_ray()
         with stages("corpus and shards") as say:
             manifest = verbs.write(work, experiment.shards, recipe, on_progress=verbs.shard_news(say))
         with stages("search") as say:
-            lines = SearchLines(say, experiment.settings().training.audio_seconds)
+            lines = SearchLines(say, experiment)
             study, tracker = verbs.run_search(work, experiment, manifest, [lines], wait=wait)
         with verbs.delivered(tracker, err.print):
             with stages("evaluate") as say:
@@ -190,6 +208,55 @@ def run(
         with publish(root / f"{name}.json") as temporary:
             temporary.write_text(to_json(result.summary), encoding="utf-8")
     return result
+
+
+def expected_time(work: verbs.Work, experiment: Experiment, recipe: Recipe) -> str:
+    """How long a run takes here, in a sentence; empty where it runs on a cluster, which is not measured.
+
+    What an earlier run left is not counted.
+    """
+    cell = experiment.cells()[0]
+    try:
+        at_once = concurrent_trials(work.place, [{"CPU": float(len(os.sched_getaffinity(0)))}])
+        settings = experiment.settings({**cell.overrides, **dict(*experiment.search.first_trials[:1])})
+    except (ConfigError, PlaceError):
+        return ""  # of GPUs or a cluster; or what is tuned is needed too
+    if work.place.ray_address:
+        return ""
+    try:
+        manifest = verbs.shards_of(work, experiment)
+    except DataError:  # not written yet
+        has_shards, records = False, tuple[TrialRecord, ...]()
+    else:
+        has_shards, records = True, read_study(study_folder(experiment, manifest, work.store)).records
+    step = step_seconds(settings, recipe, threads=max(1, int(work.place.cpus_per_worker) - work.place.loader_workers))
+    per_audio_second = step * recipe.sample_rate / (settings.training.batch_size * settings.training.output_samples)
+    left = longest(audio_left(experiment, progress_of(records)), at_once) * per_audio_second
+    what = "what is left takes" if records else "this takes"
+    return (
+        f"{what} about {duration(expected_seconds(step, left, has_shards))} on this machine "
+        f"(a training step takes {step:.2g} s)"
+    )
+
+
+def expected_seconds(step: float, training: float, has_shards: bool) -> float:
+    """Of a run, where a training step takes `step` seconds and those that are left take `training` seconds."""
+    stages = sum(seconds for name, seconds in STAGE_SECONDS.items() if not (has_shards and name == "corpus"))
+    return TRAINING_OVERHEAD * training + stages * step / REFERENCE_STEP_SECONDS
+
+
+def progress_of(records: Iterable[TrialRecord]) -> dict[str, list[Progress]]:
+    """How far the trials of an earlier run are, by cell. Failed ones are left out: others are drawn in their place."""
+    found: dict[str, list[Progress]] = {}
+    for record in records:
+        seen = max((report["audio_seconds"] for report in record.reports), default=0.0)
+        if record.state in {"running", "interrupted"}:
+            found.setdefault(record.cell, []).append(Progress(seen, "running"))
+        elif record.state in {"waiting", "finished"}:
+            found.setdefault(record.cell, []).append(Progress(seen, record.state))
+        elif record.state == "pruned":
+            found.setdefault(record.cell, []).append(Progress(seen, "over"))
+    return found
 
 
 def job_command(experiment_name: str, seed: int | None, store: Path) -> str:

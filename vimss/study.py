@@ -54,8 +54,8 @@ class TrialRecord(Config):
     cell: str
     trial: str = Field(description="signature of the settings; name of the folder")
     baseline: bool = Field(False, description="trained for a baseline: whatever its settings, no draw of a search")
-    state: Literal["running", "finished", "pruned", "failed", "interrupted"] = Field(
-        description="running or interrupted: the same search again resumes it"
+    state: Literal["running", "waiting", "finished", "pruned", "failed", "interrupted"] = Field(
+        description="running, interrupted, or waiting for others at the rung: the same search again resumes it"
     )
     chosen: dict[str, Scalar]
     settings: Settings | None = Field(description="null where what was drawn goes together in no network")

@@ -34,6 +34,10 @@ NEEDED = (OBJECTIVE, "audio_seconds", "steps")
 _FIGURE_NAME = re.compile(r"[\w\-./: ]{1,200}", re.ASCII)
 """What MLflow takes as the name of a metric."""
 
+
+RUNG = "rung"
+"""Key of Tune's configuration: audio seconds after which the trial waits for others."""
+
 CLOSE_SECONDS = 50.0
 """How long a stopped training may take to close before its process is given up."""
 
@@ -59,7 +63,7 @@ class TrialPlan:
 
     def resolve(self, config: dict[str, Any]) -> tuple[Cell, Settings, dict[str, Scalar]]:
         """Cell, settings, and what was chosen for it."""
-        chosen = {key: value for key, value in config.items() if key != CELL}
+        chosen = {key: value for key, value in config.items() if key not in {CELL, RUNG}}
         cell = self.cells[config[CELL]] if CELL in config else next(iter(self.cells.values()))
         return cell, self.experiment.settings({**cell.fixes, **chosen}), chosen
 
@@ -124,6 +128,7 @@ def run_trial(config: dict[str, Any], plan: TrialPlan) -> None:
         shards=plan.shards,
         more_shards=plan.more_shards,
         place=plan.place,
+        pause_seconds=config.get(RUNG, math.inf),
     )
     end_of_process = threading.Timer(CLOSE_SECONDS, os._exit, [1])
     end_of_process.daemon = True

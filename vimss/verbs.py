@@ -244,7 +244,7 @@ def check_finished(experiment: Experiment, study: Study) -> None:
     for cell in experiment.cells():
         records = study.of_cell(cell.name)
         states = Counter(record.state for record in records)
-        if not states["finished"] or states["interrupted"]:
+        if not states["finished"] or states["interrupted"] or states["waiting"]:
             counts = ", ".join(f"{count} {state}" for state, count in states.items()) or "no trial"
             # What each of them should do was said when it ended.
             reasons = dict.fromkeys(record.message.partition(". To fix:")[0] for record in records if record.message)

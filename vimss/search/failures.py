@@ -40,6 +40,11 @@ def was_lost(error: BaseException | None) -> bool:
     return not ours and any(isinstance(cause, _LOSSES) for cause in causes)
 
 
+def our_error(error: BaseException) -> VimssError | None:
+    """The exception of our own among those that an exception came from: Tune wraps those of its searcher too."""
+    return next((cause for cause in _causes(error) if isinstance(cause, VimssError)), None)
+
+
 def error_message(error: BaseException | None, trial: Any) -> str:
     """The message of the exception that ended a trial, without the tracebacks of the processes it came through."""
     for cause in _causes(error):

@@ -13,13 +13,14 @@ import ray
 from ray import tune
 
 from vimss.errors import PlaceError
-from vimss.experiment import Event, TrialEnded, TrialReported, TrialStarted
+from vimss.experiment import Event, TrialContinues, TrialEnded, TrialReported, TrialStarted, TrialWaits
 from vimss.search.failures import LOST, error_message, pickled_error, was_lost
 from vimss.search.heartbeat import Heartbeat
 from vimss.storage import publish
 from vimss.study import OBJECTIVE, RECORD, TrialRecord, read_record, write_record
+from vimss.train.config import reaches
 from vimss.train.distribute import CHECKPOINTS, PROGRESS, checkpoint_name
-from vimss.trial import REPORTED, TrialPlan
+from vimss.trial import REPORTED, RUNG, TrialPlan
 
 log = logging.getLogger(__name__)
 
@@ -96,11 +97,12 @@ class Observer(tune.Callback):
             record = self.records[trial.trial_id]
             last = record.reports[-1] if record.reports else {}
             budget = self.plan.resolve(trial.config)[1].training.audio_seconds
-            # Steps times seconds may miss the budget by a rounding. Training that lost its patience came to its own end
-            # too; a scheduler only ever stops what would have gone on.
-            seen = last.get("audio_seconds", 0.0)
-            done = seen > budget or math.isclose(seen, budget, rel_tol=1e-9) or bool(last.get("stopped_early"))
-            self._close(trial.trial_id, "finished" if done else "pruned", "")
+            # Training that lost its patience came to its own end too; a scheduler only stops what would have gone on.
+            done = reaches(last.get("audio_seconds", 0.0), budget) or bool(last.get("stopped_early"))
+            if done or RUNG not in trial.config:
+                self._close(trial.trial_id, "finished" if done else "pruned", "")
+            else:
+                self._close(trial.trial_id, "waiting", "")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Close the record of a trial that failed, that was lost, or that was ended for its silence."""
@@ -131,10 +133,13 @@ class Observer(tune.Callback):
     def _begin(self, trial: Any) -> None:
         cell, settings, chosen = self.plan.resolve(trial.config)
         folder = self.plan.trial_folder(cell, settings)
+        waited = False
         if (folder / RECORD).exists():
-            # Interrupted, or failed: it goes on from its checkpoint, and what it reported before still counts.
+            # Interrupted, failed or waiting: it goes on from its checkpoint, and what it reported before still counts.
+            record = read_record(folder / RECORD)
+            waited = record.state == "waiting"
             again = {"cell": cell.name, "chosen": chosen, "settings": settings, "state": "running", "message": ""}
-            record = read_record(folder / RECORD).model_copy(update=again)
+            record = record.model_copy(update=again)
             if record.validation != self.validation:
                 # Its training scores the checkpoint again, on the set of now.
                 record = record.moved_to(self.validation)
@@ -155,10 +160,11 @@ class Observer(tune.Callback):
         self.heartbeats[trial.trial_id] = Heartbeat(folder / PROGRESS, now, waits_for_cores=shared)
         self.last_change = now
         self._keep(trial.trial_id, record)
-        self._report(TrialStarted(record.cell, record.trial, settings, chosen))
+        begun = TrialStarted(record.cell, record.trial, settings, chosen)
+        self._report(TrialContinues(record.cell, record.trial) if waited else begun)
 
     def _close(
-        self, trial_id: str, state: Literal["finished", "pruned", "failed", "interrupted"], message: str
+        self, trial_id: str, state: Literal["waiting", "finished", "pruned", "failed", "interrupted"], message: str
     ) -> None:
         self.heartbeats.pop(trial_id, None)
         self.last_change = time.monotonic()
@@ -175,7 +181,10 @@ class Observer(tune.Callback):
                 if model.is_dir():
                     raise
         self._keep(trial_id, record)
-        self._report(TrialEnded(record.cell, record.trial, state, record.folder, message))
+        if state == "waiting":
+            self._report(TrialWaits(record.cell, record.trial))
+        else:
+            self._report(TrialEnded(record.cell, record.trial, state, record.folder, message))
 
     def _end_if_silent(self, trial: Any, now: float) -> None:
         heartbeat, actor = self.heartbeats.get(trial.trial_id), trial.temporary_state.ray_actor

@@ -36,22 +36,27 @@ from vimss.experiment import (
     TrialEnded,
     TrialReported,
     TrialStarted,
+    TrialWaits,
     check_experiment,
     check_settings,
 )
 from vimss.runtime import Place, ray_at_hand, start_ray
+from vimss.search.failures import our_error
 from vimss.search.observer import Observer
 from vimss.search.sampler import Draws, known_to_optuna, startup_trials, suggest
 from vimss.search.scoring import score_again
+from vimss.search.top_k import Rung, TopK, choose, loss_at
 from vimss.shards.manifest import Manifest
 from vimss.storage import Store
 from vimss.study import (
     OBJECTIVE,
+    RECORD,
     Study,
     TrialRecord,
     baselines,
     cell_folder,
     in_cells,
+    read_record,
     read_study,
     study_folder,
     write_record,
@@ -150,17 +155,49 @@ class _Run:
     def tuned(self, cell: Cell) -> None:
         """As many trials as the experiment asks for, less those that ended before."""
         ended, interrupted = self._resume(cell)
-        left = self.experiment.search.trials - len(ended)
+        if self.experiment.search.scheduler == "top_k":
+            self._top_k(cell)
+        else:
+            self._asha(cell, ended, interrupted)
+        self._end(cell)
+
+    def _asha(self, cell: Cell, ended: Sequence[TrialRecord], interrupted: Sequence[TrialRecord]) -> None:
+        config = self.experiment.search
+        left = config.trials - len(ended)
         if left > 0:
             scheduler = ASHAScheduler(
                 time_attr="audio_seconds",
                 max_t=_BEYOND_BUDGET,
-                grace_period=self.experiment.search.grace_seconds,
-                reduction_factor=self.experiment.search.reduction_factor,
+                grace_period=config.grace_seconds,
+                reduction_factor=config.reduction_factor,
             )
             draws = self._draws(cell, ended, interrupted)
             self._tune([cell], {}, search_alg=draws, scheduler=scheduler, num_samples=left)
-        self._end(cell)
+
+    def _top_k(self, cell: Cell) -> None:
+        """See `vimss.search.top_k`; what to do is a function of the records, so a search that was killed goes on."""
+        config, records = self.experiment.search, self._records(cell)
+        able = [record for record in records if record.state != "failed"]
+        at_rung = [record for record in able if loss_at(record, config.grace_seconds) is not None]
+        to_rung = [record for record in able if record not in at_rung]
+        left = max(config.trials - len(at_rung), len(to_rung))
+        going_on, pruned = choose(at_rung, config.grace_seconds, config.keep, left)
+        for record in pruned:
+            self._prune(record)
+        if left or any(record.state != "finished" for record in going_on):
+            draws = self._draws(cell, at_rung, to_rung)
+            rung = Rung(
+                seconds=config.grace_seconds,
+                keep=config.keep,
+                records=functools.partial(self._records, cell),
+                prune=self._prune,
+            )
+            self._tune([cell], {}, search_alg=TopK(draws, rung, left), num_samples=2 * left + len(at_rung))
+
+    def _prune(self, record: TrialRecord) -> None:
+        """End a trial that waited at the rung."""
+        write_record(record.model_copy(update={"state": "pruned", "message": ""}))
+        self._report(TrialEnded(record.cell, record.trial, "pruned", record.folder))
 
     def _draws(self, cell: Cell, ended: Sequence[TrialRecord], first: Sequence[TrialRecord]) -> Draws:
         """What Optuna draws beside the trials that ended: the `first` ones, which began before, again."""
@@ -174,7 +211,7 @@ class _Run:
             metric=OBJECTIVE,
             mode="min",
             study_name=name,
-            storage=known_to_optuna(name, axes, ended),
+            storage=known_to_optuna(name, axes, [(record, self._told(record)) for record in ended]),
         )
         # A resumed study goes on with new draws rather than with its first ones again.
         seed = int(cell.overrides.get(SEED, self.experiment.seed)) + len(ended)
@@ -185,6 +222,12 @@ class _Run:
             optuna_search(sampler=optuna.samplers.RandomSampler(seed=_REDRAW_SEED + seed)),
             functools.partial(self._admit, cell, known),
         )
+
+    def _told(self, record: TrialRecord) -> float | None:
+        """The loss that Optuna learns of a trial that ended; the last one, or for top_k the one at the rung."""
+        if self.experiment.search.scheduler == "top_k":
+            return loss_at(record, self.experiment.search.grace_seconds)
+        return record.reports[-1][OBJECTIVE] if record.reports else None
 
     def _records(self, cell: Cell) -> tuple[TrialRecord, ...]:
         return self.study().of_cell(cell.name)
@@ -206,18 +249,17 @@ class _Run:
         if name in known:
             return False
         known.add(name)
-        if message:
+        folder = self._trial_folder(cell, name)
+        state: dict[str, Any] = {"state": "failed" if message else "running", "message": message}
+        if (folder / RECORD).exists():
+            record = read_record(folder / RECORD).model_copy(update=state)
+        else:
+            # Now, rather than when it begins to train: then a search that is killed in between has the same draws.
             record = TrialRecord(
-                cell=cell.name,
-                trial=name,
-                state="failed",
-                chosen=chosen,
-                settings=settings,
-                message=message,
-                begun=time.time(),
-                folder=self._trial_folder(cell, name),
+                cell=cell.name, trial=name, chosen=chosen, settings=settings, begun=time.time(), folder=folder, **state
             )
-            write_record(record)
+        write_record(record)
+        if message:
             self._report(TrialStarted(cell.name, name, settings, chosen))
             self._report(TrialEnded(cell.name, name, "failed", record.folder, message))
         return not message
@@ -280,7 +322,7 @@ class _Run:
         except Exception as error:  # whatever Tune raises: of its own, or around an error of ours
             with suppress(VimssError):  # a full disk, which is what the error is about
                 observer.interrupt()
-            raise observer.error or _tune_has_ended(error) from error
+            raise observer.error or our_error(error) or _tune_has_ended(error) from error
         finally:
             time.sleep(_SETTLE_SECONDS)
         if observer.error is not None:
@@ -289,19 +331,28 @@ class _Run:
         shutil.rmtree(self.folder / TUNE_FOLDER, ignore_errors=True)
 
     def _resume(self, cell: Cell) -> tuple[list[TrialRecord], list[TrialRecord]]:
-        """The trials of the cell that ended, replayed to the reporters, and those that were interrupted."""
+        """The trials of the cell that ended, replayed to the reporters as those that wait are, and the interrupted."""
         self._report(CellStarted(cell.name, cell.fixes, cell.baseline))
+        for record in self._records(cell):
+            if record.state == "running":
+                # Of a driver that died.
+                write_record(record.model_copy(update={"state": "interrupted"}))
         records = self._records(cell)
         # Where nothing is tuned, a trial that was pruned in a search goes on to the whole budget.
         states = {"finished", "pruned"} if self.experiment.tune and not cell.baseline else {"finished"}
         ended = [record for record in records if record.state in states]
-        for record in ended:
+        for record in records:
+            if record.state not in {*states, "waiting"}:
+                continue
             self._report(TrialStarted(cell.name, record.trial, record.settings, record.chosen))
             for report in record.reports:
                 self._report(TrialReported(cell.name, record.trial, report["audio_seconds"], report))
-            # Never "running" here, which mypy does not know of the items of a list.
-            self._report(TrialEnded(cell.name, record.trial, record.state, record.folder, record.message))  # type: ignore[arg-type]
-        return ended, [record for record in records if record.state in {"running", "interrupted"}]
+            if record.state == "waiting":
+                self._report(TrialWaits(cell.name, record.trial))
+            else:
+                # One of `states`, which mypy does not know of the items of a list.
+                self._report(TrialEnded(cell.name, record.trial, record.state, record.folder, record.message))  # type: ignore[arg-type]
+        return ended, [record for record in records if record.state == "interrupted"]
 
     def _end(self, cell: Cell) -> None:
         try:

@@ -1,5 +1,6 @@
 """What Optuna draws for the trials of a cell: TPE over the axes, without repeated or impossible settings."""
 
+import math
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -96,18 +97,18 @@ class Draws(Searcher):
         """Nothing: Tune saves its searcher for a restore that we do not use."""
 
 
-def known_to_optuna(name: str, axes: dict[str, Axis], records: Iterable[TrialRecord]) -> BaseStorage:
-    """Optuna's study of that name, in memory, with what the trials of the records chose and how they ended.
+def known_to_optuna(
+    name: str, axes: dict[str, Axis], losses: Iterable[tuple[TrialRecord, float | None]]
+) -> BaseStorage:
+    """Optuna's study of that name, in memory, with what the trials of the records chose and their losses, if any.
 
     Made anew from the records for each search: a study in a file refuses an axis that has changed, and may lack what
     the driver that died knew.
     """
     storage = InMemoryStorage()
     study = optuna.create_study(storage=storage, study_name=name, direction="minimize")
-    for record in records:
-        if record.reports:
+    for record, loss in losses:
+        if loss is not None and math.isfinite(loss):
             distributions = {key: distribution_of(key, axes[key]) for key in record.chosen}
-            # The last loss rather than the best: what Tune tells of a trial at its end.
-            loss = record.reports[-1][OBJECTIVE]
             study.add_trial(create_trial(params=record.chosen, distributions=distributions, value=loss))
     return storage

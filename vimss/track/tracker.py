@@ -21,7 +21,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vimss.errors import PlaceError, StorageError
-from vimss.experiment import CellEnded, CellStarted, Event, Scalar, TrialEnded, TrialReported, TrialStarted
+from vimss.experiment import (
+    CellEnded,
+    CellStarted,
+    Event,
+    Scalar,
+    TrialContinues,
+    TrialEnded,
+    TrialReported,
+    TrialStarted,
+    TrialWaits,
+)
 from vimss.track.delivery import Delivery, Undelivered, run_key
 from vimss.track.spool import Spool
 from vimss.track.store import VIEW_TAG, Tracking
@@ -78,6 +88,10 @@ class Tracker:
         elif isinstance(event, TrialReported):
             metrics = {_metric_name(name): float(value) for name, value in event.metrics.items()}
             self._write("metrics", event.cell, event.trial, step=round(event.audio_seconds), metrics=metrics)
+        elif isinstance(event, TrialWaits | TrialContinues):
+            # MLflow's run goes on: it has a tag, as no status of MLflow says that a run waits.
+            state = "waiting" if isinstance(event, TrialWaits) else "running"
+            self._write("tags", event.cell, event.trial, tags={"state": state})
         elif isinstance(event, TrialEnded):
             self._end_trial(event)
         elif isinstance(event, CellEnded):

@@ -8,4 +8,5 @@ optimize     from gradients to weights
 checkpoint   a training as it stands, in a folder
 loop         all of it, in plain PyTorch
 distribute   the loop inside Ray Train
+measure      how long a step takes on this machine
 """

@@ -7,6 +7,7 @@ that asks for one is refused (see `vimss.experiment`); where one part of a file 
 that takes the context away, `without_idle` leaves it out, so that equal trainings have equal settings.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -109,6 +110,11 @@ class ValidationConfig(Config):
         "more begin with the same ones, and weights that were found before are scored again",
     )
     seconds: float = Field(2.0, gt=0, description="length of each mixture")
+
+
+def reaches(audio_seconds: float, goal: float) -> bool:
+    """Whether so many audio seconds reach the goal; steps times seconds may miss it by a rounding."""
+    return audio_seconds >= goal or math.isclose(audio_seconds, goal, rel_tol=1e-9)
 
 
 class Settings(Config):

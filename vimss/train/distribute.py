@@ -2,12 +2,13 @@
 
     fit(Job(...), report=print)     # inside a Ray Tune trial, or alone
 
-The same job again continues where it stopped. Its folder holds:
+The same job again continues where it stopped or paused. Its folder holds:
 
     train/step_00000120/    a checkpoint: the newest, and the best of those before it
     progress                a count and the audio seconds seen, a sign of life between two reports
 """
 
+import math
 import shutil
 import threading
 import time
@@ -55,6 +56,8 @@ class Job:
     more_shards: tuple[tuple[Path, float], ...]
     """Folders of other corpora that training mixes in, with the share of the mixtures that each gives."""
     place: Place
+    pause_seconds: float = math.inf
+    """See `vimss.train.loop.Training`."""
 
 
 def fit(job: Job, report: Callable[[Metrics], None]) -> None:
@@ -206,6 +209,7 @@ def _training(job: Job, rank: int, world_size: int, device: torch.device) -> Any
         world_size=world_size,
         device=device,
         loader_workers=job.place.loader_workers,
+        pause_seconds=job.pause_seconds,
     )
 
 

@@ -32,7 +32,7 @@ from vimss.shards.manifest import Manifest
 from vimss.stream.batch import Examples, Levels, Position
 from vimss.stream.mix import Asking, Window
 from vimss.train.checkpoint import State, load_state, save_state
-from vimss.train.config import MUCH_WAITING, Settings, TrainingConfig, ValidationConfig
+from vimss.train.config import MUCH_WAITING, Settings, TrainingConfig, ValidationConfig, reaches
 from vimss.train.device import distribute
 from vimss.train.gradients import Gradients
 from vimss.train.loader import load
@@ -63,6 +63,9 @@ class Training:
     device: torch.device = torch.device("cpu")  # noqa: RUF009 - a constant
     loader_workers: int = 0
     """Threads that make batches ahead of the loop; they do not change which."""
+    pause_seconds: float = math.inf
+    """Audio seconds: the first report at or after them is the last of this call. Resumed without them, training goes on
+    as if it had never paused."""
 
     @property
     def signature(self) -> str:
@@ -77,7 +80,9 @@ def train(
     resume: Path | None = None,
     progress: Progress = lambda audio_seconds: None,
 ) -> Separator:
-    """Train until the budget of audio seconds or the patience is spent, and return the network with its raw weights.
+    """Train until the budget of audio seconds or the patience is spent, or to the pause.
+
+    Returns the network with its raw weights.
 
     Args:
         training: what to train on what.
@@ -133,6 +138,8 @@ def train(
     report_steps = {math.ceil(total_steps * (number + 1) / num_reports) for number in range(num_reports)}
     steps, best, best_seconds = state.steps, state.best, state.best_seconds
     patient = is_patient(config, steps * seconds_per_step, best_seconds)
+    # A checkpoint is always that of a report.
+    paused = reaches(steps * seconds_per_step, training.pause_seconds)
     losses, levels = Losses(training), Levels()
     clock = _Clock()
 
@@ -147,7 +154,7 @@ def train(
             pinned=device.type == "cuda",
         )
     ) as batches:
-        while steps < total_steps and patient:
+        while steps < total_steps and patient and not paused:
             with clock.waiting():
                 made = next(batches)
             levels.add(made.batch)
@@ -179,6 +186,7 @@ def train(
                     best, best_seconds = metrics["valid_loss"], seconds
                 patient = is_patient(config, seconds, best_seconds)
                 metrics["stopped_early"] = float(not patient)
+                paused = reaches(seconds, training.pause_seconds)
                 position, scored_on = made.position, validate.signature
                 now = State(training.signature, scored_on, steps, position, best, best_seconds, metrics)
                 with _checkpoint(training, asking, now, separator, average, optimizers) as folder:

@@ -1,0 +1,147 @@
+"""The scheduler top_k: every trial of a cell trains to the first rung; then the best K go on to the whole budget.
+
+This is one round of synchronous successive halving (Karnin, Koren and Somekh 2013; Jamieson and Talwalkar 2016), the
+inner loop of Hyperband. Unlike ASHA's, its choice does not depend on which trial reaches the rung first: it is a
+function of the records.
+
+    going_on, pruned = choose(records, rung=225.0, keep=2)
+
+A trial that waits holds no process and no resources: its training has returned, and goes on from its checkpoint as
+another trial of Tune. Ray's own way is a scheduler that says PAUSE (HyperBandScheduler). Tune's ConcurrencyLimiter
+counts such a trial among those that run at once: with more trials than that, it would wait for ever.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from vimss.search.sampler import Draws
+from vimss.study import OBJECTIVE, TrialRecord
+from vimss.train.config import reaches
+from vimss.trial import RUNG
+
+
+def loss_at(record: TrialRecord, rung: float) -> float | None:
+    """The lowest validation loss up to the first report at the rung; None while the trial is on its way there.
+
+    A trial that came to its own end earlier has its lowest. The lowest, because by it a search finds its best trial.
+    """
+    losses: list[float] = []
+    for report in record.reports:
+        losses.append(report[OBJECTIVE])
+        if reaches(report["audio_seconds"], rung):
+            return min(losses)
+    # Of trials that were scored again on another validation set there is one report left.
+    return min(losses, default=math.inf) if record.state in {"finished", "pruned"} else None
+
+
+def choose(
+    records: Sequence[TrialRecord], rung: float, keep: int, others: int = 0
+) -> tuple[list[TrialRecord], list[TrialRecord]]:
+    """The trials that are sure to be among the best `keep`, best first; and those to prune, which are sure not to be.
+
+    Trials that are not at the rung yet may turn out better than all that are. While there are `n` of them, the best
+    `keep - n` are sure, and none is pruned. Trials that failed are out. Of two with the same loss, the one that was
+    drawn first is the better.
+
+    Args:
+        records: of one cell.
+        rung: audio seconds.
+        keep: how many go on.
+        others: how many trials beside the records are not at the rung yet.
+
+    """
+    able = [record for record in records if record.state != "failed"]
+    losses = {record.trial: loss_at(record, rung) for record in able}
+    on_their_way = others + sum(loss is None for loss in losses.values())
+    known = [(loss, record) for record in able if (loss := losses[record.trial]) is not None]
+    ranked = [record for _, record in sorted(known, key=lambda pair: (pair[0], pair[1].begun))]
+    pruned = [] if on_their_way else [r for r in ranked[keep:] if r.state not in {"finished", "pruned"}]
+    return ranked[: max(0, keep - on_their_way)], pruned
+
+
+@dataclass(frozen=True)
+class Rung:
+    """Where the trials of a cell are compared, and how."""
+
+    seconds: float
+    """Audio seconds."""
+    keep: int
+    records: Callable[[], Sequence[TrialRecord]]
+    """All of the cell, as they are now."""
+    prune: Callable[[TrialRecord], None]
+
+
+class TopK(Searcher):
+    """Asks for draws that train to the rung, then for the best of them again.
+
+    A trial goes on as soon as it is sure to be among the best, so that cores and processes need not wait for the last
+    one at the rung. Where a trial was lost before the rung, the others wait for the same command to resume it. One that
+    fails after the rung makes room for the next best.
+
+    Optuna learns the loss at the rung alone, of all trials: those can be compared, while the losses at the end of the
+    few that go on are lower for their longer training. With several trials at once the draws depend on the order of
+    their reports (ASHA's too). One at a time they are a function of the seed; a resumed search draws anew.
+    """
+
+    def __init__(self, draws: Draws, rung: Rung, left: int) -> None:
+        """`left` trials have to reach the rung yet."""
+        super().__init__(metric=OBJECTIVE, mode="min")
+        self.draws = draws
+        self.rung = rung
+        self.left = left
+        self.to_rung: dict[str, float] = {}
+        """Trials of Tune on their way to the rung, with their lowest loss."""
+        self.beyond: set[str] = set()
+        """Trials of Tune on their way to the whole budget."""
+        self.continued: set[str] = set()
+        """Names of the trials that went on in this run of Tune: one that is lost again is left to be resumed."""
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next configuration, None while one may come later, or Searcher.FINISHED."""
+        if self.left:
+            chosen = self.draws.suggest(trial_id)
+            if chosen != Searcher.FINISHED:
+                self.left -= 1
+                self.to_rung[trial_id] = math.inf
+                return {**chosen, RUNG: self.rung.seconds}
+            self.left = 0
+        record = self._next()
+        if record is not None:
+            self.continued.add(record.trial)
+            self.beyond.add(trial_id)
+            return dict(record.chosen)
+        return None if self.to_rung or self.beyond else Searcher.FINISHED
+
+    def _next(self) -> TrialRecord | None:
+        """A trial that goes on now. Once all have reached the rung, those that do not go on are pruned."""
+        records = self.rung.records()
+        # Those of this run that have reported at the rung, but not returned: their folder is still in use.
+        closing = [record for record in records if record.state == "running" and record.trial not in self.continued]
+        going_on, pruned = choose(
+            [record for record in records if record not in closing], self.rung.seconds, self.rung.keep, len(closing)
+        )
+        for record in pruned:
+            self.rung.prune(record)
+        due = (record for record in going_on if record.state != "finished" and record.trial not in self.continued)
+        return next(due, None)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Pass on a report, up to the rung."""
+        if trial_id in self.to_rung:
+            self.to_rung[trial_id] = min(self.to_rung[trial_id], result[OBJECTIVE])
+            self.draws.on_trial_result(trial_id, result)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Pass on the end of a trial at the rung."""
+        self.beyond.discard(trial_id)
+        if trial_id in self.to_rung:
+            lowest = self.to_rung.pop(trial_id)
+            known = {**result, OBJECTIVE: lowest} if result and math.isfinite(lowest) else result
+            self.draws.on_trial_complete(trial_id, known, error)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: Tune saves its searcher for a restore that we do not use."""

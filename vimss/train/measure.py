@@ -1,0 +1,109 @@
+"""How long a training step takes on this machine.
+
+    step_seconds(experiment.settings(), recipe)    # 0.08
+
+Measured as the loop does it (forward, loss, backward, optimiser), on noise: there need be no shards yet.
+"""
+
+import copy
+import math
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+
+from vimss.model.geometry import geometry
+from vimss.model.separator import Separator
+from vimss.shards.recipe import Recipe
+from vimss.stream.batch import Batch
+from vimss.stream.mix import Window
+from vimss.train.config import Settings
+from vimss.train.gradients import Gradients
+from vimss.train.loop import follow
+from vimss.train.optimize import make_optimizers
+
+AT_MOST_SECONDS = 2.0
+
+STEPS = 9
+"""Timed steps, where there is time for as many."""
+
+
+def step_seconds(settings: Settings, recipe: Recipe, threads: int = 1, at_most: float = AT_MOST_SECONDS) -> float:
+    """The median seconds of a training step on the CPU, alone; the measuring itself takes about `at_most` seconds.
+
+    A network that is conditioned by pictures is measured without them.
+    """
+    begin = time.monotonic()
+    blind = {"site": "none", "outputs": "instruments"} if _sees(settings) else {}
+    model = settings.model.model_copy(update={**blind, "channels": recipe.channels})
+    # torch.compile takes longer than is asked for here.
+    training = settings.training.model_copy(update={"compile": "off"})
+    measured = settings.model_copy(update={"model": model, "training": training})
+    with _threads(threads):
+        steps = _steps(measured, recipe)
+        # The first one allocates memory.
+        taken = [next(steps)]
+        while len(taken) <= STEPS and time.monotonic() - begin + taken[-1] < at_most:
+            taken.append(next(steps))
+    return statistics.median(taken[1:] or taken)
+
+
+def _sees(settings: Settings) -> bool:
+    return settings.model.site != "none" and settings.model.context != "labels"
+
+
+def _steps(settings: Settings, recipe: Recipe) -> Iterator[float]:
+    """Train on noise for ever; each step's seconds."""
+    config, device = settings.training, torch.device("cpu")
+    window = Window(geometry(settings.model).input_samples(config.output_samples), config.output_samples, 1)
+    # The global generator stays as it is.
+    with torch.random.fork_rng(devices=()):
+        separator = Separator(settings.model, recipe.labels, recipe.sample_rate)
+    average = copy.deepcopy(separator).requires_grad_(False) if config.ema else None
+    optimizers = make_optimizers(separator, config, device)
+    gradients = Gradients(separator, settings, window, device, micro_batch=config.batch_size)
+    batch = _noise(settings, recipe, window)
+    while True:
+        begin = time.monotonic()
+        gradients(batch)
+        nn.utils.clip_grad_norm_(separator.parameters(), config.gradient_clip or math.inf)
+        for optimizer in optimizers:
+            optimizer.step()
+        if average is not None:
+            follow(average, separator, config.ema)
+        yield time.monotonic() - begin
+
+
+def _noise(settings: Settings, recipe: Recipe, window: Window) -> Batch:
+    """A batch of the shapes of the settings, in which half of the outputs sound."""
+    model, size, labels = settings.model, settings.training.batch_size, len(recipe.labels)
+    outputs = {"slots": model.slots, "instruments": labels, "queries": settings.mixing.queries}[model.outputs]
+    rng = np.random.default_rng(0)
+    context = None
+    if model.site != "none":
+        asked = outputs if model.outputs == "queries" else 1
+        context = rng.integers(2, size=(size, asked, labels)).astype(np.float32)
+    present = np.arange(size * outputs).reshape(size, outputs) % 2 == 0
+    targets = rng.standard_normal((size, outputs, recipe.channels, window.output_samples), np.float32) / 10
+    return Batch(
+        mixture=rng.standard_normal((size, recipe.channels, window.input_samples), np.float32) / 10,
+        targets=targets * present[:, :, None, None],
+        present=present,
+        context=context,
+        players=None,
+        turned_down=np.zeros(size, bool),
+    )
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
