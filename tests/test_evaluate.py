@@ -120,7 +120,7 @@ def test_every_kind_of_model_gets_its_figures(small_manifest, kind):
     assert all(math.isfinite(score.si_sdr_improvement) for score in found.scores)
     defined = math.isfinite(found.two_sources.label_contrast), math.isfinite(found.two_sources.absent_level)
     assert defined == (kind.wrong_context != "none", kind.ordered)
-    row = report.evaluation_rows([found])[0]
+    row = report.mixture_rows([found])[0]
     assert (row[2] == "-", row[3] == "-") == (kind.wrong_context == "none", not kind.ordered)
 
 

@@ -9,7 +9,7 @@ the figures of the last run, and `quickstart-seed1.json` those of the last one w
 import json
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,9 +21,10 @@ import numpy as np
 from vimss import verbs
 from vimss.config import to_json
 from vimss.console import Say, SearchLines, decibel, err, out, print_table, stage
-from vimss.evaluate import REFERENCES, Evaluation
+from vimss.evaluate import PIECE_FIGURES, REFERENCES, Evaluation, Values
 from vimss.experiment import Experiment
 from vimss.media import write_video, write_wav
+from vimss.metrics import Interval
 from vimss.model.separator import load_separator
 from vimss.report import COMPARISON_COLUMNS, comparison_rows, log_pictures, print_evaluations
 from vimss.runtime import start_ray
@@ -71,8 +72,28 @@ class Result:
 
     def _pieces_gain(self) -> float:
         """Median SI-SDR improvement of whole pieces, above that of the row that is told as much."""
-        medians = {found.system: found.median("si_sdr_improvement") for found in self.test}
-        return medians[BEST] - medians[self.equally_informed]
+        found = self._piece_values
+        return found[BEST].median - found[self.equally_informed].median
+
+    @property
+    def _piece_values(self) -> dict[str, Values]:
+        return {found.system: found.values("si_sdr_improvement") for found in self.test}
+
+    @property
+    def _mixture_values(self) -> dict[str, Values]:
+        return {found.system: found.two_sources.values("si_sdr_improvement") for found in self.test}
+
+    @property
+    def intervals(self) -> dict[str, Interval | None]:
+        """Over pieces, of the differences in the summary."""
+        told, pieces, mixtures = self.equally_informed, self._piece_values, self._mixture_values
+        blind_and_told = label_cells(self.experiment, mixtures)
+        blind, labels = (mixtures.get(name) for name in blind_and_told)
+        return {
+            "above_wiener": mixtures[BEST].interval_above(mixtures[told]),
+            "pieces_above_wiener": pieces[BEST].interval_above(pieces[told]),
+            "labels_gain": labels.interval_above(blind, mean=True) if labels and blind else None,
+        }
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -97,8 +118,9 @@ class Result:
                 "metrics": {**best.best_report, **figures[BEST]},
                 "above_wiener": gains[BEST] - gains[self.equally_informed],
                 "pieces_above_wiener": self._pieces_gain(),
-                "unheard_timbres": self.unheard.two_sources.model_dump(),
+                "unheard_timbres": self.unheard.two_sources.model_dump(exclude={"scores"}),
             },
+            "intervals": self.intervals,
             "champion": {
                 "name": self.promotion.name,
                 "version": self.promotion.version,
@@ -197,15 +219,21 @@ def labels_gain(experiment: Experiment, two_sources: dict[str, float]) -> float:
 
     NaN where the experiment has no such two baselines, or they have no figure.
     """
-    blind, told = float("nan"), float("nan")
+    blind, told = label_cells(experiment, two_sources)
+    return two_sources.get(told, float("nan")) - two_sources.get(blind, float("nan"))
+
+
+def label_cells(experiment: Experiment, known: Container[str]) -> tuple[str, str]:
+    """The baselines with one output per label that hears no labels, and that does; empty where it is not known."""
+    blind, told = "", ""
     for cell in experiment.cells():
         model = experiment.settings(cell.overrides).model
-        if cell.baseline and model.outputs == "instruments" and model.context == "labels" and cell.name in two_sources:
+        if cell.baseline and model.outputs == "instruments" and model.context == "labels" and cell.name in known:
             if model.site == "none":
-                blind = two_sources[cell.name]
+                blind = cell.name
             else:
-                told = two_sources[cell.name]
-    return told - blind
+                told = cell.name
+    return blind, told
 
 
 def write_recording(manifest: Manifest, folder: Path) -> tuple[Path, Path]:
@@ -237,21 +265,51 @@ def tell(result: Result) -> None:
     summary = result.summary
     print_table("Trials", COMPARISON_COLUMNS, comparison_rows(result.experiment, result.study))
     print_evaluations("test", result.test, verbs.best_trial(result.experiment, result.study))
-    two_sources = result.test[0].two_sources
+    two_sources, unheard = result.test[0].two_sources, result.unheard.two_sources
+    intervals = {**two_sources.intervals, **result.intervals}
+    best = summary["best"]
     print_table(
         "What the best trial reached",
         ("", "reached", "aim"),
         [
             ("whole run, s", f"{summary['seconds']:.0f}", "at most 300"),
-            ("SI-SDR improvement on two-source mixtures, dB", decibel(two_sources.si_sdr_improvement), "at least +3.0"),
-            ("  above the Wiener filter told as much, dB", decibel(summary["best"]["above_wiener"]), "at least +0.5"),
-            ("  the same of whole pieces, dB", decibel(summary["best"]["pieces_above_wiener"]), "at least +0.5"),
-            ("  on timbres that training never saw, dB", decibel(result.unheard.two_sources.si_sdr_improvement), "-"),
-            ("label contrast: right label minus an absent one, dB", decibel(two_sources.label_contrast), "-"),
-            ("absent label's output against the mixture, dB", decibel(two_sources.absent_level), "at most -15.0"),
-            ("labels minus none, one output per label, mean, dB", decibel(summary["labels_gain"]), "at least +0.2"),
+            (
+                "SI-SDR improvement on two-source mixtures, dB",
+                decibel(two_sources.si_sdr_improvement, intervals.get("si_sdr_improvement")),
+                "at least +3.0",
+            ),
+            (
+                "  above the Wiener filter told as much, dB",
+                decibel(best["above_wiener"], intervals["above_wiener"]),
+                "at least +0.5",
+            ),
+            (
+                "  the same of whole pieces, dB",
+                decibel(best["pieces_above_wiener"], intervals["pieces_above_wiener"]),
+                "at least +0.5",
+            ),
+            (
+                "  on timbres that training never saw, dB",
+                decibel(unheard.si_sdr_improvement, unheard.intervals.get("si_sdr_improvement")),
+                "-",
+            ),
+            (
+                "label contrast: right label minus an absent one, dB",
+                decibel(two_sources.label_contrast, intervals.get("label_contrast")),
+                "-",
+            ),
+            (
+                "absent label's output against the mixture, dB",
+                decibel(two_sources.absent_level, intervals.get("absent_level")),
+                "at most -15.0",
+            ),
+            (
+                "labels minus none, one output per label, mean, dB",
+                decibel(summary["labels_gain"], intervals["labels_gain"]),
+                "at least +0.2",
+            ),
         ],
-        "Aims are for medians of three seeds of the quickstart on two idle cores.",
+        "Aims are for medians of three seeds of the quickstart on two idle cores. Intervals: over pieces of this seed.",
     )
     seconds = ", ".join(f"{name} {passed:.0f}" for name, passed in summary["stages"].items())
     out.print(f"Seconds: {seconds}.")
@@ -277,15 +335,15 @@ def _evaluate(
         other = pool.submit(
             verbs.evaluate_systems, manifest, only_best, "test_unheard", references=(), whole_pieces=False
         )
-        test = verbs.evaluate_systems(manifest, models, "test", on_done=lambda done: say(f"{done.system} is scored"))
+        test = verbs.evaluate_systems(manifest, models, "test", on_progress=verbs.evaluation_news(say))
     (unheard,) = other.result()
     verbs.save_evaluations(study, "test", test)
     verbs.save_evaluations(study, "test_unheard", [unheard])
     return test, unheard
 
 
-def _figures(evaluation: Evaluation) -> dict[str, int | float]:
-    pieces = {
-        f"pieces_{name}": evaluation.median(name) for name in ("si_sdr_improvement", "sdr", "sir", "sar", "pes", "eps")
-    }
-    return {**evaluation.two_sources.model_dump(), **pieces}
+def _figures(evaluation: Evaluation) -> dict[str, Any]:
+    pieces = {f"pieces_{name}": evaluation.median(name) for name in PIECE_FIGURES}
+    two_sources = evaluation.two_sources.model_dump(exclude={"scores", "pieces"})
+    intervals = {f"pieces_{name}": interval for name, interval in evaluation.intervals.items()}
+    return {**two_sources, **pieces, "intervals": {**two_sources["intervals"], **intervals}}
