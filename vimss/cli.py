@@ -196,12 +196,13 @@ def evaluate(
     --seed and --set are those of the experiment, or else of the recipe.
     """
     _check_evaluation(experiment, models or [], shards)
+    if experiment is None:
+        manifest = _shards_for(models or [], str(shards), split, (seed, changes or []), place)
     from vimss import report, verbs
     from vimss.console import stage
 
     if experiment is None:
         with verbs.at_place(place) as work:
-            manifest = verbs.written_shards(work, str(shards), seed, changes or [], f"the shards of '{shards}'")
             evaluations = _evaluate_models(work, models or [], manifest, split, device)
         if as_json:
             print_json([evaluation.model_dump(mode="json") for evaluation in evaluations])
@@ -434,6 +435,21 @@ def _check_shards(name: str, recipe: Any, place: str, shards: str | None, as_jso
         out.print(f"{folder}: {len(found)} shards, {clips} clips, {size / 1e6:.1f} MB: {told}")
     if wrong:
         raise typer.Exit(1)
+
+
+def _shards_for(models: list[str], recipe: str, split: str, given: tuple[int | None, list[str]], place: str) -> Any:
+    """The shards to score models on; what is wrong with them or with models in folders is told before slow imports."""
+    from vimss.model.card import check_model_folder
+    from vimss.runtime import load_place, open_store
+    from vimss.shards.written import check_split, written_shards
+
+    seed, changes = given
+    manifest = written_shards(open_store(load_place(place)), recipe, f"the shards of '{recipe}'", seed, changes)
+    check_split(manifest, split)
+    for model in models:
+        if not model.startswith("models:"):
+            check_model_folder(Path(model))
+    return manifest
 
 
 def _evaluate_models(work: Any, models: list[str], manifest: Any, split: str, device: Any) -> list[Any]:

@@ -9,7 +9,6 @@ Each stage's module does one thing and knows nothing of the others; here they ar
 
 import json
 import math
-import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,9 +56,10 @@ from vimss.search import Reporter, search
 from vimss.separate import DEFAULTS, Options, Reports, Separated, folder_name, separate
 from vimss.shards.check import Found, check_shards
 from vimss.shards.fetch import FEATURES
-from vimss.shards.manifest import MANIFEST, Manifest, Shard, open_manifest, open_shards
-from vimss.shards.recipe import SPLITS, Recipe, load_recipe, recipe_name
+from vimss.shards.manifest import Manifest, Shard, open_manifest, open_shards
+from vimss.shards.recipe import Recipe, load_recipe, recipe_name
 from vimss.shards.write import Progress, shards_folder, write_shards
+from vimss.shards.written import check_split, written_shards
 from vimss.show import show
 from vimss.storage import Folder, Store, publish
 from vimss.stream.read import has_part
@@ -156,22 +156,7 @@ def shards_of(work: Work, experiment: Experiment) -> Manifest:
 def _written(work: Work, experiment: Experiment, name: str, recipe: Mapping[str, Any]) -> Manifest:
     """The shards of one recipe, with the differences that an experiment asks for."""
     seed, changes = _given_seed(experiment), list(_key_values(recipe))
-    return written_shards(work, name, seed, changes, f"the shards of the experiment '{experiment.name}'")
-
-
-def written_shards(work: Work, name: str, seed: int | None, changes: Sequence[str], what: str) -> Manifest:
-    """The shards of a recipe with changes; DataError with the command that writes `what` where they are not there."""
-    folder = shards_folder(recipe_of(name, seed, overrides=changes), recipe_name(name), work.store)
-    if MANIFEST not in folder.sizes():
-        words = ["vimss", "shard", name, *([] if seed is None else ["--seed", str(seed)])]
-        for change in changes:
-            words += ["--set", change]
-        raise DataError(
-            f"{what} must be written first",
-            got=f"no {folder}/{MANIFEST}",
-            fix=f"run `{shlex.join(words)}`",
-        )
-    return open_shards(folder, work.store)
+    return written_shards(work.store, name, f"the shards of the experiment '{experiment.name}'", seed, changes)
 
 
 def _given_seed(experiment: Experiment) -> int | None:
@@ -345,14 +330,6 @@ def evaluate_systems(
 
 def _gpu_share(task: EvaluationTask) -> float:
     return GPU_SHARE if task.row.device == "cuda" else 0.0
-
-
-def check_split(manifest: Manifest, split: str) -> None:
-    """ConfigError where no shards have a split of that name, DataError where these shards have none."""
-    if split not in SPLITS:
-        there = ", ".join(manifest.splits)
-        raise ConfigError("--split must name a split", got=repr(split), fix=f"choose from {there}")
-    manifest.of_split(split)
 
 
 @dataclass(frozen=True)
