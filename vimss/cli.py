@@ -200,6 +200,7 @@ def evaluate(
         manifest = _shards_for(models or [], str(shards), split, (seed, changes or []), place)
     from vimss import report, verbs
     from vimss.console import stage
+    from vimss.shards.written import check_split
 
     if experiment is None:
         with verbs.at_place(place) as work:
@@ -212,7 +213,7 @@ def evaluate(
     loaded = verbs.experiment_of(experiment, seed, changes or ())
     with verbs.at_place(place) as work:
         manifest = verbs.shards_of(work, loaded)
-        verbs.check_split(manifest, split)
+        check_split(manifest, split)
         study = verbs.study_of(work, loaded, manifest)
         best = verbs.best_trial(loaded, study)
         trained = {name: trial.folder / "model" for name, trial in verbs.best_trials(loaded, study).items()}
@@ -264,11 +265,12 @@ def promote(
     """Register the best trial; it becomes the champion where it is significantly better."""
     from vimss import verbs
     from vimss.console import err, out
+    from vimss.shards.written import check_split
 
     loaded = verbs.experiment_of(experiment, seed, changes or ())
     with verbs.at_place(place) as work:
         manifest = verbs.shards_of(work, loaded)
-        verbs.check_split(manifest, "promote")
+        check_split(manifest, "promote")
         study = verbs.study_of(work, loaded, manifest)
         verbs.best_trial(loaded, study)
         tracker = verbs.open_tracker(work, loaded, manifest)

@@ -8,6 +8,7 @@ has its convention (`metrics.CONVENTIONS`); tables show medians over sources, wi
 that a model of the table does not know, the stem stays in every mixture, is told to no system and is not scored.
 """
 
+import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,14 +76,14 @@ class Values:
     @property
     def interval(self) -> Interval | None:
         """Of the median, over pieces."""
-        known = np.flatnonzero(np.isfinite(self.values))
-        values = self.values[known]
-        return interval_over_pieces([self.pieces[index] for index in known], lambda w: weighted_median(values, w))
+        known = np.isfinite(self.values)
+        values, pieces = self.values[known], list(itertools.compress(self.pieces, known))
+        return interval_over_pieces(pieces, lambda weights: weighted_median(values, weights))
 
     def interval_above(self, other: "Values", mean: bool = False) -> Interval | None:
         """Of the difference of two medians, or means, of the same sources."""
         of = weighted_mean if mean else weighted_median
-        return interval_over_pieces(self.pieces, lambda w: of(self.values, w) - of(other.values, w))
+        return interval_over_pieces(self.pieces, lambda weights: of(self.values, weights) - of(other.values, weights))
 
 
 class SourceScore(Config):

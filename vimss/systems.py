@@ -174,12 +174,13 @@ class AdaptedSystem(System):
         def convert(sound: np.ndarray) -> np.ndarray:
             return resampled(with_channels(sound, separator.config.channels), self.sample_rate, separator.sample_rate)
 
-        # Only an oracle listens to references; of others the labels are told.
+        mixture = convert(scene.mixture)
+        # Only an oracle listens to references; other models are told their labels, and any sound will do.
         references = {
-            self.names[label]: stem if self.ordered else convert(stem) for label, stem in scene.references.items()
+            self.names[label]: mixture if self.ordered else convert(stem) for label, stem in scene.references.items()
         }
         cues = {self.names[label]: cues for label, cues in scene.cues.items()}
-        return Scene(scene.name, convert(scene.mixture), references, cues)
+        return Scene(scene.name, mixture, references, cues)
 
     def _from_model(self, estimate: Float[np.ndarray, "k u"], scene: Scene) -> Float[np.ndarray, "c t"]:
         channels, length = scene.mixture.shape

@@ -362,7 +362,7 @@ def models_on_shards(
     fit = fit_models({model: load_separator(folder) for model, folder in folders.items()}, manifest, split)
     for model, folder in folders.items():
         model_system(folder, manifest, model, fit.names[model])
-    sentences, references = list(fit.sentences), REFERENCES
+    sentences, references = list(fit.sentences), tuple[str, ...](REFERENCES)
     if "train" not in manifest.splits or not has_part(manifest, "train", "audio"):
         references = tuple(name for name in REFERENCES if name not in FILTERS)
         left_out = " and ".join(f"'{name}'" for name in FILTERS)

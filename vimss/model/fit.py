@@ -15,7 +15,7 @@ from jaxtyping import Float
 from vimss.errors import DataError, ModelError
 from vimss.media.resample import resample
 from vimss.model.separator import Separator
-from vimss.shards.instruments import label_named
+from vimss.shards.instruments import INSTRUMENTS, label_named
 from vimss.shards.manifest import Manifest
 from vimss.stream.read import has_part
 
@@ -103,9 +103,20 @@ def known_labels(separator: Separator, labels: Sequence[str]) -> dict[str, str]:
     """
     if separator.config.outputs == "slots" or (separator.config.outputs == "queries" and looks(separator)):
         return {label: label for label in labels}
-    named = {label: label_named(label, separator.labels) for label in labels}
+    named = {label: _own_name(label, separator.labels) for label in labels}
     names = list(named.values())
     return {label: name for label, name in named.items() if name is not None and names.count(name) == 1}
+
+
+def _own_name(label: str, labels: Sequence[str]) -> str | None:
+    """What a model with these labels calls a label; None where it knows none like it, or several."""
+    found = label_named(label, labels)
+    if found is not None:
+        return found
+    codes = tuple(INSTRUMENTS)
+    code = label_named(label, codes)
+    alike = [own for own in labels if code is not None and label_named(own, codes) == code]
+    return alike[0] if len(alike) == 1 else None
 
 
 def looks(separator: Separator) -> bool:
