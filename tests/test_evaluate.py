@@ -1,26 +1,47 @@
 """Evaluation: every kind of model gets its figures, and each figure is of whom it says."""
 
+import io
 import itertools
+import json
 import math
+import re
 import shutil
+import tarfile
 
 import numpy as np
 import pytest
 import torch
 
 from vimss import report, verbs
-from vimss.errors import DataError, ModelError
-from vimss.evaluate import evaluate, evaluate_two_sources, two_source_mixtures
+from vimss.config import parse_config
+from vimss.errors import ConfigError, DataError, ModelError
+from vimss.evaluate import (
+    Evaluation,
+    TwoSources,
+    evaluate,
+    evaluate_piece,
+    evaluate_two_sources,
+    score_mixtures,
+    two_source_mixtures,
+)
 from vimss.experiment import Experiment
 from vimss.features import compute_features
+from vimss.media.resample import resample
 from vimss.model.config import ModelConfig, VisionConfig
-from vimss.model.separator import Separator, save_separator
+from vimss.model.device import find_device, on_device
+from vimss.model.fit import fit_models, known_labels
+from vimss.model.separator import Separator, load_separator, save_separator
+from vimss.runtime import Place
 from vimss.shards.clip import Clip, Player
-from vimss.shards.manifest import open_manifest
+from vimss.shards.manifest import Manifest, PieceEntry, Shard, open_manifest
+from vimss.shards.recipe import load_recipe
+from vimss.shards.task import clip_members
+from vimss.storage import Store, sha256
 from vimss.stream import fixed
 from vimss.stream.read import read_clips
 from vimss.study import Study, TrialRecord
 from vimss.systems import (
+    AdaptedSystem,
     InformedWienerSystem,
     MixtureSystem,
     ModelSystem,
@@ -34,6 +55,7 @@ from vimss.systems import (
     pieces_of,
     references_of,
 )
+from vimss.track import Tracking
 from vimss.train.config import Settings
 
 VISION = VisionConfig(network="resnet18", weights="random")
@@ -123,7 +145,7 @@ def test_every_kind_of_model_gets_its_figures(small_manifest, kind):
     assert all(math.isfinite(score.si_sdr_improvement) for score in found.scores)
     defined = math.isfinite(found.two_sources.label_contrast), math.isfinite(found.two_sources.absent_level)
     assert defined == (kind.wrong_context != "none", kind.ordered)
-    row = report.evaluation_rows([found])[0]
+    row = report.mixture_rows([found])[0]
     assert (row[2] == "-", row[3] == "-") == (kind.wrong_context == "none", not kind.ordered)
 
 
@@ -425,3 +447,219 @@ def test_systems_without_training_are_one_row_each(small_manifest):
         "mixture", "Wiener filter per label", "Wiener, all labels told", "oracle ratio mask",
     ]  # fmt: skip
     assert {row.weights for row in rows} == {""}
+
+
+def fitted(manifest, split="test", **folders):
+    return fit_models({name: load_separator(folder) for name, folder in folders.items()}, manifest, split)
+
+
+def test_a_model_hears_other_shards_at_its_own_rate_with_its_channels_and_its_names(small_manifest, save):
+    config = {**KINDS["queries by label"], "channels": 2}
+    folder = save(config, labels=("kazoo", "violin", "cello"), rate=4000)
+    fit = fitted(small_manifest, a=folder)
+    assert fit.names["a"] == {"vc": "cello", "vn": "violin"} and fit.labels == ("vc", "vn")
+    system = model_system(folder, small_manifest, "a", fit.names["a"])
+    piece = next(piece for piece in pieces_of(small_manifest, "test") if "vn" in piece.references)
+    (found,) = system(piece.restricted(fit.labels), ["vn"])
+    assert found.shape == piece.mixture.shape
+    low = np.repeat(resample(piece.mixture, 8000, 4000), 2, axis=0)
+    (own,) = ModelSystem(load_separator(folder), "a")(Scene("p", low, {"violin": low}, {}), ["violin"])
+    expected = resample(own.mean(axis=0, keepdims=True), 4000, 8000)
+    np.testing.assert_allclose(found[:, :8000], expected[:, :8000], atol=1e-6)
+
+
+def test_stereo_is_heard_as_its_mean_by_a_mono_model_whose_answer_stands_in_both_channels(small_manifest, save):
+    names = {"vn": "vn"}
+    model = ModelSystem(load_separator(save()), "a")
+    system = AdaptedSystem(model, 8000, names)
+    sound = np.random.default_rng(0).normal(0, 0.1, (2, 5000)).astype(np.float32)
+    mono = sound.mean(axis=0, keepdims=True)
+    (found,) = system(Scene("p", sound, {"vn": sound}, {}), ["vn"])
+    (own,) = model(Scene("p", mono, {"vn": mono}, {}), ["vn"])
+    np.testing.assert_allclose(found, np.repeat(own, 2, axis=0), atol=1e-7)
+
+
+def test_what_is_changed_and_left_out_for_a_model_is_said(small_manifest, save):
+    config = {**KINDS["queries by label"], "channels": 2}
+    fit = fitted(small_manifest, a=save(config, labels=("violin", "cello"), rate=4000), b=save(labels=("vn", "fl")))
+    first, second, third, last = fit.sentences
+    assert first == (
+        "a: resampled from 8000 Hz to its 4000 Hz and back; it gives nothing above 2000 Hz, which its figures include; "
+        "it hears mono in both channels, and the mean of its answer is scored"
+    )
+    assert second.startswith("a: vc is its cello; vn is its violin; it does not know bn, cl, ")
+    assert third.startswith("b: it does not know bn, ")
+    assert last.startswith("scored in every row: vn; bn, ") and "stay in the mixtures, no row is told of them" in last
+    assert fitted(small_manifest, own=save()).sentences == ()
+
+
+def test_names_that_are_one_to_a_model_are_left_out(save):
+    separator = load_separator(save(labels=("guitar", "vn")))
+    assert known_labels(separator, ["guitar 1", "guitar 2", "violin"]) == {"violin": "vn"}
+
+
+def test_a_label_is_known_by_any_name_of_its_instrument(save):
+    separator = load_separator(save(labels=("violin", "double_bass", "Vocals")))
+    names = known_labels(separator, ["vn", "db", "vocals", "vc"])
+    assert names == {"vn": "violin", "db": "double_bass", "vocals": "Vocals"}
+
+
+@pytest.mark.parametrize("name", ["slots", "queries by frames"])
+def test_outputs_without_labels_can_be_scored_for_any(small_manifest, save, name):
+    assert set(fitted(small_manifest, a=save(KINDS[name], labels=("kazoo",))).labels) == set(
+        small_manifest.recipe.labels
+    )
+
+
+@pytest.mark.parametrize(
+    ("models", "error", "message"),
+    [
+        (
+            {"a": ("kazoo",)},
+            ModelError,
+            "'a' must know a label of the split 'test' of 'small': bn, .*; got a model of kaz",
+        ),
+        (
+            {"a": ("vn",), "b": ("vc",)},
+            ModelError,
+            "must have a label of the split 'test' of 'small' in common; got 'a' knows vn; 'b' knows vc. To fix: ev",
+        ),
+    ],
+)
+def test_models_without_a_common_label_are_refused(small_manifest, save, models, error, message):
+    with pytest.raises(error, match=message):
+        fitted(small_manifest, **{name: save(labels=labels) for name, labels in models.items()})
+
+
+def written_alone(folder, players):
+    """Shards of one test clip of these players."""
+    recipe = load_recipe("quickstart", ["clip_seconds=1"])
+    clip = Clip("p", 0, 8000, 8000, tuple(players))
+    with tarfile.open(folder / "test-000000.tar", "w") as tar:
+        for name, content in clip_members(clip, recipe).items():
+            info = tarfile.TarInfo(f"{clip.key}.{name}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    size = (folder / "test-000000.tar").stat().st_size
+    shard = Shard(
+        name="test-000000.tar", split="test", clips=1, seconds=1, size=size, sha256=sha256(folder / "test-000000.tar")
+    )
+    labels = tuple(sorted({player.instrument for player in players}))
+    piece = PieceEntry(name="p", split="test", composition="p", seconds=1, instruments=labels)
+    return Manifest(
+        folder=folder, name="alone", recipe=recipe, signature="s", shards=(shard,), pieces=(piece,)
+    )  # fmt: skip
+
+
+SOUND = np.full((1, 8000), 1000, np.int16)
+
+
+@pytest.mark.parametrize(
+    ("players", "kind", "message"),
+    [
+        ([Player("vn", "1"), Player("vc", "2")], "queries by label", "must hold stems, .*; got mixtures alone"),
+        ([Player("vn", "1", SOUND)], "queries by label", "must have two labels, to make mixtures of; got only vn"),
+        (
+            [Player("vn", "1", SOUND), Player("vc", "2", SOUND)],
+            "queries by frames",
+            "'a', whose context is frames, needs pictures of the players; got none in the split 'test' of",
+        ),
+    ],
+)
+def test_shards_that_cannot_be_scored_on_are_refused(save, tmp_path, players, kind, message):
+    with pytest.raises(DataError, match=message):
+        fitted(written_alone(tmp_path, players), a=save(KINDS[kind]))
+
+
+def test_without_a_train_split_the_filters_are_left_out_and_that_is_said(save, tmp_path):
+    manifest = written_alone(tmp_path, [Player("vn", "1", SOUND), Player("vc", "2", SOUND)])
+    store = Store(tmp_path / "store").make()
+    work = verbs.Work(Place(name="here"), store, Tracking(store))
+    asked = verbs.models_on_shards(work, [str(save())], manifest, "test")
+    assert asked.references == ("mixture", "oracle ratio mask")
+    assert asked.sentences[-1] == (
+        "no rows 'Wiener filter per label' and 'Wiener, all labels told': 'alone' has no train split with stems to fit "
+        "them on"
+    )
+
+
+def test_a_stem_that_is_not_scored_stays_in_the_mixture_and_changes_no_other_figure(small_manifest):
+    oracle = OracleSystem(8000)
+    piece = next(piece for piece in pieces_of(small_manifest, "test") if len(piece.references) > 2)
+    label = min(piece.references)
+    whole = next(score for score in evaluate_piece(oracle, piece, 8000) if score.label == label)
+    (alone,) = evaluate_piece(oracle, piece.restricted([label]), 8000)
+    assert alone.model_dump() == pytest.approx(whole.model_dump(), nan_ok=True)
+    assert alone.sources == len(piece.references)
+
+
+def test_labels_that_are_not_scored_are_told_to_nobody(small_manifest):
+    class Curious(MixtureSystem):
+        def __call__(self, scene, asked):
+            assert {*scene.references, *asked} <= {"vn", "vc", "fl"}
+            return super().__call__(scene, asked)
+
+    scores = score_mixtures(Curious(), small_manifest, "test", ["fl", "vc", "vn"])
+    found = TwoSources.of(scores)
+    assert {label for score in scores for label in score.labels} <= {"fl", "vc", "vn"}
+    assert 0 < found.mixtures < 64 and found.si_sdr_improvement == pytest.approx(0, abs=1e-6)
+
+
+def test_parts_make_the_whole(small_manifest):
+    (found,) = verbs.evaluate_systems(small_manifest, {}, "test", references=("oracle ratio mask",))
+    assert found == evaluate(OracleSystem(8000), small_manifest, "test")
+
+
+def test_the_news_of_an_evaluation_have_rate_and_time_left(small_manifest):
+    seen, said = [], []
+    news = verbs.evaluation_news(said.append)
+    verbs.evaluate_systems(
+        small_manifest, {}, "test", references=("mixture",), whole_pieces=False,
+        on_progress=lambda progress: (seen.append(progress), news(progress)),
+    )  # fmt: skip
+    assert [progress.parts_done for progress in seen] == [0, 1, 2, 3, 4]
+    assert seen[-1].seconds_done == seen[-1].seconds == 64 * 4
+    assert re.fullmatch(r"4 of 4 parts, \d+ x real time, 0 s left, last mixture", said[-1])
+
+
+def test_a_saved_evaluation_holds_an_interval_beside_every_median(small_manifest, oracle, tmp_path):
+    study = Study(tmp_path, ())
+    verbs.save_evaluations(study, "test", [oracle])
+    (loaded,) = verbs.load_evaluations(study, "test")
+    low, high = loaded.two_sources.intervals["si_sdr_improvement"]
+    assert low < loaded.two_sources.si_sdr_improvement < high and loaded.two_sources.intervals["label_contrast"] is None
+    assert set(loaded.intervals) == {"si_sdr_improvement", "sdr", "sir", "sar", "pes", "eps"}
+    median = loaded.two_sources.si_sdr_improvement
+    assert report.mixture_rows([loaded])[0][1] == f"{median:+.1f} ({low:+.1f} to {high:+.1f})"
+    before = json.loads(oracle.model_dump_json(exclude={"intervals", "labels"}))
+    assert parse_config(before, Evaluation, "old").intervals == {}
+
+
+def test_a_table_of_one_piece_says_why_it_has_no_intervals(oracle, capsys):
+    piece = oracle.scores[0].piece
+    scores = tuple(score for score in oracle.scores if score.piece == piece)
+    alone = oracle.model_copy(update={"scores": scores, "intervals": dict.fromkeys(oracle.intervals)})
+    report.print_evaluations("test", [alone])
+    assert "1 piece: no intervals, which need two" in capsys.readouterr().out
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert find_device("auto") == find_device("cpu") == "cpu"
+    for name, needed in (("cuda", "an NVIDIA or AMD GPU that PyTorch finds"), ("mps", "a Mac with an Apple GPU")):
+        with pytest.raises(ConfigError, match=f"--device {name} needs {needed}; got only cpu, with PyTorch .*auto"):
+            find_device(name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert find_device("auto") == find_device("cuda") == "cuda"
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_estimates_of_the_cpu(small_manifest, kind, save):
+    piece = next(pieces_of(small_manifest, "test", kind.cue, kind.features))
+    labels = sorted(piece.references)
+    expected = kind(piece, labels)
+    on_device(kind.separator, "cuda")
+    found = kind(piece, labels)
+    on_device(kind.separator, "cpu")
+    np.testing.assert_allclose(found, expected, atol=1e-4)

@@ -312,3 +312,61 @@ def test_si_sdr_of_sums_is_si_sdr():
     assert metrics.si_sdr_of_sums(1.0, 0.0, 0.0) == -metrics.LIMIT_DB
     assert metrics.si_sdr_of_sums(1.0, 1.0, 1.0) == metrics.LIMIT_DB
     assert np.isnan(metrics.si_sdr_of_sums(0.0, 0.0, 1.0))
+
+
+def median_of(values):
+    return lambda weights: metrics.weighted_median(np.asarray(values, float), weights)
+
+
+def test_weighted_medians_and_means_are_those_of_repeated_values() -> None:
+    random = np.random.default_rng(0)
+    values, weights = random.normal(size=9), random.integers(0, 4, (20, 9))
+    values[3] = np.nan
+    repeated = [np.repeat(values, row) for row in weights]
+    np.testing.assert_allclose(metrics.weighted_median(values, weights), [np.nanmedian(row) for row in repeated])
+    np.testing.assert_allclose(metrics.weighted_mean(values, weights), [np.nanmean(row) for row in repeated])
+    nothing = np.zeros((1, 9), int)
+    assert np.isnan([metrics.weighted_median(values, nothing), metrics.weighted_mean(values, nothing)]).all()
+
+
+def test_an_interval_surrounds_its_figure_and_is_the_same_at_every_call() -> None:
+    values, pieces = [1.0, 2.0, 3.0, 5.0, 8.0], [("a",), ("a",), ("b",), ("c",), ("c",)]
+    low, high = metrics.interval_over_pieces(pieces, median_of(values))
+    assert (low + high) / 2 == pytest.approx(3.0) and low < 3 < high
+    assert metrics.interval_over_pieces(pieces, median_of(values)) == (low, high)
+
+
+def test_values_of_one_piece_are_no_more_evidence_than_one_value() -> None:
+    values, pieces = [0.0, 1.0, 4.0, 9.0], [("a",), ("b",), ("c",), ("d",)]
+    once = metrics.interval_over_pieces(pieces, median_of(values))
+    assert metrics.interval_over_pieces(pieces * 5, median_of(values * 5)) == pytest.approx(once)
+
+
+@pytest.mark.parametrize("pieces", [[], [("a",), ("a",)], [("a", "b"), ("a", "b")], [("a", "b"), ("a", "c")]], ids=str)
+def test_where_all_hangs_on_one_piece_there_is_no_interval(pieces) -> None:
+    assert metrics.interval_over_pieces(pieces, median_of(np.arange(len(pieces)))) is None
+
+
+def covered(pieces: int, mixed: bool, tables: int = 300) -> float:
+    """Share of simulated tables whose interval holds the true median, 0."""
+    random, hits = np.random.default_rng(pieces), 0
+    for _ in range(tables):
+        effects = random.normal(0, 1.5, pieces)
+        if mixed:
+            first, second = random.integers(pieces, size=(2, 64))
+            second = np.where(np.arange(64) % 2, first, second)
+            values = 0.7 * effects[first] + 0.3 * effects[second] + random.normal(0, 2, 64)
+            found = [tuple({str(a), str(b)}) for a, b in zip(first, second, strict=True)]
+        else:
+            owner = np.repeat(np.arange(pieces), random.integers(2, 5, pieces))
+            values, found = effects[owner] + random.normal(0, 2, len(owner)), [(str(a),) for a in owner]
+        interval = metrics.interval_over_pieces(found, median_of(values))
+        hits += interval is not None and interval[0] <= 0 <= interval[1]
+    return hits / tables
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pieces", [3, 6, 12, 30])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_intervals_of_medians_hold_the_truth_as_often_as_they_say(pieces, mixed) -> None:
+    assert covered(pieces, mixed) >= 0.92

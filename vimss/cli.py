@@ -46,6 +46,10 @@ Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", hel
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of corpus, sampler and training.", min=0)]
 Wait = Annotated[bool, typer.Option("--wait", help="Where the same search runs already, wait for its end.")]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda", "mps"],
+    typer.Option(help="Where networks run: cpu, a GPU (cuda, mps), or auto: a GPU where there is one."),
+]
 ExperimentName = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="Name or path of a YAML in experiments/.")]
 
 
@@ -114,6 +118,7 @@ def features(
     ],
     network: Annotated[str, typer.Option(help="resnet18, resnet50 or mobilenet_v2.")] = "resnet18",
     weights: Annotated[str, typer.Option(help="torchvision, random, or a path.")] = "torchvision",
+    device: Device = "auto",
     seed: Seed = None,
     changes: Set = None,
     place: On = "local",
@@ -126,7 +131,8 @@ def features(
     checked = verbs.recipe_of(recipe, seed, overrides=changes or ())
     vision = verbs.vision_of(network, weights)
     with verbs.at_place(place) as work, stage("features") as say:
-        folder = verbs.write_features(work, checked, recipe, vision, say)
+        where = verbs.device_of_tasks(work.place, device)
+        folder = verbs.write_features(work, checked, recipe, vision, say, where)
     if as_json:
         print_json({"folder": str(folder)})
         return
@@ -165,26 +171,56 @@ def search(
 
 @app.command()
 def evaluate(
-    experiment: ExperimentName,
+    experiment: Annotated[
+        str | None, typer.Argument(metavar="[EXPERIMENT]", help="Name or path of a YAML in experiments/; else --model.")
+    ] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model", help="models:/NAME@ALIAS, models:/NAME/VERSION, models:/NAME or a folder; several: side by side."
+        ),
+    ] = None,
+    shards: Annotated[
+        str | None,
+        typer.Option(metavar="RECIPE", help="Name or path of a YAML in shards/, on whose shards models are scored."),
+    ] = None,
     split: Annotated[str, typer.Option(help="test, test_unheard, promote or valid.")] = "test",
+    device: Device = "auto",
     seed: Seed = None,
     changes: Set = None,
     place: On = "local",
     as_json: Json = False,
 ) -> None:
-    """Score the best trial of every cell on whole pieces, beside rows that need no training."""
+    """Score the best trial of every cell, or any models on any shards, beside rows that need no training.
+
+    --seed and --set are those of the experiment, or else of the recipe.
+    """
+    _check_evaluation(experiment, models or [], shards)
+    if experiment is None:
+        manifest = _shards_for(models or [], str(shards), split, (seed, changes or []), place)
     from vimss import report, verbs
     from vimss.console import stage
+    from vimss.shards.written import check_split
 
+    if experiment is None:
+        with verbs.at_place(place) as work:
+            evaluations = _evaluate_models(work, models or [], manifest, split, device)
+        if as_json:
+            print_json([evaluation.model_dump(mode="json") for evaluation in evaluations])
+        else:
+            report.print_evaluations(f"{split} of {manifest.name}", evaluations)
+        return
     loaded = verbs.experiment_of(experiment, seed, changes or ())
     with verbs.at_place(place) as work:
         manifest = verbs.shards_of(work, loaded)
-        verbs.check_split(manifest, split)
+        check_split(manifest, split)
         study = verbs.study_of(work, loaded, manifest)
         best = verbs.best_trial(loaded, study)
-        models = {name: trial.folder / "model" for name, trial in verbs.best_trials(loaded, study).items()}
+        trained = {name: trial.folder / "model" for name, trial in verbs.best_trials(loaded, study).items()}
+        where = verbs.device_of_tasks(work.place, device)
         with stage(f"evaluation on {split}") as say:
-            evaluations = verbs.evaluate_systems(manifest, models, split, on_done=lambda done: say(done.system))
+            news = verbs.evaluation_news(say)
+            evaluations = verbs.evaluate_systems(manifest, trained, split, on_progress=news, device=where)
         verbs.save_evaluations(study, split, evaluations)
     if as_json:
         print_json([evaluation.model_dump(mode="json") for evaluation in evaluations])
@@ -232,11 +268,12 @@ def promote(
     """Register the best trial; it becomes the champion where it is significantly better."""
     from vimss import verbs
     from vimss.console import err, out
+    from vimss.shards.written import check_split
 
     loaded = verbs.experiment_of(experiment, seed, changes or ())
     with verbs.at_place(place) as work:
         manifest = verbs.shards_of(work, loaded)
-        verbs.check_split(manifest, "promote")
+        check_split(manifest, "promote")
         study = verbs.study_of(work, loaded, manifest)
         verbs.best_trial(loaded, study)
         tracker = verbs.open_tracker(work, loaded, manifest)
@@ -282,6 +319,7 @@ def separate(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace stems of another recording in the folder of --out.")
     ] = False,
+    device: Device = "auto",
     place: On = "local",
     as_json: Json = False,
 ) -> None:
@@ -294,7 +332,7 @@ def separate(
         err.print(f"  {sentence}")
 
     work = verbs.known_place(place)
-    options = Options(stream, channel, allow_truncated, overwrite)
+    options = Options(stream, channel, allow_truncated, overwrite, device=device)
     with stage(f"separate {file.name}") as say:
         chosen = verbs.model_in_use(work, model, note)
         result = verbs.separate_file(
@@ -414,6 +452,54 @@ def _check_shards(name: str, recipe: Any, place: str, shards: str | None, as_jso
         out.print(f"{folder}: {len(found)} shards, {clips} clips, {size / 1e6:.1f} MB: {told}")
     if wrong:
         raise typer.Exit(1)
+
+
+def _shards_for(models: list[str], recipe: str, split: str, given: tuple[int | None, list[str]], place: str) -> Any:
+    """The shards to score models on; what is wrong with them or with models in folders is told before slow imports."""
+    from vimss.model.card import check_model_folder
+    from vimss.runtime import load_place, open_store
+    from vimss.shards.written import check_split, written_shards
+
+    seed, changes = given
+    manifest = written_shards(open_store(load_place(place)), recipe, f"the shards of '{recipe}'", seed, changes)
+    check_split(manifest, split)
+    for model in models:
+        if not model.startswith("models:"):
+            check_model_folder(Path(model))
+    return manifest
+
+
+def _evaluate_models(work: Any, models: list[str], manifest: Any, split: str, device: Any) -> list[Any]:
+    """Score models on shards, and say what of either is changed or left out."""
+    from vimss import verbs
+    from vimss.console import err, stage
+
+    def note(sentence: str) -> None:
+        err.print(f"  {sentence}")
+
+    asked = verbs.models_on_shards(work, models, manifest, split, note)
+    for sentence in asked.sentences:
+        note(sentence)
+    where = verbs.device_of_tasks(work.place, device)
+    with stage(f"evaluation on {split} of {manifest.name}") as say:
+        return verbs.evaluate_models(asked, where, verbs.evaluation_news(say))
+
+
+def _check_evaluation(experiment: str | None, models: list[str], shards: str | None) -> None:
+    """ConfigError where the arguments of `evaluate` say neither of the two things that it can do."""
+    rule = "vimss evaluate takes an experiment, or models and the shards to score them on"
+    given = [f"the experiment '{experiment}'"] if experiment is not None else []
+    given += [f"--model {model}" for model in models]
+    given += [f"--shards {shards}"] if shards is not None else []
+    got = " and ".join(given) or "neither"
+    if experiment is not None and len(given) > 1:
+        raise ConfigError(rule, got=got, fix="leave the experiment out, or --model and --shards")
+    if experiment is None and not models:
+        raise ConfigError(rule, got=got, fix="name an experiment, or give --model models:/NAME --shards RECIPE")
+    if experiment is None and shards is None:
+        raise ConfigError(rule, got=got, fix="add --shards RECIPE")
+    if len(set(models)) < len(models):
+        raise ConfigError("each --model must be given once", got=got, fix="leave the second one out")
 
 
 def _check_picture(path: Path) -> None:

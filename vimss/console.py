@@ -50,8 +50,8 @@ SECONDS_BETWEEN_LINES = 10.0
 WIDTH = 120
 """Columns of a table where the output has none of its own."""
 
-NUMBERS_WIDTH = 100
-"""Columns that a table's numbers take beside a first column that is never cut."""
+NUMBERS_WIDTH = 112
+"""Columns that a table's numbers take beside a first column that is never cut: four with intervals."""
 
 _STEERING = {"Cc", "Cs", "Zl", "Zp"}
 """Unicode's categories of letters that move the cursor, end the line or cannot be encoded."""
@@ -263,9 +263,11 @@ def duration(seconds: float) -> str:
     return f"{round(seconds / 86400)} days"
 
 
-def decibel(value: float) -> str:
-    """A ratio with its sign, or a dash where it is not defined."""
-    return f"{value:+.1f}" if value == value else "-"
+def decibel(value: float, interval: Sequence[float] | None = None) -> str:
+    """A ratio with its sign, and its interval where there is one; a dash where it is not defined."""
+    if value != value:
+        return "-"
+    return f"{value:+.1f}" + (f" ({interval[0]:+.1f} to {interval[1]:+.1f})" if interval else "")
 
 
 def _short(value: object) -> str:

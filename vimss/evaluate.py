@@ -4,11 +4,13 @@
     evaluation.two_sources.si_sdr_improvement
 
 What is scored is the stem of a label, whatever a model is told, so that all models have the same figures. Every number
-has its convention (`metrics.CONVENTIONS`); tables show medians over sources.
+has its convention (`metrics.CONVENTIONS`); tables show medians over sources, with intervals over pieces. Of a label
+that a model of the table does not know, the stem stays in every mixture, is told to no system and is not scored.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +20,18 @@ from pydantic import Field
 from vimss.config import Config
 from vimss.metrics import (
     CONVENTIONS,
+    Interval,
     LabelWiener,
     bss_eval_v4,
+    interval_over_pieces,
     level_db,
     si_sdr,
     si_sdr_improvement,
     silence_energy,
+    weighted_mean,
+    weighted_median,
 )
-from vimss.shards.manifest import Manifest, open_manifest
+from vimss.shards.manifest import Manifest, Shard, open_manifest
 from vimss.stream.fixed import FixedSpec, fixed_set, mixtures_of
 from vimss.stream.mix import Asking, Mixture, Window
 from vimss.systems import (
@@ -42,6 +48,43 @@ from vimss.systems import (
 
 TWO_SOURCE_MIXTURES = 64
 TWO_SOURCE_SECONDS = 4.0
+MIXTURES_AT_ONCE = 16
+"""Two-source mixtures of one task: several cores can share those of one system."""
+
+PIECE_FIGURES = ("si_sdr_improvement", "sdr", "sir", "sar", "pes", "eps")
+"""Of whole pieces: fields of SourceScore."""
+MIXTURE_FIGURES = ("si_sdr_improvement", "label_contrast", "absent_level")
+"""Of two-source mixtures: fields of MixtureScore, and medians in TwoSources."""
+
+
+@dataclass(frozen=True, eq=False)
+class Values:
+    """One score of many sources, each with the piece that it is from, or both where two were mixed."""
+
+    values: Float[np.ndarray, " n"]
+    pieces: Sequence[tuple[str, ...]]
+
+    @property
+    def median(self) -> float:
+        """NaN is left out; NaN where there is nothing else."""
+        return _median(self.values)
+
+    @property
+    def mean(self) -> float:
+        """The same of the mean."""
+        return _mean(self.values)
+
+    @property
+    def interval(self) -> Interval | None:
+        """Of the median, over pieces."""
+        known = np.isfinite(self.values)
+        values, pieces = self.values[known], list(itertools.compress(self.pieces, known))
+        return interval_over_pieces(pieces, lambda weights: weighted_median(values, weights))
+
+    def interval_above(self, other: "Values", mean: bool = False) -> Interval | None:
+        """Of the difference of two medians, or means, of the same sources."""
+        of = weighted_mean if mean else weighted_median
+        return interval_over_pieces(self.pieces, lambda weights: of(self.values, weights) - of(other.values, weights))
 
 
 class SourceScore(Config):
@@ -60,6 +103,20 @@ class SourceScore(Config):
     model_config = Config.model_config | {"allow_inf_nan": True, "ser_json_inf_nan": "strings"}
 
 
+class MixtureScore(Config):
+    """One mixture of two sources, of which those with a label of the table are scored."""
+
+    model_config = Config.model_config | {"allow_inf_nan": True, "ser_json_inf_nan": "strings"}
+
+    mixture: int
+    pieces: tuple[str, ...] = Field(description="that its stems are from: one where they are aligned")
+    aligned: bool
+    labels: tuple[str, ...]
+    si_sdr_improvement: tuple[float, ...] = Field(description="of each label")
+    label_contrast: tuple[float, ...] = Field(description="of each label for which it is defined")
+    absent_level: tuple[float, ...] = Field(description="of the absent label that was asked for, if any was")
+
+
 class TwoSources(Config):
     """Medians over the sources of fixed two-source mixtures: half random, half aligned, or a corpus's frozen pairs."""
 
@@ -74,6 +131,38 @@ class TwoSources(Config):
     si_sdr_improvement_aligned: float
     label_contrast: float
     absent_level: float
+    pieces: int = Field(0, description="that the mixtures are from")
+    intervals: dict[str, Interval | None] = Field({}, description="over pieces, of the medians; null where undefined")
+    scores: tuple[MixtureScore, ...] = ()
+
+    @classmethod
+    def of(cls, scores: Iterable[MixtureScore]) -> "TwoSources":
+        """The figures of some mixtures."""
+        kept = tuple(sorted(scores, key=lambda score: score.mixture))
+        values = {name: _of_mixtures(kept, name) for name in MIXTURE_FIGURES}
+        gains = values["si_sdr_improvement"]
+        halves = [
+            _of_mixtures([score for score in kept if score.aligned == aligned]).median for aligned in (False, True)
+        ]
+        return cls(
+            mixtures=len(kept),
+            **{name: found.median for name, found in values.items()},
+            si_sdr_improvement_mean=gains.mean,
+            si_sdr_improvement_random=halves[0],
+            si_sdr_improvement_aligned=halves[1],
+            pieces=len({piece for score in kept for piece in score.pieces}),
+            intervals={name: found.interval for name, found in values.items()},
+            scores=kept,
+        )
+
+    def values(self, name: str) -> Values:
+        """One of MIXTURE_FIGURES, of every source."""
+        return _of_mixtures(self.scores, name)
+
+
+def _of_mixtures(scores: Iterable[MixtureScore], name: str = "si_sdr_improvement") -> Values:
+    found = [(value, score.pieces) for score in scores for value in getattr(score, name)]
+    return Values(np.array([value for value, _ in found]), [pieces for _, pieces in found])
 
 
 class Evaluation(Config):
@@ -84,11 +173,20 @@ class Evaluation(Config):
     split: str
     two_sources: TwoSources
     scores: tuple[SourceScore, ...] = ()
+    intervals: dict[str, Interval | None] = Field(
+        {}, description="over pieces, of the medians of whole pieces; null where undefined"
+    )
+    labels: tuple[str, ...] = Field((), description="that are scored; all of the shards where empty")
     conventions: dict[str, str] = Field(default_factory=lambda: dict(CONVENTIONS))
 
     def median(self, name: str, **where: object) -> float:
         """Median of a score over the sources that agree with `where`, NaN left out; NaN where there are none."""
-        return _median(getattr(score, name) for score in self._scores(where))
+        return self.values(name, **where).median
+
+    def values(self, name: str, **where: object) -> Values:
+        """One of PIECE_FIGURES of the sources that agree with `where`."""
+        scores = self._scores(where)
+        return Values(np.array([getattr(score, name) for score in scores]), [(score.piece,) for score in scores])
 
     def count(self, **where: object) -> int:
         """Number of sources that agree with `where`."""
@@ -100,21 +198,37 @@ class Evaluation(Config):
 
 def evaluate(system: System, manifest: Manifest, split: str, whole_pieces: bool = True) -> Evaluation:
     """Two-source mixtures of a split and, if wanted, its whole pieces."""
-    two_sources = evaluate_two_sources(system, manifest, split)
+    mixtures = score_mixtures(system, manifest, split)
     scores: list[SourceScore] = []
     for piece in pieces_of(manifest, split, system.cue, system.features) if whole_pieces else ():
         scores += evaluate_piece(system, piece, manifest.recipe.sample_rate)
-    return Evaluation(
-        system=system.name, weights=system.weights, split=split, two_sources=two_sources, scores=tuple(scores)
+    return _evaluation(Part(system.name, system.weights, tuple(mixtures), tuple(scores)), split, ())
+
+
+def _evaluation(part: "Part", split: str, labels: tuple[str, ...]) -> Evaluation:
+    plain = Evaluation(
+        system=part.system,
+        weights=part.weights,
+        split=split,
+        two_sources=TwoSources.of(part.mixtures),
+        scores=part.scores,
+        labels=labels,
     )
+    if not part.scores:
+        return plain
+    return plain.model_copy(update={"intervals": {name: plain.values(name).interval for name in PIECE_FIGURES}})
 
 
 def evaluate_piece(system: System, piece: Scene, sample_rate: int) -> list[SourceScore]:
-    """Every sounding label of a whole piece."""
+    """Every sounding label of a whole piece that is to be scored."""
     labels = sorted(piece.references)
     estimates = system(piece, labels)
     references = np.stack([piece.references[label] for label in labels])
-    ratios = bss_eval_v4(references, estimates, sample_rate)
+    # BSS Eval must know all that sounds. What stands in for estimates that nobody asked for changes no other figure.
+    others = [references[:0], *(stem[None] for stem in piece.unscored.values())]
+    ratios = bss_eval_v4(
+        np.concatenate([references, *others]), np.concatenate([estimates, *others]).astype(estimates.dtype), sample_rate
+    )
     scores = []
     for index, label in enumerate(labels):
         pes, eps = silence_energy(references[index], estimates[index], sample_rate)
@@ -122,7 +236,7 @@ def evaluate_piece(system: System, piece: Scene, sample_rate: int) -> list[Sourc
             SourceScore(
                 piece=piece.name,
                 label=label,
-                sources=len(labels),
+                sources=len(labels) + len(piece.unscored),
                 si_sdr_improvement=si_sdr_improvement(piece.mixture, references[index], estimates[index], sample_rate),
                 sdr=float(ratios.sdr[index]),
                 sir=float(ratios.sir[index]),
@@ -141,38 +255,58 @@ def evaluate_two_sources(system: System, manifest: Manifest, split: str) -> TwoS
     that does not sound is one that the train split has. Contrast is NaN for a system without a context, and the absent
     level for one that cannot be asked for a label.
     """
-    rate = manifest.recipe.sample_rate
+    return TwoSources.of(score_mixtures(system, manifest, split))
+
+
+def score_mixtures(
+    system: System,
+    manifest: Manifest,
+    split: str,
+    labels: Collection[str] | None = None,
+    numbers: range | None = None,
+) -> list[MixtureScore]:
+    """The mixtures with these numbers, all where not given; of those labels, where given.
+
+    Mixtures in which none of the labels sounds are left out.
+    """
+    chosen = range(count_mixtures(manifest, split)) if numbers is None else numbers
     # Labels that training has never heard tell nothing about a model.
     trained = {label for piece in manifest.pieces if piece.split == "train" for label in piece.instruments}
-    known = [label for label in manifest.recipe.labels if label in trained]
-    improvements: dict[bool, list[float]] = {False: [], True: []}
-    contrasts, levels = [], []
-    mixtures = 0
-    for number, mixture in enumerate(two_source_mixtures(system, manifest, split)):
-        mixtures += 1
+    known = [label for label in manifest.recipe.labels if label in (trained if labels is None else labels)]
+    scores = []
+    for number, mixture in zip(chosen, two_source_mixtures(system, manifest, split, chosen), strict=True):
         scene = scene_of(mixture, str(number))
-        labels = sorted(scene.references)
         absent = sorted({source.label for source in mixture.distractors})
+        if labels is not None:
+            scene, absent = scene.restricted(labels), [label for label in absent if label in labels]
         if system.cue == "none":
-            absent = [label for label in known if label not in labels]
-        asked = [*labels, absent[number % len(absent)]] if system.ordered and absent else labels
-        estimates = system(scene, asked)
-        if len(asked) > len(labels):
-            levels.append(level_db(estimates[-1], scene.mixture))
-        for index, label in enumerate(labels):
-            reference = scene.references[label]
-            improvements[mixture.aligned].append(si_sdr_improvement(scene.mixture, reference, estimates[index], rate))
-            wrong = _wrong_output(system, scene, asked, estimates, index)
-            if wrong is not None:
-                contrasts.append(_si_sdr(reference, estimates[index]) - _si_sdr(reference, wrong))
-    return TwoSources(
-        mixtures=mixtures,
-        si_sdr_improvement=_median(improvements[False] + improvements[True]),
-        si_sdr_improvement_mean=_mean(improvements[False] + improvements[True]),
-        si_sdr_improvement_random=_median(improvements[False]),
-        si_sdr_improvement_aligned=_median(improvements[True]),
-        label_contrast=_median(contrasts),
-        absent_level=_median(levels),
+            absent = [label for label in known if label not in scene.references]
+        if scene.references:
+            scores.append(_score_mixture(system, mixture, scene, absent, manifest.recipe.sample_rate))
+    return scores
+
+
+def _score_mixture(
+    system: System, mixture: Mixture, scene: Scene, absent: Sequence[str], sample_rate: int
+) -> MixtureScore:
+    labels, number = sorted(scene.references), int(scene.name)
+    asked = [*labels, absent[number % len(absent)]] if system.ordered and absent else labels
+    estimates = system(scene, asked)
+    gains, contrasts = [], []
+    for index, label in enumerate(labels):
+        reference = scene.references[label]
+        gains.append(si_sdr_improvement(scene.mixture, reference, estimates[index], sample_rate))
+        wrong = _wrong_output(system, scene, asked, estimates, index)
+        if wrong is not None:
+            contrasts.append(_si_sdr(reference, estimates[index]) - _si_sdr(reference, wrong))
+    return MixtureScore(
+        mixture=number,
+        pieces=tuple(sorted({source.piece for source in mixture.sources})),
+        aligned=mixture.aligned,
+        labels=tuple(labels),
+        si_sdr_improvement=tuple(gains),
+        label_contrast=tuple(contrasts),
+        absent_level=(level_db(estimates[-1], scene.mixture),) if len(asked) > len(labels) else (),
     )
 
 
@@ -205,45 +339,125 @@ def two_source_spec(manifest: Manifest, split: str) -> FixedSpec:
     return FixedSpec(split, samples, kinds, seed=1, distractors=True)
 
 
-def two_source_mixtures(system: System, manifest: Manifest, split: str) -> Iterator[Mixture]:
-    """The mixtures of `two_source_spec`, as a system hears and sees them."""
+def two_source_mixtures(
+    system: System, manifest: Manifest, split: str, numbers: Sequence[int] | None = None
+) -> Iterator[Mixture]:
+    """The mixtures of `two_source_spec` with these numbers, all where not given, as a system hears and sees them."""
     spec = two_source_spec(manifest, split)
     window = Window(spec.samples, spec.samples, manifest.recipe.sample_rate)
     asking = Asking("instruments", system.cue, manifest.recipe.labels, 1, system.features)
-    return mixtures_of(fixed_set(manifest, spec), manifest, window, asking)
+    return mixtures_of(fixed_set(manifest, spec), manifest, window, asking, numbers)
+
+
+def count_mixtures(manifest: Manifest, split: str) -> int:
+    """How many two-source mixtures a split has."""
+    spec = two_source_spec(manifest, split)
+    return len(spec.pairs or spec.kinds)
 
 
 REFERENCES = (MixtureSystem.name, WienerSystem.name, InformedWienerSystem.name, OracleSystem.name)
 """Rows that need no training."""
 
+FILTERS = (WienerSystem.name, InformedWienerSystem.name)
+"""Those of them that are fitted on a train split."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """What all rows of a table are scored on; plain values that travel to another process."""
+
+    shards: Path
+    split: str
+    labels: tuple[str, ...] | None = None
+    """Those that every model of the table knows; without, all of the shards, of whose recipe the models must be."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One system of a table: a model, or the row of REFERENCES with this name."""
+
+    name: str
+    model: Path | None = None
+    names: tuple[tuple[str, str], ...] = ()
+    """The table's labels with the model's own names for them; where the table has labels."""
+    wiener: LabelWiener | None = None
+    device: str = "cpu"
+
 
 @dataclass(frozen=True)
 class EvaluationTask:
-    """One system on one split; plain values that travel to another process."""
+    """Some mixtures, or the whole pieces of a shard, for one row."""
 
-    name: str
-    shards: Path
-    split: str
-    model: Path | None
-    wiener: LabelWiener | None
-    whole_pieces: bool
+    table: Table
+    row: Row
+    mixtures: range | None
+    shard: Shard | None
+
+    @property
+    def seconds(self) -> float:
+        """Of sound that is separated."""
+        return self.shard.seconds if self.shard is not None else len(self.mixtures or ()) * TWO_SOURCE_SECONDS
 
 
-def run_evaluation(task: EvaluationTask) -> Evaluation:
-    """One row of a table: a model, or the row of REFERENCES with this name."""
-    manifest = open_manifest(task.shards)
-    system: System
-    if task.model is not None:
-        system = model_system(task.model, manifest, task.name)
-    elif task.wiener is not None and task.name == WienerSystem.name:
-        system = WienerSystem(task.wiener)
-    elif task.wiener is not None and task.name == InformedWienerSystem.name:
-        system = InformedWienerSystem(task.wiener)
-    elif task.name == OracleSystem.name:
-        system = OracleSystem(manifest.recipe.sample_rate)
-    else:
-        system = MixtureSystem()
-    return evaluate(system, manifest, task.split, task.whole_pieces)
+@dataclass(frozen=True)
+class Part:
+    """What some tasks of one row found."""
+
+    system: str
+    weights: str
+    mixtures: tuple[MixtureScore, ...]
+    scores: tuple[SourceScore, ...]
+    seconds: float = 0.0
+    """Of sound that was separated."""
+
+
+def evaluation_tasks(table: Table, row: Row, manifest: Manifest, whole_pieces: bool) -> list[EvaluationTask]:
+    """One row in parts for the cores, pieces first: they are longer. A piece lies in one shard."""
+    count = count_mixtures(manifest, table.split)
+    shards = manifest.of_split(table.split) if whole_pieces else ()
+    numbers = [range(first, min(first + MIXTURES_AT_ONCE, count)) for first in range(0, count, MIXTURES_AT_ONCE)]
+    pieces = [EvaluationTask(table, row, None, shard) for shard in shards]
+    return [*pieces, *(EvaluationTask(table, row, some, None) for some in numbers)]
+
+
+def run_evaluation(task: EvaluationTask) -> Part:
+    """What a task found."""
+    manifest, table = open_manifest(task.table.shards), task.table
+    system = _system(task.row, manifest, table)
+    found = Part(system.name, system.weights, (), (), task.seconds)
+    if task.mixtures is not None:
+        scored = score_mixtures(system, manifest, table.split, table.labels, task.mixtures)
+        return replace(found, mixtures=tuple(scored))
+    assert task.shard is not None, "a task without mixtures has a shard"  # noqa: S101
+    scores: list[SourceScore] = []
+    for piece in _pieces(system, manifest, table, task.shard):
+        scores += evaluate_piece(system, piece, manifest.recipe.sample_rate)
+    return replace(found, scores=tuple(scores))
+
+
+def _pieces(system: System, manifest: Manifest, table: Table, shard: Shard) -> Iterator[Scene]:
+    for piece in pieces_of(manifest, table.split, system.cue, system.features, [shard]):
+        scene = piece if table.labels is None else piece.restricted(table.labels)
+        if scene.references:
+            yield scene
+
+
+def _system(row: Row, manifest: Manifest, table: Table) -> System:
+    if row.model is not None:
+        names = None if table.labels is None else dict(row.names)
+        return model_system(row.model, manifest, row.name, names, row.device)
+    if row.wiener is not None and row.name == WienerSystem.name:
+        return WienerSystem(row.wiener)
+    if row.wiener is not None and row.name == InformedWienerSystem.name:
+        return InformedWienerSystem(row.wiener)
+    return OracleSystem(manifest.recipe.sample_rate) if row.name == OracleSystem.name else MixtureSystem()
+
+
+def joined(parts: Sequence[Part], table: Table) -> Evaluation:
+    """The evaluation of one row, from the parts of all its tasks in order."""
+    mixtures = tuple(score for part in parts for score in part.mixtures)
+    scores = tuple(score for part in parts for score in part.scores)
+    return _evaluation(replace(parts[0], mixtures=mixtures, scores=scores), table.split, table.labels or ())
 
 
 def _mean(values: Iterable[float]) -> float:

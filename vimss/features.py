@@ -23,6 +23,7 @@ from torch import Tensor
 from vimss.config import Config, parse_config
 from vimss.errors import ConfigError, DataError
 from vimss.model.config import VisionConfig
+from vimss.model.device import on_device
 from vimss.model.vision import Vision
 from vimss.shards.fetch import ENTRY, FEATURES
 from vimss.shards.manifest import Manifest, Shard
@@ -62,7 +63,7 @@ def compute_features(
         ModelError: where the network's weights cannot be had.
 
     """
-    network = Vision(vision.model_copy(update={"frozen": True})).to(device)
+    network = on_device(Vision(vision.model_copy(update={"frozen": True})), device)
     digest = weights_digest(network)
     name = f"{vision.network}-{digest[:10]}"
     folder = manifest.home / FEATURES / name

@@ -10,13 +10,13 @@ is NaN and left out of means; no number stands in for it.
 
 import functools
 import importlib.util
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy.fft import irfft, rfft
 from scipy.signal import istft, stft
 from scipy.special import stdtrit
@@ -39,6 +39,12 @@ Source = tuple[str, str]
 FILTER_TAPS = 512
 """Of the distortion filters in BSS Eval."""
 
+Interval = tuple[float, float]
+"""From and to, both inclusive."""
+
+RESAMPLES = 1000
+"""Bootstrap samples of an interval."""
+
 CONVENTIONS = {
     "SI-SDRi": "SI-SDR (Le Roux et al. 2019) of the estimate minus that of the mixture, on segments of 0.5 s where the "
     "reference is within 40 dB of its loudest segment, joined",
@@ -52,6 +58,9 @@ CONVENTIONS = {
     "exchanged for the other source's; among all labels that a network is told, the source's exchanged for an absent "
     "one",
     "absent": "level of the output for a label or picture that does not play, relative to the mixture; lower is better",
+    "(... to ...)": "95 % interval over pieces: the figure plus and minus Student's t with pieces - 1 degrees of "
+    "freedom times the standard error of a bootstrap that draws whole pieces; a mixture of two pieces counts as often "
+    "as both are drawn; none where everything hangs on one piece",
     "slots": "an oracle tells outputs in no order apart, by the permutation with the best mean SI-SDRi over the whole "
     "recording; a source beyond the number of slots takes the slot that fits it best; contrast and absent level are "
     "not defined",
@@ -322,6 +331,58 @@ def paired_gain(challenger: Mapping[Source, float], champion: Mapping[Source, fl
     mean = float(means.mean())
     half = float(stdtrit(pieces - 1, 0.975) * means.std(ddof=1) / np.sqrt(pieces))
     return Gain(mean, mean - half, mean + half, sources, pieces)
+
+
+def interval_over_pieces(
+    pieces: Sequence[tuple[str, ...]], statistic: Callable[[Int[np.ndarray, "b n"]], Float[np.ndarray, " b"]]
+) -> Interval | None:
+    """95 % interval of a statistic of n values, where only pieces are independent of each other.
+
+    `pieces` are of each value the piece that it is from, or both where two were mixed. `statistic` gives the figure for
+    each row of weights, which say how often every value counts, and NaN where nothing does.
+
+    The interval is the figure plus and minus Student's t times the bootstrap's standard error, which is made larger by
+    sqrt(n / (n - 1)) for n pieces (Hesterberg 2015): of 2 to 30 pieces it held the truth in 94 to 98 % of simulated
+    tables, a percentile bootstrap in 47 to 97 % (tests/test_metrics.py). A value of two pieces has the product of how
+    often each was drawn as its weight (the pigeonhole bootstrap, Owen 2007). None where all values share a piece.
+    """
+    names = sorted({name for each in pieces for name in each})
+    count = len(names)
+    if count < 2:
+        return None
+    # A value of one piece alone gets a second one, which always counts once.
+    most = max(map(len, pieces))
+    places = np.array([[*map(names.index, each), *[count] * (most - len(each))] for each in pieces])
+
+    def of(drawn: Int[np.ndarray, "b p"]) -> Float[np.ndarray, " b"]:
+        counted = np.pad(drawn, ((0, 0), (0, 1)), constant_values=1)
+        return statistic(np.prod([counted[:, column] for column in places.T], axis=0))
+
+    if not np.isfinite(of(1 - np.eye(count, dtype=np.int64))).all():
+        return None
+    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    found = of(drawn)
+    error = np.std(found[np.isfinite(found)], ddof=1) * np.sqrt(count / (count - 1))
+    middle, half = of(np.ones((1, count), np.int64)).item(), float(stdtrit(count - 1, 0.975) * error)
+    return middle - half, middle + half
+
+
+def weighted_median(values: Float[np.ndarray, " n"], weights: Int[np.ndarray, "b n"]) -> Float[np.ndarray, " b"]:
+    """The median where each value stands as often as its weight says, for each row; NaN is left out."""
+    order = np.argsort(values)[: np.isfinite(values).sum()]
+    if not order.size:
+        return np.full(len(weights), np.nan)
+    ordered, counts = values[order], np.cumsum(weights[:, order], axis=1)
+    total = counts[:, -1:]
+    low, high = ((counts > place).argmax(axis=1) for place in ((total - 1) // 2, total // 2))
+    return np.where(total[:, 0] > 0, (ordered[low] + ordered[high]) / 2, np.nan)
+
+
+def weighted_mean(values: Float[np.ndarray, " n"], weights: Int[np.ndarray, "b n"]) -> Float[np.ndarray, " b"]:
+    """The mean of the same."""
+    known = np.isfinite(values)
+    total = weights[:, known].sum(axis=1)
+    return np.where(total > 0, weights[:, known] @ values[known] / np.maximum(total, 1), np.nan)
 
 
 @functools.cache

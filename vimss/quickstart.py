@@ -10,7 +10,7 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,9 +23,10 @@ from vimss import verbs
 from vimss.config import to_json
 from vimss.console import Say, SearchLines, decibel, duration, err, out, print_table, stage
 from vimss.errors import ConfigError, DataError, PlaceError
-from vimss.evaluate import REFERENCES, Evaluation
+from vimss.evaluate import PIECE_FIGURES, REFERENCES, Evaluation, Values
 from vimss.experiment import Experiment, Progress, audio_left, longest
 from vimss.media import write_video, write_wav
+from vimss.metrics import Interval
 from vimss.model.separator import load_separator
 from vimss.report import COMPARISON_COLUMNS, comparison_rows, log_pictures, print_evaluations
 from vimss.runtime import start_ray
@@ -98,8 +99,28 @@ class Result:
 
     def _pieces_gain(self) -> float:
         """Median SI-SDR improvement of whole pieces, above that of the row that is told as much."""
-        medians = {found.system: found.median("si_sdr_improvement") for found in self.test}
-        return medians[BEST] - medians[self.equally_informed]
+        found = self._piece_values
+        return found[BEST].median - found[self.equally_informed].median
+
+    @property
+    def _piece_values(self) -> dict[str, Values]:
+        return {found.system: found.values("si_sdr_improvement") for found in self.test}
+
+    @property
+    def _mixture_values(self) -> dict[str, Values]:
+        return {found.system: found.two_sources.values("si_sdr_improvement") for found in self.test}
+
+    @property
+    def intervals(self) -> dict[str, Interval | None]:
+        """Over pieces, of the differences in the summary."""
+        told, pieces, mixtures = self.equally_informed, self._piece_values, self._mixture_values
+        blind_and_told = label_cells(self.experiment, mixtures)
+        blind, labels = (mixtures.get(name) for name in blind_and_told)
+        return {
+            "above_wiener": mixtures[BEST].interval_above(mixtures[told]),
+            "pieces_above_wiener": pieces[BEST].interval_above(pieces[told]),
+            "labels_gain": labels.interval_above(blind, mean=True) if labels and blind else None,
+        }
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -124,8 +145,9 @@ class Result:
                 "metrics": {**best.best_report, **figures[BEST]},
                 "above_wiener": gains[BEST] - gains[self.equally_informed],
                 "pieces_above_wiener": self._pieces_gain(),
-                "unheard_timbres": self.unheard.two_sources.model_dump(),
+                "unheard_timbres": self.unheard.two_sources.model_dump(exclude={"scores"}),
             },
+            "intervals": self.intervals,
             "champion": {
                 "name": self.promotion.name,
                 "version": self.promotion.version,
@@ -276,15 +298,21 @@ def labels_gain(experiment: Experiment, two_sources: dict[str, float]) -> float:
 
     NaN where the experiment has no such two baselines, or they have no figure.
     """
-    blind, told = float("nan"), float("nan")
+    blind, told = label_cells(experiment, two_sources)
+    return two_sources.get(told, float("nan")) - two_sources.get(blind, float("nan"))
+
+
+def label_cells(experiment: Experiment, known: Container[str]) -> tuple[str, str]:
+    """The baselines with one output per label that hears no labels, and that does; empty where it is not known."""
+    blind, told = "", ""
     for cell in experiment.cells():
         model = experiment.settings(cell.overrides).model
-        if cell.baseline and model.outputs == "instruments" and model.context == "labels" and cell.name in two_sources:
+        if cell.baseline and model.outputs == "instruments" and model.context == "labels" and cell.name in known:
             if model.site == "none":
-                blind = two_sources[cell.name]
+                blind = cell.name
             else:
-                told = two_sources[cell.name]
-    return told - blind
+                told = cell.name
+    return blind, told
 
 
 def write_recording(manifest: Manifest, folder: Path) -> tuple[Path, Path]:
@@ -320,7 +348,7 @@ def tell(result: Result) -> None:
         "What the best trial reached",
         ("", "reached", "aim"),
         reached(summary),
-        "Aims are for medians of three seeds of the quickstart on two idle cores.",
+        "Aims are for medians of three seeds of the quickstart on two idle cores. Intervals: over pieces of this seed.",
     )
     seconds = ", ".join(f"{name} {passed:.0f}" for name, passed in summary["stages"].items())
     out.print(f"Seconds: {seconds}.")
@@ -334,11 +362,13 @@ def reached(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """What the best trial reached, beside what was aimed at, as text; `summary` is the content of quickstart.json."""
     rows = []
     for name, path, aim in REACHED:
-        value: Any = summary
-        for key in path:
-            value = value[key]
+        holder: Any = summary
+        for key in path[:-1]:
+            holder = holder[key]
+        value, last = holder[path[-1]], path[-1]
         defined = float("nan") if value is None else float(value)
-        rows.append((name, f"{defined:.0f}" if path == ("seconds",) else decibel(defined), aim))
+        interval = {**summary.get("intervals", {}), **holder.get("intervals", {})}.get(last)
+        rows.append((name, f"{defined:.0f}" if last == "seconds" else decibel(defined, interval), aim))
     return rows
 
 
@@ -358,15 +388,15 @@ def _evaluate(
         other = pool.submit(
             verbs.evaluate_systems, manifest, only_best, "test_unheard", references=(), whole_pieces=False
         )
-        test = verbs.evaluate_systems(manifest, models, "test", on_done=lambda done: say(f"{done.system} is scored"))
+        test = verbs.evaluate_systems(manifest, models, "test", on_progress=verbs.evaluation_news(say))
     (unheard,) = other.result()
     verbs.save_evaluations(study, "test", test)
     verbs.save_evaluations(study, "test_unheard", [unheard])
     return test, unheard
 
 
-def _figures(evaluation: Evaluation) -> dict[str, int | float]:
-    pieces = {
-        f"pieces_{name}": evaluation.median(name) for name in ("si_sdr_improvement", "sdr", "sir", "sar", "pes", "eps")
-    }
-    return {**evaluation.two_sources.model_dump(), **pieces}
+def _figures(evaluation: Evaluation) -> dict[str, Any]:
+    pieces = {f"pieces_{name}": evaluation.median(name) for name in PIECE_FIGURES}
+    two_sources = evaluation.two_sources.model_dump(exclude={"scores", "pieces"})
+    intervals = {f"pieces_{name}": interval for name, interval in evaluation.intervals.items()}
+    return {**two_sources, **pieces, "intervals": {**two_sources["intervals"], **intervals}}

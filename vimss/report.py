@@ -16,7 +16,7 @@ from vimss.page import Page, Track, bars_png, curves_png, listening_page, spectr
 from vimss.shards.instruments import INSTRUMENTS
 from vimss.shards.manifest import Manifest
 from vimss.study import OBJECTIVE, Study, TrialRecord
-from vimss.systems import Cue, ModelSystem, Scene, model_system, pieces_of
+from vimss.systems import Cue, Scene, System, model_system, pieces_of
 from vimss.track import Tracker
 from vimss.train.config import VALIDATION_SOURCES
 
@@ -24,18 +24,11 @@ COMPARISON_COLUMNS = ("cell", "trials", "finished", "validation loss, dB", "chos
 
 SEED_COLUMNS = ("over seeds", "seeds", "mean, dB", "lowest, dB", "highest, dB")
 
-EVALUATION_COLUMNS = (
-    "",
-    "SI-SDRi",
-    "contrast",
-    "absent",
-    "pieces SI-SDRi",
-    "SDR",
-    "SIR",
-    "SAR",
-    "PES",
-    "EPS",
-)
+MIXTURE_COLUMNS = {"SI-SDRi": "si_sdr_improvement", "contrast": "label_contrast", "absent": "absent_level"}
+
+PIECE_COLUMNS = {"SI-SDRi": "si_sdr_improvement", "SDR": "sdr", "SIR": "sir", "SAR": "sar"}
+
+SILENCE_COLUMNS = {"PES": "pes", "EPS": "eps"}
 
 BREAKDOWN_COLUMNS = ("", "sources", "pieces SI-SDRi", "SDR")
 
@@ -136,15 +129,25 @@ def print_comparison(experiment: Experiment, study: Study) -> None:
         print_table("Cells that differ in their seed alone: the losses of their best trials", SEED_COLUMNS, over_seeds)
 
 
-def evaluation_rows(evaluations: Sequence[Evaluation]) -> list[tuple[str, ...]]:
-    """One row per system under EVALUATION_COLUMNS."""
+def mixture_rows(evaluations: Sequence[Evaluation]) -> list[tuple[str, ...]]:
+    """One row per system under MIXTURE_COLUMNS: medians with their intervals."""
     rows = []
     for evaluation in evaluations:
         two = evaluation.two_sources
-        values = [two.si_sdr_improvement, two.label_contrast, two.absent_level]
-        values += [evaluation.median(name) for name in ("si_sdr_improvement", "sdr", "sir", "sar", "pes", "eps")]
-        rows.append((evaluation.system, *(decibel(value) for value in values)))
+        figures = [decibel(getattr(two, name), two.intervals.get(name)) for name in MIXTURE_COLUMNS.values()]
+        rows.append((evaluation.system, *figures))
     return rows
+
+
+def piece_rows(evaluations: Sequence[Evaluation], columns: Mapping[str, str]) -> list[tuple[str, ...]]:
+    """One row per system under PIECE_COLUMNS or SILENCE_COLUMNS."""
+    return [
+        (
+            evaluation.system,
+            *(decibel(evaluation.median(name), evaluation.intervals.get(name)) for name in columns.values()),
+        )
+        for evaluation in evaluations
+    ]
 
 
 def breakdown_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
@@ -153,29 +156,38 @@ def breakdown_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
     labels = sorted({score.label for score in evaluation.scores})
     groups: list[tuple[str, dict[str, object]]] = [(f"{count} sources", {"sources": count}) for count in counts]
     groups += [(INSTRUMENTS.get(label, label), {"label": label}) for label in labels]
-    return [
-        (
-            name,
-            str(evaluation.count(**where)),
-            decibel(evaluation.median("si_sdr_improvement", **where)),
-            decibel(evaluation.median("sdr", **where)),
-        )
-        for name, where in groups
-    ]
+    rows = []
+    for name, where in groups:
+        found = [evaluation.values(figure, **where) for figure in ("si_sdr_improvement", "sdr")]
+        rows.append((name, str(evaluation.count(**where)), *(decibel(one.median, one.interval) for one in found)))
+    return rows
 
 
-def print_evaluations(split: str, evaluations: Sequence[Evaluation], best: TrialRecord) -> None:
-    """The table of all systems, what its columns mean, and the best trial in detail."""
-    print_table(
-        f"Split {split}: two-source mixtures, then whole pieces; medians over sources in dB",
-        EVALUATION_COLUMNS,
-        evaluation_rows(evaluations),
-    )
+def print_evaluations(split: str, evaluations: Sequence[Evaluation], best: TrialRecord | None = None) -> None:
+    """The tables of all systems, what their columns mean, and in detail the best trial; without one, every model."""
+    two = evaluations[0].two_sources
+    basis = f"{two.mixtures} mixtures, {_pieces(two.pieces)}"
+    about = f"Split {split}, medians over sources in dB, with intervals over pieces"
+    print_table(f"{about}: two-source mixtures ({basis})", ("", *MIXTURE_COLUMNS), mixture_rows(evaluations))
+    scored = [evaluation for evaluation in evaluations if evaluation.scores]
+    if scored:
+        count = len({score.piece for score in scored[0].scores})
+        basis = f"{scored[0].count()} sources, {_pieces(count)}"
+        for title, columns in (("Whole pieces", PIECE_COLUMNS), ("Whole pieces at silence", SILENCE_COLUMNS)):
+            print_table(f"{title} ({basis})", ("", *columns), piece_rows(scored, columns))
+    else:
+        out.print(f"No whole pieces: none of the split {split} has two labels that sound.")
     for name, meaning in CONVENTIONS.items():
         out.print(f"  {name}: {meaning}")
-    found = evaluation_of(best, evaluations)
-    if found is not None and found.scores:
-        print_table(f"{found.system} on whole pieces", BREAKDOWN_COLUMNS, breakdown_rows(found))
+    detailed = [evaluation_of(best, evaluations)] if best is not None else [one for one in scored if one.weights]
+    for found in detailed:
+        if found is not None and found.scores:
+            print_table(f"{found.system} on whole pieces", BREAKDOWN_COLUMNS, breakdown_rows(found))
+
+
+def _pieces(count: int) -> str:
+    """How many, and what follows of too few."""
+    return f"{count} pieces" if count > 1 else "1 piece: no intervals, which need two"
 
 
 def log_pictures(experiment: Experiment, manifest: Manifest, study: Study, tracker: Tracker) -> None:
@@ -219,7 +231,7 @@ def curves_picture(records: Mapping[str, TrialRecord]) -> bytes:
 
 
 def excerpt_files(
-    experiment: Experiment, record: TrialRecord, system: ModelSystem, excerpt: Scene, rate: int
+    experiment: Experiment, record: TrialRecord, system: System, excerpt: Scene, rate: int
 ) -> dict[str, bytes]:
     """A spectrogram of the first estimate, and a page with mixture, estimates and true stems."""
     labels = sorted(excerpt.references)

@@ -427,11 +427,15 @@ def check_reachable(host: str, port: int) -> None:
 
 
 def parallel_map(
-    function: Callable[[Item], Result], items: Sequence[Item], on_done: Callable[[Result], None] | None = None
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    on_done: Callable[[Result], None] | None = None,
+    gpus: Callable[[Item], float] = lambda item: 0.0,
 ) -> list[Result]:
     """`function` over the items: on the cores of Ray where it runs or is at hand, else here, one after the other.
 
-    Results come in order, `on_done` hears of each as it arrives, and the first error is raised as it was.
+    Results come in order, `on_done` hears of each as it arrives, and the first error is raised as it was. `gpus` says
+    which share of a GPU an item needs beside its core, where the cluster has any.
     """
     import ray
 
@@ -444,7 +448,9 @@ def parallel_map(
             tell(done[-1])
         return done
     task = ray.remote(num_cpus=1)(function)
-    pending = {task.remote(item): index for index, item in enumerate(items)}
+    # Ray would wait for ever for a GPU that it does not count.
+    most = float(cluster_gpus() > 0)
+    pending = {task.options(num_gpus=most * gpus(item)).remote(item): index for index, item in enumerate(items)}
     results: dict[int, Result] = {}
     try:
         while pending:
@@ -457,6 +463,14 @@ def parallel_map(
             ray.cancel(reference, force=True)
         raise error.cause from error
     return [results[index] for index in range(len(items))]
+
+
+def cluster_gpus() -> float:
+    """GPUs of the Ray that runs or is at hand, which this starts; 0 without one."""
+    import ray
+
+    start_ray()
+    return float(ray.cluster_resources().get("GPU", 0.0)) if ray.is_initialized() else 0.0
 
 
 def git_commit() -> str:

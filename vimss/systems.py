@@ -9,8 +9,8 @@ filter per label, the same told all labels that sound, and the oracle ratio mask
 label, whatever a model is told.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
@@ -23,9 +23,11 @@ from vimss.errors import DataError, ModelError
 from vimss.metrics import LabelWiener, oracle_ratio_mask, si_sdr_improvement
 from vimss.model.apply import separate_all
 from vimss.model.config import ModelConfig
+from vimss.model.device import on_device
+from vimss.model.fit import resampled, with_channels
 from vimss.model.separator import Separator, load_separator, read_card
 from vimss.shards.clip import Clip
-from vimss.shards.manifest import Manifest
+from vimss.shards.manifest import Manifest, Shard
 from vimss.stream.mix import Mixture
 from vimss.stream.read import read_clips, read_pieces
 
@@ -48,6 +50,16 @@ class Scene:
     cues: Mapping[str, Sequence[np.ndarray]]
     """Label to what is seen of each of its players, pictures "v h w 3" or features "v d", spread evenly over the
     mixture; nothing where nobody looks. A label that does not sound may be seen."""
+    unscored: Mapping[str, Float[np.ndarray, "c t"]] = field(default_factory=dict)
+    """Labels that sound too, but that a model of the table does not know; no system is told of them."""
+
+    def restricted(self, labels: Collection[str]) -> "Scene":
+        """The same sound, of which only these labels are references and only their players are seen."""
+        parts: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = ({}, {})
+        for label, stem in self.references.items():
+            parts[label not in labels][label] = stem
+        cues = {label: cues for label, cues in self.cues.items() if label in labels}
+        return replace(self, references=parts[0], cues=cues, unscored={**self.unscored, **parts[1]})
 
     def beginning(self, samples: int) -> "Scene":
         """About the first `samples`, cut between two pictures; labels that rest there are left out."""
@@ -137,15 +149,71 @@ class ModelSystem(System):
         return separate_all(self.separator, sound, context).numpy()
 
 
-def model_system(folder: Path, manifest: Manifest, name: str) -> ModelSystem:
+class AdaptedSystem(System):
+    """A model on sound of another rate, with other channels, or with other names of labels than its own."""
+
+    def __init__(self, model: ModelSystem, sample_rate: int, names: Mapping[str, str]) -> None:
+        """`names` are the model's own for the labels of the scenes, which have `sample_rate`."""
+        self.model, self.sample_rate, self.names = model, sample_rate, names
+        self.name, self.cue, self.features = model.name, model.cue, model.features
+        self.ordered, self.weights, self.wrong_context = model.ordered, model.weights, model.wrong_context
+
+    def __call__(self, scene: Scene, asked: Sequence[str]) -> Float[np.ndarray, "s c t"]:
+        """The model's estimates, at the rate and with the channels of the scene."""
+        estimates = self.model(self._to_model(scene), [self.names[label] for label in asked])
+        return np.stack([self._from_model(estimate, scene) for estimate in estimates])
+
+    def exchanged(self, scene: Scene, label: str, absent: str) -> Float[np.ndarray, "c t"]:
+        """The same of a label in whose place another one is told."""
+        found = self.model.exchanged(self._to_model(scene), self.names[label], self.names[absent])
+        return self._from_model(found, scene)
+
+    def _to_model(self, scene: Scene) -> Scene:
+        separator = self.model.separator
+
+        def convert(sound: np.ndarray) -> np.ndarray:
+            return resampled(with_channels(sound, separator.config.channels), self.sample_rate, separator.sample_rate)
+
+        mixture = convert(scene.mixture)
+        # Only an oracle listens to references; other models are told their labels, and any sound will do.
+        references = {
+            self.names[label]: mixture if self.ordered else convert(stem) for label, stem in scene.references.items()
+        }
+        cues = {self.names[label]: cues for label, cues in scene.cues.items()}
+        return Scene(scene.name, mixture, references, cues)
+
+    def _from_model(self, estimate: Float[np.ndarray, "k u"], scene: Scene) -> Float[np.ndarray, "c t"]:
+        channels, length = scene.mixture.shape
+        sound = resampled(with_channels(estimate, channels), self.model.separator.sample_rate, self.sample_rate)
+        # There and back, rounding may take or add a sample at the end.
+        return np.pad(sound[:, :length], ((0, 0), (0, max(0, length - sound.shape[1]))))
+
+
+def model_system(
+    folder: Path, manifest: Manifest, name: str, names: Mapping[str, str] | None = None, device: str = "cpu"
+) -> System:
     """The trained separator in `folder`, to be heard on these shards.
+
+    With `names`, from `fit_models`, the shards may be of any recipe, and the model is asked for those labels alone.
 
     Raises:
         DataError: It needs vision features that are not beside the shards.
         ModelError: No model is there, or it works at another rate or with other channels or labels than the shards.
 
     """
-    separator, card = load_separator(folder), read_card(folder)
+    separator = on_device(load_separator(folder), device)
+    if names is None:
+        _check_same_recipe(separator, folder, manifest, name)
+    features = _features_of(separator, folder, manifest, name)
+    system = ModelSystem(separator, name, features, read_card(folder)["sha256"])
+    recipe = manifest.recipe
+    alike = (separator.sample_rate, separator.config.channels) == (recipe.sample_rate, recipe.channels)
+    if names is None or (alike and all(label == own for label, own in names.items())):
+        return system
+    return AdaptedSystem(system, recipe.sample_rate, names)
+
+
+def _check_same_recipe(separator: Separator, folder: Path, manifest: Manifest, name: str) -> None:
     recipe = manifest.recipe
     for what, has, wanted in (
         ("sample rate", separator.sample_rate, recipe.sample_rate),
@@ -159,9 +227,14 @@ def model_system(folder: Path, manifest: Manifest, name: str) -> ModelSystem:
                 fix="evaluate it on shards of its own recipe; a champion of another recipe needs another experiment "
                 "name",
             )
+
+
+def _features_of(separator: Separator, folder: Path, manifest: Manifest, name: str) -> str:
+    """The folder of the vision features that a model reads, after a look at them; empty where it reads none."""
     if not (separator.listens and separator.config.context == "features"):
-        return ModelSystem(separator, name, weights=card["sha256"])
-    if "features" not in card["card"]:
+        return ""
+    card = read_card(folder)["card"]
+    if "features" not in card:
         raise ModelError(
             f"the card of the model '{name}', whose context is features, must name them",
             got=f"none in {folder}",
@@ -170,9 +243,8 @@ def model_system(folder: Path, manifest: Manifest, name: str) -> ModelSystem:
     # Only networks that look at pictures pay for importing torchvision.
     from vimss.features import read_features
 
-    features = card["card"]["features"]
-    read_features(manifest, features)
-    return ModelSystem(separator, name, features, card["sha256"])
+    read_features(manifest, card["features"])
+    return str(card["features"])
 
 
 def _best_slots(
@@ -253,8 +325,9 @@ class OracleSystem(System):
 
     def __call__(self, scene: Scene, asked: Sequence[str]) -> Float[np.ndarray, "s c t"]:
         """The best that a mask can do."""
-        sounding = sorted(scene.references)
-        stems = np.stack([scene.references[label] for label in sounding])
+        true = {**scene.references, **scene.unscored}
+        sounding = sorted(true)
+        stems = np.stack([true[label] for label in sounding])
         masked = oracle_ratio_mask(scene.mixture, stems, self.sample_rate)
         estimates = dict(zip(sounding, masked, strict=True))
         return np.stack([estimates.get(label, np.zeros_like(scene.mixture)) for label in asked])
@@ -270,13 +343,15 @@ class MixtureSystem(System):
         return np.repeat(scene.mixture[None], len(asked), axis=0)
 
 
-def pieces_of(manifest: Manifest, split: str, cue: Cue = "none", features: str = "") -> Iterator[Scene]:
+def pieces_of(
+    manifest: Manifest, split: str, cue: Cue = "none", features: str = "", shards: Sequence[Shard] | None = None
+) -> Iterator[Scene]:
     """Whole pieces of a split that have two or more sounding labels; players of one label are one reference.
 
-    `cue` says what to show of the players; of "features", those in the folder `features`.
+    `cue` says what to show of the players; of "features", those in the folder `features`. With `shards`, only theirs.
     """
     parts = {"none": ("audio",), "frames": ("audio", "picture"), "features": ("audio", "features")}[cue]
-    for clip in read_pieces(manifest, split, parts, features):
+    for clip in read_pieces(manifest, split, parts, features, shards):
         references = references_of(clip)
         if len(references) > 1:
             yield Scene(clip.piece, mixture_of(clip), references, cues_of(clip, cue))

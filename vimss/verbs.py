@@ -8,7 +8,6 @@ Each stage's module does one thing and knows nothing of the others; here they ar
 """
 
 import json
-import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,25 +19,51 @@ from typing import Any
 from vimss.config import parse_config
 from vimss.console import err
 from vimss.errors import ConfigError, DataError, TrainingError
-from vimss.evaluate import REFERENCES, Evaluation, EvaluationTask, run_evaluation, two_source_spec
+from vimss.evaluate import (
+    FILTERS,
+    REFERENCES,
+    Evaluation,
+    EvaluationTask,
+    Part,
+    Row,
+    Table,
+    evaluation_tasks,
+    joined,
+    run_evaluation,
+    two_source_spec,
+)
 from vimss.experiment import Experiment, check_experiment, load_experiment
 from vimss.features import compute_features
 from vimss.metrics import CONVENTIONS
 from vimss.model.config import VisionConfig
+from vimss.model.device import DeviceName, find_device, missing_device
+from vimss.model.fit import Fit, fit_models
 from vimss.model.separator import load_separator
 from vimss.promote import CHAMPION, Decision, champion_to_beat, decide, promote
 from vimss.report import best_of, evaluation_bars, evaluation_of
-from vimss.runtime import Place, git_commit, load_place, open_store, parallel_map, ray_at_hand
+from vimss.runtime import (
+    Place,
+    cluster_gpus,
+    git_commit,
+    in_ray_job,
+    load_place,
+    open_store,
+    parallel_map,
+    ray_at_hand,
+    start_ray,
+)
 from vimss.search import Reporter, search
 from vimss.separate import DEFAULTS, Options, Reports, Separated, folder_name, separate
 from vimss.shards.check import Found, check_shards
 from vimss.shards.fetch import FEATURES
-from vimss.shards.manifest import MANIFEST, Manifest, Shard, open_manifest, open_shards
-from vimss.shards.recipe import SPLITS, Recipe, load_recipe, recipe_name
+from vimss.shards.manifest import Manifest, Shard, open_manifest, open_shards
+from vimss.shards.recipe import Recipe, load_recipe, recipe_name
 from vimss.shards.write import Progress, shards_folder, write_shards
+from vimss.shards.written import check_split, written_shards
 from vimss.show import show
 from vimss.storage import Folder, Store, publish
 from vimss.stream.fixed import fixed_set
+from vimss.stream.read import has_part
 from vimss.study import (
     OBJECTIVE,
     Study,
@@ -50,7 +75,7 @@ from vimss.study import (
     read_study,
     study_folder,
 )
-from vimss.systems import equally_informed, fit_wiener
+from vimss.systems import equally_informed, fit_wiener, model_system
 from vimss.track import Study as TrackedStudy
 from vimss.track import Tracker, Tracking, find_alias, model_folder, newest_version, provenance, register
 
@@ -142,17 +167,7 @@ def shards_of(work: Work, experiment: Experiment) -> Manifest:
 def _written(work: Work, experiment: Experiment, name: str, recipe: Mapping[str, Any]) -> Manifest:
     """The shards of one recipe, with the differences that an experiment asks for."""
     seed, changes = _given_seed(experiment), list(_key_values(recipe))
-    folder = shards_folder(recipe_of(name, seed, overrides=changes), recipe_name(name), work.store)
-    if MANIFEST not in folder.sizes():
-        words = ["vimss", "shard", name, *([] if seed is None else ["--seed", str(seed)])]
-        for change in changes:
-            words += ["--set", change]
-        raise DataError(
-            f"the shards of the experiment '{experiment.name}' must be written first",
-            got=f"no {folder}/{MANIFEST}",
-            fix=f"run `{shlex.join(words)}`",
-        )
-    return open_shards(folder, work.store)
+    return written_shards(work.store, name, f"the shards of the experiment '{experiment.name}'", seed, changes)
 
 
 def _given_seed(experiment: Experiment) -> int | None:
@@ -268,6 +283,34 @@ def best_trial(experiment: Experiment, study: Study) -> TrialRecord:
     return study.best([cell.name for cell in experiment.cells() if not cell.baseline])
 
 
+GPU_SHARE = 0.25
+"""Of a GPU, for each task that uses one: several fill it better than one."""
+
+
+def device_of_tasks(place: Place, name: DeviceName) -> str:
+    """Where the networks of Ray's tasks run; ConfigError where such a device is not there."""
+    if not place.ray_address and not in_ray_job():
+        return find_device(name)
+    # The GPUs of a cluster are those that Ray counts; the driver's own machine may have none.
+    gpus = 0.0 if name == "cpu" else cluster_gpus()
+    if name in {"cpu", "auto"} or (name == "cuda" and gpus):
+        return "cuda" if gpus else "cpu"
+    raise missing_device(name, f"a cluster of {gpus:g} GPUs")
+
+
+@dataclass(frozen=True)
+class EvaluationProgress:
+    """How far an evaluation has come; the first one, with nothing done, tells that it begins."""
+
+    system: str
+    """Of which a part was scored last."""
+    parts_done: int
+    parts: int
+    seconds_done: float
+    """Of sound that was separated, of all systems together."""
+    seconds: float
+
+
 def evaluate_systems(
     manifest: Manifest,
     models: Mapping[str, str | Path],
@@ -275,33 +318,99 @@ def evaluate_systems(
     *,
     references: Sequence[str] = REFERENCES,
     whole_pieces: bool = True,
-    on_done: Callable[[Evaluation], None] | None = None,
+    on_progress: Callable[[EvaluationProgress], None] = lambda progress: None,
+    fit: Fit | None = None,
+    device: str = "cpu",
 ) -> list[Evaluation]:
     """Models (name to folder) and rows that need no training, by name, side by side on the cores of Ray.
+
+    With `fit`, from `fit_models`, the models need not have been trained on shards of this recipe; all rows are scored
+    on the labels that the models know.
 
     Raises:
         ConfigError: There is no such split.
         DataError: The shards do not hold it, or a model needs vision features that are not beside the shards.
-        ModelError: A model works at another rate, or with other channels or labels, than the shards.
+        ModelError: Without `fit`: a model works at another rate, or with other channels or labels, than the shards.
 
     """
     check_split(manifest, split)
     # Once, before the systems ask for them side by side.
     fixed_set(manifest, two_source_spec(manifest, split))
-    wiener = fit_wiener(manifest) if references else None
-    tasks = [
-        EvaluationTask(name, manifest.folder, split, Path(folder), None, whole_pieces)
-        for name, folder in models.items()
-    ]
-    tasks += [EvaluationTask(name, manifest.folder, split, None, wiener, whole_pieces) for name in references]
-    return parallel_map(run_evaluation, tasks, on_done)
+    table = Table(manifest.folder, split, None if fit is None else fit.labels)
+    names = {name: tuple(fit.names[name].items()) if fit is not None else () for name in models}
+    rows = [Row(name, Path(folder).absolute(), names[name], device=device) for name, folder in models.items()]
+    wiener = fit_wiener(manifest) if set(references) & set(FILTERS) else None
+    rows += [Row(name, wiener=wiener if name in FILTERS else None) for name in references]
+    tasks = [evaluation_tasks(table, row, manifest, whole_pieces) for row in rows]
+    flat = [task for of_row in tasks for task in of_row]
+    total, done, seconds = sum(task.seconds for task in flat), 0, 0.0
+
+    def count(part: Part) -> None:
+        nonlocal done, seconds
+        done, seconds = done + 1, seconds + part.seconds
+        on_progress(EvaluationProgress(part.system, done, len(flat), seconds, total))
+
+    start_ray()
+    on_progress(EvaluationProgress("", 0, len(flat), 0.0, total))
+    parts = iter(parallel_map(run_evaluation, flat, count, _gpu_share))
+    return [joined([next(parts) for _ in of_row], table) for of_row in tasks]
 
 
-def check_split(manifest: Manifest, split: str) -> None:
-    """ConfigError where no shards have a split of that name, DataError where these shards have none."""
-    if split not in SPLITS:
-        raise ConfigError("--split must name a split", got=repr(split), fix=f"choose from {', '.join(SPLITS)}")
-    manifest.of_split(split)
+def _gpu_share(task: EvaluationTask) -> float:
+    return GPU_SHARE if task.row.device == "cuda" else 0.0
+
+
+@dataclass(frozen=True)
+class ModelsOnShards:
+    """Models that are to be scored on shards of any recipe, when all of it has been checked."""
+
+    manifest: Manifest
+    split: str
+    folders: Mapping[str, Path]
+    fit: Fit
+    references: tuple[str, ...]
+    """Rows that need no training, without those that these shards cannot give."""
+    sentences: tuple[str, ...]
+    """What is changed or left out."""
+
+
+def models_on_shards(
+    work: Work, models: Sequence[str], manifest: Manifest, split: str, note: Callable[[str], None] = lambda _: None
+) -> ModelsOnShards:
+    """Models, as models:/NAME, models:/NAME@ALIAS, models:/NAME/VERSION or folders, on a split; needs no Ray.
+
+    Raises:
+        ConfigError: There is no such split.
+        DataError: The shards do not hold it, or not what a model needs or a score is made of.
+        ModelError: There is no such model, or it knows no label of the split.
+
+    """
+    check_split(manifest, split)
+    folders = {model: model_folder(model_in_use(work, model, note), work.tracking) for model in models}
+    fit = fit_models({model: load_separator(folder) for model, folder in folders.items()}, manifest, split)
+    for model, folder in folders.items():
+        model_system(folder, manifest, model, fit.names[model])
+    sentences, references = list(fit.sentences), tuple[str, ...](REFERENCES)
+    if "train" not in manifest.splits or not has_part(manifest, "train", "audio"):
+        references = tuple(name for name in REFERENCES if name not in FILTERS)
+        left_out = " and ".join(f"'{name}'" for name in FILTERS)
+        sentences.append(f"no rows {left_out}: '{manifest.name}' has no train split with stems to fit them on")
+    return ModelsOnShards(manifest, split, folders, fit, references, tuple(sentences))
+
+
+def evaluate_models(
+    asked: ModelsOnShards, device: str, on_progress: Callable[[EvaluationProgress], None]
+) -> list[Evaluation]:
+    """The table of `models_on_shards`."""
+    return evaluate_systems(
+        asked.manifest,
+        asked.folders,
+        asked.split,
+        references=asked.references,
+        on_progress=on_progress,
+        fit=asked.fit,
+        device=device,
+    )
 
 
 def piece_scores(evaluation: Evaluation) -> dict[tuple[str, str], float]:
@@ -409,8 +518,27 @@ def shard_news(say: Callable[[str], None]) -> Callable[[Progress], None]:
     return tell
 
 
+def evaluation_news(say: Callable[[str], None]) -> Callable[[EvaluationProgress], None]:
+    """The same of an evaluation."""
+    begin = time.monotonic()
+
+    def tell(progress: EvaluationProgress) -> None:
+        nonlocal begin
+        if not progress.parts_done:
+            begin = time.monotonic()
+            return
+        passed = time.monotonic() - begin
+        left = passed / progress.seconds_done * (progress.seconds - progress.seconds_done)
+        say(
+            f"{progress.parts_done} of {progress.parts} parts, {progress.seconds_done / passed:.0f} x real time, "
+            f"{left:.0f} s left, last {progress.system}"
+        )
+
+    return tell
+
+
 def write_features(
-    work: Work, recipe: Recipe, name: str | Path, vision: VisionConfig, say: Callable[[str], None]
+    work: Work, recipe: Recipe, name: str | Path, vision: VisionConfig, say: Callable[[str], None], device: str = "cpu"
 ) -> Folder:
     """Vision features of a recipe's shards, computed side by side; returns their folder."""
     manifest = open_shards(shards_folder(recipe, recipe_name(name), work.store), work.store)
@@ -421,7 +549,8 @@ def write_features(
         done += 1
         say(f"{done} of {len(manifest.shards)} shards")
 
-    parallel_map(run_features, [FeaturesTask(manifest.folder, vision, shard) for shard in manifest.shards], count)
+    tasks = [FeaturesTask(manifest.folder, vision, shard, device) for shard in manifest.shards]
+    parallel_map(run_features, tasks, count, lambda task: GPU_SHARE if task.device == "cuda" else 0.0)
     return manifest.home / FEATURES / compute_features(manifest, vision)
 
 
@@ -444,11 +573,12 @@ class FeaturesTask:
     shards: Path
     vision: VisionConfig
     shard: Shard
+    device: str
 
 
 def run_features(task: FeaturesTask) -> str:
     """What a task of `write_features` does."""
-    return compute_features(open_manifest(task.shards), task.vision, [task.shard])
+    return compute_features(open_manifest(task.shards), task.vision, [task.shard], device=task.device)
 
 
 def registry_figures(best: TrialRecord, tested: Sequence[Evaluation]) -> dict[str, float]:

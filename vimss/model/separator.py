@@ -19,14 +19,12 @@ from torch import Tensor, nn
 
 from vimss.config import parse_config
 from vimss.errors import ModelError
+from vimss.model.card import CARD, WEIGHTS
 from vimss.model.conditioning import Context, FrameGrid
 from vimss.model.config import ModelConfig
 from vimss.model.geometry import geometry
 from vimss.model.unet import UNet
 from vimss.storage import publish, sha256
-
-CARD = "model.json"
-WEIGHTS = "weights.safetensors"
 
 
 class Separator(nn.Module):

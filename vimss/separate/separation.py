@@ -28,6 +28,7 @@ from vimss.errors import ConfigError, ModelError
 from vimss.media import Channel, SoundReport, audio_blocks, fitting_gain, probe, quantise
 from vimss.media.disk import DiskAudio, check_wav_size, write_wav_blocks
 from vimss.model import apply
+from vimss.model.device import DeviceName, find_device, on_device
 from vimss.model.separator import Separator, load_separator, read_card
 from vimss.separate.folder import (
     PAGE,
@@ -62,6 +63,8 @@ class Options:
     numbered: bool = False
     """Whether, where something else is in the way, the folder gets a number behind its name."""
 
+    device: DeviceName = "cpu"
+    """Where the network runs."""
     model_name: str = ""
     """As in models:/quickstart/1; the path of the model's folder where empty."""
 
@@ -148,16 +151,19 @@ def separate(
         reports: called with progress and notes.
 
     Raises:
-        ConfigError: no labels, unknown ones, references of another length, or a folder `out` that holds something else.
+        ConfigError: no labels, unknown ones, references of another length, a folder `out` that holds something else, or
+            a device that is not there.
         MediaError: a recording or reference that cannot be read, or is too long for a WAV file.
         ModelError: no model there, or one that does not fit the recording.
         StorageError: `out` cannot be written, or the disk is too small.
 
     """
+    device = find_device(options.device)
     recording = recording_of(file)
     target = free_folder(out, recording, numbered=options.numbered, overwrite=options.overwrite)
     check_inputs_stay(target, (file, model, references))
-    known = LoadedModel(load_separator(model), read_card(model)["card"], options.model_name or str(model))
+    separator = on_device(load_separator(model), device)
+    known = LoadedModel(separator, read_card(model)["card"], options.model_name or str(model))
     players = players_of(instruments, file, known.separator)
     names = stem_names(known.separator, players)
     true, notes = find_references(references, names, known.separator.labels) if references else ({}, ())

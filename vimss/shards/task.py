@@ -23,7 +23,6 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import webdataset as wds
 from pydantic import Field
 
 from vimss.config import Config
@@ -102,6 +101,9 @@ def write_shard(task: Task) -> Written | Bad:
         # A piece that was mended may be longer now, and its shard hold fewer pieces.
         if {piece.name for piece in task.pieces} == before.tried and before.suits(task.recipe):
             return before
+    # It imports torch: those who only ask where shards lie need not wait for it.
+    import webdataset as wds
+
     shard = None
     read = _Read(task)
     with suppress(_NothingReadError), task.folder.publish(name) as temporary:

@@ -257,17 +257,40 @@ def _check_digests(members: dict[str, Any]) -> None:
 
 
 def read_pieces(
-    manifest: Manifest, split: str, parts: Collection[str] = ("audio",), features: str = ""
+    manifest: Manifest,
+    split: str,
+    parts: Collection[str] = ("audio",),
+    features: str = "",
+    shards: Sequence[Shard] | None = None,
 ) -> Iterator[Clip]:
-    """Whole pieces: the clips of each piece, which follow each other, joined into one."""
+    """Whole pieces: the clips of each piece, which follow each other in one shard, joined into one.
+
+    `shards` narrows them; all of the split where not given.
+    """
     waiting: list[Clip] = []
-    for clip in read_clips(manifest, split, None, parts, features):
+    for clip in read_clips(manifest, split, shards, parts, features):
         if waiting and clip.piece != waiting[0].piece:
             yield join_clips(waiting)
             waiting = []
         waiting.append(clip)
     if waiting:
         yield join_clips(waiting)
+
+
+def has_part(manifest: Manifest, split: str, part: str) -> bool:
+    """Whether a player of the split has a stem ("audio") or a "picture": what the JSON of the clips says, no more."""
+    for shard in manifest.of_split(split):
+        path = local_shard(manifest, shard)
+        try:
+            with path.open("rb") as file:
+                for name, begin, size in _places(path):
+                    if name.endswith(".json"):
+                        file.seek(begin)
+                        if any(part in player for player in json.loads(file.read(size))["players"]):
+                            return True
+        except (tarfile.TarError, KeyError, TypeError, ValueError) as error:
+            raise _damaged(manifest, f"{path} must be a tar file of clips", str(error)) from error
+    return False
 
 
 def join_clips(clips: Sequence[Clip]) -> Clip:

@@ -34,10 +34,11 @@ from mlflow.types.schema import DataType, ParamSchema, ParamSpec, Schema, Tensor
 
 import vimss
 from vimss.errors import ModelError
+from vimss.model.card import CARD, WEIGHTS, check_model_folder
 from vimss.storage import publish, sha256
 from vimss.track.store import Tracking, explain_mlflow_errors
 
-MODEL_FILES = ("model.json", "weights.safetensors")
+MODEL_FILES = (CARD, WEIGHTS)
 
 ARTIFACT = "model"
 """Name of the folder inside the logged pyfunc."""
@@ -193,13 +194,7 @@ def _read_model(folder: Path) -> dict[str, Any]:
     """The content of model.json."""
     from vimss.model.separator import read_card  # loads torch, which those who only look at runs can do without
 
-    missing = [file for file in MODEL_FILES if not (folder / file).is_file()]
-    if missing:
-        raise ModelError(
-            f"{folder} must hold {' and '.join(MODEL_FILES)}",
-            got=f"no {' and no '.join(missing)}",
-            fix="give the folder of a trained model, or models:/name@alias",
-        )
+    check_model_folder(folder)
     return read_card(folder)
 
 

@@ -1,0 +1,41 @@
+"""Shards that must have been written before, found without reading any; quick, and without torch.
+
+manifest = written_shards(store, "quickstart", "the shards of 'quickstart'")
+check_split(manifest, "test")
+"""
+
+import shlex
+from collections.abc import Sequence
+
+from vimss.errors import ConfigError, DataError
+from vimss.shards.manifest import MANIFEST, Manifest, open_shards
+from vimss.shards.recipe import SPLITS, load_recipe, recipe_name
+from vimss.shards.write import shards_folder
+from vimss.storage import Store
+
+
+def written_shards(
+    store: Store, name: str, what: str, seed: int | None = None, changes: Sequence[str] = ()
+) -> Manifest:
+    """The shards of a recipe, with the seed and the changes of the command line.
+
+    Where they are not there: DataError, with the command that writes `what`.
+    """
+    recipe = load_recipe(name, [*([] if seed is None else [f"seed={seed}"]), *changes])
+    folder = shards_folder(recipe, recipe_name(name), store)
+    if MANIFEST not in folder.sizes():
+        words = ["vimss", "shard", name, *([] if seed is None else ["--seed", str(seed)])]
+        for change in changes:
+            words += ["--set", change]
+        raise DataError(
+            f"{what} must be written first", got=f"no {folder}/{MANIFEST}", fix=f"run `{shlex.join(words)}`"
+        )
+    return open_shards(folder, store)
+
+
+def check_split(manifest: Manifest, split: str) -> None:
+    """ConfigError where no shards have a split of that name, DataError where these shards have none."""
+    if split not in SPLITS:
+        there = ", ".join(manifest.splits)
+        raise ConfigError("--split must name a split", got=repr(split), fix=f"choose from {there}")
+    manifest.of_split(split)
