@@ -289,14 +289,16 @@ def parse_loosely(content: Mapping[str, Any], kind: type[C]) -> C:
             values[name] = parse_loosely(content[name], inner)
         else:
             values[name] = _adapter(kind, name).validate_python(content[name])
-    return kind.model_construct(**values)
+    made: Any = kind.model_construct(**values)
+    return made
 
 
 @functools.cache
 def _adapter(kind: type[Config], name: str) -> Any:
     field = kind.model_fields[name]
     # Its type and limits without its default, which a type of its own cannot have.
-    return TypeAdapter(Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation)
+    limited: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+    return TypeAdapter(limited)
 
 
 def to_json(content: Any) -> str:

@@ -65,7 +65,7 @@ class Store:
 
     @property
     def studies(self) -> Path:
-        """One folder per experiment and signature; below it one per cell and trial."""
+        """One folder per experiment and signature of its data; below it one per cell and trial."""
         return self.root / "studies"
 
     @property

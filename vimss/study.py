@@ -103,14 +103,14 @@ def study_folder(experiment: Experiment, manifest: Manifest, store: Store) -> Pa
 
     The size of the validation set does not count: weights are scored again on a larger one.
     """
-    data = [(manifest.name, manifest.signature)]
+    data: list[tuple[str | float, ...]] = [(manifest.name, manifest.signature)]
     data += [(other.name, other.signature, share) for other, share in manifest.more]
     validation = {key: value for key, value in differences(experiment.validation).items() if key != "mixtures"}
     return store.studies / f"{experiment.name}-{signature(data, validation)}"
 
 
-def other_studies(folder: Path) -> list[Path]:
-    """The studies of an experiment beside that in `folder`: of other data, or of an earlier version of VIMSS."""
+def kept_beside(folder: Path) -> list[Path]:
+    """Folders of the same name with another signature: studies or shards of other settings, or an earlier version."""
     name = re.escape(folder.name[: -SIGNATURE_LENGTH - 1])
     pattern = re.compile(rf"{name}-[0-9a-f]{{{SIGNATURE_LENGTH}}}")
     found = sorted(folder.parent.iterdir()) if folder.parent.is_dir() else []

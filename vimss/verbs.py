@@ -38,15 +38,15 @@ from vimss.shards.manifest import MANIFEST, Manifest, Shard, open_manifest, open
 from vimss.shards.recipe import SPLITS, Recipe, load_recipe, recipe_name
 from vimss.shards.write import Progress, shards_folder, write_shards
 from vimss.show import show
-from vimss.storage import Folder, Store, publish
+from vimss.storage import Folder, LocalFolder, Store, publish
 from vimss.study import (
     OBJECTIVE,
     Study,
     TrialRecord,
     cell_folder,
     in_cells,
+    kept_beside,
     locked,
-    other_studies,
     read_study,
     study_folder,
 )
@@ -147,9 +147,11 @@ def _written(work: Work, experiment: Experiment, name: str, recipe: Mapping[str,
         words = ["vimss", "shard", name, *([] if seed is None else ["--seed", str(seed)])]
         for change in changes:
             words += ["--set", change]
+        others = kept_beside(folder.path) if isinstance(folder, LocalFolder) else []
         raise DataError(
             f"the shards of the experiment '{experiment.name}' must be written first",
-            got=f"no {folder}/{MANIFEST}",
+            got=f"no {folder}/{MANIFEST}"
+            + (f"; {len(others)} of other settings or an earlier version" if others else ""),
             fix=f"run `{shlex.join(words)}`",
         )
     return open_shards(folder, work.store)
@@ -223,7 +225,7 @@ def study_of(work: Work, experiment: Experiment, manifest: Manifest) -> Study:
 
 def earlier_studies(work: Work, experiment: Experiment, manifest: Manifest) -> str:
     """A sentence on studies of an experiment of this name that are others than this one; empty where there are none."""
-    count = len(other_studies(study_folder(experiment, manifest, work.store)))
+    count = len(kept_beside(study_folder(experiment, manifest, work.store)))
     if not count:
         return ""
     studies, are, they = ("study", "is", "it was") if count == 1 else ("studies", "are", "they were")
