@@ -288,6 +288,13 @@ def test_an_experiment_whose_shards_are_not_written_fails_and_says_how_to_write_
     assert "run `vimss shard quickstart --seed 3`" in err
 
 
+def test_shards_of_an_earlier_version_are_counted_where_those_of_this_one_are_not_written(vimss_says, tmp_path):
+    for name in ("quickstart-0123456789", "quickstart-1123456789", "other-0123456789"):
+        (tmp_path / "store" / "shards" / name).mkdir(parents=True)
+    _, _, err = vimss_says("compare", "quickstart")
+    assert "manifest.json; 2 of other settings or an earlier version. To fix: run `vimss shard quickstart`" in err
+
+
 def own_experiment(folder: Path, *lines: str) -> Path:
     """An experiment on a small corpus whose recipe has a seed of its own: no seed is not seed 0 there."""
     recipe = yaml.safe_load(Path("shards/quickstart.yaml").read_text(encoding="utf-8"))

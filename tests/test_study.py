@@ -13,7 +13,7 @@ from vimss.errors import StorageError
 from vimss.experiment import Experiment
 from vimss.shards.manifest import Manifest
 from vimss.shards.recipe import load_recipe
-from vimss.storage import Store
+from vimss.storage import Store, kept_beside
 from vimss.study import (
     LOCK,
     OBJECTIVE,
@@ -23,7 +23,6 @@ from vimss.study import (
     cell_folder,
     in_cells,
     locked,
-    other_studies,
     read_study,
     study_folder,
     write_record,
@@ -197,8 +196,8 @@ def test_earlier_studies_of_the_same_name_are_found_and_those_of_other_names_are
     for name in ("x-0123456789", "x-abcdef0123", "x-y-0123456789", "x-0123", "xx-0123456789"):
         (tmp_path / name).mkdir()
     (tmp_path / "x-1111111111").touch()
-    assert [path.name for path in other_studies(tmp_path / "x-abcdef0123")] == ["x-0123456789"]
-    assert other_studies(tmp_path / "none" / "x-abcdef0123") == []
+    assert [path.name for path in kept_beside(tmp_path / "x-abcdef0123")] == ["x-0123456789"]
+    assert kept_beside(tmp_path / "none" / "x-abcdef0123") == []
 
 
 def test_records_of_other_versions_are_read_and_count_where_their_settings_are_known(tmp_path):

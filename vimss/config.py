@@ -18,7 +18,7 @@ import types
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -289,15 +289,16 @@ def parse_loosely(content: Mapping[str, Any], kind: type[C]) -> C:
             values[name] = parse_loosely(content[name], inner)
         else:
             values[name] = _adapter(kind, name).validate_python(content[name])
-    return cast(C, kind.model_construct(**values))
+    made: Any = kind.model_construct(**values)
+    return made
 
 
 @functools.cache
 def _adapter(kind: type[Config], name: str) -> Any:
     field = kind.model_fields[name]
-    annotation: Any = field.annotation
     # Its type and limits without its default, which a type of its own cannot have.
-    return TypeAdapter(Annotated[(annotation, *field.metadata)] if field.metadata else annotation)
+    limited: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+    return TypeAdapter(limited)
 
 
 def to_json(content: Any) -> str:

@@ -166,7 +166,9 @@ class Experiment(Config):
     model: dict[str, Any] = Field(default_factory=dict, description="differences from the network's defaults")
     mixing: dict[str, Any] = Field(default_factory=dict, description="differences from the defaults of mixing")
     training: dict[str, Any] = Field(default_factory=dict, description="differences from the defaults of training")
-    compare: dict[str, tuple[Scalar, ...]] = Field(default_factory=dict, description="variables of the question")
+    compare: dict[str, tuple[Scalar, ...]] = Field(
+        default_factory=dict, description="variables of the question; `seed` may be one, and replaces the one above"
+    )
     tune: dict[str, Axis] = Field(default_factory=dict, description="what Optuna chooses inside a cell")
     search: SearchConfig = SearchConfig()
     validation: ValidationConfig = ValidationConfig()

@@ -12,6 +12,7 @@ Shards may lie anywhere: `folder_at("s3://bucket/prefix")` and `folder_at("/data
 import errno
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from vimss.config import SIGNATURE_LENGTH
 from vimss.errors import ConfigError, StorageError
 
 TEMPORARY = ".tmp-"
@@ -65,7 +67,7 @@ class Store:
 
     @property
     def studies(self) -> Path:
-        """One folder per experiment and signature; below it one per cell and trial."""
+        """One folder per experiment and signature of its data; below it one per cell and trial."""
         return self.root / "studies"
 
     @property
@@ -433,3 +435,11 @@ def _sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def kept_beside(folder: Path) -> list[Path]:
+    """Folders of the same name with another signature: studies or shards of other settings, or an earlier version."""
+    name = re.escape(folder.name[: -SIGNATURE_LENGTH - 1])
+    pattern = re.compile(rf"{name}-[0-9a-f]{{{SIGNATURE_LENGTH}}}")
+    found = sorted(folder.parent.iterdir()) if folder.parent.is_dir() else []
+    return [path for path in found if pattern.fullmatch(path.name) and path != folder and path.is_dir()]

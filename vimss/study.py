@@ -17,7 +17,6 @@ import fcntl
 import json
 import math
 import os
-import re
 import socket
 import time
 from collections import Counter
@@ -29,7 +28,7 @@ from typing import Literal, TextIO
 
 from pydantic import Field, ValidationError
 
-from vimss.config import MAX_NAME, SIGNATURE_LENGTH, Config, differences, parse_config, signature
+from vimss.config import MAX_NAME, Config, differences, parse_config, signature
 from vimss.errors import ConfigError, DataError, StorageError, TrainingError, VimssError
 from vimss.experiment import INHERITED, Axis, Cell, Experiment, Scalar, field_type, in_order
 from vimss.shards.manifest import Manifest
@@ -138,18 +137,10 @@ def study_folder(experiment: Experiment, manifest: Manifest, store: Store) -> Pa
 
     The size of the validation set does not count: weights are scored again on a larger one.
     """
-    data: list[tuple[str, str, float]] = [(manifest.name, manifest.signature, 1.0)]
+    data: list[tuple[str | float, ...]] = [(manifest.name, manifest.signature)]
     data += [(other.name, other.signature, share) for other, share in manifest.more]
     validation = {key: value for key, value in differences(experiment.validation).items() if key != "mixtures"}
     return store.studies / f"{experiment.name}-{signature(data, validation)}"
-
-
-def other_studies(folder: Path) -> list[Path]:
-    """The studies of an experiment beside that in `folder`: of other data, or of an earlier version of VIMSS."""
-    name = re.escape(folder.name[: -SIGNATURE_LENGTH - 1])
-    pattern = re.compile(rf"{name}-[0-9a-f]{{{SIGNATURE_LENGTH}}}")
-    found = sorted(folder.parent.iterdir()) if folder.parent.is_dir() else []
-    return [path for path in found if pattern.fullmatch(path.name) and path != folder and path.is_dir()]
 
 
 def cell_folder(experiment: Experiment, cell: Cell) -> str:

@@ -61,7 +61,7 @@ from vimss.shards.recipe import Recipe, load_recipe, recipe_name
 from vimss.shards.write import Progress, shards_folder, write_shards
 from vimss.shards.written import check_split, written_shards
 from vimss.show import show
-from vimss.storage import Folder, Store, publish
+from vimss.storage import Folder, Store, kept_beside, publish
 from vimss.stream.fixed import fixed_set
 from vimss.stream.read import has_part
 from vimss.study import (
@@ -71,7 +71,6 @@ from vimss.study import (
     cell_folder,
     in_cells,
     locked,
-    other_studies,
     read_study,
     study_folder,
 )
@@ -238,7 +237,7 @@ def study_of(work: Work, experiment: Experiment, manifest: Manifest) -> Study:
 
 def earlier_studies(work: Work, experiment: Experiment, manifest: Manifest) -> str:
     """A sentence on studies of an experiment of this name that are others than this one; empty where there are none."""
-    count = len(other_studies(study_folder(experiment, manifest, work.store)))
+    count = len(kept_beside(study_folder(experiment, manifest, work.store)))
     if not count:
         return ""
     studies, are, they = ("study", "is", "it was") if count == 1 else ("studies", "are", "they were")

@@ -11,7 +11,7 @@ from vimss.errors import ConfigError, DataError
 from vimss.shards.manifest import MANIFEST, Manifest, open_shards
 from vimss.shards.recipe import SPLITS, load_recipe, recipe_name
 from vimss.shards.write import shards_folder
-from vimss.storage import Store
+from vimss.storage import LocalFolder, Store, kept_beside
 
 
 def written_shards(
@@ -27,8 +27,12 @@ def written_shards(
         words = ["vimss", "shard", name, *([] if seed is None else ["--seed", str(seed)])]
         for change in changes:
             words += ["--set", change]
+        others = kept_beside(folder.path) if isinstance(folder, LocalFolder) else []
         raise DataError(
-            f"{what} must be written first", got=f"no {folder}/{MANIFEST}", fix=f"run `{shlex.join(words)}`"
+            f"{what} must be written first",
+            got=f"no {folder}/{MANIFEST}"
+            + (f"; {len(others)} of other settings or an earlier version" if others else ""),
+            fix=f"run `{shlex.join(words)}`",
         )
     return open_shards(folder, store)
 
