@@ -70,7 +70,7 @@ TUNE_FOLDER = "tune"
 """Folder of a study that Ray uses while a search runs."""
 
 INHERITED = ("training.batch_size", "training.learning_rate", "training.learning_rate_decay")
-"""What a baseline takes from the best trial, so that only its own keys differ."""
+"""What a baseline always takes from the best trial; see `Experiment.inherited`."""
 
 _MOST_DRAWS = 10_000
 """Draws that are looked at to count different trainings: more than any search has trials."""
@@ -209,7 +209,7 @@ class Experiment(Config):
 
         Cells of equal signatures train the same, so it tells a cell from another one that had its name before.
         """
-        free = set(INHERITED) - set(cell.overrides) if cell.baseline else set(self.tune)
+        free = set(self.inherited) - set(cell.overrides) if cell.baseline else set(self.tune)
         fixed = differences(parse_loosely(self._content(cell.overrides), Settings))
         for group in GROUPS:
             kept = {name: value for name, value in fixed.pop(group, {}).items() if f"{group}.{name}" not in free}
@@ -227,6 +227,15 @@ class Experiment(Config):
         if axis is not None and not cell.baseline:
             return float(max(axis.choices)) if axis.choices else axis.high
         return float(cell.overrides.get(key, self.training.get("audio_seconds", default)))
+
+    @property
+    def inherited(self) -> tuple[str, ...]:
+        """Keys that a baseline takes from the best trial, so that its training differs in its own keys alone.
+
+        Its network is its own: of what is tuned in `model` it takes nothing.
+        """
+        tuned = (key for key in self.tune if not key.startswith("model."))
+        return tuple(dict.fromkeys((*INHERITED, *tuned)))
 
     def alone(self) -> "Experiment":
         """The same without variables: its own settings as one cell with one trial."""
@@ -644,7 +653,7 @@ def _asked_for(experiment: Experiment) -> Iterator[tuple[str, str, list[dict[str
             (cell, {**draw, **cell.overrides})
             for cell in cells
             if cell.baseline
-            for draw in _draws(axes, relevant & set(INHERITED))
+            for draw in _draws(axes, relevant & set(experiment.inherited))
         ]
         points = [point for _, point in (*searched, *controls)]
         yield key, key, [{}, *(point for point in points if key not in point)]
@@ -709,7 +718,16 @@ def audio_left(experiment: Experiment, progress: Mapping[str, Sequence[Progress]
         places = config.keep - len(beyond) - sum(trial.state == "finished" for trial in known)
         beyond += [rung] * max(0, min(places, at_rung))
         rounds += [[rung - seen for seen in to_rung], [budget - seen for seen in beyond]]
+    if trained_beside(experiment):
+        rounds[-1] += controls
+        controls = []
     return [[max(0.0, left) for left in each] for each in (*rounds, controls)]
+
+
+def trained_beside(experiment: Experiment) -> bool:
+    """Whether the baselines train beside the one trial that goes on: it is known at the rung what they inherit."""
+    searched = sum(not cell.baseline for cell in experiment.cells())
+    return experiment.search.scheduler == "top_k" and experiment.search.keep == searched == 1
 
 
 def longest(rounds: Sequence[Sequence[float]], at_once: int) -> float:

@@ -30,7 +30,7 @@ from pydantic import Field, ValidationError
 
 from vimss.config import MAX_NAME, Config, differences, parse_config, signature
 from vimss.errors import ConfigError, DataError, StorageError, TrainingError, VimssError
-from vimss.experiment import INHERITED, Axis, Cell, Experiment, Scalar, field_type, in_order
+from vimss.experiment import Axis, Cell, Experiment, Scalar, field_type, in_order
 from vimss.shards.manifest import Manifest
 from vimss.storage import TEMPORARY, Store, explain_os_errors, publish
 from vimss.train.config import Settings, scored_sources
@@ -167,7 +167,7 @@ def in_cells(experiment: Experiment, study: Study) -> Study:
 
 def baselines(experiment: Experiment, best: TrialRecord) -> list[Cell]:
     """The baselines of an experiment, with what they inherit from the best trial of its other cells."""
-    inherited = {key: value_of(best.settings, key) for key in INHERITED} if best.settings else {}
+    inherited = {key: value_of(best.settings, key) for key in experiment.inherited} if best.settings else {}
     return [replace(cell, inherited=inherited) for cell in experiment.cells() if cell.baseline]
 
 

@@ -62,10 +62,11 @@ class TrialPlan:
     """Cell and trial to the folder of a trial that began before, under an earlier cell as it may be."""
 
     def resolve(self, config: dict[str, Any]) -> tuple[Cell, Settings, dict[str, Scalar]]:
-        """Cell, settings, and what was chosen for it."""
+        """Cell, settings, and what was chosen for it: nothing for a baseline, whose configuration is what it inherits."""
         chosen = {key: value for key, value in config.items() if key not in {CELL, RUNG}}
         cell = self.cells[config[CELL]] if CELL in config else next(iter(self.cells.values()))
-        return cell, self.experiment.settings({**cell.fixes, **chosen}), chosen
+        settings = self.experiment.settings({**cell.fixes, **chosen})
+        return cell, settings, {} if cell.baseline else chosen
 
     def trial_folder(self, cell: Cell, settings: Settings) -> Path:
         """Where the trial keeps its checkpoints, record and weights."""

@@ -39,6 +39,7 @@ from vimss.experiment import (
     TrialWaits,
     check_experiment,
     check_settings,
+    trained_beside,
 )
 from vimss.runtime import Place, ray_at_hand, start_ray
 from vimss.search.failures import our_error
@@ -143,6 +144,8 @@ class _Run:
         self.folder = folder
         self.reporters = reporters
         self.validation = validation_spec(manifest, experiment.validation).signature(manifest)
+        self.told: set[str] = set()
+        """Cells whose beginning and earlier trials the reporters have heard of."""
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its searcher, which asks us what to admit, for a restore that we do not use.
@@ -191,8 +194,28 @@ class _Run:
                 keep=config.keep,
                 records=functools.partial(self._records, cell),
                 prune=self._prune,
+                beside=self._beside,
             )
-            self._tune([cell], {}, search_alg=TopK(draws, rung, left), num_samples=2 * left + len(at_rung))
+            controls = [other for other in self.experiment.cells() if other.baseline]
+            # At most so many: to the rung, from there, and each with all baselines beside it.
+            most = 2 * left + len(at_rung) + (left + len(at_rung)) * len(controls)
+            self._tune([cell, *controls], {}, search_alg=TopK(draws, rung, left), num_samples=most)
+
+    def _beside(self, best: TrialRecord) -> list[dict[str, Any]]:
+        """The configurations of the baselines that train beside the one trial that goes on, none of several.
+
+        Otherwise cores would rest: a search waits for its last trial, and only then is it known what they inherit.
+        """
+        if not trained_beside(self.experiment):
+            return []
+        names, found = {best.trial}, list[dict[str, Any]]()
+        for cell in baselines(self.experiment, best):
+            name = trial_name(self.experiment.settings(cell.fixes))
+            if name not in names and not self._resume(cell)[0]:
+                inherited = {key: value for key, value in cell.inherited.items() if key not in cell.overrides}
+                found.append({CELL: cell.name, **inherited})
+            names.add(name)
+        return found
 
     def _prune(self, record: TrialRecord) -> None:
         """End a trial that waited at the rung."""
@@ -332,7 +355,6 @@ class _Run:
 
     def _resume(self, cell: Cell) -> tuple[list[TrialRecord], list[TrialRecord]]:
         """The trials of the cell that ended, replayed to the reporters as those that wait are, and the interrupted."""
-        self._report(CellStarted(cell.name, cell.fixes, cell.baseline))
         for record in self._records(cell):
             if record.state == "running":
                 # Of a driver that died.
@@ -340,19 +362,23 @@ class _Run:
         records = self._records(cell)
         # Where nothing is tuned, a trial that was pruned in a search goes on to the whole budget.
         states = {"finished", "pruned"} if self.experiment.tune and not cell.baseline else {"finished"}
+        if cell.name not in self.told:
+            self._replay(cell, [record for record in records if record.state in {*states, "waiting"}])
         ended = [record for record in records if record.state in states]
+        return ended, [record for record in records if record.state == "interrupted"]
+
+    def _replay(self, cell: Cell, records: Sequence[TrialRecord]) -> None:
+        self.told.add(cell.name)
+        self._report(CellStarted(cell.name, cell.fixes, cell.baseline))
         for record in records:
-            if record.state not in {*states, "waiting"}:
-                continue
             self._report(TrialStarted(cell.name, record.trial, record.settings, record.chosen))
             for report in record.reports:
                 self._report(TrialReported(cell.name, record.trial, report["audio_seconds"], report))
             if record.state == "waiting":
                 self._report(TrialWaits(cell.name, record.trial))
             else:
-                # One of `states`, which mypy does not know of the items of a list.
+                # It has ended, which mypy does not know of the items of a list.
                 self._report(TrialEnded(cell.name, record.trial, record.state, record.folder, record.message))  # type: ignore[arg-type]
-        return ended, [record for record in records if record.state == "interrupted"]
 
     def _end(self, cell: Cell) -> None:
         try:

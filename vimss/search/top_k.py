@@ -73,6 +73,8 @@ class Rung:
     records: Callable[[], Sequence[TrialRecord]]
     """All of the cell, as they are now."""
     prune: Callable[[TrialRecord], None]
+    beside: Callable[[TrialRecord], Sequence[dict[str, Any]]]
+    """Configurations of other cells that train beside a trial that goes on."""
 
 
 class TopK(Searcher):
@@ -99,6 +101,8 @@ class TopK(Searcher):
         """Trials of Tune on their way to the whole budget."""
         self.continued: set[str] = set()
         """Names of the trials that went on in this run of Tune: one that is lost again is left to be resumed."""
+        self.beside: list[dict[str, Any]] = []
+        """Configurations that wait for a place beside them."""
 
     def suggest(self, trial_id: str) -> Any:
         """The next configuration, None while one may come later, or Searcher.FINISHED."""
@@ -113,7 +117,11 @@ class TopK(Searcher):
         if record is not None:
             self.continued.add(record.trial)
             self.beyond.add(trial_id)
+            self.beside += self.rung.beside(record)
             return dict(record.chosen)
+        if self.beside:
+            self.beyond.add(trial_id)
+            return self.beside.pop(0)
         return None if self.to_rung or self.beyond else Searcher.FINISHED
 
     def _next(self) -> TrialRecord | None:
