@@ -8,13 +8,69 @@ Muon (Jordan et al. 2024) makes all singular values of a matrix's update equal. 
 sqrt(max(rows, columns)) / 5, an update is as large as one of AdamW, so one learning rate serves both.
 """
 
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from torch import device, nn
-from torch.optim import AdamW, Muon, Optimizer
+import torch
+from jaxtyping import Float
+from torch import Tensor, device, nn
+from torch.optim import AdamW, Optimizer
 
 from vimss.model.separator import Separator
 from vimss.train.config import TrainingConfig
+
+
+class Muon(torch.optim.Muon):
+    """PyTorch's Muon, with its settings and its state, but matrices of one shape together, and in float32 on CPUs.
+
+    PyTorch iterates in bfloat16, one matrix after the other, on whatever device. A CPU without units for it takes as
+    long over that as over the gradients of a small network.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step for all matrices that have a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            by_shape: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
+            for matrix in group["params"]:
+                if matrix.grad is not None:
+                    by_shape[(*matrix.shape,)].append(matrix)
+            for shape, matrices in by_shape.items():
+                updates = orthogonal(torch.stack(self._momenta(matrices, group)), group)
+                rate = group["lr"] * 0.2 * max(shape) ** 0.5
+                torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(matrices, list(updates.to(matrices[0].dtype)), alpha=-rate)
+        return loss
+
+    def _momenta(self, matrices: Iterable[Tensor], group: dict[str, Any]) -> list[Tensor]:
+        """The momentum of each matrix, moved by its gradient; Nesterov's where the settings say."""
+        given = []
+        for matrix in matrices:
+            state = self.state[matrix]
+            if not state:
+                state["momentum_buffer"] = torch.zeros_like(matrix)
+            momentum = state["momentum_buffer"].lerp_(matrix.grad, 1 - group["momentum"])
+            given.append(matrix.grad.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum)
+        return given
+
+
+def orthogonal(matrices: Float[Tensor, "n r c"], settings: dict[str, Any]) -> Float[Tensor, "n r c"]:
+    """The nearest matrices with singular values of about 1, by Newton and Schulz's iteration (Jordan et al. 2024)."""
+    x = matrices.bfloat16() if matrices.is_cuda else matrices
+    wide = x.shape[1] <= x.shape[2]
+    x = x if wide else x.mT
+    # No singular value above 1.
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=settings["eps"])
+    a, b, c = settings["ns_coefficients"]
+    for _ in range(settings["ns_steps"]):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x if wide else x.mT
 
 
 def make_optimizers(separator: Separator, config: TrainingConfig, where: device) -> tuple[Optimizer, ...]:

@@ -34,7 +34,7 @@ from vimss.config import Config
 from vimss.errors import ConfigError, DataError
 from vimss.shards.clip import Clip
 from vimss.shards.corpora import Listing, Piece
-from vimss.shards.corpora.chamber.casting import Casting, make_plan
+from vimss.shards.corpora.chamber.casting import MOST_PLAYERS, Casting, make_plan
 from vimss.shards.instruments import INSTRUMENTS
 from vimss.shards.recipe import Recipe
 
@@ -115,16 +115,16 @@ def read(piece: Piece, recipe: Recipe, options: Options, source: Path | None) ->
 
 
 def _plan(recipe: Recipe, options: Options) -> dict[str, Casting]:
-    return make_plan(recipe.seed, options.minutes, options.piece_seconds, options.scores == "chorales")
+    return make_plan(recipe.seed, options.minutes, options.piece_seconds, options.scores == "chorales", recipe.labels)
 
 
 def _check(recipe: Recipe, source: Path | None) -> None:
-    missing = [code for code in INSTRUMENTS if code not in recipe.labels]
-    if missing:
+    unknown = [label for label in recipe.labels if label not in INSTRUMENTS]
+    if unknown or len(recipe.labels) < MOST_PLAYERS:
         raise ConfigError(
-            f"labels: the chamber corpus needs all of {', '.join(INSTRUMENTS)}",
-            got=f"a recipe without {', '.join(missing)}",
-            fix="leave `labels` out",
+            f"labels: the chamber corpus needs at least {MOST_PLAYERS} of {', '.join(INSTRUMENTS)}",
+            got=", ".join(recipe.labels),
+            fix="choose among them, or leave `labels` out for all",
         )
     if source is not None:
         raise ConfigError(

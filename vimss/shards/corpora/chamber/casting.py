@@ -24,6 +24,13 @@ SHARES = dict(zip(SPLITS, (0.55, 0.12, 0.11, 0.12, 0.10), strict=True))
 FEWEST_PIECES = 4
 """In any split: with four pieces the deck of 13 instruments is dealt once."""
 
+JUDGING, PIECES_TO_JUDGE, SHORTEST_TO_JUDGE = ("promote", "test"), 12, 10.0
+"""Splits whose pieces are compared, how many tell something, and the seconds that each has at least: intervals are over
+pieces, so a small corpus has there more and shorter ones."""
+
+MOST_PLAYERS = 4
+"""Of different instruments in a piece."""
+
 DOUBLES_FROM_MINUTES = 30.0
 """From this length on, every tenth piece has two players of one instrument."""
 
@@ -68,16 +75,24 @@ def generator(seed: int, *names: object) -> np.random.Generator:
 
 
 @lru_cache(maxsize=8)
-def make_plan(seed: int, minutes: float, piece_seconds: float, only_chorales: bool = False) -> dict[str, Casting]:
-    """All pieces of the corpus by name, in the order of the splits."""
+def make_plan(
+    seed: int,
+    minutes: float,
+    piece_seconds: float,
+    only_chorales: bool = False,
+    labels: tuple[str, ...] = tuple(INSTRUMENTS),
+) -> dict[str, Casting]:
+    """All pieces of the corpus by name, in the order of the splits; `labels` are the instruments, at least four."""
     plan: dict[str, Casting] = {}
     for split in SPLITS:
         rng = generator(seed, "cast", split)
         seconds = minutes * 60 * SHARES[split]
         count = max(FEWEST_PIECES, int(np.ceil(seconds / piece_seconds - 1e-9)))
+        if split in JUDGING:
+            count = max(count, min(PIECES_TO_JUDGE, int(seconds / SHORTEST_TO_JUDGE)))
         scores = _choose_scores(rng, split, count, only_chorales)
-        for number, (instruments, (composition, score, slot)) in enumerate(zip(_deal(rng, count), scores, strict=True)):
-            cast, resting = _guests(rng, instruments, doubles=minutes >= DOUBLES_FROM_MINUTES)
+        for number, (instruments, (composition, score, slot)) in enumerate(zip(_deal(rng, count, labels), scores, strict=True)):
+            cast, resting = _guests(rng, instruments, labels, doubles=minutes >= DOUBLES_FROM_MINUTES)
             stem = PurePosixPath(score).with_suffix("")
             title = (stem.name if stem.parts[0] == "bach" else "-".join(stem.parts)).replace(".", "_")
             name = f"{split}-{number:03d}-{title}"
@@ -116,19 +131,27 @@ def _in_turn(rng: np.random.Generator, works: tuple[Work, ...]) -> list[tuple[st
     ]
 
 
-def _deal(rng: np.random.Generator, count: int) -> list[tuple[str, ...]]:
-    """Instruments of each of `count` pieces: two to four, all different."""
+def _deal(rng: np.random.Generator, count: int, labels: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Instruments of each of `count` pieces: two to four, all different, and all labels in turn."""
     hands: list[tuple[str, ...]] = []
+    deck: list[str] = []
     while len(hands) < count:
-        deck = [str(code) for code in rng.permutation(np.array(list(INSTRUMENTS)))]
+        deck = deck or _shuffled(rng, labels)
         for players in rng.permutation(np.array([2, 3, 4, 4])):
+            if len(deck) < players:
+                # What is left is dealt first, so that no label falls behind.
+                deck += [code for code in _shuffled(rng, labels) if code not in deck]
             hands.append(tuple(deck[:players]))
             del deck[:players]
     return hands[:count]
 
 
+def _shuffled(rng: np.random.Generator, labels: tuple[str, ...]) -> list[str]:
+    return [str(code) for code in rng.permutation(np.array(labels))]
+
+
 def _guests(
-    rng: np.random.Generator, instruments: tuple[str, ...], doubles: bool
+    rng: np.random.Generator, instruments: tuple[str, ...], labels: tuple[str, ...], doubles: bool
 ) -> tuple[tuple[str, ...], str | None]:
     """The players, sometimes with a second one of the same instrument or with one who rests all the time."""
     chance = rng.random()
@@ -138,6 +161,6 @@ def _guests(
     if doubles and chance < 0.2:
         return (*instruments, instruments[int(rng.integers(len(instruments)))]), None
     if chance > 0.8:
-        others = [code for code in INSTRUMENTS if code not in instruments]
+        others = [code for code in labels if code not in instruments]
         return instruments, others[int(rng.integers(len(others)))]
     return instruments, None
