@@ -201,7 +201,7 @@ def run_of(seed: int, shards_seconds: float = 30.0, gain: float | None = 1.0) ->
         "page": "/a machine/store/stems/piece/page.html",
         "champion": {"sentence": "Not promoted."},
         "best": best,
-        "baseline": {"13 outputs": row},
+        "baseline": {"no labels": row},
         "references": {"mixture": row},
         "labels_gain": gain,
     }

@@ -62,7 +62,7 @@ class TrialPlan:
     """Cell and trial to the folder of a trial that began before, under an earlier cell as it may be."""
 
     def resolve(self, config: dict[str, Any]) -> tuple[Cell, Settings, dict[str, Scalar]]:
-        """Cell, settings, and what was chosen for it: nothing for a baseline, whose configuration is what it inherits."""
+        """Cell, settings, and what was chosen for it: of a baseline nothing, whose configuration it inherits."""
         chosen = {key: value for key, value in config.items() if key not in {CELL, RUNG}}
         cell = self.cells[config[CELL]] if CELL in config else next(iter(self.cells.values()))
         settings = self.experiment.settings({**cell.fixes, **chosen})

@@ -24,7 +24,7 @@ SHARES = dict(zip(SPLITS, (0.55, 0.12, 0.11, 0.12, 0.10), strict=True))
 FEWEST_PIECES = 4
 """In any split: with four pieces the deck of 13 instruments is dealt once."""
 
-JUDGING, PIECES_TO_JUDGE, SHORTEST_TO_JUDGE = ("promote", "test"), 12, 10.0
+JUDGING, PIECES_TO_JUDGE, SHORTEST_TO_JUDGE = ("promote", "test"), 16, 10.0
 """Splits whose pieces are compared, how many tell something, and the seconds that each has at least: intervals are over
 pieces, so a small corpus has there more and shorter ones."""
 
@@ -91,7 +91,9 @@ def make_plan(
         if split in JUDGING:
             count = max(count, min(PIECES_TO_JUDGE, int(seconds / SHORTEST_TO_JUDGE)))
         scores = _choose_scores(rng, split, count, only_chorales)
-        for number, (instruments, (composition, score, slot)) in enumerate(zip(_deal(rng, count, labels), scores, strict=True)):
+        for number, (instruments, (composition, score, slot)) in enumerate(
+            zip(_deal(rng, count, labels), scores, strict=True)
+        ):
             cast, resting = _guests(rng, instruments, labels, doubles=minutes >= DOUBLES_FROM_MINUTES)
             stem = PurePosixPath(score).with_suffix("")
             title = (stem.name if stem.parts[0] == "bach" else "-".join(stem.parts)).replace(".", "_")
