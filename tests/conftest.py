@@ -12,6 +12,7 @@ _hook = install_import_hook("vimss", "beartype.beartype")
 
 import pytest  # noqa: E402
 
+from vimss.shards.instruments import INSTRUMENTS  # noqa: E402
 from vimss.shards.manifest import Manifest  # noqa: E402
 from vimss.shards.recipe import Recipe, load_recipe  # noqa: E402
 from vimss.shards.write import write_shards  # noqa: E402
@@ -23,7 +24,12 @@ def small_recipe() -> Recipe:
     """A minute of chamber music in 20 pieces: every split, every instrument."""
     return load_recipe(
         "quickstart",
-        ["options={minutes: 1, piece_seconds: 3}", "picture={size: 32, frame_rate: 4}", "clip_seconds=3"],
+        [
+            "options={minutes: 1, piece_seconds: 3}",
+            "picture={size: 32, frame_rate: 4}",
+            "clip_seconds=3",
+            f"labels=[{', '.join(INSTRUMENTS)}]",
+        ],
     )
 
 

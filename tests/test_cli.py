@@ -433,7 +433,7 @@ def test_an_interrupted_verb_ends_with_1_and_says_that_it_resumes(ctrl_c, tmp_pa
         while process.poll() is None:
             process.send_signal(signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
-                process.wait(5)
+                process.wait(20)
         assert process.stderr.read() == "interrupted; the same command resumes\n"
     assert process.returncode == 1
 

@@ -23,6 +23,7 @@ from vimss.experiment import (
     TrialStarted,
     TrialWaits,
     audio_left,
+    load_experiment,
     longest,
 )
 
@@ -266,7 +267,7 @@ def test_rich_alone_would_take_a_name_for_markup(capsys):
 
 def test_trials_that_are_scored_again_are_one_line(capsys):
     said: list[str] = []
-    lines = console.SearchLines(said.append, 10.0)
+    lines = console.SearchLines(said.append, load_experiment("quickstart"))
     for done in (1, 2, 3):
         lines(TrialsScoredAgain(done, 3))
     assert said == [f"{done} of 3 trials scored again, on another validation set" for done in (1, 2)]

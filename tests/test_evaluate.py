@@ -607,7 +607,7 @@ def test_labels_that_are_not_scored_are_told_to_nobody(small_manifest):
 
 def test_parts_make_the_whole(small_manifest):
     (found,) = verbs.evaluate_systems(small_manifest, {}, "test", references=("oracle ratio mask",))
-    assert found == evaluate(OracleSystem(8000), small_manifest, "test")
+    assert found.model_dump_json() == evaluate(OracleSystem(8000), small_manifest, "test").model_dump_json()
 
 
 def test_the_news_of_an_evaluation_have_rate_and_time_left(small_manifest):
@@ -640,7 +640,7 @@ def test_a_table_of_one_piece_says_why_it_has_no_intervals(oracle, capsys):
     scores = tuple(score for score in oracle.scores if score.piece == piece)
     alone = oracle.model_copy(update={"scores": scores, "intervals": dict.fromkeys(oracle.intervals)})
     report.print_evaluations("test", [alone])
-    assert "1 piece: no intervals, which need two" in capsys.readouterr().out
+    assert "1 piece: no intervals, which need two" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch):
@@ -655,6 +655,7 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_gives_the_estimates_of_the_cpu(small_manifest, kind, save):
     piece = next(pieces_of(small_manifest, "test", kind.cue, kind.features))
     labels = sorted(piece.references)

@@ -180,7 +180,10 @@ def write(tmp_path, text):
             "search: {scheduler: top_k, trials: 4, keep: 4}",
             r"search: keep \(4\) must be below trials \(4\), or no trial is pruned",
         ),
-        ("search: {scheduler: top_k}", r"search.scheduler top_k needs settings to tune; got no `tune`"),
+        (
+            "search: {scheduler: top_k}",
+            r"search.scheduler needs `tune`: without it a cell has one trial; got search.scheduler: top_k",
+        ),
         (
             "tune: {training.ema: {low: 0, high: 0.9}}\ntraining: {audio_seconds: 900, report_seconds: 100}\n"
             "search: {scheduler: top_k, grace_seconds: 900}",

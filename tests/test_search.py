@@ -129,7 +129,7 @@ def observed(folder: Path, *reports: dict[str, float]) -> tuple[TrialRecord, lis
     alone = experiment(tune={}, baselines={})
     plan = TrialPlan(alone, {cell.name: cell for cell in alone.cells()}, folder, (), Place(name="test"), folder)
     events: list[Event] = []
-    observer, trial = Observer(plan, (events.append,)), Started("t1", {})
+    observer, trial = Observer(plan, (events.append,), "a set"), Started("t1", {})
     observer.on_trial_start(0, [], trial)
     for figures in reports:
         # As Tune gives it: with figures of its own.

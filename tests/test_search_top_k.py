@@ -121,7 +121,7 @@ class SmallTune:
         # Random draws with a seed: the same whatever was reported before.
         sampler = optuna.samplers.RandomSampler(seed=0)
         self.draws = Draws(of(sampler=sampler), of(sampler=sampler), lambda chosen: True)
-        rung = Rung(4.0, keep, lambda: read_study(folder).of_cell("search"), self._prune)
+        rung = Rung(4.0, keep, lambda: read_study(folder).of_cell("search"), self._prune, lambda _: ())
         self.searcher = TopK(self.draws, rung, trials)
         self.running: dict[str, TrialRecord] = {}
         self.started = 0

@@ -412,6 +412,7 @@ def _check(experiment: Experiment) -> None:
         else:
             _check_tuned(experiment, cell)
             _check_scored_alike(experiment, cell)
+    _check_rung(experiment)
     _check_cells_differ(experiment)
 
 
@@ -481,14 +482,8 @@ def _draws(axes: Mapping[str, Axis], keys: Collection[str]) -> Iterator[dict[str
 
 def _check_rung(experiment: Experiment) -> None:
     """`top_k` compares trials at a rung before the end of their budgets."""
-    if experiment.search.scheduler != "top_k":
+    if experiment.search.scheduler != "top_k" or not experiment.tune:
         return
-    if not experiment.tune:
-        raise ConfigError(
-            f"experiment {experiment.name}: search.scheduler top_k needs settings to tune",
-            got="no `tune`",
-            fix="add axes to `tune`, or remove `scheduler`",
-        )
     for cell in experiment.cells():
         budget = experiment.audio_seconds(cell)
         if not cell.baseline and experiment.search.grace_seconds >= budget:

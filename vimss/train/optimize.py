@@ -10,7 +10,7 @@ sqrt(max(rows, columns)) / 5, an update is as large as one of AdamW, so one lear
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -54,8 +54,9 @@ class Muon(torch.optim.Muon):
             state = self.state[matrix]
             if not state:
                 state["momentum_buffer"] = torch.zeros_like(matrix)
-            momentum = state["momentum_buffer"].lerp_(matrix.grad, 1 - group["momentum"])
-            given.append(matrix.grad.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum)
+            gradient = cast(Tensor, matrix.grad)
+            momentum = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
+            given.append(gradient.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum)
         return given
 
 
