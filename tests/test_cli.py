@@ -245,6 +245,11 @@ def written(tmp_path, small_manifest, small_recipe) -> Path:
             "evaluate --model models:/none/1 --shards {0}/small.yaml",
             "models:/none must have a version or alias '1'; got no model 'none'. To fix: run a search first",
         ),
+        (
+            1,
+            "evaluate --model models:/a/b/c --shards {0}/small.yaml",
+            "a model is models:/name@alias, models:/name/3 or a folder; got models:/a/b/c. To fix: write for example",
+        ),
         (2, "evaluate --device tpu", "Invalid value for '--device'"),
         (2, "features quickstart --device tpu", "Invalid value for '--device'"),
         (2, "compare quickstart --curves {0}/nowhere/a.png", "--curves must name a file in a folder that exists; got"),

@@ -357,9 +357,9 @@ def test_a_model_hears_other_shards_at_its_own_rate_with_its_channels_and_its_na
     piece = next(piece for piece in pieces_of(small_manifest, "test") if "vn" in piece.references)
     (found,) = system(piece.restricted(fit.labels), ["vn"])
     assert found.shape == piece.mixture.shape
-    low = np.repeat(resample(piece.mixture, 8000, 4000), 2, axis=0)
+    low = np.repeat(resample(piece.mixture, 8000.0, 4000.0), 2, axis=0)
     (own,) = ModelSystem(load_separator(folder), "a")(Scene("p", low, {"violin": low}, {}), ["violin"])
-    expected = resample(own.mean(axis=0, keepdims=True), 4000, 8000)
+    expected = resample(own.mean(axis=0, keepdims=True), 4000.0, 8000.0)
     np.testing.assert_allclose(found[:, :8000], expected[:, :8000], atol=1e-6)
 
 
@@ -502,7 +502,8 @@ def test_labels_that_are_not_scored_are_told_to_nobody(small_manifest):
 
 def test_parts_make_the_whole(small_manifest):
     (found,) = verbs.evaluate_systems(small_manifest, {}, "test", references=("oracle ratio mask",))
-    assert found == evaluate(OracleSystem(8000), small_manifest, "test")
+    # As JSON, where an undefined figure equals itself.
+    assert found.model_dump_json() == evaluate(OracleSystem(8000), small_manifest, "test").model_dump_json()
 
 
 def test_the_news_of_an_evaluation_have_rate_and_time_left(small_manifest):
@@ -535,7 +536,7 @@ def test_a_table_of_one_piece_says_why_it_has_no_intervals(oracle, capsys):
     scores = tuple(score for score in oracle.scores if score.piece == piece)
     alone = oracle.model_copy(update={"scores": scores, "intervals": dict.fromkeys(oracle.intervals)})
     report.print_evaluations("test", [alone])
-    assert "1 piece: no intervals, which need two" in capsys.readouterr().out
+    assert "1 piece: no intervals, which need two" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch):
