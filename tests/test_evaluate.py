@@ -559,3 +559,15 @@ def test_a_gpu_gives_the_estimates_of_the_cpu(small_manifest, kind, save):
     found = kind(piece, labels)
     on_device(kind.separator, "cpu")
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_on_a_cluster_the_gpus_are_those_that_ray_counts(monkeypatch):
+    cluster = Place(name="far", ray_address="10.0.0.1:6379")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"GPU": 2.0})
+    assert [verbs.device_of_tasks(cluster, name) for name in ("auto", "cuda", "cpu")] == ["cuda", "cuda", "cpu"]
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 8.0})
+    assert verbs.device_of_tasks(cluster, "auto") == "cpu"
+    with pytest.raises(ConfigError, match="--device cuda needs an NVIDIA or AMD GPU .*; got a cluster of 0 GPUs"):
+        verbs.device_of_tasks(cluster, "cuda")
