@@ -551,6 +551,7 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_gives_the_estimates_of_the_cpu(small_manifest, kind, save):
     piece = next(pieces_of(small_manifest, "test", kind.cue, kind.features))
     labels = sorted(piece.references)
