@@ -245,6 +245,11 @@ def written(tmp_path, small_manifest, small_recipe) -> Path:
             "evaluate --model models:/none/1 --shards {0}/small.yaml",
             "models:/none must have a version or alias '1'; got no model 'none'. To fix: run a search first",
         ),
+        (
+            1,
+            "evaluate --model models:/a/b/c --shards {0}/small.yaml",
+            "a model is models:/name@alias, models:/name/3 or a folder; got models:/a/b/c. To fix: write for example",
+        ),
         (2, "evaluate --device tpu", "Invalid value for '--device'"),
         (2, "features quickstart --device tpu", "Invalid value for '--device'"),
         (2, "compare quickstart --curves {0}/nowhere/a.png", "--curves must name a file in a folder that exists; got"),
@@ -270,6 +275,26 @@ def test_what_is_wrong_with_a_command_is_told_before_ray_starts(
 def test_shards_that_exist_are_found_without_ray(vimss_says, tmp_path, no_ray, written):
     code, out, err = vimss_says("shard", tmp_path / "small.yaml")
     assert code == 0 and "27 pieces" in out, err
+
+
+@pytest.mark.slow
+def test_a_model_in_a_folder_is_scored_on_shards_of_any_recipe(vimss_says, tmp_path, written):
+    config = ModelConfig(levels=3, filters=4, down_kernel=5, outputs="queries", site="decoder")
+    save_separator(tmp_path / "tiny", Separator(config, ("violin", "kazoo", "flute"), 4000), {})
+    code, out, err = vimss_says("evaluate", "--model", tmp_path / "tiny", "--shards", tmp_path / "small.yaml", "--json")
+    rows = json.loads(out)
+    assert code == 0 and [row["system"] for row in rows] == [
+        str(tmp_path / "tiny"), "mixture", "Wiener filter per label", "Wiener, all labels told", "oracle ratio mask",
+    ]  # fmt: skip
+    assert all(row["labels"] == ["fl", "vn"] and row["two_sources"]["intervals"] for row in rows)
+    assert "resampled from 8000 Hz to its 4000 Hz and back" in err and "fl is its flute; vn is its violin" in err
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_a_recording_is_read(vimss_says, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    save_separator(tmp_path / "tiny", Separator(ModelConfig(levels=3, filters=4), ("vn", "vc"), 8000), {})
+    code, _, err = vimss_says("separate", tmp_path / "a.wav", "--model", tmp_path / "tiny", "--device", "cuda")
+    assert code == 2 and "--device cuda needs an NVIDIA or AMD GPU that PyTorch finds; got only" in err
 
 
 def test_an_unknown_experiment_lists_those_that_exist(vimss_says):

@@ -462,9 +462,9 @@ def test_a_model_hears_other_shards_at_its_own_rate_with_its_channels_and_its_na
     piece = next(piece for piece in pieces_of(small_manifest, "test") if "vn" in piece.references)
     (found,) = system(piece.restricted(fit.labels), ["vn"])
     assert found.shape == piece.mixture.shape
-    low = np.repeat(resample(piece.mixture, 8000, 4000), 2, axis=0)
+    low = np.repeat(resample(piece.mixture, 8000.0, 4000.0), 2, axis=0)
     (own,) = ModelSystem(load_separator(folder), "a")(Scene("p", low, {"violin": low}, {}), ["violin"])
-    expected = resample(own.mean(axis=0, keepdims=True), 4000, 8000)
+    expected = resample(own.mean(axis=0, keepdims=True), 4000.0, 8000.0)
     np.testing.assert_allclose(found[:, :8000], expected[:, :8000], atol=1e-6)
 
 
@@ -607,6 +607,7 @@ def test_labels_that_are_not_scored_are_told_to_nobody(small_manifest):
 
 def test_parts_make_the_whole(small_manifest):
     (found,) = verbs.evaluate_systems(small_manifest, {}, "test", references=("oracle ratio mask",))
+    # As JSON, where an undefined figure equals itself.
     assert found.model_dump_json() == evaluate(OracleSystem(8000), small_manifest, "test").model_dump_json()
 
 
@@ -664,3 +665,15 @@ def test_a_gpu_gives_the_estimates_of_the_cpu(small_manifest, kind, save):
     found = kind(piece, labels)
     on_device(kind.separator, "cpu")
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_on_a_cluster_the_gpus_are_those_that_ray_counts(monkeypatch):
+    cluster = Place(name="far", ray_address="10.0.0.1:6379")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"GPU": 2.0})
+    assert [verbs.device_of_tasks(cluster, name) for name in ("auto", "cuda", "cpu")] == ["cuda", "cuda", "cpu"]
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 8.0})
+    assert verbs.device_of_tasks(cluster, "auto") == "cpu"
+    with pytest.raises(ConfigError, match="--device cuda needs an NVIDIA or AMD GPU .*; got a cluster of 0 GPUs"):
+        verbs.device_of_tasks(cluster, "cuda")

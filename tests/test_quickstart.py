@@ -48,7 +48,19 @@ SMALL = {
     },
 }  # fmt: skip
 
-KEYS = ["seconds", "stages", "seed", "trials", "baseline", "labels_gain", "references", "best", "champion", "page"]
+KEYS = [
+    "seconds",
+    "stages",
+    "seed",
+    "trials",
+    "baseline",
+    "labels_gain",
+    "references",
+    "best",
+    "intervals",
+    "champion",
+    "page",
+]
 
 
 @pytest.fixture(scope="module")
@@ -212,3 +224,14 @@ def test_a_changed_recipe_gets_a_recording_of_its_own(small_manifest, tmp_path):
     first, _ = write_recording(small_manifest, tmp_path)
     other, _ = write_recording(small_manifest.model_copy(update={"signature": "other"}), tmp_path)
     assert other != first and write_recording(small_manifest, tmp_path)[0] == first
+
+
+@pytest.mark.slow
+def test_every_figure_has_its_interval_over_pieces(runs):
+    summary = runs[1].summary
+    assert set(summary["intervals"]) == {"above_wiener", "pieces_above_wiener", "labels_gain"}
+    low, high = summary["intervals"]["above_wiener"]
+    assert (low + high) / 2 == pytest.approx(summary["best"]["above_wiener"])
+    for figures in (summary["best"]["metrics"], *summary["references"].values(), *summary["baseline"].values()):
+        assert {"si_sdr_improvement", "absent_level", "pieces_sdr"} <= set(figures["intervals"])
+        assert "scores" not in figures

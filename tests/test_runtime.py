@@ -287,3 +287,19 @@ def test_processes_of_a_ray_beside_another_one_ask_their_own():
         asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         other.communicate(b"\n")
     assert asked.stdout == "1\n", asked.stderr
+
+
+@pytest.mark.slow
+def test_a_task_asks_ray_for_its_share_of_a_gpu_where_the_cluster_counts_any():
+    code = """
+import ray
+from vimss.runtime import cluster_gpus, parallel_map
+def assigned(item):
+    return ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0)
+for gpus in (0, 1):
+    ray.init(num_cpus=2, num_gpus=gpus, include_dashboard=False, log_to_driver=False)
+    print(cluster_gpus(), parallel_map(assigned, [0.0, 0.25], gpus=lambda item: item))
+    ray.shutdown()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["0.0 [0.0, 0.0]", "1.0 [0.0, 0.25]"]

@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ from vimss.track import (
     set_alias,
     ui_command,
 )
+from vimss.track.names import check_registered
 from vimss.track.spool import Spool
 from vimss.train.config import Settings
 
@@ -812,3 +813,31 @@ def free_port() -> int:
     server = make_server("127.0.0.1", 0, lambda _environ, _start: [])
     server.server_close()
     return int(server.port)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("models:/b", "models:/b must have a version or alias 'champion'; got no model 'b'. To fix: choose from a"),
+        ("models:/a@old", "alias 'old'; got versions 1, 3; aliases champion .version 3.. To fix: choose one of these"),
+        ("models:/a/2", "models:/a must have a version or alias '2'; got versions 1, 3"),
+        ("models:/a/", "a model is models:/name@alias, models:/name/3 or a folder; got models:/a/"),
+    ],
+)
+def test_a_registered_model_is_looked_for_without_mlflow(tmp_path, model, message):
+    with closing(sqlite3.connect(tmp_path / "a.db")) as database, database:
+        database.execute("CREATE TABLE registered_models (name)")
+        database.execute("CREATE TABLE model_versions (name, version, current_stage)")
+        database.execute("CREATE TABLE registered_model_aliases (name, alias, version)")
+        database.execute("INSERT INTO registered_models VALUES ('a')")
+        stages = [(1, "None"), (2, "Deleted_Internal"), (3, "None")]
+        database.executemany("INSERT INTO model_versions VALUES ('a', ?, ?)", stages)
+        database.execute("INSERT INTO registered_model_aliases VALUES ('a', 'champion', 3)")
+    for there in ("models:/a", "models:/a@champion", "models:/a/1"):
+        check_registered(tmp_path / "a.db", there)
+    with pytest.raises(ModelError, match=message):
+        check_registered(tmp_path / "a.db", model)
+    with pytest.raises(ModelError, match=r"must have|a model is"):
+        check_registered(tmp_path / "none.db", model)
+    (tmp_path / "odd.db").write_text("no database at all")
+    check_registered(tmp_path / "odd.db", "models:/anything")

@@ -459,13 +459,18 @@ def _shards_for(models: list[str], recipe: str, split: str, given: tuple[int | N
     from vimss.model.card import check_model_folder
     from vimss.runtime import load_place, open_store
     from vimss.shards.written import check_split, written_shards
+    from vimss.track.names import DATABASE, check_registered
 
     seed, changes = given
-    manifest = written_shards(open_store(load_place(place)), recipe, f"the shards of '{recipe}'", seed, changes)
+    at = load_place(place)
+    store = open_store(at)
+    manifest = written_shards(store, recipe, f"the shards of '{recipe}'", seed, changes)
     check_split(manifest, split)
     for model in models:
         if not model.startswith("models:"):
             check_model_folder(Path(model))
+        elif not at.tracking_uri:
+            check_registered(store.tracking / DATABASE, model)
     return manifest
 
 

@@ -157,4 +157,4 @@ def with_channels(sound: Float[np.ndarray, "c t"], channels: int) -> Float[np.nd
 
 def resampled(sound: Float[np.ndarray, "c t"], rate: int, wanted: int) -> Float[np.ndarray, "c u"]:
     """Sound at another rate; as it is where that is its own."""
-    return sound if rate == wanted else resample(np.ascontiguousarray(sound, np.float32), rate, wanted)
+    return sound if rate == wanted else resample(np.ascontiguousarray(sound, np.float32), float(rate), float(wanted))

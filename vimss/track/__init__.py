@@ -11,7 +11,9 @@ Every write goes through a spool in the store (spool), which a thread carries to
 server that is down neither stops nor slows a search, and loses nothing. Workers never import this package.
 """
 
+import importlib
 import os
+from typing import TYPE_CHECKING, Any
 
 # MLflow reads these when it is imported or at each request, so they come first. The user's own values win.
 for _name, _value in {
@@ -24,19 +26,20 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
-from vimss.track.delivery import Undelivered  # noqa: E402
-from vimss.track.registry import (  # noqa: E402
-    ModelVersion,
-    find_alias,
-    find_version,
-    model_folder,
-    newest_version,
-    register,
-    set_alias,
-    tag_version,
-)
-from vimss.track.store import Tracking, runs_page, serve_ui, ui_command  # noqa: E402
-from vimss.track.tracker import Study, Tracker, provenance  # noqa: E402
+if TYPE_CHECKING:
+    from vimss.track.delivery import Undelivered
+    from vimss.track.registry import (
+        ModelVersion,
+        find_alias,
+        find_version,
+        model_folder,
+        newest_version,
+        register,
+        set_alias,
+        tag_version,
+    )
+    from vimss.track.store import Tracking, runs_page, serve_ui, ui_command
+    from vimss.track.tracker import Study, Tracker, provenance
 
 __all__ = [
     "ModelVersion",
@@ -56,3 +59,21 @@ __all__ = [
     "tag_version",
     "ui_command",
 ]
+
+_MODULES = {
+    "delivery": ("Undelivered",),
+    "registry": (
+        *("ModelVersion", "find_alias", "find_version", "model_folder", "newest_version", "register", "set_alias"),
+        "tag_version",
+    ),
+    "store": ("Tracking", "runs_page", "serve_ui", "ui_command"),
+    "tracker": ("Study", "Tracker", "provenance"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import at first use: MLflow takes seconds, which `vimss.track.names` does without."""
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"vimss.track.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

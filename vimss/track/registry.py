@@ -10,7 +10,6 @@ model's folder as its one artifact. Registering the same weights again gives the
 import hashlib
 import json
 import math
-import re
 import shutil
 import tempfile
 import threading
@@ -33,9 +32,9 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types.schema import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
 import vimss
-from vimss.errors import ModelError
 from vimss.model.card import CARD, WEIGHTS, check_model_folder
 from vimss.storage import publish, sha256
+from vimss.track.names import URI, no_such_model, not_a_model
 from vimss.track.store import Tracking, explain_mlflow_errors
 
 MODEL_FILES = (CARD, WEIGHTS)
@@ -47,9 +46,6 @@ DIGEST_TAG = "weights_sha256"
 
 MAX_TAG = 5000
 """Characters; MLflow's limit is 100000 for a description and 5000 for a version's tag."""
-
-_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))$")
-
 
 _NOT_THERE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 """MLflow's codes for names, versions and aliases that do not exist."""
@@ -113,8 +109,7 @@ def find_version(tracking: Tracking, name: str, which: str) -> ModelVersion:
         client = tracking.client()
         found = _get_version(client, name, which)
         if found is None:
-            got, fix = _what_there_is(client, name)
-            raise ModelError(f"models:/{name} must have a version or alias '{which}'", got=got, fix=fix)
+            raise no_such_model(name, which, _what_there_is(client, name))
     return found
 
 
@@ -157,13 +152,9 @@ def model_folder(uri: str | Path, tracking: Tracking) -> Path:
     if isinstance(uri, Path) or not uri.startswith("models:"):
         _read_model(Path(uri))
         return Path(uri)
-    match = _URI.match(uri)
+    match = URI.match(uri)
     if match is None:
-        raise ModelError(
-            "a model is models:/name@alias, models:/name/3 or a folder",
-            got=uri,
-            fix="write for example models:/quickstart@champion",
-        )
+        raise not_a_model(uri)
     version = find_version(tracking, match["name"], match["alias"] or match["version"])
     with explain_mlflow_errors(tracking):
         address = tracking.client().get_model_version_download_uri(version.name, str(version.version))
@@ -288,16 +279,14 @@ def _get_version(client: MlflowClient, name: str, which: str) -> ModelVersion | 
     return ModelVersion(name, int(found.version), found.run_id, tuple(found.aliases), dict(found.tags))
 
 
-def _what_there_is(client: MlflowClient, name: str) -> tuple[str, str]:
-    models = {model.name: dict(model.aliases) for model in client.search_registered_models()}
-    if name not in models:
-        return (
-            f"no model '{name}'",
-            f"choose from {', '.join(models)}" if models else "run a search first: no model is registered",
-        )
-    versions = ", ".join(str(number) for number in sorted(int(version.version) for version in _versions(client, name)))
-    aliases = ", ".join(f"{alias} (version {version})" for alias, version in models[name].items()) or "none"
-    return f"versions {versions or 'none'}; aliases {aliases}", "choose one of these, or promote a version"
+def _what_there_is(client: MlflowClient, name: str) -> dict[str, tuple[list[str], dict[str, str]]]:
+    """All registered models, that of this name with its versions and aliases."""
+    models: dict[str, tuple[list[str], dict[str, str]]] = {}
+    for model in client.search_registered_models():
+        versions = sorted(int(version.version) for version in _versions(client, name)) if model.name == name else []
+        aliases = {alias: str(version) for alias, version in dict(model.aliases).items()}
+        models[model.name] = ([str(version) for version in versions], aliases)
+    return models
 
 
 def _describe(metrics: Mapping[str, float], card: Mapping[str, Any]) -> str:

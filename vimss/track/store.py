@@ -32,6 +32,7 @@ from vimss.config import signature
 from vimss.errors import PlaceError
 from vimss.runtime import sqlite_url
 from vimss.storage import Store, explain_os_errors, publish
+from vimss.track.names import DATABASE
 
 LOOPBACK = "127.0.0.1"
 
@@ -70,7 +71,7 @@ class Tracking:
     @property
     def database(self) -> Path:
         """The SQLite file used without a server."""
-        return self.folder / "mlflow.db"
+        return self.folder / DATABASE
 
     @property
     def artifacts(self) -> Path:

@@ -1,0 +1,77 @@
+"""Which registered models there are, as the store's own database has them; in milliseconds, and without MLflow.
+
+    check_registered(store.tracking / DATABASE, "models:/quickstart@champion")
+
+MLflow itself takes seconds to import, too long to say that a name is misspelt. What it would find wrong beyond that,
+it still finds when the model is fetched.
+"""
+
+import re
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from vimss.errors import ModelError
+
+DATABASE = "mlflow.db"
+"""The SQLite file in the store's folder for tracking, used without a server."""
+
+URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))$")
+
+
+def check_registered(database: Path, model: str) -> None:
+    """ModelError where `model` is not models:/NAME, models:/NAME@ALIAS or models:/NAME/VERSION, or there is none."""
+    match = URI.match(model) or re.fullmatch(r"models:/(?P<name>[^/@]+)", model)
+    if match is None:
+        raise not_a_model(model)
+    wanted = {"alias": "", "version": ""} | {key: value for key, value in match.groupdict().items() if value}
+    try:
+        models = _read(database)
+    except sqlite3.Error:  # a database of another time, or in use: MLflow knows what to do
+        return
+    name = wanted["name"]
+    versions, aliases = models.get(name, ([], {}))
+    which = wanted["alias"] or wanted["version"]
+    if name in models and (not which or which in aliases or which in versions):
+        return
+    raise no_such_model(name, which or "champion", models)
+
+
+def no_such_model(name: str, which: str, models: dict[str, tuple[list[str], dict[str, str]]]) -> ModelError:
+    """The error of a name, version or alias that does not exist; `models` are those that do, with both."""
+    rule = f"models:/{name} must have a version or alias '{which}'"
+    if name not in models:
+        fix = f"choose from {', '.join(models)}" if models else "run a search first: no model is registered"
+        return ModelError(rule, got=f"no model '{name}'", fix=fix)
+    versions, aliases = models[name]
+    given = ", ".join(f"{alias} (version {version})" for alias, version in aliases.items()) or "none"
+    return ModelError(
+        rule,
+        got=f"versions {', '.join(versions) or 'none'}; aliases {given}",
+        fix="choose one of these, or promote a version",
+    )
+
+
+def not_a_model(model: str) -> ModelError:
+    """The error of what is no name of a registered model."""
+    return ModelError(
+        "a model is models:/name@alias, models:/name/3 or a folder",
+        got=model,
+        fix="write for example models:/quickstart@champion",
+    )
+
+
+def _read(database: Path) -> dict[str, tuple[list[str], dict[str, str]]]:
+    """Name of each registered model to its versions, and to its aliases with their versions."""
+    if not database.is_file():
+        return {}
+    with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        names = [name for (name,) in connection.execute("SELECT name FROM registered_models ORDER BY name")]
+        found: dict[str, tuple[list[str], dict[str, str]]] = {name: ([], {}) for name in names}
+        # A deleted version keeps its row.
+        kept = "SELECT name, version FROM model_versions WHERE current_stage != 'Deleted_Internal' ORDER BY version"
+        for name, version in connection.execute(kept):
+            found[name][0].append(str(version))
+        for name, alias, version in connection.execute("SELECT name, alias, version FROM registered_model_aliases"):
+            found[name][1][alias] = str(version)
+    return found
