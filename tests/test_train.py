@@ -655,7 +655,7 @@ def test_a_mixture_that_does_not_fit_alone_is_an_error(small_manifest):
 
 @pytest.mark.slow
 def test_a_compiled_network_has_the_same_gradients(small_manifest):
-    tiny = {"levels": 1, "filters": 2, "outputs": "instruments", "site": "none"}
+    tiny = {"levels": 1, "filters": 2, "max_filters": 1024, "outputs": "instruments", "site": "none"}
     results = [gradients_of(small_manifest, 2, 2, compile=how, model=tiny) for how in ("off", "compile")]
     (_, eager), (_, fused) = results
     torch.testing.assert_close(fused, eager, rtol=1e-4, atol=1e-6)
