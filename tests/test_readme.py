@@ -218,7 +218,7 @@ def test_the_readme_shows_medians_and_ranges_over_the_seeds_of_a_store(tmp_path)
     figures = quickstart.read_store(store)
     seeds = quickstart.the_seeds(figures)
     assert "| best trial, seeds 1, 2 and 10 | median | range | aim |" in seeds
-    assert "| label contrast: right label minus an absent one, dB | +1.0 | -1.0 to +3.0 | - |" in seeds
+    assert "| label contrast: right label minus an absent one, dB | +1.0 | -1.0 to +3.0 | at least +2.0 |" in seeds
     # Seed 2 found shards of before, so that its seconds say nothing.
     assert "| whole run, s | 206 | 201 to 210 | at most 210 |" in seeds
     assert "Seconds, medians of the seeds 1 and 10: imports 5, corpus and shards 30, search 106." in seeds

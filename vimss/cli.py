@@ -368,7 +368,7 @@ def ui(
 
 @app.command()
 def quickstart(seed: Seed = None, place: On = "local", wait: Wait = False, as_json: Json = False) -> None:
-    """From scores to stems in five minutes: corpus, search, evaluation, promotion, separation."""
+    """From scores to stems in three minutes: corpus, search, evaluation, promotion, separation."""
     began = time.time()
     from vimss import verbs
     from vimss.quickstart import run, tell
