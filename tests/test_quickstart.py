@@ -150,7 +150,7 @@ def test_it_tells_what_was_reached_and_how_to_go_on(runs, capsys):
         "above the Wiener filter told as much",
         "label contrast",
         "absent label",
-        "told no labels",
+        "gain from labels",
     ):
         assert row in told
     assert result.promotion.decision.sentence in told and f"{store}/quickstart.json" in told

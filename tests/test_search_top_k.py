@@ -41,6 +41,14 @@ def record(
     )
 
 
+def test_a_trial_that_was_scored_again_is_at_the_rung_that_it_reached_before():
+    """One report is left of it, of its best weights, which may be from before the rung."""
+    again = record("a", -1.0, -3.0, -2.0, state="pruned").moved_to("larger", [{"audio_seconds": 8.0, OBJECTIVE: -2.5}])
+    assert loss_at(again, 12.0) == -2.5
+    # Pruned at an earlier rung, it has not been to this one.
+    assert loss_at(again, 16.0) is None and loss_at(record("b", -1.0, state="pruned"), 8.0) is None
+
+
 def names(chosen: tuple[list[TrialRecord], list[TrialRecord]]) -> tuple[list[str], list[str]]:
     going_on, pruned = chosen
     return [each.trial for each in going_on], [each.trial for each in pruned]

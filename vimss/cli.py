@@ -455,7 +455,7 @@ def _check_shards(name: str, recipe: Any, place: str, shards: str | None, as_jso
 
 
 def _shards_for(models: list[str], recipe: str, split: str, given: tuple[int | None, list[str]], place: str) -> Any:
-    """The shards to score models on; what is wrong with them or with models in folders is told before slow imports."""
+    """The shards to score models on. Wrong shards and wrong model folders are refused before the slow imports."""
     from vimss.model.card import check_model_folder
     from vimss.runtime import load_place, open_store
     from vimss.shards.written import check_split, written_shards

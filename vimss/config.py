@@ -260,7 +260,7 @@ def _canonical(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON holds of a value: equal ones alike."""
+    """A value as plain JSON; equal values give equal JSON."""
     match value:
         case BaseModel():
             return differences(value)

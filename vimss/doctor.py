@@ -109,7 +109,7 @@ def vector_units(capabilities: Mapping[str, object], used: str) -> Finding:
 
 
 def bfloat16_units(capabilities: Mapping[str, object], on_gpu: bool) -> Finding:
-    """What multiplies bfloat16 numbers, and what follows for training."""
+    """The hardware that multiplies bfloat16 numbers, and what that means for training."""
     from vimss.train.device import multiplies_bfloat16
 
     present = [unit for unit in capabilities if multiplies_bfloat16({unit: capabilities[unit]})]

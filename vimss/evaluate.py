@@ -5,7 +5,7 @@
 
 What is scored is the stem of a label, whatever a model is told, so that all models have the same figures. Every number
 has its convention (`metrics.CONVENTIONS`); tables show medians over sources, with intervals over pieces. Of a label
-that a model of the table does not know, the stem stays in every mixture, is told to no system and is not scored.
+that a model of the table does not know, the stem stays in every mixture, but no system is told of it and it is not scored.
 """
 
 import itertools
@@ -364,7 +364,7 @@ FILTERS = (WienerSystem.name, InformedWienerSystem.name)
 
 @dataclass(frozen=True)
 class Table:
-    """What all rows of a table are scored on; plain values that travel to another process."""
+    """The shards, split and labels that all rows of a table share; plain values that travel to another process."""
 
     shards: Path
     split: str
@@ -401,7 +401,7 @@ class EvaluationTask:
 
 @dataclass(frozen=True)
 class Part:
-    """What some tasks of one row found."""
+    """The scores of some tasks of one row."""
 
     system: str
     weights: str
@@ -421,7 +421,7 @@ def evaluation_tasks(table: Table, row: Row, manifest: Manifest, whole_pieces: b
 
 
 def run_evaluation(task: EvaluationTask) -> Part:
-    """What a task found."""
+    """Run a task and return its scores."""
     manifest, table = open_manifest(task.table.shards), task.table
     system = _system(task.row, manifest, table)
     found = Part(system.name, system.weights, (), (), task.seconds)

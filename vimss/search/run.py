@@ -144,6 +144,8 @@ class _Run:
         self.folder = folder
         self.reporters = reporters
         self.validation = validation_spec(manifest, experiment.validation).signature(manifest)
+        self.beside: set[str] = set()
+        """Trials of baselines that train, or have trained, beside a trial that goes on."""
         self.told: set[str] = set()
         """Cells whose beginning and earlier trials the reporters have heard of."""
 
@@ -208,13 +210,14 @@ class _Run:
         """
         if not trained_beside(self.experiment):
             return []
-        names, found = {best.trial}, list[dict[str, Any]]()
+        found: list[dict[str, Any]] = []
         for cell in baselines(self.experiment, best):
             name = trial_name(self.experiment.settings(cell.fixes))
-            if name not in names and not self._resume(cell)[0]:
+            # It may run already, for a trial that was the best before and failed.
+            if name not in {best.trial, *self.beside} and not self._resume(cell)[0]:
                 inherited = {key: value for key, value in cell.inherited.items() if key not in cell.overrides}
                 found.append({CELL: cell.name, **inherited})
-            names.add(name)
+            self.beside.add(name)
         return found
 
     def _prune(self, record: TrialRecord) -> None:

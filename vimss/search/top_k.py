@@ -34,8 +34,10 @@ def loss_at(record: TrialRecord, rung: float) -> float | None:
         losses.append(report[OBJECTIVE])
         if reaches(report["audio_seconds"], rung):
             return min(losses)
-    # Of trials that were scored again on another validation set there is one report left.
-    return min(losses, default=math.inf) if record.state in {"finished", "pruned"} else None
+    # Scored again on another validation set, a trial has one report left, of its best weights; earlier ones tell more.
+    earlier = (report["audio_seconds"] for reports in record.earlier.values() for report in reports)
+    ended = record.state == "finished" or any(reaches(seconds, rung) for seconds in earlier)
+    return min(losses, default=math.inf) if ended else None
 
 
 def choose(
