@@ -5,7 +5,8 @@
 
 What is scored is the stem of a label, whatever a model is told, so that all models have the same figures. Every number
 has its convention (`metrics.CONVENTIONS`); tables show medians over sources, with intervals over pieces. Of a label
-that a model of the table does not know, the stem stays in every mixture, but no system is told of it and it is not scored.
+that a model of the table does not know, the stem stays in every mixture, but no system is told of it, and it is not
+scored.
 """
 
 import itertools
