@@ -17,17 +17,17 @@ from safetensors.torch import load_file
 from test_search import SMALL, experiment
 
 from vimss.errors import StorageError, TrainingError
-from vimss.experiment import TrialContinues, TrialEnded, TrialReported, TrialStarted, TrialWaits
 from vimss.model.separator import load_separator
 from vimss.runtime import Place, ray_running
-from vimss.search import search
-from vimss.search.sampler import Draws, suggest
+from vimss.search.events import TrialContinues, TrialEnded, TrialReported, TrialStarted, TrialWaits
+from vimss.search.run import search
+from vimss.search.sampler import DeduplicatingSearcher, suggest
+from vimss.search.study import OBJECTIVE, TrialRecord, read_study, write_record
 from vimss.search.top_k import Rung, TopK, choose, loss_at
+from vimss.search.trial import RUNG
 from vimss.shards.manifest import Manifest
 from vimss.storage import Store
-from vimss.study import OBJECTIVE, TrialRecord, read_study, write_record
 from vimss.train.distribute import CHECKPOINTS, Job, fit
-from vimss.trial import RUNG
 from vimss.verbs import check_finished
 
 
@@ -128,7 +128,7 @@ class SmallTune:
         )
         # Random draws with a seed: the same whatever was reported before.
         sampler = optuna.samplers.RandomSampler(seed=0)
-        self.draws = Draws(of(sampler=sampler), of(sampler=sampler), lambda chosen: True)
+        self.draws = DeduplicatingSearcher(of(sampler=sampler), of(sampler=sampler), lambda chosen: True)
         rung = Rung(4.0, keep, lambda: read_study(folder).of_cell("search"), self._prune, lambda _: ())
         self.searcher = TopK(self.draws, rung, trials)
         self.running: dict[str, TrialRecord] = {}
@@ -257,9 +257,10 @@ KILLED = """
 import json, os, signal
 from pathlib import Path
 from vimss.config import parse_config
-from vimss.experiment import Experiment, TrialWaits
+from vimss.experiment import Experiment
+from vimss.search.events import TrialWaits
 from vimss.runtime import Place, ray_running
-from vimss.search import search
+from vimss.search.run import search
 from vimss.shards.manifest import open_manifest
 from vimss.storage import Store
 
@@ -282,7 +283,7 @@ with ray_running(place, num_cpus=2):
 def killed(small_manifest: Manifest, tmp_path_factory: pytest.TempPathFactory):
     """A search that was killed while two of three trials waited, and what the same command made of it."""
     store = Store(tmp_path_factory.mktemp("killed"))
-    chosen = experiment(search=TOP_ONE, baselines={})
+    chosen = experiment(search=TOP_ONE, controls={})
     words = {"CONTENT": json.dumps(chosen.model_dump(mode="json")), "SHARDS": str(small_manifest.folder)}
     words["STORE"] = str(store.root)
     script = "".join(f"{name} = {value!r}\n" for name, value in words.items()) + KILLED
@@ -319,7 +320,7 @@ def test_an_error_while_trials_are_pruned_is_told_as_it_is_and_they_still_wait(s
             raise full
 
     place, store = Place(name="test", max_concurrent_trials=1), Store(tmp_path)
-    chosen = experiment(search={**TOP_ONE, "trials": 2}, baselines={})
+    chosen = experiment(search={**TOP_ONE, "trials": 2}, controls={})
     with ray_running(place, num_cpus=2):
         with pytest.raises(StorageError, match="the record must fit on the disk; got 0 MB free"):
             search(chosen, small_manifest, place, store, [fail])
@@ -331,7 +332,7 @@ def test_a_cell_with_trials_that_wait_is_not_at_its_end(tmp_path):
     for trial, state in (("a", "finished"), ("b", "waiting")):
         write_record(record(trial, -1.0, state=state, folder=tmp_path / "search" / trial))
     with pytest.raises(TrainingError, match=r"got cell 'search': 1 finished, 1 waiting\. To fix: .*run the same"):
-        check_finished(experiment(search=TOP_ONE, baselines={}), read_study(tmp_path))
+        check_finished(experiment(search=TOP_ONE, controls={}), read_study(tmp_path))
 
 
 @pytest.mark.slow
@@ -348,7 +349,7 @@ def test_events_say_that_a_trial_waits_and_that_it_goes_on_or_is_pruned(killed):
 def test_a_trial_that_went_on_has_the_weights_of_one_that_never_waited(killed, small_manifest, tmp_path):
     _, study, _ = killed
     waited = study.best(["search"])
-    chosen = experiment(search=TOP_ONE, baselines={})
+    chosen = experiment(search=TOP_ONE, controls={})
     reports: list = []
     fit(
         Job(tmp_path, waited.settings, chosen.validation, small_manifest.folder, (), Place(name="test")), reports.append
@@ -379,7 +380,7 @@ def test_draws_that_cannot_be_trained_and_trials_that_end_before_the_rung_do_not
             "training.learning_rate": {"choices": [1e-3, 1e-12]},
         },
         search={**TOP_ONE, "grace_seconds": 20, "first_trials": [refused, slow]},
-        baselines={},
+        controls={},
     )
     with ray_running(Place(name="test"), num_cpus=2):
         study = search(chosen, small_manifest, Place(name="test"), Store(tmp_path))

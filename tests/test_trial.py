@@ -13,22 +13,22 @@ from ray import tune
 from test_search import SMALL, experiment
 
 from vimss.errors import TrainingError
-from vimss.experiment import TrialReported
 from vimss.model.separator import read_card
 from vimss.runtime import Place, ray_running
-from vimss.search import search
+from vimss.search.events import TrialReported
+from vimss.search.run import search
+from vimss.search.trial import REPORTED, TrialPlan, for_tune, run_trial, trial_resources
 from vimss.storage import TEMPORARY, Store
 from vimss.train.checkpoint import reported_loss
 from vimss.train.config import ValidationConfig
 from vimss.train.distribute import Job, checkpoint_name, fit
-from vimss.trial import REPORTED, TrialPlan, for_tune, run_trial, trial_resources
 
 LATE_SECONDS = 4.0
 """As on a loaded machine; the trial's function returns before the first report was read."""
 
 
 def job(manifest, storage, **training) -> Job:
-    once = experiment(tune={}, baselines={}, training={**SMALL["training"], "batch_size": 2, **training})
+    once = experiment(tune={}, controls={}, training={**SMALL["training"], "batch_size": 2, **training})
     return Job(storage, once.settings(), once.validation, manifest.folder, (), Place(name="test"))
 
 
@@ -164,7 +164,7 @@ def test_a_trial_whose_reports_are_read_late_ends_with_all_of_them(small_manifes
         session._TrainSession.get_next = late(session._TrainSession.get_next)
         run_trial(config, plan)
 
-    once = experiment(tune={}, baselines={}, training={**SMALL["training"], "audio_seconds": 4, "batch_size": 2})
+    once = experiment(tune={}, controls={}, training={**SMALL["training"], "audio_seconds": 4, "batch_size": 2})
     place = Place(name="test", workers_per_trial=workers)
     plan = TrialPlan(once, {cell.name: cell for cell in once.cells()}, small_manifest.folder, (), place, tmp_path)
     trainable = tune.with_resources(functools.partial(on_a_slow_machine, plan=plan), trial_resources(place))
@@ -189,7 +189,7 @@ def test_a_trial_that_is_lost_is_named_and_resumed_by_the_same_search(
 ):
     """Its process is stopped, so that nothing of it answers any more, or killed, after the first report."""
     longer = {**SMALL["training"], "audio_seconds": 60, "report_seconds": 4, "batch_size": 2}
-    once, store = experiment(tune={}, baselines={}, training=longer), Store(tmp_path).make()
+    once, store = experiment(tune={}, controls={}, training=longer), Store(tmp_path).make()
     lost: list[psutil.Process] = []
 
     def lose(event):

@@ -25,21 +25,19 @@ from rich.table import Table
 from rich.text import Text
 
 from vimss.config import to_json
-from vimss.experiment import (
+from vimss.experiment import Experiment
+from vimss.search.events import (
     CellEnded,
     CellStarted,
     Event,
-    Experiment,
-    Progress,
     TrialContinues,
     TrialEnded,
     TrialReported,
     TrialsScoredAgain,
     TrialStarted,
     TrialWaits,
-    audio_left,
-    longest,
 )
+from vimss.search.remaining import Progress, audio_left, longest
 from vimss.train.config import MUCH_WAITING
 
 Say = Callable[[str], None]

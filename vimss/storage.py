@@ -1,6 +1,6 @@
 """Files that are complete or do not exist, and where in the store they live.
 
-    with publish(store.shards / "manifest.json") as temporary:
+    with atomic_write(store.shards / "manifest.json") as temporary:
         temporary.write_text(text)
 
 `publish` gives a temporary name in the same folder; when the block ends well the file is synced to disk and
@@ -124,9 +124,9 @@ class LocalFolder:
         yield self.path / name
 
     @contextmanager
-    def publish(self, name: str) -> Iterator[Path]:
+    def atomic_write(self, name: str) -> Iterator[Path]:
         """A temporary path whose file is `name` when the block has ended well, and not before."""
-        with publish(self.path / name) as temporary:
+        with atomic_write(self.path / name) as temporary:
             yield temporary
 
 
@@ -190,7 +190,7 @@ class RemoteFolder:
             yield temporary
 
     @contextmanager
-    def publish(self, name: str) -> Iterator[Path]:
+    def atomic_write(self, name: str) -> Iterator[Path]:
         """A temporary path whose file is uploaded as `name` when the block has ended well."""
         with _temporary_file() as temporary:
             yield temporary
@@ -225,7 +225,7 @@ def folder_at(location: str) -> Folder:
 
 
 @contextmanager
-def publish(target: Path, variable: str = "VIMSS_STORE") -> Iterator[Path]:
+def atomic_write(target: Path, variable: str = "VIMSS_STORE") -> Iterator[Path]:
     """Yield a temporary path beside `target`, which becomes `target` (file or folder) when the block succeeds.
 
     Where `target` is a link, what it leads to is written. `variable` is what puts `target` elsewhere.

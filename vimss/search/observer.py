@@ -13,14 +13,14 @@ import ray
 from ray import tune
 
 from vimss.errors import PlaceError
-from vimss.experiment import Event, TrialContinues, TrialEnded, TrialReported, TrialStarted, TrialWaits
+from vimss.search.events import Event, TrialContinues, TrialEnded, TrialReported, TrialStarted, TrialWaits
 from vimss.search.failures import LOST, error_message, pickled_error, was_lost
 from vimss.search.heartbeat import Heartbeat
-from vimss.storage import publish
-from vimss.study import OBJECTIVE, RECORD, TrialRecord, read_record, write_record
+from vimss.search.study import OBJECTIVE, RECORD, TrialRecord, read_record, write_record
+from vimss.search.trial import REPORTED, RUNG, TrialPlan
+from vimss.storage import atomic_write
 from vimss.train.config import reaches
 from vimss.train.distribute import CHECKPOINTS, PROGRESS, checkpoint_name
-from vimss.trial import REPORTED, RUNG, TrialPlan
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ class Observer(tune.Callback):
             record = TrialRecord(
                 cell=cell.name,
                 trial=folder.name,
-                baseline=cell.baseline,
+                is_control=cell.is_control,
                 state="running",
                 chosen=chosen,
                 settings=settings,
@@ -174,7 +174,7 @@ class Observer(tune.Callback):
             # Ray Train may delete a checkpoint meanwhile, where a trial was stopped: the next best one is kept then.
             try:
                 if model.is_dir():
-                    with publish(record.folder / "model") as temporary:
+                    with atomic_write(record.folder / "model") as temporary:
                         shutil.copytree(model, temporary)
                     break
             except (FileNotFoundError, shutil.Error):

@@ -3,7 +3,7 @@
 A training alone is a search with one trial. What a trial did is written beside its weights as `trial.json`, and its
 folder is named by the signature of its settings. So the same command resumes: finished trials are replayed to the
 reporters, interrupted ones resume from their checkpoint, and no pickle of Ray is needed for it. A search that has grown
-by trials, cells, baselines or wider axes trains what is missing. Nothing is ever deleted: what the experiment does not
+by trials, cells, controls or wider axes trains what is missing. Nothing is ever deleted: what the experiment does not
 ask for any more stays on disk and does not count.
 """
 
@@ -24,47 +24,34 @@ from ray.tune.search.optuna import OptunaSearch
 
 from vimss.config import signature
 from vimss.errors import ConfigError, PlaceError, TrainingError, VimssError
-from vimss.experiment import (
-    SEED,
-    TUNE_FOLDER,
-    Cell,
-    CellEnded,
-    CellStarted,
-    Event,
-    Experiment,
-    Scalar,
-    TrialEnded,
-    TrialReported,
-    TrialStarted,
-    TrialWaits,
-    check_experiment,
-    check_settings,
-    trained_beside,
-)
+from vimss.experiment import SEED, TUNE_FOLDER, Cell, Experiment, Scalar
 from vimss.runtime import Place, ray_at_hand, start_ray
+from vimss.search.checks import check_experiment, check_settings
+from vimss.search.events import CellEnded, CellStarted, Event, TrialEnded, TrialReported, TrialStarted, TrialWaits
 from vimss.search.failures import our_error
 from vimss.search.observer import Observer
-from vimss.search.sampler import Draws, known_to_optuna, startup_trials, suggest
+from vimss.search.remaining import trained_beside
+from vimss.search.sampler import DeduplicatingSearcher, known_to_optuna, startup_trials, suggest
 from vimss.search.scoring import score_again
-from vimss.search.top_k import Rung, TopK, choose, loss_at
-from vimss.shards.manifest import Manifest
-from vimss.storage import Store
-from vimss.study import (
+from vimss.search.study import (
     OBJECTIVE,
     RECORD,
     Study,
     TrialRecord,
-    baselines,
     cell_folder,
     in_cells,
     read_record,
     read_study,
+    resolved_controls,
     study_folder,
     write_record,
 )
+from vimss.search.top_k import Rung, TopK, choose, loss_at
+from vimss.search.trial import CELL, TrialPlan, run_trial, trial_name, trial_resources
+from vimss.shards.manifest import Manifest
+from vimss.storage import Store
 from vimss.train.distribute import worker_resources
 from vimss.train.validation import make_validation_set, validation_spec
-from vimss.trial import CELL, TrialPlan, run_trial, trial_name, trial_resources
 
 # Tune's own words about trials that failed: our records have the reason, and it was reported when they ended.
 logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
@@ -85,23 +72,23 @@ down meanwhile, a thread of its C++ part misses it a moment later and ends this 
 def search(
     experiment: Experiment, manifest: Manifest, place: Place, store: Store, reporters: Sequence[Reporter] = ()
 ) -> Study:
-    """Run every cell of an experiment, then its baselines. Trials that ended before are kept.
+    """Run every cell of an experiment, then its controls. Trials that ended before are kept.
 
     Ray starts where it does not run yet and a trial is left to train. One process at a time may search a study: see
-    `vimss.study.locked`.
+    `vimss.search.study.locked`.
 
     ConfigError, before any trial starts, where the shards or the place do not allow what the experiment asks for.
     """
     check_experiment(experiment, manifest, place)
     cells = experiment.cells()
-    searched = [cell for cell in cells if not cell.baseline]
+    searched = [cell for cell in cells if not cell.is_control]
     with ray_at_hand(place):
         run = _Run(experiment, manifest, place, study_folder(experiment, manifest, store), tuple(reporters))
         score_again(run.folder, manifest, experiment.validation, run._report)
         for cell in searched:
             run.tuned(cell) if experiment.tune else run.fixed([cell])
         if len(cells) > len(searched):
-            run.fixed(baselines(experiment, run.study().best(cell.name for cell in searched)))
+            run.fixed(resolved_controls(experiment, run.study().best(cell.name for cell in searched)))
     return run.study()
 
 
@@ -145,7 +132,7 @@ class _Run:
         self.reporters = reporters
         self.validation = validation_spec(manifest, experiment.validation).signature(manifest)
         self.beside: set[str] = set()
-        """Trials of baselines that train, or have trained, beside a trial that goes on."""
+        """Trials of controls that train, or have trained, beside a trial that goes on."""
         self.told: set[str] = set()
         """Cells whose beginning and earlier trials the reporters have heard of."""
 
@@ -198,20 +185,20 @@ class _Run:
                 prune=self._prune,
                 beside=self._beside,
             )
-            controls = [other for other in self.experiment.cells() if other.baseline]
-            # At most so many: to the rung, from there, and each with all baselines beside it.
+            controls = [other for other in self.experiment.cells() if other.is_control]
+            # At most so many: to the rung, from there, and each with all controls beside it.
             most = 2 * left + len(at_rung) + (left + len(at_rung)) * len(controls)
             self._tune([cell, *controls], {}, search_alg=TopK(draws, rung, left), num_samples=most)
 
     def _beside(self, best: TrialRecord) -> list[dict[str, Any]]:
-        """The configurations of the baselines that train beside the one trial that goes on, none of several.
+        """The configurations of the controls that train beside the one trial that goes on, none of several.
 
         Otherwise cores would rest: a search waits for its last trial, and only then is it known what they inherit.
         """
         if not trained_beside(self.experiment):
             return []
         found: list[dict[str, Any]] = []
-        for cell in baselines(self.experiment, best):
+        for cell in resolved_controls(self.experiment, best):
             name = trial_name(self.experiment.settings(cell.fixes))
             # It may run already, for a trial that was the best before and failed.
             if name not in {best.trial, *self.beside} and not self._resume(cell)[0]:
@@ -225,7 +212,7 @@ class _Run:
         write_record(record.model_copy(update={"state": "pruned", "message": ""}))
         self._report(TrialEnded(record.cell, record.trial, "pruned", record.folder))
 
-    def _draws(self, cell: Cell, ended: Sequence[TrialRecord], first: Sequence[TrialRecord]) -> Draws:
+    def _draws(self, cell: Cell, ended: Sequence[TrialRecord], first: Sequence[TrialRecord]) -> DeduplicatingSearcher:
         """What Optuna draws beside the trials that ended: the `first` ones, which began before, again."""
         known = {record.trial for record in ended}
         points = [record.chosen for record in first]
@@ -243,7 +230,7 @@ class _Run:
         seed = int(cell.overrides.get(SEED, self.experiment.seed)) + len(ended)
         startup = startup_trials(self.experiment.search.trials)
         tpe = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=startup)
-        return Draws(
+        return DeduplicatingSearcher(
             optuna_search(points_to_evaluate=points or None, sampler=tpe),
             optuna_search(sampler=optuna.samplers.RandomSampler(seed=_REDRAW_SEED + seed)),
             functools.partial(self._admit, cell, known),
@@ -364,7 +351,7 @@ class _Run:
                 write_record(record.model_copy(update={"state": "interrupted"}))
         records = self._records(cell)
         # Where nothing is tuned, a trial that was pruned in a search goes on to the whole budget.
-        states = {"finished", "pruned"} if self.experiment.tune and not cell.baseline else {"finished"}
+        states = {"finished", "pruned"} if self.experiment.tune and not cell.is_control else {"finished"}
         if cell.name not in self.told:
             self._replay(cell, [record for record in records if record.state in {*states, "waiting"}])
         ended = [record for record in records if record.state in states]
@@ -372,7 +359,7 @@ class _Run:
 
     def _replay(self, cell: Cell, records: Sequence[TrialRecord]) -> None:
         self.told.add(cell.name)
-        self._report(CellStarted(cell.name, cell.fixes, cell.baseline))
+        self._report(CellStarted(cell.name, cell.fixes, cell.is_control))
         for record in records:
             self._report(TrialStarted(cell.name, record.trial, record.settings, record.chosen))
             for report in record.reports:

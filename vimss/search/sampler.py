@@ -12,8 +12,8 @@ from optuna.trial import create_trial
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from vimss.experiment import Axis, Scalar, field_type, in_order
-from vimss.study import OBJECTIVE, TrialRecord
+from vimss.experiment import Axis, Scalar, field_type, topological_order
+from vimss.search.study import OBJECTIVE, TrialRecord
 
 _REDRAWS = 50
 """Draws without a new trial among them, after which a cell ends: its axes have hardly anything left to offer."""
@@ -28,7 +28,7 @@ def suggest(trial: Any, axes: dict[str, Axis]) -> dict[str, Any]:
     `trial` is an optuna.Trial, or what Ray puts in its place to see what is chosen; constants to add are none.
     """
     chosen: dict[str, Any] = {}
-    for key in in_order(axes):
+    for key in topological_order(axes):
         axis = axes[key]
         if any(chosen.get(other) not in values for other, values in axis.when.items()):
             continue
@@ -56,7 +56,7 @@ def startup_trials(trials: int) -> int:
     return max(1, min(5, trials // 2))
 
 
-class Draws(Searcher):
+class DeduplicatingSearcher(Searcher):
     """What Optuna draws, as far as it is admitted: two trials of equal settings would train in one folder.
 
     In place of a draw that is not admitted comes one at random, since TPE would choose its favourite again.

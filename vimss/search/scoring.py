@@ -8,10 +8,10 @@ Losses on different sets cannot be compared, so this comes before any cell begin
 from collections.abc import Callable
 from pathlib import Path
 
-from vimss.experiment import Event, TrialsScoredAgain
 from vimss.runtime import parallel_map
+from vimss.search.events import Event, TrialsScoredAgain
+from vimss.search.study import OBJECTIVE, TrialRecord, read_study, write_record
 from vimss.shards.manifest import Manifest
-from vimss.study import OBJECTIVE, TrialRecord, read_study, write_record
 from vimss.train.config import ValidationConfig
 from vimss.train.rescore import Score, ScoringTask, score
 from vimss.train.validation import make_validation_set, validation_spec

@@ -18,10 +18,10 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from vimss.search.sampler import Draws
-from vimss.study import OBJECTIVE, TrialRecord
+from vimss.search.sampler import DeduplicatingSearcher
+from vimss.search.study import OBJECTIVE, TrialRecord
+from vimss.search.trial import RUNG
 from vimss.train.config import reaches
-from vimss.trial import RUNG
 
 
 def loss_at(record: TrialRecord, rung: float) -> float | None:
@@ -91,7 +91,7 @@ class TopK(Searcher):
     their reports (ASHA's too). One at a time they are a function of the seed; a resumed search draws anew.
     """
 
-    def __init__(self, draws: Draws, rung: Rung, left: int) -> None:
+    def __init__(self, draws: DeduplicatingSearcher, rung: Rung, left: int) -> None:
         """`left` trials have to reach the rung yet."""
         super().__init__(metric=OBJECTIVE, mode="min")
         self.draws = draws

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vimss.errors import DataError
-from vimss.storage import publish, sha256
+from vimss.storage import atomic_write, sha256
 from vimss.stream.batch import Position
 
 TENSORS = "state.safetensors"
@@ -53,9 +53,9 @@ def save_state(
     for number, optimizer in enumerate(optimizers):
         for index, values in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer{number}.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
-    with publish(folder / TENSORS) as temporary:
+    with atomic_write(folder / TENSORS) as temporary:
         save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, temporary)
-    with publish(folder / ABOUT) as temporary:
+    with atomic_write(folder / ABOUT) as temporary:
         temporary.write_text(json.dumps({**asdict(state), "sha256": sha256(folder / TENSORS)}), encoding="utf-8")
 
 

@@ -25,7 +25,7 @@ from ray.util.queue import Empty, Queue
 
 from vimss.runtime import Place
 from vimss.shards.manifest import open_manifest
-from vimss.storage import TEMPORARY, publish
+from vimss.storage import TEMPORARY, atomic_write
 from vimss.train.config import Settings, ValidationConfig
 
 CHECKPOINTS = "train"
@@ -92,7 +92,7 @@ def _fit_here(job: Job, report: Callable[[Metrics], None]) -> None:
 
     def keep_and_report(metrics: Metrics, checkpoint: Path | None) -> None:
         if checkpoint is not None:
-            with publish(folder / checkpoint_name(metrics["steps"])) as temporary:
+            with atomic_write(folder / checkpoint_name(metrics["steps"])) as temporary:
                 shutil.copytree(checkpoint, temporary)
             _delete_old_checkpoints(folder)
         report(metrics)

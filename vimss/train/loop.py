@@ -137,7 +137,7 @@ def train(
     # At the first step that reaches the share of the budget: a report just before a rung of ASHA would miss it.
     report_steps = {math.ceil(total_steps * (number + 1) / num_reports) for number in range(num_reports)}
     steps, best, best_seconds = state.steps, state.best, state.best_seconds
-    patient = is_patient(config, steps * seconds_per_step, best_seconds)
+    patient = should_continue(config, steps * seconds_per_step, best_seconds)
     # A checkpoint is always that of a report.
     paused = reaches(steps * seconds_per_step, training.pause_seconds)
     losses, levels = Losses(training), Levels()
@@ -170,7 +170,7 @@ def train(
             for optimizer in optimizers:
                 optimizer.step()
             if average is not None:
-                follow(average, separator, config.ema)
+                update_ema(average, separator, config.ema)
             progress(seconds)
 
             if steps in report_steps:
@@ -184,7 +184,7 @@ def train(
                 _check_validation(metrics)
                 if metrics["valid_loss"] < best:
                     best, best_seconds = metrics["valid_loss"], seconds
-                patient = is_patient(config, seconds, best_seconds)
+                patient = should_continue(config, seconds, best_seconds)
                 metrics["stopped_early"] = float(not patient)
                 paused = reaches(seconds, training.pause_seconds)
                 position, scored_on = made.position, validate.signature
@@ -313,13 +313,13 @@ def learning_rate(config: TrainingConfig, audio_seconds: float) -> float:
     return config.learning_rate * warmup * config.learning_rate_decay ** (audio_seconds / config.audio_seconds)
 
 
-def follow(average: nn.Module, network: nn.Module, decay: float) -> None:
+def update_ema(average: nn.Module, network: nn.Module, decay: float) -> None:
     """One step of the moving average: `decay` times itself plus the rest of the network's weights."""
     update = get_ema_multi_avg_fn(decay)
     update(list(average.parameters()), list(network.parameters()), 0)
 
 
-def is_patient(config: TrainingConfig, audio_seconds: float, best_seconds: float) -> bool:
+def should_continue(config: TrainingConfig, audio_seconds: float, best_seconds: float) -> bool:
     """Whether to go on, where the lowest validation loss was at `best_seconds`."""
     return config.patience_seconds == 0 or audio_seconds - best_seconds < config.patience_seconds
 

@@ -18,7 +18,7 @@ from vimss.config import signature
 from vimss.errors import TrainingError
 from vimss.experiment import Cell, Experiment, Scalar
 from vimss.runtime import TRIAL_SLOT, Place
-from vimss.study import OBJECTIVE, cell_folder
+from vimss.search.study import OBJECTIVE, cell_folder
 from vimss.train.config import Settings
 from vimss.train.distribute import Job, fit, worker_resources
 
@@ -62,11 +62,11 @@ class TrialPlan:
     """Cell and trial to the folder of a trial that began before, under an earlier cell as it may be."""
 
     def resolve(self, config: dict[str, Any]) -> tuple[Cell, Settings, dict[str, Scalar]]:
-        """Cell, settings, and what was chosen for it: of a baseline nothing, whose configuration it inherits."""
+        """Cell, settings, and what was chosen for it: of a control nothing, whose configuration it inherits."""
         chosen = {key: value for key, value in config.items() if key not in {CELL, RUNG}}
         cell = self.cells[config[CELL]] if CELL in config else next(iter(self.cells.values()))
         settings = self.experiment.settings({**cell.fixes, **chosen})
-        return cell, settings, {} if cell.baseline else chosen
+        return cell, settings, {} if cell.is_control else chosen
 
     def trial_folder(self, cell: Cell, settings: Settings) -> Path:
         """Where the trial keeps its checkpoints, record and weights."""
