@@ -24,7 +24,7 @@ from vimss.errors import ConfigError, DataError, StorageError
 from vimss.features import available_features, compute_features, find_features
 from vimss.model import VisionConfig
 from vimss.runtime import JOB_VARIABLE, Place, open_store, ray_running
-from vimss.shards import fetch
+from vimss.shards import cache
 from vimss.shards.cache import FEATURES, FILES, local_shard
 from vimss.shards.manifest import open_manifest, open_shards
 from vimss.shards.verify import check_shards
@@ -82,10 +82,10 @@ def server(served, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setattr(storage, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(storage.folders, "PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
     s3fs.S3FileSystem.clear_instance_cache()
-    fetch._feature_digests.cache_clear()
+    cache._feature_digests.cache_clear()
     reset(served)
     s3fs.S3FileSystem().mkdir(BUCKET)
     served.requests.clear()

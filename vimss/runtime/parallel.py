@@ -1,0 +1,53 @@
+"""A function over many items, on the cores and GPUs of Ray or one after the other here.
+
+parallel_map(write_shard, tasks, on_done=print)
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from vimss.runtime.cluster import cluster_gpus, start_ray
+
+Item = TypeVar("Item")
+
+
+Result = TypeVar("Result")
+
+
+def parallel_map(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    on_done: Callable[[Result], None] | None = None,
+    gpus: Callable[[Item], float] = lambda item: 0.0,
+) -> list[Result]:
+    """`function` over the items: on the cores of Ray where it runs or is at hand, else here, one after the other.
+
+    Results come in order, `on_done` hears of each as it arrives, and the first error is raised as it was. `gpus` says
+    which share of a GPU an item needs beside its core, where the cluster has any.
+    """
+    import ray
+
+    start_ray()
+    tell = on_done or (lambda _: None)
+    if not ray.is_initialized():
+        done = []
+        for item in items:
+            done.append(function(item))
+            tell(done[-1])
+        return done
+    task = ray.remote(num_cpus=1)(function)
+    # Ray would wait for ever for a GPU that it does not count.
+    most = float(cluster_gpus() > 0)
+    pending = {task.options(num_gpus=most * gpus(item)).remote(item): index for index, item in enumerate(items)}
+    results: dict[int, Result] = {}
+    try:
+        while pending:
+            (ready,), _ = ray.wait(list(pending), num_returns=1)
+            index = pending.pop(ready)
+            results[index] = ray.get(ready)
+            tell(results[index])
+    except ray.exceptions.RayTaskError as error:
+        for reference in pending:
+            ray.cancel(reference, force=True)
+        raise error.cause from error
+    return [results[index] for index in range(len(items))]
