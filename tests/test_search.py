@@ -37,11 +37,12 @@ from vimss.search.observer import Observer
 from vimss.search.run import concurrent_trials, search, still_to_try
 from vimss.search.sampler import DeduplicatingSearcher, known_to_optuna, startup_trials, suggest
 from vimss.search.scoring import score_again
-from vimss.search.study import OBJECTIVE, Study, TrialRecord, read_study, study_folder, write_record
+from vimss.search.study import Study, TrialRecord, read_study, study_folder, write_record
 from vimss.search.trial import TrialPlan, for_tune, trial_resources
 from vimss.shards.write import write_shards
 from vimss.storage import Store
 from vimss.train.config import ValidationConfig
+from vimss.train.figure import figure_of
 from vimss.train.loop import asking_of
 from vimss.train.validation import Validation, validation_spec
 
@@ -131,7 +132,14 @@ def observed(folder: Path, *reports: dict[str, float]) -> tuple[TrialRecord, lis
     observer.on_trial_start(0, [], trial)
     for figures in reports:
         # As Tune gives it: with figures of its own.
-        result = {**for_tune(figures), "pid": 1, "time_total_s": 2.0, "config": {}, "trial_id": "t1", "done": False}
+        result = {
+            **for_tune(figures, figure_of()),
+            "pid": 1,
+            "time_total_s": 2.0,
+            "config": {},
+            "trial_id": "t1",
+            "done": False,
+        }
         observer.on_trial_result(0, [], trial, result)
     (record,) = read_study(folder).records
     return record, [event for event in events if isinstance(event, TrialReported)]
@@ -190,7 +198,7 @@ def test_tpe_has_its_turn_in_a_small_search():
 
 
 def told(number: int, chosen: dict, *losses: float) -> TrialRecord:
-    reports = tuple({"audio_seconds": 4.0 * step, OBJECTIVE: loss} for step, loss in enumerate(losses, 1))
+    reports = tuple({"audio_seconds": 4.0 * step, "valid_loss": loss} for step, loss in enumerate(losses, 1))
     return TrialRecord(
         cell="search", trial=str(number), state="pruned", chosen=chosen, settings=None, reports=reports, begun=number
     )
@@ -211,10 +219,10 @@ def test_optuna_is_told_what_trials_chose_and_their_losses_whatever_the_axes_wer
         told(2, {"model.site": "output", **rest}, -4.0),
         told(3, {"model.site": "bottleneck", **rest}),
     ]
-    storage = known_to_optuna("s", axes, zip(records, (-2.0, -4.0, None), strict=True))
+    storage = known_to_optuna("s", axes, zip(records, (-2.0, -4.0, None), strict=True), figure_of())
     study = optuna.load_study(study_name="s", storage=storage, sampler=optuna.samplers.TPESampler(n_startup_trials=1))
     assert [(trial.params, trial.value) for trial in study.trials] == [
-        (record.chosen, record.reports[-1][OBJECTIVE]) for record in records[:2]
+        (record.chosen, record.reports[-1]["valid_loss"]) for record in records[:2]
     ]
     # The same names with the same distributions, so that TPE learns from them.
     drawn = study.ask()
@@ -228,7 +236,7 @@ def draws_of(choices, admit) -> DeduplicatingSearcher:
     search_of = functools.partial(
         OptunaSearch,
         space=functools.partial(suggest, axes=experiment(tune={"model.levels": {"choices": choices}}).tune),
-        metric=OBJECTIVE,
+        metric="valid_loss",
         mode="min",
         storage=optuna.storages.InMemoryStorage(),
     )
@@ -252,7 +260,7 @@ def test_draws_that_are_not_admitted_are_drawn_anew_until_nothing_is_left():
     drawn = []
     for trial_id in "abc":
         drawn.append(draws.suggest(trial_id)["model.levels"])
-        draws.on_trial_complete(trial_id, {OBJECTIVE: 0.0})
+        draws.on_trial_complete(trial_id, {"valid_loss": 0.0})
     assert sorted(drawn) == [2, 3, 4]
     assert draws.suggest("d") == Searcher.FINISHED
 
@@ -261,7 +269,7 @@ def test_what_optuna_learns_belongs_to_the_draw_that_was_admitted():
     admitted = iter([False, True])
     draws = draws_of([1, 2], lambda _: next(admitted))
     chosen = draws.suggest("a")
-    draws.on_trial_complete("a", {OBJECTIVE: -3.0})
+    draws.on_trial_complete("a", {"valid_loss": -3.0})
     refused, told = draws.chooser._ot_study.trials
     assert refused.state == optuna.trial.TrialState.FAIL
     assert (told.params, told.value) == (chosen, -3.0)

@@ -13,7 +13,6 @@ from vimss.errors import StorageError
 from vimss.experiment import Experiment
 from vimss.search.study import (
     LOCK,
-    OBJECTIVE,
     RECORD,
     TrialRecord,
     cell_folder,
@@ -49,7 +48,7 @@ def trained(folder: Path, by: Experiment, chosen: dict, state: str = "finished",
     home = folder / cell_folder(by, one) / signature(settings)
     record = TrialRecord(
         cell=one.name, trial=home.name, is_control=one.is_control, state=state, chosen=chosen, settings=settings,
-        reports=({"audio_seconds": 1.0, OBJECTIVE: loss},), begun=time.time(), folder=home,
+        reports=({"audio_seconds": 1.0, "valid_loss": loss},), begun=time.time(), folder=home,
     )  # fmt: skip
     (home / "model").mkdir(parents=True)
     write_record(record)

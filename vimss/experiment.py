@@ -40,6 +40,7 @@ from vimss.train.config import (
     unchecked,
     without_idle,
 )
+from vimss.train.figure import Figure, figure_of
 
 Scalar = bool | int | float | str
 
@@ -208,6 +209,11 @@ class Experiment(Config):
         if axis is not None and not cell.is_control:
             return float(max(axis.choices)) if axis.choices else axis.high
         return float(cell.overrides.get(key, self.training.get("audio_seconds", default)))
+
+    @property
+    def figure(self) -> Figure:
+        """What steers the search, and is the best trial's: that of the objective."""
+        return figure_of()
 
     @property
     def inherited(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from vimss.experiment import SEED, Cell, Experiment, cell_name
 from vimss.metrics import CONVENTIONS, si_sdr_improvement
 from vimss.model.separator import read_card
 from vimss.page import Page, Track, bars_png, curves_png, listening_page, spectrogram_png
-from vimss.search.study import OBJECTIVE, Study, TrialRecord
+from vimss.search.study import Study, TrialRecord
 from vimss.shards.instruments import INSTRUMENTS
 from vimss.shards.manifest import Manifest
 from vimss.systems import Cue, Scene, System, model_system, pieces_of
@@ -222,7 +222,7 @@ def curves_picture(records: Mapping[str, TrialRecord]) -> bytes:
     series = {
         name: (
             [report["audio_seconds"] for report in record.reports],
-            [report[OBJECTIVE] for report in record.reports],
+            [report[record.figure.name] for report in record.reports],
         )
         for name, record in records.items()
         if record.reports

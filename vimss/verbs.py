@@ -57,7 +57,6 @@ from vimss.search.consistency import load_experiment
 from vimss.search.events import Reporter
 from vimss.search.run import search
 from vimss.search.study import (
-    OBJECTIVE,
     Study,
     TrialRecord,
     cell_folder,
@@ -220,7 +219,8 @@ def open_tracker(work: Work, experiment: Experiment, manifest: Manifest) -> Trac
     name = study_folder(experiment, manifest, work.store).name
     varied = (*experiment.compare, *experiment.tune)
     cells = {cell.name: cell_folder(experiment, cell) for cell in experiment.cells()}
-    return Tracker(work.tracking, TrackedStudy(experiment.name, name, described, tags, (OBJECTIVE,), varied, cells))
+    figures = (experiment.figure.name,)
+    return Tracker(work.tracking, TrackedStudy(experiment.name, name, described, tags, figures, varied, cells))
 
 
 def study_of(work: Work, experiment: Experiment, manifest: Manifest) -> Study:

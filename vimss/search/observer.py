@@ -16,7 +16,7 @@ from vimss.errors import PlaceError
 from vimss.search.events import Event, TrialContinues, TrialEnded, TrialReported, TrialStarted, TrialWaits
 from vimss.search.failures import LOST, error_message, pickled_error, was_lost
 from vimss.search.heartbeat import Heartbeat
-from vimss.search.study import OBJECTIVE, RECORD, TrialRecord, read_record, write_record
+from vimss.search.study import RECORD, TrialRecord, read_record, write_record
 from vimss.search.trial import REPORTED, RUNG, TrialPlan
 from vimss.storage import atomic_write
 from vimss.train.config import reaches
@@ -151,6 +151,7 @@ class Observer(tune.Callback):
                 state="running",
                 chosen=chosen,
                 settings=settings,
+                figure=self.plan.experiment.figure,
                 validation=self.validation,
                 begun=time.time(),
                 folder=folder,
@@ -169,7 +170,7 @@ class Observer(tune.Callback):
         self.heartbeats.pop(trial_id, None)
         self.last_change = time.monotonic()
         record = self.records[trial_id].model_copy(update={"state": state, "message": message})
-        for report in sorted(record.reports, key=lambda report: report[OBJECTIVE]):
+        for report in sorted(record.reports, key=lambda report: record.figure.rank(report[record.figure.name])):
             model = record.folder / CHECKPOINTS / checkpoint_name(report["steps"]) / "model"
             # Ray Train may delete a checkpoint meanwhile, where a trial was stopped: the next best one is kept then.
             try:

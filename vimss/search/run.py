@@ -34,7 +34,6 @@ from vimss.search.remaining import trained_beside
 from vimss.search.sampler import DeduplicatingSearcher, known_to_optuna, startup_trials, suggest
 from vimss.search.scoring import score_again
 from vimss.search.study import (
-    OBJECTIVE,
     RECORD,
     Study,
     TrialRecord,
@@ -46,7 +45,7 @@ from vimss.search.study import (
     study_folder,
     write_record,
 )
-from vimss.search.top_k import Rung, TopK, choose, loss_at
+from vimss.search.top_k import Rung, TopK, choose, value_at_rung
 from vimss.search.trial import CELL, TrialPlan, run_trial, trial_name, trial_resources
 from vimss.shards.manifest import Manifest
 from vimss.storage import Store
@@ -170,7 +169,7 @@ class _Run:
         """See `vimss.search.top_k`; what to do is a function of the records, so a search that was killed goes on."""
         config, records = self.experiment.search, self._records(cell)
         able = [record for record in records if record.state != "failed"]
-        at_rung = [record for record in able if loss_at(record, config.grace_seconds) is not None]
+        at_rung = [record for record in able if value_at_rung(record, config.grace_seconds) is not None]
         to_rung = [record for record in able if record not in at_rung]
         left = max(config.trials - len(at_rung), len(to_rung))
         going_on, pruned = choose(at_rung, config.grace_seconds, config.keep, left)
@@ -181,6 +180,7 @@ class _Run:
             rung = Rung(
                 seconds=config.grace_seconds,
                 keep=config.keep,
+                figure=self.experiment.figure,
                 records=functools.partial(self._records, cell),
                 prune=self._prune,
                 beside=self._beside,
@@ -217,14 +217,14 @@ class _Run:
         known = {record.trial for record in ended}
         points = [record.chosen for record in first]
         points += still_to_try(self.experiment.search.first_trials, [*ended, *first])
-        name, axes = f"{self.folder.name}/{cell.name}", self.experiment.tune
+        name, axes, figure = f"{self.folder.name}/{cell.name}", self.experiment.tune, self.experiment.figure
         optuna_search = functools.partial(
             OptunaSearch,
             space=functools.partial(suggest, axes=axes),
-            metric=OBJECTIVE,
-            mode="min",
+            metric=figure.name,
+            mode=figure.direction,
             study_name=name,
-            storage=known_to_optuna(name, axes, [(record, self._told(record)) for record in ended]),
+            storage=known_to_optuna(name, axes, [(record, self._told(record)) for record in ended], figure),
         )
         # A resumed study goes on with new draws rather than with its first ones again.
         seed = int(cell.overrides.get(SEED, self.experiment.seed)) + len(ended)
@@ -237,10 +237,10 @@ class _Run:
         )
 
     def _told(self, record: TrialRecord) -> float | None:
-        """The loss that Optuna learns of a trial that ended; the last one, or for top_k the one at the rung."""
+        """The value that Optuna learns of a trial that ended; the last one, or for top_k the one at the rung."""
         if self.experiment.search.scheduler == "top_k":
-            return loss_at(record, self.experiment.search.grace_seconds)
-        return record.reports[-1][OBJECTIVE] if record.reports else None
+            return value_at_rung(record, self.experiment.search.grace_seconds)
+        return record.reports[-1][record.figure.name] if record.reports else None
 
     def _records(self, cell: Cell) -> tuple[TrialRecord, ...]:
         return self.study().of_cell(cell.name)
@@ -269,7 +269,14 @@ class _Run:
         else:
             # Now, rather than when it begins to train: then a search that is killed in between has the same draws.
             record = TrialRecord(
-                cell=cell.name, trial=name, chosen=chosen, settings=settings, begun=time.time(), folder=folder, **state
+                cell=cell.name,
+                trial=name,
+                chosen=chosen,
+                settings=settings,
+                figure=self.experiment.figure,
+                begun=time.time(),
+                folder=folder,
+                **state,
             )
         write_record(record)
         if message:
@@ -314,8 +321,8 @@ class _Run:
             tune.with_resources(functools.partial(run_trial, plan=plan), trial_resources(self.place)),
             param_space=space,
             tune_config=tune.TuneConfig(
-                metric=OBJECTIVE,
-                mode="min",
+                metric=self.experiment.figure.name,
+                mode=self.experiment.figure.direction,
                 max_concurrent_trials=concurrent_trials(self.place, nodes),
                 trial_dirname_creator=_short_name,
                 # The process of a trial that trains by itself has imported all that the next one needs.

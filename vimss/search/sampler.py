@@ -13,7 +13,8 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from vimss.experiment import Axis, Scalar, field_type, topological_order
-from vimss.search.study import OBJECTIVE, TrialRecord
+from vimss.search.study import TrialRecord
+from vimss.train.figure import Figure
 
 _REDRAWS = 50
 """Draws without a new trial among them, after which a cell ends: its axes have hardly anything left to offer."""
@@ -65,7 +66,7 @@ class DeduplicatingSearcher(Searcher):
     def __init__(
         self, chooser: OptunaSearch, at_random: OptunaSearch, admit: Callable[[dict[str, Scalar]], bool]
     ) -> None:
-        super().__init__(metric=OBJECTIVE, mode="min")
+        super().__init__(metric=chooser.metric, mode=chooser.mode)
         self.chooser = chooser
         self.at_random = at_random
         self.admit = admit
@@ -98,17 +99,19 @@ class DeduplicatingSearcher(Searcher):
 
 
 def known_to_optuna(
-    name: str, axes: dict[str, Axis], losses: Iterable[tuple[TrialRecord, float | None]]
+    name: str, axes: dict[str, Axis], values: Iterable[tuple[TrialRecord, float | None]], figure: Figure
 ) -> BaseStorage:
-    """Optuna's study of that name, in memory, with what the trials of the records chose and their losses, if any.
+    """Optuna's study of that name, in memory, with what the trials of the records chose and their figures, if any.
 
     Made anew from the records for each search: a study in a file refuses an axis that has changed, and may lack what
     the driver that died knew.
     """
     storage = InMemoryStorage()
-    study = optuna.create_study(storage=storage, study_name=name, direction="minimize")
-    for record, loss in losses:
-        if loss is not None and math.isfinite(loss):
+    study = optuna.create_study(
+        storage=storage, study_name=name, direction={"min": "minimize", "max": "maximize"}[figure.direction]
+    )
+    for record, value in values:
+        if value is not None and math.isfinite(value):
             distributions = {key: distribution_of(key, axes[key]) for key in record.chosen}
-            study.add_trial(create_trial(params=record.chosen, distributions=distributions, value=loss))
+            study.add_trial(create_trial(params=record.chosen, distributions=distributions, value=value))
     return storage

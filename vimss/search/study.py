@@ -15,7 +15,6 @@ is that of its settings. So a study grows with its experiment. Which trials lie 
 
 import fcntl
 import json
-import math
 import os
 import socket
 import time
@@ -34,9 +33,7 @@ from vimss.experiment import Axis, Cell, Experiment, Scalar, field_type, topolog
 from vimss.shards.manifest import Manifest
 from vimss.storage import TEMPORARY, Store, atomic_write, explain_os_errors
 from vimss.train.config import Settings, scored_sources
-
-OBJECTIVE = "valid_loss"
-"""Mean floored -SNR in dB over present sources of the fixed validation set; lower is better."""
+from vimss.train.figure import Figure, figure_of
 
 RECORD = "trial.json"
 
@@ -59,6 +56,7 @@ class TrialRecord(Config):
     chosen: dict[str, Scalar]
     settings: Settings | None = Field(description="null where what was drawn goes together in no network")
     reports: tuple[dict[str, float], ...] = ()
+    figure: Figure = Field(figure_of(), description="by which reports, and so trials, are compared")
     validation: str = Field(
         "", description="signature of the validation set that the losses in `reports` belong to; empty of older records"
     )
@@ -71,13 +69,13 @@ class TrialRecord(Config):
 
     @property
     def best_report(self) -> dict[str, float]:
-        """The report with the lowest objective; empty before the first."""
-        return min(self.reports, key=lambda report: report[OBJECTIVE], default={})
+        """The report with the best figure; empty before the first."""
+        return min(self.reports, key=lambda report: self.figure.rank(report[self.figure.name]), default={})
 
     @property
     def objective(self) -> float:
-        """The lowest validation loss, infinite before the first report."""
-        return self.best_report.get(OBJECTIVE, math.inf)
+        """The best value of the figure; before the first report the worst possible, which is infinite."""
+        return self.best_report.get(self.figure.name, self.figure.worst)
 
     @property
     def scored_sources(self) -> int:
@@ -105,7 +103,7 @@ class Study:
         )
 
     def best(self, cells: Iterable[str]) -> TrialRecord:
-        """The trial with the lowest objective among those that finished in these cells.
+        """The trial with the best objective among those that finished in these cells.
 
         A network with few slots is scored on the part of the validation set that has as few sources: it is the best
         only where all trials are scored on that part. DataError where trials were scored on different sets.
@@ -128,7 +126,8 @@ class Study:
             )
         most = max(record.scored_sources for record in finished)
         return min(
-            (record for record in finished if record.scored_sources == most), key=lambda record: record.objective
+            (record for record in finished if record.scored_sources == most),
+            key=lambda record: record.figure.rank(record.objective),
         )
 
 

@@ -12,7 +12,7 @@ import math
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from vimss.runtime import Place
 from vimss.shards.manifest import open_manifest
 from vimss.storage import TEMPORARY, atomic_write
 from vimss.train.config import Settings, ValidationConfig
+from vimss.train.figure import Figure, figure_of
 
 CHECKPOINTS = "train"
 """Folder of a job's checkpoints; for Ray Train also the name of its run."""
@@ -146,7 +147,7 @@ def _fit_on_workers(job: Job, report: Callable[[Metrics], None]) -> None:
 
 
 def _trainer(job: Job, queue: Queue) -> ray.train.torch.TorchTrainer:
-    place = job.place
+    place, figure = job.place, figure_of()
     return ray.train.torch.TorchTrainer(
         _train_worker,
         train_loop_config={"job": job},
@@ -161,7 +162,9 @@ def _trainer(job: Job, queue: Queue) -> ray.train.torch.TorchTrainer:
             storage_path=str(job.storage),
             callbacks=[_PutReports(queue)],
             checkpoint_config=ray.train.CheckpointConfig(
-                num_to_keep=KEPT_CHECKPOINTS, checkpoint_score_attribute="valid_loss", checkpoint_score_order="min"
+                num_to_keep=KEPT_CHECKPOINTS,
+                checkpoint_score_attribute=figure.name,
+                checkpoint_score_order=figure.direction,
             ),
         ),
     )
@@ -225,20 +228,29 @@ def _latest_checkpoint() -> Path | None:
 
 
 def _delete_old_checkpoints(folder: Path) -> None:
-    """Keep the newest and the best of those before it: of the best weights, and where the newest is damaged.
-
-    Losses on another validation set than the newest one's say nothing beside it.
-    """
-    from vimss.train.checkpoint import reported_loss
+    """Keep the newest and the best of those before it: of the best weights, and where the newest is damaged."""
+    from vimss.train.checkpoint import reported_value
 
     *before, newest = sorted(folder.glob("step_*"))
-    scored_on, _ = reported_loss(newest)
-    losses = {checkpoint: reported_loss(checkpoint) for checkpoint in before}
-    comparable = [checkpoint for checkpoint, (validation, _) in losses.items() if validation == scored_on]
-    best = min(comparable, key=lambda checkpoint: losses[checkpoint][1], default=None)
+    figure = figure_of()
+    scored_on, _ = reported_value(newest, figure)
+    best = best_of_checkpoints({each: reported_value(each, figure) for each in before}, scored_on, figure)
     for checkpoint in before:
         if checkpoint != best:
             shutil.rmtree(checkpoint)
+
+
+def best_of_checkpoints(values: Mapping[Path, tuple[str, float]], validation: str, figure: Figure) -> Path | None:
+    """The checkpoint with the best value among those that were scored on this validation set; None without one.
+
+    Args:
+        values: of each checkpoint its validation set and its value there. Values on two sets cannot be compared.
+        validation: signature of the set.
+        figure: what the values are of.
+
+    """
+    comparable = [checkpoint for checkpoint, (scored_on, _) in values.items() if scored_on == validation]
+    return min(comparable, key=lambda checkpoint: figure.rank(values[checkpoint][1]), default=None)
 
 
 class _SignOfLife:
