@@ -25,6 +25,7 @@ from rich.text import Text
 
 from vimss.config import to_json
 from vimss.experiment import Experiment
+from vimss.runtime import forward_warnings
 from vimss.search.events import (
     CellEnded,
     CellStarted,
@@ -271,3 +272,9 @@ def decibel(value: float, interval: Sequence[float] | None = None) -> str:
 
 def _short(value: object) -> str:
     return f"{value:.2g}" if isinstance(value, float) else str(value)
+
+
+def show_warnings_of_workers() -> None:
+    """Print what other processes warn of too, as `--verbose` asks for."""
+    print_warnings()
+    forward_warnings()

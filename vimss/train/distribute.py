@@ -6,6 +6,7 @@ The same job again continues where it stopped or paused. Its folder holds:
 
     train/step_00000120/    a checkpoint: the newest, and the best of those before it
     progress                a count and the audio seconds seen, a sign of life between two reports
+    log.txt                 what the trial's process logged, and log_rank0.txt and so on of its workers, if several
 """
 
 import math
@@ -23,7 +24,7 @@ import ray.train.torch
 import torch
 from ray.util.queue import Empty, Queue
 
-from vimss.runtime import Place
+from vimss.runtime import LOG, Place, log_to, rank_log
 from vimss.shards.manifest import open_manifest
 from vimss.storage import TEMPORARY, atomic_write
 from vimss.train.config import Settings, ValidationConfig
@@ -67,10 +68,11 @@ def fit(job: Job, report: Callable[[Metrics], None]) -> None:
     `report` is called with the metrics of each validation, in order, in the thread that called `fit`; what it raises
     ends the job. Raises what a worker raised.
     """
-    if job.place.workers_per_trial == 1:
-        _fit_here(job, report)
-    else:
-        _fit_on_workers(job, report)
+    with log_to(job.storage / LOG):
+        if job.place.workers_per_trial == 1:
+            _fit_here(job, report)
+        else:
+            _fit_on_workers(job, report)
 
 
 def worker_resources(place: Place) -> dict[str, float]:
@@ -196,7 +198,8 @@ def _train_worker(config: dict[str, Any]) -> None:
     training = _training(job, rank, context.get_world_size(), ray.train.torch.get_device())
     progress = _SignOfLife(job.storage / PROGRESS) if rank == 0 else _no_progress
     progress(0.0)
-    train(training, report, _latest_checkpoint(), progress)
+    with log_to(job.storage / rank_log(rank)):
+        train(training, report, _latest_checkpoint(), progress)
 
 
 def _training(job: Job, rank: int, world_size: int, device: torch.device) -> Any:

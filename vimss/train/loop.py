@@ -143,6 +143,7 @@ def train(
     paused = reaches(steps * seconds_per_step, training.pause_seconds)
     losses, levels = Losses(training), Levels()
     clock = _Clock()
+    log.info("begins after step %d of %d, %s", steps, total_steps, "resumed" if resume else "anew")
 
     with closing(
         load(
@@ -183,6 +184,7 @@ def train(
                 going_on = functools.partial(progress, seconds)
                 metrics |= _validated(validate, separator, average, going_on)
                 _check_validation(metrics, validate.figure)
+                log.info("%s", ", ".join(f"{name} {value:.6g}" for name, value in metrics.items()))
                 if validate.figure.better(metrics[validate.figure.name], best):
                     best, best_seconds = metrics[validate.figure.name], seconds
                 patient = should_continue(config, seconds, best_seconds)
