@@ -24,12 +24,13 @@ import yaml
 
 import vimss
 from vimss import cli, console, doctor, media, verbs
-from vimss.experiment import TrialReported, TrialStarted, load_experiment
 from vimss.model.config import ModelConfig
 from vimss.model.separator import Separator, save_separator
+from vimss.search.consistency import load_experiment
+from vimss.search.events import TrialReported, TrialStarted
+from vimss.search.study import TrialRecord, locked, study_folder, write_record
 from vimss.shards.write import shards_folder, write_shards
 from vimss.storage import Store
-from vimss.study import OBJECTIVE, TrialRecord, locked, study_folder, write_record
 from vimss.track import Tracking
 from vimss.train.device import has_bfloat16_units
 
@@ -215,7 +216,7 @@ def written(tmp_path, small_manifest, small_recipe) -> Path:
         (
             2,
             "search quickstart --set nonsense=1",
-            "choose from baselines, compare, expected, mixing, model, more_shards, ",
+            "choose from compare, controls, expected, mixing, model, more_shards, ",
         ),
         (
             2,
@@ -366,7 +367,7 @@ def test_compare_draws_the_losses_of_the_best_trials(vimss_says, tmp_path):
     loaded, store = verbs.experiment_of(str(experiment)), Store(tmp_path / "store")
     folder = study_folder(loaded, verbs.shards_of(verbs.known_place("local"), loaded), store) / "search" / "a"
     (folder / "model").mkdir(parents=True)
-    reports = tuple({"audio_seconds": 4.0 * number, OBJECTIVE: -1.0 * number} for number in (1, 2, 3))
+    reports = tuple({"audio_seconds": 4.0 * number, "valid_loss": -1.0 * number} for number in (1, 2, 3))
     write_record(
         TrialRecord(
             cell="search",

@@ -13,19 +13,10 @@ from rich.console import Console
 import vimss
 from vimss import console
 from vimss.console import SearchLines, duration
-from vimss.experiment import (
-    Experiment,
-    Progress,
-    TrialContinues,
-    TrialEnded,
-    TrialReported,
-    TrialsScoredAgain,
-    TrialStarted,
-    TrialWaits,
-    audio_left,
-    load_experiment,
-    longest,
-)
+from vimss.experiment import Experiment
+from vimss.search.consistency import load_experiment
+from vimss.search.events import TrialContinues, TrialEnded, TrialReported, TrialsScoredAgain, TrialStarted, TrialWaits
+from vimss.search.remaining import Progress, audio_left, longest
 
 ODD = "Duo live [dQw4w9WgXcQ].mp4", "[red]x[/red]", "[/]", ":smile:", "[link=file:///x]y", "a  b\\[c]", "日本 é.wav"
 """Names that rich would take for markup or emoji."""
@@ -127,7 +118,7 @@ def searched(**changes) -> Experiment:
         "training": {"audio_seconds": 900, "report_seconds": 225},
         "tune": {"training.learning_rate": {"low": 1e-3, "high": 1e-2}},
         "search": {"trials": 4, "grace_seconds": 225, "scheduler": "top_k", "keep": 2},
-        "baselines": {"plain": {"model.site": "none"}, "told": {"model.site": "decoder"}},
+        "controls": {"plain": {"model.site": "none"}, "told": {"model.site": "decoder"}},
     }
     return Experiment(name="x", question="q", expected="e", shards="s", **{**content, **changes})
 
@@ -141,7 +132,7 @@ ASHA = {"trials": 4, "grace_seconds": 225}
         ({}, [[225] * 4, [675] * 2, [900] * 2]),
         ({"search": ASHA}, [[900] * 4, [900] * 2]),
         ({"search": {}, "tune": {}}, [[900], [900] * 2]),
-        ({"search": {}, "tune": {}, "baselines": {}, "compare": {"model.levels": [3, 4]}}, [[900], [900], []]),
+        ({"search": {}, "tune": {}, "controls": {}, "compare": {"model.levels": [3, 4]}}, [[900], [900], []]),
         ({"compare": {"training.audio_seconds": [300, 900]}}, [[225] * 4, [75] * 2, [225] * 4, [675] * 2, [900] * 2]),
     ],
 )
@@ -180,7 +171,7 @@ def test_rounds_take_as_long_as_their_places_do():
 
 def test_the_lines_of_a_search_count_what_is_left_down_to_nothing(capsys):
     said: list[str] = []
-    lines = SearchLines(said.append, searched(baselines={}))
+    lines = SearchLines(said.append, searched(controls={}))
 
     def reported(trial: str, seconds: float, rate: float = 10.0) -> str:
         metrics = {"valid_loss": -1.0, "audio_seconds_per_second": rate}
@@ -216,7 +207,7 @@ def test_the_lines_of_a_search_count_what_is_left_down_to_nothing(capsys):
 
 def test_for_asha_what_is_left_is_the_most_that_may_be(capsys):
     said: list[str] = []
-    lines = SearchLines(said.append, searched(search=ASHA, baselines={}))
+    lines = SearchLines(said.append, searched(search=ASHA, controls={}))
     lines(TrialStarted("search", "a", None, {}))
     lines(TrialReported("search", "a", 225.0, {"valid_loss": -1.0, "audio_seconds_per_second": 1.0}))
     assert said[-1].endswith("at most about 56 minutes of the search left")

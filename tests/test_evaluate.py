@@ -32,6 +32,7 @@ from vimss.model.device import find_device, on_device
 from vimss.model.fit import fit_models, known_labels
 from vimss.model.separator import Separator, load_separator, save_separator
 from vimss.runtime import Place
+from vimss.search.study import Study, TrialRecord
 from vimss.shards.clip import Clip, Player
 from vimss.shards.manifest import Manifest, PieceEntry, Shard, open_manifest
 from vimss.shards.recipe import load_recipe
@@ -39,7 +40,6 @@ from vimss.shards.task import clip_members
 from vimss.storage import Store, sha256
 from vimss.stream import fixed
 from vimss.stream.read import read_clips
-from vimss.study import Study, TrialRecord
 from vimss.systems import (
     AdaptedSystem,
     InformedWienerSystem,
@@ -338,7 +338,7 @@ def test_features_that_were_never_computed_are_asked_for(small_manifest, save):
 
 @pytest.fixture(scope="module")
 def study(save, tmp_path_factory):
-    """Two cells and a baseline; one trial has the lowest loss but was stopped early, one failed without weights."""
+    """Two cells and a control; one trial has the lowest loss but was stopped early, one failed without weights."""
     losses = {
         ("site=none", "worse", "finished"): -1.0, ("site=none", "stopped", "pruned"): -5.0,
         ("site=decoder", "better", "finished"): -2.0, ("blind", "baseline", "finished"): -9.0,
@@ -360,7 +360,7 @@ def study(save, tmp_path_factory):
 
 EXPERIMENT = Experiment(
     name="e", question="q", expected="x", shards="small", compare={"model.site": ("none", "decoder")},
-    baselines={"blind": {"model.site": "none"}},
+    controls={"blind": {"model.site": "none"}},
 )  # fmt: skip
 
 
@@ -391,7 +391,7 @@ def seeded(folder, losses: dict[str, float]) -> Study:
 SEEDS = Experiment(
     name="e", question="q", expected="x", shards="small",
     compare={"seed": (0, 1, 2), "model.site": ("none", "decoder")},
-    baselines={"blind": {"model.site": "none"}, "blind 1": {"model.site": "none", "seed": 1}, "other": {}},
+    controls={"blind": {"model.site": "none"}, "blind 1": {"model.site": "none", "seed": 1}, "other": {}},
 )  # fmt: skip
 
 

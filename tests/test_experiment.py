@@ -5,8 +5,10 @@ import pytest
 from golden import signatures as golden
 
 from vimss.errors import ConfigError
-from vimss.experiment import Experiment, check_experiment, load_experiment
+from vimss.experiment import Experiment
 from vimss.runtime import Place
+from vimss.search.checks import check_experiment
+from vimss.search.consistency import load_experiment
 from vimss.shards.manifest import Manifest, PieceEntry
 from vimss.shards.recipe import load_recipe, recipe_name
 
@@ -51,13 +53,13 @@ def make(**content) -> Experiment:
     return Experiment(**{"name": "x", "question": "?", "expected": "!", "shards": "quickstart", **content})
 
 
-def test_compare_crosses_its_axes_and_baselines_follow():
+def test_compare_crosses_its_axes_and_controls_follow():
     cells = make(
         compare={"model.op": ("film", "add"), "training.batch_size": (2, 4)},
-        baselines={"plain": {"model.site": "none"}},
+        controls={"plain": {"model.site": "none"}},
     ).cells()
     assert [cell.name for cell in cells][:2] == ["op=film,batch_size=2", "op=film,batch_size=4"]
-    assert [cell.baseline for cell in cells] == [False] * 4 + [True]
+    assert [cell.is_control for cell in cells] == [False] * 4 + [True]
 
 
 def fixed(**content) -> list[str]:
@@ -104,17 +106,17 @@ def test_a_cell_is_the_same_whether_a_value_stands_in_its_group_or_in_compare_an
     assert fixed(compare=both) == fixed(compare=dict(reversed(both.items())))
 
 
-def test_a_baseline_is_what_it_changes_without_what_it_inherits():
-    plain = {"baselines": {"plain": {"model.site": "output"}}}
+def test_a_control_is_what_it_changes_without_what_it_inherits():
+    plain = {"controls": {"plain": {"model.site": "output"}}}
     (_, one), (_, other) = fixed(**plain), fixed(**plain, training={"batch_size": 2, "learning_rate": 0.01})
     assert one == other
-    assert fixed(baselines={"x": {"model.site": "output", "training.batch_size": 2}})[1] != one
+    assert fixed(controls={"x": {"model.site": "output", "training.batch_size": 2}})[1] != one
     # The same settings, but trained to the end whatever the others do.
-    assert fixed(baselines={"all": {}})[0] != fixed(baselines={"all": {}})[1]
+    assert fixed(controls={"all": {}})[0] != fixed(controls={"all": {}})[1]
 
 
 def test_seed_is_compared_like_any_other_setting():
-    experiment = make(compare={"seed": (0, 1, 2), "model.op": ("film", "add")}, baselines={"plain": {"seed": 7}})
+    experiment = make(compare={"seed": (0, 1, 2), "model.op": ("film", "add")}, controls={"plain": {"seed": 7}})
     cells = experiment.cells()
     assert [cell.name for cell in cells][:2] == ["seed=0,op=film", "seed=0,op=add"]
     assert [experiment.settings(cell.overrides).seed for cell in cells] == [0, 0, 1, 1, 2, 2, 7]
@@ -207,7 +209,7 @@ def write(tmp_path, text):
             "compare: {seed.x: [0]}",
             r"a varied key must be model\.\*, mixing\.\* or training\.\*, or seed; got 'seed.x'",
         ),
-        ("baselines: {a: {seeds: 1}}", r"a varied key must be model\.\*, .*, or seed; got 'seeds'"),
+        ("controls: {a: {seeds: 1}}", r"a varied key must be model\.\*, .*, or seed; got 'seeds'"),
         (
             "training: {report_seconds: 9}\ncompare: {training.audio_seconds: [30, 60, 30.0]}",
             r"no two values of a key in `compare` may mean the same; got the cells audio_seconds=30 and "
@@ -223,7 +225,7 @@ def test_a_wrong_experiment_is_refused_before_anything_runs(tmp_path, text, mess
 
 def test_the_budget_of_a_cell_is_its_own_and_the_largest_where_it_is_tuned():
     key = "training.audio_seconds"
-    compared = make(compare={key: (7200.0, 9000.0)}, baselines={"plain": {"model.site": "none"}})
+    compared = make(compare={key: (7200.0, 9000.0)}, controls={"plain": {"model.site": "none"}})
     assert [compared.audio_seconds(cell) for cell in compared.cells()] == [7200, 9000, 36000]
     assert make(tune={key: {"choices": (4000, 5000)}}).audio_seconds(make().cells()[0]) == 5000
     assert make(tune={key: {"low": 4000, "high": 6000}}).audio_seconds(make().cells()[0]) == 6000
@@ -260,7 +262,7 @@ def manifest(piece_seconds: float = 3.0, clip_seconds: float = 3.0) -> Manifest:
             r"channels must be as in the shards 'small', 1; got 2\. To fix: set model.channels: 1",
         ),
         ({**FITTING, "compare": {"model.levels": (3, 5)}}, r"32 n \+ 5 samples long with 5 levels; got 2005"),
-        ({**FITTING, "baselines": {"deep": {"model.levels": 5}}}, r"32 n \+ 5 samples long with 5 levels; got 2005"),
+        ({**FITTING, "controls": {"deep": {"model.levels": 5}}}, r"32 n \+ 5 samples long with 5 levels; got 2005"),
         ({**FITTING, "tune": {"training.batch_size": {"low": 2, "high": 16}}}, r"workers_per_trial, 2; got 3"),
         (
             {
@@ -291,9 +293,9 @@ def test_settings_that_another_axis_may_mend_are_let_through():
 
 
 @pytest.mark.parametrize("name", ["search", "tune", "a/b", ".hidden", ""])
-def test_the_name_of_a_baseline_is_a_folder_of_its_own(tmp_path, name):
-    with pytest.raises(ConfigError, match="a baseline's name must be a folder's name that no other cell has"):
-        load_experiment(write(tmp_path, f"baselines: {{'{name}': {{model.site: none}}}}"))
+def test_the_name_of_a_control_is_a_folder_of_its_own(tmp_path, name):
+    with pytest.raises(ConfigError, match="a control's name must be a folder's name that no other cell has"):
+        load_experiment(write(tmp_path, f"controls: {{'{name}': {{model.site: none}}}}"))
 
 
 @pytest.mark.parametrize(
@@ -342,3 +344,15 @@ def test_a_recipe_whose_name_cannot_be_printed_is_refused(file, better):
 @pytest.mark.parametrize("name", ["my music", "résumé", "K. 421 [live] #1?%20"])
 def test_a_recipe_may_have_any_name_that_is_printed(name):
     assert recipe_name(f"{name}.yaml") == name
+
+
+def test_the_key_that_controls_had_before_is_refused_with_the_one_of_now(tmp_path):
+    path = write(tmp_path, "baselines: {plain: {model.site: none}}")
+    with pytest.raises(ConfigError, match=r"got the unknown key 'baselines'\. To fix: did you mean 'controls'\?"):
+        load_experiment(path)
+
+
+def test_the_optimizer_that_was_called_adam_is_refused_by_the_name_of_now(tmp_path):
+    path = write(tmp_path, "training: {optimizer: adam}")
+    with pytest.raises(ConfigError, match="training.optimizer: the optimizer that was called adam is AdamW: write ada"):
+        load_experiment(path)

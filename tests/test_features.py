@@ -10,7 +10,7 @@ from vimss.errors import ConfigError, DataError
 from vimss.features import ENTRY, available_features, compute_features, find_features, read_features
 from vimss.model import ModelConfig, VisionConfig
 from vimss.model.separator import Separator
-from vimss.shards.fetch import FEATURES
+from vimss.shards.cache import FEATURES
 from vimss.stream.read import read_clips
 from vimss.train.config import Settings, ValidationConfig
 from vimss.train.loop import Training, train

@@ -7,12 +7,14 @@ import pytest
 import yaml
 
 from vimss.errors import ConfigError
-from vimss.experiment import Experiment, check_experiment, load_experiment
+from vimss.experiment import Experiment
 from vimss.runtime import Place
+from vimss.search.checks import check_experiment
+from vimss.search.consistency import load_experiment
+from vimss.search.trial import trial_name
 from vimss.shards.manifest import Manifest, PieceEntry
 from vimss.shards.recipe import load_recipe
 from vimss.train.config import RULES, Settings, default_of, idle_settings, value_at, without_idle
-from vimss.trial import trial_name
 
 HEAD = "question: q\nexpected: e\nshards: quickstart\n"
 
@@ -109,8 +111,8 @@ def test_settings_that_a_program_makes_are_refused_alike(key):
     "text",
     [
         "model: {op: add, context: frames}\ncompare: {model.site: [none, decoder]}",
-        "model: {op: add, context: frames}\nbaselines: {told: {model.site: decoder}}",
-        "model: {op: add, site: decoder}\nbaselines: {blind: {model.site: none}}",
+        "model: {op: add, context: frames}\ncontrols: {told: {model.site: decoder}}",
+        "model: {op: add, site: decoder}\ncontrols: {blind: {model.site: none}}",
         "model: {op: add}\ntune: {model.site: {choices: [none, decoder]}}\nsearch: {trials: 2}",
         "model: {site: decoder, op: add}\ntune: {model.op: {choices: [film, concat]}}\nsearch: {trials: 2}",
         "compare: {model.site: [none, decoder], model.op: [add, film]}",
@@ -127,9 +129,9 @@ def test_what_changes_one_of_the_trainings_is_not_refused(tmp_path, text):
 @pytest.mark.parametrize(
     ("text", "where"),
     [
-        ("baselines: {blind: {model.site: none, model.op: add}}", "baselines.blind.model.op"),
-        ("model: {site: decoder}\nbaselines: {blind: {model.site: none, model.op: add}}", "baselines.blind.model.op"),
-        ("training: {loss: l1}\nbaselines: {x: {training.absent_weight: 2}}", "baselines.x.training.absent_weight"),
+        ("controls: {blind: {model.site: none, model.op: add}}", "controls.blind.model.op"),
+        ("model: {site: decoder}\ncontrols: {blind: {model.site: none, model.op: add}}", "controls.blind.model.op"),
+        ("training: {loss: l1}\ncontrols: {x: {training.absent_weight: 2}}", "controls.x.training.absent_weight"),
         ("compare: {model.op: [add, film]}", "compare.model.op"),
         ("compare: {model.op: [add, film], model.site: [none]}", "compare.model.op"),
         ("tune: {model.op: {choices: [add, film]}}\nsearch: {trials: 2}", "tune.model.op"),

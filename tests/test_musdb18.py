@@ -15,7 +15,7 @@ from vimss.errors import ConfigError, DataError, MediaError
 from vimss.media import read_audio, write_wav
 from vimss.shards.corpora import musdb18
 from vimss.shards.recipe import load_recipe
-from vimss.shards.refuse import MixAndSum
+from vimss.shards.validate import MixAndSum
 from vimss.shards.write import write_shards
 from vimss.storage import Store
 from vimss.stream.read import read_pieces

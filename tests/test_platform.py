@@ -19,8 +19,8 @@ import pytest
 
 import vimss
 from vimss.quickstart import HEAD_ADDRESS, job_command
+from vimss.search.study import read_study
 from vimss.storage import Store
-from vimss.study import read_study
 
 TOOLS = ("awk", "bash", "cat", "cksum", "df", "dirname", "du", "env", "ls", "mkdir", "rm", "rmdir", "tail", "tee")
 """What the scripts may use of a machine besides Python: a PATH in these tests holds nothing else."""

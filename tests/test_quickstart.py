@@ -12,7 +12,7 @@ import yaml
 
 from vimss import quickstart, verbs
 from vimss.cli import app
-from vimss.experiment import Experiment, Progress, load_experiment
+from vimss.experiment import Experiment
 from vimss.media import probe, read_video
 from vimss.quickstart import (
     BEST,
@@ -26,8 +26,10 @@ from vimss.quickstart import (
     tell,
     write_recording,
 )
+from vimss.search.consistency import load_experiment
+from vimss.search.remaining import Progress
+from vimss.search.study import TrialRecord
 from vimss.stream.read import read_pieces
-from vimss.study import TrialRecord
 from vimss.track import set_alias
 
 SMALL = {
@@ -42,7 +44,7 @@ SMALL = {
     "tune": {"training.batch_size": {"choices": [2, 4]}},
     "search": {"trials": 1, "grace_seconds": 4},
     "validation": {"mixtures": 6, "seconds": 0.25},
-    "baselines": {
+    "controls": {
         "blind": {"model.outputs": "instruments", "model.site": "none"},
         "told": {"model.outputs": "instruments", "model.site": "every_layer"},
     },

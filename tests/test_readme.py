@@ -14,7 +14,7 @@ from golden import quickstart
 
 import vimss
 from vimss.cli import app
-from vimss.experiment import load_experiment
+from vimss.search.consistency import load_experiment
 from vimss.shards.instruments import INSTRUMENTS
 
 README = Path("README.md").read_text(encoding="utf-8")

@@ -24,10 +24,10 @@ from vimss.errors import ConfigError, DataError, StorageError
 from vimss.features import available_features, compute_features, find_features
 from vimss.model import VisionConfig
 from vimss.runtime import JOB_VARIABLE, Place, open_store, ray_running
-from vimss.shards import fetch
-from vimss.shards.check import check_shards
-from vimss.shards.fetch import FEATURES, FILES, local_shard
+from vimss.shards import cache
+from vimss.shards.cache import FEATURES, FILES, local_shard
 from vimss.shards.manifest import open_manifest, open_shards
+from vimss.shards.verify import check_shards
 from vimss.shards.write import shards_folder, write_shards
 from vimss.storage import LocalFolder, RemoteFolder, Store, folder_at
 from vimss.stream.fixed import FOLDER as MIXTURES
@@ -82,10 +82,10 @@ def server(served, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setattr(storage, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(storage.folders, "PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
     s3fs.S3FileSystem.clear_instance_cache()
-    fetch._feature_digests.cache_clear()
+    cache._feature_digests.cache_clear()
     reset(served)
     s3fs.S3FileSystem().mkdir(BUCKET)
     served.requests.clear()
@@ -110,7 +110,7 @@ def remote(server, store, small_manifest):
     """The small corpus behind a URL, put there as `vimss shard` does."""
     home = store.shards / small_manifest.folder.name
     for path in sorted(small_manifest.folder.glob("*.*")):
-        with home.publish(path.name) as temporary:
+        with home.atomic_write(path.name) as temporary:
             temporary.write_bytes(path.read_bytes())
     server.requests.clear()
     return home
@@ -124,7 +124,7 @@ def damage(home: RemoteFolder, name: str) -> None:
     """Other bytes, as many as before."""
     content = bytearray(home.read_bytes(name))
     content[2000:2003] = b"\xff\x00\xff"
-    with home.publish(name) as temporary:
+    with home.atomic_write(name) as temporary:
         temporary.write_bytes(content)
 
 
@@ -179,7 +179,7 @@ write_shards(recipe, "small", Store(Path({str(store.root)!r}), folder_at({store.
 
 def test_a_missing_or_short_object_is_an_error_when_the_manifest_is_opened(remote, store, small_manifest):
     whole = remote.read_bytes("train-000000.tar")
-    with remote.publish("train-000000.tar") as temporary:
+    with remote.atomic_write("train-000000.tar") as temporary:
         temporary.write_bytes(whole[:-1])
     with pytest.raises(
         DataError, match=rf"{remote}/train-000000.tar must have \d+ bytes .*; got {len(whole) - 1} bytes"
@@ -406,7 +406,7 @@ def test_a_check_lists_everything_that_is_wrong(remote, small_manifest):
     damage(remote, one)
     s3fs.S3FileSystem().rm(f"{remote.url}/{two}")
     for name, content in ((three, b"no tar"), (four, with_another_member(remote.read_bytes(four)))):
-        with remote.publish(name) as temporary:
+        with remote.atomic_write(name) as temporary:
             temporary.write_bytes(content)
     wrong = [sentence for shard in check_shards(remote) for sentence in shard.wrong]
     for name, what in (
@@ -464,7 +464,7 @@ def test_the_command_line_writes_finds_and_checks_them(server, ray, tmp_path, sm
     home = folder_at(told["folder"])
     manifest = {**json.loads(home.read_bytes("manifest.json")), "missing": [f"piece{number}" for number in range(12)]}
     manifest |= {"odd_mixtures": ["p: the mix is silent"], "notes": ["[x] was left out"]}
-    with home.publish("manifest.json") as temporary:
+    with home.atomic_write("manifest.json") as temporary:
         temporary.write_text(json.dumps(manifest), encoding="utf-8")
     assert "\n  missing: 12 pieces: piece0, piece1, " in says("shard", recipe)[1].out
     assert "piece9 and 2 more\n" in says("shard", recipe)[1].out

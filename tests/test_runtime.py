@@ -11,11 +11,12 @@ import ray
 import yaml
 from sqlalchemy import make_url
 
-from vimss import runtime
 from vimss.errors import ConfigError, PlaceError
 from vimss.runtime import (
     JOB_VARIABLE,
+    TRIAL_SLOT,
     Place,
+    cluster,
     load_place,
     open_store,
     parallel_map,
@@ -150,7 +151,7 @@ def temporary(monkeypatch, tmp_path):
     def use(folder: Path) -> tuple[Path | None, Path]:
         monkeypatch.delenv("RAY_TMPDIR", raising=False)
         monkeypatch.setenv("TMPDIR", str(folder))
-        with runtime._short_folder() as short:
+        with cluster._short_folder() as short:
             base = short or folder
             assert (base / "x").parent.is_dir()
             return short, base / "ray/session_2026-01-31_23-59-59_123456_1234567/sockets/plasma_store"
@@ -167,7 +168,7 @@ def test_an_empty_or_relative_variable_is_made_whole(monkeypatch, tmp_path, fold
     monkeypatch.chdir("/tmp")  # noqa: S108
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.setenv("TMPDIR", folder)
-    with runtime._short_folder() as short:
+    with cluster._short_folder() as short:
         assert short.is_absolute() and short.is_dir()
 
 
@@ -176,7 +177,7 @@ def test_a_long_path_of_temporary_files_is_reached_by_a_link(tmp_path, monkeypat
     long.mkdir()
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.setenv("TMPDIR", str(long))
-    with runtime._short_folder() as short:
+    with cluster._short_folder() as short:
         assert short.resolve() == long and short.parent.stat().st_mode & 0o077 == 0
     assert long.is_dir() and not short.parent.exists()
 
@@ -188,13 +189,13 @@ def test_the_sockets_of_ray_have_room_wherever_temporary_files_are(temporary, fo
 
 def test_a_full_temporary_folder_is_replaced(temporary, monkeypatch, tmp_path):
     usage = namedtuple("usage", "free")
-    monkeypatch.setattr(runtime.shutil, "disk_usage", lambda path: usage(0 if path == tmp_path else 2**40))
+    monkeypatch.setattr(cluster.shutil, "disk_usage", lambda path: usage(0 if path == tmp_path else 2**40))
     short, _ = temporary(tmp_path)
     assert short is not None and not short.is_relative_to(tmp_path)
 
 
 def test_without_any_room_for_temporary_files_the_variable_is_named(temporary, monkeypatch, tmp_path):
-    monkeypatch.setattr(runtime.shutil, "disk_usage", lambda _: namedtuple("usage", "free")(2**20))
+    monkeypatch.setattr(cluster.shutil, "disk_usage", lambda _: namedtuple("usage", "free")(2**20))
     with pytest.raises(
         PlaceError, match=r"Ray must have a folder .* which has 1 MB free. To fix: set TMPDIR to a writable"
     ):
@@ -224,24 +225,24 @@ def test_without_a_home_to_write_to_ray_gets_a_token_of_its_own(monkeypatch, hom
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", home)
-    assert len(runtime._token()["RAY_AUTH_TOKEN"]) == 64
+    assert len(cluster._token()["RAY_AUTH_TOKEN"]) == 64
 
 
 def test_a_token_at_home_or_in_the_environment_is_left_to_ray(monkeypatch, tmp_path):
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert runtime._token() == {} and (tmp_path / ".ray").stat().st_mode & 0o077 == 0
+    assert cluster._token() == {} and (tmp_path / ".ray").stat().st_mode & 0o077 == 0
     monkeypatch.setenv("HOME", "/proc/x")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "mine")
-    assert runtime._token() == {}
+    assert cluster._token() == {}
 
 
 def test_ray_at_hand_starts_once_when_it_is_needed(monkeypatch):
     started = []
     monkeypatch.setattr(ray, "init", lambda **_: started.append("init"))
     monkeypatch.setattr(ray, "is_initialized", lambda: bool(started))
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {runtime.TRIAL_SLOT: 1})
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {TRIAL_SLOT: 1})
     monkeypatch.setattr(ray, "shutdown", lambda: started.append("shutdown"))
     with ray_at_hand(Place(name="local")):
         assert started == []

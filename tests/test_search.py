@@ -18,34 +18,33 @@ from ray.tune.search.optuna import OptunaSearch
 
 from vimss.config import parse_config
 from vimss.errors import ConfigError, DataError, PlaceError, StorageError, TrainingError
-from vimss.experiment import (
-    Cell,
+from vimss.experiment import Cell, Experiment
+from vimss.model.separator import Separator, load_separator, save_separator
+from vimss.runtime import TRIAL_SLOT, Place, ray_running
+from vimss.search.consistency import check_scored_alike
+from vimss.search.events import (
     CellEnded,
     CellStarted,
     Event,
-    Experiment,
     TrialEnded,
     TrialReported,
     TrialsScoredAgain,
     TrialStarted,
-    _check_scored_alike,
 )
-from vimss.model.separator import Separator, load_separator, save_separator
-from vimss.runtime import TRIAL_SLOT, Place, ray_running
-from vimss.search import search
 from vimss.search.failures import error_message, was_lost
 from vimss.search.heartbeat import Heartbeat
 from vimss.search.observer import Observer
-from vimss.search.run import concurrent_trials, still_to_try
-from vimss.search.sampler import Draws, known_to_optuna, startup_trials, suggest
+from vimss.search.run import concurrent_trials, search, still_to_try
+from vimss.search.sampler import DeduplicatingSearcher, known_to_optuna, startup_trials, suggest
 from vimss.search.scoring import score_again
+from vimss.search.study import Study, TrialRecord, read_study, study_folder, write_record
+from vimss.search.trial import TrialPlan, for_tune, trial_resources
 from vimss.shards.write import write_shards
 from vimss.storage import Store
-from vimss.study import OBJECTIVE, Study, TrialRecord, read_study, study_folder, write_record
 from vimss.train.config import ValidationConfig
+from vimss.train.figure import figure_of
 from vimss.train.loop import asking_of
 from vimss.train.validation import Validation, validation_spec
-from vimss.trial import TrialPlan, for_tune, trial_resources
 
 SMALL = {
     "question": "Does it run?",
@@ -67,7 +66,7 @@ SMALL = {
         "first_trials": [{"training.batch_size": 4, "training.learning_rate": 3e-3}],
     },
     "validation": {"mixtures": 6, "seconds": 0.25},
-    "baselines": {"plain": {"model.outputs": "instruments", "model.site": "none"}, "again": {"model.site": "decoder"}},
+    "controls": {"plain": {"model.outputs": "instruments", "model.site": "none"}, "again": {"model.site": "decoder"}},
 }  # fmt: skip
 
 
@@ -126,14 +125,21 @@ class Started(NamedTuple):
 
 def observed(folder: Path, *reports: dict[str, float]) -> tuple[TrialRecord, list[TrialReported]]:
     """The record and the events of a trial with these reports."""
-    alone = experiment(tune={}, baselines={})
+    alone = experiment(tune={}, controls={})
     plan = TrialPlan(alone, {cell.name: cell for cell in alone.cells()}, folder, (), Place(name="test"), folder)
     events: list[Event] = []
     observer, trial = Observer(plan, (events.append,), "a set"), Started("t1", {})
     observer.on_trial_start(0, [], trial)
     for figures in reports:
         # As Tune gives it: with figures of its own.
-        result = {**for_tune(figures), "pid": 1, "time_total_s": 2.0, "config": {}, "trial_id": "t1", "done": False}
+        result = {
+            **for_tune(figures, figure_of()),
+            "pid": 1,
+            "time_total_s": 2.0,
+            "config": {},
+            "trial_id": "t1",
+            "done": False,
+        }
         observer.on_trial_result(0, [], trial, result)
     (record,) = read_study(folder).records
     return record, [event for event in events if isinstance(event, TrialReported)]
@@ -192,7 +198,7 @@ def test_tpe_has_its_turn_in_a_small_search():
 
 
 def told(number: int, chosen: dict, *losses: float) -> TrialRecord:
-    reports = tuple({"audio_seconds": 4.0 * step, OBJECTIVE: loss} for step, loss in enumerate(losses, 1))
+    reports = tuple({"audio_seconds": 4.0 * step, "valid_loss": loss} for step, loss in enumerate(losses, 1))
     return TrialRecord(
         cell="search", trial=str(number), state="pruned", chosen=chosen, settings=None, reports=reports, begun=number
     )
@@ -213,10 +219,10 @@ def test_optuna_is_told_what_trials_chose_and_their_losses_whatever_the_axes_wer
         told(2, {"model.site": "output", **rest}, -4.0),
         told(3, {"model.site": "bottleneck", **rest}),
     ]
-    storage = known_to_optuna("s", axes, zip(records, (-2.0, -4.0, None), strict=True))
+    storage = known_to_optuna("s", axes, zip(records, (-2.0, -4.0, None), strict=True), figure_of())
     study = optuna.load_study(study_name="s", storage=storage, sampler=optuna.samplers.TPESampler(n_startup_trials=1))
     assert [(trial.params, trial.value) for trial in study.trials] == [
-        (record.chosen, record.reports[-1][OBJECTIVE]) for record in records[:2]
+        (record.chosen, record.reports[-1]["valid_loss"]) for record in records[:2]
     ]
     # The same names with the same distributions, so that TPE learns from them.
     drawn = study.ask()
@@ -225,16 +231,16 @@ def test_optuna_is_told_what_trials_chose_and_their_losses_whatever_the_axes_wer
     assert all(drawn.distributions[key] == study.trials[0].distributions[key] for key in rest)
 
 
-def draws_of(choices, admit) -> Draws:
+def draws_of(choices, admit) -> DeduplicatingSearcher:
     """TPE that chooses from the second trial on, and random draws, in one study."""
     search_of = functools.partial(
         OptunaSearch,
         space=functools.partial(suggest, axes=experiment(tune={"model.levels": {"choices": choices}}).tune),
-        metric=OBJECTIVE,
+        metric="valid_loss",
         mode="min",
         storage=optuna.storages.InMemoryStorage(),
     )
-    return Draws(
+    return DeduplicatingSearcher(
         search_of(sampler=optuna.samplers.TPESampler(seed=0, n_startup_trials=1)),
         search_of(sampler=optuna.samplers.RandomSampler(seed=0)),
         admit,
@@ -254,7 +260,7 @@ def test_draws_that_are_not_admitted_are_drawn_anew_until_nothing_is_left():
     drawn = []
     for trial_id in "abc":
         drawn.append(draws.suggest(trial_id)["model.levels"])
-        draws.on_trial_complete(trial_id, {OBJECTIVE: 0.0})
+        draws.on_trial_complete(trial_id, {"valid_loss": 0.0})
     assert sorted(drawn) == [2, 3, 4]
     assert draws.suggest("d") == Searcher.FINISHED
 
@@ -263,7 +269,7 @@ def test_what_optuna_learns_belongs_to_the_draw_that_was_admitted():
     admitted = iter([False, True])
     draws = draws_of([1, 2], lambda _: next(admitted))
     chosen = draws.suggest("a")
-    draws.on_trial_complete("a", {OBJECTIVE: -3.0})
+    draws.on_trial_complete("a", {"valid_loss": -3.0})
     refused, told = draws.chooser._ot_study.trials
     assert refused.state == optuna.trial.TrialState.FAIL
     assert (told.params, told.value) == (chosen, -3.0)
@@ -433,18 +439,18 @@ def test_a_sampler_is_not_given_trials_that_are_scored_on_different_parts():
         {"model.outputs": {"choices": ["slots", "instruments"]}},
     ):
         with pytest.raises(ConfigError, match=fix):
-            _check_scored_alike(experiment(model=free, tune=tune), Cell("search", {}))
+            check_scored_alike(experiment(model=free, tune=tune), Cell("search", {}))
     for tune in ({"model.slots": {"choices": [4, 8]}}, {"model.levels": {"choices": [2, 3]}}):
-        _check_scored_alike(experiment(model=free, tune=tune), Cell("search", {}))
-    _check_scored_alike(experiment(tune={"model.slots": {"choices": [2, 4]}}), Cell("search", {}))
+        check_scored_alike(experiment(model=free, tune=tune), Cell("search", {}))
+    check_scored_alike(experiment(tune={"model.slots": {"choices": [2, 4]}}), Cell("search", {}))
 
 
 @pytest.mark.slow
 def test_a_larger_validation_set_extends_a_search_without_training_again(small_manifest, tmp_path):
     place, store = Place(name="test"), Store(tmp_path)
-    few = experiment(baselines={})
+    few = experiment(controls={})
     more = experiment(
-        baselines={}, validation={"mixtures": 12, "seconds": 0.25}, search={**SMALL["search"], "trials": 3}
+        controls={}, validation={"mixtures": 12, "seconds": 0.25}, search={**SMALL["search"], "trials": 3}
     )
     with ray_running(place, num_cpus=2):
         before = search(few, small_manifest, place, store)
@@ -466,7 +472,7 @@ def test_a_larger_validation_set_extends_a_search_without_training_again(small_m
 @pytest.mark.slow
 def test_an_error_of_ours_ends_the_search_as_it_is_and_leaves_the_trial_to_be_resumed(small_manifest, tmp_path):
     """A disk that is full when a report is kept; Tune would wrap it in its own traceback, or blame the trial."""
-    once = experiment(tune={}, baselines={}, training={**SMALL["training"], "batch_size": 2})
+    once = experiment(tune={}, controls={}, training={**SMALL["training"], "batch_size": 2})
     full = StorageError("the record must fit on the disk", got="0 MB free", fix="free some space")
 
     def fail(event):
@@ -567,12 +573,12 @@ def test_the_best_weights_of_a_trial_load(searched):
 
 
 @pytest.mark.slow
-def test_a_baseline_inherits_from_the_best_trial_and_sees_the_whole_budget(searched):
+def test_a_control_inherits_from_the_best_trial_and_sees_the_whole_budget(searched):
     _, study, _ = searched
-    best, (baseline,) = study.best(["search"]), study.of_cell("plain")
-    assert baseline.settings.training == best.settings.training
-    assert baseline.settings.model.outputs == "instruments"
-    assert baseline.reports[-1]["audio_seconds"] >= 12
+    best, (control,) = study.best(["search"]), study.of_cell("plain")
+    assert control.settings.training == best.settings.training
+    assert control.settings.model.outputs == "instruments"
+    assert control.reports[-1]["audio_seconds"] >= 12
 
 
 @pytest.mark.slow
@@ -610,7 +616,7 @@ def test_a_trial_mixes_corpora_and_a_thread_makes_its_batches(small_recipe, smal
     other = write_shards(small_recipe.model_copy(update={"seed": 5}), "other", small_store)
     blended = small_manifest.mixed_with([(other, 0.5)])
     place = Place(name="test", cpus_per_worker=2, loader_workers=1)
-    chosen = experiment(tune={}, baselines={}, search={"trials": 1, "grace_seconds": 4})
+    chosen = experiment(tune={}, controls={}, search={"trials": 1, "grace_seconds": 4})
     with ray_running(place, num_cpus=2):
         study = search(chosen, blended, place, Store(tmp_path))
         alone = search(chosen, small_manifest, place, Store(tmp_path))
@@ -635,7 +641,7 @@ def test_a_trial_whose_loss_is_not_finite_fails_with_its_position_and_the_search
             "training.learning_rate": {"low": 1e-5, "high": 1.0, "log": True},
         },
         search={"trials": 2, "grace_seconds": 100, "first_trials": [wild, {**wild, "training.learning_rate": 1e-4}]},
-        baselines={},
+        controls={},
     )
     place = Place(name="test")
     with ray_running(place, num_cpus=2):
@@ -662,7 +668,7 @@ def test_draws_that_go_together_in_no_network_fail_with_the_reason_and_equal_dra
 ):
     """Three choices of which one is impossible: all three are drawn, and then there is nothing more to draw."""
     chosen = experiment(
-        tune={"model.site": {"choices": ["none", "decoder", "bottleneck"]}}, search={"trials": 3}, baselines={}
+        tune={"model.site": {"choices": ["none", "decoder", "bottleneck"]}}, search={"trials": 3}, controls={}
     )
     events: list = []
     with ray_running(Place(name="test"), num_cpus=2):
@@ -681,14 +687,15 @@ def test_draws_that_go_together_in_no_network_fail_with_the_reason_and_equal_dra
 def test_a_search_that_was_killed_goes_on_where_it_was(small_manifest, tmp_path):
     """Killed after the first report; the same command keeps the settings and ends with as many trials as asked for."""
     longer = {**SMALL["training"], "audio_seconds": 200, "report_seconds": 4}
-    chosen = experiment(training=longer, baselines={}, search={**SMALL["search"], "trials": 1})
+    chosen = experiment(training=longer, controls={}, search={**SMALL["search"], "trials": 1})
     script = f"""
 import json, os, signal
 from pathlib import Path
 from vimss.config import parse_config
-from vimss.experiment import Experiment, TrialReported
+from vimss.experiment import Experiment
+from vimss.search.events import TrialReported
 from vimss.runtime import TRIAL_SLOT, Place, ray_running
-from vimss.search import search
+from vimss.search.run import search
 from vimss.shards.manifest import open_manifest
 from vimss.storage import Store
 
@@ -724,10 +731,10 @@ def test_a_search_that_grows_trains_only_what_is_missing_and_deletes_nothing(sma
     """One more trial, another control and a wider axis; then everything as before, and nothing is trained again."""
     place, store = Place(name="test"), Store(tmp_path)
     plain = {"plain": {"model.outputs": "instruments", "model.site": "none"}}
-    small = experiment(baselines=plain, search={**SMALL["search"], "trials": 1})
+    small = experiment(controls=plain, search={**SMALL["search"], "trials": 1})
     axis = {**SMALL["tune"], "training.batch_size": {"choices": [8, 4]}}
     grown = experiment(
-        baselines={**plain, "flat": {"model.op": "add"}},
+        controls={**plain, "flat": {"model.op": "add"}},
         tune=axis,
         search={"trials": 2, "grace_seconds": 8, "first_trials": [{"training.batch_size": 8}]},
     )
@@ -752,7 +759,7 @@ def test_a_search_that_grows_trains_only_what_is_missing_and_deletes_nothing(sma
 
 @pytest.mark.slow
 def test_seeds_are_compared_and_each_trains_other_weights(small_manifest, tmp_path):
-    seeds = experiment(tune={}, baselines={}, compare={"seed": [0, 1]}, search={"trials": 1})
+    seeds = experiment(tune={}, controls={}, compare={"seed": [0, 1]}, search={"trials": 1})
     with ray_running(Place(name="test"), num_cpus=2):
         study = search(seeds, small_manifest, Place(name="test"), Store(tmp_path))
     zero, one = (study.of_cell(f"seed={seed}")[0] for seed in (0, 1))

@@ -17,17 +17,18 @@ from safetensors.torch import load_file
 from test_search import SMALL, experiment
 
 from vimss.errors import StorageError, TrainingError
-from vimss.experiment import TrialContinues, TrialEnded, TrialReported, TrialStarted, TrialWaits
 from vimss.model.separator import load_separator
 from vimss.runtime import Place, ray_running
-from vimss.search import search
-from vimss.search.sampler import Draws, suggest
-from vimss.search.top_k import Rung, TopK, choose, loss_at
+from vimss.search.events import TrialContinues, TrialEnded, TrialReported, TrialStarted, TrialWaits
+from vimss.search.run import search
+from vimss.search.sampler import DeduplicatingSearcher, suggest
+from vimss.search.study import TrialRecord, read_study, write_record
+from vimss.search.top_k import Rung, TopK, choose, value_at_rung
+from vimss.search.trial import RUNG
 from vimss.shards.manifest import Manifest
 from vimss.storage import Store
-from vimss.study import OBJECTIVE, TrialRecord, read_study, write_record
 from vimss.train.distribute import CHECKPOINTS, Job, fit
-from vimss.trial import RUNG
+from vimss.train.figure import figure_of
 from vimss.verbs import check_finished
 
 
@@ -35,7 +36,7 @@ def record(
     trial: str, *losses: float, state: str = "waiting", begun: float = 0.0, folder: Path = Path()
 ) -> TrialRecord:
     """A trial with a report every 4 audio seconds."""
-    reports = [{"audio_seconds": 4.0 * number, OBJECTIVE: loss} for number, loss in enumerate(losses, start=1)]
+    reports = [{"audio_seconds": 4.0 * number, "valid_loss": loss} for number, loss in enumerate(losses, start=1)]
     return TrialRecord(
         cell="search", trial=trial, state=state, chosen={}, settings=None, reports=reports, begun=begun, folder=folder
     )
@@ -43,10 +44,12 @@ def record(
 
 def test_a_trial_that_was_scored_again_is_at_the_rung_that_it_reached_before():
     """One report is left of it, of its best weights, which may be from before the rung."""
-    again = record("a", -1.0, -3.0, -2.0, state="pruned").moved_to("larger", [{"audio_seconds": 8.0, OBJECTIVE: -2.5}])
-    assert loss_at(again, 12.0) == -2.5
+    again = record("a", -1.0, -3.0, -2.0, state="pruned").moved_to(
+        "larger", [{"audio_seconds": 8.0, "valid_loss": -2.5}]
+    )
+    assert value_at_rung(again, 12.0) == -2.5
     # Pruned at an earlier rung, it has not been to this one.
-    assert loss_at(again, 16.0) is None and loss_at(record("b", -1.0, state="pruned"), 8.0) is None
+    assert value_at_rung(again, 16.0) is None and value_at_rung(record("b", -1.0, state="pruned"), 8.0) is None
 
 
 def names(chosen: tuple[list[TrialRecord], list[TrialRecord]]) -> tuple[list[str], list[str]]:
@@ -55,14 +58,14 @@ def names(chosen: tuple[list[TrialRecord], list[TrialRecord]]) -> tuple[list[str
 
 
 def test_the_loss_at_the_rung_is_the_lowest_up_to_the_first_report_there():
-    assert loss_at(record("a", -1.0, -3.0, -2.0, -9.0), rung=11.0) == -3.0
-    assert loss_at(record("a", -1.0), rung=4.0 + 1e-12) == -1.0
-    assert loss_at(record("a", -1.0), rung=5.0) is None and loss_at(record("a"), rung=4.0) is None
+    assert value_at_rung(record("a", -1.0, -3.0, -2.0, -9.0), rung=11.0) == -3.0
+    assert value_at_rung(record("a", -1.0), rung=4.0 + 1e-12) == -1.0
+    assert value_at_rung(record("a", -1.0), rung=5.0) is None and value_at_rung(record("a"), rung=4.0) is None
 
 
 def test_a_trial_that_ended_by_itself_before_the_rung_has_its_lowest_loss():
-    assert loss_at(record("a", -2.0, -1.0, state="finished"), rung=12.0) == -2.0
-    assert loss_at(record("a", state="finished"), rung=12.0) == math.inf
+    assert value_at_rung(record("a", -2.0, -1.0, state="finished"), rung=12.0) == -2.0
+    assert value_at_rung(record("a", state="finished"), rung=12.0) == math.inf
 
 
 def test_the_best_go_on_and_the_others_are_pruned_in_whatever_order_they_are_listed():
@@ -122,14 +125,14 @@ class SmallTune:
         of = functools.partial(
             OptunaSearch,
             functools.partial(suggest, axes=axes),
-            OBJECTIVE,
+            "valid_loss",
             "min",
             storage=optuna.storages.InMemoryStorage(),
         )
         # Random draws with a seed: the same whatever was reported before.
         sampler = optuna.samplers.RandomSampler(seed=0)
-        self.draws = Draws(of(sampler=sampler), of(sampler=sampler), lambda chosen: True)
-        rung = Rung(4.0, keep, lambda: read_study(folder).of_cell("search"), self._prune, lambda _: ())
+        self.draws = DeduplicatingSearcher(of(sampler=sampler), of(sampler=sampler), lambda chosen: True)
+        rung = Rung(4.0, keep, figure_of(), lambda: read_study(folder).of_cell("search"), self._prune, lambda _: ())
         self.searcher = TopK(self.draws, rung, trials)
         self.running: dict[str, TrialRecord] = {}
         self.started = 0
@@ -153,12 +156,12 @@ class SmallTune:
         kept = self.running.pop(name)
         result = {
             "audio_seconds": 4.0 * (len(kept.reports) + 1),
-            OBJECTIVE: -float(kept.trial),
+            "valid_loss": -float(kept.trial),
             "training_iteration": 1,
         }
         if state != "failed":
             self.searcher.on_trial_result(name, result)
-            reports = (*kept.reports, {key: result[key] for key in ("audio_seconds", OBJECTIVE)})
+            reports = (*kept.reports, {key: result[key] for key in ("audio_seconds", "valid_loss")})
             kept = kept.model_copy(update={"reports": reports})
         self.searcher.on_trial_complete(name, None if state == "failed" else result, error=state == "failed")
         self._keep(name, kept, state=state)
@@ -257,9 +260,10 @@ KILLED = """
 import json, os, signal
 from pathlib import Path
 from vimss.config import parse_config
-from vimss.experiment import Experiment, TrialWaits
+from vimss.experiment import Experiment
+from vimss.search.events import TrialWaits
 from vimss.runtime import Place, ray_running
-from vimss.search import search
+from vimss.search.run import search
 from vimss.shards.manifest import open_manifest
 from vimss.storage import Store
 
@@ -282,7 +286,7 @@ with ray_running(place, num_cpus=2):
 def killed(small_manifest: Manifest, tmp_path_factory: pytest.TempPathFactory):
     """A search that was killed while two of three trials waited, and what the same command made of it."""
     store = Store(tmp_path_factory.mktemp("killed"))
-    chosen = experiment(search=TOP_ONE, baselines={})
+    chosen = experiment(search=TOP_ONE, controls={})
     words = {"CONTENT": json.dumps(chosen.model_dump(mode="json")), "SHARDS": str(small_manifest.folder)}
     words["STORE"] = str(store.root)
     script = "".join(f"{name} = {value!r}\n" for name, value in words.items()) + KILLED
@@ -302,7 +306,7 @@ def test_a_search_that_was_killed_at_the_rung_goes_on_with_the_trials_that_waite
     assert [each.state for each in before] == ["waiting", "waiting"]
     after = study.of_cell("search")
     assert [each.trial for each in after[:2]] == [each.trial for each in before] and len(after) == 3
-    best = min(after, key=lambda each: each.reports[0][OBJECTIVE])
+    best = min(after, key=lambda each: each.reports[0]["valid_loss"])
     assert {each.trial: each.state for each in after} == {
         each.trial: "finished" if each is best else "pruned" for each in after
     }
@@ -319,7 +323,7 @@ def test_an_error_while_trials_are_pruned_is_told_as_it_is_and_they_still_wait(s
             raise full
 
     place, store = Place(name="test", max_concurrent_trials=1), Store(tmp_path)
-    chosen = experiment(search={**TOP_ONE, "trials": 2}, baselines={})
+    chosen = experiment(search={**TOP_ONE, "trials": 2}, controls={})
     with ray_running(place, num_cpus=2):
         with pytest.raises(StorageError, match="the record must fit on the disk; got 0 MB free"):
             search(chosen, small_manifest, place, store, [fail])
@@ -331,7 +335,7 @@ def test_a_cell_with_trials_that_wait_is_not_at_its_end(tmp_path):
     for trial, state in (("a", "finished"), ("b", "waiting")):
         write_record(record(trial, -1.0, state=state, folder=tmp_path / "search" / trial))
     with pytest.raises(TrainingError, match=r"got cell 'search': 1 finished, 1 waiting\. To fix: .*run the same"):
-        check_finished(experiment(search=TOP_ONE, baselines={}), read_study(tmp_path))
+        check_finished(experiment(search=TOP_ONE, controls={}), read_study(tmp_path))
 
 
 @pytest.mark.slow
@@ -348,12 +352,12 @@ def test_events_say_that_a_trial_waits_and_that_it_goes_on_or_is_pruned(killed):
 def test_a_trial_that_went_on_has_the_weights_of_one_that_never_waited(killed, small_manifest, tmp_path):
     _, study, _ = killed
     waited = study.best(["search"])
-    chosen = experiment(search=TOP_ONE, baselines={})
+    chosen = experiment(search=TOP_ONE, controls={})
     reports: list = []
     fit(
         Job(tmp_path, waited.settings, chosen.validation, small_manifest.folder, (), Place(name="test")), reports.append
     )
-    assert [report[OBJECTIVE] for report in waited.reports] == [report[OBJECTIVE] for report in reports]
+    assert [report["valid_loss"] for report in waited.reports] == [report["valid_loss"] for report in reports]
     newest = sorted((tmp_path / CHECKPOINTS).glob("step_*"))[-1].name
     one, other = (load_file(path / CHECKPOINTS / newest / "state.safetensors") for path in (waited.folder, tmp_path))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
@@ -379,7 +383,7 @@ def test_draws_that_cannot_be_trained_and_trials_that_end_before_the_rung_do_not
             "training.learning_rate": {"choices": [1e-3, 1e-12]},
         },
         search={**TOP_ONE, "grace_seconds": 20, "first_trials": [refused, slow]},
-        baselines={},
+        controls={},
     )
     with ray_running(Place(name="test"), num_cpus=2):
         study = search(chosen, small_manifest, Place(name="test"), Store(tmp_path))

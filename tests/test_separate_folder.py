@@ -10,7 +10,7 @@ import pytest
 from vimss.errors import ConfigError, MediaError, StorageError
 from vimss.separate import folder as folders
 from vimss.separate.folder import PAGE, RECORD, check_inputs_stay, folder_name, free_folder, put_folder, recording_of
-from vimss.storage import publish
+from vimss.storage import atomic_write
 
 
 def recording(path: Path, content: bytes = b"a take") -> folders.Recording:
@@ -21,7 +21,7 @@ def recording(path: Path, content: bytes = b"a take") -> folders.Recording:
 
 def stems_of(out: Path, of: folders.Recording) -> Path:
     """A folder as a separation writes it."""
-    with publish(out) as temporary:
+    with atomic_write(out) as temporary:
         temporary.mkdir()
         for name in ("vn.wav", PAGE):
             (temporary / name).write_text("sound", encoding="utf-8")

@@ -16,15 +16,15 @@ import webdataset as wds
 
 from vimss.errors import ConfigError, DataError, MediaError
 from vimss.shards import corpora, write
-from vimss.shards.check import check_shards
 from vimss.shards.clip import Clip, Player
 from vimss.shards.corpora import Listing, Piece
 from vimss.shards.instruments import INSTRUMENTS
 from vimss.shards.manifest import open_manifest
 from vimss.shards.recipe import SPLITS, Recipe, load_recipe
-from vimss.shards.refuse import MixAndSum
 from vimss.shards.task import clip_members
 from vimss.shards.unchanged import check_stamp, stamp
+from vimss.shards.validate import MixAndSum
+from vimss.shards.verify import check_shards
 from vimss.shards.write import write_shards
 from vimss.storage import Store
 from vimss.stream.read import join_clips
@@ -697,7 +697,7 @@ def test_a_click_to_which_all_was_scaled_is_no_piece(monkeypatch, small_recipe, 
         write_shards(small_recipe, "mine", Store(tmp_path / "one"))
     with monkeypatch.context() as before:
         # As shards were written before this was known.
-        before.setattr("vimss.shards.refuse.LOUD_SECONDS", 0)
+        before.setattr("vimss.shards.validate.LOUD_SECONDS", 0)
         manifest = write_shards(small_recipe, "mine", Store(tmp_path / "two"))
     (found,) = check_shards(manifest.home)
     assert len(found.wrong) == 1 and "must be above -60 dB of full scale for more than a click" in found.wrong[0]

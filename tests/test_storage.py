@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from vimss.errors import StorageError
-from vimss.storage import LocalFolder, Store, explain_os_errors, folder_at, publish, put, sha256
+from vimss.storage import LocalFolder, Store, atomic_write, explain_os_errors, folder_at, put, sha256
 
 
 def test_a_file_appears_only_when_its_block_succeeds(tmp_path):
-    with publish(tmp_path / "a") as temporary:
+    with atomic_write(tmp_path / "a") as temporary:
         temporary.write_text("whole", encoding="utf-8")
         assert not (tmp_path / "a").exists()
     assert (tmp_path / "a").read_text(encoding="utf-8") == "whole"
@@ -20,7 +20,7 @@ def test_a_file_appears_only_when_its_block_succeeds(tmp_path):
 
 def test_a_failed_block_leaves_the_old_file_and_nothing_else(tmp_path):
     (tmp_path / "a").write_text("old", encoding="utf-8")
-    with pytest.raises(RuntimeError), publish(tmp_path / "a") as temporary:
+    with pytest.raises(RuntimeError), atomic_write(tmp_path / "a") as temporary:
         temporary.write_text("half", encoding="utf-8")
         raise RuntimeError
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
@@ -29,7 +29,7 @@ def test_a_failed_block_leaves_the_old_file_and_nothing_else(tmp_path):
 
 def test_a_folder_replaces_a_folder(tmp_path):
     for content in ("old", "new"):
-        with publish(tmp_path / "folder") as temporary:
+        with atomic_write(tmp_path / "folder") as temporary:
             temporary.mkdir()
             (temporary / content).touch()
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["new"]
@@ -38,8 +38,8 @@ def test_a_folder_replaces_a_folder(tmp_path):
 def test_a_full_disk_names_path_space_and_remedy(tmp_path):
     script = f"""
 from pathlib import Path
-from vimss.storage import publish
-with publish(Path({str(tmp_path)!r}) / "big") as temporary:
+from vimss.storage import atomic_write
+with atomic_write(Path({str(tmp_path)!r}) / "big") as temporary:
     temporary.write_bytes(bytes(100_000))
 """
 
@@ -94,7 +94,7 @@ def test_sha256_is_that_of_the_content(tmp_path):
 
 @pytest.mark.parametrize("name", ["a" * 255, "弦" * 85, os.fsdecode(b"\xff" * 255), "a\nb", "-a", "a."])
 def test_every_name_that_the_file_system_holds_can_be_published(tmp_path, name):
-    with publish(tmp_path / name) as temporary:
+    with atomic_write(tmp_path / name) as temporary:
         temporary.write_bytes(b"whole")
     assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_bytes() == b"whole"
 
@@ -103,7 +103,7 @@ def test_every_name_that_the_file_system_holds_can_be_published(tmp_path, name):
 def test_a_name_that_is_too_long_is_refused_before_the_work(tmp_path, place):
     with (
         pytest.raises(StorageError, match=r"must have names that the file system can hold; got one of 256 bytes"),
-        publish(tmp_path / place.format("é" * 128)),
+        atomic_write(tmp_path / place.format("é" * 128)),
     ):
         pytest.fail("work that would be lost")
     assert list(tmp_path.iterdir()) == []
@@ -111,7 +111,10 @@ def test_a_name_that_is_too_long_is_refused_before_the_work(tmp_path, place):
 
 def test_a_path_through_a_file_is_refused_before_the_work(tmp_path):
     (tmp_path / "a.wav").touch()
-    with pytest.raises(StorageError, match="must be a folder or free to become one"), publish(tmp_path / "a.wav" / "x"):
+    with (
+        pytest.raises(StorageError, match="must be a folder or free to become one"),
+        atomic_write(tmp_path / "a.wav" / "x"),
+    ):
         pytest.fail("work that would be lost")
 
 
@@ -119,7 +122,7 @@ def test_a_path_through_a_file_is_refused_before_the_work(tmp_path):
 def test_what_a_link_leads_to_is_written(tmp_path, folder):
     (tmp_path / "link").symlink_to("there/real")
     for content in ("old", "new"):
-        with publish(tmp_path / "link") as temporary:
+        with atomic_write(tmp_path / "link") as temporary:
             if folder:
                 temporary.mkdir()
             ((temporary / "x") if folder else temporary).write_text(content, encoding="utf-8")
@@ -133,7 +136,7 @@ def test_a_loop_of_links_is_refused_before_the_work(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     with (
         pytest.raises(StorageError, match=r"loop must be .*; got Too many levels of symbolic links. To fix: check the"),
-        publish(tmp_path / "loop"),
+        atomic_write(tmp_path / "loop"),
     ):
         pytest.fail("work that would be lost")
 
@@ -143,14 +146,14 @@ def test_a_file_does_not_take_the_place_of_a_folder(tmp_path):
     (tmp_path / "a" / "b").touch()
     with (
         pytest.raises(StorageError, match="must be a file or free to become one; got a folder in its way"),
-        publish(tmp_path / "a") as temporary,
+        atomic_write(tmp_path / "a") as temporary,
     ):
         temporary.touch()
     assert [path.name for path in tmp_path.iterdir()] == ["a"] and (tmp_path / "a" / "b").exists()
 
 
 def test_folders_that_were_made_for_nothing_are_removed(tmp_path):
-    with pytest.raises(RuntimeError), publish(tmp_path / "x" / "y" / "z"):
+    with pytest.raises(RuntimeError), atomic_write(tmp_path / "x" / "y" / "z"):
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
 

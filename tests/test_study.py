@@ -11,22 +11,21 @@ import pytest
 from vimss.config import parse_config, signature
 from vimss.errors import StorageError
 from vimss.experiment import Experiment
-from vimss.shards.manifest import Manifest
-from vimss.shards.recipe import load_recipe
-from vimss.storage import Store, kept_beside
-from vimss.study import (
+from vimss.search.study import (
     LOCK,
-    OBJECTIVE,
     RECORD,
     TrialRecord,
-    baselines,
     cell_folder,
     in_cells,
     locked,
     read_study,
+    resolved_controls,
     study_folder,
     write_record,
 )
+from vimss.shards.manifest import Manifest
+from vimss.shards.recipe import load_recipe
+from vimss.storage import Store, kept_beside
 
 AXES = {"training.batch_size": {"choices": [2, 4]}, "training.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}}
 FIRST = {"training.batch_size": 4, "training.learning_rate": 3e-3}
@@ -39,17 +38,17 @@ def experiment(**changes) -> Experiment:
 
 
 def trained(folder: Path, by: Experiment, chosen: dict, state: str = "finished", cell: int = 0, loss: float = 0.0):
-    """A trial of a cell as a search leaves it; baselines inherit from the best trial before."""
+    """A trial of a cell as a search leaves it; controls inherit from the best trial before."""
     study = in_cells(by, read_study(folder))
-    searched = [one for one in by.cells() if not one.baseline]
+    searched = [one for one in by.cells() if not one.is_control]
     one = by.cells()[cell]
-    if one.baseline:
-        one = baselines(by, study.best(each.name for each in searched))[cell - len(searched)]
+    if one.is_control:
+        one = resolved_controls(by, study.best(each.name for each in searched))[cell - len(searched)]
     settings = by.settings({**one.fixes, **chosen})
     home = folder / cell_folder(by, one) / signature(settings)
     record = TrialRecord(
-        cell=one.name, trial=home.name, baseline=one.baseline, state=state, chosen=chosen, settings=settings,
-        reports=({"audio_seconds": 1.0, OBJECTIVE: loss},), begun=time.time(), folder=home,
+        cell=one.name, trial=home.name, is_control=one.is_control, state=state, chosen=chosen, settings=settings,
+        reports=({"audio_seconds": 1.0, "valid_loss": loss},), begun=time.time(), folder=home,
     )  # fmt: skip
     (home / "model").mkdir(parents=True)
     write_record(record)
@@ -74,7 +73,7 @@ def names(by: Experiment, folder: Path) -> dict[str, list[str]]:
         {"tune": {**AXES, "model.upsampling": {"choices": ["learned", "linear"]}}},
         {"tune": {**AXES, "mixing.max_sources": {"low": 2, "high": 4}}},
         {"model": {"levels": 12}, "training": {"audio_seconds": 36000}},
-        {"baselines": {"plain": {"model.site": "none"}}},
+        {"controls": {"plain": {"model.site": "none"}}},
         {"question": "What?", "expected": "?"},
     ],
     ids=lambda grown: "-".join(grown),
@@ -135,8 +134,8 @@ def test_a_draw_that_goes_together_in_no_network_is_known_by_what_was_drawn(tmp_
     assert names(by, tmp_path)["search"] == ["a"]
 
 
-def test_a_baseline_of_another_best_trial_is_kept_and_does_not_count(tmp_path):
-    by = experiment(baselines={"plain": {"model.site": "output"}})
+def test_a_control_of_another_best_trial_is_kept_and_does_not_count(tmp_path):
+    by = experiment(controls={"plain": {"model.site": "output"}})
     trained(tmp_path, by, FIRST, loss=-1.0)
     old = trained(tmp_path, by, {}, cell=1, loss=-0.5)
     assert names(by, tmp_path)["plain"] == [old.trial]
@@ -146,21 +145,21 @@ def test_a_baseline_of_another_best_trial_is_kept_and_does_not_count(tmp_path):
     assert names(by, tmp_path)["plain"] == [new.trial] != [old.trial] and old.folder.is_dir()
 
 
-def test_a_baseline_is_no_draw_of_the_search_though_the_axes_allow_it(tmp_path):
-    by = experiment(baselines={"deep": {"training.batch_size": 2}})
+def test_a_control_is_no_draw_of_the_search_though_the_axes_allow_it(tmp_path):
+    by = experiment(controls={"deep": {"training.batch_size": 2}})
     trained(tmp_path, by, FIRST)
-    baseline = trained(tmp_path, by, {}, cell=1, loss=-9.0)
+    control = trained(tmp_path, by, {}, cell=1, loss=-9.0)
     assert [len(trials) for trials in names(by, tmp_path).values()] == [1, 1]
-    renamed = experiment(baselines={"small batches": {"training.batch_size": 2}, "other": {"model.site": "output"}})
-    assert names(renamed, tmp_path)["small batches"] == [baseline.trial]
+    renamed = experiment(controls={"small batches": {"training.batch_size": 2}, "other": {"model.site": "output"}})
+    assert names(renamed, tmp_path)["small batches"] == [control.trial]
 
 
-def test_a_baseline_with_the_settings_of_a_finished_trial_has_it_and_of_one_that_was_pruned_has_not(tmp_path):
-    by = experiment(baselines={"again": {}})
+def test_a_control_with_the_settings_of_a_finished_trial_has_it_and_of_one_that_was_pruned_has_not(tmp_path):
+    by = experiment(controls={"again": {}})
     trained(tmp_path, by, FIRST, state="finished")
     assert names(by, tmp_path)["again"] == names(by, tmp_path)["search"]
     trained(tmp_path, by, SECOND, state="pruned", loss=-9.0)
-    smaller = experiment(baselines={"again": SECOND})
+    smaller = experiment(controls={"again": SECOND})
     assert names(smaller, tmp_path)["again"] == []
 
 
@@ -205,26 +204,39 @@ def test_records_of_other_versions_are_read_and_count_where_their_settings_are_k
     fields, settings, both = (
         trained(tmp_path, by, {**SECOND, "training.learning_rate": rate}) for rate in (1e-3, 2e-3, 3e-3)
     )
-    for record, more in ((fields, {"host": "a"}), (settings, {}), (both, {"host": "a", "baseline": None})):
+    for record, more in ((fields, {"host": "a"}), (settings, {}), (both, {"host": "a", "is_control": None})):
         path = record.folder / RECORD
         content = {**json.loads(path.read_text()), **more}
         if record is not fields:
             content["settings"]["model"]["phase"] = True
-        if content["baseline"] is None:
-            del content["baseline"]
+        if content["is_control"] is None:
+            del content["is_control"]
         path.write_text(json.dumps(content))
     assert len(read_study(tmp_path).records) == 3
     assert names(by, tmp_path)["search"] == [fields.trial]
 
 
-def test_a_study_reads_without_ray_and_torch():
-    code = "import sys, vimss.study; sys.exit(any(name in sys.modules for name in ('ray', 'torch')))"
+def test_a_record_of_before_controls_and_adamw_had_their_names_is_the_same_trial(tmp_path):
+    by = experiment(controls={"plain": {"model.site": "none"}})
+    best = trained(tmp_path, by, SECOND)
+    control = trained(tmp_path, by, {}, cell=1)
+    for record in (best, control):
+        content = json.loads((record.folder / RECORD).read_text())
+        content["baseline"] = content.pop("is_control")
+        content["settings"]["training"]["optimizer"] = "adam"
+        (record.folder / RECORD).write_text(json.dumps(content))
+    assert sorted(read_study(tmp_path).records, key=lambda each: each.is_control) == [best, control]
+
+
+def test_a_study_and_the_events_of_a_search_are_read_without_ray_and_torch():
+    modules = "vimss.search.study, vimss.search.events, vimss.search.remaining"
+    code = f"import sys, {modules}; sys.exit(any(name in sys.modules for name in ('ray', 'torch')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_study_that_is_searched_is_refused_with_the_name_of_the_process(tmp_path):
     code = (
-        "from pathlib import Path; from vimss.study import locked\n"
+        "from pathlib import Path; from vimss.search.study import locked\n"
         f"with locked(Path({str(tmp_path / 'study')!r})): print('held', flush=True); input()"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:

@@ -27,7 +27,9 @@ from mlflow.store.db.utils import _get_alembic_config
 from werkzeug.serving import make_server
 
 from vimss.errors import ModelError, PlaceError, StorageError
-from vimss.experiment import (
+from vimss.model.config import ModelConfig
+from vimss.model.separator import Separator, save_separator
+from vimss.search.events import (
     CellEnded,
     CellStarted,
     Event,
@@ -38,8 +40,6 @@ from vimss.experiment import (
     TrialStarted,
     TrialWaits,
 )
-from vimss.model.config import ModelConfig
-from vimss.model.separator import Separator, save_separator
 from vimss.storage import Store
 from vimss.track import (
     Study,
@@ -61,7 +61,7 @@ from vimss.train.config import Settings
 STUDY = Study("quickstart", "3f9c2a1b07", "Which site?", {"manifest": "d1"}, ("objective",), ("training.batch_size",))
 CARD = {"corpus": "chamber", "labels": ["vn", "vc"], "licence": "GPL-3.0-or-later"}
 EVENTS: tuple[Event, ...] = (
-    CellStarted("search", {"model.outputs": "queries"}, baseline=False),
+    CellStarted("search", {"model.outputs": "queries"}, is_control=False),
     TrialStarted("search", "a1", Settings(seed=3), {"training.batch_size": 16, "training.learning_rate": 1 / 3}),
     TrialReported("search", "a1", 30.2, {"objective": 1.0, "train/loss": 0.9}),
     TrialReported("search", "a1", 60.0, {"objective": 2.0, "train/loss": 0.5}),
@@ -142,7 +142,7 @@ def test_curves_have_audio_seconds_as_steps(reported: Tracking) -> None:
 def test_figures_that_are_not_finite_reach_mlflow_and_are_sent_once(tracking: Tracking) -> None:
     odd = {"objective": 1.0, "raw": math.nan, "norm": math.inf}
     events = (
-        CellStarted("search", {}, baseline=False),
+        CellStarted("search", {}, is_control=False),
         TrialStarted("search", "a1", Settings(), {}),
         TrialReported("search", "a1", 30.0, odd),
         CellEnded("search", "a1", odd),

@@ -13,22 +13,23 @@ from ray import tune
 from test_search import SMALL, experiment
 
 from vimss.errors import TrainingError
-from vimss.experiment import TrialReported
 from vimss.model.separator import read_card
 from vimss.runtime import Place, ray_running
-from vimss.search import search
+from vimss.search.events import TrialReported
+from vimss.search.run import search
+from vimss.search.trial import REPORTED, TrialPlan, for_tune, run_trial, trial_resources
 from vimss.storage import TEMPORARY, Store
-from vimss.train.checkpoint import reported_loss
+from vimss.train.checkpoint import reported_value
 from vimss.train.config import ValidationConfig
 from vimss.train.distribute import Job, checkpoint_name, fit
-from vimss.trial import REPORTED, TrialPlan, for_tune, run_trial, trial_resources
+from vimss.train.figure import figure_of
 
 LATE_SECONDS = 4.0
 """As on a loaded machine; the trial's function returns before the first report was read."""
 
 
 def job(manifest, storage, **training) -> Job:
-    once = experiment(tune={}, baselines={}, training={**SMALL["training"], "batch_size": 2, **training})
+    once = experiment(tune={}, controls={}, training={**SMALL["training"], "batch_size": 2, **training})
     return Job(storage, once.settings(), once.validation, manifest.folder, (), Place(name="test"))
 
 
@@ -37,7 +38,7 @@ WHOLE = {"valid_loss": -1.0, "audio_seconds": 4.0, "steps": 8.0}
 
 def test_every_figure_of_a_report_travels_apart_from_those_of_tune():
     figures = {**WHOLE, "grad_norm": math.inf, "pid": 3, "done": 1.0, "weights/mean": 0.5}
-    assert for_tune(figures) == {**WHOLE, REPORTED: figures}
+    assert for_tune(figures, figure_of()) == {**WHOLE, REPORTED: figures}
 
 
 @pytest.mark.parametrize("name", ["valid_loss", "audio_seconds", "steps"])
@@ -46,19 +47,19 @@ def test_a_report_without_what_a_search_needs_is_an_error_of_the_trial(name, val
     report = {key: figure for key, figure in WHOLE.items() if key != name} | ({} if value is None else {name: value})
     got = f"no {name} among " if value is None else f"{name}: {value}"
     with pytest.raises(TrainingError, match=f"every report must hold a finite {name}; got {got}.*checkpoint is kept"):
-        for_tune(report)
+        for_tune(report, figure_of())
 
 
 @pytest.mark.parametrize("value", ["0.5", None, True, np.float32(1), [1.0]])
 def test_a_figure_that_is_no_number_is_an_error_of_the_trial(value):
     with pytest.raises(TrainingError, match="every figure of a report must be a number; got mood: .*report float"):
-        for_tune({**WHOLE, "mood": value})
+        for_tune({**WHOLE, "mood": value}, figure_of())
 
 
 @pytest.mark.parametrize("name", ["", "50%", "a\nb", "ä", "x" * 201])
 def test_a_figure_whose_name_could_not_be_tracked_is_an_error_of_the_trial(name):
     with pytest.raises(TrainingError, match="a figure of a report must have a name of at most 200 letters.*rename it"):
-        for_tune({**WHOLE, name: 1.0})
+        for_tune({**WHOLE, name: 1.0}, figure_of())
 
 
 def steps_of(folder) -> list[str]:
@@ -133,7 +134,11 @@ def test_a_checkpoint_of_another_validation_set_is_no_better_than_one_of_this_se
     for report in reports[3:]:
         # Weights, state and record say the same of it.
         folder = tmp_path / "train" / checkpoint_name(report["steps"])
-        assert reported_loss(folder)[1] == read_card(folder / "model")["card"]["valid_loss"] == report["valid_loss"]
+        assert (
+            reported_value(folder, figure_of())[1]
+            == read_card(folder / "model")["card"]["valid_loss"]
+            == report["valid_loss"]
+        )
 
 
 def test_one_job_after_the_other_in_one_process_trains_as_each_alone(small_manifest, tmp_path):
@@ -164,7 +169,7 @@ def test_a_trial_whose_reports_are_read_late_ends_with_all_of_them(small_manifes
         session._TrainSession.get_next = late(session._TrainSession.get_next)
         run_trial(config, plan)
 
-    once = experiment(tune={}, baselines={}, training={**SMALL["training"], "audio_seconds": 4, "batch_size": 2})
+    once = experiment(tune={}, controls={}, training={**SMALL["training"], "audio_seconds": 4, "batch_size": 2})
     place = Place(name="test", workers_per_trial=workers)
     plan = TrialPlan(once, {cell.name: cell for cell in once.cells()}, small_manifest.folder, (), place, tmp_path)
     trainable = tune.with_resources(functools.partial(on_a_slow_machine, plan=plan), trial_resources(place))
@@ -189,7 +194,7 @@ def test_a_trial_that_is_lost_is_named_and_resumed_by_the_same_search(
 ):
     """Its process is stopped, so that nothing of it answers any more, or killed, after the first report."""
     longer = {**SMALL["training"], "audio_seconds": 60, "report_seconds": 4, "batch_size": 2}
-    once, store = experiment(tune={}, baselines={}, training=longer), Store(tmp_path).make()
+    once, store = experiment(tune={}, controls={}, training=longer), Store(tmp_path).make()
     lost: list[psutil.Process] = []
 
     def lose(event):

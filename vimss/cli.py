@@ -241,7 +241,7 @@ def compare(
 ) -> None:
     """The result table of an experiment: one row per cell."""
     from vimss import report, verbs
-    from vimss.storage import publish
+    from vimss.storage import atomic_write
 
     loaded = verbs.experiment_of(experiment, seed, changes or ())
     if curves is not None:
@@ -251,7 +251,7 @@ def compare(
     _tell_earlier(work, loaded, manifest)
     study = verbs.study_of(work, loaded, manifest)
     if curves is not None:
-        with publish(curves) as temporary:
+        with atomic_write(curves) as temporary:
             temporary.write_bytes(report.curves_picture(verbs.best_trials(loaded, study)))
     if as_json:
         rows = [dict(zip(report.COMPARISON_COLUMNS, row, strict=True)) for row in report.comparison_rows(loaded, study)]

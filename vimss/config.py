@@ -16,9 +16,9 @@ import os
 import re
 import types
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -41,6 +41,9 @@ class Config(BaseModel):
     """Base of all settings: frozen, and strict about unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Keys that earlier versions had, to those of now, for the error that names the nearest legal key."""
 
 
 C = TypeVar("C", bound=Config)
@@ -335,8 +338,10 @@ def _explain(error: ValidationError, kind: type[BaseModel], where: str) -> Confi
     key = ".".join(path) or "the file"
     more = f" ({error.error_count() - 1} more after it)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
-        legal = sorted(_legal_keys(kind, path[:-1]))
-        near = difflib.get_close_matches(path[-1], legal, n=1)
+        kinds = _kinds_at(kind, path[:-1])
+        legal = sorted(_legal_keys(kinds))
+        renamed = [kind.renamed[path[-1]] for kind in kinds if issubclass(kind, Config) and path[-1] in kind.renamed]
+        near = renamed or difflib.get_close_matches(path[-1], legal, n=1)
         fix = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(legal)}"
         return ConfigError(f"{where}: every key must be known", got=f"the unknown key '{key}'{more}", fix=fix)
     if first["type"] == "missing":
@@ -347,8 +352,8 @@ def _explain(error: ValidationError, kind: type[BaseModel], where: str) -> Confi
     return ConfigError(f"{where}: {key}: {rule}", got=f"{got}{more}", fix=f"correct '{key}'")
 
 
-def _legal_keys(kind: Any, path: list[str]) -> set[str]:
-    """Keys allowed at `path` below the settings class `kind`, looking through unions and containers."""
+def _kinds_at(kind: Any, path: list[str]) -> list[type[BaseModel]]:
+    """The settings classes at `path` below the class `kind`, looking through unions and containers."""
     kinds = list(_models_in(kind))
     for part in path:
         kinds = [
@@ -357,6 +362,10 @@ def _legal_keys(kind: Any, path: list[str]) -> set[str]:
             if part in outer.model_fields
             for model in _models_in(outer.model_fields[part].annotation)
         ] or kinds
+    return kinds
+
+
+def _legal_keys(kinds: Iterable[type[BaseModel]]) -> set[str]:
     # What is left out of the file when it is written, such as its own name, is no key of it either.
     return {name for model in kinds for name, field in model.model_fields.items() if not field.exclude}
 

@@ -8,7 +8,6 @@ here, and what would steer a terminal is shown by its code.
 """
 
 import logging
-import math
 import statistics
 import sys
 import time
@@ -25,21 +24,20 @@ from rich.table import Table
 from rich.text import Text
 
 from vimss.config import to_json
-from vimss.experiment import (
+from vimss.experiment import Experiment
+from vimss.runtime import forward_warnings
+from vimss.search.events import (
     CellEnded,
     CellStarted,
     Event,
-    Experiment,
-    Progress,
     TrialContinues,
     TrialEnded,
     TrialReported,
     TrialsScoredAgain,
     TrialStarted,
     TrialWaits,
-    audio_left,
-    longest,
 )
+from vimss.search.remaining import Progress, audio_left, longest
 from vimss.train.config import MUCH_WAITING
 
 Say = Callable[[str], None]
@@ -147,7 +145,7 @@ class SearchLines:
         """Audio seconds per second of each trial, as it last reported them."""
         self.at_once = 1
         """The most trials that were seen to run at a time."""
-        self.best = math.inf
+        self.best = experiment.figure.worst
         self.numbers: dict[str, int] = {}
         self.warned: set[str] = set()
 
@@ -178,7 +176,8 @@ class SearchLines:
                 err.print(f"    trial {self.numbers[trial]} {state}{': ' + message if message else ''}")
                 self._note(event, "finished" if state == "finished" else "over")
             case CellEnded(metrics=metrics) if metrics:
-                err.print(f"    best validation loss {metrics['valid_loss']:.2f} dB")
+                figure = self.experiment.figure
+                err.print(f"    best {figure.title} {metrics[figure.name]:.2f} {figure.unit}")
 
     @property
     def seconds_left(self) -> float:
@@ -202,10 +201,11 @@ class SearchLines:
         trials, metrics, number = self.progress[event.cell], event.metrics, self.numbers[event.trial]
         trials[event.trial] = replace(trials[event.trial], audio_seconds=event.audio_seconds)
         rate = self.rates[event.trial] = metrics.get("audio_seconds_per_second", 0.0)
-        self.best = min(self.best, metrics["valid_loss"])
+        figure = self.experiment.figure
+        self.best = figure.best((self.best, metrics[figure.name]))
         parts = [
             f"trial {number} at {event.audio_seconds:.0f} of {self.budgets.get(event.cell, 0.0):.0f} audio seconds",
-            f"loss {metrics['valid_loss']:.2f} dB (best {self.best:.2f})",
+            f"loss {metrics[figure.name]:.2f} {figure.unit} (best {self.best:.2f})",
             f"{rate:.0f} x real time",
         ]
         left = self.seconds_left
@@ -272,3 +272,9 @@ def decibel(value: float, interval: Sequence[float] | None = None) -> str:
 
 def _short(value: object) -> str:
     return f"{value:.2g}" if isinstance(value, float) else str(value)
+
+
+def show_warnings_of_workers() -> None:
+    """Print what other processes warn of too, as `--verbose` asks for."""
+    print_warnings()
+    forward_warnings()

@@ -25,7 +25,7 @@ from vimss.errors import ConfigError, DataError
 from vimss.model.config import VisionConfig
 from vimss.model.device import on_device
 from vimss.model.vision import Vision
-from vimss.shards.fetch import ENTRY, FEATURES
+from vimss.shards.cache import ENTRY, FEATURES
 from vimss.shards.manifest import Manifest, Shard
 from vimss.storage import Folder, sha256
 from vimss.stream.read import read_clips
@@ -72,7 +72,7 @@ def compute_features(
     for shard in manifest.shards if shards is None else shards:
         if _file_of(shard) not in present:
             arrays = _shard_features(manifest, shard, network, device)
-            with folder.publish(_file_of(shard)) as temporary:
+            with folder.atomic_write(_file_of(shard)) as temporary:
                 save_file(arrays, temporary)
         done += shard.seconds
         if progress is not None:
@@ -86,7 +86,7 @@ def compute_features(
             shards_digest=manifest.digest,
             files={_file_of(shard): _digest(folder, _file_of(shard)) for shard in manifest.shards},
         )
-        with folder.publish(ENTRY) as temporary:
+        with folder.atomic_write(ENTRY) as temporary:
             temporary.write_text(entry.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return name
 

@@ -24,18 +24,19 @@ from vimss.config import to_json
 from vimss.console import Say, SearchLines, decibel, duration, err, out, print_table, stage
 from vimss.errors import ConfigError, DataError, PlaceError
 from vimss.evaluate import PIECE_FIGURES, REFERENCES, Evaluation, Values
-from vimss.experiment import Experiment, Progress, audio_left, longest
+from vimss.experiment import Experiment
 from vimss.media import write_video, write_wav
 from vimss.metrics import Interval
 from vimss.model.separator import load_separator
 from vimss.report import COMPARISON_COLUMNS, comparison_rows, log_pictures, print_evaluations
 from vimss.runtime import start_ray
-from vimss.search import concurrent_trials
+from vimss.search.remaining import Progress, audio_left, longest
+from vimss.search.run import concurrent_trials
+from vimss.search.study import Study, TrialRecord, read_study, study_folder
 from vimss.shards.manifest import Manifest
 from vimss.shards.recipe import Recipe
-from vimss.storage import publish
+from vimss.storage import atomic_write
 from vimss.stream.read import read_pieces
-from vimss.study import Study, TrialRecord, read_study, study_folder
 from vimss.systems import equally_informed, mixture_of, references_of
 from vimss.train.measure import step_seconds
 
@@ -133,8 +134,8 @@ class Result:
             "seconds": self.seconds,
             "stages": self.stages,
             "seed": self.experiment.seed,
-            "trials": sum(len(self.study.of_cell(cell.name)) for cell in cells if not cell.baseline),
-            "baseline": {cell.name: figures[cell.name] for cell in cells if cell.baseline and cell.name in figures},
+            "trials": sum(len(self.study.of_cell(cell.name)) for cell in cells if not cell.is_control),
+            "baseline": {cell.name: figures[cell.name] for cell in cells if cell.is_control and cell.name in figures},
             "labels_gain": labels_gain(self.experiment, means),
             "references": {name: figures[name] for name in REFERENCES},
             "best": {
@@ -226,7 +227,7 @@ def run(
     seconds = stages.total
     result = Result(experiment, study, test, unheard, promotion, separated.page, stages.seconds, seconds, next_steps)
     for name in ("quickstart", f"quickstart-seed{experiment.seed}"):
-        with publish(root / f"{name}.json") as temporary:
+        with atomic_write(root / f"{name}.json") as temporary:
             temporary.write_text(to_json(result.summary), encoding="utf-8")
     return result
 
@@ -303,7 +304,7 @@ def without_labels(experiment: Experiment) -> str:
     """The baseline with one output per label that is not told what plays; empty where there is none."""
     for cell in experiment.cells():
         model = experiment.settings(cell.overrides).model
-        if cell.baseline and model.outputs == "instruments" and model.site == "none":
+        if cell.is_control and model.outputs == "instruments" and model.site == "none":
             return cell.name
     return ""
 
@@ -373,7 +374,7 @@ def _evaluate(
     models |= {
         cell.name: best[cell.name].folder / "model"
         for cell in experiment.cells()
-        if cell.name in best and cell.baseline
+        if cell.name in best and cell.is_control
     }
     only_best = {BEST: models[BEST]}
     # At one time: while the Wiener filters are fitted here, the cores of Ray would rest.

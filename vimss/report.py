@@ -13,9 +13,9 @@ from vimss.experiment import SEED, Cell, Experiment, cell_name
 from vimss.metrics import CONVENTIONS, si_sdr_improvement
 from vimss.model.separator import read_card
 from vimss.page import Page, Track, bars_png, curves_png, listening_page, spectrogram_png
+from vimss.search.study import Study, TrialRecord
 from vimss.shards.instruments import INSTRUMENTS
 from vimss.shards.manifest import Manifest
-from vimss.study import OBJECTIVE, Study, TrialRecord
 from vimss.systems import Cue, Scene, System, model_system, pieces_of
 from vimss.track import Tracker
 from vimss.train.config import VALIDATION_SOURCES
@@ -70,18 +70,18 @@ class SeedSpread:
 
 
 def seed_spreads(experiment: Experiment, study: Study) -> list[SeedSpread]:
-    """The groups of two or more cells that differ in their seed alone; baselines make groups of their own."""
+    """The groups of two or more cells that differ in their seed alone; controls make groups of their own."""
     groups: dict[tuple[bool, str], list[Cell]] = {}
     for cell in experiment.cells():
         others = {key: value for key, value in cell.overrides.items() if key != SEED}
-        groups.setdefault((cell.baseline, signature(others)), []).append(cell)
+        groups.setdefault((cell.is_control, signature(others)), []).append(cell)
     spreads = []
-    for (baseline, _), cells in groups.items():
+    for (control, _), cells in groups.items():
         others = {key: value for key, value in cells[0].overrides.items() if key != SEED}
         best = [best_of(study, cell.name) for cell in cells]
         losses = tuple(trial.objective for trial in best if trial is not None and math.isfinite(trial.objective))
-        name = " / ".join(cell.name for cell in cells) if baseline else cell_name(others)
-        # Two baselines may also change the very same, seed and all.
+        name = " / ".join(cell.name for cell in cells) if control else cell_name(others)
+        # Two controls may also change the very same, seed and all.
         if len({cell.overrides.get(SEED, experiment.seed) for cell in cells}) == len(cells) > 1:
             spreads.append(SeedSpread(name, len(cells), losses))
     return spreads
@@ -222,7 +222,7 @@ def curves_picture(records: Mapping[str, TrialRecord]) -> bytes:
     series = {
         name: (
             [report["audio_seconds"] for report in record.reports],
-            [report[OBJECTIVE] for report in record.reports],
+            [report[record.figure.name] for report in record.reports],
         )
         for name, record in records.items()
         if record.reports

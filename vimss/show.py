@@ -13,7 +13,7 @@ from vimss.metrics import level_db
 from vimss.page import Page, Track, listening_page
 from vimss.shards.clip import Clip, Player
 from vimss.shards.manifest import Manifest
-from vimss.storage import publish
+from vimss.storage import atomic_write
 from vimss.stream.read import read_clips
 from vimss.systems import mixture_of
 
@@ -31,7 +31,7 @@ def show(manifest: Manifest, folder: str | Path) -> list[Path]:
         clip = next((clip for clip in clips if clip.mixture is not None or any(_sounds(p) for p in clip.players)), None)
         if clip is not None:
             path = Path(folder) / f"{split}.html"
-            with publish(path) as temporary:
+            with atomic_write(path) as temporary:
                 temporary.write_text(listening_page(_page(clip, split, manifest)), encoding="utf-8")
             pages.append(path)
     return pages

@@ -32,7 +32,7 @@ from vimss.evaluate import (
     run_evaluation,
     two_source_spec,
 )
-from vimss.experiment import Experiment, check_experiment, load_experiment
+from vimss.experiment import Experiment
 from vimss.features import compute_features
 from vimss.metrics import CONVENTIONS
 from vimss.model.config import VisionConfig
@@ -52,20 +52,11 @@ from vimss.runtime import (
     ray_at_hand,
     start_ray,
 )
-from vimss.search import Reporter, search
-from vimss.separate import DEFAULTS, Options, Reports, Separated, folder_name, separate
-from vimss.shards.check import Found, check_shards
-from vimss.shards.fetch import FEATURES
-from vimss.shards.manifest import Manifest, Shard, open_manifest, open_shards
-from vimss.shards.recipe import Recipe, load_recipe, recipe_name
-from vimss.shards.write import Progress, shards_folder, write_shards
-from vimss.shards.written import check_split, written_shards
-from vimss.show import show
-from vimss.storage import Folder, Store, kept_beside, publish
-from vimss.stream.fixed import fixed_set
-from vimss.stream.read import has_part
-from vimss.study import (
-    OBJECTIVE,
+from vimss.search.checks import check_experiment
+from vimss.search.consistency import load_experiment
+from vimss.search.events import Reporter
+from vimss.search.run import search
+from vimss.search.study import (
     Study,
     TrialRecord,
     cell_folder,
@@ -74,6 +65,17 @@ from vimss.study import (
     read_study,
     study_folder,
 )
+from vimss.separate import DEFAULTS, Options, Reports, Separated, folder_name, separate
+from vimss.shards.cache import FEATURES
+from vimss.shards.manifest import Manifest, Shard, open_manifest, open_shards
+from vimss.shards.recipe import Recipe, load_recipe, recipe_name
+from vimss.shards.verify import Found, check_shards
+from vimss.shards.write import Progress, shards_folder, write_shards
+from vimss.shards.written import check_split, written_shards
+from vimss.show import show
+from vimss.storage import Folder, Store, atomic_write, kept_beside
+from vimss.stream.fixed import fixed_set
+from vimss.stream.read import has_part
 from vimss.systems import equally_informed, fit_wiener, model_system
 from vimss.track import Study as TrackedStudy
 from vimss.track import Tracker, Tracking, find_alias, model_folder, newest_version, provenance, register
@@ -217,7 +219,8 @@ def open_tracker(work: Work, experiment: Experiment, manifest: Manifest) -> Trac
     name = study_folder(experiment, manifest, work.store).name
     varied = (*experiment.compare, *experiment.tune)
     cells = {cell.name: cell_folder(experiment, cell) for cell in experiment.cells()}
-    return Tracker(work.tracking, TrackedStudy(experiment.name, name, described, tags, (OBJECTIVE,), varied, cells))
+    figures = (experiment.figure.name,)
+    return Tracker(work.tracking, TrackedStudy(experiment.name, name, described, tags, figures, varied, cells))
 
 
 def study_of(work: Work, experiment: Experiment, manifest: Manifest) -> Study:
@@ -278,8 +281,8 @@ def best_trials(experiment: Experiment, study: Study) -> dict[str, TrialRecord]:
 
 
 def best_trial(experiment: Experiment, study: Study) -> TrialRecord:
-    """The best trial of all cells but the baselines: the one that is promoted. TrainingError where none has weights."""
-    return study.best([cell.name for cell in experiment.cells() if not cell.baseline])
+    """The best trial of all cells but the controls: the one that is promoted. TrainingError where none has weights."""
+    return study.best([cell.name for cell in experiment.cells() if not cell.is_control])
 
 
 GPU_SHARE = 0.25
@@ -488,7 +491,7 @@ def model_card(experiment: Experiment, manifest: Manifest) -> dict[str, Any]:
 def save_evaluations(study: Study, split: str, evaluations: Sequence[Evaluation]) -> Path:
     """Keep the table of a split in the study's folder."""
     path = study.folder / f"evaluation-{split}.json"
-    with publish(path) as temporary:
+    with atomic_write(path) as temporary:
         lines = ",\n".join(evaluation.model_dump_json(indent=1) for evaluation in evaluations)
         temporary.write_text(f"[{lines}]\n", encoding="utf-8")
     return path

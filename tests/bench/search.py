@@ -14,9 +14,10 @@ import time
 from pathlib import Path
 
 from vimss.config import parse_config
-from vimss.experiment import Event, Experiment, TrialEnded
+from vimss.experiment import Experiment
 from vimss.runtime import Place, ray_running
-from vimss.search import search
+from vimss.search.events import Event, TrialEnded
+from vimss.search.run import search
 from vimss.shards.manifest import Manifest
 from vimss.shards.recipe import load_recipe
 from vimss.shards.write import write_shards

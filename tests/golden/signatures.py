@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from vimss.config import signature
-from vimss.experiment import load_experiment
+from vimss.search.consistency import load_experiment
+from vimss.search.study import cell_folder, study_folder
 from vimss.shards.corpora import reader_of
 from vimss.shards.manifest import Manifest
 from vimss.shards.recipe import Recipe, load_recipe, recipe_name
 from vimss.shards.write import shards_signature
 from vimss.storage import Store
-from vimss.study import cell_folder, study_folder
 from vimss.train.config import Settings, ValidationConfig
 
 FILE = Path(__file__).with_suffix(".json")

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float32, Int16
 
 from vimss.errors import MediaError
-from vimss.storage import publish
+from vimss.storage import atomic_write
 
 BLOCK_SAMPLES = 2**16
 WAV_HEADER = "<4sI4s4sIHHIIHH4sI"
@@ -100,7 +100,7 @@ def write_wav_blocks(
         *(b"fmt ", 16, 1, channels, sample_rate, 2 * channels * sample_rate, 2 * channels, 16),
         *(b"data", size),
     )
-    with publish(path) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         file.write(header)
         for block in blocks:
             file.write(block.T.astype("<i2").tobytes())

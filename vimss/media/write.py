@@ -19,7 +19,7 @@ import soxr
 from jaxtyping import Float, Float32, Int16, UInt8
 
 from vimss.errors import MediaError
-from vimss.storage import publish
+from vimss.storage import atomic_write
 
 INT16_SCALE = 32768.0
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000)
@@ -75,7 +75,7 @@ def write_video(
 ) -> None:
     """`encode_video` to a file that is complete or absent."""
     data = encode_video(frames, frame_rate, audio, sample_rate, metadata)
-    with publish(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(data)
 
 
@@ -98,7 +98,7 @@ def write_wav(path: Path, audio: Float[np.ndarray, "c t"], sample_rate: int) -> 
     """
     gain = fitting_gain(audio)
     data = encode_audio(quantise(audio * gain), sample_rate)
-    with publish(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(data)
     return gain
 

@@ -24,7 +24,7 @@ from vimss.model.conditioning import Context, FrameGrid
 from vimss.model.config import ModelConfig
 from vimss.model.geometry import geometry
 from vimss.model.unet import UNet
-from vimss.storage import publish, sha256
+from vimss.storage import atomic_write, sha256
 
 
 class Separator(nn.Module):
@@ -165,7 +165,7 @@ def save_separator(folder: str | Path, separator: Separator, card: dict[str, Any
 
     `card` is what else there is to say about the model, as JSON.
     """
-    with publish(Path(folder)) as temporary:
+    with atomic_write(Path(folder)) as temporary:
         temporary.mkdir()
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in separator.state_dict().items()}
         save_file(state, temporary / WEIGHTS)

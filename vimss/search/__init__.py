@@ -1,17 +1,24 @@
 """Trials: Ray Tune with Optuna's TPE, and ASHA or top_k, over the cells of an experiment.
 
+    from vimss.search.run import search
+
     study = search(experiment, manifest, place, store, reporters=[print])
     study.best(["search"]).folder / "model"
 
-run        the cells in their order, each a run of Tune; what is resumed
-sampler    what Optuna draws
-scoring    trials of before on another validation set
-top_k      which trials go on from the first rung, where they wait for each other
-observer   Tune's callbacks as records and events
-heartbeat  whether a trial still makes progress
-failures   why a trial ended with an error
+consistency  an experiment, read and checked against itself
+checks       an experiment against shards and place
+events       what a search reports
+study        the records of trials on disk, and the best of them
+remaining    what a search has still to train
+run          the cells in their order, each a run of Tune; what is resumed
+sampler      what Optuna draws
+scoring      trials of before on another validation set
+top_k        which trials go on from the first rung, where they wait for each other
+observer     Tune's callbacks as records and events
+heartbeat    whether a trial still makes progress
+failures     why a trial ended with an error
+trial        what one trial does in its own process
+
+The first five need neither Ray nor Optuna nor torch, so the command line, reports and tracking read studies without
+them; this package imports nothing by itself.
 """
-
-from vimss.search.run import Reporter, concurrent_trials, search
-
-__all__ = ["Reporter", "concurrent_trials", "search"]

@@ -13,14 +13,15 @@ import ray
 from ray import tune
 
 from vimss.errors import PlaceError
-from vimss.experiment import Event, TrialContinues, TrialEnded, TrialReported, TrialStarted, TrialWaits
+from vimss.runtime import WarningReader, is_forwarding
+from vimss.search.events import Event, TrialContinues, TrialEnded, TrialReported, TrialStarted, TrialWaits
 from vimss.search.failures import LOST, error_message, pickled_error, was_lost
 from vimss.search.heartbeat import Heartbeat
-from vimss.storage import publish
-from vimss.study import OBJECTIVE, RECORD, TrialRecord, read_record, write_record
+from vimss.search.study import RECORD, TrialRecord, read_record, write_record
+from vimss.search.trial import REPORTED, RUNG, TrialPlan
+from vimss.storage import atomic_write
 from vimss.train.config import reaches
 from vimss.train.distribute import CHECKPOINTS, PROGRESS, checkpoint_name
-from vimss.trial import REPORTED, RUNG, TrialPlan
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ class Observer(tune.Callback):
         """Of the trials that run."""
         self.last_look = self.last_change = time.monotonic()
         """When the trials were looked at, and when one began or ended."""
+        self.warnings: dict[str, WarningReader] = {}
+        """Of the trials that run, where their warnings are to reach the terminal."""
         self.odd: set[str] = set()
         """Figures that were seen not to be finite."""
         self.ended: dict[str, str] = {}
@@ -70,6 +73,8 @@ class Observer(tune.Callback):
             self.last_change += passed
             for heartbeat in self.heartbeats.values():
                 heartbeat.pause(passed)
+        for trial_id in self.warnings:
+            self._forward_warnings(trial_id)
         for trial in trials:
             self._end_if_silent(trial, now)
         self._check_that_something_runs(trials, now)
@@ -147,10 +152,11 @@ class Observer(tune.Callback):
             record = TrialRecord(
                 cell=cell.name,
                 trial=folder.name,
-                baseline=cell.baseline,
+                is_control=cell.is_control,
                 state="running",
                 chosen=chosen,
                 settings=settings,
+                figure=self.plan.experiment.figure,
                 validation=self.validation,
                 begun=time.time(),
                 folder=folder,
@@ -158,6 +164,8 @@ class Observer(tune.Callback):
         place, now = self.plan.place, time.monotonic()
         shared = bool(place.ray_address) and place.workers_per_trial > 1
         self.heartbeats[trial.trial_id] = Heartbeat(folder / PROGRESS, now, waits_for_cores=shared)
+        if is_forwarding():
+            self.warnings[trial.trial_id] = WarningReader(folder)
         self.last_change = now
         self._keep(trial.trial_id, record)
         begun = TrialStarted(record.cell, record.trial, settings, chosen)
@@ -167,14 +175,16 @@ class Observer(tune.Callback):
         self, trial_id: str, state: Literal["waiting", "finished", "pruned", "failed", "interrupted"], message: str
     ) -> None:
         self.heartbeats.pop(trial_id, None)
+        self._forward_warnings(trial_id)
+        self.warnings.pop(trial_id, None)
         self.last_change = time.monotonic()
         record = self.records[trial_id].model_copy(update={"state": state, "message": message})
-        for report in sorted(record.reports, key=lambda report: report[OBJECTIVE]):
+        for report in sorted(record.reports, key=lambda report: record.figure.rank(report[record.figure.name])):
             model = record.folder / CHECKPOINTS / checkpoint_name(report["steps"]) / "model"
             # Ray Train may delete a checkpoint meanwhile, where a trial was stopped: the next best one is kept then.
             try:
                 if model.is_dir():
-                    with publish(record.folder / "model") as temporary:
+                    with atomic_write(record.folder / "model") as temporary:
                         shutil.copytree(model, temporary)
                     break
             except (FileNotFoundError, shutil.Error):
@@ -185,6 +195,12 @@ class Observer(tune.Callback):
             self._report(TrialWaits(record.cell, record.trial))
         else:
             self._report(TrialEnded(record.cell, record.trial, state, record.folder, message))
+
+    def _forward_warnings(self, trial_id: str) -> None:
+        """Log what a trial's processes have warned of since the last call."""
+        if trial_id in self.warnings:
+            for text in self.warnings[trial_id].read():
+                log.warning("trial %s: %s", self.records[trial_id].trial, text)
 
     def _end_if_silent(self, trial: Any, now: float) -> None:
         heartbeat, actor = self.heartbeats.get(trial.trial_id), trial.temporary_state.ray_actor

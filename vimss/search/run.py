@@ -3,7 +3,7 @@
 A training alone is a search with one trial. What a trial did is written beside its weights as `trial.json`, and its
 folder is named by the signature of its settings. So the same command resumes: finished trials are replayed to the
 reporters, interrupted ones resume from their checkpoint, and no pickle of Ray is needed for it. A search that has grown
-by trials, cells, baselines or wider axes trains what is missing. Nothing is ever deleted: what the experiment does not
+by trials, cells, controls or wider axes trains what is missing. Nothing is ever deleted: what the experiment does not
 ask for any more stays on disk and does not count.
 """
 
@@ -24,47 +24,33 @@ from ray.tune.search.optuna import OptunaSearch
 
 from vimss.config import signature
 from vimss.errors import ConfigError, PlaceError, TrainingError, VimssError
-from vimss.experiment import (
-    SEED,
-    TUNE_FOLDER,
-    Cell,
-    CellEnded,
-    CellStarted,
-    Event,
-    Experiment,
-    Scalar,
-    TrialEnded,
-    TrialReported,
-    TrialStarted,
-    TrialWaits,
-    check_experiment,
-    check_settings,
-    trained_beside,
-)
+from vimss.experiment import SEED, TUNE_FOLDER, Cell, Experiment, Scalar
 from vimss.runtime import Place, ray_at_hand, start_ray
+from vimss.search.checks import check_experiment, check_settings
+from vimss.search.events import CellEnded, CellStarted, Event, TrialEnded, TrialReported, TrialStarted, TrialWaits
 from vimss.search.failures import our_error
 from vimss.search.observer import Observer
-from vimss.search.sampler import Draws, known_to_optuna, startup_trials, suggest
+from vimss.search.remaining import trained_beside
+from vimss.search.sampler import DeduplicatingSearcher, known_to_optuna, startup_trials, suggest
 from vimss.search.scoring import score_again
-from vimss.search.top_k import Rung, TopK, choose, loss_at
-from vimss.shards.manifest import Manifest
-from vimss.storage import Store
-from vimss.study import (
-    OBJECTIVE,
+from vimss.search.study import (
     RECORD,
     Study,
     TrialRecord,
-    baselines,
     cell_folder,
     in_cells,
     read_record,
     read_study,
+    resolved_controls,
     study_folder,
     write_record,
 )
+from vimss.search.top_k import Rung, TopK, choose, value_at_rung
+from vimss.search.trial import CELL, TrialPlan, run_trial, trial_name, trial_resources
+from vimss.shards.manifest import Manifest
+from vimss.storage import Store
 from vimss.train.distribute import worker_resources
 from vimss.train.validation import make_validation_set, validation_spec
-from vimss.trial import CELL, TrialPlan, run_trial, trial_name, trial_resources
 
 # Tune's own words about trials that failed: our records have the reason, and it was reported when they ended.
 logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
@@ -85,23 +71,23 @@ down meanwhile, a thread of its C++ part misses it a moment later and ends this 
 def search(
     experiment: Experiment, manifest: Manifest, place: Place, store: Store, reporters: Sequence[Reporter] = ()
 ) -> Study:
-    """Run every cell of an experiment, then its baselines. Trials that ended before are kept.
+    """Run every cell of an experiment, then its controls. Trials that ended before are kept.
 
     Ray starts where it does not run yet and a trial is left to train. One process at a time may search a study: see
-    `vimss.study.locked`.
+    `vimss.search.study.locked`.
 
     ConfigError, before any trial starts, where the shards or the place do not allow what the experiment asks for.
     """
     check_experiment(experiment, manifest, place)
     cells = experiment.cells()
-    searched = [cell for cell in cells if not cell.baseline]
+    searched = [cell for cell in cells if not cell.is_control]
     with ray_at_hand(place):
         run = _Run(experiment, manifest, place, study_folder(experiment, manifest, store), tuple(reporters))
         score_again(run.folder, manifest, experiment.validation, run._report)
         for cell in searched:
             run.tuned(cell) if experiment.tune else run.fixed([cell])
         if len(cells) > len(searched):
-            run.fixed(baselines(experiment, run.study().best(cell.name for cell in searched)))
+            run.fixed(resolved_controls(experiment, run.study().best(cell.name for cell in searched)))
     return run.study()
 
 
@@ -145,7 +131,7 @@ class _Run:
         self.reporters = reporters
         self.validation = validation_spec(manifest, experiment.validation).signature(manifest)
         self.beside: set[str] = set()
-        """Trials of baselines that train, or have trained, beside a trial that goes on."""
+        """Trials of controls that train, or have trained, beside a trial that goes on."""
         self.told: set[str] = set()
         """Cells whose beginning and earlier trials the reporters have heard of."""
 
@@ -183,7 +169,7 @@ class _Run:
         """See `vimss.search.top_k`; what to do is a function of the records, so a search that was killed goes on."""
         config, records = self.experiment.search, self._records(cell)
         able = [record for record in records if record.state != "failed"]
-        at_rung = [record for record in able if loss_at(record, config.grace_seconds) is not None]
+        at_rung = [record for record in able if value_at_rung(record, config.grace_seconds) is not None]
         to_rung = [record for record in able if record not in at_rung]
         left = max(config.trials - len(at_rung), len(to_rung))
         going_on, pruned = choose(at_rung, config.grace_seconds, config.keep, left)
@@ -194,24 +180,25 @@ class _Run:
             rung = Rung(
                 seconds=config.grace_seconds,
                 keep=config.keep,
+                figure=self.experiment.figure,
                 records=functools.partial(self._records, cell),
                 prune=self._prune,
                 beside=self._beside,
             )
-            controls = [other for other in self.experiment.cells() if other.baseline]
-            # At most so many: to the rung, from there, and each with all baselines beside it.
+            controls = [other for other in self.experiment.cells() if other.is_control]
+            # At most so many: to the rung, from there, and each with all controls beside it.
             most = 2 * left + len(at_rung) + (left + len(at_rung)) * len(controls)
             self._tune([cell, *controls], {}, search_alg=TopK(draws, rung, left), num_samples=most)
 
     def _beside(self, best: TrialRecord) -> list[dict[str, Any]]:
-        """The configurations of the baselines that train beside the one trial that goes on, none of several.
+        """The configurations of the controls that train beside the one trial that goes on, none of several.
 
         Otherwise cores would rest: a search waits for its last trial, and only then is it known what they inherit.
         """
         if not trained_beside(self.experiment):
             return []
         found: list[dict[str, Any]] = []
-        for cell in baselines(self.experiment, best):
+        for cell in resolved_controls(self.experiment, best):
             name = trial_name(self.experiment.settings(cell.fixes))
             # It may run already, for a trial that was the best before and failed.
             if name not in {best.trial, *self.beside} and not self._resume(cell)[0]:
@@ -225,35 +212,35 @@ class _Run:
         write_record(record.model_copy(update={"state": "pruned", "message": ""}))
         self._report(TrialEnded(record.cell, record.trial, "pruned", record.folder))
 
-    def _draws(self, cell: Cell, ended: Sequence[TrialRecord], first: Sequence[TrialRecord]) -> Draws:
+    def _draws(self, cell: Cell, ended: Sequence[TrialRecord], first: Sequence[TrialRecord]) -> DeduplicatingSearcher:
         """What Optuna draws beside the trials that ended: the `first` ones, which began before, again."""
         known = {record.trial for record in ended}
         points = [record.chosen for record in first]
         points += still_to_try(self.experiment.search.first_trials, [*ended, *first])
-        name, axes = f"{self.folder.name}/{cell.name}", self.experiment.tune
+        name, axes, figure = f"{self.folder.name}/{cell.name}", self.experiment.tune, self.experiment.figure
         optuna_search = functools.partial(
             OptunaSearch,
             space=functools.partial(suggest, axes=axes),
-            metric=OBJECTIVE,
-            mode="min",
+            metric=figure.name,
+            mode=figure.direction,
             study_name=name,
-            storage=known_to_optuna(name, axes, [(record, self._told(record)) for record in ended]),
+            storage=known_to_optuna(name, axes, [(record, self._told(record)) for record in ended], figure),
         )
         # A resumed study goes on with new draws rather than with its first ones again.
         seed = int(cell.overrides.get(SEED, self.experiment.seed)) + len(ended)
         startup = startup_trials(self.experiment.search.trials)
         tpe = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=startup)
-        return Draws(
+        return DeduplicatingSearcher(
             optuna_search(points_to_evaluate=points or None, sampler=tpe),
             optuna_search(sampler=optuna.samplers.RandomSampler(seed=_REDRAW_SEED + seed)),
             functools.partial(self._admit, cell, known),
         )
 
     def _told(self, record: TrialRecord) -> float | None:
-        """The loss that Optuna learns of a trial that ended; the last one, or for top_k the one at the rung."""
+        """The value that Optuna learns of a trial that ended; the last one, or for top_k the one at the rung."""
         if self.experiment.search.scheduler == "top_k":
-            return loss_at(record, self.experiment.search.grace_seconds)
-        return record.reports[-1][OBJECTIVE] if record.reports else None
+            return value_at_rung(record, self.experiment.search.grace_seconds)
+        return record.reports[-1][record.figure.name] if record.reports else None
 
     def _records(self, cell: Cell) -> tuple[TrialRecord, ...]:
         return self.study().of_cell(cell.name)
@@ -282,7 +269,14 @@ class _Run:
         else:
             # Now, rather than when it begins to train: then a search that is killed in between has the same draws.
             record = TrialRecord(
-                cell=cell.name, trial=name, chosen=chosen, settings=settings, begun=time.time(), folder=folder, **state
+                cell=cell.name,
+                trial=name,
+                chosen=chosen,
+                settings=settings,
+                figure=self.experiment.figure,
+                begun=time.time(),
+                folder=folder,
+                **state,
             )
         write_record(record)
         if message:
@@ -327,8 +321,8 @@ class _Run:
             tune.with_resources(functools.partial(run_trial, plan=plan), trial_resources(self.place)),
             param_space=space,
             tune_config=tune.TuneConfig(
-                metric=OBJECTIVE,
-                mode="min",
+                metric=self.experiment.figure.name,
+                mode=self.experiment.figure.direction,
                 max_concurrent_trials=concurrent_trials(self.place, nodes),
                 trial_dirname_creator=_short_name,
                 # The process of a trial that trains by itself has imported all that the next one needs.
@@ -364,7 +358,7 @@ class _Run:
                 write_record(record.model_copy(update={"state": "interrupted"}))
         records = self._records(cell)
         # Where nothing is tuned, a trial that was pruned in a search goes on to the whole budget.
-        states = {"finished", "pruned"} if self.experiment.tune and not cell.baseline else {"finished"}
+        states = {"finished", "pruned"} if self.experiment.tune and not cell.is_control else {"finished"}
         if cell.name not in self.told:
             self._replay(cell, [record for record in records if record.state in {*states, "waiting"}])
         ended = [record for record in records if record.state in states]
@@ -372,7 +366,7 @@ class _Run:
 
     def _replay(self, cell: Cell, records: Sequence[TrialRecord]) -> None:
         self.told.add(cell.name)
-        self._report(CellStarted(cell.name, cell.fixes, cell.baseline))
+        self._report(CellStarted(cell.name, cell.fixes, cell.is_control))
         for record in records:
             self._report(TrialStarted(cell.name, record.trial, record.settings, record.chosen))
             for report in record.reports:

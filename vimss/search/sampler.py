@@ -12,8 +12,9 @@ from optuna.trial import create_trial
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from vimss.experiment import Axis, Scalar, field_type, in_order
-from vimss.study import OBJECTIVE, TrialRecord
+from vimss.experiment import Axis, Scalar, field_type, topological_order
+from vimss.search.study import TrialRecord
+from vimss.train.figure import Figure
 
 _REDRAWS = 50
 """Draws without a new trial among them, after which a cell ends: its axes have hardly anything left to offer."""
@@ -28,7 +29,7 @@ def suggest(trial: Any, axes: dict[str, Axis]) -> dict[str, Any]:
     `trial` is an optuna.Trial, or what Ray puts in its place to see what is chosen; constants to add are none.
     """
     chosen: dict[str, Any] = {}
-    for key in in_order(axes):
+    for key in topological_order(axes):
         axis = axes[key]
         if any(chosen.get(other) not in values for other, values in axis.when.items()):
             continue
@@ -56,7 +57,7 @@ def startup_trials(trials: int) -> int:
     return max(1, min(5, trials // 2))
 
 
-class Draws(Searcher):
+class DeduplicatingSearcher(Searcher):
     """What Optuna draws, as far as it is admitted: two trials of equal settings would train in one folder.
 
     In place of a draw that is not admitted comes one at random, since TPE would choose its favourite again.
@@ -65,7 +66,7 @@ class Draws(Searcher):
     def __init__(
         self, chooser: OptunaSearch, at_random: OptunaSearch, admit: Callable[[dict[str, Scalar]], bool]
     ) -> None:
-        super().__init__(metric=OBJECTIVE, mode="min")
+        super().__init__(metric=chooser.metric, mode=chooser.mode)
         self.chooser = chooser
         self.at_random = at_random
         self.admit = admit
@@ -98,17 +99,19 @@ class Draws(Searcher):
 
 
 def known_to_optuna(
-    name: str, axes: dict[str, Axis], losses: Iterable[tuple[TrialRecord, float | None]]
+    name: str, axes: dict[str, Axis], values: Iterable[tuple[TrialRecord, float | None]], figure: Figure
 ) -> BaseStorage:
-    """Optuna's study of that name, in memory, with what the trials of the records chose and their losses, if any.
+    """Optuna's study of that name, in memory, with what the trials of the records chose and their figures, if any.
 
     Made anew from the records for each search: a study in a file refuses an axis that has changed, and may lack what
     the driver that died knew.
     """
     storage = InMemoryStorage()
-    study = optuna.create_study(storage=storage, study_name=name, direction="minimize")
-    for record, loss in losses:
-        if loss is not None and math.isfinite(loss):
+    study = optuna.create_study(
+        storage=storage, study_name=name, direction={"min": "minimize", "max": "maximize"}[figure.direction]
+    )
+    for record, value in values:
+        if value is not None and math.isfinite(value):
             distributions = {key: distribution_of(key, axes[key]) for key in record.chosen}
-            study.add_trial(create_trial(params=record.chosen, distributions=distributions, value=loss))
+            study.add_trial(create_trial(params=record.chosen, distributions=distributions, value=value))
     return storage

@@ -8,10 +8,10 @@ Losses on different sets cannot be compared, so this comes before any cell begin
 from collections.abc import Callable
 from pathlib import Path
 
-from vimss.experiment import Event, TrialsScoredAgain
 from vimss.runtime import parallel_map
+from vimss.search.events import Event, TrialsScoredAgain
+from vimss.search.study import TrialRecord, read_study, write_record
 from vimss.shards.manifest import Manifest
-from vimss.study import OBJECTIVE, TrialRecord, read_study, write_record
 from vimss.train.config import ValidationConfig
 from vimss.train.rescore import Score, ScoringTask, score
 from vimss.train.validation import make_validation_set, validation_spec
@@ -51,12 +51,13 @@ def score_again(folder: Path, manifest: Manifest, config: ValidationConfig, repo
 
 
 def _with_score(record: TrialRecord, found: Score, validation: str) -> TrialRecord:
-    """A record with the loss of its weights, in place of the best report by which they were chosen."""
+    """A record with the figure of its weights, in place of the best report by which they were chosen."""
     if not found.error:
         reports = record.reports or next(iter(record.earlier.values()))
-        best = min(reports, key=lambda report: report[OBJECTIVE])
-        kept = {name: value for name, value in best.items() if not name.startswith(OBJECTIVE)}
-        return record.moved_to(validation, [{**kept, OBJECTIVE: found.loss}])
+        figure = record.figure
+        best = min(reports, key=lambda report: figure.rank(report[figure.name]))
+        kept = {name: value for name, value in best.items() if name not in {figure.name, figure.raw_name}}
+        return record.moved_to(validation, [{**kept, figure.name: found.value}])
     message = f"its weights could not be scored on another validation set: {found.error}"
     state = "failed" if record.state == "failed" else "interrupted"
     return record.moved_to(validation).model_copy(update={"state": state, "message": message})

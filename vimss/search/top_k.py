@@ -18,26 +18,27 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from vimss.search.sampler import Draws
-from vimss.study import OBJECTIVE, TrialRecord
+from vimss.search.sampler import DeduplicatingSearcher
+from vimss.search.study import TrialRecord
+from vimss.search.trial import RUNG
 from vimss.train.config import reaches
-from vimss.trial import RUNG
+from vimss.train.figure import Figure
 
 
-def loss_at(record: TrialRecord, rung: float) -> float | None:
-    """The lowest validation loss up to the first report at the rung; None while the trial is on its way there.
+def value_at_rung(record: TrialRecord, rung: float) -> float | None:
+    """The best value of the figure up to the first report at the rung; None while the trial is on its way there.
 
-    A trial that came to its own end earlier has its lowest. The lowest, because by it a search finds its best trial.
+    A trial that came to its own end earlier has its best. The best, because by it a search finds its best trial.
     """
-    losses: list[float] = []
+    values: list[float] = []
     for report in record.reports:
-        losses.append(report[OBJECTIVE])
+        values.append(report[record.figure.name])
         if reaches(report["audio_seconds"], rung):
-            return min(losses)
+            return record.figure.best(values)
     # Scored again on another validation set, a trial has one report left, of its best weights; earlier ones tell more.
     earlier = (report["audio_seconds"] for reports in record.earlier.values() for report in reports)
     ended = record.state == "finished" or any(reaches(seconds, rung) for seconds in earlier)
-    return min(losses, default=math.inf) if ended else None
+    return record.figure.best(values) if ended else None
 
 
 def choose(
@@ -46,7 +47,7 @@ def choose(
     """The trials that are sure to be among the best `keep`, best first; and those to prune, which are sure not to be.
 
     Trials that are not at the rung yet may turn out better than all that are. While there are `n` of them, the best
-    `keep - n` are sure, and none is pruned. Trials that failed are out. Of two with the same loss, the one that was
+    `keep - n` are sure, and none is pruned. Trials that failed are out. Of two with the same value, the one that was
     drawn first is the better.
 
     Args:
@@ -57,9 +58,9 @@ def choose(
 
     """
     able = [record for record in records if record.state != "failed"]
-    losses = {record.trial: loss_at(record, rung) for record in able}
-    on_their_way = others + sum(loss is None for loss in losses.values())
-    known = [(loss, record) for record in able if (loss := losses[record.trial]) is not None]
+    values = {record.trial: value_at_rung(record, rung) for record in able}
+    on_their_way = others + sum(value is None for value in values.values())
+    known = [(record.figure.rank(value), record) for record in able if (value := values[record.trial]) is not None]
     ranked = [record for _, record in sorted(known, key=lambda pair: (pair[0], pair[1].begun))]
     pruned = [] if on_their_way else [r for r in ranked[keep:] if r.state not in {"finished", "pruned"}]
     return ranked[: max(0, keep - on_their_way)], pruned
@@ -72,6 +73,7 @@ class Rung:
     seconds: float
     """Audio seconds."""
     keep: int
+    figure: Figure
     records: Callable[[], Sequence[TrialRecord]]
     """All of the cell, as they are now."""
     prune: Callable[[TrialRecord], None]
@@ -86,19 +88,19 @@ class TopK(Searcher):
     one at the rung. Where a trial was lost before the rung, the others wait for the same command to resume it. One that
     fails after the rung makes room for the next best.
 
-    Optuna learns the loss at the rung alone, of all trials: those can be compared, while the losses at the end of the
-    few that go on are lower for their longer training. With several trials at once the draws depend on the order of
+    Optuna learns the value at the rung alone, of all trials: those can be compared, while the values at the end of the
+    few that go on are better for their longer training. With several trials at once the draws depend on the order of
     their reports (ASHA's too). One at a time they are a function of the seed; a resumed search draws anew.
     """
 
-    def __init__(self, draws: Draws, rung: Rung, left: int) -> None:
+    def __init__(self, draws: DeduplicatingSearcher, rung: Rung, left: int) -> None:
         """`left` trials have to reach the rung yet."""
-        super().__init__(metric=OBJECTIVE, mode="min")
+        super().__init__(metric=rung.figure.name, mode=rung.figure.direction)
         self.draws = draws
         self.rung = rung
         self.left = left
         self.to_rung: dict[str, float] = {}
-        """Trials of Tune on their way to the rung, with their lowest loss."""
+        """Trials of Tune on their way to the rung, with their best value so far."""
         self.beyond: set[str] = set()
         """Trials of Tune on their way to the whole budget."""
         self.continued: set[str] = set()
@@ -112,7 +114,7 @@ class TopK(Searcher):
             chosen = self.draws.suggest(trial_id)
             if chosen != Searcher.FINISHED:
                 self.left -= 1
-                self.to_rung[trial_id] = math.inf
+                self.to_rung[trial_id] = self.rung.figure.worst
                 return {**chosen, RUNG: self.rung.seconds}
             self.left = 0
         record = self._next()
@@ -142,15 +144,16 @@ class TopK(Searcher):
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Pass on a report, up to the rung."""
         if trial_id in self.to_rung:
-            self.to_rung[trial_id] = min(self.to_rung[trial_id], result[OBJECTIVE])
+            figure = self.rung.figure
+            self.to_rung[trial_id] = figure.best((self.to_rung[trial_id], result[figure.name]))
             self.draws.on_trial_result(trial_id, result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Pass on the end of a trial at the rung."""
         self.beyond.discard(trial_id)
         if trial_id in self.to_rung:
-            lowest = self.to_rung.pop(trial_id)
-            known = {**result, OBJECTIVE: lowest} if result and math.isfinite(lowest) else result
+            best = self.to_rung.pop(trial_id)
+            known = {**result, self.rung.figure.name: best} if result and math.isfinite(best) else result
             self.draws.on_trial_complete(trial_id, known, error)
 
     def save(self, checkpoint_path: str) -> None:

@@ -16,7 +16,7 @@ from pydantic import Field
 from vimss.config import Config, parse_config, signature
 from vimss.errors import ConfigError, DataError
 from vimss.shards.recipe import SPLITS, Recipe
-from vimss.storage import Folder, LocalFolder, RemoteFolder, Store, publish
+from vimss.storage import Folder, LocalFolder, RemoteFolder, Store, atomic_write
 
 MANIFEST = "manifest.json"
 
@@ -140,7 +140,7 @@ def open_shards(folder: Folder, store: Store) -> Manifest:
     copy = store.cache / f"{folder.name}-{signature(folder.url)}"
     origin = Origin(url=folder.url, cache_gigabytes=store.cache_gigabytes).model_dump_json().encode()
     for name, content in ((MANIFEST, _manifest_bytes(folder)), (ORIGIN, origin)):
-        with publish(copy / name) as temporary:
+        with atomic_write(copy / name) as temporary:
             temporary.write_bytes(content)
     return open_manifest(copy)
 

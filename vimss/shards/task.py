@@ -32,9 +32,9 @@ from vimss.shards.clip import Clip
 from vimss.shards.corpora import Piece, reader_of
 from vimss.shards.manifest import PieceEntry, Shard
 from vimss.shards.recipe import Recipe
-from vimss.shards.refuse import Loudness, MixAndSum, check_clip
 from vimss.shards.source import unreadable
 from vimss.shards.unchanged import check_stamp
+from vimss.shards.validate import Loudness, MixAndSum, check_clip
 from vimss.storage import Folder, sha256
 
 INDEX = "index"
@@ -106,7 +106,7 @@ def write_shard(task: Task) -> Written | Bad:
 
     shard = None
     read = _Read(task)
-    with suppress(_NothingReadError), task.folder.publish(name) as temporary:
+    with suppress(_NothingReadError), task.folder.atomic_write(name) as temporary:
         # A fixed time stamp makes equal content equal bytes.
         with wds.TarWriter(str(temporary), encoder=False, mtime=0) as tar:
             for clip in read.clips():
@@ -142,7 +142,7 @@ def write_shard(task: Task) -> Written | Bad:
 
 
 def _publish(written: Written, task: Task) -> None:
-    with task.folder.publish(f"{INDEX}/{task.name}.json") as temporary:
+    with task.folder.atomic_write(f"{INDEX}/{task.name}.json") as temporary:
         temporary.write_text(written.model_dump_json(), encoding="utf-8")
 
 

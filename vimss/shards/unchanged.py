@@ -137,5 +137,5 @@ def _read(folder: Folder) -> Sizes | None:
 
 def _write(folder: Folder, sizes: Sizes) -> None:
     content = "".join(f"{name}\t{size}\n" for name, size in sizes.items())
-    with folder.publish(SOURCE) as temporary:
+    with folder.atomic_write(SOURCE) as temporary:
         temporary.write_bytes(content.encode(errors="surrogateescape"))

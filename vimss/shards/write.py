@@ -18,10 +18,10 @@ from vimss.runtime import parallel_map
 from vimss.shards.corpora import Listing, Piece, reader_of
 from vimss.shards.manifest import MANIFEST, Manifest, Shard, open_shards
 from vimss.shards.recipe import SPLITS, Recipe
-from vimss.shards.refuse import check_expected, checked_pieces
 from vimss.shards.source import Problems, first_of, source_folder
 from vimss.shards.task import INDEX, Bad, Task, Written, write_shard
 from vimss.shards.unchanged import check_source, keep_source
+from vimss.shards.validate import check_expected, checked_pieces
 from vimss.storage import Folder, Store
 
 FORMAT = 2
@@ -110,7 +110,7 @@ def write_shards(
         silent={piece: share for written in done for piece, share in written.silent.items()},
         pairs=listing.pairs,
     )
-    with folder.publish(MANIFEST) as temporary:
+    with folder.atomic_write(MANIFEST) as temporary:
         temporary.write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
     return _accepted(open_shards(folder, store), recipe)
 

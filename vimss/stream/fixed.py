@@ -30,7 +30,7 @@ from vimss.config import Config, parse_config, signature
 from vimss.errors import ConfigError, DataError, StorageError
 from vimss.shards.clip import Clip
 from vimss.shards.manifest import Manifest
-from vimss.storage import publish
+from vimss.storage import atomic_write
 from vimss.stream.mix import Asking, Mixture, Seen, Source, Window, cue_of, independent_voices, mix, start_of
 from vimss.stream.read import ClipEntry, list_clips, read_clips
 from vimss.stream.stems import cut
@@ -137,7 +137,7 @@ def fixed_set(manifest: Manifest, spec: FixedSpec) -> FixedSet:
     drawn, stems = draw(list(list_clips(manifest, spec.split)), spec, _stems_of(manifest, spec.split))
     kept = FixedSet(spec, tuple(drawn), tuple(stems))
     try:
-        with publish(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_bytes(_content(kept, spec.signature(manifest)))
     except (StorageError, OSError) as error:
         log.warning(
@@ -186,7 +186,7 @@ def draw(
 
 
 class _Taking:
-    """Draws the excerpts of one mixture."""
+    """DeduplicatingSearcher the excerpts of one mixture."""
 
     def __init__(self, rng: np.random.Generator, spec: FixedSpec, stem_of: StemOf) -> None:
         self.rng = rng

@@ -33,8 +33,8 @@ from webdataset.tariterators import group_by_keys
 
 from vimss.errors import DataError, MediaError
 from vimss.media import decode_audio, decode_video
+from vimss.shards.cache import local_features, local_shard
 from vimss.shards.clip import Clip, Player
-from vimss.shards.fetch import local_features, local_shard
 from vimss.shards.manifest import Manifest, Shard
 from vimss.shards.recipe import Recipe
 from vimss.storage import sha256

@@ -6,9 +6,12 @@ MLflow itself takes seconds to import, too long to say that a name is misspelt. 
 it still finds when the model is fetched.
 """
 
+import math
 import re
 import sqlite3
+from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 from vimss.errors import ModelError
@@ -35,6 +38,51 @@ def check_registered(database: Path, model: str) -> None:
     if name in models and (not which or which in aliases or which in versions):
         return
     raise no_such_model(name, which or "champion", models)
+
+
+@dataclass(frozen=True)
+class RegisteredVersion:
+    """A version of a registered model."""
+
+    name: str
+    version: int
+    aliases: tuple[str, ...]
+    created: float
+    """Seconds since 1970."""
+    scores: Mapping[str, float]
+    """By name, without those that are not defined."""
+    location: str
+    """Of its files: a path or a URL."""
+
+
+def registered_versions(database: Path) -> list[RegisteredVersion]:
+    """All versions in the store's own database, by model and version; none where there is no database."""
+    if not database.is_file():
+        return []
+    with closing(_opened(database)) as connection:
+        aliases: dict[tuple[str, int], list[str]] = {}
+        for name, alias, version in connection.execute("SELECT name, alias, version FROM registered_model_aliases"):
+            aliases.setdefault((name, int(version)), []).append(alias)
+        scores: dict[tuple[str, int], dict[str, float]] = {}
+        tags = "SELECT name, version, key, value FROM model_version_tags WHERE key LIKE 'metric.%'"
+        for name, version, key, value in connection.execute(tags):
+            if math.isfinite(float(value)):
+                scores.setdefault((name, int(version)), {})[key.removeprefix("metric.")] = float(value)
+        versions = (
+            "SELECT name, version, creation_time, storage_location FROM model_versions "
+            "WHERE current_stage != 'Deleted_Internal' ORDER BY name, version"
+        )
+        return [
+            RegisteredVersion(
+                name=name,
+                version=int(version),
+                aliases=tuple(sorted(aliases.get((name, int(version)), ()))),
+                created=created / 1000,
+                scores=scores.get((name, int(version)), {}),
+                location=location or "",
+            )
+            for name, version, created, location in connection.execute(versions)
+        ]
 
 
 def no_such_model(name: str, which: str, models: dict[str, tuple[list[str], dict[str, str]]]) -> ModelError:
@@ -65,7 +113,7 @@ def _read(database: Path) -> dict[str, tuple[list[str], dict[str, str]]]:
     """Name of each registered model to its versions, and to its aliases with their versions."""
     if not database.is_file():
         return {}
-    with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+    with closing(_opened(database)) as connection:
         names = [name for (name,) in connection.execute("SELECT name FROM registered_models ORDER BY name")]
         found: dict[str, tuple[list[str], dict[str, str]]] = {name: ([], {}) for name in names}
         # A deleted version keeps its row.
@@ -75,3 +123,8 @@ def _read(database: Path) -> dict[str, tuple[list[str], dict[str, str]]]:
         for name, alias, version in connection.execute("SELECT name, alias, version FROM registered_model_aliases"):
             found[name][1][alias] = str(version)
     return found
+
+
+def _opened(database: Path) -> sqlite3.Connection:
+    """To be read alone."""
+    return sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)

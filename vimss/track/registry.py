@@ -33,7 +33,7 @@ from mlflow.types.schema import DataType, ParamSchema, ParamSpec, Schema, Tensor
 
 import vimss
 from vimss.model.card import CARD, WEIGHTS, check_model_folder
-from vimss.storage import publish, sha256
+from vimss.storage import atomic_write, sha256
 from vimss.track.names import URI, no_such_model, not_a_model
 from vimss.track.store import Tracking, explain_mlflow_errors
 
@@ -171,7 +171,7 @@ def _fetch(tracking: Tracking, version: ModelVersion, address: str) -> Path:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=address, tracking_uri=tracking.address))
     kept = tracking.folder / "models" / f"{version.name}-{version.version}-{version.tags.get(DIGEST_TAG, '')[:12]}"
     if not kept.is_dir():
-        with publish(kept) as temporary, tempfile.TemporaryDirectory() as folder:
+        with atomic_write(kept) as temporary, tempfile.TemporaryDirectory() as folder:
             got = mlflow.artifacts.download_artifacts(
                 artifact_uri=address, dst_path=folder, tracking_uri=tracking.address, registry_uri=tracking.address
             )

@@ -31,7 +31,7 @@ from mlflow.exceptions import MlflowException
 from vimss.config import signature
 from vimss.errors import PlaceError
 from vimss.runtime import sqlite_url
-from vimss.storage import Store, explain_os_errors, publish
+from vimss.storage import Store, atomic_write, explain_os_errors
 from vimss.track.names import DATABASE
 
 LOOPBACK = "127.0.0.1"
@@ -229,7 +229,7 @@ def _create(database: Path) -> None:
     """A migrated, empty database. Killed half-way, MLflow's migrations leave a file that no later start can use."""
     for noisy in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    with publish(database) as temporary:
+    with atomic_write(database) as temporary:
         MlflowClient(tracking_uri=sqlite_url(temporary)).search_experiments(max_results=1)
         temporary.chmod(0o600)
 

@@ -2,7 +2,7 @@
 
     study = Study("quickstart", folder.name, "Which site ...?", {"manifest": digest, **provenance()})
     with Tracker(Tracking(store), study) as tracker:
-        tracker(CellStarted("search", {}, baseline=False))
+        tracker(CellStarted("search", {}, is_control=False))
         tracker(TrialStarted("search", "a1b2", settings, {"model.site": "decoder"}))
         tracker(TrialReported("search", "a1b2", 120.0, {"objective": 3.1}))
 
@@ -21,11 +21,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vimss.errors import PlaceError, StorageError
-from vimss.experiment import (
+from vimss.experiment import Scalar
+from vimss.search.events import (
     CellEnded,
     CellStarted,
     Event,
-    Scalar,
     TrialContinues,
     TrialEnded,
     TrialReported,
@@ -148,7 +148,7 @@ class Tracker:
 
     def _start_cell(self, event: CellStarted) -> None:
         overrides = {key: _text(value) for key, value in event.overrides.items()}
-        kind = "baseline" if event.baseline else "cell"
+        kind = "control" if event.is_control else "cell"
         lines = [f"**{kind.capitalize()} {event.cell}**", *(f"- `{key}`: {value}" for key, value in overrides.items())]
         tags = {"kind": kind, "mlflow.note.content": "\n".join(lines)}
         # Every run has the experiment's seed, but for a cell with its own.

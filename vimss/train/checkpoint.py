@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vimss.errors import DataError
-from vimss.storage import publish, sha256
+from vimss.storage import atomic_write, sha256
 from vimss.stream.batch import Position
+from vimss.train.figure import Figure
 
 TENSORS = "state.safetensors"
 ABOUT = "state.json"
@@ -35,7 +36,7 @@ class State:
     steps: int
     position: Position
     best: float
-    """Lowest validation loss so far."""
+    """Best value of the figure so far."""
     best_seconds: float
     """Audio seconds at which it was."""
     metrics: dict[str, float]
@@ -53,9 +54,9 @@ def save_state(
     for number, optimizer in enumerate(optimizers):
         for index, values in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer{number}.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
-    with publish(folder / TENSORS) as temporary:
+    with atomic_write(folder / TENSORS) as temporary:
         save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, temporary)
-    with publish(folder / ABOUT) as temporary:
+    with atomic_write(folder / ABOUT) as temporary:
         temporary.write_text(json.dumps({**asdict(state), "sha256": sha256(folder / TENSORS)}), encoding="utf-8")
 
 
@@ -95,10 +96,10 @@ def load_state(
     return State(signature=signature, validation=validation, position=Position(**about["position"]), **kept)
 
 
-def reported_loss(folder: Path) -> tuple[str, float]:
-    """The validation loss that was reported with a checkpoint, after the signature of the set that it belongs to."""
+def reported_value(folder: Path, figure: Figure) -> tuple[str, float]:
+    """The signature of the validation set of a checkpoint, and the value of the figure that was reported with it."""
     about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-    return about.get("validation", ""), about["metrics"]["valid_loss"]
+    return about.get("validation", ""), about["metrics"][figure.name]
 
 
 def newest_valid(folders: Iterable[Path]) -> Path | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from vimss.config import Config
 from vimss.model.config import ModelConfig
@@ -32,9 +32,9 @@ class TrainingConfig(Config):
     audio_seconds: float = Field(
         36000.0, gt=0, description="budget: batch_size x output window / sample rate, summed over steps"
     )
-    optimizer: Literal["adam", "muon"] = Field(
-        "adam",
-        description="adam: AdamW for all weights; muon: Muon for the matrices of convolutions, AdamW for the rest",
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw",
+        description="adamw: AdamW for all weights; muon: Muon for the matrices of convolutions, AdamW for the rest",
     )
     learning_rate: float = Field(1e-4, gt=0, le=1, description="at the start")
     learning_rate_decay: float = Field(
@@ -70,6 +70,13 @@ class TrainingConfig(Config):
     report_seconds: float = Field(
         3600.0, gt=0, description="about so many audio seconds between validations, each with a checkpoint"
     )
+
+    @field_validator("optimizer", mode="before")
+    @classmethod
+    def _name_is_that_of_now(cls, name: Any) -> Any:
+        if name == "adam":
+            raise ValueError("the optimizer that was called adam is AdamW: write adamw")
+        return name
 
     @model_validator(mode="after")
     def _reports_fit_the_budget(self) -> "TrainingConfig":

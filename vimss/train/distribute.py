@@ -6,13 +6,14 @@ The same job again continues where it stopped or paused. Its folder holds:
 
     train/step_00000120/    a checkpoint: the newest, and the best of those before it
     progress                a count and the audio seconds seen, a sign of life between two reports
+    log.txt                 what the trial's process logged, and log_rank0.txt and so on of its workers, if several
 """
 
 import math
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +24,11 @@ import ray.train.torch
 import torch
 from ray.util.queue import Empty, Queue
 
-from vimss.runtime import Place
+from vimss.runtime import LOG, Place, log_to, rank_log
 from vimss.shards.manifest import open_manifest
-from vimss.storage import TEMPORARY, publish
+from vimss.storage import TEMPORARY, atomic_write
 from vimss.train.config import Settings, ValidationConfig
+from vimss.train.figure import Figure, figure_of
 
 CHECKPOINTS = "train"
 """Folder of a job's checkpoints; for Ray Train also the name of its run."""
@@ -66,10 +68,11 @@ def fit(job: Job, report: Callable[[Metrics], None]) -> None:
     `report` is called with the metrics of each validation, in order, in the thread that called `fit`; what it raises
     ends the job. Raises what a worker raised.
     """
-    if job.place.workers_per_trial == 1:
-        _fit_here(job, report)
-    else:
-        _fit_on_workers(job, report)
+    with log_to(job.storage / LOG):
+        if job.place.workers_per_trial == 1:
+            _fit_here(job, report)
+        else:
+            _fit_on_workers(job, report)
 
 
 def worker_resources(place: Place) -> dict[str, float]:
@@ -92,7 +95,7 @@ def _fit_here(job: Job, report: Callable[[Metrics], None]) -> None:
 
     def keep_and_report(metrics: Metrics, checkpoint: Path | None) -> None:
         if checkpoint is not None:
-            with publish(folder / checkpoint_name(metrics["steps"])) as temporary:
+            with atomic_write(folder / checkpoint_name(metrics["steps"])) as temporary:
                 shutil.copytree(checkpoint, temporary)
             _delete_old_checkpoints(folder)
         report(metrics)
@@ -146,7 +149,7 @@ def _fit_on_workers(job: Job, report: Callable[[Metrics], None]) -> None:
 
 
 def _trainer(job: Job, queue: Queue) -> ray.train.torch.TorchTrainer:
-    place = job.place
+    place, figure = job.place, figure_of()
     return ray.train.torch.TorchTrainer(
         _train_worker,
         train_loop_config={"job": job},
@@ -161,7 +164,9 @@ def _trainer(job: Job, queue: Queue) -> ray.train.torch.TorchTrainer:
             storage_path=str(job.storage),
             callbacks=[_PutReports(queue)],
             checkpoint_config=ray.train.CheckpointConfig(
-                num_to_keep=KEPT_CHECKPOINTS, checkpoint_score_attribute="valid_loss", checkpoint_score_order="min"
+                num_to_keep=KEPT_CHECKPOINTS,
+                checkpoint_score_attribute=figure.name,
+                checkpoint_score_order=figure.direction,
             ),
         ),
     )
@@ -193,7 +198,8 @@ def _train_worker(config: dict[str, Any]) -> None:
     training = _training(job, rank, context.get_world_size(), ray.train.torch.get_device())
     progress = _SignOfLife(job.storage / PROGRESS) if rank == 0 else _no_progress
     progress(0.0)
-    train(training, report, _latest_checkpoint(), progress)
+    with log_to(job.storage / rank_log(rank)):
+        train(training, report, _latest_checkpoint(), progress)
 
 
 def _training(job: Job, rank: int, world_size: int, device: torch.device) -> Any:
@@ -225,20 +231,29 @@ def _latest_checkpoint() -> Path | None:
 
 
 def _delete_old_checkpoints(folder: Path) -> None:
-    """Keep the newest and the best of those before it: of the best weights, and where the newest is damaged.
-
-    Losses on another validation set than the newest one's say nothing beside it.
-    """
-    from vimss.train.checkpoint import reported_loss
+    """Keep the newest and the best of those before it: of the best weights, and where the newest is damaged."""
+    from vimss.train.checkpoint import reported_value
 
     *before, newest = sorted(folder.glob("step_*"))
-    scored_on, _ = reported_loss(newest)
-    losses = {checkpoint: reported_loss(checkpoint) for checkpoint in before}
-    comparable = [checkpoint for checkpoint, (validation, _) in losses.items() if validation == scored_on]
-    best = min(comparable, key=lambda checkpoint: losses[checkpoint][1], default=None)
+    figure = figure_of()
+    scored_on, _ = reported_value(newest, figure)
+    best = best_of_checkpoints({each: reported_value(each, figure) for each in before}, scored_on, figure)
     for checkpoint in before:
         if checkpoint != best:
             shutil.rmtree(checkpoint)
+
+
+def best_of_checkpoints(values: Mapping[Path, tuple[str, float]], validation: str, figure: Figure) -> Path | None:
+    """The checkpoint with the best value among those that were scored on this validation set; None without one.
+
+    Args:
+        values: of each checkpoint its validation set and its value there. Values on two sets cannot be compared.
+        validation: signature of the set.
+        figure: what the values are of.
+
+    """
+    comparable = [checkpoint for checkpoint, (scored_on, _) in values.items() if scored_on == validation]
+    return min(comparable, key=lambda checkpoint: figure.rank(values[checkpoint][1]), default=None)
 
 
 class _SignOfLife:

@@ -34,6 +34,7 @@ from vimss.stream.mix import Asking, Window
 from vimss.train.checkpoint import State, load_state, save_state
 from vimss.train.config import MUCH_WAITING, Settings, TrainingConfig, ValidationConfig, reaches
 from vimss.train.device import distribute
+from vimss.train.figure import Figure, figure_of
 from vimss.train.gradients import Gradients
 from vimss.train.loader import load
 from vimss.train.optimize import make_optimizers
@@ -110,7 +111,7 @@ def train(
         validate.signature,
         steps=0,
         position=Position(),
-        best=math.inf,
+        best=validate.figure.worst,
         best_seconds=0.0,
         metrics={},
     )
@@ -137,11 +138,12 @@ def train(
     # At the first step that reaches the share of the budget: a report just before a rung of ASHA would miss it.
     report_steps = {math.ceil(total_steps * (number + 1) / num_reports) for number in range(num_reports)}
     steps, best, best_seconds = state.steps, state.best, state.best_seconds
-    patient = is_patient(config, steps * seconds_per_step, best_seconds)
+    patient = should_continue(config, steps * seconds_per_step, best_seconds)
     # A checkpoint is always that of a report.
     paused = reaches(steps * seconds_per_step, training.pause_seconds)
     losses, levels = Losses(training), Levels()
     clock = _Clock()
+    log.info("begins after step %d of %d, %s", steps, total_steps, "resumed" if resume else "anew")
 
     with closing(
         load(
@@ -170,7 +172,7 @@ def train(
             for optimizer in optimizers:
                 optimizer.step()
             if average is not None:
-                follow(average, separator, config.ema)
+                update_ema(average, separator, config.ema)
             progress(seconds)
 
             if steps in report_steps:
@@ -181,10 +183,11 @@ def train(
                 _warn_of_waiting(metrics["loader_wait"])
                 going_on = functools.partial(progress, seconds)
                 metrics |= _validated(validate, separator, average, going_on)
-                _check_validation(metrics)
-                if metrics["valid_loss"] < best:
-                    best, best_seconds = metrics["valid_loss"], seconds
-                patient = is_patient(config, seconds, best_seconds)
+                _check_validation(metrics, validate.figure)
+                log.info("%s", ", ".join(f"{name} {value:.6g}" for name, value in metrics.items()))
+                if validate.figure.better(metrics[validate.figure.name], best):
+                    best, best_seconds = metrics[validate.figure.name], seconds
+                patient = should_continue(config, seconds, best_seconds)
                 metrics["stopped_early"] = float(not patient)
                 paused = reaches(seconds, training.pause_seconds)
                 position, scored_on = made.position, validate.signature
@@ -211,7 +214,7 @@ def _checkpoint(
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        seen = {key: state.metrics[key] for key in ("audio_seconds", "valid_loss")}
+        seen = {key: state.metrics[key] for key in ("audio_seconds", figure_of().name)}
         card = {**data_card(training.manifest, asking), **seen, "validation": state.validation}
         save_separator(folder / "model", average or separator, card)
         save_state(folder, state, separator, average, optimizers)
@@ -224,16 +227,17 @@ def _validated(
     average: Separator | None,
     going_on: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """The validation loss of the weights for use, and of the raw ones where those are an average."""
-    losses = {"valid_loss": validate(average or separator, going_on)}
-    return losses if average is None else {**losses, "valid_loss_raw": validate(separator, going_on)}
+    """The figure of the weights for use, and of the raw ones where those are an average."""
+    figure = validate.figure
+    values = {figure.name: validate(average or separator, going_on)}
+    return values if average is None else {**values, figure.raw_name: validate(separator, going_on)}
 
 
 def _scored_again(state: State, validate: Validation, separator: Separator, average: Separator | None) -> State:
     """A state whose losses are of another validation set, on the one of now: the best so far is that of its weights."""
     metrics = {**state.metrics, **_validated(validate, separator, average)}
-    _check_validation(metrics)
-    best, seconds = metrics["valid_loss"], metrics["audio_seconds"]
+    _check_validation(metrics, validate.figure)
+    best, seconds = metrics[validate.figure.name], metrics["audio_seconds"]
     return replace(state, validation=validate.signature, metrics=metrics, best=best, best_seconds=seconds)
 
 
@@ -313,14 +317,14 @@ def learning_rate(config: TrainingConfig, audio_seconds: float) -> float:
     return config.learning_rate * warmup * config.learning_rate_decay ** (audio_seconds / config.audio_seconds)
 
 
-def follow(average: nn.Module, network: nn.Module, decay: float) -> None:
+def update_ema(average: nn.Module, network: nn.Module, decay: float) -> None:
     """One step of the moving average: `decay` times itself plus the rest of the network's weights."""
     update = get_ema_multi_avg_fn(decay)
     update(list(average.parameters()), list(network.parameters()), 0)
 
 
-def is_patient(config: TrainingConfig, audio_seconds: float, best_seconds: float) -> bool:
-    """Whether to go on, where the lowest validation loss was at `best_seconds`."""
+def should_continue(config: TrainingConfig, audio_seconds: float, best_seconds: float) -> bool:
+    """Whether to go on, where the best value of the figure was at `best_seconds`."""
     return config.patience_seconds == 0 or audio_seconds - best_seconds < config.patience_seconds
 
 
@@ -358,12 +362,12 @@ def _warn_of_waiting(share: float) -> None:
         )
 
 
-def _check_validation(metrics: dict[str, float]) -> None:
-    """TrainingError where the network has no finite loss: no checkpoint may hold it."""
-    values = {name: value for name, value in metrics.items() if name.startswith("valid_loss")}
+def _check_validation(metrics: dict[str, float], figure: Figure) -> None:
+    """TrainingError where the network has no finite figure: no checkpoint may hold it."""
+    values = {name: value for name, value in metrics.items() if name in {figure.name, figure.raw_name}}
     if not all(map(math.isfinite, values.values())):
         raise TrainingError(
-            "the validation loss must be finite",
+            f"the {figure.title} must be finite",
             got=f"{values} after {metrics['steps']:.0f} steps, {metrics['audio_seconds']:.0f} audio seconds",
             fix="lower training.learning_rate; the checkpoint before it is kept",
         )

@@ -23,7 +23,7 @@ from vimss.stream.batch import Batch
 from vimss.stream.mix import Window
 from vimss.train.config import Settings
 from vimss.train.gradients import Gradients
-from vimss.train.loop import follow
+from vimss.train.loop import update_ema
 from vimss.train.optimize import make_optimizers
 
 AT_MOST_SECONDS = 2.0
@@ -74,7 +74,7 @@ def _steps(settings: Settings, recipe: Recipe) -> Iterator[float]:
         for optimizer in optimizers:
             optimizer.step()
         if average is not None:
-            follow(average, separator, config.ema)
+            update_ema(average, separator, config.ema)
         yield time.monotonic() - begin
 
 

@@ -79,7 +79,7 @@ def make_optimizers(separator: Separator, config: TrainingConfig, where: device)
     trainable = [parameter for parameter in separator.parameters() if parameter.requires_grad]
     shared: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     fused = where.type == "cuda"
-    if config.optimizer == "adam":
+    if config.optimizer == "adamw":
         return (AdamW(trainable, **shared, fused=fused),)
     matrices = _matrices(separator)
     rest = [parameter for parameter in trainable if not any(parameter is matrix for matrix in matrices)]

@@ -1,6 +1,6 @@
 """Weights of a trial on another validation set than the one that they were trained beside.
 
-score(ScoringTask(folder / "model", settings, manifest.folder, ValidationConfig(mixtures=48)))  # Score(loss=-7.2, ...)
+score(ScoringTask(folder / "model", settings, manifest.folder, ValidationConfig(mixtures=48)))  # Score(value=-7.2, ...)
 """
 
 import math
@@ -11,6 +11,7 @@ from vimss.errors import ModelError
 from vimss.model.separator import load_separator
 from vimss.shards.manifest import open_manifest
 from vimss.train.config import Settings, ValidationConfig
+from vimss.train.figure import figure_of
 from vimss.train.loop import asking_of
 from vimss.train.validation import Validation
 
@@ -30,18 +31,20 @@ class Score:
     """What came of a task."""
 
     model: Path
-    loss: float = math.nan
+    value: float = math.nan
     error: str = ""
-    """Why there is no loss."""
+    """Why there is no value."""
 
 
 def score(task: ScoringTask) -> Score:
-    """The validation loss of the weights, on the CPU; an error of the data is raised, one of the weights returned."""
+    """The figure of the weights, on the CPU; an error of the data is raised, one of the weights returned."""
     try:
         separator = load_separator(task.model, task.settings.model)
         manifest = open_manifest(task.shards)
         asking = asking_of(task.settings, manifest)
-        loss = Validation(task.settings, manifest, task.validation, asking)(separator)
+        value = Validation(task.settings, manifest, task.validation, asking)(separator)
     except ModelError as error:
         return Score(task.model, error=str(error))
-    return Score(task.model, loss) if math.isfinite(loss) else Score(task.model, error=f"the validation loss is {loss}")
+    if math.isfinite(value):
+        return Score(task.model, value)
+    return Score(task.model, error=f"the {figure_of().title} is {value}")

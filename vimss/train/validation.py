@@ -26,6 +26,7 @@ from vimss.stream.fixed import FixedSpec, fixed_set, mixtures_of
 from vimss.stream.mix import Asking, Window
 from vimss.train.config import VALIDATION_SOURCES, Settings, ValidationConfig, scored_sources
 from vimss.train.device import context_of, to_device
+from vimss.train.figure import figure_of
 from vimss.train.loss import best_order, negative_snr
 
 MARGIN_SECONDS = 3.0
@@ -76,6 +77,7 @@ class Validation:
     ) -> None:
         spec = validation_spec(manifest, config)
         self.signature = spec.signature(manifest)
+        self.figure = figure_of("separation")
         self.device = device
         self.world_size = share[1]
         self.slots = asking.outputs == "slots"

@@ -18,9 +18,10 @@ from vimss.config import signature
 from vimss.errors import TrainingError
 from vimss.experiment import Cell, Experiment, Scalar
 from vimss.runtime import TRIAL_SLOT, Place
-from vimss.study import OBJECTIVE, cell_folder
+from vimss.search.study import cell_folder
 from vimss.train.config import Settings
 from vimss.train.distribute import Job, fit, worker_resources
+from vimss.train.figure import Figure
 
 CELL = "cell"
 """Key of Tune's configuration that names the cell, where one run of Tune holds several."""
@@ -28,8 +29,8 @@ CELL = "cell"
 REPORTED = "reported"
 """Key of Tune's results that holds the figures of a report, apart from those that Tune adds itself."""
 
-NEEDED = (OBJECTIVE, "audio_seconds", "steps")
-"""What a search needs of every report: to choose, to prune, and to find the checkpoint."""
+NEEDED = ("audio_seconds", "steps")
+"""What a search needs of every report beside its figure: to prune, and to find the checkpoint."""
 
 _FIGURE_NAME = re.compile(r"[\w\-./: ]{1,200}", re.ASCII)
 """What MLflow takes as the name of a metric."""
@@ -62,11 +63,11 @@ class TrialPlan:
     """Cell and trial to the folder of a trial that began before, under an earlier cell as it may be."""
 
     def resolve(self, config: dict[str, Any]) -> tuple[Cell, Settings, dict[str, Scalar]]:
-        """Cell, settings, and what was chosen for it: of a baseline nothing, whose configuration it inherits."""
+        """Cell, settings, and what was chosen for it: of a control nothing, whose configuration it inherits."""
         chosen = {key: value for key, value in config.items() if key not in {CELL, RUNG}}
         cell = self.cells[config[CELL]] if CELL in config else next(iter(self.cells.values()))
         settings = self.experiment.settings({**cell.fixes, **chosen})
-        return cell, settings, {} if cell.baseline else chosen
+        return cell, settings, {} if cell.is_control else chosen
 
     def trial_folder(self, cell: Cell, settings: Settings) -> Path:
         """Where the trial keeps its checkpoints, record and weights."""
@@ -87,7 +88,7 @@ def trial_resources(place: Place) -> dict[str, float]:
     return worker_resources(place) if place.workers_per_trial == 1 else {TRIAL_SLOT: 1.0}
 
 
-def for_tune(metrics: Mapping[str, Any]) -> dict[str, Any]:
+def for_tune(metrics: Mapping[str, Any], figure: Figure) -> dict[str, Any]:
     """A report of training as a result for Tune: what Tune needs by its name, and all figures together.
 
     TrainingError, which ends the trial, where a figure that the search needs is missing or not finite, or where one has
@@ -106,7 +107,8 @@ def for_tune(metrics: Mapping[str, Any]) -> dict[str, Any]:
                 got=f"{name}: {value!r}",
                 fix="report float(...) of it, in vimss/train/loop.py",
             )
-    for name in NEEDED:
+    needed = (figure.name, *NEEDED)
+    for name in needed:
         if not math.isfinite(metrics.get(name, math.nan)):
             raise TrainingError(
                 f"every report must hold a finite {name}",
@@ -115,7 +117,7 @@ def for_tune(metrics: Mapping[str, Any]) -> dict[str, Any]:
                 "learning rate where the figure is not finite",
             )
     figures = {name: float(value) for name, value in metrics.items()}
-    return {**{name: figures[name] for name in NEEDED}, REPORTED: figures}
+    return {**{name: figures[name] for name in needed}, REPORTED: figures}
 
 
 def run_trial(config: dict[str, Any], plan: TrialPlan) -> None:
@@ -136,7 +138,7 @@ def run_trial(config: dict[str, Any], plan: TrialPlan) -> None:
 
     def report(metrics: dict[str, float]) -> None:
         try:
-            tune.report(for_tune(metrics))
+            tune.report(for_tune(metrics, plan.experiment.figure))
         except SystemExit:  # Tune has stopped the trial
             end_of_process.start()
             raise

@@ -19,7 +19,7 @@ from vimss.runtime import parallel_map
 from vimss.shards.clip import Clip, Player
 from vimss.shards.manifest import Shard, read_manifest
 from vimss.shards.recipe import Recipe
-from vimss.shards.refuse import Loudness, MixAndSum
+from vimss.shards.validate import Loudness, MixAndSum
 from vimss.storage import Folder, folder_at, sha256
 
 

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from vimss.errors import DataError
 from vimss.shards.manifest import Manifest, Origin, Shard
-from vimss.storage import TEMPORARY, RemoteFolder, explain_os_errors, publish, sha256
+from vimss.storage import TEMPORARY, RemoteFolder, atomic_write, explain_os_errors, sha256
 
 CACHE_VARIABLE = "VIMSS_CACHE"
 """Of the environment: a folder on the node's own disk for what is fetched; without it, the store's cache."""
@@ -89,7 +89,7 @@ def _fetch(folder: Path, origin: Origin, name: str, digest: str) -> Path:
 
 def _download(home: RemoteFolder, name: str, path: Path, digest: str) -> None:
     try:
-        with publish(path) as temporary:
+        with atomic_write(path) as temporary:
             home.download(name, temporary)
             found = sha256(temporary)
             if found != digest:

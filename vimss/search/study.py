@@ -10,12 +10,11 @@ Needs neither Ray nor torch. A study is a folder per cell, and in it a folder pe
 
 The signatures: a study's is that of its data and its validation set, a cell's that of what it fixes, and a trial's name
 is that of its settings. So a study grows with its experiment. Which trials lie in a cell is decided by their settings
-(see `in_cells`), wherever their folders are: more trials, other axes, cells or baselines find what was trained before.
+(see `in_cells`), wherever their folders are: more trials, other axes, cells or controls find what was trained before.
 """
 
 import fcntl
 import json
-import math
 import os
 import socket
 import time
@@ -24,19 +23,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import Any, Literal, TextIO
 
 from pydantic import Field, ValidationError
 
 from vimss.config import MAX_NAME, Config, differences, parse_config, signature
 from vimss.errors import ConfigError, DataError, StorageError, TrainingError, VimssError
-from vimss.experiment import Axis, Cell, Experiment, Scalar, field_type, in_order
+from vimss.experiment import Axis, Cell, Experiment, Scalar, field_type, topological_order
 from vimss.shards.manifest import Manifest
-from vimss.storage import TEMPORARY, Store, explain_os_errors, publish
+from vimss.storage import TEMPORARY, Store, atomic_write, explain_os_errors
 from vimss.train.config import Settings, scored_sources
-
-OBJECTIVE = "valid_loss"
-"""Mean floored -SNR in dB over present sources of the fixed validation set; lower is better."""
+from vimss.train.figure import Figure, figure_of
 
 RECORD = "trial.json"
 
@@ -52,13 +49,14 @@ class TrialRecord(Config):
 
     cell: str
     trial: str = Field(description="signature of the settings; name of the folder")
-    baseline: bool = Field(False, description="trained for a baseline: whatever its settings, no draw of a search")
+    is_control: bool = Field(False, description="trained for a control: whatever its settings, no draw of a search")
     state: Literal["running", "waiting", "finished", "pruned", "failed", "interrupted"] = Field(
         description="running, interrupted, or waiting for others at the rung: the same search again resumes it"
     )
     chosen: dict[str, Scalar]
     settings: Settings | None = Field(description="null where what was drawn goes together in no network")
     reports: tuple[dict[str, float], ...] = ()
+    figure: Figure = Field(figure_of(), description="by which reports, and so trials, are compared")
     validation: str = Field(
         "", description="signature of the validation set that the losses in `reports` belong to; empty of older records"
     )
@@ -71,13 +69,13 @@ class TrialRecord(Config):
 
     @property
     def best_report(self) -> dict[str, float]:
-        """The report with the lowest objective; empty before the first."""
-        return min(self.reports, key=lambda report: report[OBJECTIVE], default={})
+        """The report with the best figure; empty before the first."""
+        return min(self.reports, key=lambda report: self.figure.rank(report[self.figure.name]), default={})
 
     @property
     def objective(self) -> float:
-        """The lowest validation loss, infinite before the first report."""
-        return self.best_report.get(OBJECTIVE, math.inf)
+        """The best value of the figure; before the first report the worst possible, which is infinite."""
+        return self.best_report.get(self.figure.name, self.figure.worst)
 
     @property
     def scored_sources(self) -> int:
@@ -105,7 +103,7 @@ class Study:
         )
 
     def best(self, cells: Iterable[str]) -> TrialRecord:
-        """The trial with the lowest objective among those that finished in these cells.
+        """The trial with the best objective among those that finished in these cells.
 
         A network with few slots is scored on the part of the validation set that has as few sources: it is the best
         only where all trials are scored on that part. DataError where trials were scored on different sets.
@@ -128,7 +126,8 @@ class Study:
             )
         most = max(record.scored_sources for record in finished)
         return min(
-            (record for record in finished if record.scored_sources == most), key=lambda record: record.objective
+            (record for record in finished if record.scored_sources == most),
+            key=lambda record: record.figure.rank(record.objective),
         )
 
 
@@ -153,22 +152,22 @@ def in_cells(experiment: Experiment, study: Study) -> Study:
     """The trials that lie in the cells of an experiment as it is now, each with the name of its cell.
 
     In a cell with `tune` lie the trials of searches that have what it fixes, and of each axis a value that the axis
-    allows. A cell without, and a baseline, has one trial: the one that was trained for it, or a finished one of the
+    allows. A cell without, and a control, has one trial: the one that was trained for it, or a finished one of the
     same settings. All others stay on disk, and count again when the experiment asks for them again.
     """
-    searched = [cell for cell in experiment.cells() if not cell.baseline]
+    searched = [cell for cell in experiment.cells() if not cell.is_control]
     records = (_drawn if experiment.tune else _fixed)(experiment, searched, study.records)
     try:
         best = Study(study.folder, tuple(records)).best(cell.name for cell in searched)
     except TrainingError:  # nothing to inherit from yet
         return Study(study.folder, tuple(records))
-    return Study(study.folder, (*records, *_fixed(experiment, baselines(experiment, best), study.records)))
+    return Study(study.folder, (*records, *_fixed(experiment, resolved_controls(experiment, best), study.records)))
 
 
-def baselines(experiment: Experiment, best: TrialRecord) -> list[Cell]:
-    """The baselines of an experiment, with what they inherit from the best trial of its other cells."""
+def resolved_controls(experiment: Experiment, best: TrialRecord) -> list[Cell]:
+    """The controls of an experiment, with what they inherit from the best trial of its other cells."""
     inherited = {key: value_of(best.settings, key) for key in experiment.inherited} if best.settings else {}
-    return [replace(cell, inherited=inherited) for cell in experiment.cells() if cell.baseline]
+    return [replace(cell, inherited=inherited) for cell in experiment.cells() if cell.is_control]
 
 
 def value_of(settings: Settings, key: str) -> Scalar:
@@ -189,9 +188,9 @@ def _fixed(experiment: Experiment, cells: Iterable[Cell], records: Iterable[Tria
         try:
             same = by_settings.get(signature(experiment.settings(cell.fixes)), [])
         except ConfigError:
-            continue  # a baseline that does not go with what it inherits, which the search says
-        able = [record for record in same if record.state == "finished" or record.baseline == cell.baseline]
-        able.sort(key=lambda record: (record.state != "finished", record.baseline != cell.baseline, record.begun))
+            continue  # a control that does not go with what it inherits, which the search says
+        able = [record for record in same if record.state == "finished" or record.is_control == cell.is_control]
+        able.sort(key=lambda record: (record.state != "finished", record.is_control != cell.is_control, record.begun))
         found += [record.model_copy(update={"cell": cell.name, "chosen": {}}) for record in able[:1]]
     return found
 
@@ -203,7 +202,7 @@ def _drawn(experiment: Experiment, cells: Sequence[Cell], records: Iterable[Tria
     for record in records:
         # Nearly always the cell that its folder names, which saves a look at all others.
         home = homes.get(record.folder.parent.name)
-        for cell in sorted(cells, key=lambda cell: cell is not home) if not record.baseline else ():
+        for cell in sorted(cells, key=lambda cell: cell is not home) if not record.is_control else ():
             chosen = _chosen(experiment, cell, record, cell is home)
             if chosen is not None:
                 found.append(record.model_copy(update={"cell": cell.name, "chosen": chosen}))
@@ -219,7 +218,7 @@ def _chosen(experiment: Experiment, cell: Cell, record: TrialRecord, is_home: bo
         fits = all(key in axes and _allowed(key, axes[key], value) for key, value in record.chosen.items())
         return record.chosen if is_home and fits and record.state == "failed" else None
     chosen: dict[str, Scalar] = {}
-    for key in in_order(axes):
+    for key in topological_order(axes):
         axis = axes[key]
         if any(chosen.get(other) not in values for other, values in axis.when.items()):
             continue
@@ -300,7 +299,7 @@ def read_record(path: Path) -> TrialRecord:
     None: no cell of this version has them.
     """
     try:
-        content = {**json.loads(path.read_text(encoding="utf-8")), "folder": path.parent}
+        content = _in_names_of_now({**json.loads(path.read_text(encoding="utf-8")), "folder": path.parent})
         known = {key: value for key, value in content.items() if key in TrialRecord.model_fields}
         if isinstance(known.get("settings"), dict) and not _is_known(known["settings"]):
             known["settings"] = None
@@ -313,6 +312,16 @@ def read_record(path: Path) -> TrialRecord:
         ) from error
 
 
+def _in_names_of_now(content: dict[str, Any]) -> dict[str, Any]:
+    """A record of before two names changed: controls were baselines, and AdamW was called adam."""
+    if "baseline" in content:
+        content = {"is_control": content["baseline"], **content}
+    match content:
+        case {"settings": {"training": {"optimizer": "adam", **training}, **settings}}:
+            return {**content, "settings": {**settings, "training": {**training, "optimizer": "adamw"}}}
+    return content
+
+
 def _is_known(settings: dict[str, object]) -> bool:
     try:
         Settings.model_validate(settings)
@@ -323,5 +332,5 @@ def _is_known(settings: dict[str, object]) -> bool:
 
 def write_record(record: TrialRecord) -> None:
     """Put a record into its folder."""
-    with publish(record.folder / RECORD) as temporary:
+    with atomic_write(record.folder / RECORD) as temporary:
         temporary.write_text(record.model_dump_json(indent=1), encoding="utf-8")

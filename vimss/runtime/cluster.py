@@ -1,11 +1,9 @@
-"""Where work runs: the place (platform/<name>/runtime.yaml), its store, and Ray.
+"""Ray: connected to a place's cluster, or started on this machine, with its tokens and temporary files.
 
-    place = load_place("local")        # platform/local/runtime.yaml, or the same values built in
-    store = open_store(place)
-    with ray_running(place):
-        ...
-
-A place gives addresses and resources; no code branches on its name.
+with ray_running(place):
+...
+with ray_at_hand(place):           # starts when something needs it
+...
 """
 
 import logging
@@ -14,27 +12,16 @@ import re
 import secrets
 import shutil
 import socket
-import subprocess
 import tempfile
 import threading
-import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import Field
-
-from vimss.config import Config, find_named, is_path, known_names, load_yaml
-from vimss.errors import ConfigError, PlaceError
-from vimss.storage import LocalFolder, Store, folder_at
-
-PLACES = "platform/*/runtime.yaml"
-"""Where the places lie in a repository."""
-
-JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Set by Ray in the driver of a submitted job."""
+from vimss.errors import PlaceError
+from vimss.runtime.place import Place, in_ray_job
 
 CONNECT_SECONDS = 10.0
 
@@ -67,137 +54,6 @@ RAY_VARIABLES = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
 """Settings of Ray that have no argument; the user's own values win."""
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-
-class Place(Config):
-    """What one place offers: runtime.yaml in its folder under platform/."""
-
-    name: str = Field(exclude=True)
-    ray_address: str = Field(
-        "", description="of a running cluster; empty starts Ray on this machine for the one command"
-    )
-    store: str = Field(
-        "", description="folder or mount that all nodes share; VIMSS_STORE goes before it; empty: ./store"
-    )
-    shards: str = Field(
-        "", description="folder or URL such as s3://bucket/prefix; VIMSS_SHARDS goes before it; empty: in the store"
-    )
-    cache_gigabytes: float = Field(
-        50.0, gt=0, description="how much of shards behind a URL is kept in the store; least recently used go first"
-    )
-    tracking_uri: str = Field("", description="of an MLflow server; empty: SQLite in the store")
-    workers_per_trial: int = Field(1, ge=1, description="processes that train one trial together")
-    cpus_per_worker: float = Field(1.0, gt=0, description="cores of one worker, with those of its loader")
-    loader_workers: int = Field(
-        0, ge=0, description="threads of one worker that make batches ahead, a core each; with a GPU 1 to 4"
-    )
-    gpus_per_worker: float = Field(0.0, ge=0, description="GPUs of one worker")
-    silent_seconds: float = Field(
-        600.0,
-        gt=0,
-        description="a trial that shows no progress for longer, and for longer than ten times its longest interval "
-        "between reports so far, is ended and left to be resumed",
-    )
-    max_concurrent_trials: int = Field(
-        0, ge=0, description="trials that run at once; 0: as many as the cluster's cores and GPUs allow"
-    )
-
-
-def load_place(name: str | Path = "local") -> Place:
-    """The place called `name` in platform/, or the folder or runtime.yaml at that path, which has / or ends in .yaml.
-
-    Without a repository, `local` has built-in values.
-    """
-    if isinstance(name, Path) or is_path(name):
-        path = Path(name) / "runtime.yaml" if Path(name).is_dir() else Path(name)
-    else:
-        found = find_named(name, PLACES)
-        if found is None and name == "local":
-            return Place(name="local")
-        if found is None:
-            here = f"; for the folder here write ./{name}" if name and Path(name).is_dir() else ""
-            known = ", ".join(known_names(PLACES)) or "local"
-            raise ConfigError("--on must name a folder of platform/", got=repr(name), fix=f"choose from {known}{here}")
-        path = found
-    return load_yaml(path, Place, known={"name": path.absolute().parent.name})
-
-
-def in_ray_job() -> bool:
-    """Whether this process is the driver of a job that was submitted to a cluster."""
-    return JOB_VARIABLE in os.environ
-
-
-def open_store(place: Place, shards: str | Path | None = None) -> Store:
-    """$VIMSS_STORE, else the place's, else ./store; created where it does not exist.
-
-    Its shards are where `shards` says, else at $VIMSS_SHARDS, else where the place says, else in it.
-    """
-    named = os.environ.get("VIMSS_STORE") or place.store
-    if in_ray_job() and not Path(named).is_absolute():
-        raise ConfigError(
-            "a Ray job must have an absolute store, since its working directory is a copy that is thrown away",
-            got=repr(named) if named else "no VIMSS_STORE",
-            fix='submit with --runtime-env-json \'{"env_vars": {"VIMSS_STORE": "/absolute/path"}}\'',
-        )
-    if "://" in named:
-        raise ConfigError(
-            "the store must be a folder: only shards may lie behind a URL",
-            got=repr(named),
-            fix="set VIMSS_STORE to a folder or a mount, and VIMSS_SHARDS to the URL",
-        )
-    if shards == "":
-        raise ConfigError("--out must name a folder or a URL", got="''", fix="leave it out, or write where shards lie")
-    where = str(shards) if shards else os.environ.get("VIMSS_SHARDS") or place.shards
-    if in_ray_job() and where and "://" not in where and not Path(where).is_absolute():
-        raise ConfigError(
-            "a Ray job must have its shards at a URL or an absolute path", got=repr(where), fix="write the whole path"
-        )
-    root = Path(named or "store").absolute()
-    for path, variable in ((str(root), "VIMSS_STORE"), (where, "--out or VIMSS_SHARDS")):
-        _check_path(path, variable)
-    shards_at = folder_at(where) if where else None
-    if isinstance(shards_at, LocalFolder):
-        _check_folder(shards_at.path)
-    return Store(root, shards_at, place.cache_gigabytes).make()
-
-
-def _check_folder(path: Path) -> None:
-    """ConfigError where a file is in the way of a folder for shards."""
-    there = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
-    if not there.is_dir():
-        raise ConfigError(
-            f"{path} must be a folder for shards, or free to become one",
-            got=f"{there}, which is none",
-            fix="correct --out or VIMSS_SHARDS",
-        )
-
-
-def _check_path(path: str, variable: str) -> None:
-    """ConfigError where MLflow, Ray or a manifest could not write the path down."""
-    odd = [letter for letter in path if unicodedata.category(letter) in {"Cc", "Cs", "Zl", "Zp"}]
-    if odd:
-        raise ConfigError(
-            f"{variable} must be a path of UTF-8 without control characters, such as line breaks",
-            got=repr(path),
-            fix="rename the folder, or choose another",
-        )
-
-
-def sqlite_url(path: Path) -> str:
-    """The URL by which SQLAlchemy, and so MLflow and Optuna, open a SQLite file; any path will do.
-
-    >>> sqlite_url(Path("/100 %/a.db"))
-    'sqlite+pysqlite:////100 %25/a.db'
-    """
-    plain = str(path.absolute())
-    # SQLAlchemy 2.1 decodes %20, all versions end the path at ?, and Optuna fills in what stands in braces. Nothing
-    # else is quoted, and the driver is named then, since MLflow makes the folder of what follows sqlite:/// as it is.
-    if not set(plain) & set("%?{}"):
-        return f"sqlite:///{plain}"
-    return "sqlite+pysqlite:///" + "".join(f"%{ord(sign):02X}" if sign in "%?{}" else sign for sign in plain)
 
 
 @contextmanager
@@ -426,63 +282,9 @@ def check_reachable(host: str, port: int) -> None:
     socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
 
 
-def parallel_map(
-    function: Callable[[Item], Result],
-    items: Sequence[Item],
-    on_done: Callable[[Result], None] | None = None,
-    gpus: Callable[[Item], float] = lambda item: 0.0,
-) -> list[Result]:
-    """`function` over the items: on the cores of Ray where it runs or is at hand, else here, one after the other.
-
-    Results come in order, `on_done` hears of each as it arrives, and the first error is raised as it was. `gpus` says
-    which share of a GPU an item needs beside its core, where the cluster has any.
-    """
-    import ray
-
-    start_ray()
-    tell = on_done or (lambda _: None)
-    if not ray.is_initialized():
-        done = []
-        for item in items:
-            done.append(function(item))
-            tell(done[-1])
-        return done
-    task = ray.remote(num_cpus=1)(function)
-    # Ray would wait for ever for a GPU that it does not count.
-    most = float(cluster_gpus() > 0)
-    pending = {task.options(num_gpus=most * gpus(item)).remote(item): index for index, item in enumerate(items)}
-    results: dict[int, Result] = {}
-    try:
-        while pending:
-            (ready,), _ = ray.wait(list(pending), num_returns=1)
-            index = pending.pop(ready)
-            results[index] = ray.get(ready)
-            tell(results[index])
-    except ray.exceptions.RayTaskError as error:
-        for reference in pending:
-            ray.cancel(reference, force=True)
-        raise error.cause from error
-    return [results[index] for index in range(len(items))]
-
-
 def cluster_gpus() -> float:
     """GPUs of the Ray that runs or is at hand, which this starts; 0 without one."""
     import ray
 
     start_ray()
     return float(ray.cluster_resources().get("GPU", 0.0)) if ray.is_initialized() else 0.0
-
-
-def git_commit() -> str:
-    """The commit of the checkout that runs, with + where files differ from it; "unknown" outside a checkout."""
-    git = shutil.which("git")
-    if git is None:
-        return "unknown"
-    answer = subprocess.run(  # noqa: S603
-        [git, "describe", "--always", "--dirty=+", "--abbrev=12"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return answer.stdout.strip() or "unknown"

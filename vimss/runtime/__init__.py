@@ -1,0 +1,61 @@
+"""Where work runs: places and their stores, Ray, and a function over many items.
+
+    place = load_place("local")
+    store = open_store(place)
+    with ray_running(place):
+        results = parallel_map(function, items)
+
+place     platform/<name>/runtime.yaml, and the store of a place
+cluster   Ray's start and end, its tokens and its temporary files
+logs      log files of trials, and warnings of other processes
+parallel  a function over many items, on Ray or without it
+commit    which code runs
+"""
+
+from vimss.runtime.cluster import (
+    TRIAL_SLOT,
+    check_reachable,
+    cluster_gpus,
+    ray_at_hand,
+    ray_running,
+    start_ray,
+    temporary_folder,
+    unfit,
+)
+from vimss.runtime.commit import git_commit
+from vimss.runtime.logs import (
+    LOG,
+    WarningReader,
+    forward_warnings,
+    is_forwarding,
+    log_to,
+    rank_log,
+)
+from vimss.runtime.parallel import parallel_map
+from vimss.runtime.place import JOB_VARIABLE, PLACES, Place, in_ray_job, load_place, open_store, sqlite_url
+
+__all__ = [
+    "JOB_VARIABLE",
+    "LOG",
+    "PLACES",
+    "TRIAL_SLOT",
+    "Place",
+    "WarningReader",
+    "check_reachable",
+    "cluster_gpus",
+    "forward_warnings",
+    "git_commit",
+    "in_ray_job",
+    "is_forwarding",
+    "load_place",
+    "log_to",
+    "open_store",
+    "parallel_map",
+    "rank_log",
+    "ray_at_hand",
+    "ray_running",
+    "sqlite_url",
+    "start_ray",
+    "temporary_folder",
+    "unfit",
+]

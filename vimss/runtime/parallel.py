@@ -1,0 +1,63 @@
+"""A function over many items, on the cores and GPUs of Ray or one after the other here.
+
+parallel_map(write_shard, tasks, on_done=print)
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from vimss.runtime.cluster import cluster_gpus, start_ray
+from vimss.runtime.logs import is_forwarding, with_warnings
+
+log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+
+
+Result = TypeVar("Result")
+
+
+def parallel_map(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    on_done: Callable[[Result], None] | None = None,
+    gpus: Callable[[Item], float] = lambda item: 0.0,
+) -> list[Result]:
+    """`function` over the items: on the cores of Ray where it runs or is at hand, else here, one after the other.
+
+    Results come in order, `on_done` is called with each as it arrives, and the first error is raised as it was. `gpus`
+    says which share of a GPU an item needs beside its core, where the cluster has any.
+    """
+    import ray
+
+    start_ray()
+    report = on_done or (lambda _: None)
+    if not ray.is_initialized():
+        done = []
+        for item in items:
+            done.append(function(item))
+            report(done[-1])
+        return done
+    forwards = is_forwarding()
+    task = ray.remote(num_cpus=1)(with_warnings(function) if forwards else function)
+    # Ray would wait for ever for a GPU that it does not count.
+    most = float(cluster_gpus() > 0)
+    pending = {task.options(num_gpus=most * gpus(item)).remote(item): index for index, item in enumerate(items)}
+    results: dict[int, Result] = {}
+    try:
+        while pending:
+            (ready,), _ = ray.wait(list(pending), num_returns=1)
+            index = pending.pop(ready)
+            outcome = ray.get(ready)
+            if forwards:
+                outcome, messages = outcome
+                for message in messages:
+                    log.warning("%s", message)
+            results[index] = outcome
+            report(outcome)
+    except ray.exceptions.RayTaskError as error:
+        for reference in pending:
+            ray.cancel(reference, force=True)
+        raise error.cause from error
+    return [results[index] for index in range(len(items))]

@@ -1,0 +1,152 @@
+"""Where work runs: the place (platform/<name>/runtime.yaml) and its store.
+
+    place = load_place("local")        # platform/local/runtime.yaml, or the same values built in
+    store = open_store(place)
+
+A place gives addresses and resources; no code branches on its name.
+"""
+
+import os
+import unicodedata
+from pathlib import Path
+
+from pydantic import Field
+
+from vimss.config import Config, find_named, is_path, known_names, load_yaml
+from vimss.errors import ConfigError
+from vimss.storage import LocalFolder, Store, folder_at
+
+PLACES = "platform/*/runtime.yaml"
+"""Where the places lie in a repository."""
+
+
+JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by Ray in the driver of a submitted job."""
+
+
+class Place(Config):
+    """What one place offers: runtime.yaml in its folder under platform/."""
+
+    name: str = Field(exclude=True)
+    ray_address: str = Field(
+        "", description="of a running cluster; empty starts Ray on this machine for the one command"
+    )
+    store: str = Field(
+        "", description="folder or mount that all nodes share; VIMSS_STORE goes before it; empty: ./store"
+    )
+    shards: str = Field(
+        "", description="folder or URL such as s3://bucket/prefix; VIMSS_SHARDS goes before it; empty: in the store"
+    )
+    cache_gigabytes: float = Field(
+        50.0, gt=0, description="how much of shards behind a URL is kept in the store; least recently used go first"
+    )
+    tracking_uri: str = Field("", description="of an MLflow server; empty: SQLite in the store")
+    workers_per_trial: int = Field(1, ge=1, description="processes that train one trial together")
+    cpus_per_worker: float = Field(1.0, gt=0, description="cores of one worker, with those of its loader")
+    loader_workers: int = Field(
+        0, ge=0, description="threads of one worker that make batches ahead, a core each; with a GPU 1 to 4"
+    )
+    gpus_per_worker: float = Field(0.0, ge=0, description="GPUs of one worker")
+    silent_seconds: float = Field(
+        600.0,
+        gt=0,
+        description="a trial that shows no progress for longer, and for longer than ten times its longest interval "
+        "between reports so far, is ended and left to be resumed",
+    )
+    max_concurrent_trials: int = Field(
+        0, ge=0, description="trials that run at once; 0: as many as the cluster's cores and GPUs allow"
+    )
+
+
+def load_place(name: str | Path = "local") -> Place:
+    """The place called `name` in platform/, or the folder or runtime.yaml at that path, which has / or ends in .yaml.
+
+    Without a repository, `local` has built-in values.
+    """
+    if isinstance(name, Path) or is_path(name):
+        path = Path(name) / "runtime.yaml" if Path(name).is_dir() else Path(name)
+    else:
+        found = find_named(name, PLACES)
+        if found is None and name == "local":
+            return Place(name="local")
+        if found is None:
+            here = f"; for the folder here write ./{name}" if name and Path(name).is_dir() else ""
+            known = ", ".join(known_names(PLACES)) or "local"
+            raise ConfigError("--on must name a folder of platform/", got=repr(name), fix=f"choose from {known}{here}")
+        path = found
+    return load_yaml(path, Place, known={"name": path.absolute().parent.name})
+
+
+def in_ray_job() -> bool:
+    """Whether this process is the driver of a job that was submitted to a cluster."""
+    return JOB_VARIABLE in os.environ
+
+
+def open_store(place: Place, shards: str | Path | None = None) -> Store:
+    """$VIMSS_STORE, else the place's, else ./store; created where it does not exist.
+
+    Its shards are where `shards` says, else at $VIMSS_SHARDS, else where the place says, else in it.
+    """
+    named = os.environ.get("VIMSS_STORE") or place.store
+    if in_ray_job() and not Path(named).is_absolute():
+        raise ConfigError(
+            "a Ray job must have an absolute store, since its working directory is a copy that is thrown away",
+            got=repr(named) if named else "no VIMSS_STORE",
+            fix='submit with --runtime-env-json \'{"env_vars": {"VIMSS_STORE": "/absolute/path"}}\'',
+        )
+    if "://" in named:
+        raise ConfigError(
+            "the store must be a folder: only shards may lie behind a URL",
+            got=repr(named),
+            fix="set VIMSS_STORE to a folder or a mount, and VIMSS_SHARDS to the URL",
+        )
+    if shards == "":
+        raise ConfigError("--out must name a folder or a URL", got="''", fix="leave it out, or write where shards lie")
+    where = str(shards) if shards else os.environ.get("VIMSS_SHARDS") or place.shards
+    if in_ray_job() and where and "://" not in where and not Path(where).is_absolute():
+        raise ConfigError(
+            "a Ray job must have its shards at a URL or an absolute path", got=repr(where), fix="write the whole path"
+        )
+    root = Path(named or "store").absolute()
+    for path, variable in ((str(root), "VIMSS_STORE"), (where, "--out or VIMSS_SHARDS")):
+        _check_path(path, variable)
+    shards_at = folder_at(where) if where else None
+    if isinstance(shards_at, LocalFolder):
+        _check_folder(shards_at.path)
+    return Store(root, shards_at, place.cache_gigabytes).make()
+
+
+def _check_folder(path: Path) -> None:
+    """ConfigError where a file is in the way of a folder for shards."""
+    there = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
+    if not there.is_dir():
+        raise ConfigError(
+            f"{path} must be a folder for shards, or free to become one",
+            got=f"{there}, which is none",
+            fix="correct --out or VIMSS_SHARDS",
+        )
+
+
+def _check_path(path: str, variable: str) -> None:
+    """ConfigError where MLflow, Ray or a manifest could not write the path down."""
+    odd = [letter for letter in path if unicodedata.category(letter) in {"Cc", "Cs", "Zl", "Zp"}]
+    if odd:
+        raise ConfigError(
+            f"{variable} must be a path of UTF-8 without control characters, such as line breaks",
+            got=repr(path),
+            fix="rename the folder, or choose another",
+        )
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL by which SQLAlchemy, and so MLflow and Optuna, open a SQLite file; any path will do.
+
+    >>> sqlite_url(Path("/100 %/a.db"))
+    'sqlite+pysqlite:////100 %25/a.db'
+    """
+    plain = str(path.absolute())
+    # SQLAlchemy 2.1 decodes %20, all versions end the path at ?, and Optuna fills in what stands in braces. Nothing
+    # else is quoted, and the driver is named then, since MLflow makes the folder of what follows sqlite:/// as it is.
+    if not set(plain) & set("%?{}"):
+        return f"sqlite:///{plain}"
+    return "sqlite+pysqlite:///" + "".join(f"%{ord(sign):02X}" if sign in "%?{}" else sign for sign in plain)

@@ -1,0 +1,106 @@
+"""Checks of an experiment against shards and place, before any trial starts.
+
+    check_experiment(experiment, manifest, place)           # all that it may ask for
+    check_settings(settings, manifest, place)               # one training
+
+What an experiment must fulfil by itself: `vimss.search.consistency`.
+"""
+
+from collections.abc import Collection
+
+from vimss.errors import ConfigError
+from vimss.experiment import Experiment, Scalar, sample_values
+from vimss.model.geometry import geometry
+from vimss.runtime import Place
+from vimss.shards.manifest import Manifest
+from vimss.train.config import Settings
+from vimss.train.idle import check_uses
+
+_WINDOW_KEYS = {
+    "training.output_samples",
+    "model.levels",
+    "model.down_kernel",
+    "model.up_kernel",
+    "model.padding",
+}
+"""What decides whether an output window is legal."""
+
+
+def check_experiment(experiment: Experiment, manifest: Manifest, place: Place) -> None:
+    """Refuse what the shards or the place do not allow, before any trial starts.
+
+    What depends on several tuned settings shows when it is drawn: see `check_settings`.
+    """
+    trainings = []
+    for cell in experiment.cells():
+        tuned = {} if cell.is_control else experiment.tune
+        alone = [{key: value} for key, axis in tuned.items() for value in sample_values(key, axis)]
+        points: list[dict[str, Scalar]] = [{}, *(experiment.search.first_trials if tuned else ()), *alone]
+        for point in points:
+            try:
+                settings = experiment.settings({**cell.overrides, **point})
+            except ConfigError:
+                if not tuned:
+                    raise
+                continue  # needs the other axes too
+            check_settings(settings, manifest, place, undecided=set(tuned) - set(point))
+            trainings.append(settings)
+    check_uses(trainings, f"experiment {experiment.name}", manifest, place)
+
+
+def check_settings(settings: Settings, manifest: Manifest, place: Place, undecided: Collection[str] = ()) -> None:
+    """ConfigError where a training with these settings could not start on these shards at this place.
+
+    Checks that need one of the `undecided` keys are left out.
+    """
+    recipe, model, mixing, training = manifest.recipe, settings.model, settings.mixing, settings.training
+    open_keys = set(undecided)
+    if not open_keys & _WINDOW_KEYS:
+        try:
+            geometry(model).input_samples(training.output_samples)
+        except ConfigError as error:
+            raise ConfigError(f"training.output_samples: {error.rule}", got=error.got, fix=error.fix) from error
+    if "training.output_samples" not in open_keys:
+        lengths = [min(piece.seconds, recipe.clip_seconds) for piece in manifest.pieces if piece.split == "train"]
+        longest = round(max(lengths, default=recipe.clip_seconds) * recipe.sample_rate)
+        if training.output_samples > longest:
+            raise ConfigError(
+                f"training.output_samples must not exceed the clips of '{manifest.name}', the longest of which has "
+                f"{longest} samples",
+                got=f"{training.output_samples}",
+                fix=f"use at most {geometry(model).window_at_most(longest)}, or shards with longer clips",
+            )
+    workers = place.workers_per_trial
+    if "training.batch_size" not in open_keys and training.batch_size % workers:
+        raise ConfigError(
+            f"training.batch_size must be a multiple of the place's workers_per_trial, {workers}",
+            got=f"{training.batch_size}",
+            fix=f"use {max(workers, training.batch_size // workers * workers)}",
+        )
+    if "training.compile" not in open_keys and training.compile == "cuda_graphs" and not place.gpus_per_worker:
+        raise ConfigError(
+            "training.compile: cuda_graphs needs a place with GPUs",
+            got=f"gpus_per_worker: 0 in '{place.name}'",
+            fix="set training.compile: compile or off, or choose another place with --on",
+        )
+    counted = not open_keys & {"model.outputs", "model.slots", "mixing.max_sources"}
+    if counted and model.outputs == "slots" and mixing.max_sources > model.slots:
+        raise ConfigError(
+            "model.slots must not be fewer than mixing.max_sources: each source needs a slot",
+            got=f"{model.slots} slots and up to {mixing.max_sources} sources",
+            fix="raise model.slots or lower mixing.max_sources",
+        )
+    typed = not open_keys & {"model.outputs", "model.output_type"}
+    if typed and (model.output_type, model.outputs) == ("difference", "instruments") and len(recipe.labels) == 1:
+        raise ConfigError(
+            f"model.output_type: difference needs shards with several labels, unlike '{manifest.name}': the one output "
+            "would be the mixture",
+            got=f"the label {recipe.labels[0]}",
+            fix="remove model.output_type",
+        )
+    if "model.channels" not in open_keys and model.channels != recipe.channels:
+        raise ConfigError(
+            f"model.channels must be as in the shards '{manifest.name}', {recipe.channels}",
+            got=f"{model.channels}",
+            fix=f"set model.channels: {recipe.channels}",
+        )

@@ -1,0 +1,324 @@
+"""An experiment, read and checked against itself: every cell, axis and first trial must be a training.
+
+    experiment = load_experiment("quickstart", overrides=["search.trials=4"])
+
+So a mistake shows now rather than an hour into the search. Against shards and place: `vimss.search.checks`.
+"""
+
+import itertools
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from vimss.config import signature
+from vimss.errors import ConfigError
+from vimss.experiment import (
+    SEED,
+    TUNE_FOLDER,
+    Axis,
+    Cell,
+    Experiment,
+    Scalar,
+    SearchConfig,
+    field_type,
+    find_experiment,
+    read_experiment,
+    sample_values,
+    topological_order,
+)
+from vimss.model.config import ModelConfig
+from vimss.train.config import RULES, VALIDATION_SOURCES
+from vimss.train.idle import idle_error
+
+_MOST_DRAWS = 10_000
+"""DeduplicatingSearcher that are looked at to count different trainings: more than any search has trials."""
+
+
+def load_experiment(name: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+    """The experiment called `name` in experiments/, or at that path where it has / or ends in .yaml; fully checked."""
+    experiment = read_experiment(name, overrides)
+    _check(experiment)
+    _check_idle(experiment, find_experiment(name), overrides)
+    _check_trials(experiment)
+    return experiment
+
+
+def _check(experiment: Experiment) -> None:
+    """Every cell, first trial and value of an axis must resolve, now rather than an hour into the search."""
+    for key, axis in experiment.tune.items():
+        _check_axis(experiment, key, axis)
+    list(topological_order(experiment.tune))
+    _check_names(experiment)
+    for cell in experiment.cells():
+        if cell.is_control or not experiment.tune:
+            experiment.settings(cell.overrides)
+        else:
+            _check_tuned(experiment, cell)
+            check_scored_alike(experiment, cell)
+    _check_rung(experiment)
+    _check_cells_differ(experiment)
+
+
+def _check_names(experiment: Experiment) -> None:
+    """A cell's name is a folder of the study, beside Ray's own, and a row of the table."""
+    for key, values in experiment.compare.items():
+        if not values:
+            raise ConfigError(
+                f"experiment {experiment.name}: compare.{key} must list values", got="[]", fix="remove the key"
+            )
+    names = [cell.name for cell in experiment.cells()]
+    for name in experiment.controls:
+        if names.count(name) > 1 or name in {"", TUNE_FOLDER} or name.startswith(".") or "/" in name:
+            raise ConfigError(
+                f"experiment {experiment.name}: a control's name must be a folder's name that no other cell has",
+                got=repr(name),
+                fix="choose another name",
+            )
+
+
+def _check_trials(experiment: Experiment) -> None:
+    """Trials of equal settings are one: there must be enough different ones."""
+    allowed = _count_settings(experiment)
+    if experiment.search.trials > allowed:
+        raise ConfigError(
+            f"experiment {experiment.name}: search.trials must not exceed the number of settings that `tune` allows",
+            got=f"{experiment.search.trials} trials of {allowed} settings",
+            fix=f"set search.trials: {allowed}, or add choices",
+        )
+
+
+def _check_cells_differ(experiment: Experiment) -> None:
+    """Two cells of `compare` that fix the same, as 2 and 2.0 do, would be one."""
+    names: dict[str, str] = {}
+    for cell in (cell for cell in experiment.cells() if not cell.is_control):
+        fixed = experiment.cell_signature(cell)
+        if fixed in names:
+            raise ConfigError(
+                f"experiment {experiment.name}: no two values of a key in `compare` may mean the same",
+                got=f"the cells {names[fixed]} and {cell.name}",
+                fix="remove one of the values",
+            )
+        names[fixed] = cell.name
+
+
+def _count_settings(experiment: Experiment) -> int | float:
+    """Different settings that can be drawn in a cell, the one that has the most; no end where nobody need count."""
+    if not all(axis.choices for axis in experiment.tune.values()) or not experiment.tune:
+        return math.inf
+    most = 0
+    for cell in experiment.cells():
+        if not cell.is_control:
+            found: set[str] = set()
+            for draw in itertools.islice(_draws(experiment.tune, experiment.tune), _MOST_DRAWS):
+                with suppress(ConfigError):  # a draw that goes together in no network becomes no trial
+                    found.add(signature(experiment.settings({**cell.overrides, **draw})))
+                if len(found) == experiment.search.trials:
+                    return math.inf
+            most = max(most, len(found))
+    draws = math.prod(len(axis.choices) for axis in experiment.tune.values())
+    return most if draws <= _MOST_DRAWS else math.inf
+
+
+def _draws(axes: Mapping[str, Axis], keys: Collection[str]) -> Iterator[dict[str, Scalar]]:
+    """What may be drawn for these of the axes, with those that their `when` names; some values stand for a range."""
+    wanted = set(keys)
+    order = list(topological_order(axes))
+    for key in reversed(order):
+        wanted |= set(axes[key].when) if key in wanted else set()
+
+    def extend(draw: dict[str, Scalar], left: Sequence[str]) -> Iterator[dict[str, Scalar]]:
+        if not left:
+            yield draw
+            return
+        key, axis = left[0], axes[left[0]]
+        if all(draw.get(other) in values for other, values in axis.when.items()):
+            for value in sample_values(key, axis):
+                yield from extend({**draw, key: value}, left[1:])
+        else:
+            yield from extend(draw, left[1:])
+
+    return extend({}, [key for key in order if key in wanted])
+
+
+def _check_rung(experiment: Experiment) -> None:
+    """`top_k` compares trials at a rung before the end of their budgets."""
+    if experiment.search.scheduler != "top_k" or not experiment.tune:
+        return
+    for cell in experiment.cells():
+        budget = experiment.audio_seconds(cell)
+        if not cell.is_control and experiment.search.grace_seconds >= budget:
+            raise ConfigError(
+                f"experiment {experiment.name}: search.grace_seconds must be below the budget, "
+                f"training.audio_seconds {budget:g}, or top_k prunes no trial",
+                got=f"{experiment.search.grace_seconds:g}",
+                fix=f"set for example search.grace_seconds: {budget / 4:g}",
+            )
+
+
+def _check_axis(experiment: Experiment, key: str, axis: Axis) -> None:
+    where = f"experiment {experiment.name}: tune.{key}"
+    if key == SEED:
+        raise ConfigError(
+            f"{where} must stand in `compare`: the best of several seeds is luck, which no other training repeats",
+            got=f"{axis} to choose from",
+            fix="write compare: {seed: [0, 1, 2]}; the table then shows their spread",
+        )
+    for value in axis.choices or (axis.low, axis.high):
+        _check_alone(experiment, {key: value})
+    if not axis.choices and field_type(key) not in {int, float}:
+        raise ConfigError(f"{where} must list `choices`: only numbers have a range", got=str(axis), fix="list them")
+    for other, values in axis.when.items():
+        if other not in experiment.tune:
+            raise ConfigError(f"{where}.when must name a tuned key", got=other, fix="correct `when`")
+        for value in values:
+            if not experiment.tune[other].allows(value):
+                raise ConfigError(
+                    f"{where}.when must name values of tune.{other}, {experiment.tune[other]}",
+                    got=repr(value),
+                    fix="correct the value, or add it to the axis",
+                )
+
+
+def _check_tuned(experiment: Experiment, cell: Cell) -> None:
+    _check_alone(experiment, cell.overrides)
+    both = sorted(set(cell.overrides) & set(experiment.tune))
+    if both:
+        raise ConfigError(
+            f"experiment {experiment.name}: a key stands in `compare` or in `tune`",
+            got=f"{both[0]} in both",
+            fix="remove one",
+        )
+    for first in experiment.search.first_trials:
+        _check_first(experiment, first)
+        experiment.settings({**cell.overrides, **first})
+
+
+def check_scored_alike(experiment: Experiment, cell: Cell) -> None:
+    """The sampler compares the trials of a cell, so all must be scored on the same validation mixtures."""
+    model = {**experiment.model, **{key.removeprefix("model."): value for key, value in cell.overrides.items()}}
+
+    def possible(name: str) -> tuple[Any, ...]:
+        axis = experiment.tune.get(f"model.{name}")
+        if axis is None:
+            return (model.get(name, ModelConfig.model_fields[name].default),)
+        return axis.choices or (int(axis.low), int(axis.high))
+
+    most = max(VALIDATION_SOURCES)
+    outputs = possible("outputs")
+    scored = {min(slots, most) for slots in possible("slots")} if "slots" in outputs else set()
+    scored |= {most} if set(outputs) - {"slots"} else set()
+    if len(scored) > 1:
+        raise ConfigError(
+            f"experiment {experiment.name}: the trials of a cell must be scored on the same validation mixtures, and a "
+            "network with K slots is scored on those of K sources or fewer",
+            got=f"`tune` with networks for up to {' and up to '.join(map(str, sorted(scored)))} sources",
+            fix=f"put model.outputs and model.slots under `compare`, or allow only slots of {most} or more",
+        )
+
+
+def _check_first(experiment: Experiment, first: Mapping[str, Scalar]) -> None:
+    unknown = sorted(set(first) - set(experiment.tune))
+    if unknown:
+        raise ConfigError(
+            f"experiment {experiment.name}: a first trial sets only what `tune` lists",
+            got=", ".join(unknown),
+            fix=f"choose from {', '.join(experiment.tune)}",
+        )
+    for key, value in first.items():
+        # Optuna would draw another value in its place, and say so in a warning that nobody sees.
+        if not experiment.tune[key].allows(value):
+            raise ConfigError(
+                f"experiment {experiment.name}: a first trial's {key} must be a value of its axis, "
+                f"{experiment.tune[key]}",
+                got=repr(value),
+                fix="correct the value, or add it to the axis",
+            )
+        for other, values in experiment.tune[key].when.items():
+            if other in first and first[other] not in values:
+                raise ConfigError(
+                    f"experiment {experiment.name}: a first trial sets {key} only where its `when` holds",
+                    got=f"{other}: {first[other]}",
+                    fix=f"leave {key} out of this first trial",
+                )
+
+
+def _check_alone(experiment: Experiment, overrides: Mapping[str, Scalar]) -> None:
+    """The keys must exist and take these values. What they do not go with shows when a trial is drawn."""
+    try:
+        experiment.settings(overrides)
+    except ConfigError as error:
+        cause = error.__cause__
+        if not isinstance(cause, ValidationError) or any(len(part["loc"]) > 1 for part in cause.errors()):
+            raise
+
+
+def _check_idle(experiment: Experiment, path: Path, overrides: Sequence[str]) -> None:
+    """Refuse what the file asks for though it changes no training of the experiment.
+
+    What changes none because of a `--set` stands there for good reason, and is left out.
+    """
+    found = _find_idle(experiment)
+    given = {override.partition("=")[0] for override in overrides}
+    if found and given:
+        try:
+            before = _find_idle(read_experiment(path))
+        except ConfigError:
+            before = {}  # a file that needs its --set
+        found = {where: error for where, error in found.items() if where in before or where in given}
+    for error in found.values():
+        raise error
+
+
+def _find_idle(experiment: Experiment) -> dict[str, ConfigError]:
+    """What is asked for and changes nothing, by where it stands."""
+    found = {}
+    for where, key, points in _asked_for(experiment):
+        settings = [settings for point in points if (settings := experiment.as_written(point)) is not None]
+        error = idle_error(settings, key, experiment.name, where)
+        if error is not None:
+            found[where] = error
+    for name in experiment.search.model_fields_set if not experiment.tune else ():
+        value = getattr(experiment.search, name)
+        if value != SearchConfig.model_fields[name].default:
+            found[f"search.{name}"] = ConfigError(
+                f"experiment {experiment.name}: search.{name} needs `tune`: without it a cell has one trial",
+                got=f"search.{name}: {value}",
+                fix=f"remove search.{name}, or add `tune`",
+            )
+    return found
+
+
+def _asked_for(experiment: Experiment) -> Iterator[tuple[str, str, list[dict[str, Scalar]]]]:
+    """Where a setting that may be idle stands, its key path, and what is put over the file where it holds."""
+    axes, cells = experiment.tune, experiment.cells()
+    for key, rule in RULES.items():
+        relevant = {key, *rule.depends_on} & set(axes)
+        searched = [
+            (draw, {**cell.overrides, **draw})
+            for cell in cells
+            if not cell.is_control
+            for draw in _draws(axes, relevant)
+        ]
+        # A control takes some settings from the best trial.
+        controls = [
+            (cell, {**draw, **cell.overrides})
+            for cell in cells
+            if cell.is_control
+            for draw in _draws(axes, relevant & set(experiment.inherited))
+        ]
+        points = [point for _, point in (*searched, *controls)]
+        yield key, key, [{}, *(point for point in points if key not in point)]
+        if key in experiment.compare:
+            yield f"compare.{key}", key, [point for _, point in searched]
+        if key in axes:
+            yield f"tune.{key}", key, [point for draw, point in searched if key in draw]
+        for first in experiment.search.first_trials:
+            if key in first:
+                yield f"search.first_trials.{key}", key, [{**point, **first} for _, point in searched]
+        for name in experiment.controls:
+            if key in experiment.controls[name]:
+                yield f"controls.{name}.{key}", key, [point for cell, point in controls if cell.name == name]

@@ -1,0 +1,106 @@
+"""The events that a search reports: the terminal and MLflow are told by them.
+
+    search(experiment, manifest, place, store, reporters=[lambda event: print(event)])
+
+Plain values without Ray, Optuna or torch, so that a reporter needs none of them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from vimss.experiment import Scalar
+from vimss.train.config import Settings
+
+
+@dataclass(frozen=True)
+class TrialsScoredAgain:
+    """Weights of earlier trials were scored on the validation set of now, before any cell begins."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class CellStarted:
+    """A cell begins."""
+
+    cell: str
+    overrides: dict[str, Scalar]
+    is_control: bool
+
+
+@dataclass(frozen=True)
+class TrialStarted:
+    """A trial begins, or begins again after an interruption."""
+
+    cell: str
+    trial: str
+    settings: Settings | None
+    """None where what was chosen goes together in no network."""
+    chosen: dict[str, Scalar]
+    """What the sampler chose, by key path."""
+
+
+@dataclass(frozen=True)
+class TrialReported:
+    """A trial was validated."""
+
+    cell: str
+    trial: str
+    audio_seconds: float
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class TrialWaits:
+    """A trial has reached the rung, and waits for the others there."""
+
+    cell: str
+    trial: str
+
+
+@dataclass(frozen=True)
+class TrialContinues:
+    """A trial that waited goes on from the rung to the whole budget."""
+
+    cell: str
+    trial: str
+
+
+@dataclass(frozen=True)
+class TrialEnded:
+    """A trial is over."""
+
+    cell: str
+    trial: str
+    state: Literal["finished", "pruned", "failed", "interrupted"]
+    """Interrupted trials resume when the same search runs again."""
+    folder: Path
+    """Of the trial; `folder / "model"` holds the best weights where there are any."""
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class CellEnded:
+    """A cell is over; `best` is its best trial, empty where every trial failed."""
+
+    cell: str
+    best: str
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+Event = (
+    TrialsScoredAgain
+    | CellStarted
+    | TrialStarted
+    | TrialReported
+    | TrialWaits
+    | TrialContinues
+    | TrialEnded
+    | CellEnded
+)
+
+Reporter = Callable[[Event], None]
+"""Called with each event, in the driver."""

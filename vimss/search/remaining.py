@@ -1,0 +1,76 @@
+"""What a search has still to train, for an estimate of its time.
+
+rounds = audio_left(experiment, {"search": [Progress(225.0, "waiting"), Progress(100.0)]})
+seconds = longest(rounds, at_once=2) / audio_seconds_per_second
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from vimss.experiment import Experiment
+from vimss.train.config import reaches
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a trial is."""
+
+    audio_seconds: float = 0.0
+    state: Literal["running", "waiting", "finished", "over"] = "running"
+    """Over: pruned, failed or interrupted."""
+
+
+def audio_left(experiment: Experiment, progress: Mapping[str, Sequence[Progress]]) -> list[list[float]]:
+    """What a search has still to train, in audio seconds: a list per round, in which trainings run side by side.
+
+    A round begins when the one before has ended. For ASHA it is the most that may be left: no trial is pruned.
+
+    Args:
+        experiment: of the search.
+        progress: of the trials that began, by cell.
+
+    """
+    config, rounds, controls = experiment.search, list[list[float]](), list[float]()
+    for cell in experiment.cells():
+        known, budget = progress.get(cell.name, ()), experiment.audio_seconds(cell)
+        running = [trial.audio_seconds for trial in known if trial.state == "running"]
+        if cell.is_control or not experiment.tune:
+            left = [budget - seen for seen in running] + [budget] * (not known)
+            if cell.is_control:
+                controls += left
+            else:
+                rounds.append(left)
+            continue
+        begun = [*running, *[0.0] * max(0, config.trials - len(known))]
+        if config.scheduler == "asha":
+            rounds.append([budget - seen for seen in begun])
+            continue
+        rung = min(config.grace_seconds, budget)
+        to_rung = [seen for seen in begun if not reaches(seen, rung)]
+        beyond = [seen for seen in begun if reaches(seen, rung)]
+        at_rung = sum(trial.state == "waiting" for trial in known) + len(to_rung)
+        places = config.keep - len(beyond) - sum(trial.state == "finished" for trial in known)
+        beyond += [rung] * max(0, min(places, at_rung))
+        rounds += [[rung - seen for seen in to_rung], [budget - seen for seen in beyond]]
+    if trained_beside(experiment):
+        rounds[-1] += controls
+        controls = []
+    return [[max(0.0, left) for left in each] for each in (*rounds, controls)]
+
+
+def trained_beside(experiment: Experiment) -> bool:
+    """Whether the controls train beside the one trial that goes on: it is known at the rung what they inherit."""
+    searched = sum(not cell.is_control for cell in experiment.cells())
+    return experiment.search.scheduler == "top_k" and experiment.search.keep == searched == 1
+
+
+def longest(rounds: Sequence[Sequence[float]], at_once: int) -> float:
+    """How long the rounds take one after the other: in each, the longest training left goes to the first free place."""
+    total = 0.0
+    for trainings in rounds:
+        places = [0.0] * max(1, at_once)
+        for training in sorted(trainings, reverse=True):
+            places[places.index(min(places))] += training
+        total += max(places)
+    return total

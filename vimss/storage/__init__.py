@@ -1,0 +1,36 @@
+"""What VIMSS keeps: files that are complete or do not exist, folders on disks and behind URLs, the store's layout.
+
+files    atomic writes, and the operating system's errors in words
+folders  the same methods for a folder here and one behind a URL
+store    where in the store everything lies
+"""
+
+from vimss.storage.files import (
+    NAME_BYTES,
+    TEMPORARY,
+    atomic_write,
+    explain_os_errors,
+    free_bytes,
+    put,
+    sha256,
+    temporary_beside,
+)
+from vimss.storage.folders import Folder, LocalFolder, RemoteFolder, folder_at
+from vimss.storage.store import Store, kept_beside
+
+__all__ = [
+    "NAME_BYTES",
+    "TEMPORARY",
+    "Folder",
+    "LocalFolder",
+    "RemoteFolder",
+    "Store",
+    "atomic_write",
+    "explain_os_errors",
+    "folder_at",
+    "free_bytes",
+    "kept_beside",
+    "put",
+    "sha256",
+    "temporary_beside",
+]

@@ -1,0 +1,195 @@
+"""Folders that may lie anywhere, with the same methods: on a disk, or behind a URL.
+
+folder_at("s3://bucket/prefix").read_bytes("manifest.json")
+folder_at("/data/shards").read_bytes("manifest.json")
+"""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from vimss.errors import ConfigError, StorageError
+from vimss.storage.files import FULL, TEMPORARY, atomic_write, explain_os_errors
+
+ATTEMPTS = 3
+"""How often a download is begun, beyond what the driver of a protocol tries by itself."""
+
+
+PAUSE_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class LocalFolder:
+    """A folder of this machine, or of a mount."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def __truediv__(self, name: str) -> "LocalFolder":
+        return LocalFolder(self.path / name)
+
+    @property
+    def name(self) -> str:
+        """The last part of where it is."""
+        return self.path.name
+
+    def sizes(self) -> dict[str, int]:
+        """Every finished file below, with its bytes; nothing where there is no such folder."""
+        files = (path for path in self.path.rglob("*") if not path.name.startswith(TEMPORARY) and path.is_file())
+        return {path.relative_to(self.path).as_posix(): path.stat().st_size for path in files}
+
+    def read_bytes(self, name: str) -> bytes:
+        """The content of a small file; FileNotFoundError where there is none."""
+        return (self.path / name).read_bytes()
+
+    @contextmanager
+    def copied(self, name: str) -> Iterator[Path]:
+        """A file for reading inside the block; FileNotFoundError where there is none."""
+        yield self.path / name
+
+    @contextmanager
+    def atomic_write(self, name: str) -> Iterator[Path]:
+        """A temporary path whose file is `name` when the block has ended well, and not before."""
+        with atomic_write(self.path / name) as temporary:
+            yield temporary
+
+
+@dataclass(frozen=True)
+class RemoteFolder:
+    """A folder behind a URL that fsspec understands, such as `s3://bucket/prefix`. It takes files whole, as S3 does.
+
+    The server of s3:// and its credentials are what Amazon's own tools use: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID,
+    AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the role of the machine.
+    """
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __truediv__(self, name: str) -> "RemoteFolder":
+        return RemoteFolder(f"{self.url}/{name}")
+
+    @property
+    def name(self) -> str:
+        """The last part of where it is."""
+        return self.url.rpartition("/")[2]
+
+    def sizes(self) -> dict[str, int]:
+        """Every file below, with its bytes, by one listing; nothing where there is no such folder."""
+        with _explain_remote_errors(self.url):
+            files, root = self._files()
+            try:
+                found = files.find(root, detail=True)
+            except FileNotFoundError as error:
+                if _is_bucket(error):
+                    raise
+                return {}
+        return {name.removeprefix(f"{root}/"): about["size"] for name, about in found.items()}
+
+    def read_bytes(self, name: str) -> bytes:
+        """The content of a small file; FileNotFoundError where there is none."""
+        with _explain_remote_errors(f"{self.url}/{name}"):
+            files, root = self._files()
+            return files.cat_file(f"{root}/{name}")
+
+    def download(self, name: str, target: Path) -> None:
+        """Copy a file to `target`, trying again where it breaks off; FileNotFoundError where there is none."""
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                with _explain_remote_errors(f"{self.url}/{name}"):
+                    files, root = self._files()
+                    files.get_file(f"{root}/{name}", str(target))
+                return
+            except StorageError as error:
+                if attempt == ATTEMPTS or isinstance(error.__cause__, PermissionError):
+                    raise
+                time.sleep(PAUSE_SECONDS)
+
+    @contextmanager
+    def copied(self, name: str) -> Iterator[Path]:
+        """A copy for reading inside the block; FileNotFoundError where there is none."""
+        with _temporary_file() as temporary:
+            self.download(name, temporary)
+            yield temporary
+
+    @contextmanager
+    def atomic_write(self, name: str) -> Iterator[Path]:
+        """A temporary path whose file is uploaded as `name` when the block has ended well."""
+        with _temporary_file() as temporary:
+            yield temporary
+            with _explain_remote_errors(f"{self.url}/{name}"):
+                files, root = self._files()
+                files.put_file(str(temporary), f"{root}/{name}")
+
+    def _files(self) -> tuple[Any, str]:
+        """The file system of fsspec, which it keeps per process, and the folder's path there."""
+        import fsspec
+
+        try:
+            # A listing from memory would not know what other processes have written.
+            return fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+        except (ImportError, ValueError) as error:
+            raise ConfigError(
+                f"{self.url} must begin with a protocol that fsspec has a driver for, such as s3://",
+                got=str(error),
+                fix="install that driver on every node, or choose another place for the shards",
+            ) from error
+
+
+Folder = LocalFolder | RemoteFolder
+"""A folder somewhere."""
+
+
+def folder_at(location: str) -> Folder:
+    """The folder at a path or a URL."""
+    if location.startswith("file://"):
+        location = unquote(location.removeprefix("file://").removeprefix("localhost"))
+    return RemoteFolder(location.rstrip("/")) if "://" in location else LocalFolder(Path(location).absolute())
+
+
+@contextmanager
+def _temporary_file() -> Iterator[Path]:
+    """A name in the folder for temporary files (TMPDIR), where nothing is left."""
+    with tempfile.TemporaryDirectory(prefix="vimss-") as folder, explain_os_errors(Path(folder), "TMPDIR"):
+        yield Path(folder) / "file"
+
+
+@contextmanager
+def _explain_remote_errors(url: str) -> Iterator[None]:
+    """Turn what drivers raise, which has no base in common, into StorageErrors; missing files and full disks stay."""
+    try:
+        yield
+    except (StorageError, ConfigError):
+        raise
+    except Exception as error:
+        got = f"{type(error).__name__}: {error}"
+        if isinstance(error, FileNotFoundError) and _is_bucket(error):
+            raise StorageError(
+                f"the bucket of {url} must exist", got=str(error), fix="create it, or correct the address of the shards"
+            ) from error
+        if isinstance(error, FileNotFoundError) or (isinstance(error, OSError) and error.errno in FULL):
+            raise
+        # The drivers' own classes are known by name, so that no driver need be imported.
+        if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
+            raise StorageError(
+                f"{url} must be open to your credentials",
+                got=got,
+                fix="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, on every node",
+            ) from error
+        raise StorageError(
+            f"{url} must be within reach",
+            got=got,
+            fix="check the address, the network and, for other servers than Amazon's, AWS_ENDPOINT_URL",
+        ) from error
+
+
+def _is_bucket(error: FileNotFoundError) -> bool:
+    return "bucket does not exist" in str(error)

@@ -1,0 +1,68 @@
+"""Where in the store everything lies that VIMSS writes.
+
+store = Store(Path("store")).make()
+store.studies / "quickstart-0123456789"
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from vimss.config import SIGNATURE_LENGTH
+from vimss.storage.files import explain_os_errors
+from vimss.storage.folders import Folder, LocalFolder
+
+
+@dataclass(frozen=True)
+class Store:
+    """The folder that holds everything VIMSS writes, and where shards lie if not there."""
+
+    root: Path
+    shards_at: Folder | None = None
+    """Where the place, the environment or the command line wants the shards; None: in the store."""
+    cache_gigabytes: float = 50.0
+    """How much of shards that lie elsewhere is kept here."""
+
+    @property
+    def shards(self) -> Folder:
+        """One folder per corpus and recipe signature."""
+        return LocalFolder(self.root / "shards") if self.shards_at is None else self.shards_at
+
+    @property
+    def cache(self) -> Path:
+        """Copies of shards that lie elsewhere; may be deleted while nothing runs."""
+        return self.root / "cache"
+
+    @property
+    def studies(self) -> Path:
+        """One folder per experiment and signature of its data; below it one per cell and trial."""
+        return self.root / "studies"
+
+    @property
+    def shows(self) -> Path:
+        """Pages of what shards hold, one folder per corpus and recipe signature."""
+        return self.root / "shows"
+
+    @property
+    def stems(self) -> Path:
+        """What `vimss separate` writes, one folder per recording."""
+        return self.root / "stems"
+
+    @property
+    def tracking(self) -> Path:
+        """MLflow's database, artifacts and the spool of what has not reached it yet."""
+        return self.root / "mlflow"
+
+    def make(self) -> "Store":
+        """Create the folder, readable by its owner alone: Ray keeps pickled files in it."""
+        with explain_os_errors(self.root):
+            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return self
+
+
+def kept_beside(folder: Path) -> list[Path]:
+    """Folders of the same name with another signature: studies or shards of other settings, or an earlier version."""
+    name = re.escape(folder.name[: -SIGNATURE_LENGTH - 1])
+    pattern = re.compile(rf"{name}-[0-9a-f]{{{SIGNATURE_LENGTH}}}")
+    found = sorted(folder.parent.iterdir()) if folder.parent.is_dir() else []
+    return [path for path in found if pattern.fullmatch(path.name) and path != folder and path.is_dir()]

@@ -1,0 +1,57 @@
+"""The figure that steers a search, and which of two values of it is better.
+
+    figure = figure_of("separation")          # valid_loss, to be minimised
+    figure.better(-3.0, -2.5)                 # True
+    best = min(reports, key=lambda report: figure.rank(report[figure.name]))
+
+Each objective names one figure of each report. Searching, pruning, early stopping, checkpoints and the choice of the
+best trial ask it which value is better, so that none of them knows whether low or high is good.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Literal
+
+from pydantic import Field
+
+from vimss.config import Config
+
+
+class Figure(Config):
+    """A figure of each report of a training, on the fixed validation set."""
+
+    name: str = Field(description="in reports, records and MLflow")
+    direction: Literal["min", "max"] = Field(description="whether the lowest or the highest value is the best")
+    title: str = Field(description="for people")
+    unit: str = ""
+
+    @property
+    def worst(self) -> float:
+        """What every value is better than: where there is none yet."""
+        return math.inf if self.direction == "min" else -math.inf
+
+    @property
+    def raw_name(self) -> str:
+        """Name of the same figure of the raw weights, where those in use are a moving average."""
+        return f"{self.name}_raw"
+
+    def rank(self, value: float) -> float:
+        """A number to sort by: the better the value, the lower it is."""
+        return value if self.direction == "min" else -value
+
+    def better(self, value: float, than: float) -> bool:
+        """Whether a value is better than another one; one that is not a number never is."""
+        return self.rank(value) < self.rank(than)
+
+    def best(self, values: Iterable[float]) -> float:
+        """The best of some values; the worst possible where there are none."""
+        return min(values, key=self.rank, default=self.worst)
+
+
+FIGURES = {"separation": Figure(name="valid_loss", direction="min", title="validation loss", unit="dB")}
+"""Of each objective. Separation: mean floored -SNR over present sources of the validation mixtures."""
+
+
+def figure_of(objective: str = "separation") -> Figure:
+    """The figure that a search for this objective is steered by."""
+    return FIGURES[objective]
