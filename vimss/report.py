@@ -15,8 +15,9 @@ from vimss.model.separator import read_card
 from vimss.page import Page, Track, bars_png, curves_png, listening_page, spectrogram_png
 from vimss.shards.instruments import INSTRUMENTS
 from vimss.shards.manifest import Manifest
+from vimss.stream.scene import Cue, Scene, pieces_of
 from vimss.study import OBJECTIVE, Study, TrialRecord
-from vimss.systems import Cue, Scene, System, model_system, pieces_of
+from vimss.systems import System, model_system
 from vimss.track import Tracker
 from vimss.train.config import VALIDATION_SOURCES
 
