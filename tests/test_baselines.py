@@ -126,7 +126,7 @@ def test_estimates_of_all_that_sounds_add_up_to_the_mixture_where_all_is_known(b
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_a_second_fit_and_a_copy_in_another_process_give_the_same(name, baseline, train, small_manifest):
+def test_a_second_fit_and_a_copy_in_another_process_give_the_same(name, train, small_manifest):
     first = BASELINES[name].fit(train)
     again = BASELINES[name].fit(TrainStems(small_manifest))
     copy = pickle.loads(pickle.dumps(first))  # noqa: S301
