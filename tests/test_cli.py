@@ -24,6 +24,7 @@ import yaml
 
 import vimss
 from vimss import cli, console, doctor, media, verbs
+from vimss.baselines import BASELINES
 from vimss.model.config import ModelConfig
 from vimss.model.separator import Separator, save_separator
 from vimss.search.consistency import load_experiment
@@ -284,9 +285,7 @@ def test_a_model_in_a_folder_is_scored_on_shards_of_any_recipe(vimss_says, tmp_p
     save_separator(tmp_path / "tiny", Separator(config, ("violin", "kazoo", "flute"), 4000), {})
     code, out, err = vimss_says("evaluate", "--model", tmp_path / "tiny", "--shards", tmp_path / "small.yaml", "--json")
     rows = json.loads(out)
-    assert code == 0 and [row["system"] for row in rows] == [
-        str(tmp_path / "tiny"), "mixture", "Wiener filter per label", "Wiener, all labels told", "oracle ratio mask",
-    ]  # fmt: skip
+    assert code == 0 and [row["system"] for row in rows] == [str(tmp_path / "tiny"), *BASELINES]
     assert all(row["labels"] == ["fl", "vn"] and row["two_sources"]["intervals"] for row in rows)
     assert "resampled from 8000 Hz to its 4000 Hz and back" in err and "fl is its flute; vn is its violin" in err
 

@@ -20,7 +20,7 @@ from vimss.storage import Store
 from vimss.stream.fixed import FixedSpec, fixed_set, mixtures_of
 from vimss.stream.mix import Asking, Window
 from vimss.stream.read import read_pieces
-from vimss.systems import MixtureSystem, OracleSystem
+from vimss.systems import baseline_systems
 
 RATE = 8000
 RECIPE = load_recipe("music", [f"sample_rate={RATE}", "clip_seconds=2", "picture={size: 16, frame_rate: 5}"])
@@ -360,11 +360,12 @@ def test_evaluation_hears_the_pairs_where_there_are_any(manifest, monkeypatch):
     assert again.sources[1].cue.shape == (5, 16, 16, 3)
     # Stems are as they were recorded.
     assert np.abs(mixtures[0].sources[0].stem).max() == pytest.approx(0.2, rel=0.05)
-    found = evaluate_two_sources(MixtureSystem(), manifest, "test")
+    mixture, oracle = baseline_systems(manifest, ["mixture", "oracle ratio mask"])
+    found = evaluate_two_sources(mixture, manifest, "test")
     assert found.mixtures == 3 and found.si_sdr_improvement == pytest.approx(0, abs=1e-6)
-    assert evaluate_two_sources(OracleSystem(RATE), manifest, "test").si_sdr_improvement > 10
-    monkeypatch.setattr("vimss.evaluate.TWO_SOURCE_MIXTURES", 1)
-    assert evaluate_two_sources(MixtureSystem(), manifest, "valid").mixtures == 1
+    assert evaluate_two_sources(oracle, manifest, "test").si_sdr_improvement > 10
+    monkeypatch.setattr("vimss.evaluate.scores.TWO_SOURCE_MIXTURES", 1)
+    assert evaluate_two_sources(mixture, manifest, "valid").mixtures == 1
 
 
 def test_a_pair_must_be_long_enough_for_a_window(manifest):

@@ -1,4 +1,4 @@
-"""How well a separation went, in decibels, and the baselines that give decibels a meaning; the home of museval.
+"""How well a separation went, in decibels; the home of museval.
 
     gain = si_sdr_improvement(mixture, reference, estimate, sample_rate)   # dB, over active segments
     scores = bss_eval_v4(references, estimates, sample_rate)               # medians of SDR, ISR, SIR, SAR
@@ -10,18 +10,13 @@ is NaN and left out of means; no number stands in for it.
 
 import functools
 import importlib.util
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from scipy.fft import irfft, rfft
-from scipy.signal import istft, stft
-from scipy.special import stdtrit
-
-from vimss.errors import DataError
 
 LIMIT_DB = 100.0
 """Ratios are kept within +-100 dB: beyond it lies only rounding."""
@@ -33,17 +28,8 @@ SILENCE_DB = -80.0
 """A frame is silent where its RMS level is below -80 dB of full scale, the last bits of 16."""
 ENERGY_FLOOR = 1e-8
 """Added to energies under a logarithm, as in the code that first reported PES and EPS."""
-Source = tuple[str, str]
-"""Piece and label."""
-
 FILTER_TAPS = 512
 """Of the distortion filters in BSS Eval."""
-
-Interval = tuple[float, float]
-"""From and to, both inclusive."""
-
-RESAMPLES = 1000
-"""Bootstrap samples of an interval."""
 
 CONVENTIONS = {
     "SI-SDRi": "SI-SDR (Le Roux et al. 2019) of the estimate minus that of the mixture, on segments of 0.5 s where the "
@@ -225,166 +211,6 @@ def _bss_frames(
     return scores
 
 
-class LabelWiener:
-    """A time-invariant Wiener filter per label: what can be had by knowing the average spectrum of an instrument.
-
-    A network that does not beat it has learned a fixed equaliser. With P the mean power spectrum of a label's stems at
-    equal level, in the train split, there are two. `separate_each` gives label k the filter P_k / (P_k + mean of all
-    other P), one for every mixture: it knows what a query knows. `separate` gives it P_k / sum of P_j over labels
-    j that sound in the mixture, which is told all of them.
-    """
-
-    def __init__(self, sample_rate: int) -> None:
-        self.sample_rate = sample_rate
-        self._power: dict[str, Float[np.ndarray, " f"]] = {}
-
-    @classmethod
-    def fit(cls, stems: Iterable[tuple[str, Float[np.ndarray, "_ _"]]], sample_rate: int) -> "LabelWiener":
-        """Mean spectra from (label, stem) pairs, one pair in memory at a time; DataError where no stem sounds."""
-        wiener = cls(sample_rate)
-        for label, stem in stems:
-            sounding = stem[:, active_mask(stem, sample_rate)]
-            if sounding.shape[1]:
-                power = np.mean(np.abs(_stft(sounding, sample_rate)) ** 2, axis=(0, 2))
-                wiener._power[label] = wiener._power.get(label, 0.0) + power / power.sum()
-        if not wiener._power:
-            raise DataError(
-                "a Wiener filter needs stems that sound",
-                got="none",
-                fix="fit it on the train split of a corpus with stems",
-            )
-        return wiener
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The labels that have a spectrum."""
-        return tuple(sorted(self._power))
-
-    def separate_each(self, mixture: Float[np.ndarray, "c t"], labels: Sequence[str]) -> Float[np.ndarray, "s c t"]:
-        """One estimate per label, by the label's own fixed filter; the mixture itself where no other label is known."""
-        estimates = []
-        for label in labels:
-            others = [self._spectrum(other) for other in self._power if other != label]
-            if not others:
-                estimates.append(mixture)
-                continue
-            both = np.stack([self._spectrum(label), np.mean(others, axis=0)])[:, None, :, None]
-            estimates.append(_masked(mixture, both, self.sample_rate)[0])
-        return np.stack(estimates)
-
-    def separate(self, mixture: Float[np.ndarray, "c t"], labels: Sequence[str]) -> Float[np.ndarray, "s c t"]:
-        """One estimate per label, `labels` being all that sound."""
-        power = np.stack([self._spectrum(label) for label in labels])
-        return _masked(mixture, power[:, None, :, None], self.sample_rate)
-
-    def _spectrum(self, label: str) -> Float[np.ndarray, " f"]:
-        """Of a label, at level 1; of a label that no stem had, the mean of all: the best guess that train allows."""
-        if label in self._power:
-            return self._power[label] / self._power[label].sum()
-        return np.mean([self._spectrum(known) for known in self._power], axis=0)
-
-
-def oracle_ratio_mask(
-    mixture: Float[np.ndarray, "c t"], references: Float[np.ndarray, "s c t"], sample_rate: int
-) -> Float[np.ndarray, "s c t"]:
-    """Estimates by the power ratio mask of the true stems: about the best that a mask on a spectrogram can reach."""
-    power = np.stack([np.abs(_stft(reference, sample_rate)) ** 2 for reference in references])
-    return _masked(mixture, power, sample_rate)
-
-
-@dataclass(frozen=True)
-class Gain:
-    """A paired difference and its 95 % interval over pieces, dB."""
-
-    mean: float
-    low: float
-    high: float
-    sources: int
-    """Pairs that entered; those with an undefined value do not."""
-    pieces: int
-    """Pieces that they are from."""
-
-    @property
-    def significant(self) -> bool:
-        """The whole interval lies above zero."""
-        return self.low > 0
-
-
-def paired_gain(challenger: Mapping[Source, float], champion: Mapping[Source, float]) -> Gain:
-    """Mean over pieces of challenger - champion, with Student's t interval over the pieces' means.
-
-    Sources of one piece share its music, players and room, so only pieces are independent of each other: a piece counts
-    once, with the mean of its sources. Of six pieces, a percentile bootstrap draws intervals that are too narrow, and a
-    sign test has no level near 2.5 %; means of a piece are near enough to normal for Student's t (simulated in
-    tests/test_metrics.py). With fewer than two pieces nothing is known of the spread: the interval is the whole line.
-    """
-    by_piece: dict[str, list[float]] = {}
-    for source in challenger.keys() & champion.keys():
-        difference = challenger[source] - champion[source]
-        if np.isfinite(difference):
-            by_piece.setdefault(source[0], []).append(difference)
-    means = np.array([np.mean(differences) for _, differences in sorted(by_piece.items())], np.float64)
-    sources, pieces = sum(map(len, by_piece.values())), len(means)
-    if pieces < 2:
-        mean = float(means.mean()) if pieces else float("nan")
-        return Gain(mean, -np.inf, np.inf, sources, pieces)
-    mean = float(means.mean())
-    half = float(stdtrit(pieces - 1, 0.975) * means.std(ddof=1) / np.sqrt(pieces))
-    return Gain(mean, mean - half, mean + half, sources, pieces)
-
-
-def interval_over_pieces(
-    pieces: Sequence[tuple[str, ...]], statistic: Callable[[Int[np.ndarray, "b n"]], Float[np.ndarray, " b"]]
-) -> Interval | None:
-    """95 % interval of a statistic of n values, where only pieces are independent of each other.
-
-    `pieces` are of each value the piece that it is from, or both where two were mixed. `statistic` gives the figure for
-    each row of weights, which say how often every value counts, and NaN where nothing does.
-
-    The interval is the figure plus and minus Student's t times the bootstrap's standard error, which is made larger by
-    sqrt(n / (n - 1)) for n pieces (Hesterberg 2015): of 2 to 30 pieces it held the truth in 94 to 98 % of simulated
-    tables, a percentile bootstrap in 47 to 97 % (tests/test_metrics.py). A value of two pieces has the product of how
-    often each was drawn as its weight (the pigeonhole bootstrap, Owen 2007). None where all values share a piece.
-    """
-    names = sorted({name for each in pieces for name in each})
-    count = len(names)
-    if count < 2:
-        return None
-    # A value of one piece alone gets a second one, which always counts once.
-    most = max(map(len, pieces))
-    places = np.array([[*map(names.index, each), *[count] * (most - len(each))] for each in pieces])
-
-    def of(drawn: Int[np.ndarray, "b p"]) -> Float[np.ndarray, " b"]:
-        counted = np.pad(drawn, ((0, 0), (0, 1)), constant_values=1)
-        return statistic(np.prod([counted[:, column] for column in places.T], axis=0))
-
-    if not np.isfinite(of(1 - np.eye(count, dtype=np.int64))).all():
-        return None
-    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RESAMPLES)
-    found = of(drawn)
-    error = np.std(found[np.isfinite(found)], ddof=1) * np.sqrt(count / (count - 1))
-    middle, half = of(np.ones((1, count), np.int64)).item(), float(stdtrit(count - 1, 0.975) * error)
-    return middle - half, middle + half
-
-
-def weighted_median(values: Float[np.ndarray, " n"], weights: Int[np.ndarray, "b n"]) -> Float[np.ndarray, " b"]:
-    """The median where each value stands as often as its weight says, for each row; NaN is left out."""
-    order = np.argsort(values)[: np.isfinite(values).sum()]
-    if not order.size:
-        return np.full(len(weights), np.nan)
-    ordered, counts = values[order], np.cumsum(weights[:, order], axis=1)
-    total = counts[:, -1:]
-    low, high = ((counts > place).argmax(axis=1) for place in ((total - 1) // 2, total // 2))
-    return np.where(total[:, 0] > 0, (ordered[low] + ordered[high]) / 2, np.nan)
-
-
-def weighted_mean(values: Float[np.ndarray, " n"], weights: Int[np.ndarray, "b n"]) -> Float[np.ndarray, " b"]:
-    """The mean of the same."""
-    known = np.isfinite(values)
-    total = weights[:, known].sum(axis=1)
-    return np.where(total > 0, weights[:, known] @ values[known] / np.maximum(total, 1), np.nan)
-
-
 @functools.cache
 def _museval() -> ModuleType:
     """The file museval/metrics.py alone, which needs only arrays.
@@ -428,25 +254,3 @@ def _nanmedian(frames: Float[np.ndarray, "m s n"]) -> Float[np.ndarray, "m s"]:
     """Median over finite frames; NaN where there is none, without numpy's warning."""
     known = [[row[np.isfinite(row)] for row in rows] for rows in frames]
     return np.array([[np.median(row) if row.size else np.nan for row in rows] for rows in known])
-
-
-def _window(sample_rate: int) -> int:
-    """STFT window of about 64 ms, a power of two."""
-    return 2 ** round(np.log2(0.064 * sample_rate))
-
-
-def _stft(signal: Float[np.ndarray, "c t"], sample_rate: int) -> np.ndarray:
-    window = _window(sample_rate)
-    padded = np.pad(signal, ((0, 0), (0, max(0, window - signal.shape[1]))))
-    return stft(padded, nperseg=window, noverlap=window * 3 // 4)[2]
-
-
-def _masked(
-    mixture: Float[np.ndarray, "c t"], power: Float[np.ndarray, "s k f n"], sample_rate: int
-) -> Float[np.ndarray, "s c t"]:
-    """The mixture through one mask per source, made of the sources' powers."""
-    total = power.sum(axis=0)
-    spectrum, window = _stft(mixture, sample_rate), _window(sample_rate)
-    masks = (np.divide(part, total, out=np.full_like(total, 1 / len(power)), where=total > 0) for part in power)
-    signals = [istft(spectrum * mask, nperseg=window, noverlap=window * 3 // 4)[1] for mask in masks]
-    return np.stack(signals)[:, :, : mixture.shape[1]].astype(mixture.dtype)

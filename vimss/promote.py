@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vimss.errors import ModelError
-from vimss.metrics import Source, paired_gain
+from vimss.intervals import Source, paired_gain
 from vimss.track import Tracking, find_alias, find_version, set_alias, tag_version
 
 CHAMPION, PREVIOUS = "champion", "previous"

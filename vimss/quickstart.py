@@ -20,13 +20,14 @@ from typing import Any
 import numpy as np
 
 from vimss import verbs
+from vimss.baselines import BASELINES
 from vimss.config import to_json
 from vimss.console import Say, SearchLines, decibel, duration, err, out, print_table, stage
 from vimss.errors import ConfigError, DataError, PlaceError
-from vimss.evaluate import PIECE_FIGURES, REFERENCES, Evaluation, Values
+from vimss.evaluate import PIECE_FIGURES, Evaluation, Values
 from vimss.experiment import Experiment
+from vimss.intervals import Interval
 from vimss.media import write_video, write_wav
-from vimss.metrics import Interval
 from vimss.model.separator import load_separator
 from vimss.report import COMPARISON_COLUMNS, comparison_rows, log_pictures, print_evaluations
 from vimss.runtime import start_ray
@@ -37,7 +38,8 @@ from vimss.shards.manifest import Manifest
 from vimss.shards.recipe import Recipe
 from vimss.storage import atomic_write
 from vimss.stream.read import read_pieces
-from vimss.systems import equally_informed, mixture_of, references_of
+from vimss.stream.scene import mixture_of, references_of
+from vimss.systems import equally_informed
 from vimss.train.measure import step_seconds
 
 EXPERIMENT = "quickstart"
@@ -137,7 +139,7 @@ class Result:
             "trials": sum(len(self.study.of_cell(cell.name)) for cell in cells if not cell.is_control),
             "baseline": {cell.name: figures[cell.name] for cell in cells if cell.is_control and cell.name in figures},
             "labels_gain": labels_gain(self.experiment, means),
-            "references": {name: figures[name] for name in REFERENCES},
+            "references": {name: figures[name] for name in BASELINES},
             "best": {
                 "cell": best.cell,
                 "trial": best.trial,

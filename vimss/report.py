@@ -16,7 +16,8 @@ from vimss.page import Page, Track, bars_png, curves_png, listening_page, spectr
 from vimss.search.study import Study, TrialRecord
 from vimss.shards.instruments import INSTRUMENTS
 from vimss.shards.manifest import Manifest
-from vimss.systems import Cue, Scene, System, model_system, pieces_of
+from vimss.stream.scene import Cue, Scene, pieces_of
+from vimss.systems import System, model_system
 from vimss.track import Tracker
 from vimss.train.config import VALIDATION_SOURCES
 

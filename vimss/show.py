@@ -15,7 +15,7 @@ from vimss.shards.clip import Clip, Player
 from vimss.shards.manifest import Manifest
 from vimss.storage import atomic_write
 from vimss.stream.read import read_clips
-from vimss.systems import mixture_of
+from vimss.stream.scene import mixture_of
 
 
 def show(manifest: Manifest, folder: str | Path) -> list[Path]:

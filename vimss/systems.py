@@ -1,16 +1,13 @@
-"""What separates: trained models, the rows that need no training, and the scenes that they hear and see.
+"""What separates by label, for evaluation: trained models, and baselines that need no training.
 
     system = model_system(folder, manifest, "best trial")
     scene = next(pieces_of(manifest, "test", system.cue, system.features))
     estimates = system(scene, ["vn", "vc"])                                 # [2 c t]
 
-Four rows need no training and give a dB its meaning: the mixture itself (0 dB by definition), a time-invariant Wiener
-filter per label, the same told all labels that sound, and the oracle ratio mask. What is asked for is the stem of a
-label, whatever a model is told.
+All models are judged by the stems of labels, whatever they are conditioned on.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
@@ -19,57 +16,28 @@ import torch
 from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 
-from vimss.errors import DataError, ModelError
-from vimss.metrics import LabelWiener, oracle_ratio_mask, si_sdr_improvement
+from vimss.baselines import BASELINES, Baseline, ConditionedOn, TrainStems
+from vimss.errors import ModelError
+from vimss.metrics import si_sdr_improvement
 from vimss.model.apply import separate_all
 from vimss.model.config import ModelConfig
 from vimss.model.device import on_device
 from vimss.model.fit import resampled, with_channels
 from vimss.model.separator import Separator, load_separator, read_card
-from vimss.shards.clip import Clip
-from vimss.shards.manifest import Manifest, Shard
-from vimss.stream.mix import Mixture
-from vimss.stream.read import read_clips, read_pieces
-
-Cue = Literal["none", "frames", "features"]
-"""What a system sees of the players."""
+from vimss.shards.manifest import Manifest
+from vimss.stream.scene import Cue, Scene
 
 WrongContext = Literal["none", "other", "absent"]
 """What stands in for the right context to measure label contrast: nothing, since a system has no context; the query of
 another player; or a label that does not sound, in place of the right one among all that the system is told."""
 
-
-@dataclass(frozen=True, eq=False)
-class Scene:
-    """A piece or a mixture, as evaluation hears and sees it."""
-
-    name: str
-    mixture: Float[np.ndarray, "c t"]
-    references: dict[str, Float[np.ndarray, "c t"]]
-    """The labels that sound, with the sum of their players' stems."""
-    cues: Mapping[str, Sequence[np.ndarray]]
-    """Label to what is seen of each of its players, pictures "v h w 3" or features "v d", spread evenly over the
-    mixture; nothing where nobody looks. A label that does not sound may be seen."""
-    unscored: Mapping[str, Float[np.ndarray, "c t"]] = field(default_factory=dict)
-    """Labels that sound too, but that a model of the table does not know; no system is told of them."""
-
-    def restricted(self, labels: Collection[str]) -> "Scene":
-        """The same sound, of which only these labels are references and only their players are seen."""
-        parts: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = ({}, {})
-        for label, stem in self.references.items():
-            parts[label not in labels][label] = stem
-        cues = {label: cues for label, cues in self.cues.items() if label in labels}
-        return replace(self, references=parts[0], cues=cues, unscored={**self.unscored, **parts[1]})
-
-    def beginning(self, samples: int) -> "Scene":
-        """About the first `samples`, cut between two pictures; labels that rest there are left out."""
-        total = self.mixture.shape[1]
-        frames = next((len(cue) for cues in self.cues.values() for cue in cues), total)
-        kept = max(1, round(frames * min(samples / total, 1)))
-        length = round(kept * total / frames)
-        references = {label: stem[:, :length] for label, stem in self.references.items() if stem[:, :length].any()}
-        cues = {label: [cue[:kept] for cue in self.cues[label]] for label in references if label in self.cues}
-        return Scene(self.name, self.mixture[:, :length], references, cues)
+WRONG_CONTEXTS: dict[ConditionedOn, WrongContext] = {
+    "nothing": "none",
+    "label": "other",
+    "all_labels": "absent",
+    "stems": "none",
+}
+"""Of baselines, by what they are conditioned on."""
 
 
 @runtime_checkable
@@ -77,25 +45,24 @@ class System(Protocol):
     """Anything that separates by label."""
 
     name: str
-    cue: Cue = "none"
+    cue: Cue
     """What the scenes that it gets must show."""
-    features: str = ""
-    """Folder of the vision network whose features they show."""
-    ordered: bool = True
+    features: str
+    """Folder of the vision network whose features they show; empty where they show none."""
+    ordered: bool
     """Whether it can be asked for a label; else an oracle tells its outputs apart."""
-    weights: str = ""
-    """SHA-256 of its weights, where it has any."""
-    wrong_context: WrongContext = "none"
+    weights: str
+    """SHA-256 of its weights; empty where it has none."""
+    wrong_context: WrongContext
 
     def __call__(self, scene: Scene, asked: Sequence[str]) -> Float[np.ndarray, "s c t"]:
         """Estimates for the labels `asked`; only an oracle hears the references, others read their labels alone."""
 
     def exchanged(self, scene: Scene, label: str, absent: str) -> Float[np.ndarray, "c t"]:
-        """The output for `label` where `absent` is told in its place; of systems whose wrong context is "absent"."""
-        raise TypeError(f"{self.name} is not told all labels that sound")
+        """The output for `label` where `absent` is told in its place; called where the wrong context is "absent"."""
 
 
-class ModelSystem(System):
+class ModelSystem:
     """A trained separator, whatever it is told and however it answers."""
 
     def __init__(self, separator: Separator, name: str, features: str = "", weights: str = "") -> None:
@@ -104,8 +71,9 @@ class ModelSystem(System):
         self.features = features
         self.weights = weights
         config = separator.config
-        self.cue = config.context if separator.listens and config.context != "labels" else "none"
+        self.cue: Cue = config.context if separator.listens and config.context != "labels" else "none"
         self.ordered = config.outputs != "slots"
+        self.wrong_context: WrongContext = "none"
         if separator.listens and self.ordered:
             self.wrong_context = "absent" if config.outputs == "instruments" else "other"
 
@@ -149,7 +117,7 @@ class ModelSystem(System):
         return separate_all(self.separator, sound, context).numpy()
 
 
-class AdaptedSystem(System):
+class AdaptedSystem:
     """A model on sound of another rate, with other channels, or with other names of labels than its own."""
 
     def __init__(self, model: ModelSystem, sample_rate: int, names: Mapping[str, str]) -> None:
@@ -187,6 +155,40 @@ class AdaptedSystem(System):
         sound = resampled(with_channels(estimate, channels), self.model.separator.sample_rate, self.sample_rate)
         # There and back, rounding may take or add a sample at the end.
         return np.pad(sound[:, :length], ((0, 0), (0, max(0, length - sound.shape[1]))))
+
+
+class BaselineSystem:
+    """A baseline as a row of a table."""
+
+    cue: Cue = "none"
+    features = ""
+    ordered = True
+    weights = ""
+
+    def __init__(self, name: str, baseline: Baseline) -> None:
+        self.name, self.baseline = name, baseline
+        self.wrong_context: WrongContext = WRONG_CONTEXTS[baseline.conditioned_on]
+
+    def __call__(self, scene: Scene, asked: Sequence[str]) -> Float[np.ndarray, "s c t"]:
+        """The baseline's estimates."""
+        return self.baseline(scene, asked)
+
+    def exchanged(self, scene: Scene, label: str, absent: str) -> Float[np.ndarray, "c t"]:
+        """What the baseline gives to `absent` where it is told in place of `label`."""
+        return self.baseline(scene.renamed(label, absent), [absent])[0]
+
+
+def baseline_systems(manifest: Manifest, names: Sequence[str] = tuple(BASELINES)) -> list[BaselineSystem]:
+    """These rows of BASELINES, fitted on the train split of some shards: each once, here."""
+    train = TrainStems(manifest)
+    return [BaselineSystem(name, BASELINES[name].fit(train)) for name in names]
+
+
+def equally_informed(config: ModelConfig) -> str:
+    """The first baseline that knows as much as a network: all labels that sound, or the one of each output."""
+    all_labels = config.outputs == "instruments" and config.site != "none"
+    known = "all_labels" if all_labels else "label"
+    return next(name for name, baseline in BASELINES.items() if baseline.conditioned_on == known)
 
 
 def model_system(
@@ -272,146 +274,3 @@ def _best_slots(
 
 def _stack(cues: Sequence[np.ndarray]) -> torch.Tensor:
     return torch.from_numpy(np.stack(cues))
-
-
-class WienerSystem(System):
-    """The per-label Wiener filter: one fixed filter for each label, whoever else plays."""
-
-    name = "Wiener filter per label"
-    wrong_context: WrongContext = "other"
-
-    def __init__(self, wiener: LabelWiener) -> None:
-        self.wiener = wiener
-
-    def __call__(self, scene: Scene, asked: Sequence[str]) -> Float[np.ndarray, "s c t"]:
-        """Each label by its own filter: it knows what a query knows."""
-        return self.wiener.separate_each(scene.mixture, asked)
-
-
-class InformedWienerSystem(System):
-    """Wiener filters that are told every label that sounds, as no query is."""
-
-    name = "Wiener, all labels told"
-    wrong_context: WrongContext = "absent"
-
-    def __init__(self, wiener: LabelWiener) -> None:
-        self.wiener = wiener
-
-    def __call__(self, scene: Scene, asked: Sequence[str]) -> Float[np.ndarray, "s c t"]:
-        """Filters among the labels that sound; a label that does not sound gets silence."""
-        sounding = sorted(scene.references)
-        estimates = dict(zip(sounding, self.wiener.separate(scene.mixture, sounding), strict=True))
-        return np.stack([estimates.get(label, np.zeros_like(scene.mixture)) for label in asked])
-
-    def exchanged(self, scene: Scene, label: str, absent: str) -> Float[np.ndarray, "c t"]:
-        """What the filters give to `absent` where it is told in place of `label`."""
-        told = [absent if sounding == label else sounding for sounding in sorted(scene.references)]
-        return self.wiener.separate(scene.mixture, told)[told.index(absent)]
-
-
-def equally_informed(config: ModelConfig) -> str:
-    """The Wiener filter that is told as much as a network is: all labels that sound, or the one asked for."""
-    told_all = config.outputs == "instruments" and config.site != "none"
-    return InformedWienerSystem.name if told_all else WienerSystem.name
-
-
-class OracleSystem(System):
-    """The ratio mask of the true stems."""
-
-    name = "oracle ratio mask"
-
-    def __init__(self, sample_rate: int) -> None:
-        self.sample_rate = sample_rate
-
-    def __call__(self, scene: Scene, asked: Sequence[str]) -> Float[np.ndarray, "s c t"]:
-        """The best that a mask can do."""
-        true = {**scene.references, **scene.unscored}
-        sounding = sorted(true)
-        stems = np.stack([true[label] for label in sounding])
-        masked = oracle_ratio_mask(scene.mixture, stems, self.sample_rate)
-        estimates = dict(zip(sounding, masked, strict=True))
-        return np.stack([estimates.get(label, np.zeros_like(scene.mixture)) for label in asked])
-
-
-class MixtureSystem(System):
-    """The mixture as the estimate of every source."""
-
-    name = "mixture"
-
-    def __call__(self, scene: Scene, asked: Sequence[str]) -> Float[np.ndarray, "s c t"]:
-        """As many copies as labels."""
-        return np.repeat(scene.mixture[None], len(asked), axis=0)
-
-
-def pieces_of(
-    manifest: Manifest, split: str, cue: Cue = "none", features: str = "", shards: Sequence[Shard] | None = None
-) -> Iterator[Scene]:
-    """Whole pieces of a split that have two or more sounding labels; players of one label are one reference.
-
-    `cue` says what to show of the players; of "features", those in the folder `features`. With `shards`, only theirs.
-    """
-    parts = {"none": ("audio",), "frames": ("audio", "picture"), "features": ("audio", "features")}[cue]
-    for clip in read_pieces(manifest, split, parts, features, shards):
-        references = references_of(clip)
-        if len(references) > 1:
-            yield Scene(clip.piece, mixture_of(clip), references, cues_of(clip, cue))
-
-
-def scene_of(mixture: Mixture, name: str) -> Scene:
-    """A drawn mixture, in which the distractors are seen too."""
-    references: dict[str, np.ndarray] = {}
-    cues: dict[str, list[np.ndarray]] = {}
-    for source in mixture.sources:
-        references[source.label] = references.get(source.label, 0) + source.stem
-    for seen in (*mixture.sources, *mixture.distractors):
-        if seen.cue is not None:
-            cues.setdefault(seen.label, []).append(seen.cue)
-    return Scene(name, mixture.sound, references, cues)
-
-
-def cues_of(clip: Clip, cue: Cue) -> dict[str, list[np.ndarray]]:
-    """What is seen of the players that sound, by label; DataError where one is not seen."""
-    cues: dict[str, list[np.ndarray]] = {}
-    for player in clip.players if cue != "none" else ():
-        if player.audio is not None and player.audio.any():
-            seen = player.picture if cue == "frames" else player.features
-            if seen is None:
-                raise DataError(
-                    f"a model with context: {cue} needs {cue} of every player",
-                    got=f"none for {player.part} in {clip.key}",
-                    fix="evaluate it on a corpus with pictures",
-                )
-            cues.setdefault(player.instrument, []).append(seen)
-    return cues
-
-
-def references_of(clip: Clip) -> dict[str, Float[np.ndarray, "c t"]]:
-    """The sounding labels of a clip with the sum of their players' stems."""
-    references: dict[str, np.ndarray] = {}
-    for player in clip.players:
-        if player.audio is not None and player.audio.any():
-            stem = player.audio.astype(np.float32) / 32768
-            references[player.instrument] = (
-                references[player.instrument] + stem if player.instrument in references else stem
-            )
-    return references
-
-
-def mixture_of(clip: Clip) -> Float[np.ndarray, "c t"]:
-    """The recorded mix, or the sum of the stems."""
-    if clip.mixture is not None:
-        return clip.mixture.astype(np.float32) / 32768
-    stems = [player.audio.astype(np.float32) for player in clip.players if player.audio is not None]
-    return np.sum(stems, axis=0) / np.float32(32768)
-
-
-def fit_wiener(manifest: Manifest) -> LabelWiener:
-    """The Wiener filter of the train split."""
-
-    def stems() -> Iterator[tuple[str, np.ndarray]]:
-        for clip in read_clips(manifest, "train"):
-            for player in clip.players:
-                if player.audio is not None:
-                    yield player.instrument, player.audio.astype(np.float32) / 32768
-
-    return LabelWiener.fit(stems(), manifest.recipe.sample_rate)

@@ -16,17 +16,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vimss.baselines import BASELINES
 from vimss.config import parse_config
 from vimss.console import err
 from vimss.errors import ConfigError, DataError, TrainingError
 from vimss.evaluate import (
-    FILTERS,
-    REFERENCES,
     Evaluation,
     EvaluationTask,
     Part,
     Row,
     Table,
+    baseline_rows,
     evaluation_tasks,
     joined,
     run_evaluation,
@@ -76,7 +76,7 @@ from vimss.show import show
 from vimss.storage import Folder, Store, atomic_write, kept_beside
 from vimss.stream.fixed import fixed_set
 from vimss.stream.read import has_part
-from vimss.systems import equally_informed, fit_wiener, model_system
+from vimss.systems import equally_informed, model_system
 from vimss.track import Study as TrackedStudy
 from vimss.track import Tracker, Tracking, find_alias, model_folder, newest_version, provenance, register
 
@@ -318,7 +318,7 @@ def evaluate_systems(
     models: Mapping[str, str | Path],
     split: str,
     *,
-    references: Sequence[str] = REFERENCES,
+    references: Sequence[str] = tuple(BASELINES),
     whole_pieces: bool = True,
     on_progress: Callable[[EvaluationProgress], None] = lambda progress: None,
     fit: Fit | None = None,
@@ -341,8 +341,7 @@ def evaluate_systems(
     table = Table(manifest.folder, split, None if fit is None else fit.labels)
     names = {name: tuple(fit.names[name].items()) if fit is not None else () for name in models}
     rows = [Row(name, Path(folder).absolute(), names[name], device=device) for name, folder in models.items()]
-    wiener = fit_wiener(manifest) if set(references) & set(FILTERS) else None
-    rows += [Row(name, wiener=wiener if name in FILTERS else None) for name in references]
+    rows += baseline_rows(manifest, references)
     tasks = [evaluation_tasks(table, row, manifest, whole_pieces) for row in rows]
     flat = [task for of_row in tasks for task in of_row]
     total, done, seconds = sum(task.seconds for task in flat), 0, 0.0
@@ -392,10 +391,10 @@ def models_on_shards(
     fit = fit_models({model: load_separator(folder) for model, folder in folders.items()}, manifest, split)
     for model, folder in folders.items():
         model_system(folder, manifest, model, fit.names[model])
-    sentences, references = list(fit.sentences), tuple[str, ...](REFERENCES)
+    sentences, references = list(fit.sentences), tuple(BASELINES)
     if "train" not in manifest.splits or not has_part(manifest, "train", "audio"):
-        references = tuple(name for name in REFERENCES if name not in FILTERS)
-        left_out = " and ".join(f"'{name}'" for name in FILTERS)
+        references = tuple(name for name, baseline in BASELINES.items() if not baseline.fitted)
+        left_out = " and ".join(f"'{name}'" for name, baseline in BASELINES.items() if baseline.fitted)
         sentences.append(f"no rows {left_out}: '{manifest.name}' has no train split with stems to fit them on")
     return ModelsOnShards(manifest, split, folders, fit, references, tuple(sentences))
 

@@ -36,7 +36,7 @@ from vimss.stream.batch import Examples, Position
 from vimss.stream.config import MixingConfig
 from vimss.stream.mix import Asking, Window
 from vimss.stream.read import join_clips, read_clips
-from vimss.systems import Cue
+from vimss.stream.scene import Cue
 from vimss.train.loader import load
 from vimss.verbs import FeaturesTask, run_features
 

@@ -1,0 +1,54 @@
+"""Systems that need no training and give a dB its meaning: rows beside every model, under the same evaluation.
+
+To add one is one file with a class of the members of Baseline, and one line of BASELINES. The order of the lines is
+that of the tables, and the name is what the row is called. See `vimss.systems.baseline_systems` for their use:
+
+    train = TrainStems(manifest)
+    estimates = BASELINES["Wiener filter per label"].fit(train)(scene, ["vn", "vc"])     # [2 c t]
+
+Axis letters: s source (label), c channel, t audio sample, f frequency bin, n STFT frame.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+
+from vimss.baselines.mixture import MixtureBaseline
+from vimss.baselines.oracle_mask import OracleMask
+from vimss.baselines.train_stems import ConditionedOn, TrainStems
+from vimss.baselines.wiener import InformedWiener, WienerPerLabel
+from vimss.stream.scene import Scene
+
+__all__ = ["BASELINES", "Baseline", "ConditionedOn", "TrainStems"]
+
+
+@runtime_checkable
+class Baseline(Protocol):
+    """What each of them has. Instances travel to other processes, so they hold plain values and arrays."""
+
+    conditioned_on: ClassVar[ConditionedOn]
+    """What it knows beside the mixture; label contrast varies this, and a model is compared with a row of equal
+    knowledge."""
+    fitted: ClassVar[bool]
+    """Whether `fit` reads stems, so that the row is left out where the shards have none for training."""
+
+    @classmethod
+    def fit(cls, train: TrainStems) -> "Baseline":
+        """Make it for shards of a sample rate, from the stems of their train split where it is `fitted`."""
+
+    def __call__(self, scene: Scene, labels: Sequence[str]) -> Float[np.ndarray, "s c t"]:
+        """Estimates for these labels, of which some may not sound, as loud as they come and as long as the mixture.
+
+        The keys of `scene.references` are the labels that sound; their audio is for `conditioned_on = "stems"` alone.
+        """
+
+
+BASELINES: dict[str, type[Baseline]] = {
+    "mixture": MixtureBaseline,
+    "Wiener filter per label": WienerPerLabel,
+    "Wiener, all labels told": InformedWiener,
+    "oracle ratio mask": OracleMask,
+}
+"""Row of a table -> what gives it."""

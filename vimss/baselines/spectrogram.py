@@ -1,0 +1,37 @@
+"""Spectrograms, and separation by masks on them.
+
+power = np.abs(spectrum_of(stem, sample_rate)) ** 2                   # [c f n]
+estimates = masked(mixture, np.stack([power, other]), sample_rate)    # [s c t]
+"""
+
+import numpy as np
+from jaxtyping import Complex, Float
+from scipy.signal import istft, stft
+
+WINDOW_SECONDS = 0.064
+
+
+def spectrum_of(signal: Float[np.ndarray, "c t"], sample_rate: int) -> Complex[np.ndarray, "c f n"]:
+    """STFT with Hann windows of about 64 ms, a power of two, that overlap by three quarters."""
+    window = _window(sample_rate)
+    padded = np.pad(signal, ((0, 0), (0, max(0, window - signal.shape[1]))))
+    return stft(padded, nperseg=window, noverlap=window * 3 // 4)[2]
+
+
+def masked(
+    mixture: Float[np.ndarray, "c t"], power: Float[np.ndarray, "s k f n"], sample_rate: int
+) -> Float[np.ndarray, "s c t"]:
+    """The mixture through one ratio mask per source: the source's power over that of all.
+
+    The channels k of `power` are those of the mixture, or 1 for all of them; its frames n those of the mixture, or 1
+    for all. Where no source has power, all get equal shares.
+    """
+    total = power.sum(axis=0)
+    spectrum, window = spectrum_of(mixture, sample_rate), _window(sample_rate)
+    masks = (np.divide(part, total, out=np.full_like(total, 1 / len(power)), where=total > 0) for part in power)
+    signals = [istft(spectrum * mask, nperseg=window, noverlap=window * 3 // 4)[1] for mask in masks]
+    return np.stack(signals)[:, :, : mixture.shape[1]].astype(mixture.dtype)
+
+
+def _window(sample_rate: int) -> int:
+    return 2 ** round(np.log2(WINDOW_SECONDS * sample_rate))

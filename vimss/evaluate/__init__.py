@@ -1,0 +1,53 @@
+"""How well systems separate: whole pieces of a split and fixed two-source mixtures, models beside baselines.
+
+    evaluation = evaluate(model_system(folder, manifest, "best trial"), manifest, "test")
+    evaluation.two_sources.si_sdr_improvement
+
+    records   the scores of sources and mixtures, and a row's figures with their intervals
+    scores    one system on one split
+    tasks     a table in parts, for many cores
+
+Every number has its convention (`metrics.CONVENTIONS`).
+"""
+
+from vimss.evaluate.records import PIECE_FIGURES, Evaluation, MixtureScore, Part, SourceScore, TwoSources, Values
+from vimss.evaluate.scores import (
+    evaluate,
+    evaluate_piece,
+    evaluate_two_sources,
+    score_mixtures,
+    two_source_mixtures,
+    two_source_spec,
+)
+from vimss.evaluate.tasks import (
+    EvaluationTask,
+    Row,
+    Table,
+    baseline_rows,
+    evaluation_tasks,
+    joined,
+    run_evaluation,
+)
+
+__all__ = [
+    "PIECE_FIGURES",
+    "Evaluation",
+    "EvaluationTask",
+    "MixtureScore",
+    "Part",
+    "Row",
+    "SourceScore",
+    "Table",
+    "TwoSources",
+    "Values",
+    "baseline_rows",
+    "evaluate",
+    "evaluate_piece",
+    "evaluate_two_sources",
+    "evaluation_tasks",
+    "joined",
+    "run_evaluation",
+    "score_mixtures",
+    "two_source_mixtures",
+    "two_source_spec",
+]

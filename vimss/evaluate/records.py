@@ -1,0 +1,200 @@
+"""What evaluation found, as records: scores of sources and of mixtures, and the figures of a row made of them.
+
+    evaluation = Evaluation.of(part, "test")
+    evaluation.two_sources.si_sdr_improvement, evaluation.median("sdr", sources=2)
+
+Tables show medians over sources, with intervals over pieces.
+"""
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from pydantic import Field
+
+from vimss.config import Config
+from vimss.intervals import Interval, interval_over_pieces, weighted_mean, weighted_median
+from vimss.metrics import CONVENTIONS
+
+PIECE_FIGURES = ("si_sdr_improvement", "sdr", "sir", "sar", "pes", "eps")
+"""Of whole pieces: fields of SourceScore."""
+MIXTURE_FIGURES = ("si_sdr_improvement", "label_contrast", "absent_level")
+"""Of two-source mixtures: fields of MixtureScore, and medians in TwoSources."""
+
+
+@dataclass(frozen=True, eq=False)
+class Values:
+    """One score of many sources, each with the piece that it is from, or both where two were mixed."""
+
+    values: Float[np.ndarray, " n"]
+    pieces: Sequence[tuple[str, ...]]
+
+    @property
+    def median(self) -> float:
+        """NaN is left out; NaN where there is nothing else."""
+        return _median(self.values)
+
+    @property
+    def mean(self) -> float:
+        """The same of the mean."""
+        return _mean(self.values)
+
+    @property
+    def interval(self) -> Interval | None:
+        """Of the median, over pieces."""
+        known = np.isfinite(self.values)
+        values, pieces = self.values[known], list(itertools.compress(self.pieces, known))
+        return interval_over_pieces(pieces, lambda weights: weighted_median(values, weights))
+
+    def interval_above(self, other: "Values", mean: bool = False) -> Interval | None:
+        """Of the difference of two medians, or means, of the same sources."""
+        of = weighted_mean if mean else weighted_median
+        return interval_over_pieces(self.pieces, lambda weights: of(self.values, weights) - of(other.values, weights))
+
+
+class SourceScore(Config):
+    """One source of one whole piece."""
+
+    piece: str
+    label: str
+    sources: int = Field(description="labels that sound in the piece")
+    si_sdr_improvement: float
+    sdr: float
+    sir: float
+    sar: float
+    pes: float
+    eps: float
+
+    model_config = Config.model_config | {"allow_inf_nan": True, "ser_json_inf_nan": "strings"}
+
+
+class MixtureScore(Config):
+    """One mixture of two sources, of which those with a label of the table are scored."""
+
+    model_config = Config.model_config | {"allow_inf_nan": True, "ser_json_inf_nan": "strings"}
+
+    mixture: int
+    pieces: tuple[str, ...] = Field(description="that its stems are from: one where they are aligned")
+    aligned: bool
+    labels: tuple[str, ...]
+    si_sdr_improvement: tuple[float, ...] = Field(description="of each label")
+    label_contrast: tuple[float, ...] = Field(description="of each label for which it is defined")
+    absent_level: tuple[float, ...] = Field(description="of the absent label that was asked for, if any was")
+
+
+class TwoSources(Config):
+    """Medians over the sources of fixed two-source mixtures: half random, half aligned, or a corpus's frozen pairs."""
+
+    model_config = Config.model_config | {"allow_inf_nan": True, "ser_json_inf_nan": "strings"}
+
+    mixtures: int
+    si_sdr_improvement: float
+    si_sdr_improvement_mean: float = Field(
+        description="mean over sources: its difference between two systems is their mean paired difference"
+    )
+    si_sdr_improvement_random: float
+    si_sdr_improvement_aligned: float
+    label_contrast: float
+    absent_level: float
+    pieces: int = Field(0, description="that the mixtures are from")
+    intervals: dict[str, Interval | None] = Field({}, description="over pieces, of the medians; null where undefined")
+    scores: tuple[MixtureScore, ...] = ()
+
+    @classmethod
+    def of(cls, scores: Iterable[MixtureScore]) -> "TwoSources":
+        """The figures of some mixtures."""
+        kept = tuple(sorted(scores, key=lambda score: score.mixture))
+        values = {name: _of_mixtures(kept, name) for name in MIXTURE_FIGURES}
+        gains = values["si_sdr_improvement"]
+        halves = [
+            _of_mixtures([score for score in kept if score.aligned == aligned]).median for aligned in (False, True)
+        ]
+        return cls(
+            mixtures=len(kept),
+            **{name: found.median for name, found in values.items()},
+            si_sdr_improvement_mean=gains.mean,
+            si_sdr_improvement_random=halves[0],
+            si_sdr_improvement_aligned=halves[1],
+            pieces=len({piece for score in kept for piece in score.pieces}),
+            intervals={name: found.interval for name, found in values.items()},
+            scores=kept,
+        )
+
+    def values(self, name: str) -> Values:
+        """One of MIXTURE_FIGURES, of every source."""
+        return _of_mixtures(self.scores, name)
+
+
+def _of_mixtures(scores: Iterable[MixtureScore], name: str = "si_sdr_improvement") -> Values:
+    found = [(value, score.pieces) for score in scores for value in getattr(score, name)]
+    return Values(np.array([value for value, _ in found]), [pieces for _, pieces in found])
+
+
+@dataclass(frozen=True)
+class Part:
+    """The scores of some tasks of one row."""
+
+    system: str
+    weights: str
+    mixtures: tuple[MixtureScore, ...]
+    scores: tuple[SourceScore, ...]
+    seconds: float = 0.0
+    """Of sound that was separated."""
+
+
+class Evaluation(Config):
+    """What one system reaches on one split."""
+
+    system: str
+    weights: str = Field("", description="SHA-256 of the model's weights; empty where nothing was trained")
+    split: str
+    two_sources: TwoSources
+    scores: tuple[SourceScore, ...] = ()
+    intervals: dict[str, Interval | None] = Field(
+        {}, description="over pieces, of the medians of whole pieces; null where undefined"
+    )
+    labels: tuple[str, ...] = Field((), description="that are scored; all of the shards where empty")
+    conventions: dict[str, str] = Field(default_factory=lambda: dict(CONVENTIONS))
+
+    @classmethod
+    def of(cls, part: Part, split: str, labels: tuple[str, ...] = ()) -> "Evaluation":
+        """The figures of a row from all its scores."""
+        plain = cls(
+            system=part.system,
+            weights=part.weights,
+            split=split,
+            two_sources=TwoSources.of(part.mixtures),
+            scores=part.scores,
+            labels=labels,
+        )
+        if not part.scores:
+            return plain
+        return plain.model_copy(update={"intervals": {name: plain.values(name).interval for name in PIECE_FIGURES}})
+
+    def median(self, name: str, **where: object) -> float:
+        """Median of a score over the sources that agree with `where`, NaN left out; NaN where there are none."""
+        return self.values(name, **where).median
+
+    def values(self, name: str, **where: object) -> Values:
+        """One of PIECE_FIGURES of the sources that agree with `where`."""
+        scores = self._scores(where)
+        return Values(np.array([getattr(score, name) for score in scores]), [(score.piece,) for score in scores])
+
+    def count(self, **where: object) -> int:
+        """Number of sources that agree with `where`."""
+        return len(self._scores(where))
+
+    def _scores(self, where: Mapping[str, object]) -> list[SourceScore]:
+        return [score for score in self.scores if all(getattr(score, key) == value for key, value in where.items())]
+
+
+def _mean(values: Iterable[float]) -> float:
+    finite = [value for value in values if np.isfinite(value)]
+    return float(np.mean(finite)) if finite else float("nan")
+
+
+def _median(values: Iterable[float]) -> float:
+    finite = [value for value in values if np.isfinite(value)]
+    return float(np.median(finite)) if finite else float("nan")

@@ -1,0 +1,169 @@
+"""One system on one split: whole pieces, and fixed mixtures of two sources that are the same for every system.
+
+    evaluation = evaluate(model_system(folder, manifest, "best trial"), manifest, "test")
+    evaluation.two_sources.si_sdr_improvement
+
+All models are scored per label, whatever they are conditioned on. Of a label that a model of the table does not know,
+the stem stays in every mixture, but no system is told of it, and it is not scored.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from vimss.evaluate.records import Evaluation, MixtureScore, Part, SourceScore, TwoSources
+from vimss.metrics import bss_eval_v4, level_db, si_sdr, si_sdr_improvement, silence_energy
+from vimss.shards.manifest import Manifest
+from vimss.stream.fixed import FixedSpec, fixed_set, mixtures_of
+from vimss.stream.mix import Asking, Mixture, Window
+from vimss.stream.scene import Scene, pieces_of, scene_of
+from vimss.systems import System
+
+TWO_SOURCE_MIXTURES = 64
+TWO_SOURCE_SECONDS = 4.0
+
+
+def evaluate(system: System, manifest: Manifest, split: str, whole_pieces: bool = True) -> Evaluation:
+    """Two-source mixtures of a split and, if wanted, its whole pieces."""
+    mixtures = score_mixtures(system, manifest, split)
+    scores: list[SourceScore] = []
+    for piece in pieces_of(manifest, split, system.cue, system.features) if whole_pieces else ():
+        scores += evaluate_piece(system, piece, manifest.recipe.sample_rate)
+    return Evaluation.of(Part(system.name, system.weights, tuple(mixtures), tuple(scores)), split)
+
+
+def evaluate_piece(system: System, piece: Scene, sample_rate: int) -> list[SourceScore]:
+    """Every sounding label of a whole piece that is to be scored."""
+    labels = sorted(piece.references)
+    estimates = system(piece, labels)
+    references = np.stack([piece.references[label] for label in labels])
+    # BSS Eval must know all that sounds. What stands in for estimates that nobody asked for changes no other figure.
+    others = [references[:0], *(stem[None] for stem in piece.unscored.values())]
+    ratios = bss_eval_v4(
+        np.concatenate([references, *others]), np.concatenate([estimates, *others]).astype(estimates.dtype), sample_rate
+    )
+    scores = []
+    for index, label in enumerate(labels):
+        pes, eps = silence_energy(references[index], estimates[index], sample_rate)
+        scores.append(
+            SourceScore(
+                piece=piece.name,
+                label=label,
+                sources=len(labels) + len(piece.unscored),
+                si_sdr_improvement=si_sdr_improvement(piece.mixture, references[index], estimates[index], sample_rate),
+                sdr=float(ratios.sdr[index]),
+                sir=float(ratios.sir[index]),
+                sar=float(ratios.sar[index]),
+                pes=pes,
+                eps=eps,
+            )
+        )
+    return scores
+
+
+def evaluate_two_sources(system: System, manifest: Manifest, split: str) -> TwoSources:
+    """Fixed mixtures of two instruments, the same for every system: how well, and what asking for a label does.
+
+    They are the corpus's own pairs where it has a frozen list of them for its test split, else drawn ones. The label
+    that does not sound is one that the train split has. Contrast is NaN for a system without a context, and the absent
+    level for one that cannot be asked for a label.
+    """
+    return TwoSources.of(score_mixtures(system, manifest, split))
+
+
+def score_mixtures(
+    system: System,
+    manifest: Manifest,
+    split: str,
+    labels: Collection[str] | None = None,
+    numbers: range | None = None,
+) -> list[MixtureScore]:
+    """The mixtures with these numbers, all where not given; of those labels, where given.
+
+    Mixtures in which none of the labels sounds are left out.
+    """
+    chosen = range(count_mixtures(manifest, split)) if numbers is None else numbers
+    # Labels that training has never heard tell nothing about a model.
+    trained = {label for piece in manifest.pieces if piece.split == "train" for label in piece.instruments}
+    known = [label for label in manifest.recipe.labels if label in (trained if labels is None else labels)]
+    scores = []
+    for number, mixture in zip(chosen, two_source_mixtures(system, manifest, split, chosen), strict=True):
+        scene = scene_of(mixture, str(number))
+        absent = sorted({source.label for source in mixture.distractors})
+        if labels is not None:
+            scene, absent = scene.restricted(labels), [label for label in absent if label in labels]
+        if system.cue == "none":
+            absent = [label for label in known if label not in scene.references]
+        if scene.references:
+            scores.append(_score_mixture(system, mixture, scene, absent, manifest.recipe.sample_rate))
+    return scores
+
+
+def _score_mixture(
+    system: System, mixture: Mixture, scene: Scene, absent: Sequence[str], sample_rate: int
+) -> MixtureScore:
+    labels, number = sorted(scene.references), int(scene.name)
+    asked = [*labels, absent[number % len(absent)]] if system.ordered and absent else labels
+    estimates = system(scene, asked)
+    gains, contrasts = [], []
+    for index, label in enumerate(labels):
+        reference = scene.references[label]
+        gains.append(si_sdr_improvement(scene.mixture, reference, estimates[index], sample_rate))
+        wrong = _wrong_output(system, scene, asked, estimates, index)
+        if wrong is not None:
+            contrasts.append(_si_sdr(reference, estimates[index]) - _si_sdr(reference, wrong))
+    return MixtureScore(
+        mixture=number,
+        pieces=tuple(sorted({source.piece for source in mixture.sources})),
+        aligned=mixture.aligned,
+        labels=tuple(labels),
+        si_sdr_improvement=tuple(gains),
+        label_contrast=tuple(contrasts),
+        absent_level=(level_db(estimates[-1], scene.mixture),) if len(asked) > len(labels) else (),
+    )
+
+
+def _wrong_output(
+    system: System, scene: Scene, asked: Sequence[str], estimates: Float[np.ndarray, "s c t"], index: int
+) -> Float[np.ndarray, "c t"] | None:
+    """The output for a label of a mixture of two under a wrong context; None where that is not defined."""
+    labels = sorted(scene.references)
+    if len(labels) != 2 or system.wrong_context == "none":
+        return None
+    if system.wrong_context == "other":
+        return estimates[1 - index]
+    return system.exchanged(scene, labels[index], asked[-1]) if len(asked) > len(labels) else None
+
+
+def _si_sdr(reference: Float[np.ndarray, "c t"], estimate: Float[np.ndarray, "c t"]) -> float:
+    """Of all channels together."""
+    return si_sdr(reference.reshape(-1), estimate.reshape(-1)).item()
+
+
+def two_source_spec(manifest: Manifest, split: str) -> FixedSpec:
+    """The mixtures of two that systems are scored on, whatever they see; the frozen pairs of a corpus where it has
+    some.
+    """
+    recipe = manifest.recipe
+    samples = round(min(TWO_SOURCE_SECONDS * recipe.sample_rate, recipe.clip_samples / 2))
+    if split == "test" and manifest.pairs:
+        return FixedSpec(split, samples, pairs=manifest.pairs, seed=1, gain_db=0.0, distractors=True)
+    kinds = tuple((2, bool(number % 2)) for number in range(TWO_SOURCE_MIXTURES))
+    return FixedSpec(split, samples, kinds, seed=1, distractors=True)
+
+
+def two_source_mixtures(
+    system: System, manifest: Manifest, split: str, numbers: Sequence[int] | None = None
+) -> Iterator[Mixture]:
+    """The mixtures of `two_source_spec` with these numbers, all where not given, as a system hears and sees them."""
+    spec = two_source_spec(manifest, split)
+    window = Window(spec.samples, spec.samples, manifest.recipe.sample_rate)
+    asking = Asking("instruments", system.cue, manifest.recipe.labels, 1, system.features)
+    return mixtures_of(fixed_set(manifest, spec), manifest, window, asking, numbers)
+
+
+def count_mixtures(manifest: Manifest, split: str) -> int:
+    """How many two-source mixtures a split has."""
+    spec = two_source_spec(manifest, split)
+    return len(spec.pairs or spec.kinds)

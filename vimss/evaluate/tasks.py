@@ -1,0 +1,109 @@
+"""A table in parts for the cores: one task scores some mixtures, or the pieces of a shard, for one row.
+
+table = Table(manifest.folder, "test")
+rows = [Row("best trial", folder), *baseline_rows(manifest)]
+tasks = evaluation_tasks(table, rows[0], manifest, whole_pieces=True)
+evaluation = joined([run_evaluation(task) for task in tasks], table)
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vimss.baselines import BASELINES
+from vimss.evaluate.records import Evaluation, Part, SourceScore
+from vimss.evaluate.scores import TWO_SOURCE_SECONDS, count_mixtures, evaluate_piece, score_mixtures
+from vimss.shards.manifest import Manifest, Shard, open_manifest
+from vimss.stream.scene import Scene, pieces_of
+from vimss.systems import BaselineSystem, System, baseline_systems, model_system
+
+MIXTURES_AT_ONCE = 16
+"""Two-source mixtures of one task: several cores can share those of one system."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """The shards, split and labels that all rows of a table share; plain values that travel to another process."""
+
+    shards: Path
+    split: str
+    labels: tuple[str, ...] | None = None
+    """Those that every model of the table knows; without, all of the shards, of whose recipe the models must be."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One system of a table: the model in a folder, or a baseline."""
+
+    name: str
+    model: Path | None = None
+    names: tuple[tuple[str, str], ...] = ()
+    """The table's labels with the model's own names for them; where the table has labels."""
+    baseline: BaselineSystem | None = None
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class EvaluationTask:
+    """Some mixtures, or the whole pieces of a shard, for one row."""
+
+    table: Table
+    row: Row
+    mixtures: range | None
+    shard: Shard | None
+
+    @property
+    def seconds(self) -> float:
+        """Of sound that is separated."""
+        return self.shard.seconds if self.shard is not None else len(self.mixtures or ()) * TWO_SOURCE_SECONDS
+
+
+def baseline_rows(manifest: Manifest, names: Sequence[str] = tuple(BASELINES)) -> list[Row]:
+    """Rows that need no training, fitted once, here: the tasks get them as they are."""
+    return [Row(system.name, baseline=system) for system in baseline_systems(manifest, names)]
+
+
+def evaluation_tasks(table: Table, row: Row, manifest: Manifest, whole_pieces: bool) -> list[EvaluationTask]:
+    """One row in parts for the cores, pieces first: they are longer. A piece lies in one shard."""
+    count = count_mixtures(manifest, table.split)
+    shards = manifest.of_split(table.split) if whole_pieces else ()
+    numbers = [range(first, min(first + MIXTURES_AT_ONCE, count)) for first in range(0, count, MIXTURES_AT_ONCE)]
+    pieces = [EvaluationTask(table, row, None, shard) for shard in shards]
+    return [*pieces, *(EvaluationTask(table, row, some, None) for some in numbers)]
+
+
+def run_evaluation(task: EvaluationTask) -> Part:
+    """Run a task and return its scores."""
+    manifest, table = open_manifest(task.table.shards), task.table
+    system = _system(task.row, manifest, table)
+    found = Part(system.name, system.weights, (), (), task.seconds)
+    if task.mixtures is not None:
+        scored = score_mixtures(system, manifest, table.split, table.labels, task.mixtures)
+        return replace(found, mixtures=tuple(scored))
+    assert task.shard is not None, "a task without mixtures has a shard"  # noqa: S101
+    scores: list[SourceScore] = []
+    for piece in _pieces(system, manifest, table, task.shard):
+        scores += evaluate_piece(system, piece, manifest.recipe.sample_rate)
+    return replace(found, scores=tuple(scores))
+
+
+def _pieces(system: System, manifest: Manifest, table: Table, shard: Shard) -> Iterator[Scene]:
+    for piece in pieces_of(manifest, table.split, system.cue, system.features, [shard]):
+        scene = piece if table.labels is None else piece.restricted(table.labels)
+        if scene.references:
+            yield scene
+
+
+def _system(row: Row, manifest: Manifest, table: Table) -> System:
+    if row.baseline is not None:
+        return row.baseline
+    assert row.model is not None, "a row is a baseline or a model"  # noqa: S101
+    names = None if table.labels is None else dict(row.names)
+    return model_system(row.model, manifest, row.name, names, row.device)
+
+
+def joined(parts: Sequence[Part], table: Table) -> Evaluation:
+    """The evaluation of one row, from the parts of all its tasks in order."""
+    mixtures = tuple(score for part in parts for score in part.mixtures)
+    scores = tuple(score for part in parts for score in part.scores)
+    return Evaluation.of(replace(parts[0], mixtures=mixtures, scores=scores), table.split, table.labels or ())
