@@ -34,7 +34,7 @@ from vimss.metrics import (
 )
 from vimss.shards.manifest import Manifest, Shard, open_manifest
 from vimss.stream.fixed import FixedSpec, fixed_set, mixtures_of
-from vimss.stream.mix import Asking, Mixture, Window
+from vimss.stream.mix import Mixture, Window
 from vimss.systems import (
     InformedWienerSystem,
     MixtureSystem,
@@ -346,8 +346,7 @@ def two_source_mixtures(
     """The mixtures of `two_source_spec` with these numbers, all where not given, as a system hears and sees them."""
     spec = two_source_spec(manifest, split)
     window = Window(spec.samples, spec.samples, manifest.recipe.sample_rate)
-    asking = Asking("instruments", system.cue, manifest.recipe.labels, 1, system.features)
-    return mixtures_of(fixed_set(manifest, spec), manifest, window, asking, numbers)
+    return mixtures_of(fixed_set(manifest, spec), manifest, window, system.views, numbers)
 
 
 def count_mixtures(manifest: Manifest, split: str) -> int:

@@ -28,11 +28,11 @@ from vimss.model.fit import resampled, with_channels
 from vimss.model.separator import Separator, load_separator, read_card
 from vimss.shards.clip import Clip
 from vimss.shards.manifest import Manifest, Shard
-from vimss.stream.mix import Mixture
+from vimss.stream.mix import SOUND_ALONE, Mixture, PlayerViews
 from vimss.stream.read import read_clips, read_pieces
 
-Cue = Literal["none", "frames", "features"]
-"""What a system sees of the players."""
+Cue = str
+"""What a system sees of the players: none, or a context that uses players."""
 
 WrongContext = Literal["none", "other", "absent"]
 """What stands in for the right context to measure label contrast: nothing, since a system has no context; the query of
@@ -81,6 +81,8 @@ class System(Protocol):
     """What the scenes that it gets must show."""
     features: str = ""
     """Folder of the vision network whose features they show."""
+    views: PlayerViews = SOUND_ALONE
+    """The same for mixtures: what of the players is read, and how."""
     ordered: bool = True
     """Whether it can be asked for a label; else an oracle tells its outputs apart."""
     weights: str = ""
@@ -104,9 +106,10 @@ class ModelSystem(System):
         self.features = features
         self.weights = weights
         config = separator.config
-        self.cue = config.context if separator.listens and config.context != "labels" else "none"
+        self.views = interface = replace(separator.interface, features=features)
+        self.cue = config.context if interface.uses_players else "none"
         self.ordered = config.outputs != "slots"
-        if separator.listens and self.ordered:
+        if interface.is_conditioned and self.ordered:
             self.wrong_context = "absent" if config.outputs == "instruments" else "other"
 
     def __call__(self, scene: Scene, asked: Sequence[str]) -> Float[np.ndarray, "s c t"]:
@@ -125,7 +128,7 @@ class ModelSystem(System):
                 return self._separate(scene, context)[[separator.labels.index(label) for label in asked]]
             case "queries":
                 if self.cue == "none":
-                    return self._separate(scene, separator.label_context(asked)[0])
+                    return self._separate(scene, self._labels(asked))
                 seen = [(row, cue) for row, label in enumerate(asked) for cue in scene.cues[label]]
                 outputs = self._separate(scene, _stack([cue for _, cue in seen]))
                 estimates = np.zeros((len(asked), *outputs.shape[1:]), outputs.dtype)
@@ -142,7 +145,12 @@ class ModelSystem(System):
         """The context of a network with one output per label."""
         if self.cue != "none":
             return _stack([cue for label in labels for cue in scene.cues[label]])
-        return self.separator.label_context(sorted(labels))[0] if self.separator.listens else None
+        return self._labels(sorted(labels))
+
+    def _labels(self, labels: Sequence[str]) -> torch.Tensor | None:
+        """The context that asks for labels, where the network takes one."""
+        rows = self.separator.interface.context_of(labels)
+        return None if rows is None else torch.from_numpy(rows)
 
     def _separate(self, scene: Scene, context: torch.Tensor | None) -> Float[np.ndarray, "s c t"]:
         sound = torch.from_numpy(np.ascontiguousarray(scene.mixture, np.float32))
@@ -155,7 +163,7 @@ class AdaptedSystem(System):
     def __init__(self, model: ModelSystem, sample_rate: int, names: Mapping[str, str]) -> None:
         """`names` are the model's own for the labels of the scenes, which have `sample_rate`."""
         self.model, self.sample_rate, self.names = model, sample_rate, names
-        self.name, self.cue, self.features = model.name, model.cue, model.features
+        self.name, self.cue, self.features, self.views = model.name, model.cue, model.features, model.views
         self.ordered, self.weights, self.wrong_context = model.ordered, model.weights, model.wrong_context
 
     def __call__(self, scene: Scene, asked: Sequence[str]) -> Float[np.ndarray, "s c t"]:
@@ -231,7 +239,7 @@ def _check_same_recipe(separator: Separator, folder: Path, manifest: Manifest, n
 
 def _features_of(separator: Separator, folder: Path, manifest: Manifest, name: str) -> str:
     """The folder of the vision features that a model reads, after a look at them; empty where it reads none."""
-    if not (separator.listens and separator.config.context == "features"):
+    if "features" not in separator.interface.members:
         return ""
     card = read_card(folder)["card"]
     if "features" not in card:
@@ -363,9 +371,9 @@ def scene_of(mixture: Mixture, name: str) -> Scene:
     cues: dict[str, list[np.ndarray]] = {}
     for source in mixture.sources:
         references[source.label] = references.get(source.label, 0) + source.stem
-    for seen in (*mixture.sources, *mixture.distractors):
-        if seen.cue is not None:
-            cues.setdefault(seen.label, []).append(seen.cue)
+    for player in (*mixture.sources, *mixture.distractors):
+        if player.view is not None:
+            cues.setdefault(player.label, []).append(player.view)
     return Scene(name, mixture.sound, references, cues)
 
 

@@ -11,7 +11,7 @@ from vimss.errors import ModelError
 from vimss.model.separator import load_separator
 from vimss.shards.manifest import open_manifest
 from vimss.train.config import Settings, ValidationConfig
-from vimss.train.loop import asking_of
+from vimss.train.loop import interface_of
 from vimss.train.validation import Validation
 
 
@@ -40,8 +40,8 @@ def score(task: ScoringTask) -> Score:
     try:
         separator = load_separator(task.model, task.settings.model)
         manifest = open_manifest(task.shards)
-        asking = asking_of(task.settings, manifest)
-        loss = Validation(task.settings, manifest, task.validation, asking)(separator)
+        interface = interface_of(task.settings, manifest)
+        loss = Validation(task.settings, manifest, task.validation, interface)(separator)
     except ModelError as error:
         return Score(task.model, error=str(error))
     return Score(task.model, loss) if math.isfinite(loss) else Score(task.model, error=f"the validation loss is {loss}")
