@@ -25,7 +25,7 @@ def build(**settings) -> Separator:
 
 def assert_blocks_equal_one_pass(separator, length=701, block_samples=100, frames=13):
     mixture = 0.3 * torch.randn(separator.config.channels, length)
-    context = torch.randn(2, frames, 5) if separator.listens else None
+    context = torch.randn(2, frames, 5) if separator.interface.is_conditioned else None
     blocks = separate_all(separator, mixture, context, block_samples)
     assert (blocks - naive_separation(separator, mixture, context)).abs().max() < 1e-6
 

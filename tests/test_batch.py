@@ -2,18 +2,14 @@
 
 import numpy as np
 import pytest
+from interfaces import LABELS, interface
 
 from vimss.shards.clip import Clip, Player
 from vimss.stream.batch import Examples, Levels, Position, make_batch, most_sources, remix
 from vimss.stream.config import MixingConfig
-from vimss.stream.mix import Asking, Pool, Seen, Source, Window, mix
+from vimss.stream.mix import SOUND_ALONE, PlayerView, Pool, Source, Window, mix
 
 WINDOW = Window(input_samples=1200, output_samples=800, sample_rate=8000)
-LABELS = ("fl", "vc", "vn")
-
-
-def asking(outputs="queries", context="labels", labels=LABELS) -> Asking:
-    return Asking(outputs, context, labels, slots=2)
 
 
 def take(examples, count):
@@ -43,10 +39,10 @@ def test_batches_have_the_bits_of_the_slow_way_to_make_them():
         return Clip(label, 0, 6000, 8000, (Player(label, label, audio),))
 
     clips = [rests_and_sounds(label) for label in LABELS]
-    pool = Pool(clips, MixingConfig(), WINDOW, "labels")
+    pool = Pool(clips, MixingConfig(), WINDOW, SOUND_ALONE)
     for seed in range(40):
         mixture = pool.draw(np.random.default_rng(seed), clips[0], 2, aligned=False)
-        batch = make_batch([mixture], 1, WINDOW, asking("slots", "none"), MixingConfig(), np.random.default_rng(0))
+        batch = make_batch([mixture], 1, WINDOW, interface("slots"), MixingConfig(), np.random.default_rng(0))
         rng = np.random.default_rng(seed)
         rng.integers(1)
         other = next(index for index in rng.permutation(3) if index)
@@ -60,7 +56,7 @@ def test_batches_have_the_bits_of_the_slow_way_to_make_them():
 @pytest.mark.parametrize("aligned", [False, True])
 def test_seven_players_of_different_instruments_can_be_drawn(small_manifest, aligned):
     mixing = MixingConfig(min_sources=7, max_sources=7, queries=7, absent_share=0, aligned_share=float(aligned))
-    chosen = Examples(small_manifest, "train", mixing, WINDOW, asking(labels=small_manifest.recipe.labels), seed=0)
+    chosen = Examples(small_manifest, "train", mixing, WINDOW, interface(labels=small_manifest.recipe.labels), seed=0)
     ((batch, _),) = take(chosen, 1)
     assert batch.targets.shape == (4, 7, 1, 800) and (batch.context.sum(1) <= 1).all()
     np.testing.assert_allclose(batch.targets.sum(1), batch.mixture[:, :, 200:1000], atol=1e-6)
@@ -70,7 +66,7 @@ def test_the_most_players_grow_over_the_epochs_of_the_curriculum(small_manifest)
     mixing = MixingConfig(min_sources=2, max_sources=6, curriculum_epochs=4, windows_per_clip=1)
     assert [most_sources(mixing, epoch) for epoch in range(6)] == [2, 3, 4, 5, 6, 6]
     assert most_sources(MixingConfig(max_sources=5), epoch=0) == 5
-    chosen = Examples(small_manifest, "train", mixing, WINDOW, asking(), seed=0)
+    chosen = Examples(small_manifest, "train", mixing, WINDOW, interface(), seed=0)
     for epoch, most in ((0, 2), (2, 4)):
         mixtures = chosen._mixtures(epoch, 0, 1, range(24), 24)
         assert {len(next(mixtures).sources) for _ in range(24)} == set(range(2, most + 1))
@@ -80,15 +76,15 @@ def named(label, value=0.1) -> Source:
     return Source(label, None, label, label, "", np.full((1, 1200), value, np.float32))
 
 
-def seen(label) -> Seen:
-    return Seen(label, None, label, label, "")
+def resting(label) -> PlayerView:
+    return PlayerView(label, None, label, label, "")
 
 
 def test_stems_that_change_places_leave_mixtures_of_different_instruments():
     labels = [("vn", "fl"), ("vc", "ob"), ("vn", "cl", "tba"), ("fl", "vc")]
     absent = ["ob", "fl", "vc", "bn"]
     before = [
-        mix([named(label) for label in chosen], [seen(other)], aligned=True)
+        mix([named(label) for label in chosen], [resting(other)], aligned=True)
         for chosen, other in zip(labels, absent, strict=True)
     ]
     moved = 0
@@ -109,32 +105,34 @@ def test_stems_that_change_places_leave_mixtures_of_different_instruments():
 def test_stems_change_places_in_that_share_of_batches(small_manifest):
     def batches(share):
         mixing = MixingConfig(pool_clips=4, windows_per_clip=8, remix_share=share)
-        ask = asking("instruments", labels=small_manifest.recipe.labels)
-        return [batch.mixture for batch, _ in take(Examples(small_manifest, "train", mixing, WINDOW, ask, seed=3), 40)]
+        chosen = interface("instruments", labels=small_manifest.recipe.labels)
+        return [
+            batch.mixture for batch, _ in take(Examples(small_manifest, "train", mixing, WINDOW, chosen, seed=3), 40)
+        ]
 
     changed = [not np.array_equal(*pair) for pair in zip(batches(0), batches(0.5), strict=True)]
     assert 8 < sum(changed) < 32
 
 
-def test_a_mixture_above_full_scale_is_turned_down_as_a_whole():
-    loud = mix([named("vn", 0.9), named("fl", -0.3), named("vc", 0.8)], [seen("ob")], aligned=True)
-    assert loud.turned_down and 0.9999 < loud.sound.max() <= 1
+def test_a_mixture_above_full_scale_is_peak_limited_as_a_whole():
+    loud = mix([named("vn", 0.9), named("fl", -0.3), named("vc", 0.8)], [resting("ob")], aligned=True)
+    assert loud.peak_limited and 0.9999 < loud.sound.max() <= 1
     levels = [float(source.stem[0, 0]) for source in loud.sources]
     np.testing.assert_allclose(levels, np.array([0.9, -0.3, 0.8]) / 1.4, rtol=1e-5)
     np.testing.assert_array_equal(loud.sound, (loud.sources[0].stem + loud.sources[1].stem) + loud.sources[2].stem)
     assert -1 <= mix([named("vn", -0.9), named("fl", -0.3)], [], aligned=True).sound.min() < -0.9999
     fitting = mix([named("vn", -0.9), named("fl", -0.1)], [], aligned=True)
-    assert not fitting.turned_down and fitting.sources[0].stem[0, 0] == np.float32(-0.9)
+    assert not fitting.peak_limited and fitting.sources[0].stem[0, 0] == np.float32(-0.9)
 
 
-def test_levels_are_those_of_the_mixtures_and_count_who_was_turned_down():
+def test_levels_are_those_of_the_mixtures_and_count_the_peak_limited_ones():
     pairs = [(0.9, 0.9), (0.04, 0.06), (-0.1, -0.2)]
     mixtures = [mix([named("vn", one), named("fl", other)], [], aligned=True) for one, other in pairs]
     levels = Levels()
     for chosen in (mixtures[:2], mixtures[2:]):
         levels.add(
-            make_batch(chosen, len(chosen), WINDOW, asking("slots", "none"), MixingConfig(), np.random.default_rng(0))
+            make_batch(chosen, len(chosen), WINDOW, interface("slots"), MixingConfig(), np.random.default_rng(0))
         )
     metrics = levels.metrics()
     assert metrics["mixture_level_db"] == pytest.approx(20 * np.log10((1 + 0.1 + 0.3) / 3), abs=0.001)
-    assert metrics["turned_down"] == pytest.approx(1 / 3)
+    assert metrics["peak_limited"] == pytest.approx(1 / 3)

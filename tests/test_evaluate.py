@@ -165,7 +165,7 @@ def test_the_wiener_filters_have_a_contrast_as_networks_have_and_the_mixture_has
 
 
 def test_every_kind_of_model_can_be_listened_to(small_manifest, kind):
-    piece = next(pieces_of(small_manifest, "valid", kind.cue, kind.features)).beginning(16000)
+    piece = next(pieces_of(small_manifest, "valid", kind.views)).beginning(16000)
     record = TrialRecord(cell="c", trial="t", state="finished", chosen={}, settings=Settings(), begun=0.0)
     experiment = Experiment(name="e", question="q", expected="x", shards="small")
     files = report.excerpt_files(experiment, record, kind, piece, 8000)

@@ -6,11 +6,12 @@ import threading
 
 import numpy as np
 import pytest
+from interfaces import interface
 
 from vimss.errors import DataError
 from vimss.stream.batch import Examples, Position
 from vimss.stream.config import MixingConfig
-from vimss.stream.mix import Asking, Window
+from vimss.stream.mix import Window
 from vimss.train.loader import load
 
 WINDOW = Window(input_samples=1200, output_samples=800, sample_rate=8000)
@@ -18,8 +19,8 @@ WINDOW = Window(input_samples=1200, output_samples=800, sample_rate=8000)
 
 @pytest.fixture
 def examples(small_manifest):
-    asking = Asking("queries", "labels", small_manifest.recipe.labels, 2)
-    return Examples(small_manifest, "train", MixingConfig(pool_clips=4, windows_per_clip=2), WINDOW, asking, seed=3)
+    mixing = MixingConfig(pool_clips=4, windows_per_clip=2)
+    return Examples(small_manifest, "train", mixing, WINDOW, interface(labels=small_manifest.recipe.labels), seed=3)
 
 
 def take(examples, count, **where):

@@ -178,7 +178,7 @@ def test_every_variant_of_the_paper_equals_the_naive_reading_at_every_site(name,
 def test_the_network_of_the_papers_size_equals_the_naive_reading(settings):
     torch.manual_seed(0)
     separator = Separator(ModelConfig(**settings), PAPER, 22050).double()
-    context = separator.label_context(["a", "c"]).double() if settings else None
+    context = torch.from_numpy(separator.interface.context_of(["a", "c"]))[None].double() if settings else None
     _assert_equal_to_naive(separator, mixture_for(separator, batch=1, at_least=16389), context)
 
 
@@ -615,7 +615,7 @@ def test_blocks_equal_one_pass(padding, site, frames):
 
 def test_block_length_does_not_matter():
     separator = build(torch.float32, site="decoder", outputs="queries")
-    mixture, context = 0.3 * torch.randn(1, 333), separator.label_context(["fl", "vc"])[0]
+    mixture, context = 0.3 * torch.randn(1, 333), torch.from_numpy(separator.interface.context_of(["fl", "vc"]))
     short, long = (separate_all(separator, mixture, context, block) for block in (1, None))
     assert (short - long).abs().max() < 1e-6
 
@@ -745,12 +745,13 @@ def test_a_clip_too_short_for_any_window_is_refused():
 
 def test_a_label_outside_the_vocabulary_lists_it():
     with pytest.raises(ModelError, match=r"got 'gong'. To fix: choose from fl, va, vc"):
-        build().label_context(["fl", "gong"])
+        build(site="decoder").interface.context_of(["fl", "gong"])
 
 
 def test_label_contexts_are_one_row_or_one_per_query():
-    assert build(site="decoder").label_context(["vc", "fl"]).tolist() == [[[1, 0, 1]]]
-    assert build(site="decoder", outputs="queries").label_context(["vc", "fl"]).tolist() == [[[0, 0, 1], [1, 0, 0]]]
+    assert build(site="decoder").interface.context_of(["vc", "fl"]).tolist() == [[1, 0, 1]]
+    queries = build(site="decoder", outputs="queries").interface
+    assert queries.context_of(["vc", "fl"]).tolist() == [[0, 0, 1], [1, 0, 0]]
 
 
 @pytest.mark.parametrize(

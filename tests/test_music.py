@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import webdataset
+from interfaces import interface
 
 from vimss.errors import ConfigError, DataError, MediaError
 from vimss.evaluate import evaluate_two_sources
@@ -18,7 +19,7 @@ from vimss.shards.recipe import load_recipe
 from vimss.shards.write import write_shards
 from vimss.storage import Store
 from vimss.stream.fixed import FixedSpec, fixed_set, mixtures_of
-from vimss.stream.mix import Asking, Window
+from vimss.stream.mix import SOUND_ALONE, Window
 from vimss.stream.read import read_pieces
 from vimss.systems import baseline_systems
 
@@ -343,8 +344,9 @@ def test_shards_hold_what_was_read(manifest):
 def paired(manifest, context="none", seconds=1, pairs=None):
     samples = seconds * RATE
     spec = FixedSpec("test", samples, pairs=pairs or manifest.pairs, seed=1, gain_db=0.0, distractors=True)
-    asking = Asking("instruments", context, RECIPE.labels, 1)
-    return list(mixtures_of(fixed_set(manifest, spec), manifest, Window(samples, samples, RATE), asking))
+    window = Window(samples, samples, RATE)
+    views = SOUND_ALONE if context == "none" else interface(context=context)
+    return list(mixtures_of(fixed_set(manifest, spec), manifest, window, views))
 
 
 def test_evaluation_hears_the_pairs_where_there_are_any(manifest, monkeypatch):
@@ -357,7 +359,7 @@ def test_evaluation_hears_the_pairs_where_there_are_any(manifest, monkeypatch):
     assert not np.array_equal(mixtures[0].sources[0].stem, mixtures[2].sources[0].stem)
     (again,) = paired(manifest, "frames", pairs=manifest.pairs[:1])
     np.testing.assert_array_equal(again.sound, mixtures[0].sound)
-    assert again.sources[1].cue.shape == (5, 16, 16, 3)
+    assert again.sources[1].view.shape == (5, 16, 16, 3)
     # Stems are as they were recorded.
     assert np.abs(mixtures[0].sources[0].stem).max() == pytest.approx(0.2, rel=0.05)
     mixture, oracle = baseline_systems(manifest, ["mixture", "oracle ratio mask"])

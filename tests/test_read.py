@@ -12,8 +12,14 @@ import pytest
 
 from vimss.errors import DataError
 from vimss.media import encode_audio, encode_video
+from vimss.shards import corpora
+from vimss.shards.clip import Clip, Player
+from vimss.shards.corpora import Listing, Piece
 from vimss.shards.manifest import Manifest
-from vimss.stream.read import ENDINGS, PARTS, Damage, read_clips
+from vimss.shards.verify import check_shards
+from vimss.shards.write import write_shards
+from vimss.storage import Store
+from vimss.stream.read import ENDINGS, PARTS, Damage, has_part, read_clips
 
 
 @pytest.fixture
@@ -169,3 +175,16 @@ def test_what_decodes_to_more_than_its_clip_is_refused(copied, change, message):
     manifest = rewrite(copied, change, honest=True)
     with pytest.raises(DataError, match=message):
         list(read_clips(manifest, "train", parts=("audio", "picture", "masks")))
+
+
+def test_skeletons_are_written_and_read_as_a_member_of_their_own(monkeypatch, small_recipe, tmp_path):
+    skeleton = np.arange(24, dtype=np.float16).reshape(4, 6)
+    player = Player("vn", "1", np.full((1, 8000), 3000, np.int16), features=skeleton[:, :2], skeleton=skeleton)
+    chamber = corpora.reader_of("chamber")
+    monkeypatch.setattr(chamber, "pieces", lambda *_: Listing((Piece("p", "train", "p", 1.0),)))
+    monkeypatch.setattr(chamber, "read", lambda *_: iter([Clip("p", 0, 8000, 8000, (player,), 4.0)]))
+    manifest = write_shards(small_recipe, "mine", Store(tmp_path))
+    (read,) = read_clips(manifest, "train", parts=("skeleton",))
+    np.testing.assert_array_equal(read.players[0].skeleton, skeleton)
+    assert read.players[0].features is None and has_part(manifest, "train", "skeleton")
+    assert not any(shard.wrong for shard in check_shards(manifest.folder))

@@ -9,9 +9,9 @@ from vimss.stream.scene import Scene, pieces_of, references_of
 def test_pieces_show_every_player_that_sounds_for_as_long_as_it_sounds(small_manifest):
     rate, picture = small_manifest.recipe.sample_rate, small_manifest.recipe.picture
     for piece in pieces_of(small_manifest, "test", "frames"):
-        assert set(piece.cues) == set(piece.references)
+        assert set(piece.views) == set(piece.references)
         frames = round(piece.mixture.shape[1] / rate * picture.frame_rate)
-        assert {cue.shape for cues in piece.cues.values() for cue in cues} == {(frames, picture.size, picture.size, 3)}
+        assert {cue.shape for cues in piece.views.values() for cue in cues} == {(frames, picture.size, picture.size, 3)}
 
 
 def test_the_beginning_of_a_piece_is_cut_between_two_pictures():
@@ -20,8 +20,8 @@ def test_the_beginning_of_a_piece_is_cut_between_two_pictures():
     cue = np.arange(8)
     scene = Scene("p", sound, {"vn": sound, "vc": late}, {"vn": [cue], "vc": [cue]}).beginning(40)
     assert scene.mixture.shape == (1, 38) and scene.references["vn"].shape == (1, 38)  # 3 pictures of 12.5 samples
-    assert list(scene.references) == list(scene.cues) == ["vn"]
-    np.testing.assert_array_equal(scene.cues["vn"], [[0, 1, 2]])
+    assert list(scene.references) == list(scene.views) == ["vn"]
+    np.testing.assert_array_equal(scene.views["vn"], [[0, 1, 2]])
 
 
 def test_two_players_of_one_label_are_one_reference():

@@ -43,7 +43,7 @@ from vimss.shards.write import write_shards
 from vimss.storage import Store
 from vimss.train.config import ValidationConfig
 from vimss.train.figure import figure_of
-from vimss.train.loop import asking_of
+from vimss.train.loop import interface_of
 from vimss.train.validation import Validation, validation_spec
 
 SMALL = {
@@ -352,8 +352,8 @@ def trained(folder: Path, manifest, trial: str, state: str = "finished", seed: i
 
 
 def loss_of(record: TrialRecord, manifest, config=LARGER) -> float:
-    asking = asking_of(record.settings, manifest)
-    return Validation(record.settings, manifest, config, asking)(load_separator(record.folder / "model"))
+    interface = interface_of(record.settings, manifest)
+    return Validation(record.settings, manifest, config, interface)(load_separator(record.folder / "model"))
 
 
 def test_weights_of_before_are_scored_on_the_set_of_now_and_the_best_is_chosen_there(small_manifest, tmp_path):

@@ -21,15 +21,15 @@ from vimss.errors import ConfigError, MediaError, ModelError, StorageError
 from vimss.metrics import si_sdr_improvement
 from vimss.model.apply import separate_all
 from vimss.model.config import ModelConfig, VisionConfig
+from vimss.model.contexts import Recording
 from vimss.model.separator import Separator, load_separator, save_separator
 from vimss.separate import Options, Reports, Separated, separate
 from vimss.separate import folder as folders
 from vimss.separate import report_page as own_page
 from vimss.separate import scores as scoring
-from vimss.separate.players import look as _look
 from vimss.shards.manifest import Manifest
 from vimss.train.config import Settings
-from vimss.train.loop import asking_of, data_card
+from vimss.train.loop import data_card, interface_of
 
 RATE = 8000
 LABELS = ("vn", "va", "vc")
@@ -61,6 +61,15 @@ def true_violin(recording: Path) -> np.ndarray:
 def columns(*greys: int, count: int = 10) -> np.ndarray:
     """A film of players side by side, told apart by their brightness."""
     return np.concatenate([np.full((count, 32, 40, 3), grey, np.uint8) for grey in greys], axis=2)
+
+
+def context_of(separator: Separator, *labels: str) -> torch.Tensor:
+    return torch.from_numpy(separator.interface.context_of(labels))
+
+
+def look(separator: Separator, file: Path, card: dict[str, Any] | None = None) -> np.ndarray:
+    """What is shown of two players of a recording."""
+    return separator.interface.of_recording(Recording(file, ("vn", "vn"), card or {"picture": PICTURE}))
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +104,7 @@ def separated(tmp_path_factory: pytest.TempPathFactory, model: Path, recording: 
 def test_every_label_gets_the_stem_that_the_network_gives(separated: Separated, model: Path, recording: Path) -> None:
     separator = load_separator(model)
     mixture = torch.from_numpy(media.read_audio(recording, RATE))
-    expected = separate_all(separator, mixture, separator.label_context(["vn", "vc"])[0]).numpy()
+    expected = separate_all(separator, mixture, context_of(separator, "vn", "vc")).numpy()
     assert list(separated.stems) == ["vn", "vc"]
     for estimate, path in zip(expected, separated.stems.values(), strict=True):
         assert np.allclose(media.read_audio(path, RATE), estimate, atol=1 / 32768)
@@ -128,7 +137,7 @@ def test_the_page_names_the_model_as_it_was_asked_for_and_what_its_card_tells(
     tmp_path: Path, recording: Path, small_manifest: Manifest
 ) -> None:
     folder = make_model(tmp_path / "model")
-    card = data_card(small_manifest, asking_of(Settings(), small_manifest))
+    card = data_card(small_manifest, interface_of(Settings(), small_manifest))
     save_separator(folder, load_separator(folder), card | {"picture": PICTURE})
     asked = separate(recording, folder, tmp_path / "asked", options=Options(model_name="models:/small/3"))
     html = asked.page.read_text()
@@ -172,7 +181,7 @@ def test_a_model_with_one_output_per_label_writes_those_asked_for(tmp_path: Path
     found = separate(recording, folder, tmp_path / "out", "vc,va")
     separator = load_separator(folder)
     mixture = torch.from_numpy(media.read_audio(recording, RATE))
-    expected = separate_all(separator, mixture, separator.label_context(["va", "vc"])[0]).numpy()
+    expected = separate_all(separator, mixture, context_of(separator, "va", "vc")).numpy()
     assert np.allclose(media.read_audio(found.stems["vc"], RATE), expected[2], atol=1 / 32768)
     assert np.allclose(media.read_audio(found.stems["va"], RATE), expected[1], atol=1 / 32768)
 
@@ -189,7 +198,7 @@ def test_a_model_without_labels_names_its_outputs_by_number(tmp_path: Path, reco
 
 def test_players_are_the_columns_of_the_picture_from_left_to_right(tmp_path: Path, recording: Path) -> None:
     folder = make_model(tmp_path / "model", context="frames", vision=VisionConfig(weights="random"))
-    pictures = _look(load_separator(folder), 2, recording, {"picture": PICTURE}).numpy()
+    pictures = look(load_separator(folder), recording)
     assert pictures.shape == (2, 10, 32, 32, 3)
     assert abs(pictures[0].mean() - 60) < 8 and abs(pictures[1].mean() - 180) < 8
 
@@ -199,8 +208,8 @@ def test_stems_of_players_with_one_label_are_added(tmp_path: Path, recording: Pa
     folder = make_model(tmp_path / "model", context=context, vision=VisionConfig(weights=str(eyes)))
     found = separate(recording, folder, tmp_path / "out", "vn,vn")
     separator = load_separator(folder)
-    look = _look(separator, 2, recording, {"picture": PICTURE})
-    expected = separate_all(separator, torch.from_numpy(media.read_audio(recording, RATE)), look).numpy()
+    shown = torch.from_numpy(look(separator, recording))
+    expected = separate_all(separator, torch.from_numpy(media.read_audio(recording, RATE)), shown).numpy()
     assert expected.shape[0] == 2 and list(found.stems) == ["vn"]
     assert np.allclose(media.read_audio(found.stems["vn"], RATE), expected.sum(axis=0), atol=2 / 32768)
 
@@ -210,7 +219,7 @@ def test_features_of_other_weights_are_refused(recording: Path, eyes: Path) -> N
     card = {"picture": PICTURE, "features": "resnet18-0000000000"}
     rule = r"needs the vision network of its features, resnet18-0000000000; got resnet18-\w{10}, with vision.weights: /"
     with pytest.raises(ModelError, match=rule):
-        _look(Separator(config, LABELS, RATE), 2, recording, card)
+        look(Separator(config, LABELS, RATE), recording, card)
 
 
 def test_a_model_that_looks_needs_a_picture(tmp_path: Path) -> None:

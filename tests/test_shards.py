@@ -169,8 +169,9 @@ def test_a_piece_is_cut_into_clips_that_join_to_it_again():
     later[:, :12_000] = 0
     picture = rng.integers(0, 255, (12, 4, 4, 3), dtype=np.uint8)
     notes = np.array([[0.25, 60.0], [1.5, 62.0], [2.4, 64.0]])
+    features, skeleton = rng.random((12, 2)).astype(np.float16), rng.random((12, 6)).astype(np.float16)
     players = (
-        Player("vn", "1", audio, picture=picture, features=rng.random((12, 2)).astype(np.float16)),
+        Player("vn", "1", audio, picture=picture, features=features, skeleton=skeleton),
         Player("vc", "2", later, annotations={"notes": notes}),
         Player("va", "3"),
     )
@@ -186,7 +187,7 @@ def test_a_piece_is_cut_into_clips_that_join_to_it_again():
     ]  # fmt: skip
     np.testing.assert_allclose(cut[1].players[1].annotations["notes"], [[0.7, 62]])
     joined = join_clips(cut)
-    for name in ("audio", "picture", "features"):
+    for name in ("audio", "picture", "features", "skeleton"):
         np.testing.assert_array_equal(getattr(joined.players[0], name), getattr(players[0], name))
     np.testing.assert_array_equal(joined.players[1].audio, later)
     np.testing.assert_allclose(joined.players[1].annotations["notes"], notes)

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+from interfaces import interface
 
 from vimss.errors import ConfigError
 from vimss.shards.clip import Clip, Player
 from vimss.stream.batch import Examples, Position
 from vimss.stream.config import MixingConfig
-from vimss.stream.mix import Asking, Pool, Window
+from vimss.stream.mix import SOUND_ALONE, Pool, Window
 from vimss.stream.stems import SILENCE_RMS, draw_room, in_room, play, sounds
 
 RATE = 8000
@@ -25,8 +26,9 @@ def duet(sound, samples=16000, **more) -> Clip:
     return Clip("p", 0, samples, RATE, players, 25.0)
 
 
-def drawn(clip, settings, seed=0, aligned=True, window=WINDOW, cue="none"):
-    return Pool([clip], settings, window, cue).draw(np.random.default_rng(seed), clip, 2, aligned)
+def drawn(clip, settings, seed=0, aligned=True, window=WINDOW, context="none"):
+    views = SOUND_ALONE if context == "none" else interface(context=context)
+    return Pool([clip], settings, window, views).draw(np.random.default_rng(seed), clip, 2, aligned)
 
 
 def stems(settings, clip, count=40, **more):
@@ -66,11 +68,11 @@ def test_pictures_follow_the_stretch_of_their_sound(aligned):
     # Each sample is half its own number (their sum must fit), each picture's brightness its number.
     film = duet(np.arange(16000) // 2, picture=np.arange(50, dtype=np.uint8)[:, None, None, None].repeat(3, 3))
     for seed in range(20):
-        for source in drawn(film, mixing(pitch_semitones=6), seed, aligned, cue="frames").sources:
-            rows = np.round((np.arange(len(source.cue)) + 0.5) * WINDOW.input_samples / len(source.cue)).astype(int)
+        for source in drawn(film, mixing(pitch_semitones=6), seed, aligned, context="frames").sources:
+            rows = np.round((np.arange(len(source.view)) + 0.5) * WINDOW.input_samples / len(source.view)).astype(int)
             heard = source.stem[0, rows] * 65536
             inside = (heard > 200) & (heard < 15_800)
-            frames = source.cue[inside, 0, 0, 0]
+            frames = source.view[inside, 0, 0, 0]
             assert inside.sum() > 5 and np.abs(frames + 0.5 - heard[inside] / RATE * 25).max() < 0.51
 
 
@@ -152,9 +154,9 @@ def test_left_and_right_change_places_in_half_of_the_stems():
 
 
 def test_channels_of_a_mono_corpus_cannot_change_places(small_manifest):
-    asking = Asking("queries", "labels", small_manifest.recipe.labels, 2)
+    chosen = interface(labels=small_manifest.recipe.labels)
     with pytest.raises(ConfigError, match="swap_channels needs stems of two channels; got the recipe of 'small'"):
-        Examples(small_manifest, "train", mixing(swap_channels=True), WINDOW, asking, seed=0)
+        Examples(small_manifest, "train", mixing(swap_channels=True), WINDOW, chosen, seed=0)
 
 
 # All of them
@@ -174,13 +176,13 @@ SETTINGS = {
 def test_a_setting_changes_the_batches_and_leaves_them_a_sequence(small_manifest, settings):
     def examples(**more):
         chosen = MixingConfig(pool_clips=8, windows_per_clip=2, max_sources=3, **more)
-        return Examples(small_manifest, "train", chosen, WINDOW, asking, seed=3)
+        return Examples(small_manifest, "train", chosen, WINDOW, outputs, seed=3)
 
     def take(count, start=0, share=(0, 1), **more):
         batches = examples(**more).batches(4, Position(0, start), 1, 2, share)
         return [next(batches) for _ in range(count)]
 
-    asking = Asking("slots", "none", small_manifest.recipe.labels, 3)
+    outputs = interface("slots", slots=3, labels=small_manifest.recipe.labels)
     straight = take(6, **settings)
     pairs = zip(straight, take(6), strict=True)
     assert any(not np.array_equal(one.mixture, other.mixture) for (one, _), (other, _) in pairs)

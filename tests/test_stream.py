@@ -5,6 +5,7 @@ import tarfile
 
 import numpy as np
 import pytest
+from interfaces import LABELS, interface
 
 from vimss.errors import ConfigError, DataError
 from vimss.shards.clip import Clip, Player
@@ -15,16 +16,11 @@ from vimss.stream import corpus as corpus_module
 from vimss.stream.batch import Examples, Position, make_batch, whole_batch
 from vimss.stream.config import MixingConfig
 from vimss.stream.fixed import FixedSpec, fixed_set, mixtures_of
-from vimss.stream.mix import Asking, Pool, Window, _Take
+from vimss.stream.mix import SOUND_ALONE, Pool, Window, _Take
 from vimss.stream.read import join_clips, read_clips, read_pieces
 from vimss.stream.stems import cut, equalise
 
 WINDOW = Window(input_samples=1200, output_samples=800, sample_rate=8000)
-LABELS = ("fl", "vc", "vn")
-
-
-def asking(outputs="queries", context="labels", labels=LABELS, slots=2) -> Asking:
-    return Asking(outputs, context, labels, slots)
 
 
 def take(examples, count, **where):
@@ -35,7 +31,7 @@ def take(examples, count, **where):
 @pytest.fixture
 def examples(small_manifest):
     mixing = MixingConfig(pool_clips=4, windows_per_clip=2)
-    return Examples(small_manifest, "train", mixing, WINDOW, asking(labels=small_manifest.recipe.labels), seed=3)
+    return Examples(small_manifest, "train", mixing, WINDOW, interface(labels=small_manifest.recipe.labels), seed=3)
 
 
 def same(one, other) -> bool:
@@ -141,7 +137,7 @@ def test_whole_pieces_are_those_of_the_manifest(small_manifest):
 
 def fixed(manifest, *kinds):
     spec = FixedSpec("test", WINDOW.output_samples, kinds, margin=WINDOW.margin)
-    return mixtures_of(fixed_set(manifest, spec), manifest, WINDOW, asking())
+    return mixtures_of(fixed_set(manifest, spec), manifest, WINDOW, interface())
 
 
 def test_mixture_is_the_sum_of_its_stems(small_manifest):
@@ -151,9 +147,9 @@ def test_mixture_is_the_sum_of_its_stems(small_manifest):
 
 
 def test_targets_are_the_middle_of_the_stems(small_manifest):
-    ask = asking(labels=small_manifest.recipe.labels)
+    whole = interface(labels=small_manifest.recipe.labels)
     (mixture,) = fixed(small_manifest, (2, True))
-    batch = whole_batch(mixture, WINDOW, ask)
+    batch = whole_batch(mixture, WINDOW, whole)
     assert batch.mixture.shape == (1, 1, 1200) and batch.targets.shape == (1, 2, 1, 800)
     np.testing.assert_allclose(batch.targets.sum(1), batch.mixture[:, :, 200:1000], atol=1e-6)
 
@@ -164,7 +160,7 @@ def test_the_same_seed_gives_the_same_batches(examples):
 
 
 def test_another_seed_gives_other_batches(examples, small_manifest):
-    other = Examples(small_manifest, "train", examples.mixing, WINDOW, examples.asking, seed=4)
+    other = Examples(small_manifest, "train", examples.mixing, WINDOW, examples.interface, seed=4)
     assert not np.array_equal(take(examples, 1)[0][0].mixture, take(other, 1)[0][0].mixture)
 
 
@@ -218,7 +214,9 @@ def blended(small_manifest, examples):
     )
     other = small_manifest.model_copy(update={"shards": shards, "name": "other"})
     manifest = small_manifest.mixed_with([(other, 0.25)])
-    return Examples(manifest, "train", MixingConfig(pool_clips=4, windows_per_clip=2), WINDOW, examples.asking, seed=3)
+    return Examples(
+        manifest, "train", MixingConfig(pool_clips=4, windows_per_clip=2), WINDOW, examples.interface, seed=3
+    )
 
 
 def test_corpora_are_mixed_by_their_shares_and_none_is_cut_short(blended, small_manifest):
@@ -255,7 +253,7 @@ def test_corpora_that_do_not_fit_together_are_refused(small_manifest):
     assert small_manifest.mixed_with([(small_manifest, 0.5)]).digest == small_manifest.digest
 
 
-def test_clips_that_end_between_two_pictures_have_as_many_cues_as_others():
+def test_clips_that_end_between_two_pictures_have_as_many_views_as_others():
     recipe = Recipe(
         corpus="folder", description="d", licence="l", obtain="o", sample_rate=8000, clip_seconds=2,
         picture={"size": 16, "frame_rate": 12.5},
@@ -269,9 +267,9 @@ def test_clips_that_end_between_two_pictures_have_as_many_cues_as_others():
     window = Window(15_000, 8000, 8000)
     for extra in range(0, 640, 40):
         clips = [*piece(16_000, "vn"), *piece(16_000 + extra, "vc")]
-        pool = Pool(clips, plain(), window, "features")
+        pool = Pool(clips, plain(), window, interface(context="features"))
         mixture = pool.draw(np.random.default_rng(0), clips[0], 2, aligned=False)
-        assert {len(source.cue) for source in mixture.sources} == {round(15_000 / 640)}
+        assert {len(source.view) for source in mixture.sources} == {round(15_000 / 640)}
 
 
 def test_clips_without_stems_leave_their_places_to_others_of_their_pool(monkeypatch, examples):
@@ -300,7 +298,7 @@ def test_a_window_longer_than_the_clips_is_refused(small_manifest):
     with pytest.raises(
         ConfigError, match=r"the output window must fit into the clips of 'small', which have 24000 samples"
     ):
-        Examples(small_manifest, "train", MixingConfig(), long, asking(), seed=0)
+        Examples(small_manifest, "train", MixingConfig(), long, interface(), seed=0)
 
 
 def tone(label, value, samples=2000, **more) -> Player:
@@ -313,9 +311,9 @@ def plain(**more) -> MixingConfig:
 
 def test_two_players_of_one_label_are_one_target_for_who_asks_by_label():
     duo = Clip("p", 0, 2000, 8000, (tone("vn", 3000), tone("vn", 5000), tone("fl", 7000)))
-    pool = Pool([duo], plain(), WINDOW, "labels")
+    pool = Pool([duo], plain(), WINDOW, SOUND_ALONE)
     mixture = pool.draw(np.random.default_rng(0), duo, 3, aligned=True)
-    batch = make_batch([mixture], 1, WINDOW, asking("instruments"), plain(), np.random.default_rng(0))
+    batch = make_batch([mixture], 1, WINDOW, interface("instruments"), plain(), np.random.default_rng(0))
     levels = batch.targets[0, :, 0, 400] * 32768
     np.testing.assert_allclose(levels, [7000, 0, 8000], atol=0.01)
     assert batch.present.tolist() == [[True, False, True]]
@@ -324,18 +322,18 @@ def test_two_players_of_one_label_are_one_target_for_who_asks_by_label():
 
 def test_an_absent_query_has_silence_as_its_target():
     duet = Clip("p", 0, 2000, 8000, (tone("vn", 3000), tone("fl", 5000)))
-    pool = Pool([duet], plain(), WINDOW, "labels")
+    pool = Pool([duet], plain(), WINDOW, SOUND_ALONE)
     mixture = pool.draw(np.random.default_rng(0), duet, 2, aligned=True)
-    batch = make_batch([mixture], 1, WINDOW, asking(), plain(queries=2, absent_share=1.0), np.random.default_rng(0))
+    batch = make_batch([mixture], 1, WINDOW, interface(), plain(queries=2, absent_share=1.0), np.random.default_rng(0))
     assert batch.context.argmax(-1).tolist() == [[1, 1]]
     assert not batch.targets.any() and not batch.present.any()
 
 
 def test_a_query_by_label_names_its_own_stem():
     duet = Clip("p", 0, 2000, 8000, (tone("vn", 3000), tone("fl", 5000)))
-    pool = Pool([duet], plain(), WINDOW, "labels")
+    pool = Pool([duet], plain(), WINDOW, SOUND_ALONE)
     mixture = pool.draw(np.random.default_rng(1), duet, 2, aligned=True)
-    batch = whole_batch(mixture, WINDOW, asking())
+    batch = whole_batch(mixture, WINDOW, interface())
     level = {"fl": 5000, "vn": 3000}
     for query, target in zip(batch.context[0], batch.targets[0], strict=True):
         np.testing.assert_allclose(target[0, 400] * 32768, level[LABELS[query.argmax()]], atol=0.01)
@@ -347,44 +345,42 @@ def test_pictures_lie_at_the_time_of_their_sound():
     film = Clip(
         "p", 0, 16000, 8000, (tone("vn", 3000, 16000, picture=picture), tone("fl", 1, 16000, picture=picture)), 25.0
     )
-    pool = Pool([film], plain(), Window(3200, 800, 8000), "frames")
-    cue = pool._cue(_Take(film, film.players[0], start=3200 + 1200, speed=1.0))
+    pool = Pool([film], plain(), Window(3200, 800, 8000), interface(context="frames"))
+    view = pool._view(_Take(film, film.players[0], start=3200 + 1200, speed=1.0))
     # The input window begins 1200 samples before the output: at 0.4 s, and lasts 0.4 s, ten frames.
-    assert cue[:, 0, 0, 0].tolist() == list(range(10, 20))
+    assert view[:, 0, 0, 0].tolist() == list(range(10, 20))
 
 
 def test_pictures_of_fewer_players_are_padded_and_marked():
     film = [tone(label, 3000, picture=np.ones((4, 2, 2, 3), np.uint8)) for label in LABELS]
     trio = Clip("p", 0, 2000, 8000, tuple(film), 16.0)
-    pool = Pool([trio], plain(), WINDOW, "frames")
+    pool = Pool([trio], plain(), WINDOW, interface(context="frames"))
     drawn = [pool.draw(np.random.default_rng(0), trio, count, aligned=True) for count in (2, 3)]
-    batch = make_batch(drawn, 2, WINDOW, asking("instruments", "frames"), plain(), np.random.default_rng(0))
+    batch = make_batch(drawn, 2, WINDOW, interface("instruments", "frames"), plain(), np.random.default_rng(0))
     assert batch.players.tolist() == [[True, True, False], [True, True, True]]
     assert not batch.context[0, 2].any() and batch.context[1, 2].any()
 
 
 def test_a_model_that_looks_needs_pictures():
     deaf = Clip("p", 0, 2000, 8000, (tone("vn", 3000), tone("fl", 5000)))
-    pool = Pool([deaf], plain(), WINDOW, "frames")
+    pool = Pool([deaf], plain(), WINDOW, interface(context="frames"))
     with pytest.raises(DataError, match="model.context: frames needs a picture of every player; got none for vn"):
         pool.draw(np.random.default_rng(0), deaf, 2, aligned=True)
 
 
 def test_slots_hold_the_stems_and_too_few_are_refused():
     trio = Clip("p", 0, 2000, 8000, (tone("vn", 3000), tone("fl", 5000), tone("vc", 7000)))
-    pool = Pool([trio], plain(max_sources=3), WINDOW, "none")
+    pool = Pool([trio], plain(max_sources=3), WINDOW, SOUND_ALONE)
     mixture = pool.draw(np.random.default_rng(0), trio, 3, aligned=True)
-    assert whole_batch(mixture, WINDOW, asking("slots", "none", slots=4)).present.tolist() == [
-        [True, True, True, False]
-    ]
+    assert whole_batch(mixture, WINDOW, interface("slots", slots=4)).present.tolist() == [[True, True, True, False]]
     with pytest.raises(ConfigError, match="one for each source; got model.slots: 2 and a mixture of 3"):
-        whole_batch(mixture, WINDOW, asking("slots", "none", slots=2))
+        whole_batch(mixture, WINDOW, interface("slots", slots=2))
 
 
 def test_a_pool_with_too_few_instruments_is_refused():
     solo = Clip("p", 0, 2000, 8000, (tone("vn", 3000),))
     with pytest.raises(DataError, match="must hold 2 different instruments that sound; got 1"):
-        Pool([solo], plain(), WINDOW, "labels")
+        Pool([solo], plain(), WINDOW, SOUND_ALONE)
 
 
 def test_cutting_beyond_the_ends_gives_silence():
@@ -394,7 +390,7 @@ def test_cutting_beyond_the_ends_gives_silence():
 
 def test_gain_stays_within_its_bound():
     duet = Clip("p", 0, 2000, 8000, (tone("vn", 3000), tone("fl", 3000)))
-    pool = Pool([duet], MixingConfig(gain_db=6, flip_polarity=True), WINDOW, "labels")
+    pool = Pool([duet], MixingConfig(gain_db=6, flip_polarity=True), WINDOW, SOUND_ALONE)
     rng = np.random.default_rng(0)
     stems = [source.stem[0, 600] * 32768 / 3000 for _ in range(50) for source in pool.draw(rng, duet, 2, True).sources]
     decibels = 20 * np.log10(np.abs(stems))

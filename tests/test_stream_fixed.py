@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from interfaces import LABELS, interface
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from test_stream import rewrite
@@ -18,10 +19,9 @@ from vimss.shards.manifest import open_manifest
 from vimss.storage import sha256
 from vimss.stream import fixed as fixed_module
 from vimss.stream.fixed import FOLDER, FixedSpec, draw, fixed_path, fixed_set, mixtures_of
-from vimss.stream.mix import Asking, Window
+from vimss.stream.mix import SOUND_ALONE, Window
 from vimss.stream.read import ClipEntry, PlayerEntry, list_clips, read_clips
 
-LABELS = ("fl", "vc", "vn")
 KINDS = ((2, False), (3, True), (4, False))
 SPEC = FixedSpec("valid", 2000, KINDS, margin=500)
 RATE = 8000
@@ -34,13 +34,16 @@ def manifest(small_manifest, tmp_path):
     return open_manifest(folder)
 
 
-def asking(context="none", outputs="slots"):
-    return Asking(outputs, context, LABELS, slots=4)
-
-
-def mixtures(manifest, spec=SPEC, input_samples=3000, **more):
+def mixtures(manifest, spec=SPEC, input_samples=3000, context="none"):
     window = Window(input_samples, spec.samples, RATE)
-    return list(mixtures_of(fixed_set(manifest, spec), manifest, window, asking(**more)))
+    return list(
+        mixtures_of(
+            fixed_set(manifest, spec),
+            manifest,
+            window,
+            SOUND_ALONE if context == "none" else interface(context=context),
+        )
+    )
 
 
 def excerpt(mixture, samples=2000):
@@ -73,7 +76,7 @@ def test_the_excerpts_are_the_same_whatever_a_network_reads_around_them(manifest
 def test_the_excerpts_are_the_same_whatever_a_network_is_shown(manifest, context):
     for one, other in zip(mixtures(manifest, context=context), mixtures(manifest), strict=True):
         np.testing.assert_array_equal(one.sound, other.sound)
-        assert all((source.cue is None) == (context == "none") for source in one.sources)
+        assert all((source.view is None) == (context == "none") for source in one.sources)
 
 
 def test_a_mixture_is_the_sum_of_stems_as_they_are_in_the_shards(manifest):
@@ -84,7 +87,7 @@ def test_a_mixture_is_the_sum_of_stems_as_they_are_in_the_shards(manifest):
         for place, source in zip(drawn.sources, mixture.sources, strict=True):
             stem = clips[place.clip].players[place.player].audio[:, place.start : place.start + 2000]
             scale = np.float32(place.gain) / np.float32(32768)
-            if not mixture.turned_down:
+            if not mixture.peak_limited:
                 np.testing.assert_array_equal(source.stem[:, 500:2500], stem * scale)
 
 
@@ -98,7 +101,7 @@ def test_what_surrounds_an_excerpt_is_its_clip_and_beyond_the_margin_silence(man
         audio = np.pad(clips[place.clip].players[place.player].audio, ((0, 0), (500, 500)))
         around = audio[:, place.start : place.start + 3000]
         level = np.float32(place.gain) / 32768
-        if not mixture.turned_down:
+        if not mixture.peak_limited:
             np.testing.assert_allclose(source.stem[:, 300:-300], around * level, rtol=1e-6)
 
 
@@ -152,10 +155,10 @@ def test_pictures_are_those_of_the_window(manifest):
     kept = fixed_set(manifest, SPEC)
     for drawn, mixture in zip(kept.drawn, mixtures(manifest, input_samples=4000, context="frames"), strict=True):
         for place, source in zip(drawn.sources, mixture.sources, strict=True):
-            assert len(source.cue) == 2  # half a second at 4 pictures a second
+            assert len(source.view) == 2  # half a second at 4 pictures a second
             picture = clips[place.clip].players[place.player].picture
             frame = int((place.start - 1000 + 1000) / RATE * 4)  # the middle of the first quarter of a second
-            np.testing.assert_array_equal(source.cue[0], picture[min(max(frame, 0), len(picture) - 1)])
+            np.testing.assert_array_equal(source.view[0], picture[min(max(frame, 0), len(picture) - 1)])
 
 
 def test_the_list_of_clips_is_what_reading_them_finds(manifest):

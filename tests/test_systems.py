@@ -45,7 +45,7 @@ def test_a_model_stands_beside_the_wiener_filter_that_is_told_as_much(settings, 
 
 
 def test_an_output_does_not_depend_on_what_else_is_asked(small_manifest, kind):
-    piece = next(pieces_of(small_manifest, "test", kind.cue, kind.features))
+    piece = next(pieces_of(small_manifest, "test", kind.views))
     first, second = sorted(piece.references)[:2]
     both, alone = kind(piece, [first, second]), kind(piece, [second])
     if kind.ordered:
@@ -56,8 +56,8 @@ def test_an_output_does_not_depend_on_what_else_is_asked(small_manifest, kind):
 @pytest.mark.parametrize("name", ["queries by frames", "queries by features"])
 def test_players_of_one_label_are_asked_for_by_picture_and_added(small_manifest, save, name):
     system = model_system(save(KINDS[name]), small_manifest, name)
-    piece = next(pieces_of(small_manifest, "test", system.cue, system.features))
-    left, right = (cues[0] for cues in list(piece.cues.values())[:2])
+    piece = next(pieces_of(small_manifest, "test", system.views))
+    left, right = (cues[0] for cues in list(piece.views.values())[:2])
     answers = [system(Scene("p", piece.mixture, {}, {"vn": cues}), ["vn"]) for cues in ([left], [right], [left, right])]
     np.testing.assert_allclose(answers[2], answers[0] + answers[1], atol=1e-5)
     assert np.abs(answers[0] - answers[1]).max() > 1e-4
@@ -70,7 +70,7 @@ def test_features_of_a_frozen_network_are_heard_as_its_pictures(small_manifest, 
         torch.manual_seed(0)
         separator = Separator(config, small_manifest.recipe.labels, 8000)
         system = ModelSystem(separator, context, compute_features(small_manifest, VISION))
-        piece = next(pieces_of(small_manifest, "test", system.cue, system.features))
+        piece = next(pieces_of(small_manifest, "test", system.views))
         answers.append(system(piece, sorted(piece.references)))
     # Features are kept in half precision.
     np.testing.assert_allclose(answers[0], answers[1], atol=1e-3 * np.abs(answers[0]).max())
@@ -134,7 +134,7 @@ def test_stereo_is_heard_as_its_mean_by_a_mono_model_whose_answer_stands_in_both
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_gives_the_estimates_of_the_cpu(small_manifest, kind, save):
-    piece = next(pieces_of(small_manifest, "test", kind.cue, kind.features))
+    piece = next(pieces_of(small_manifest, "test", kind.views))
     labels = sorted(piece.references)
     expected = kind(piece, labels)
     on_device(kind.separator, "cuda")

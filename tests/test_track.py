@@ -673,7 +673,8 @@ def test_the_served_model_gives_what_the_separator_gives(served: mlflow.pyfunc.P
 
     separator = load_separator(small_model)
     mixture = np.random.default_rng(0).normal(0, 0.1, (1, 1, 4000)).astype(np.float32)
-    expected = separate_all(separator, torch.from_numpy(mixture[0]), separator.label_context(["vc", "fl"])[0])
+    context = torch.from_numpy(separator.interface.context_of(["vc", "fl"]))
+    expected = separate_all(separator, torch.from_numpy(mixture[0]), context)
     stems = served.predict({"mixture": mixture}, params={"instruments": ["vc", "fl"]})
     assert list(stems) == ["vc", "fl"]
     np.testing.assert_allclose(np.stack([stems["vc"][0], stems["fl"][0]]), expected.numpy(), atol=1e-6)

@@ -18,12 +18,12 @@ from vimss.model.separator import Separator, load_separator
 from vimss.shards.clip import Clip, Player
 from vimss.stream.batch import Batch, Examples, Position, whole_batch
 from vimss.stream.config import MixingConfig
-from vimss.stream.mix import Asking, Pool, Window
+from vimss.stream.mix import Pool, Window
 from vimss.train.checkpoint import newest_valid
 from vimss.train.config import Settings, TrainingConfig, ValidationConfig, scored_sources
 from vimss.train.device import autocast, context_of, distribute, has_bfloat16_units, multiplies_bfloat16
 from vimss.train.gradients import Gradients
-from vimss.train.loop import LOOK_EVERY, Losses, Training, asking_of, learning_rate, train, training_window
+from vimss.train.loop import LOOK_EVERY, Losses, Training, interface_of, learning_rate, train, training_window
 from vimss.train.loss import Totals, best_order, count, make_loss, negative_si_sdr, negative_snr
 from vimss.train.measure import step_seconds
 from vimss.train.optimize import make_optimizers
@@ -207,7 +207,7 @@ def test_reports_count_audio_seconds_and_loss_falls(small_manifest, tmp_path):
 
 def test_reports_say_how_loud_the_mixtures_are(undisturbed):
     _, reports = undisturbed
-    assert all(-60 < report["mixture_level_db"] < 0 and 0 <= report["turned_down"] <= 1 for report in reports)
+    assert all(-60 < report["mixture_level_db"] < 0 and 0 <= report["peak_limited"] <= 1 for report in reports)
     assert len({report["mixture_level_db"] for report in reports}) == len(reports) == 2
 
 
@@ -438,7 +438,7 @@ VALIDATION = ValidationConfig(mixtures=6, seconds=0.25)
 
 def validation(manifest, model=(), config=VALIDATION, share=(0, 1)) -> Validation:
     chosen = settings(model=dict(model))
-    return Validation(chosen, manifest, config, asking_of(chosen, manifest), share)
+    return Validation(chosen, manifest, config, interface_of(chosen, manifest), share)
 
 
 def stems(batch) -> set[bytes]:
@@ -516,7 +516,7 @@ def test_the_seed_of_a_training_does_not_change_the_set_and_that_of_the_recipe_d
     spec = validation_spec(small_manifest, VALIDATION)
     assert validation_spec(small_manifest.model_copy(update={"recipe": recipe}), VALIDATION) != spec
     chosen = settings().model_copy(update={"seed": 9})
-    other = Validation(chosen, small_manifest, VALIDATION, asking_of(chosen, small_manifest))
+    other = Validation(chosen, small_manifest, VALIDATION, interface_of(chosen, small_manifest))
     assert other.signature == spec.signature(small_manifest)
 
 
@@ -535,7 +535,7 @@ def test_a_training_that_goes_on_with_another_set_scores_its_checkpoint_again(sm
     training = Training(chosen, small_manifest, larger)
     train(training, lambda metrics, _: reports.append(metrics), resume=tmp_path / "a" / "0")
     separator = load_separator(tmp_path / "a" / "0" / "model")
-    expected = Validation(chosen, small_manifest, larger, asking_of(chosen, small_manifest))(separator)
+    expected = Validation(chosen, small_manifest, larger, interface_of(chosen, small_manifest))(separator)
     assert reports[0]["valid_loss"] == expected != few[0]["valid_loss"]
     assert ("valid_loss_raw" in reports[0]) == bool(average)
     same = ("audio_seconds", "train_loss", "steps")
@@ -621,8 +621,8 @@ def gradients_of(manifest, micro_batch, batch_size=8, compile="off", model=(), *
     torch.manual_seed(0)
     network = Cramped(chosen.model, manifest.recipe.labels, manifest.recipe.sample_rate)
     vars(network).update(memory)
-    window, asking = training_window(chosen, manifest), asking_of(chosen, manifest)
-    batch, _ = next(Examples(manifest, "train", chosen.mixing, window, asking, 0).batches(batch_size, Position()))
+    window, interface = training_window(chosen, manifest), interface_of(chosen, manifest)
+    batch, _ = next(Examples(manifest, "train", chosen.mixing, window, interface, 0).batches(batch_size, Position()))
     gradients = Gradients(network, chosen, window, torch.device("cpu"), micro_batch)
     loss = gradients(batch)
     return gradients.micro_batch, [loss, *(parameter.grad for parameter in network.parameters())]
@@ -710,12 +710,12 @@ def _two_ranks(manifest, folder, chosen):
 
 def _one_process(manifest, chosen):
     """Weights and mean loss after the same steps, with the batches of both ranks in one."""
-    config, window, asking = chosen.training, training_window(chosen, manifest), asking_of(chosen, manifest)
+    config, window, interface = chosen.training, training_window(chosen, manifest), interface_of(chosen, manifest)
     torch.manual_seed(chosen.seed)
     separator = Separator(chosen.model, manifest.recipe.labels, manifest.recipe.sample_rate)
     (optimizer,) = make_optimizers(separator, config, torch.device("cpu"))
     gradients = Gradients(separator, chosen, window, torch.device("cpu"), config.batch_size)
-    examples = Examples(manifest, "train", chosen.mixing, window, asking, chosen.seed)
+    examples = Examples(manifest, "train", chosen.mixing, window, interface, chosen.seed)
     ranks = [examples.batches(config.batch_size // 2, Position(), rank, 2) for rank in (0, 1)]
     losses = []
     for _ in range(8):
@@ -771,8 +771,8 @@ def _cramped_rank(rank, port, manifest, folder):
     torch.manual_seed(0)
     network = Cramped(chosen.model, manifest.recipe.labels, manifest.recipe.sample_rate)
     network.room = 8 - 7 * rank
-    window, asking = training_window(chosen, manifest), asking_of(chosen, manifest)
-    batches = Examples(manifest, "train", chosen.mixing, window, asking, 0).batches(4, Position())
+    window, interface = training_window(chosen, manifest), interface_of(chosen, manifest)
+    batches = Examples(manifest, "train", chosen.mixing, window, interface, 0).batches(4, Position())
     gradients = Gradients(distribute(network, where, "none"), chosen, window, where, micro_batch=4)
     for _ in range(2):
         gradients(next(batches)[0])
@@ -809,10 +809,9 @@ def _clip(click=0.0, flash=0.0):
 
 def _heard(separator, window, clip, seed):
     """The output for a window of the clip, by the way of a validation mixture."""
-    pool = Pool([clip], MixingConfig(min_sources=1, max_sources=1), window, "features")
-    asking = Asking("queries", "features", separator.labels, slots=1)
+    pool = Pool([clip], MixingConfig(min_sources=1, max_sources=1), window, separator.interface)
     mixture = pool.draw(np.random.default_rng(seed), clip, 1, aligned=True)
-    batch = whole_batch(mixture, window, asking)
+    batch = whole_batch(mixture, window, separator.interface)
     with torch.no_grad():
         return separator(torch.from_numpy(batch.mixture), *context_of(batch, torch.device("cpu")))[0, 0, 0]
 

@@ -8,7 +8,6 @@ says of which network, weights and shards. A file that exists is whole, so the s
 processes may share the work by giving each other shards.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from vimss.config import Config, parse_config
 from vimss.errors import ConfigError, DataError
 from vimss.model.config import VisionConfig
 from vimss.model.device import on_device
-from vimss.model.vision import Vision
+from vimss.model.vision import Vision, weights_digest
 from vimss.shards.cache import ENTRY, FEATURES
 from vimss.shards.manifest import Manifest, Shard
 from vimss.storage import Folder, sha256
@@ -158,15 +157,6 @@ def find_features(manifest: Manifest, vision: VisionConfig, feature_size: int) -
             fix=f"set model.feature_size: {entry.feature_size}, or leave it out",
         )
     return found[0]
-
-
-def weights_digest(network: Vision) -> str:
-    """SHA-256 over all weights, in the order of their names."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _digest(folder: Folder, file: str) -> str:

@@ -16,7 +16,7 @@ from vimss.page import Page, Track, bars_png, curves_png, listening_page, spectr
 from vimss.search.study import Study, TrialRecord
 from vimss.shards.instruments import INSTRUMENTS
 from vimss.shards.manifest import Manifest
-from vimss.stream.scene import Cue, Scene, pieces_of
+from vimss.stream.scene import Scene, pieces_of
 from vimss.systems import System, model_system
 from vimss.track import Tracker
 from vimss.train.config import VALIDATION_SOURCES
@@ -196,7 +196,7 @@ def log_pictures(experiment: Experiment, manifest: Manifest, study: Study, track
 
     In a cell where no trial finished, the best of those with weights gets them. Each takes about a second.
     """
-    excerpts: dict[tuple[Cue, str], Scene | None] = {}
+    excerpts: dict[tuple[tuple[str, ...], str], Scene | None] = {}
     rate = manifest.recipe.sample_rate
     for cell in experiment.cells():
         records = study.of_cell(cell.name)
@@ -206,12 +206,12 @@ def log_pictures(experiment: Experiment, manifest: Manifest, study: Study, track
             if not (record is best or (record.state == "finished" and (record.folder / "model").is_dir())):
                 continue
             system = model_system(record.folder / "model", manifest, record.trial)
-            seen = (system.cue, system.features)
-            if seen not in excerpts:
-                piece = next(pieces_of(manifest, "valid", *seen), None)
-                excerpts[seen] = piece.beginning(round(EXCERPT_SECONDS * rate)) if piece is not None else None
+            shown = (system.views.members, system.views.features)
+            if shown not in excerpts:
+                piece = next(pieces_of(manifest, "valid", system.views), None)
+                excerpts[shown] = piece.beginning(round(EXCERPT_SECONDS * rate)) if piece is not None else None
             files = {"curve.png": curves_picture({record.trial: record})}
-            excerpt = excerpts[seen]
+            excerpt = excerpts[shown]
             # A corpus of solos has nothing to separate.
             if excerpt is not None and excerpt.references:
                 files |= excerpt_files(experiment, record, system, excerpt, rate)

@@ -1,13 +1,14 @@
 """What separates by label, for evaluation: trained models, and baselines that need no training.
 
     system = model_system(folder, manifest, "best trial")
-    scene = next(pieces_of(manifest, "test", system.cue, system.features))
+    scene = next(pieces_of(manifest, "test", system.views))
     estimates = system(scene, ["vn", "vc"])                                 # [2 c t]
 
 All models are judged by the stems of labels, whatever they are conditioned on.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
@@ -25,7 +26,8 @@ from vimss.model.device import on_device
 from vimss.model.fit import resampled, with_channels
 from vimss.model.separator import Separator, load_separator, read_card
 from vimss.shards.manifest import Manifest
-from vimss.stream.scene import Cue, Scene
+from vimss.stream.mix import SOUND_ALONE, PlayerViews
+from vimss.stream.scene import Scene
 
 WrongContext = Literal["none", "other", "absent"]
 """What stands in for the right context to measure label contrast: nothing, since a system has no context; the query of
@@ -45,10 +47,8 @@ class System(Protocol):
     """Anything that separates by label."""
 
     name: str
-    cue: Cue
-    """What the scenes that it gets must show."""
-    features: str
-    """Folder of the vision network whose features they show; empty where they show none."""
+    views: PlayerViews
+    """What the scenes that it gets must show of the players."""
     ordered: bool
     """Whether it can be asked for a label; else an oracle tells its outputs apart."""
     weights: str
@@ -68,53 +68,49 @@ class ModelSystem:
     def __init__(self, separator: Separator, name: str, features: str = "", weights: str = "") -> None:
         self.separator = separator.eval()
         self.name = name
-        self.features = features
         self.weights = weights
         config = separator.config
-        self.cue: Cue = config.context if separator.listens and config.context != "labels" else "none"
-        self.ordered = config.outputs != "slots"
+        self.interface = replace(separator.interface, features=features)
+        self.views: PlayerViews = self.interface
+        self.ordered = not self.interface.any_order
         self.wrong_context: WrongContext = "none"
-        if separator.listens and self.ordered:
+        if self.interface.is_conditioned and self.ordered:
             self.wrong_context = "absent" if config.outputs == "instruments" else "other"
 
     def __call__(self, scene: Scene, asked: Sequence[str]) -> Float[np.ndarray, "s c t"]:
         """One output per label: chosen, asked for, or the slot that an oracle gives it.
 
-        A network with one output per label is told of all that sound. Of several players of one label, each is asked
-        for by its picture, and their estimates are added.
+        A network with one output per label is conditioned on all that sound. Of several players of one label, each is
+        a query, and their estimates are added.
         """
         separator = self.separator
-        context: torch.Tensor | None = None
         match separator.config.outputs:
             case "slots":
-                return _best_slots(self._separate(scene, None), scene, asked, separator.sample_rate)
+                return _best_slots(self._separate(scene, (), ()), scene, asked, separator.sample_rate)
             case "instruments":
-                context = self._all_that_sound(scene, sorted(scene.references))
-                return self._separate(scene, context)[[separator.labels.index(label) for label in asked]]
+                outputs = self._separate_all_that_sound(scene, sorted(scene.references))
+                return outputs[[separator.labels.index(label) for label in asked]]
             case "queries":
-                if self.cue == "none":
-                    return self._separate(scene, separator.label_context(asked)[0])
-                seen = [(row, cue) for row, label in enumerate(asked) for cue in scene.cues[label]]
-                outputs = self._separate(scene, _stack([cue for _, cue in seen]))
+                players = [(row, view) for row, label in enumerate(asked) for view in scene.views.get(label, ())]
+                outputs = self._separate(scene, asked, [view for _, view in players])
+                if not self.interface.uses_players:
+                    return outputs
                 estimates = np.zeros((len(asked), *outputs.shape[1:]), outputs.dtype)
-                np.add.at(estimates, [row for row, _ in seen], outputs)
+                np.add.at(estimates, [row for row, _ in players], outputs)
                 return estimates
 
     def exchanged(self, scene: Scene, label: str, absent: str) -> Float[np.ndarray, "c t"]:
         """The output for `label` of a network with one output per label that is told `absent` in its place."""
         told = [absent if sounding == label else sounding for sounding in sorted(scene.references)]
-        outputs = self._separate(scene, self._all_that_sound(scene, told))
-        return outputs[self.separator.labels.index(label)]
+        return self._separate_all_that_sound(scene, told)[self.separator.labels.index(label)]
 
-    def _all_that_sound(self, scene: Scene, labels: Sequence[str]) -> torch.Tensor | None:
-        """The context of a network with one output per label."""
-        if self.cue != "none":
-            return _stack([cue for label in labels for cue in scene.cues[label]])
-        return self.separator.label_context(sorted(labels))[0] if self.separator.listens else None
+    def _separate_all_that_sound(self, scene: Scene, labels: Sequence[str]) -> Float[np.ndarray, "i c t"]:
+        return self._separate(scene, labels, [view for label in labels for view in scene.views.get(label, ())])
 
-    def _separate(self, scene: Scene, context: torch.Tensor | None) -> Float[np.ndarray, "s c t"]:
+    def _separate(self, scene: Scene, labels: Sequence[str], views: Sequence[np.ndarray]) -> Float[np.ndarray, "s c t"]:
         sound = torch.from_numpy(np.ascontiguousarray(scene.mixture, np.float32))
-        return separate_all(self.separator, sound, context).numpy()
+        rows = self.interface.context_of(labels, views)
+        return separate_all(self.separator, sound, None if rows is None else torch.from_numpy(rows)).numpy()
 
 
 class AdaptedSystem:
@@ -123,7 +119,7 @@ class AdaptedSystem:
     def __init__(self, model: ModelSystem, sample_rate: int, names: Mapping[str, str]) -> None:
         """`names` are the model's own for the labels of the scenes, which have `sample_rate`."""
         self.model, self.sample_rate, self.names = model, sample_rate, names
-        self.name, self.cue, self.features = model.name, model.cue, model.features
+        self.name, self.views = model.name, model.views
         self.ordered, self.weights, self.wrong_context = model.ordered, model.weights, model.wrong_context
 
     def __call__(self, scene: Scene, asked: Sequence[str]) -> Float[np.ndarray, "s c t"]:
@@ -147,8 +143,8 @@ class AdaptedSystem:
         references = {
             self.names[label]: mixture if self.ordered else convert(stem) for label, stem in scene.references.items()
         }
-        cues = {self.names[label]: cues for label, cues in scene.cues.items()}
-        return Scene(scene.name, mixture, references, cues)
+        views = {self.names[label]: views for label, views in scene.views.items()}
+        return Scene(scene.name, mixture, references, views)
 
     def _from_model(self, estimate: Float[np.ndarray, "k u"], scene: Scene) -> Float[np.ndarray, "c t"]:
         channels, length = scene.mixture.shape
@@ -160,8 +156,7 @@ class AdaptedSystem:
 class BaselineSystem:
     """A baseline as a row of a table."""
 
-    cue: Cue = "none"
-    features = ""
+    views: PlayerViews = SOUND_ALONE
     ordered = True
     weights = ""
 
@@ -233,7 +228,7 @@ def _check_same_recipe(separator: Separator, folder: Path, manifest: Manifest, n
 
 def _features_of(separator: Separator, folder: Path, manifest: Manifest, name: str) -> str:
     """The folder of the vision features that a model reads, after a look at them; empty where it reads none."""
-    if not (separator.listens and separator.config.context == "features"):
+    if "features" not in separator.interface.members:
         return ""
     card = read_card(folder)["card"]
     if "features" not in card:
@@ -270,7 +265,3 @@ def _best_slots(
     best = gains.argmax(axis=1)
     best[rows] = slots
     return estimates[best]
-
-
-def _stack(cues: Sequence[np.ndarray]) -> torch.Tensor:
-    return torch.from_numpy(np.stack(cues))

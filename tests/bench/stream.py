@@ -24,7 +24,8 @@ import webdataset as wds
 from vimss.config import parse_config
 from vimss.features import available_features, compute_features
 from vimss.media import encode_audio, write_video, write_wav
-from vimss.model.config import VisionConfig
+from vimss.model.config import ModelConfig, VisionConfig
+from vimss.model.interface import Interface
 from vimss.runtime import load_place, parallel_map, ray_running
 from vimss.shards.corpora import chamber
 from vimss.shards.manifest import Manifest
@@ -34,9 +35,8 @@ from vimss.shards.write import write_shards
 from vimss.storage import Store
 from vimss.stream.batch import Examples, Position
 from vimss.stream.config import MixingConfig
-from vimss.stream.mix import Asking, Window
+from vimss.stream.mix import Window
 from vimss.stream.read import join_clips, read_clips
-from vimss.stream.scene import Cue
 from vimss.train.loader import load
 from vimss.verbs import FeaturesTask, run_features
 
@@ -60,13 +60,14 @@ def shards(store: Store, minutes: float, frame_rate: float = 12.5) -> Manifest:
     return manifest
 
 
-def asking(manifest: Manifest, context: Cue) -> Asking:
+def interface_of(manifest: Manifest, context: str) -> Interface:
     (features,) = available_features(manifest)
-    return Asking("queries", context, manifest.recipe.labels, 1, features if context == "features" else "")
+    config = ModelConfig(outputs="queries", context=context, site="output")
+    return Interface(config, manifest.recipe.labels, features if context == "features" else "")
 
 
-def batches(manifest: Manifest, context: Cue, mixing: MixingConfig = MIXING) -> Iterator[object]:
-    return Examples(manifest, "train", mixing, WINDOW, asking(manifest, context), 0).batches(BATCH, Position())
+def batches(manifest: Manifest, context: str, mixing: MixingConfig = MIXING) -> Iterator[object]:
+    return Examples(manifest, "train", mixing, WINDOW, interface_of(manifest, context), 0).batches(BATCH, Position())
 
 
 def take_turns(actions: dict[str, Callable[[], float]], turns: int = TURNS) -> dict[str, float]:
@@ -169,7 +170,7 @@ def frames(args: argparse.Namespace) -> None:
     for frame_rate in (1, 5, 12.5):
         manifest = shards(args.store, args.minutes, frame_rate)
         few = MixingConfig(queries=2, pool_clips=8)
-        contexts: tuple[Cue, ...] = ("features", "frames")
+        contexts: tuple[str, ...] = ("features", "frames")
         rates = take_turns({one: partial(take, batches(manifest, one, few)) for one in contexts}, turns=3)
         ratio = rates["frames"] / rates["features"]
         print(f"| {frame_rate} | {rates['features']:.0f} | {rates['frames']:.0f} | {ratio:.2f}x |")
@@ -185,10 +186,10 @@ def take(made: Iterator[object]) -> float:
 def wait(args: argparse.Namespace) -> None:
     """Share of the time that a consumer waits, two threads making batches: under 2 % at 170 windows a second."""
     manifest = shards(args.store, args.minutes)
-    consumptions: dict[Cue, range] = {"features": range(170, 1100, 90), "frames": range(4, 40, 4)}
+    consumptions: dict[str, range] = {"features": range(170, 1100, 90), "frames": range(4, 40, 4)}
     for context, tried in consumptions.items():
         mixing = MixingConfig(queries=2, pool_clips=64 if context == "features" else 8)
-        examples = Examples(manifest, "train", mixing, WINDOW, asking(manifest, context), 0)
+        examples = Examples(manifest, "train", mixing, WINDOW, interface_of(manifest, context), 0)
         with closing(load(examples, 16, Position(), workers=2)) as made:
             for _ in range(8):
                 next(made)

@@ -16,7 +16,7 @@ from vimss.evaluate.records import Evaluation, MixtureScore, Part, SourceScore, 
 from vimss.metrics import bss_eval_v4, level_db, si_sdr, si_sdr_improvement, silence_energy
 from vimss.shards.manifest import Manifest
 from vimss.stream.fixed import FixedSpec, fixed_set, mixtures_of
-from vimss.stream.mix import Asking, Mixture, Window
+from vimss.stream.mix import Mixture, Window
 from vimss.stream.scene import Scene, pieces_of, scene_of
 from vimss.systems import System
 
@@ -28,7 +28,7 @@ def evaluate(system: System, manifest: Manifest, split: str, whole_pieces: bool 
     """Two-source mixtures of a split and, if wanted, its whole pieces."""
     mixtures = score_mixtures(system, manifest, split)
     scores: list[SourceScore] = []
-    for piece in pieces_of(manifest, split, system.cue, system.features) if whole_pieces else ():
+    for piece in pieces_of(manifest, split, system.views) if whole_pieces else ():
         scores += evaluate_piece(system, piece, manifest.recipe.sample_rate)
     return Evaluation.of(Part(system.name, system.weights, tuple(mixtures), tuple(scores)), split)
 
@@ -93,7 +93,7 @@ def score_mixtures(
         absent = sorted({source.label for source in mixture.distractors})
         if labels is not None:
             scene, absent = scene.restricted(labels), [label for label in absent if label in labels]
-        if system.cue == "none":
+        if not system.views.uses_players:
             absent = [label for label in known if label not in scene.references]
         if scene.references:
             scores.append(_score_mixture(system, mixture, scene, absent, manifest.recipe.sample_rate))
@@ -159,8 +159,7 @@ def two_source_mixtures(
     """The mixtures of `two_source_spec` with these numbers, all where not given, as a system hears and sees them."""
     spec = two_source_spec(manifest, split)
     window = Window(spec.samples, spec.samples, manifest.recipe.sample_rate)
-    asking = Asking("instruments", system.cue, manifest.recipe.labels, 1, system.features)
-    return mixtures_of(fixed_set(manifest, spec), manifest, window, asking, numbers)
+    return mixtures_of(fixed_set(manifest, spec), manifest, window, system.views, numbers)
 
 
 def count_mixtures(manifest: Manifest, split: str) -> int:

@@ -6,6 +6,8 @@ A mixture and a context (labels, pictures or features of players) come in; one e
     separator(torch.zeros(1, 1, 147443))  # 13 outputs of 16389 samples
 
     config        ModelConfig and VisionConfig, importable without torch
+    contexts/     labels, frames, features: what the network is conditioned on, one file each
+    interface     outputs x context: arrays, targets and names, without torch
     geometry      which windows the network allows and where each layer's samples lie, without torch
     convolution   valid convolution of time-major signals, with a backward pass made for CPUs
     conditioning  the five operations by which a context changes a layer

@@ -192,7 +192,7 @@ def _read_padded(read: Read, first: int, last: int, length: int) -> Float[Tensor
 
 def _encode(separator: Separator, context: Num[Tensor, "..."] | None) -> Float[Tensor, "1 r v d"] | None:
     """The context of the whole recording as vectors: pictures are looked at once, not once per block."""
-    if not separator.listens:
+    if not separator.interface.is_conditioned:
         return None
     device = separator.unet.head.bias.device
     with torch.inference_mode():

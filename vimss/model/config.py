@@ -49,7 +49,8 @@ class ModelConfig(Config):
 
     context: Literal["labels", "frames", "features"] = Field(
         "labels",
-        description="what the network is told, where `site` is not none: labels, pictures, or features of pictures",
+        description="what the network is conditioned on, where `site` is not none: labels, pictures, or features of "
+        "pictures",
     )
     op: Op = Field("film", description="how the context changes a layer before its non-linearity")
     site: Site = Field(
@@ -115,17 +116,6 @@ class ModelConfig(Config):
         if self.output_type == "difference" and self.outputs == "slots" and self.slots == 1:
             raise ValueError("output_type: difference with one slot would return the mixture")
         return self
-
-    @property
-    def context_size(self) -> int | None:
-        """Numbers per frame of the context; None for labels, whose number the corpus decides."""
-        match self.context:
-            case "labels":
-                return None
-            case "frames":
-                return self.vision.feature_size
-            case "features":
-                return self.feature_size
 
     def widths(self) -> tuple[int, ...]:
         """Channels of the encoder levels, then of the bottleneck."""

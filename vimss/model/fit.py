@@ -101,7 +101,7 @@ def known_labels(separator: Separator, labels: Sequence[str]) -> dict[str, str]:
     The model's name is the same or means the same instrument, as "violin" and "vn" do. Labels that are one to the model
     are left out. Outputs without labels, and answers to pictures, can be scored for any.
     """
-    if separator.config.outputs == "slots" or (separator.config.outputs == "queries" and looks(separator)):
+    if not separator.interface.answers_labels:
         return {label: label for label in labels}
     named = {label: _own_name(label, separator.labels) for label in labels}
     names = list(named.values())
@@ -119,16 +119,13 @@ def _own_name(label: str, labels: Sequence[str]) -> str | None:
     return alike[0] if len(alike) == 1 else None
 
 
-def looks(separator: Separator) -> bool:
-    """Whether the context is what is seen of the players."""
-    return separator.listens and separator.config.context != "labels"
-
-
 def check_seen(separator: Separator, manifest: Manifest, split: str, name: str) -> None:
-    """DataError where a model looks at players of whom a split has no pictures."""
-    if looks(separator) and not has_part(manifest, split, "picture"):
+    """DataError where a model looks at players of whom a split has no pictures, or what else it needs of them."""
+    interface = separator.interface
+    if interface.uses_players and not has_part(manifest, split, interface.context.source):
         raise DataError(
-            f"the model '{name}', whose context is {separator.config.context}, needs pictures of the players",
+            f"the model '{name}', whose context is {separator.config.context}, needs {interface.context.source}s of "
+            "the players",
             got=f"none in the split '{split}' of {manifest.home}",
             fix="evaluate it on shards with video, or choose a model whose context is labels",
         )

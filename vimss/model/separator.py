@@ -1,8 +1,8 @@
 """The separator: a network that knows its labels and its sample rate, and how it is saved.
 
 separator = Separator(ModelConfig(outputs="queries", site="decoder"), labels=("vn", "vc"), sample_rate=22050)
-context = separator.label_context(["vn", "vc"])          # [1 2 2], one query per row
-stems = separator(mixture, context)                       # [b c t] -> [b 2 c u]
+context = separator.interface.context_of(["vn", "vc"])    # [2 2], one query per row
+stems = separator(mixture, torch.from_numpy(context)[None])   # [1 c t] -> [1 2 c u]
 save_separator(folder, separator, card={"experiment": "joint"})
 """
 
@@ -22,7 +22,9 @@ from vimss.errors import ModelError
 from vimss.model.card import CARD, WEIGHTS
 from vimss.model.conditioning import Context, FrameGrid
 from vimss.model.config import ModelConfig
+from vimss.model.contexts.refusals import misfit
 from vimss.model.geometry import geometry
+from vimss.model.interface import Interface
 from vimss.model.unet import UNet
 from vimss.storage import atomic_write, sha256
 
@@ -36,36 +38,19 @@ class Separator(nn.Module):
         self.config = config
         self.labels = labels
         self.sample_rate = sample_rate
+        self.interface = Interface(config, labels)
         self.geometry = geometry(config)
-        size = config.context_size
-        # A label's vector has length 1, features of about 1 have the square root of their number.
-        self.unet = UNet(config, self.outputs, size or len(labels), size**0.5 if size else 1.0)
-        if self.watches:
-            # Only networks that look at pictures pay for importing torchvision.
-            from vimss.model.vision import Vision
-
-            self.vision = Vision(config.vision)
+        context = self.interface.context
+        self.unet = UNet(config, self.outputs, context.width, context.norm)
+        modules = context.modules() if self.interface.is_conditioned else {}
+        self.context_names = tuple(modules)
+        for name, module in modules.items():
+            self.add_module(name, module)
 
     @property
     def outputs(self) -> int:
         """Number of outputs; of a query model, per query."""
-        match self.config.outputs:
-            case "instruments":
-                return len(self.labels)
-            case "slots":
-                return self.config.slots
-            case "queries":
-                return 1
-
-    @property
-    def listens(self) -> bool:
-        """Whether the network takes a context."""
-        return self.config.site != "none"
-
-    @property
-    def watches(self) -> bool:
-        """Whether that context is pictures."""
-        return self.listens and self.config.context == "frames"
+        return self.interface.num_outputs()
 
     def input_samples(self, output_samples: int) -> int:
         """Samples of the mixture for an output window; ConfigError names the nearest possible windows."""
@@ -82,8 +67,8 @@ class Separator(nn.Module):
 
         Args:
             mixture: audio in -1..1.
-            context: labels: "b q i", the labels that play (instruments: q = 1) or one label per query;
-                features: "b p v d"; frames: UInt8 "b p v h w 3". Not needed where the site is none.
+            context: "b q ..." or "b p ...", as the interface gives it; see `vimss.model.contexts`. Not needed where
+                the site is none.
             players: which players are real; the others change nothing. All where not given.
             frames_at: when the v frames are, in samples of the window; spread evenly over it where not given.
 
@@ -91,11 +76,11 @@ class Separator(nn.Module):
             ModelError: where the context does not fit the configuration.
 
         """
-        if not self.listens:
+        if not self.interface.is_conditioned:
             return self.unet(mixture, None)
         values = self.encode_context(context, players)
         if values.shape[0] != mixture.shape[0]:
-            raise _misfit("one context per mixture", f"{values.shape[0]} contexts for {mixture.shape[0]} mixtures")
+            raise misfit("one context per mixture", f"{values.shape[0]} contexts for {mixture.shape[0]} mixtures")
         grid = frames_at or FrameGrid.spread(values.shape[2], mixture.shape[-1])
         return self.unet(mixture, Context(values.to(mixture.dtype), grid))
 
@@ -104,36 +89,17 @@ class Separator(nn.Module):
     ) -> Float[Tensor, "b s v d"]:
         """The context as one sequence of vectors per query, or one in all; arguments as in forward."""
         if context is None:
-            raise _misfit(f"a context of {self.config.context}, because its site is {self.config.site}", "none")
-        if self.config.context == "labels":
-            values = self._vectors(context, None)
-            return values.amax(1, keepdim=True) if self.config.outputs == "instruments" else values
+            raise misfit(f"a context of {self.config.context}, because its site is {self.config.site}", "none")
+        if not self.interface.uses_players:
+            players = None
         if players is not None and context.shape[1] != players.shape[1]:
-            raise _misfit(f"one picture sequence per player ({players.shape[1]})", f"{context.shape[1]}")
-        values = self._vectors(context, players)
+            raise misfit(f"one picture sequence per player ({players.shape[1]})", f"{context.shape[1]}")
+        modules = {name: getattr(self, name) for name in self.context_names}
+        values = self.interface.context.encode(context, players, modules, self.unet.head.bias.dtype)
         if players is not None:
             # Filled, not multiplied by zero: what stands in the padding may be anything, NaN too.
             values = values.masked_fill(~players[:, :, None, None], 0)
         return self._pool(values, players) if self.config.outputs == "instruments" else values
-
-    def _vectors(self, context: Num[Tensor, "..."], players: Bool[Tensor, "b p"] | None) -> Float[Tensor, "b p v d"]:
-        shape = "x".join(str(size) for size in context.shape)
-        match self.config.context:
-            case "labels":
-                if context.ndim != 3 or context.shape[-1] != len(self.labels):
-                    raise _misfit(f"labels as batch x queries x {len(self.labels)}", shape)
-                return context.unsqueeze(2).to(self.unet.head.bias.dtype)
-            case "features":
-                if context.ndim != 4 or context.shape[-1] != self.config.feature_size:
-                    raise _misfit(f"features as batch x players x frames x {self.config.feature_size}", shape)
-                return context.to(self.unet.head.bias.dtype)
-            case "frames":
-                if context.ndim != 6 or context.shape[-1] != 3 or context.dtype != torch.uint8:
-                    raise _misfit("pictures as batch x players x frames x height x width x 3 bytes", shape)
-                if players is None:
-                    return self.vision(context)
-                seen = self.vision(context[players].unsqueeze(0))[0]
-                return seen.new_zeros(*players.shape, *seen.shape[1:]).index_put((players,), seen)
 
     def _pool(self, values: Float[Tensor, "b p v d"], players: Bool[Tensor, "b p"] | None) -> Float[Tensor, "b 1 v d"]:
         """One context for all players: the largest of each feature, which no number of players dilutes."""
@@ -142,22 +108,6 @@ class Separator(nn.Module):
         absent = ~players[:, :, None, None]
         pooled = values.masked_fill(absent, -torch.inf).amax(1, keepdim=True)
         return torch.where(players.any(1)[:, None, None, None], pooled, torch.zeros_like(pooled))
-
-    def label_context(self, names: Sequence[str]) -> Float[Tensor, "1 q i"]:
-        """The context that asks for labels: one row for all of them, or one per query; ModelError lists the labels."""
-        for name in names:
-            if name not in self.labels:
-                raise ModelError(
-                    "a label must be one that the model knows",
-                    got=repr(name),
-                    fix=f"choose from {', '.join(self.labels)}",
-                )
-        rows = torch.zeros(1, len(names), len(self.labels))
-        for row, name in enumerate(names):
-            rows[0, row, self.labels.index(name)] = 1
-        if self.config.outputs == "queries":
-            return rows
-        return rows.amax(1, keepdim=True) if names else torch.zeros(1, 1, len(self.labels))
 
 
 def save_separator(folder: str | Path, separator: Separator, card: dict[str, Any]) -> None:
@@ -204,6 +154,7 @@ def load_separator(
     still = config.model_copy(update={"vision": config.vision.model_copy(update={"weights": "random"})})
     separator = Separator(still, tuple(description["labels"]), int(description["sample_rate"]))
     separator.config = config
+    separator.interface = Interface(config, separator.labels)
     for name, tensor in separator.state_dict().items():
         if name not in state or state[name].shape != tensor.shape:
             raise ModelError(
@@ -263,7 +214,3 @@ def _flat(config: ModelConfig) -> dict[str, Any]:
     plain = config.model_dump()
     vision = plain.pop("vision")
     return plain | {f"vision.{key}": value for key, value in vision.items()}
-
-
-def _misfit(rule: str, got: str) -> ModelError:
-    return ModelError(f"the model takes {rule}", got=got, fix="see `context` in the model's settings")

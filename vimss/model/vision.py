@@ -4,6 +4,7 @@ vision = Vision(VisionConfig(network="resnet18", weights="random"))
 vision(torch.zeros(1, 2, 5, 96, 96, 3, dtype=torch.uint8))  # [1 2 5 512]
 """
 
+import hashlib
 import pickle
 from pathlib import Path
 
@@ -74,6 +75,15 @@ class Vision(nn.Module):
 
     def _features(self, frames: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
         return self.network((frames.to(self.mean.dtype) / 255 - self.mean) / self.deviation)
+
+
+def weights_digest(network: Vision) -> str:
+    """SHA-256 over all weights, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _weights(config: VisionConfig, wanted: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -78,12 +78,9 @@ def _tracks(file: Path, signals: Signals, scores: Scores, samples: int) -> list[
 
 
 def _lead(names: Sequence[str], separator: Separator) -> str:
-    how = {
-        "labels": "was told which instruments play",
-        "frames": "looked at the players",
-        "features": "looked at the players",
-    }
-    told = how[separator.config.context] if separator.listens else "was told nothing but the sound"
+    interface, told = separator.interface, "was told nothing but the sound"
+    if interface.is_conditioned:
+        told = "looked at the players" if interface.uses_players else "was told which instruments play"
     count = f"{len(names)} stems" if len(names) > 1 else "One stem"
     return f"{count} from one recording, by a network that {told}."
 
@@ -122,7 +119,7 @@ def _limits(separator: Separator, card: Mapping[str, Any]) -> list[str]:
         "microphone is separated worse, sometimes not at all.",
         f"It knows {known}. Whatever else sounds is shared among the stems.",
     ]
-    if separator.config.outputs != "slots" and not (separator.listens and separator.config.context != "labels"):
+    if not separator.interface.any_order and not separator.interface.uses_players:
         limits.append("Two players of one instrument stay together in one stem.")
     return limits
 

@@ -28,6 +28,7 @@ from vimss.errors import ConfigError, ModelError
 from vimss.media import Channel, SoundReport, audio_blocks, fitting_gain, probe, quantise
 from vimss.media.disk import DiskAudio, check_wav_size, write_wav_blocks
 from vimss.model import apply
+from vimss.model.contexts import Recording
 from vimss.model.device import DeviceName, find_device, on_device
 from vimss.model.separator import Separator, load_separator, read_card
 from vimss.separate.folder import (
@@ -167,7 +168,7 @@ def separate(
     players = players_of(instruments, file, known.separator)
     names = stem_names(known.separator, players)
     true, notes = find_references(references, names, known.separator.labels) if references else ({}, ())
-    parts = parts_of(known.separator, players, file, known.card, options.allow_truncated)
+    parts = parts_of(known.separator, Recording(file, players, known.card, options.allow_truncated))
     task = Task(file, known, players, parts, true, notes, options)
     with explain_os_errors(target, "--out"), temporary_beside(target) as folder:
         make_folder(folder, target)

@@ -26,6 +26,8 @@ class Player:
     """The player's crop of the video, RGB, at the recipe's size and frame rate."""
     features: Float16[np.ndarray, "v d"] | None = None
     """Vision features, one row per frame."""
+    skeleton: Float16[np.ndarray, "v j"] | None = None
+    """Joints of the body, one row of j numbers per frame, as the corpus has them."""
     masks: Bool[np.ndarray, "2 v h w"] | None = None
     """Ground truth pixels of the player (0) and of the instrument (1), where the corpus knows them."""
     boxes: Int16[np.ndarray, "2 v 4"] | None = None

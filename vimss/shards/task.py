@@ -275,7 +275,7 @@ def _players_members(clip: Clip, recipe: Recipe, players: list[dict[str, Any]]) 
             buffer = io.BytesIO()
             np.savez_compressed(buffer, packed=np.packbits(player.masks, axis=-1), width=player.masks.shape[-1])
             yield entry["masks"], buffer.getvalue()
-        for member, array in (("boxes", player.boxes), ("features", player.features)):
+        for member, array in (("boxes", player.boxes), ("features", player.features), ("skeleton", player.skeleton)):
             if array is not None:
                 entry[member] = f"{name}.{member}.npy"
                 yield entry[member], _npy(array)

@@ -167,7 +167,8 @@ def _wrong_members(members: dict[str, bytes]) -> Iterator[str]:
 def _listed(about: dict[str, Any]) -> Iterator[str]:
     """The members that the players of a clip refer to."""
     for player in about["players"]:
-        yield from (player[part] for part in ("audio", "picture", "masks", "boxes", "features") if part in player)
+        members = ("audio", "picture", "masks", "boxes", "features", "skeleton")
+        yield from (player[member] for member in members if member in player)
         yield from player.get("annotations", {}).values()
     if "mixture" in about:
         yield about["mixture"]

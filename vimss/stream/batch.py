@@ -1,6 +1,6 @@
 """From mixtures to batches of arrays, in a sequence that can be repeated.
 
-    examples = Examples(manifest, "train", mixing, window, asking, seed=0)
+    examples = Examples(manifest, "train", mixing, window, interface, seed=0)
     for batch, after in examples.batches(batch_size=4, position=Position(), rank=0, world_size=1): ...
 
 The sequence is a function of (seed, epoch, rank, world size). Resuming is therefore a position in it.
@@ -8,9 +8,9 @@ The sequence is a function of (seed, epoch, rank, world size). Resuming is there
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from itertools import chain, islice
-from typing import Any, TypeVar
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float32
@@ -19,15 +19,30 @@ from vimss.errors import ConfigError
 from vimss.shards.manifest import Manifest
 from vimss.stream.config import MixingConfig
 from vimss.stream.corpus import Corpus
-from vimss.stream.mix import Asking, Mixture, Source, Window, mix
+from vimss.stream.mix import Mixture, PlayerViews, Source, Window, mix
 from vimss.stream.read import Damage
 from vimss.stream.stems import sounds
 
 LOWEST_RMS = 1e-5
 """-100 dB: mixtures that are silent have a level too."""
 
-Asked = TypeVar("Asked")
-"""Labels, or players with what is seen of them."""
+
+@runtime_checkable
+class NetworkInterface(PlayerViews, Protocol):
+    """What a network takes beside the mixture, and what it must answer: see `vimss.model.interface`."""
+
+    def num_outputs(self, queries: int = 1) -> int:
+        """Number of outputs, for that many queries where the network takes queries."""
+
+    def query(
+        self, mixture: Mixture, mixing: MixingConfig, rng: np.random.Generator
+    ) -> tuple[list[Sequence[Source]], list[np.ndarray]]:
+        """For each output the sources that it must be the sum of, and the rows of the context that asks for them."""
+
+    def join(
+        self, contexts: Sequence[Sequence[np.ndarray]]
+    ) -> tuple[np.ndarray | None, Bool[np.ndarray, "b p"] | None]:
+        """The context of a batch from the rows of each example, and which of its players are real."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +63,13 @@ class Batch:
     context: np.ndarray | None
     """labels "b q i", features "b p v d", frames "b p v h w 3"."""
     players: Bool[np.ndarray, "b p"] | None
-    turned_down: Bool[np.ndarray, " b"]
+    peak_limited: Bool[np.ndarray, " b"]
     """Mixtures whose peak would have exceeded full scale."""
+
+    def part(self, chosen: slice) -> "Batch":
+        """Some of the examples."""
+        arrays: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: array[chosen] for name, array in arrays.items() if array is not None})
 
 
 class Examples:
@@ -60,16 +80,22 @@ class Examples:
     """
 
     def __init__(
-        self, manifest: Manifest, split: str, mixing: MixingConfig, window: Window, asking: Asking, seed: int
+        self,
+        manifest: Manifest,
+        split: str,
+        mixing: MixingConfig,
+        window: Window,
+        interface: NetworkInterface,
+        seed: int,
     ) -> None:
         self.manifest = manifest
         self.window = window
-        self.asking = asking
+        self.interface = interface
         self.mixing = mixing
         self.seed = seed
         self.damage = Damage(sum(one.clips(split) for one in (manifest, *(other for other, _ in manifest.more))))
-        self.corpus = Corpus(manifest, split, mixing, window, asking, seed, self.damage)
-        self.more = [Corpus(other, split, mixing, window, asking, seed, self.damage) for other, _ in manifest.more]
+        self.corpus = Corpus(manifest, split, mixing, window, interface, seed, self.damage)
+        self.more = [Corpus(other, split, mixing, window, interface, seed, self.damage) for other, _ in manifest.more]
         shares = [share for _, share in manifest.more]
         self.shares = [1 - sum(shares), *shares]
 
@@ -110,7 +136,7 @@ class Examples:
             for number in chosen:
                 drawn = self._remixed(islice(mixtures, batch_size), (self.seed, epoch, rank, number, 2))
                 rng = np.random.default_rng((self.seed, epoch, rank, number, 1))
-                batch = make_batch(drawn, batch_size, self.window, self.asking, self.mixing, rng)
+                batch = make_batch(drawn, batch_size, self.window, self.interface, self.mixing, rng)
                 yield batch, Position(epoch, number + 1)
             epoch, start = epoch + 1, 0
 
@@ -151,7 +177,7 @@ def remix(mixtures: Sequence[Mixture], rng: np.random.Generator) -> list[Mixture
     Each changes places with another one, where that gives no mixture an instrument twice, or that of its distractor.
     """
     sources = [list(mixture.sources) for mixture in mixtures]
-    taken = [{seen.label for seen in mixture.distractors} for mixture in mixtures]
+    taken = [{player.label for player in mixture.distractors} for mixture in mixtures]
 
     def fits(row: int, place: int, source: Source) -> bool:
         others = {other.label for index, other in enumerate(sources[row]) if index != place}
@@ -173,38 +199,38 @@ def make_batch(
     mixtures: Iterable[Mixture],
     size: int,
     window: Window,
-    asking: Asking,
+    interface: NetworkInterface,
     mixing: MixingConfig,
     rng: np.random.Generator,
 ) -> Batch:
-    """Arrays of a batch of `size` mixtures: what `asking` says about outputs and context.
+    """Arrays of a batch of `size` mixtures, with the outputs and the context of `interface`.
 
     Each mixture is let go before the next is drawn: then its memory is used again, and is still in the cache.
     """
-    outputs = {"slots": asking.slots, "instruments": len(asking.labels), "queries": mixing.queries}[asking.outputs]
+    outputs = interface.num_outputs(mixing.queries)
     remaining = iter(mixtures)
     first = next(remaining)
     channels = len(first.sound)
     sound, targets = _together((size, channels, window.input_samples), (size, outputs, channels, window.output_samples))
     present = np.zeros((size, outputs), bool)
-    turned_down = np.zeros(size, bool)
+    peak_limited = np.zeros(size, bool)
     contexts = []
     for row, mixture in enumerate(chain([first], remaining)):
         sound[row] = mixture.sound
-        turned_down[row] = mixture.turned_down
-        answers, context = _answers(mixture, asking, mixing, rng)
-        contexts.append(context)
-        for output, sources in enumerate(answers):
+        peak_limited[row] = mixture.peak_limited
+        summed, rows = interface.query(mixture, mixing, rng)
+        contexts.append(rows)
+        for output, sources in enumerate(summed):
             _add_up(sources, window, targets[row, output])
             present[row, output] = bool(sources) and sounds(targets[row, output], full_scale=1.0)
-    context, players = _joined(contexts, asking)
-    return Batch(sound, targets, present, context, players, turned_down)
+    context, players = interface.join(contexts)
+    return Batch(sound, targets, present, context, players, peak_limited)
 
 
-def whole_batch(mixture: Mixture, window: Window, asking: Asking) -> Batch:
+def whole_batch(mixture: Mixture, window: Window, interface: NetworkInterface) -> Batch:
     """A batch of one in which every source is asked for exactly once, for validation."""
     queries = MixingConfig(queries=len(mixture.sources), absent_share=0.0)
-    return make_batch([mixture], 1, window, asking, queries, np.random.default_rng(0))
+    return make_batch([mixture], 1, window, interface, queries, np.random.default_rng(0))
 
 
 def _together(*shapes: tuple[int, ...]) -> list[Float32[np.ndarray, "..."]]:
@@ -222,84 +248,22 @@ def _add_up(sources: Sequence[Source], window: Window, target: Float32[np.ndarra
         target += source.stem[:, inner]
 
 
-def _joined(contexts: Sequence[Any], asking: Asking) -> tuple[np.ndarray | None, Bool[np.ndarray, "b p"] | None]:
-    """Context and players of a batch; rows with fewer players than others are filled with zeros."""
-    if asking.context == "none":
-        return None, None
-    if asking.context == "labels":
-        return np.stack(contexts), None
-    most = max(len(cues) for cues in contexts)
-    joined = np.zeros((len(contexts), most, *contexts[0][0].shape), contexts[0][0].dtype)
-    for row, cues in enumerate(contexts):
-        for place, cue in enumerate(cues):
-            joined[row, place] = cue
-    return joined, np.array([[place < len(cues) for place in range(most)] for cues in contexts])
-
-
-def _answers(
-    mixture: Mixture, asking: Asking, mixing: MixingConfig, rng: np.random.Generator
-) -> tuple[list[Sequence[Source]], Any]:
-    """For each output the sources whose sum it is, and the context that asks for them.
-
-    Two players of one instrument are one stem for whoever asks by label.
-    """
-    if asking.outputs == "slots":
-        if len(mixture.sources) > asking.slots:
-            raise ConfigError(
-                "a network with slots must have one for each source",
-                got=f"model.slots: {asking.slots} and a mixture of {len(mixture.sources)}",
-                fix="raise model.slots or lower mixing.max_sources",
-            )
-        empty: list[Sequence[Source]] = [()] * (asking.slots - len(mixture.sources))
-        return [(source,) for source in mixture.sources] + empty, None
-    cues = asking.context in {"frames", "features"}
-    if asking.outputs == "instruments":
-        named: list[Sequence[Source]] = [mixture.of_label(label) for label in asking.labels]
-        context = (
-            [source.cue for source in mixture.sources]
-            if cues
-            else np.array([[bool(sources) for sources in named]], np.float32)
-        )
-        return named, context
-    if cues:
-        asked = _queries(mixture.sources, mixture.distractors, mixing, rng)
-        return [(seen,) if isinstance(seen, Source) else () for seen in asked], [seen.cue for seen in asked]
-    sounding = list(dict.fromkeys(source.label for source in mixture.sources))
-    absent = [label for label in asking.labels if label not in sounding]
-    names = _queries(sounding, absent, mixing, rng)
-    return [mixture.of_label(name) for name in names], np.array(
-        [[label == name for label in asking.labels] for name in names], np.float32
-    )
-
-
-def _queries(
-    present: Sequence[Asked], absent: Sequence[Asked], mixing: MixingConfig, rng: np.random.Generator
-) -> list[Asked]:
-    """Whom to ask for: those who are present in random order, some replaced by one who is absent."""
-    order = [present[index] for index in rng.permutation(len(present))]
-    asked = []
-    for number in range(mixing.queries):
-        wants_absent = number >= len(order) or rng.random() < mixing.absent_share
-        asked.append(absent[int(rng.integers(len(absent)))] if wants_absent and absent else order[number % len(order)])
-    return asked
-
-
 class Levels:
-    """How loud the mixtures of some batches are, and how many were turned down."""
+    """How loud the mixtures of some batches are, and how many were peak-limited."""
 
     def __init__(self) -> None:
         self.mixtures = 0
-        self.turned_down = 0
+        self.peak_limited = 0
         self.rms = 0.0
 
     def add(self, batch: Batch) -> None:
         """Count a batch."""
         self.mixtures += len(batch.mixture)
-        self.turned_down += int(batch.turned_down.sum())
+        self.peak_limited += int(batch.peak_limited.sum())
         self.rms += sum(math.sqrt(np.vdot(sound, sound) / sound.size) for sound in batch.mixture)
 
     def metrics(self) -> dict[str, float]:
-        """Mean RMS in dB below full scale, and the share of mixtures that were turned down."""
+        """Mean RMS in dB below full scale, and the share of mixtures that were peak-limited."""
         count = max(self.mixtures, 1)
         level = 20 * math.log10(max(self.rms / count, LOWEST_RMS))
-        return {"mixture_level_db": level, "turned_down": self.turned_down / count}
+        return {"mixture_level_db": level, "peak_limited": self.peak_limited / count}

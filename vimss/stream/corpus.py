@@ -12,7 +12,7 @@ from vimss.errors import ConfigError
 from vimss.shards.clip import Clip
 from vimss.shards.manifest import Manifest, Shard
 from vimss.stream.config import MixingConfig
-from vimss.stream.mix import Asking, Mixture, Pool, Window, instruments_of, usable
+from vimss.stream.mix import Mixture, PlayerViews, Pool, Window, instruments_of, usable
 from vimss.stream.read import Damage, read_clips
 
 
@@ -25,7 +25,7 @@ class Corpus:
         split: str,
         mixing: MixingConfig,
         window: Window,
-        asking: Asking,
+        views: PlayerViews,
         seed: int,
         damage: Damage,
     ) -> None:
@@ -46,7 +46,7 @@ class Corpus:
         self.split = split
         self.mixing = mixing
         self.window = window
-        self.asking = asking
+        self.views = views
         self.seed = seed
         self.damage = damage
 
@@ -61,14 +61,14 @@ class Corpus:
         world_size: int,
         wanted: Collection[int],
         most: int,
-        company: Sequence[Clip] = (),
+        partner_clips: Sequence[Clip] = (),
     ) -> Iterator[Mixture]:
         """The mixtures of an epoch with the wanted numbers, in order, of `most` players at most.
 
-        Players of `company`, clips of another corpus, may join those of this one.
+        Players of `partner_clips`, clips of another corpus, may join those of this one.
         """
         number = 0
-        for pool in self._pools(epoch, rank, world_size, company):
+        for pool in self._pools(epoch, rank, world_size, partner_clips):
             order = np.random.default_rng((self.seed, epoch, rank, number)).permutation(len(pool.clips))
             # Clips that cannot be used count too: others of the pool are anchors in their place.
             for place in range(pool.held * self.mixing.windows_per_clip):
@@ -97,12 +97,12 @@ class Corpus:
         """
         if not numbers:
             return
-        company = other.first_pool(epoch, rank, world_size)
+        partner_clips = other.first_pool(epoch, rank, world_size)
         capacity = self.fewest_clips(epoch, world_size) * self.mixing.windows_per_clip
         epochs = -(-count // capacity)
         for number in range(epochs):
             wanted = {place - number * capacity for place in numbers if place // capacity == number}
-            drawn = self.mixtures(epoch * epochs + number, rank, world_size, wanted, most, company)
+            drawn = self.mixtures(epoch * epochs + number, rank, world_size, wanted, most, partner_clips)
             for _ in wanted:
                 yield next(drawn)
 
@@ -110,22 +110,22 @@ class Corpus:
         """The clips that a rank meets first in an epoch."""
         return next(self._pools(epoch, rank, world_size, ())).clips
 
-    def _pools(self, epoch: int, rank: int, world_size: int, company: Sequence[Clip]) -> Iterator[Pool]:
+    def _pools(self, epoch: int, rank: int, world_size: int, partner_clips: Sequence[Clip]) -> Iterator[Pool]:
         held: list[Clip] = []
         shards = self.shards(epoch, rank, world_size)
         left = sum(shard.clips for shard in shards)
-        parts, features = self.asking.parts, self.asking.features
-        for clip in read_clips(self.manifest, self.split, shards, parts, features, self.damage):
+        members, features = self.views.members, self.views.features
+        for clip in read_clips(self.manifest, self.split, shards, members, features, self.damage):
             held.append(clip)
             left -= 1
             # A short last pool would have too few instruments: it joins the one before, as one of duets without stems
             # joins the next.
             enough = len(held) >= self.mixing.pool_clips and left >= self.mixing.pool_clips
             own = usable(held, self.window) if enough else []
-            if own and len(instruments_of([*own, *company])) >= self.mixing.max_sources:
-                yield Pool(held, self.mixing, self.window, self.asking.context, company)
+            if own and len(instruments_of([*own, *partner_clips])) >= self.mixing.max_sources:
+                yield Pool(held, self.mixing, self.window, self.views, partner_clips)
                 held = []
-        yield Pool(held, self.mixing, self.window, self.asking.context, company)
+        yield Pool(held, self.mixing, self.window, self.views, partner_clips)
 
     def shards(self, epoch: int, rank: int, world_size: int) -> list[Shard]:
         """The shards that a rank reads in an epoch."""

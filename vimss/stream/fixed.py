@@ -2,7 +2,7 @@
 
     spec = FixedSpec("valid", samples=44100, margin=66150, kinds=((2, False), (2, True)), seed=0)
     kept = fixed_set(manifest, spec)                          # read, or drawn and written
-    for mixture in mixtures_of(kept, manifest, window, asking): ...
+    for mixture in mixtures_of(kept, manifest, window, views): ...
 
 What is drawn depends on the shards and the spec alone: a clip, a player, the sample where the excerpt begins, a gain.
 The stems of the excerpts are kept as int16 with `margin` samples of what surrounds them in the clip; a window that
@@ -31,7 +31,17 @@ from vimss.errors import ConfigError, DataError, StorageError
 from vimss.shards.clip import Clip
 from vimss.shards.manifest import Manifest
 from vimss.storage import atomic_write
-from vimss.stream.mix import Asking, Mixture, Seen, Source, Window, cue_of, independent_voices, mix, start_of
+from vimss.stream.mix import (
+    Mixture,
+    PlayerView,
+    PlayerViews,
+    Source,
+    Window,
+    during,
+    independent_voices,
+    mix,
+    start_of,
+)
 from vimss.stream.read import ClipEntry, list_clips, read_clips
 from vimss.stream.stems import cut
 
@@ -290,25 +300,25 @@ def _stretch(audio: Int16[np.ndarray, "c t"], start: int, length: int) -> Int16[
 
 
 def mixtures_of(
-    kept: FixedSet, manifest: Manifest, window: Window, asking: Asking, numbers: Sequence[int] | None = None
+    kept: FixedSet, manifest: Manifest, window: Window, views: PlayerViews, numbers: Sequence[int] | None = None
 ) -> Iterator[Mixture]:
     """The mixtures with these numbers (all where not given) over the input window of a network.
 
     `window.output_samples` is the length of the excerpts, whatever the network answers beside them; they lie in the
-    middle of the input. Pictures or features are read from the shards, as far as `asking` wants them.
+    middle of the input. What `views` show of players is read from the shards.
     """
     assert window.output_samples == kept.spec.samples, "a window around the excerpts"  # noqa: S101
     chosen = range(len(kept.drawn)) if numbers is None else numbers
-    cues = _read_cues([kept.drawn[number] for number in chosen], kept.spec, manifest, window, asking)
+    shown = _read_views([kept.drawn[number] for number in chosen], kept.spec, manifest, window, views)
     for number in chosen:
         drawn, stems = kept.drawn[number], kept.stems[number]
         # Mixed before it is cut to the window: the level of a mixture does not depend on who hears it.
         whole = mix(
             [
-                Source(e.label, cues.get(e), e.clip, e.piece, e.timbre, cut(stem, 0, stem.shape[1], e.gain))
+                Source(e.label, shown.get(e), e.clip, e.piece, e.timbre, cut(stem, 0, stem.shape[1], e.gain))
                 for e, stem in zip(drawn.sources, stems, strict=True)
             ],
-            [Seen(e.label, cues.get(e), e.clip, e.piece, e.timbre) for e in drawn.distractors],
+            [PlayerView(e.label, shown.get(e), e.clip, e.piece, e.timbre) for e in drawn.distractors],
             drawn.aligned,
         )
         yield _seen_through(whole, kept.spec.margin - window.margin, window.input_samples)
@@ -327,27 +337,27 @@ def _seen_through(mixture: Mixture, first: int, length: int) -> Mixture:
     return replace(mixture, sources=sources, sound=part(mixture.sound))
 
 
-def _read_cues(
-    drawn: Sequence[Drawn], spec: FixedSpec, manifest: Manifest, window: Window, asking: Asking
+def _read_views(
+    drawn: Sequence[Drawn], spec: FixedSpec, manifest: Manifest, window: Window, views: PlayerViews
 ) -> dict[Excerpt, np.ndarray]:
-    """What is seen of the players during the window; each clip is decoded once."""
-    if asking.context not in {"frames", "features"}:
+    """What is shown of the players during the window; each clip is decoded once."""
+    if not views.uses_players:
         return {}
     wanted: dict[str, dict[str, list[Excerpt]]] = {}
     for mixture in drawn:
         for excerpt in (*mixture.sources, *mixture.distractors):
             wanted.setdefault(excerpt.shard, {}).setdefault(excerpt.clip, []).append(excerpt)
-    parts = [part for part in asking.parts if part != "audio"]
-    cues = {}
+    members = [member for member in views.members if member != "audio"]
+    shown = {}
     for shard in manifest.of_split(spec.split):
         keys = wanted.get(shard.name, {})
         if not keys:
             continue
-        for clip in read_clips(manifest, spec.split, [shard], parts, asking.features, keys=keys):
+        for clip in read_clips(manifest, spec.split, [shard], members, views.features, keys=keys):
             for excerpt in keys[clip.key]:
-                begin = float(excerpt.start - window.margin)
-                cues[excerpt] = cue_of(asking.context, clip, clip.players[excerpt.player], window, begin)
-    return cues
+                view = views.of_player(clip, clip.players[excerpt.player])
+                shown[excerpt] = during(view, clip, window, float(excerpt.start - window.margin))
+    return shown
 
 
 def _content(kept: FixedSet, name: str) -> bytes:

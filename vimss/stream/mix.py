@@ -1,13 +1,13 @@
 """From clips to mixtures: players of one clip at one time (aligned), or of the pool at independent times
 (mix-and-separate, Zhao et al. 2018), each changed as the settings say.
 
-    pool = Pool(clips, mixing, window, cue="labels")
+    pool = Pool(clips, mixing, window, interface)
     mixture = pool.draw(rng, anchor=pool.clips[0], count=2, aligned=False)
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int16
@@ -35,7 +35,7 @@ Voice = TypeVar("Voice")
 """A player that sounds, with the clip."""
 
 FULL_SCALE = 1 - 1e-6
-"""The peak of a mixture that is turned down; rounding may not lift it above 1."""
+"""The peak of a mixture that is peak-limited; rounding may not lift it above 1."""
 
 
 @dataclass(frozen=True)
@@ -52,37 +52,56 @@ class Window:
         return (self.input_samples - self.output_samples) // 2
 
 
-@dataclass(frozen=True)
-class Asking:
-    """What the network needs beside the mixture, and what it answers: the stream's view of the model's settings."""
-
-    outputs: Literal["instruments", "queries", "slots"]
-    context: Literal["none", "labels", "frames", "features"]
-    labels: tuple[str, ...]
-    slots: int
-    features: str = ""
-    """Folder of the vision network whose features are read."""
+@runtime_checkable
+class PlayerViews(Protocol):
+    """What is read of clips, and shown of their players: the part of a network's interface that concerns clips."""
 
     @property
-    def parts(self) -> tuple[str, ...]:
-        """What to decode from the shards."""
-        return {"frames": ("audio", "picture"), "features": ("audio", "features")}.get(self.context, ("audio",))
+    def members(self) -> tuple[str, ...]:
+        """Members of a clip to read."""
+
+    @property
+    def features(self) -> str:
+        """Folder of the vision features that are read, where they are."""
+
+    @property
+    def uses_players(self) -> bool:
+        """Whether players are shown; then one who rests is a distractor."""
+
+    def of_player(self, clip: Clip, player: Player) -> np.ndarray:
+        """The view of a player in a whole clip, "v ...": one entry per picture."""
+
+
+@dataclass(frozen=True)
+class SoundAlone:
+    """Of what sees nothing of the players."""
+
+    members: tuple[str, ...] = ("audio",)
+    features: str = ""
+    uses_players: bool = False
+
+    def of_player(self, clip: Clip, player: Player) -> np.ndarray:
+        """Nobody asks for it."""
+        raise TypeError("players are not shown")
+
+
+SOUND_ALONE = SoundAlone()
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class PlayerView:
     """A player during a window, as a query names them."""
 
     label: str
-    cue: np.ndarray | None
-    """Picture "v h w 3" or features "v d", spread evenly over the input window."""
+    view: np.ndarray | None
+    """What is shown of the player, "v ...", spread evenly over the input window; None where nothing is."""
     clip: str
     piece: str
     timbre: str
 
 
 @dataclass(frozen=True, eq=False)
-class Source(Seen):
+class Source(PlayerView):
     """One player's share of a mixture."""
 
     stem: Float32[np.ndarray, "c t"]
@@ -94,12 +113,12 @@ class Mixture:
     """Sources that sound together; `distractors` are players who do not."""
 
     sources: tuple[Source, ...]
-    distractors: tuple[Seen, ...]
+    distractors: tuple[PlayerView, ...]
     aligned: bool
     sound: Float32[np.ndarray, "c t"]
     """The sum of the stems, over the input window."""
-    turned_down: bool
-    """Whether the sum would have exceeded full scale."""
+    peak_limited: bool
+    """Whether the sum would have exceeded full scale, and was made softer."""
 
     def of_label(self, label: str) -> list[Source]:
         """The sources of an instrument: usually one or none."""
@@ -122,18 +141,23 @@ class _Take:
 
 
 class Pool:
-    """Clips in memory, from which mixtures are drawn; players of `company`, clips of another corpus, may join them."""
+    """Clips in memory, from which mixtures are drawn; players of `partner_clips`, of another corpus, may join them."""
 
     def __init__(
-        self, clips: Sequence[Clip], mixing: MixingConfig, window: Window, cue: str, company: Sequence[Clip] = ()
+        self,
+        clips: Sequence[Clip],
+        mixing: MixingConfig,
+        window: Window,
+        views: PlayerViews,
+        partner_clips: Sequence[Clip] = (),
     ) -> None:
         self.held = len(clips)
         """Clips with those that cannot be used: too short, or without stems."""
         self.clips = usable(clips, window)
         self.mixing = mixing
         self.window = window
-        self.cue = cue
-        heard = [*self.clips, *company]
+        self.views = views
+        heard = [*self.clips, *partner_clips]
         self._players = [(clip, player) for clip in heard for player in _sounding(clip)]
         if not self.clips or len(instruments_of(heard)) < mixing.max_sources:
             raise DataError(
@@ -162,10 +186,10 @@ class Pool:
         others = [pair for pair in self._players if pair[1].instrument not in labels]
         distractors = []
         # A label that does not sound needs no player; a picture of somebody who rests does.
-        if self.cue in {"frames", "features"} and others:
+        if self.views.uses_players and others:
             clip, player = others[rng.integers(len(others))]
             take = self._take(rng, clip, player)
-            distractors.append(Seen(player.instrument, self._cue(take), clip.key, clip.piece, player.timbre))
+            distractors.append(PlayerView(player.instrument, self._view(take), clip.key, clip.piece, player.timbre))
         return mix(sources, distractors, aligned)
 
     def _take(self, rng: np.random.Generator, clip: Clip, player: Player) -> _Take:
@@ -185,7 +209,7 @@ class Pool:
 
     def _source(self, rng: np.random.Generator, take: _Take) -> Source:
         clip, player = take.clip, take.player
-        return Source(player.instrument, self._cue(take), clip.key, clip.piece, player.timbre, self._heard(rng, take))
+        return Source(player.instrument, self._view(take), clip.key, clip.piece, player.timbre, self._heard(rng, take))
 
     def _heard(self, rng: np.random.Generator, take: _Take) -> Float32[np.ndarray, "c t"]:
         """The stem over the input window, changed as the settings say."""
@@ -214,10 +238,11 @@ class Pool:
         first = self.window.margin + int(rng.integers(output - length + 1))
         hush(stem, first, first + length, round(FADE_SECONDS * self.window.sample_rate))
 
-    def _cue(self, take: _Take) -> np.ndarray | None:
-        if self.cue not in {"frames", "features"}:
+    def _view(self, take: _Take) -> np.ndarray | None:
+        if not self.views.uses_players:
             return None
-        return cue_of(self.cue, take.clip, take.player, self.window, take.begin(self.window), take.speed)
+        view = self.views.of_player(take.clip, take.player)
+        return during(view, take.clip, self.window, take.begin(self.window), take.speed)
 
 
 def usable(clips: Sequence[Clip], window: Window) -> list[Clip]:
@@ -230,15 +255,15 @@ def instruments_of(clips: Sequence[Clip]) -> set[str]:
     return {player.instrument for clip in clips for player in _sounding(clip)}
 
 
-def mix(sources: Sequence[Source], distractors: Sequence[Seen], aligned: bool) -> Mixture:
-    """Sources that sound together. Where the sum would exceed full scale, all are turned down by the same gain."""
+def mix(sources: Sequence[Source], distractors: Sequence[PlayerView], aligned: bool) -> Mixture:
+    """Sources that sound together. Where the sum would exceed full scale, all are made softer by the same gain."""
     sound = _sum(sources)
     peak = max(sound.max(), -sound.min())
-    turned_down = bool(peak > 1)
-    if turned_down:
+    peak_limited = bool(peak > 1)
+    if peak_limited:
         sources = [replace(source, stem=source.stem * np.float32(FULL_SCALE / peak)) for source in sources]
         sound = _sum(sources)
-    return Mixture(tuple(sources), tuple(distractors), aligned, sound, turned_down)
+    return Mixture(tuple(sources), tuple(distractors), aligned, sound, peak_limited)
 
 
 def _sum(sources: Sequence[Source]) -> Float32[np.ndarray, "c t"]:
@@ -271,22 +296,15 @@ def start_of(rng: np.random.Generator, stem: Int16[np.ndarray, "c t"], samples: 
     return start
 
 
-def cue_of(cue: str, clip: Clip, player: Player, window: Window, begin: float, speed: float = 1.0) -> np.ndarray:
-    """What is seen of a player, frames or features, during an input window that begins at sample `begin` of a clip."""
-    array = player.picture if cue == "frames" else player.features
-    if array is None:
-        raise DataError(
-            f"model.context: {cue} needs {'a picture' if cue == 'frames' else cue} of every player",
-            got=f"none for {player.part} in {clip.key}",
-            fix="set model.context: labels" if cue == "frames" else "run `vimss features` for this recipe",
-        )
+def during(view: np.ndarray, clip: Clip, window: Window, begin: float, speed: float = 1.0) -> np.ndarray:
+    """A player's view of a clip, "v ...", during an input window that begins at sample `begin`."""
     # The same number of pictures for every clip: the last of a piece may end between two of them.
-    seconds = cue_times(window, clip.frame_rate) * speed + begin / clip.sample_rate
-    return array[np.clip(np.floor(seconds * clip.frame_rate).astype(int), 0, len(array) - 1)]
+    seconds = view_times(window, clip.frame_rate) * speed + begin / clip.sample_rate
+    return view[np.clip(np.floor(seconds * clip.frame_rate).astype(int), 0, len(view) - 1)]
 
 
-def cue_times(window: Window, frame_rate: float) -> np.ndarray:
-    """Seconds from the window's begin at which a time-varying context is sampled: (j + 1/2) / v of the input window."""
+def view_times(window: Window, frame_rate: float) -> np.ndarray:
+    """Seconds from the window's begin at which a player is shown: (j + 1/2) / v of the input window."""
     seconds = window.input_samples / window.sample_rate
     count = max(1, round(seconds * frame_rate))
     return (np.arange(count) + 0.5) * seconds / count

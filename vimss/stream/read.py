@@ -41,7 +41,7 @@ from vimss.storage import sha256
 
 log = logging.getLogger(__name__)
 
-PARTS = ("audio", "picture", "masks", "features", "annotations")
+PARTS = ("audio", "picture", "masks", "features", "skeleton", "annotations")
 """What can be decoded; the rest of a clip is always there. Pictures cost far more than sound."""
 
 ENDINGS = {
@@ -49,6 +49,7 @@ ENDINGS = {
     "picture": (".mp4",),
     "masks": (".masks.npz", ".boxes.npy"),
     "features": (".features.npy",),
+    "skeleton": (".skeleton.npy",),
     "annotations": (".npy",),
 }
 """Of the members that hold a part."""
@@ -278,7 +279,7 @@ def read_pieces(
 
 
 def has_part(manifest: Manifest, split: str, part: str) -> bool:
-    """Whether a player of the split has a stem ("audio") or a "picture": what the JSON of the clips says, no more."""
+    """Whether a player of the split has a stem ("audio"), a "picture" or another member, as the clips' JSON says."""
     for shard in manifest.of_split(split):
         path = local_shard(manifest, shard)
         try:
@@ -314,6 +315,7 @@ def join_clips(clips: Sequence[Clip]) -> Clip:
                 silent=all(p.silent for p in same),
                 picture=_joined([p.picture for p in same]),
                 features=_joined([p.features for p in same]),
+                skeleton=_joined([p.skeleton for p in same]),
                 masks=_joined([p.masks for p in same], axis=1),
                 boxes=_joined([p.boxes for p in same], axis=1),
                 annotations={kind: _joined_rows(clips, same, kind) for kind in player.annotations},
@@ -399,6 +401,7 @@ def _decode_player(entry: dict[str, Any], members: dict[str, Any], parts: Collec
         silent=entry["silent"],
         picture=part("picture", "picture", _pictures),
         features=part("features", "features", _array),
+        skeleton=part("skeleton", "skeleton", _array),
         masks=part("masks", "masks", _masks),
         boxes=part("masks", "boxes", _array),
         annotations={kind: _array(members[member], size) for kind, member in annotations.items()},

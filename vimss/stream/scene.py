@@ -1,34 +1,22 @@
 """What evaluation, pages and separators hear and see: clips and mixtures as sound, stems by label, and players in view.
 
-    for scene in pieces_of(manifest, "test", cue="frames"):
-        scene.mixture, scene.references["vn"], scene.cues["vn"]            # [c t], [c t], one array per violinist
+    for scene in pieces_of(manifest, "test", views):
+        scene.mixture, scene.references["vn"], scene.views["vn"]            # [c t], [c t], one array per violinist
 
 A reference is a label's stem: the sum of the stems of its players.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 
-from vimss.errors import DataError
 from vimss.media import INT16_SCALE
 from vimss.shards.clip import Clip
 from vimss.shards.manifest import Manifest, Shard
-from vimss.stream.mix import Mixture
+from vimss.stream.mix import SOUND_ALONE, Mixture, PlayerViews
 from vimss.stream.read import read_pieces
-
-Cue = Literal["none", "frames", "features"]
-"""What is seen of the players."""
-
-CUE_PARTS: dict[Cue, tuple[str, ...]] = {
-    "none": ("audio",),
-    "frames": ("audio", "picture"),
-    "features": ("audio", "features"),
-}
-"""What to decode from the shards."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +27,9 @@ class Scene:
     mixture: Float[np.ndarray, "c t"]
     references: dict[str, Float[np.ndarray, "c t"]]
     """The labels that sound, with the sum of their players' stems."""
-    cues: Mapping[str, Sequence[np.ndarray]]
-    """Label to what is seen of each of its players, pictures "v h w 3" or features "v d", spread evenly over the
-    mixture; nothing where nobody looks. A label that does not sound may be seen."""
+    views: Mapping[str, Sequence[np.ndarray]]
+    """Label to the view of each of its players, such as pictures "v h w 3" or features "v d", spread evenly over the
+    mixture; empty for networks that use no players. A label that does not sound may have views."""
     unscored: Mapping[str, Float[np.ndarray, "c t"]] = field(default_factory=dict)
     """Labels that sound too, but that a model of the table does not know; no system is told of them."""
 
@@ -50,8 +38,8 @@ class Scene:
         parts: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = ({}, {})
         for label, stem in self.references.items():
             parts[label not in labels][label] = stem
-        cues = {label: cues for label, cues in self.cues.items() if label in labels}
-        return replace(self, references=parts[0], cues=cues, unscored={**self.unscored, **parts[1]})
+        views = {label: views for label, views in self.views.items() if label in labels}
+        return replace(self, references=parts[0], views=views, unscored={**self.unscored, **parts[1]})
 
     def renamed(self, label: str, other: str) -> "Scene":
         """The same sound, in which the reference of `label` has another name."""
@@ -61,53 +49,46 @@ class Scene:
     def beginning(self, samples: int) -> "Scene":
         """About the first `samples`, cut between two pictures; labels that rest there are left out."""
         total = self.mixture.shape[1]
-        frames = next((len(cue) for cues in self.cues.values() for cue in cues), total)
+        frames = next((len(view) for views in self.views.values() for view in views), total)
         kept = max(1, round(frames * min(samples / total, 1)))
         length = round(kept * total / frames)
         references = {label: stem[:, :length] for label, stem in self.references.items() if stem[:, :length].any()}
-        cues = {label: [cue[:kept] for cue in self.cues[label]] for label in references if label in self.cues}
-        return Scene(self.name, self.mixture[:, :length], references, cues)
+        views = {label: [view[:kept] for view in self.views[label]] for label in references if label in self.views}
+        return Scene(self.name, self.mixture[:, :length], references, views)
 
 
 def pieces_of(
-    manifest: Manifest, split: str, cue: Cue = "none", features: str = "", shards: Sequence[Shard] | None = None
+    manifest: Manifest, split: str, views: PlayerViews = SOUND_ALONE, shards: Sequence[Shard] | None = None
 ) -> Iterator[Scene]:
     """Whole pieces of a split that have two or more sounding labels; players of one label are one reference.
 
-    `cue` says what to show of the players; of "features", those in the folder `features`. With `shards`, only theirs.
+    `views` says what to show of the players. With `shards`, only the pieces in them.
     """
-    for clip in read_pieces(manifest, split, CUE_PARTS[cue], features, shards):
+    for clip in read_pieces(manifest, split, views.members, views.features, shards):
         references = references_of(clip)
         if len(references) > 1:
-            yield Scene(clip.piece, mixture_of(clip), references, cues_of(clip, cue))
+            yield Scene(clip.piece, mixture_of(clip), references, views_of(clip, views))
 
 
 def scene_of(mixture: Mixture, name: str) -> Scene:
-    """A drawn mixture, in which the distractors are seen too."""
+    """A drawn mixture, in which the distractors have views too."""
     references: dict[str, np.ndarray] = {}
-    cues: dict[str, list[np.ndarray]] = {}
+    views: dict[str, list[np.ndarray]] = {}
     for source in mixture.sources:
         references[source.label] = references.get(source.label, 0) + source.stem
-    for seen in (*mixture.sources, *mixture.distractors):
-        if seen.cue is not None:
-            cues.setdefault(seen.label, []).append(seen.cue)
-    return Scene(name, mixture.sound, references, cues)
+    for player in (*mixture.sources, *mixture.distractors):
+        if player.view is not None:
+            views.setdefault(player.label, []).append(player.view)
+    return Scene(name, mixture.sound, references, views)
 
 
-def cues_of(clip: Clip, cue: Cue) -> dict[str, list[np.ndarray]]:
-    """What is seen of the players that sound, by label; DataError where one is not seen."""
-    cues: dict[str, list[np.ndarray]] = {}
-    for player in clip.players if cue != "none" else ():
+def views_of(clip: Clip, views: PlayerViews) -> dict[str, list[np.ndarray]]:
+    """The views of the players that sound, by label; DataError where the clip lacks one."""
+    found: dict[str, list[np.ndarray]] = {}
+    for player in clip.players if views.uses_players else ():
         if player.audio is not None and player.audio.any():
-            seen = player.picture if cue == "frames" else player.features
-            if seen is None:
-                raise DataError(
-                    f"a model with context: {cue} needs {cue} of every player",
-                    got=f"none for {player.part} in {clip.key}",
-                    fix="evaluate it on a corpus with pictures",
-                )
-            cues.setdefault(player.instrument, []).append(seen)
-    return cues
+            found.setdefault(player.instrument, []).append(views.of_player(clip, player))
+    return found
 
 
 def references_of(clip: Clip) -> dict[str, Float[np.ndarray, "c t"]]:

@@ -32,7 +32,10 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types.schema import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
 import vimss
+from vimss.config import parse_config
 from vimss.model.card import CARD, WEIGHTS, check_model_folder
+from vimss.model.config import ModelConfig
+from vimss.model.interface import Interface
 from vimss.storage import atomic_write, sha256
 from vimss.track.names import URI, no_such_model, not_a_model
 from vimss.track.store import Tracking, explain_mlflow_errors
@@ -226,22 +229,19 @@ def _log_model(tracking: Tracking, name: str, folder: Path, run_id: str, facts: 
 
 def _signature(facts: dict[str, Any]) -> ModelSignature:
     """What the served model takes and gives; see served_model."""
-    config = facts["config"]
-    audio = (-1, config["channels"], -1)
-    inputs = [TensorSpec(np.dtype("float32"), audio, "mixture")]
-    if config["site"] != "none" and config["context"] == "features":
-        inputs.append(TensorSpec(np.dtype("float32"), (-1, -1, -1, config["feature_size"]), "features"))
-    if config["site"] != "none" and config["context"] == "frames":
-        inputs.append(TensorSpec(np.dtype("uint8"), (-1, -1, -1, -1, -1, 3), "frames"))
-    names = facts["labels"] if config["outputs"] == "instruments" or config["context"] == "labels" else []
-    if config["outputs"] == "slots":
-        names = [f"slot_{number}" for number in range(1, config["slots"] + 1)]
-    outputs = Schema([TensorSpec(np.dtype("float32"), audio, label) for label in names]) if names else None
+    interface = Interface(parse_config(facts["config"], ModelConfig, CARD), tuple(facts["labels"]))
+    mixture, *_ = inputs = interface.inputs()
+    names = interface.known_outputs
+    outputs = Schema([TensorSpec(np.dtype(np.float32), mixture.shape, name) for name in names]) if names else None
     params = [
         ParamSpec("instruments", DataType.string, [], (-1,)),
         ParamSpec("sample_rate", DataType.long, facts["sample_rate"]),
     ]
-    return ModelSignature(inputs=Schema(inputs), outputs=outputs, params=ParamSchema(params))
+    return ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype(given.dtype), given.shape, given.name) for given in inputs]),
+        outputs=outputs,
+        params=ParamSchema(params),
+    )
 
 
 def _make_registered_model(client: MlflowClient, name: str) -> None:

@@ -5,10 +5,12 @@
     stems["vn"]  # float32 "b c t", at the rate and length of the mixture
 
 `mixture` is float32 "b c t". A model conditioned on pictures takes their `features` (float32 "b p v d") or the
-`frames` themselves (uint8 "b p v h w 3") beside it, spread evenly over the mixture, one p per player.
+`frames` themselves (uint8 "b p v h w 3") beside it, spread evenly over the mixture, one p per player: see the context
+of that name in `vimss.model.contexts`.
 It needs the package vimss, and loads JSON and safetensors: nothing here is a pickle.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,41 +36,41 @@ class ServedSeparator(mlflow.pyfunc.PythonModel):
 
         Args:
             context: MLflow's, not used.
-            model_input: `mixture`, and `features` or `frames` where the model is conditioned on them.
+            model_input: `mixture`, and the views of the players where the model is conditioned on them.
             params: `instruments` to return (all where empty), `sample_rate` of the mixture in Hz (0: the model's).
 
         Returns:
             Name of the output to float32 "b c t": a label, or player_1 and slot_1 and so on without labels.
 
         Raises:
-            ModelError: instruments that the model does not know, or none for a model that must be told.
+            ModelError: instruments that the model does not know, or none for a model that is conditioned on labels.
 
         """
         params = params or {}
         rate = int(params.get("sample_rate") or self._separator.sample_rate)
-        visual = next((model_input[name] for name in ("features", "frames") if name in model_input), None)
         wanted = self._wanted(list(params.get("instruments", ())))
+        mixtures, *views = (model_input[given.name] for given in self._separator.interface.inputs())
         stems = [
-            self._separate(mixture, None if visual is None else visual[index], wanted, rate)
-            for index, mixture in enumerate(model_input["mixture"])
+            self._separate(mixture, list(views[0][index]) if views else [], wanted, rate)
+            for index, mixture in enumerate(mixtures)
         ]
         return {name: np.stack([stem[name] for stem in stems]) for name in stems[0]}
 
     def _wanted(self, instruments: list[str]) -> list[str]:
         from vimss.errors import ModelError
 
-        separator = self._separator
-        if not instruments and separator.listens and separator.config.context == "labels":
+        interface = self._separator.interface
+        if not instruments and interface.is_conditioned and not interface.uses_players:
             raise ModelError(
                 "this model must be told which instruments play",
                 got="no instruments",
-                fix=f"choose from {', '.join(separator.labels)}",
+                fix=f"choose from {', '.join(interface.labels)}",
             )
-        separator.label_context(instruments)  # refuses a name that is no label
-        return instruments or list(separator.labels)
+        interface.check_labels(instruments)
+        return instruments or list(interface.labels)
 
     def _separate(
-        self, mixture: np.ndarray, visual: np.ndarray | None, wanted: list[str], rate: int
+        self, mixture: np.ndarray, views: Sequence[np.ndarray], wanted: list[str], rate: int
     ) -> dict[str, np.ndarray]:
         import soxr
         import torch
@@ -79,25 +81,16 @@ class ServedSeparator(mlflow.pyfunc.PythonModel):
         samples = mixture.shape[1]
         if rate != separator.sample_rate:
             mixture = soxr.resample(np.ascontiguousarray(mixture.T), rate, separator.sample_rate).T
-        given = None
-        if separator.listens:
-            given = separator.label_context(wanted)[0] if visual is None else torch.from_numpy(visual.copy())
+        rows = separator.interface.context_of(wanted, views)
+        given = None if rows is None else torch.from_numpy(rows)
         estimates = separate_all(separator, torch.from_numpy(np.ascontiguousarray(mixture)), given).numpy()
         if rate != separator.sample_rate:
             estimates = np.stack([soxr.resample(stem.T, separator.sample_rate, rate).T for stem in estimates])
             short = max(0, samples - estimates.shape[2])  # rounding of the resampler, a sample at most
             estimates = np.pad(estimates, ((0, 0), (0, 0), (0, short)))[:, :, :samples]
-        named = dict(zip(self._names(wanted, len(estimates)), estimates, strict=True))
+        names = separator.interface.output_names(wanted, len(estimates))
+        named = dict(zip(names, estimates, strict=True))
         return {name: stem for name, stem in named.items() if name in wanted or name not in separator.labels}
-
-    def _names(self, wanted: list[str], count: int) -> list[str]:
-        config = self._separator.config
-        if config.outputs == "instruments":
-            return list(self._separator.labels)
-        if config.outputs == "queries" and config.context == "labels":
-            return wanted
-        kind = "slot" if config.outputs == "slots" else "player"
-        return [f"{kind}_{number}" for number in range(1, count + 1)]
 
 
 mlflow.models.set_model(ServedSeparator())

@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from vimss.config import Config
 from vimss.model.config import ModelConfig
+from vimss.model.contexts import CONTEXTS
 from vimss.stream.config import MixingConfig
 
 MUCH_WAITING = 0.1
@@ -154,35 +155,33 @@ def _is_conditioned(settings: Settings) -> bool:
     return settings.model.site != "none"
 
 
-def _looks(settings: Settings) -> bool:
-    return _is_conditioned(settings) and settings.model.context in {"frames", "features"}
-
-
 def _limits_width(settings: Settings) -> bool:
     model = settings.model
     return model.widths() != model.model_copy(update={"max_filters": default_of("model.max_filters")}).widths()
 
 
 _SITE = "a model.site other than none"
-_CONTEXT = ("model.context", "model.site")
+
+
+def _of_contexts(setting: str) -> Rule:
+    """When a setting of the model works that some contexts depend on."""
+    names = [name for name, context in CONTEXTS.items() if setting in context.settings]
+    return Rule(
+        f"model.context: {' or '.join(names)}, and {_SITE}",
+        ("model.context", "model.site"),
+        lambda settings: _is_conditioned(settings) and settings.model.context in names,
+    )
+
 
 RULES = {
     "model.context": Rule(_SITE, ("model.site",), _is_conditioned),
     "model.op": Rule(_SITE, ("model.site",), _is_conditioned),
     "model.slots": Rule("model.outputs: slots", ("model.outputs",), lambda settings: settings.model.outputs == "slots"),
     "model.max_filters": Rule("layers that would have more channels", ("model.filters", "model.levels"), _limits_width),
-    "model.vision.network": Rule(f"model.context: frames or features, and {_SITE}", _CONTEXT, _looks),
-    "model.vision.weights": Rule(f"model.context: frames or features, and {_SITE}", _CONTEXT, _looks),
-    "model.vision.frozen": Rule(
-        f"model.context: frames, and {_SITE}",
-        _CONTEXT,
-        lambda settings: _is_conditioned(settings) and settings.model.context == "frames",
-    ),
-    "model.feature_size": Rule(
-        f"model.context: features, and {_SITE}",
-        _CONTEXT,
-        lambda settings: _is_conditioned(settings) and settings.model.context == "features",
-    ),
+    **{
+        f"model.{setting}": _of_contexts(setting)
+        for setting in dict.fromkeys(setting for context in CONTEXTS.values() for setting in context.settings)
+    },
     "mixing.aligned_share": Rule(
         "mixtures of several sources", ("mixing.max_sources",), lambda settings: settings.mixing.max_sources > 1
     ),

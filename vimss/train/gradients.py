@@ -100,15 +100,7 @@ class Gradients:
 
     def _parts(self, batch: Batch) -> Iterator[Batch]:
         for start in range(0, len(batch.mixture), self.micro_batch):
-            chosen = slice(start, start + self.micro_batch)
-            yield Batch(
-                mixture=batch.mixture[chosen],
-                targets=batch.targets[chosen],
-                present=batch.present[chosen],
-                context=None if batch.context is None else batch.context[chosen],
-                players=None if batch.players is None else batch.players[chosen],
-                turned_down=batch.turned_down[chosen],
-            )
+            yield batch.part(slice(start, start + self.micro_batch))
 
     def _totals(self, batch: Batch) -> Totals:
         """Counts of the batch over all workers, made before anything is on a GPU: nothing waits for them."""

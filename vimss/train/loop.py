@@ -27,10 +27,11 @@ from vimss.config import signature
 from vimss.errors import ConfigError, TrainingError
 from vimss.features import find_features, read_features
 from vimss.model.geometry import geometry
+from vimss.model.interface import Interface
 from vimss.model.separator import Separator, save_separator
 from vimss.shards.manifest import Manifest
 from vimss.stream.batch import Examples, Levels, Position
-from vimss.stream.mix import Asking, Window
+from vimss.stream.mix import Window
 from vimss.train.checkpoint import State, load_state, save_state
 from vimss.train.config import MUCH_WAITING, Settings, TrainingConfig, ValidationConfig, reaches
 from vimss.train.device import distribute
@@ -103,9 +104,9 @@ def train(
     separator.to(device)
     average = copy.deepcopy(separator).requires_grad_(False) if config.ema else None
     optimizers = make_optimizers(separator, config, device)
-    asking = asking_of(settings, training.manifest)
+    interface = interface_of(settings, training.manifest)
     share = (training.rank, training.world_size)
-    validate = Validation(settings, training.manifest, training.validation, asking, share, device)
+    validate = Validation(settings, training.manifest, training.validation, interface, share, device)
     state = State(
         training.signature,
         validate.signature,
@@ -123,14 +124,14 @@ def train(
             report(state.metrics, None)
         else:
             state = _scored_again(state, validate, separator, average)
-            with _checkpoint(training, asking, state, separator, average, optimizers) as folder:
+            with _checkpoint(training, interface, state, separator, average, optimizers) as folder:
                 report(state.metrics, folder)
     network: nn.Module = separator
     if training.world_size > 1:
         network = distribute(separator, device, config.gradient_compression)
 
     window = training_window(settings, training.manifest)
-    examples = Examples(training.manifest, "train", settings.mixing, window, asking, settings.seed)
+    examples = Examples(training.manifest, "train", settings.mixing, window, interface, settings.seed)
     gradients = Gradients(network, settings, window, device, micro_batch=local_batch)
     seconds_per_step = config.batch_size * window.output_samples / window.sample_rate
     total_steps = math.ceil(config.audio_seconds / seconds_per_step)
@@ -192,7 +193,7 @@ def train(
                 paused = reaches(seconds, training.pause_seconds)
                 position, scored_on = made.position, validate.signature
                 now = State(training.signature, scored_on, steps, position, best, best_seconds, metrics)
-                with _checkpoint(training, asking, now, separator, average, optimizers) as folder:
+                with _checkpoint(training, interface, now, separator, average, optimizers) as folder:
                     report(metrics, folder)
                 losses, levels = Losses(training), Levels()
                 clock = _Clock()
@@ -202,7 +203,7 @@ def train(
 @contextmanager
 def _checkpoint(
     training: Training,
-    asking: Asking,
+    interface: Interface,
     state: State,
     separator: Separator,
     average: Separator | None,
@@ -215,7 +216,7 @@ def _checkpoint(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         seen = {key: state.metrics[key] for key in ("audio_seconds", figure_of().name)}
-        card = {**data_card(training.manifest, asking), **seen, "validation": state.validation}
+        card = {**data_card(training.manifest, interface), **seen, "validation": state.validation}
         save_separator(folder / "model", average or separator, card)
         save_state(folder, state, separator, average, optimizers)
         yield folder
@@ -294,13 +295,19 @@ def training_window(settings: Settings, manifest: Manifest) -> Window:
     return Window(geometry(settings.model).input_samples(output), output, manifest.recipe.sample_rate)
 
 
-def asking_of(settings: Settings, manifest: Manifest) -> Asking:
-    """What the network needs beside the mixture."""
-    model = settings.model
-    context = "none" if model.site == "none" else model.context
-    features = find_features(manifest, model.vision, model.feature_size) if context == "features" else ""
+def interface_of(settings: Settings, manifest: Manifest) -> Interface:
+    """What goes into the network and comes out, with the vision features beside the shards where it reads some.
+
+    Raises:
+        ConfigError: pictures or features of another size.
+        DataError: features that are missing or damaged.
+
+    """
+    model, labels = settings.model, manifest.recipe.labels
+    interface = Interface(model, labels)
+    features = find_features(manifest, model.vision, model.feature_size) if "features" in interface.members else ""
     for other, _ in manifest.more:
-        if context in {"frames", "features"} and other.recipe.picture != manifest.recipe.picture:
+        if interface.uses_players and other.recipe.picture != manifest.recipe.picture:
             raise ConfigError(
                 f"more_shards: '{other.name}' must have the pictures of '{manifest.name}', {manifest.recipe.picture}",
                 got=str(other.recipe.picture),
@@ -308,7 +315,7 @@ def asking_of(settings: Settings, manifest: Manifest) -> Asking:
             )
         if features:
             read_features(other, features)
-    return Asking(model.outputs, context, manifest.recipe.labels, model.slots, features)
+    return Interface(model, labels, features)
 
 
 def learning_rate(config: TrainingConfig, audio_seconds: float) -> float:
@@ -328,13 +335,13 @@ def should_continue(config: TrainingConfig, audio_seconds: float, best_seconds: 
     return config.patience_seconds == 0 or audio_seconds - best_seconds < config.patience_seconds
 
 
-def data_card(manifest: Manifest, asking: Asking) -> dict[str, Any]:
+def data_card(manifest: Manifest, interface: Interface) -> dict[str, Any]:
     """What a user of the weights must know of the data they come from."""
     recipe = manifest.recipe
     data = f"{manifest.name}: {recipe.description}"
     card: dict[str, Any] = {"data": data, "licence": recipe.licence, "shards": manifest.digest}
     card["picture"] = recipe.picture.model_dump()
-    return card | ({"features": asking.features} if asking.features else {})
+    return card | ({"features": interface.features} if interface.features else {})
 
 
 def _local_batch(batch_size: int, world_size: int) -> int:

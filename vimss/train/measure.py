@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from vimss.model.geometry import geometry
+from vimss.model.interface import Interface
 from vimss.model.separator import Separator
 from vimss.shards.recipe import Recipe
 from vimss.stream.batch import Batch
@@ -38,7 +39,8 @@ def step_seconds(settings: Settings, recipe: Recipe, threads: int = 1, at_most: 
     A network that is conditioned by pictures is measured without them.
     """
     begin = time.monotonic()
-    blind = {"site": "none", "outputs": "instruments"} if _sees(settings) else {}
+    uses_players = Interface(settings.model, recipe.labels).uses_players
+    blind = {"site": "none", "outputs": "instruments"} if uses_players else {}
     model = settings.model.model_copy(update={**blind, "channels": recipe.channels})
     # torch.compile takes longer than is asked for here.
     training = settings.training.model_copy(update={"compile": "off"})
@@ -50,10 +52,6 @@ def step_seconds(settings: Settings, recipe: Recipe, threads: int = 1, at_most: 
         while len(taken) <= STEPS and time.monotonic() - begin + taken[-1] < at_most:
             taken.append(next(steps))
     return statistics.median(taken[1:] or taken)
-
-
-def _sees(settings: Settings) -> bool:
-    return settings.model.site != "none" and settings.model.context != "labels"
 
 
 def _steps(settings: Settings, recipe: Recipe) -> Iterator[float]:
@@ -80,13 +78,11 @@ def _steps(settings: Settings, recipe: Recipe) -> Iterator[float]:
 
 def _noise(settings: Settings, recipe: Recipe, window: Window) -> Batch:
     """A batch of the shapes of the settings, in which half of the outputs sound."""
-    model, size, labels = settings.model, settings.training.batch_size, len(recipe.labels)
-    outputs = {"slots": model.slots, "instruments": labels, "queries": settings.mixing.queries}[model.outputs]
+    interface, size, labels = Interface(settings.model, recipe.labels), settings.training.batch_size, recipe.labels
+    outputs = interface.num_outputs(settings.mixing.queries)
     rng = np.random.default_rng(0)
-    context = None
-    if model.site != "none":
-        asked = outputs if model.outputs == "queries" else 1
-        context = rng.integers(2, size=(size, asked, labels)).astype(np.float32)
+    rows = interface.context_of([labels[number % len(labels)] for number in range(outputs)])
+    context, players = interface.join([[] if rows is None else list(rows)] * size)
     present = np.arange(size * outputs).reshape(size, outputs) % 2 == 0
     targets = rng.standard_normal((size, outputs, recipe.channels, window.output_samples), np.float32) / 10
     return Batch(
@@ -94,8 +90,8 @@ def _noise(settings: Settings, recipe: Recipe, window: Window) -> Batch:
         targets=targets * present[:, :, None, None],
         present=present,
         context=context,
-        players=None,
-        turned_down=np.zeros(size, bool),
+        players=players,
+        peak_limited=np.zeros(size, bool),
     )
 
 

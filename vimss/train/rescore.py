@@ -12,7 +12,7 @@ from vimss.model.separator import load_separator
 from vimss.shards.manifest import open_manifest
 from vimss.train.config import Settings, ValidationConfig
 from vimss.train.figure import figure_of
-from vimss.train.loop import asking_of
+from vimss.train.loop import interface_of
 from vimss.train.validation import Validation
 
 
@@ -41,8 +41,8 @@ def score(task: ScoringTask) -> Score:
     try:
         separator = load_separator(task.model, task.settings.model)
         manifest = open_manifest(task.shards)
-        asking = asking_of(task.settings, manifest)
-        value = Validation(task.settings, manifest, task.validation, asking)(separator)
+        interface = interface_of(task.settings, manifest)
+        value = Validation(task.settings, manifest, task.validation, interface)(separator)
     except ModelError as error:
         return Score(task.model, error=str(error))
     if math.isfinite(value):

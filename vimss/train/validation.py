@@ -1,7 +1,7 @@
 """The validation set, and what a network scores on it: the figure that steers a search.
 
     spec = validation_spec(manifest, ValidationConfig())
-    validate = Validation(settings, manifest, ValidationConfig(), query_spec)
+    validate = Validation(settings, manifest, ValidationConfig(), interface)
     loss = validate(separator)
 
 The set is a function of the shards, and of length and number of the mixtures (see `vimss.stream.fixed`), drawn with the
@@ -19,11 +19,12 @@ import torch
 
 from vimss.errors import DataError
 from vimss.model.geometry import geometry
+from vimss.model.interface import Interface
 from vimss.model.separator import Separator
 from vimss.shards.manifest import Manifest
 from vimss.stream.batch import whole_batch
 from vimss.stream.fixed import FixedSpec, fixed_set, mixtures_of
-from vimss.stream.mix import Asking, Window
+from vimss.stream.mix import Window
 from vimss.train.config import VALIDATION_SOURCES, Settings, ValidationConfig, scored_sources
 from vimss.train.device import context_of, to_device
 from vimss.train.figure import figure_of
@@ -71,7 +72,7 @@ class Validation:
         settings: Settings,
         manifest: Manifest,
         config: ValidationConfig,
-        asking: Asking,
+        interface: Interface,
         share: tuple[int, int] = (0, 1),
         device: torch.device = torch.device("cpu"),  # noqa: B008 - a constant
     ) -> None:
@@ -80,7 +81,7 @@ class Validation:
         self.figure = figure_of("separation")
         self.device = device
         self.world_size = share[1]
-        self.slots = asking.outputs == "slots"
+        self.any_order = interface.any_order
         self.window, self.answered = reading_window(settings, spec, manifest.recipe.sample_rate)
         kept = fixed_set(manifest, spec)
         most = scored_sources(settings)
@@ -91,8 +92,8 @@ class Validation:
                 got=f"none in the split 'valid' of '{manifest.name}'",
                 fix="raise model.slots",
             )
-        mixtures = mixtures_of(kept, manifest, self.window, asking, numbers[share[0] :: share[1]])
-        self.batches = [whole_batch(mixture, self.window, asking) for mixture in mixtures]
+        mixtures = mixtures_of(kept, manifest, self.window, interface, numbers[share[0] :: share[1]])
+        self.batches = [whole_batch(mixture, self.window, interface) for mixture in mixtures]
 
     @torch.no_grad()
     def __call__(self, separator: Separator, going_on: Callable[[], None] = lambda: None) -> float:
@@ -105,7 +106,7 @@ class Validation:
             targets, present = to_device(batch.targets, self.device), to_device(batch.present, self.device)
             estimates = separator(to_device(batch.mixture, self.device), *context_of(batch, self.device))
             estimates = estimates[..., first : first + self.window.output_samples]
-            if self.slots:
+            if self.any_order:
                 estimates = best_order(estimates, targets)
             values = negative_snr(estimates, targets)[present]
             total += torch.tensor([float(values.sum()), float(values.numel())], dtype=torch.float64)

@@ -118,6 +118,7 @@ def _cut_player(player: Player, picture: Any, heard: slice, seen: slice, sample_
         silent=silent,
         picture=picture,
         features=_rows(player.features, seen),
+        skeleton=_rows(player.skeleton, seen),
         masks=None if player.masks is None else player.masks[:, seen],
         boxes=None if player.boxes is None else player.boxes[:, seen],
         annotations={

@@ -1,0 +1,65 @@
+"""A recording that is to be separated, and the pictures of its players.
+
+recording = Recording(Path("duet.mp4"), ("vn", "vc"), card)
+pictures = player_pictures(recording)      # UInt8 "p v h w 3"
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from vimss.errors import MediaError
+from vimss.shards.recipe import Picture
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A file and who plays in it."""
+
+    file: Path
+    players: tuple[str, ...]
+    """Labels, left to right as in the picture."""
+    card: Mapping[str, Any] = field(default_factory=dict)
+    """Of the model: the size and rate of the pictures that it was trained on, and the name of its features."""
+    allow_truncated: bool = False
+    """Whether a file that was cut off is read as far as it goes."""
+
+
+def player_pictures(recording: Recording) -> UInt8[np.ndarray, "p v h w 3"]:
+    """Pictures of the players, in equal columns of the video.
+
+    Raises:
+        MediaError: no picture, or more of it than fits into memory.
+
+    """
+    from vimss.media import read_video  # loads av, which those who only check settings can do without
+
+    count = len(recording.players)
+    picture = Picture.model_validate(recording.card.get("picture", {}))
+    size = (picture.size, picture.size * count)
+    if not recording.allow_truncated:  # a file that was cut off is shorter than its header has it
+        _check_length(recording.file, picture, count)
+    row = read_video(recording.file, size, picture.frame_rate, allow_truncated=recording.allow_truncated)
+    return np.stack(np.split(row, count, axis=2))
+
+
+def _check_length(file: Path, picture: Picture, players: int) -> None:
+    """MediaError where the pictures would not fit into memory, before an hour of them is decoded."""
+    from vimss.media import container, probe
+
+    most = container.MAX_PICTURE_BYTES / (3 * picture.size**2 * players * picture.frame_rate)
+    seconds = probe(file).picture_seconds
+    if seconds > most + 1 / picture.frame_rate:
+        raise MediaError(
+            f"{file} must be at most {_duration(most)} long for a model that looks at {players} players",
+            got=_duration(seconds),
+            fix="cut the recording into parts, or use a model that is conditioned on labels",
+        )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} minutes"
