@@ -2,23 +2,26 @@
 
 import numpy as np
 
+from vimss.model.config import ModelConfig
+from vimss.model.interface import Interface
 from vimss.shards.clip import Clip, Player
 from vimss.stream.scene import Scene, pieces_of, references_of
 
 
 def test_pieces_show_every_player_that_sounds_for_as_long_as_it_sounds(small_manifest):
     rate, picture = small_manifest.recipe.sample_rate, small_manifest.recipe.picture
-    for piece in pieces_of(small_manifest, "test", "frames"):
+    frames = Interface(ModelConfig(context="frames", site="output"), small_manifest.recipe.labels)
+    for piece in pieces_of(small_manifest, "test", frames):
         assert set(piece.views) == set(piece.references)
-        frames = round(piece.mixture.shape[1] / rate * picture.frame_rate)
-        assert {cue.shape for cues in piece.views.values() for cue in cues} == {(frames, picture.size, picture.size, 3)}
+        shape = (round(piece.mixture.shape[1] / rate * picture.frame_rate), picture.size, picture.size, 3)
+        assert {view.shape for views in piece.views.values() for view in views} == {shape}
 
 
 def test_the_beginning_of_a_piece_is_cut_between_two_pictures():
     sound = np.arange(100, dtype=np.float32)[None]
     late = np.where(sound < 60, 0, sound)
-    cue = np.arange(8)
-    scene = Scene("p", sound, {"vn": sound, "vc": late}, {"vn": [cue], "vc": [cue]}).beginning(40)
+    view = np.arange(8)
+    scene = Scene("p", sound, {"vn": sound, "vc": late}, {"vn": [view], "vc": [view]}).beginning(40)
     assert scene.mixture.shape == (1, 38) and scene.references["vn"].shape == (1, 38)  # 3 pictures of 12.5 samples
     assert list(scene.references) == list(scene.views) == ["vn"]
     np.testing.assert_array_equal(scene.views["vn"], [[0, 1, 2]])
