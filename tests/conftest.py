@@ -1,6 +1,8 @@
 """What all tests share: shapes are checked while they run, and one small corpus is written once."""
 
 import os
+import shutil
+from pathlib import Path
 
 # Several test processes share the cores; before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -43,3 +45,48 @@ def small_store(tmp_path_factory) -> Store:
 def small_manifest(small_recipe, small_store) -> Manifest:
     """Its shards."""
     return write_shards(small_recipe, "small", small_store)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Three files, each a piece of one shard."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in "abc":
+        (source / f"{name}.txt").write_text("500")
+    return source
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory) -> Path:
+    """The folder of MLflow's database, migrated: making one takes seconds."""
+    from vimss.track import Tracking
+
+    tracking = Tracking(Store(tmp_path_factory.mktemp("migrated")))
+    tracking.client()
+    return tracking.folder
+
+
+@pytest.fixture
+def tracking(tmp_path, empty_database):
+    """MLflow's database in a store of the test's own."""
+    from vimss.track import Tracking
+
+    tracking = Tracking(Store(tmp_path / "store"))
+    shutil.copytree(empty_database, tracking.folder)
+    return tracking
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory) -> Path:
+    """A network's folder."""
+    import torch
+
+    from vimss.model.config import ModelConfig
+    from vimss.model.separator import Separator, save_separator
+
+    torch.manual_seed(0)
+    config = ModelConfig(levels=2, filters=2, down_kernel=5, site="decoder", outputs="queries", padding="same")
+    folder = tmp_path_factory.mktemp("models") / "small"
+    save_separator(folder, Separator(config, ("vn", "vc", "fl"), 8000), {})
+    return folder

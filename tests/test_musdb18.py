@@ -360,7 +360,7 @@ def test_the_mix_of_a_real_track_is_not_odd(tmp_path):
     shutil.copy(real_track(), tmp_path / "train")
     measure = MixAndSum()
     for clip in clips(tmp_path, "The-Easton-Ellises---Falcon-69", load_recipe("musdb18")):
-        measure.hear(clip)
+        measure.add(clip)
     assert measure.oddities("p") == []
 
 

@@ -18,33 +18,26 @@ from ray.tune.search.optuna import OptunaSearch
 
 from vimss.config import parse_config
 from vimss.errors import ConfigError, DataError, PlaceError, StorageError, TrainingError
-from vimss.experiment import Cell, Experiment
-from vimss.model.separator import Separator, load_separator, save_separator
+from vimss.experiment import Experiment
+from vimss.model.separator import load_separator
 from vimss.runtime import TRIAL_SLOT, Place, ray_running
-from vimss.search.consistency import check_scored_alike
 from vimss.search.events import (
     CellEnded,
     CellStarted,
     Event,
     TrialEnded,
     TrialReported,
-    TrialsScoredAgain,
     TrialStarted,
 )
 from vimss.search.failures import error_message, was_lost
-from vimss.search.heartbeat import Heartbeat
 from vimss.search.observer import Observer
 from vimss.search.run import concurrent_trials, search, still_to_try
 from vimss.search.sampler import DeduplicatingSearcher, known_to_optuna, startup_trials, suggest
-from vimss.search.scoring import score_again
-from vimss.search.study import Study, TrialRecord, read_study, study_folder, write_record
+from vimss.search.study import Study, TrialRecord, read_study
 from vimss.search.trial import TrialPlan, for_tune, trial_resources
 from vimss.shards.write import write_shards
 from vimss.storage import Store
-from vimss.train.config import ValidationConfig
 from vimss.train.figure import figure_of
-from vimss.train.loop import interface_of
-from vimss.train.validation import Validation, validation_spec
 
 SMALL = {
     "question": "Does it run?",
@@ -329,146 +322,6 @@ def test_a_trial_of_one_worker_trains_on_any_node_and_one_of_several_waits_besid
 # Another validation set
 
 
-LARGER = ValidationConfig(mixtures=12, seconds=0.25)
-
-
-def trained(folder: Path, manifest, trial: str, state: str = "finished", seed: int = 0, **changes) -> TrialRecord:
-    """A trial of the cell "search" with real weights, whose losses are of the smaller validation set."""
-    chosen = experiment(**changes).settings()
-    torch.manual_seed(seed)
-    separator = Separator(chosen.model, manifest.recipe.labels, manifest.recipe.sample_rate)
-    path = folder / "search" / trial
-    save_separator(path / "model", separator, {})
-    reports = (
-        {"audio_seconds": 4.0, "steps": 2.0, "train_loss": 0.5, "valid_loss": -2.0 - seed, "valid_loss_raw": -1.0},
-        {"audio_seconds": 8.0, "steps": 4.0, "train_loss": 0.4, "valid_loss": -1.0, "valid_loss_raw": -1.0},
-    )
-    kept = TrialRecord(
-        cell="search", trial=trial, state=state, chosen={}, settings=chosen, reports=reports, validation="smaller",
-        begun=float(seed), folder=path,
-    )  # fmt: skip
-    write_record(kept)
-    return kept
-
-
-def loss_of(record: TrialRecord, manifest, config=LARGER) -> float:
-    interface = interface_of(record.settings, manifest)
-    return Validation(record.settings, manifest, config, interface)(load_separator(record.folder / "model"))
-
-
-def test_weights_of_before_are_scored_on_the_set_of_now_and_the_best_is_chosen_there(small_manifest, tmp_path):
-    before = [
-        trained(tmp_path, small_manifest, name, state, seed)
-        for seed, (name, state) in enumerate([("a", "finished"), ("b", "pruned"), ("c", "failed"), ("d", "finished")])
-    ]
-    events: list = []
-    score_again(tmp_path, small_manifest, LARGER, events.append)
-    study, signature = read_study(tmp_path), validation_spec(small_manifest, LARGER).signature(small_manifest)
-    for record, old in zip(study.of_cell("search"), before, strict=True):
-        assert (record.state, record.validation, record.earlier) == (old.state, signature, {"smaller": old.reports})
-        (report,) = record.reports
-        assert report == {
-            "audio_seconds": 4.0, "steps": 2.0, "train_loss": 0.5, "valid_loss": loss_of(record, small_manifest),
-        }  # fmt: skip
-    finished = {record.trial: record.objective for record in study.records if record.state == "finished"}
-    assert study.best(["search"]).trial == min(finished, key=finished.__getitem__)
-    assert events == [TrialsScoredAgain(number, 4) for number in (1, 2, 3, 4)]
-    # The same command again scores nothing.
-    score_again(tmp_path, small_manifest, LARGER, events.append)
-    assert len(events) == 4 and read_study(tmp_path) == study
-
-
-def test_a_study_that_goes_back_to_a_set_has_the_losses_of_then(small_manifest, tmp_path):
-    trained(tmp_path, small_manifest, "a")
-    small = ValidationConfig(mixtures=6, seconds=0.25)
-    for config in (small, LARGER):
-        score_again(tmp_path, small_manifest, config, lambda _: None)
-    (larger,) = read_study(tmp_path).records
-    events: list = []
-    score_again(tmp_path, small_manifest, small, events.append)
-    (back,) = read_study(tmp_path).records
-    assert events == [] and back.reports == larger.earlier[back.validation] and back.validation != larger.validation
-    assert back.earlier[larger.validation] == larger.reports and "smaller" in back.earlier
-
-
-def test_what_has_no_losses_or_is_not_over_is_not_scored(small_manifest, tmp_path):
-    running = trained(tmp_path, small_manifest, "a", "interrupted")
-    bare = trained(tmp_path, small_manifest, "b", "failed", seed=1)
-    shutil.rmtree(bare.folder / "model")
-    events: list = []
-    score_again(tmp_path, small_manifest, LARGER, events.append)
-    left, without = read_study(tmp_path).of_cell("search")
-    assert left == running and events == []
-    assert without.reports == () and without.earlier == {"smaller": bare.reports}
-
-
-def test_a_trial_whose_weights_are_damaged_goes_on_from_its_checkpoint(small_manifest, tmp_path):
-    whole, broken = (trained(tmp_path, small_manifest, name, seed=seed) for seed, name in enumerate("ab"))
-    (broken.folder / "model" / "weights.safetensors").write_bytes(b"damaged")
-    score_again(tmp_path, small_manifest, LARGER, lambda _: None)
-    first, second = read_study(tmp_path).of_cell("search")
-    assert (first.state, second.state) == ("finished", "interrupted") and second.reports == ()
-    assert second.message.startswith("its weights could not be scored on another validation set: ")
-    assert "weights.safetensors must have the SHA-256" in second.message
-    assert read_study(tmp_path).best(["search"]).trial == whole.trial
-
-
-def test_trials_on_different_sets_are_not_compared(small_manifest, tmp_path):
-    trained(tmp_path, small_manifest, "a")
-    other = trained(tmp_path, small_manifest, "b", seed=1)
-    write_record(other.moved_to("larger", other.reports))
-    rule = r"must be scored on one validation set before the best is chosen; got 1 on smaller, 1 on larger.*fix: run"
-    with pytest.raises(DataError, match=rule):
-        read_study(tmp_path).best(["search"])
-
-
-def test_a_network_that_is_scored_on_a_part_is_the_best_only_among_its_kind(small_manifest, tmp_path):
-    slots = {**SMALL["model"], "outputs": "slots", "site": "none", "slots": 2}
-    part = trained(tmp_path, small_manifest, "part", seed=7, model=slots)
-    assert read_study(tmp_path).best(["search"]).trial == "part" and part.scored_sources == 2
-    trained(tmp_path, small_manifest, "whole")
-    assert read_study(tmp_path).best(["search"]).trial == "whole"
-
-
-def test_a_sampler_is_not_given_trials_that_are_scored_on_different_parts():
-    free = {**SMALL["model"], "outputs": "slots", "site": "none"}
-    fix = r"networks for up to 2 and up to 4 sources.*put model.outputs and model.slots under `compare`"
-    for tune in (
-        {"model.slots": {"choices": [2, 4]}},
-        {"model.slots": {"low": 2, "high": 8}},
-        {"model.outputs": {"choices": ["slots", "instruments"]}},
-    ):
-        with pytest.raises(ConfigError, match=fix):
-            check_scored_alike(experiment(model=free, tune=tune), Cell("search", {}))
-    for tune in ({"model.slots": {"choices": [4, 8]}}, {"model.levels": {"choices": [2, 3]}}):
-        check_scored_alike(experiment(model=free, tune=tune), Cell("search", {}))
-    check_scored_alike(experiment(tune={"model.slots": {"choices": [2, 4]}}), Cell("search", {}))
-
-
-@pytest.mark.slow
-def test_a_larger_validation_set_extends_a_search_without_training_again(small_manifest, tmp_path):
-    place, store = Place(name="test"), Store(tmp_path)
-    few = experiment(controls={})
-    more = experiment(
-        controls={}, validation={"mixtures": 12, "seconds": 0.25}, search={**SMALL["search"], "trials": 3}
-    )
-    with ray_running(place, num_cpus=2):
-        before = search(few, small_manifest, place, store)
-        if study_folder(more, small_manifest, store) != before.folder:
-            before.folder.rename(study_folder(more, small_manifest, store))
-        events: list = []
-        after = search(more, small_manifest, place, store, [events.append])
-    old = {record.trial: record for record in before.records}
-    assert len(old) == 2 and len(after.records) == 3
-    assert [event for event in events if isinstance(event, TrialsScoredAgain)][-1] == TrialsScoredAgain(2, 2)
-    assert len({record.validation for record in after.records}) == 1
-    for record in after.records:
-        assert record.objective == pytest.approx(loss_of(record, small_manifest), abs=1e-5)
-        if record.trial in old:
-            assert record.earlier == {old[record.trial].validation: old[record.trial].reports}
-            assert record.begun == old[record.trial].begun
-
-
 @pytest.mark.slow
 def test_an_error_of_ours_ends_the_search_as_it_is_and_leaves_the_trial_to_be_resumed(small_manifest, tmp_path):
     """A disk that is full when a report is kept; Tune would wrap it in its own traceback, or blame the trial."""
@@ -487,45 +340,6 @@ def test_an_error_of_ours_ends_the_search_as_it_is_and_leaves_the_trial_to_be_re
         assert left.state == "interrupted" and "the same command resumes it" in left.message
         (resumed,) = search(once, small_manifest, place, store).records
     assert resumed.state == "finished"
-
-
-def test_progress_is_a_sign_of_life_and_the_longest_interval_is_that_between_reports(tmp_path):
-    heartbeat = Heartbeat(tmp_path / "progress", now=0.0)
-    heartbeat.poll(5.0)
-    assert heartbeat.last == 0.0
-    (tmp_path / "progress").write_text("12.000")
-    heartbeat.poll(7.0)
-    heartbeat.poll(8.0)
-    assert (heartbeat.last, heartbeat.longest_interval) == (7.0, 0.0)
-    heartbeat.report(20.0)
-    heartbeat.report(24.0)
-    assert (heartbeat.last, heartbeat.longest_interval) == (24.0, 20.0)
-
-
-def test_a_trial_is_overdue_after_the_limit_of_the_place_and_ten_of_its_intervals(tmp_path):
-    heartbeat = Heartbeat(tmp_path / "progress", now=0.0)
-    assert not heartbeat.overdue(600.0, 600.0)
-    assert heartbeat.overdue(601.0, 600.0).startswith("no progress for 601 s, at most 600 allowed")
-    heartbeat.report(100.0)
-    assert not heartbeat.overdue(1100.0, 600.0)
-    assert heartbeat.overdue(1101.0, 600.0).startswith("no progress for 1001 s, at most 1000 allowed")
-
-
-def test_the_time_in_which_the_search_itself_stood_still_does_not_count(tmp_path):
-    heartbeat = Heartbeat(tmp_path / "progress", now=0.0)
-    heartbeat.pause(5000.0)
-    assert not heartbeat.overdue(5100.0, 600.0)
-    heartbeat.report(5100.0)
-    assert heartbeat.longest_interval == 100.0
-
-
-def test_a_trial_may_wait_for_the_cores_of_a_shared_cluster(tmp_path):
-    heartbeat = Heartbeat(tmp_path / "progress", now=0.0, waits_for_cores=True)
-    heartbeat.poll(5000.0)
-    assert not heartbeat.overdue(5000.0, 600.0)
-    (tmp_path / "progress").write_text("begun")
-    heartbeat.poll(5001.0)
-    assert heartbeat.overdue(5700.0, 600.0)
 
 
 def worker_group_error(*failures: Exception) -> WorkerGroupError:

@@ -22,8 +22,6 @@ from vimss.shards.instruments import INSTRUMENTS
 from vimss.shards.manifest import open_manifest
 from vimss.shards.recipe import SPLITS, Recipe, load_recipe
 from vimss.shards.task import clip_members
-from vimss.shards.unchanged import check_stamp, stamp
-from vimss.shards.validate import MixAndSum
 from vimss.shards.verify import check_shards
 from vimss.shards.write import write_shards
 from vimss.storage import Store
@@ -370,16 +368,6 @@ def own_corpus(monkeypatch, pieces, read):
     monkeypatch.setattr(module, "read", read)
 
 
-@pytest.fixture
-def files(tmp_path):
-    """Three files, each a piece of one shard."""
-    source = tmp_path / "source"
-    source.mkdir()
-    for name in "abc":
-        (source / f"{name}.txt").write_text("500")
-    return source
-
-
 def file_pieces(source):
     return [
         Piece(name, split, name, 1.0, (source / f"{name}.txt",)) for name, split in zip("abc", SPLITS, strict=False)
@@ -398,118 +386,6 @@ def read_file(source):
     return read
 
 
-def test_all_pieces_that_cannot_be_read_are_named_and_mended_ones_go_on(monkeypatch, small_recipe, tmp_path, files):
-    own_corpus(monkeypatch, file_pieces(files), read_file(files))
-    (files / "a.txt").write_text("x")
-    (files / "c.txt").write_text("yy")
-    with pytest.raises(
-        DataError, match=r"2 errors: \(1\) a.txt must be a number; got x. \(2\) c.txt .* got yy. To fix"
-    ):
-        write_shards(small_recipe, "mine", Store(tmp_path), files)
-    tars = {path.name: path.stat().st_mtime_ns for path in tmp_path.rglob("*.tar")}
-    assert list(tars) == ["valid-000000.tar"] and not list(tmp_path.rglob("manifest.json"))
-    (files / "a.txt").write_text("4000")
-    (files / ".DS_Store").write_text("x")
-    with pytest.raises(MediaError, match=r"^c.txt must be a number; got yy. To fix: write one$"):
-        write_shards(small_recipe, "mine", Store(tmp_path), files)
-    (files / "c.txt").write_text("40000")
-    (files / "c.txt").write_text("6000")
-    manifest = write_shards(small_recipe, "mine", Store(tmp_path), files)
-    assert [piece.name for piece in manifest.pieces] == ["c", "a", "b"]
-    assert (manifest.folder / "valid-000000.tar").stat().st_mtime_ns == tars["valid-000000.tar"]
-    assert write_shards(small_recipe, "mine", Store(tmp_path), str(files)) == manifest
-    (files / "c.txt").write_text("60000")
-    (files / "a.txt").unlink()
-    (files / "d.txt").write_text("1")
-    with pytest.raises(
-        DataError,
-        match=r"must hold the files that .* begun from; got other names or sizes than in source.tsv: a.txt is gone, "
-        r"c.txt has 5 bytes instead of 4, d.txt is new. To fix: copy the recipe",
-    ):
-        write_shards(small_recipe, "mine", Store(tmp_path), files)
-
-
-def test_files_of_pieces_that_were_written_may_not_be_mended(monkeypatch, small_recipe, tmp_path, files):
-    own_corpus(monkeypatch, file_pieces(files), read_file(files))
-    (files / "c.txt").write_text("x")
-    with pytest.raises(MediaError, match="c.txt must be a number"):
-        write_shards(small_recipe, "mine", Store(tmp_path), files)
-    (files / "b.txt").write_text("70000")
-    with pytest.raises(DataError, match=r"source.tsv: b.txt has 5 bytes instead of 3\. To fix"):
-        write_shards(small_recipe, "mine", Store(tmp_path), files)
-
-
-@pytest.mark.parametrize(("change", "got"), [("write_text", "has changed"), ("unlink", "is gone")])
-def test_files_that_change_while_they_are_read_are_named(monkeypatch, small_recipe, tmp_path, files, change, got):
-    read = read_file(files)
-
-    def read_and_change(piece, *given):
-        if piece.name == "b":
-            (files / "b.txt").write_text("501") if change == "write_text" else None
-        yield from read(piece, *given)
-        if piece.name == "b" and change == "unlink":
-            (files / "b.txt").unlink()
-
-    own_corpus(monkeypatch, file_pieces(files), read_and_change)
-    with pytest.raises(
-        DataError, match=rf"the files of b must stay as they are .*; got .*b.txt {got}. To fix: wait until"
-    ):
-        write_shards(small_recipe, "mine", Store(tmp_path), files)
-    assert not list(tmp_path.rglob("valid-*.tar"))
-
-
-def test_a_file_that_is_gone_when_it_is_read_is_named(monkeypatch, small_recipe, tmp_path, files):
-    pieces = file_pieces(files)
-    own_corpus(monkeypatch, pieces, read_file(files))
-    (files / "b.txt").unlink()
-    with pytest.raises(
-        DataError, match=r"b.txt must be there and readable; got No such file or directory. To fix: put it"
-    ):
-        write_shards(small_recipe, "mine", Store(tmp_path), files)
-
-
-def test_a_source_of_linked_folders_is_known_again_and_its_changes_are_named(
-    monkeypatch, small_recipe, tmp_path, files
-):
-    linked = tmp_path / "linked"
-    linked.mkdir()
-    (linked / "piece").symlink_to(files, target_is_directory=True)
-    (files / "round").symlink_to(linked, target_is_directory=True)
-    own_corpus(monkeypatch, file_pieces(files), read_file(files))
-    manifest = write_shards(small_recipe, "mine", Store(tmp_path), linked)
-    assert write_shards(small_recipe, "mine", Store(tmp_path), linked) == manifest
-    (files / "b.txt").write_text("70000")
-    with pytest.raises(DataError, match=r"source.tsv: piece/b.txt has 5 bytes instead of 3\. To fix"):
-        write_shards(small_recipe, "mine", Store(tmp_path), linked)
-
-
-def test_files_in_linked_folders_of_a_piece_have_stamps(tmp_path, files):
-    (tmp_path / "piece").mkdir()
-    (tmp_path / "piece" / "frames").symlink_to(files, target_is_directory=True)
-    before = stamp([tmp_path / "piece"])
-    assert len(before) == 3
-    (files / "b.txt").write_text("70000")
-    with pytest.raises(DataError, match=r"the files of p must stay as they are .*frames/b.txt has changed"):
-        check_stamp("p", [tmp_path / "piece"], before)
-
-
-def test_shards_without_a_note_of_their_source_are_not_gone_on_with(monkeypatch, small_recipe, tmp_path, files):
-    own_corpus(monkeypatch, file_pieces(files), read_file(files))
-    manifest = write_shards(small_recipe, "mine", Store(tmp_path), files)
-    (manifest.folder / "source.tsv").unlink()
-    with pytest.raises(DataError, match="a source is for shards that were begun from one; .* fix: leave it out"):
-        write_shards(small_recipe, "mine", Store(tmp_path), files)
-
-
-def test_a_source_that_is_no_folder_is_refused_even_where_shards_exist(monkeypatch, small_recipe, tmp_path, files):
-    own_corpus(monkeypatch, file_pieces(files), read_file(files))
-    write_shards(small_recipe, "mine", Store(tmp_path), files)
-    with pytest.raises(
-        ConfigError, match=r"needs the folder that it lies in; got the file .*a.txt. To fix: give it: --s"
-    ):
-        write_shards(small_recipe, "mine", Store(tmp_path), files / "a.txt")
-
-
 def test_what_was_left_out_or_met_is_noted_in_the_manifest(monkeypatch, small_recipe, tmp_path):
     clip = dataclasses.replace(clip_of(Player("vn", "1", stem(5000))), notes=("vn.wav: cut off",))
     own_corpus(
@@ -517,123 +393,6 @@ def test_what_was_left_out_or_met_is_noted_in_the_manifest(monkeypatch, small_re
     )
     manifest = write_shards(small_recipe, "mine", Store(tmp_path))
     assert manifest.notes == manifest.odd == ("x is no piece, and was left out", "a: vn.wav: cut off")
-
-
-RNG = np.random.default_rng(0)
-LEFT, RIGHT, OTHER = (RNG.integers(-4000, 4000, 32_000).astype(np.int16) for _ in range(3))
-
-
-def mixed(mix, *stems: np.ndarray, offset: int = 0) -> Clip:
-    """Four seconds; two channels where the mix has them."""
-    players = tuple(Player("vn", str(place), audio) for place, audio in enumerate(stems))
-    return dataclasses.replace(clip_of(*players, samples=mix.shape[1]), mixture=mix.astype(np.int16), offset=offset)
-
-
-def gap(sound: np.ndarray, begin: int, end: int) -> np.ndarray:
-    sound = sound.copy()
-    sound[..., begin:end] = 0
-    return sound
-
-
-ONE, TWO = np.stack([LEFT, RIGHT]), np.stack([OTHER, OTHER])
-NOISE = RNG.normal(0, 1000, ONE.shape)
-NOT_SUM = "the recorded mix is not the sum of the stems: "
-
-
-@pytest.mark.parametrize(
-    ("mix", "odd"),
-    [
-        (ONE + TWO, ""),
-        (0.9 * (ONE + TWO), ""),
-        (ONE + TWO + 0.5 * NOISE, ""),
-        (0 * ONE, f"p: {NOT_SUM}the mix is silent"),
-        (gap(ONE + TWO, 0, 400), ""),
-        (
-            (ONE + TWO) * [[1], [0]],
-            "p: the right channel of the recorded mix is not the sum of the stems: the mix is silent",
-        ),
-        ((ONE + TWO) * [[0.1], [1]], "p: the left channel of the recorded mix is not .*: it is their sum at -20.0 dB"),
-        ((ONE + TWO) / 2, f"p: {NOT_SUM}it is their sum at -6.0 dB"),
-        (-(ONE + TWO), f"p: {NOT_SUM}it is their sum with its polarity inverted"),
-        (ONE, "p: the recorded mix .*the difference has -3.0 dB of it, where -10 are usual at most"),
-        ((ONE + TWO)[::-1], "p: the recorded mix .*: the difference has .0.. dB"),
-        (np.roll(ONE + TWO, 5, axis=1), "p: the .*: the difference has"),
-        (gap(ONE + TWO, 16_000, 23_000), "p: the .*the difference has -"),
-    ],
-)
-def test_a_mix_is_compared_with_the_sum_of_its_stems_per_channel(mix, odd):
-    measure = MixAndSum()
-    measure.hear(mixed(mix, ONE, TWO))
-    told = measure.oddities("p")
-    assert bool(told) == bool(odd) and (not odd or re.match(odd, told[0])), told
-
-
-def test_a_gap_in_a_long_mix_is_named_with_its_second():
-    measure = MixAndSum()
-    for number in range(10):
-        mix = gap(ONE + TWO, 0, 8000) if number == 7 else ONE + TWO
-        measure.hear(mixed(mix, ONE, TWO, offset=32_000 * number))
-    assert measure.oddities("p") == [f"p: {NOT_SUM}they are unlike in 1 of 40 seconds, the first at 28 s"]
-
-
-def test_a_mix_without_all_stems_or_none_tells_nothing():
-    measure = MixAndSum()
-    duet = dataclasses.replace(mixed(ONE), players=(Player("vn", "1"), Player("vc", "2", ONE)))
-    measure.hear(duet)
-    measure.hear(dataclasses.replace(duet, mixture=None))
-    assert measure.oddities("p") == []
-    measure.hear(dataclasses.replace(duet, players=(Player("vn", "1", silent=True), Player("vc", "2", ONE))))
-    assert measure.oddities("p") == []
-    measure.hear(dataclasses.replace(duet, players=(Player("vn", "1", silent=True), Player("vc", "2", TWO))))
-    assert len(measure.oddities("p")) == 1
-
-
-@pytest.fixture
-def odd_mix(monkeypatch):
-    """A piece whose mix lacks its right channel, and one that is as it should be."""
-    pieces = [Piece("p", "train", "p", 4.0), Piece("q", "valid", "q", 4.0)]
-    clips = {
-        "p": mixed((ONE + TWO) * [[1], [0]], ONE, TWO),
-        "q": mixed((ONE + TWO)[:, ::-1], ONE[:, ::-1], TWO[:, ::-1]),
-    }
-    clips["q"] = dataclasses.replace(clips["q"], piece="q")
-    own_corpus(monkeypatch, pieces, lambda piece, *_: iter([clips[piece.name]]))
-    return "p: the right channel of the recorded mix is not the sum of the stems: the mix is silent"
-
-
-@pytest.mark.parametrize("audio_format", ["wav", "flac"])
-def test_odd_mixes_are_listed_by_the_manifest_and_the_check(odd_mix, small_recipe, tmp_path, audio_format):
-    recipe = small_recipe.model_copy(update={"channels": 2, "audio_format": audio_format})
-    manifest = write_shards(recipe, "mine", Store(tmp_path))
-    assert manifest.odd_mixtures == (odd_mix,) and odd_mix in manifest.odd
-    assert open_manifest(str(manifest.folder)).odd == manifest.odd
-    found = check_shards(str(manifest.folder))
-    assert [(one.shard, one.wrong, one.odd, one.clips) for one in found] == [
-        ("train-000000.tar", (), (odd_mix,), 1), ("valid-000000.tar", (), (), 1),
-    ]  # fmt: skip
-
-
-def test_odd_mixes_can_be_refused(odd_mix, small_recipe, tmp_path):
-    recipe = small_recipe.model_copy(update={"channels": 2})
-    strict = recipe.model_copy(update={"odd_mixtures": "refuse"})
-    with pytest.raises(
-        DataError, match=f"mix of p must be nearly the sum of its stems; got {odd_mix}. To fix: .*--set odd"
-    ):
-        write_shards(strict, "mine", Store(tmp_path))
-    write_shards(recipe, "mine", Store(tmp_path))
-    with pytest.raises(
-        DataError, match=f"recorded mixes of .* must be nearly the sums .*; got {odd_mix}. To fix: mend or"
-    ):
-        write_shards(strict, "mine", Store(tmp_path))
-
-
-def test_odd_mixes_are_refused_where_a_lenient_run_is_gone_on_with(odd_mix, small_recipe, tmp_path):
-    recipe = small_recipe.model_copy(update={"channels": 2})
-    (write_shards(recipe, "mine", Store(tmp_path)).folder / "manifest.json").unlink()
-    strict = recipe.model_copy(update={"odd_mixtures": "refuse"})
-    with pytest.raises(DataError, match=f"mix of p must be nearly the sum of its stems; got {odd_mix}"):
-        write_shards(strict, "mine", Store(tmp_path))
-    assert write_shards(recipe, "mine", Store(tmp_path)).odd_mixtures == (odd_mix,)
 
 
 def test_silent_stems_are_refused_by_a_stricter_recipe_whether_shards_are_finished_or_begun(
@@ -673,18 +432,6 @@ def test_pieces_that_lack_are_refused_by_a_stricter_recipe_whether_shards_are_fi
     (files / "c.txt").write_text("6000")
     # What the first run had written of it is not taken for what is there now.
     assert not write_shards(lenient, "mine", Store(tmp_path), files).missing
-
-
-def test_a_piece_is_stamped_when_it_is_listed(monkeypatch, small_recipe, tmp_path, files):
-    def pieces(*_):
-        found = file_pieces(files)
-        (files / "a.txt").write_text("4000")  # while others are listed
-        return Listing(tuple(found))
-
-    own_corpus(monkeypatch, (), read_file(files))
-    monkeypatch.setattr(corpora.reader_of("chamber"), "pieces", pieces)
-    with pytest.raises(DataError, match=r"the files of a must stay as they are .*a.txt has changed. To fix: wait"):
-        write_shards(small_recipe, "mine", Store(tmp_path), files)
 
 
 def test_a_click_to_which_all_was_scaled_is_no_piece(monkeypatch, small_recipe, tmp_path):
@@ -756,36 +503,6 @@ def test_the_version_of_one_reader_is_nothing_to_the_others(monkeypatch):
     before = write.shards_signature(load_recipe("urmp"))
     monkeypatch.setattr(corpora.reader_of("chamber"), "VERSION", 7)
     assert write.shards_signature(load_recipe("urmp")) == before
-
-
-def test_a_shard_whose_pieces_are_others_now_is_written_anew(monkeypatch, small_recipe, tmp_path, files):
-    # A piece that was mended lasts longer, so that fewer fit into its shard.
-    read = read_file(files)
-    pieces = [Piece(name, "train", name, 1.0, (files / f"{name}.txt",)) for name in "ab"]
-    pieces.append(Piece("c", "valid", "c", 1.0, (files / "c.txt",)))
-    (files / "c.txt").write_text("x")
-    own_corpus(monkeypatch, pieces, read)
-    with pytest.raises(MediaError, match="c.txt must be a number"):
-        write_shards(small_recipe, "mine", Store(tmp_path), files)
-    (files / "c.txt").write_text("7")
-    (files / "c.txt").write_text("700")
-    own_corpus(monkeypatch, [dataclasses.replace(pieces[0], seconds=1e6), *pieces[1:]], read)
-    manifest = write_shards(small_recipe, "mine", Store(tmp_path), files)
-    assert [(shard.name, shard.clips) for shard in manifest.shards] == [
-        ("train-000000.tar", 1), ("train-000001.tar", 1), ("valid-000000.tar", 1),
-    ]  # fmt: skip
-
-
-def test_a_corpus_of_which_nothing_can_be_read_is_none(monkeypatch, small_recipe, tmp_path, files):
-    own_corpus(monkeypatch, file_pieces(files), read_file(files))
-    for path in files.iterdir():
-        path.write_text("x")
-    recipe = Recipe.model_validate({**small_recipe.model_dump(), "expect": {"pieces": 3, "most_missing": 1}})
-    with pytest.raises(
-        DataError, match="must hold at least one piece; got none under .*; missing: c: c.txt must be a number"
-    ):
-        write_shards(recipe, "mine", Store(tmp_path), files)
-    assert not list(tmp_path.rglob("manifest.json"))
 
 
 def test_a_file_in_place_of_the_folder_of_shards_is_told(small_manifest):

@@ -165,10 +165,10 @@ def test_a_control_with_the_settings_of_a_finished_trial_has_it_and_of_one_that_
 
 def test_a_training_alone_is_kept_for_the_search_and_one_that_was_pruned_goes_on(tmp_path):
     by = experiment(training={"batch_size": 4, "learning_rate": 3e-3})
-    alone = trained(tmp_path, by.alone(), {})
+    alone = trained(tmp_path, by.without_search(), {})
     assert names(by, tmp_path)["search"] == [alone.trial]
     pruned = trained(tmp_path, by, SECOND, state="pruned")
-    other = experiment(training={"batch_size": 2, "learning_rate": 1e-3}).alone()
+    other = experiment(training={"batch_size": 2, "learning_rate": 1e-3}).without_search()
     assert names(other, tmp_path) == {"search": [pruned.trial]}
 
 

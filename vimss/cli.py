@@ -151,7 +151,7 @@ def train(
     """Train the one configuration of an experiment: a search with one trial."""
     from vimss import verbs
 
-    _search(verbs.experiment_of(experiment, seed, changes or ()).alone(), place, wait, as_json)
+    _search(verbs.experiment_of(experiment, seed, changes or ()).without_search(), place, wait, as_json)
 
 
 @app.command()

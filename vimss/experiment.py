@@ -189,7 +189,7 @@ class Experiment(Config):
     def cell_signature(self, cell: "Cell") -> str:
         """Of what a cell fixes, its budget among it: not of what is tuned in it, nor of what a control inherits.
 
-        Cells of equal signatures train the same, so it tells a cell from another one that had its name before.
+        Cells of equal signatures train the same, so it distinguishes a cell from an earlier one of the same name.
         """
         free = set(self.inherited) - set(cell.overrides) if cell.is_control else set(self.tune)
         fixed = differences(parse_loosely(self._content(cell.overrides), Settings))
@@ -224,7 +224,7 @@ class Experiment(Config):
         tuned = (key for key in self.tune if not key.startswith("model."))
         return tuple(dict.fromkeys((*INHERITED, *tuned)))
 
-    def alone(self) -> "Experiment":
+    def without_search(self) -> "Experiment":
         """The same without variables: its own settings as one cell with one trial."""
         return self.model_copy(update={"compare": {}, "tune": {}, "controls": {}})
 
@@ -270,7 +270,7 @@ def field_type(key: str) -> Any:
     if key == SEED:
         return Settings.model_fields[SEED].annotation
     group, _, name = key.partition(".")
-    # Each group is a model of its own, which pydantic's types do not tell.
+    # Each group is a model of its own, which pydantic's types do not express.
     fields = Settings.model_fields[group].annotation.model_fields if group in GROUPS else {}  # type: ignore[union-attr]
     return fields[name].annotation if name in fields else None
 

@@ -69,7 +69,7 @@ from vimss.separate import DEFAULTS, Options, Reports, Separated, folder_name, s
 from vimss.shards.cache import FEATURES
 from vimss.shards.manifest import Manifest, Shard, open_manifest, open_shards
 from vimss.shards.recipe import Recipe, load_recipe, recipe_name
-from vimss.shards.verify import Found, check_shards
+from vimss.shards.verify import ShardReport, check_shards
 from vimss.shards.write import Progress, shards_folder, write_shards
 from vimss.shards.written import check_split, written_shards
 from vimss.show import show
@@ -135,12 +135,12 @@ def write(
 
 def check(
     work: Work, name: str | Path, recipe: Recipe, say: Callable[[str], None] = lambda _: None
-) -> tuple[Folder, list[Found]]:
+) -> tuple[Folder, list[ShardReport]]:
     """Where the shards of a recipe lie, and what a look into each of them found."""
     folder = shards_folder(recipe, recipe_name(name), work.store)
     done = 0
 
-    def count(found: Found) -> None:
+    def count(found: ShardReport) -> None:
         nonlocal done
         done += 1
         say(f"{done} shards read" + (f"; {found.wrong[0]}" if found.wrong else ""))

@@ -40,11 +40,11 @@ RAY_VARIABLES = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Our own lines say how a search goes.
+    # Our own lines report the progress of a search.
     "RAY_AIR_NEW_OUTPUT": "0",
     # We keep our own records of trials; Tune's CSV, JSON and TensorBoard files would be written beside them.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    # A failed trial's reason is said in one line, not by Tune's traceback through three processes.
+    # We print the reason of a failed trial in one line, instead of Tune's traceback through three processes.
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     # Ray's watch over memory ends a process by an error that Tune takes for one of its own, and the search with it.
     "RAY_memory_monitor_refresh_ms": "0",
@@ -60,7 +60,7 @@ RAY_VARIABLES = {
 def ray_at_hand(place: Place) -> Iterator[None]:
     """Ray as `ray_running` has it, but started only when `parallel_map` or `start_ray` is called inside the block.
 
-    So what is wrong with a command is told before Ray starts, and what is there already is found without it. Inside
+    So errors of a command are reported before Ray starts, and existing results are found without it. Inside
     another such block, that one's Ray is used.
     """
     if _at_hand:
@@ -119,7 +119,7 @@ def ray_running(place: Place, num_cpus: int = 0) -> Iterator[None]:
         yield
 
 
-# What workers print stays in Ray's logs: the driver tells what matters, and a failed trial its reason.
+# The output of workers stays in Ray's logs: the driver prints what matters, and why a trial failed.
 _QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 
 

@@ -7,12 +7,12 @@
 
 consistency  an experiment, read and checked against itself
 checks       an experiment against shards and place
-events       what a search reports
+events       the events that a search reports
 study        the records of trials on disk, and the best of them
 remaining    what a search has still to train
 run          the cells in their order, each a run of Tune; what is resumed
 sampler      what Optuna draws
-scoring      trials of before on another validation set
+scoring      scoring earlier trials again on another validation set
 top_k        which trials go on from the first rung, where they wait for each other
 observer     Tune's callbacks as records and events
 heartbeat    whether a trial still makes progress

@@ -106,7 +106,7 @@ def _check_cells_differ(experiment: Experiment) -> None:
 
 
 def _count_settings(experiment: Experiment) -> int | float:
-    """Different settings that can be drawn in a cell, the one that has the most; no end where nobody need count."""
+    """Different settings that can be drawn in the cell that has the most; infinite where counting is not needed."""
     if not all(axis.choices for axis in experiment.tune.values()) or not experiment.tune:
         return math.inf
     most = 0
@@ -124,7 +124,7 @@ def _count_settings(experiment: Experiment) -> int | float:
 
 
 def _draws(axes: Mapping[str, Axis], keys: Collection[str]) -> Iterator[dict[str, Scalar]]:
-    """What may be drawn for these of the axes, with those that their `when` names; some values stand for a range."""
+    """All combinations of these axes and of those that their `when` names; a range is represented by a few values."""
     wanted = set(keys)
     order = list(topological_order(axes))
     for key in reversed(order):
@@ -229,7 +229,7 @@ def _check_first(experiment: Experiment, first: Mapping[str, Scalar]) -> None:
             fix=f"choose from {', '.join(experiment.tune)}",
         )
     for key, value in first.items():
-        # Optuna would draw another value in its place, and say so in a warning that nobody sees.
+        # Optuna would silently draw another value instead.
         if not experiment.tune[key].allows(value):
             raise ConfigError(
                 f"experiment {experiment.name}: a first trial's {key} must be a value of its axis, "
@@ -259,7 +259,7 @@ def _check_alone(experiment: Experiment, overrides: Mapping[str, Scalar]) -> Non
 def _check_idle(experiment: Experiment, path: Path, overrides: Sequence[str]) -> None:
     """Refuse what the file asks for though it changes no training of the experiment.
 
-    What changes none because of a `--set` stands there for good reason, and is left out.
+    A setting that has become idle only because of a `--set` is allowed.
     """
     found = _find_idle(experiment)
     given = {override.partition("=")[0] for override in overrides}
@@ -274,7 +274,7 @@ def _check_idle(experiment: Experiment, path: Path, overrides: Sequence[str]) ->
 
 
 def _find_idle(experiment: Experiment) -> dict[str, ConfigError]:
-    """What is asked for and changes nothing, by where it stands."""
+    """The settings that are asked for and change nothing, by their place in the file."""
     found = {}
     for where, key, points in _asked_for(experiment):
         settings = [settings for point in points if (settings := experiment.as_written(point)) is not None]
@@ -293,7 +293,7 @@ def _find_idle(experiment: Experiment) -> dict[str, ConfigError]:
 
 
 def _asked_for(experiment: Experiment) -> Iterator[tuple[str, str, list[dict[str, Scalar]]]]:
-    """Where a setting that may be idle stands, its key path, and what is put over the file where it holds."""
+    """Each place of a setting that may be idle, its key path, and the overrides under which it applies."""
     axes, cells = experiment.tune, experiment.cells()
     for key, rule in RULES.items():
         relevant = {key, *rule.depends_on} & set(axes)

@@ -1,4 +1,4 @@
-"""The events that a search reports: the terminal and MLflow are told by them.
+"""The events of a search, which reporters such as the terminal and MLflow receive.
 
     search(experiment, manifest, place, store, reporters=[lambda event: print(event)])
 
@@ -16,7 +16,7 @@ from vimss.train.config import Settings
 
 @dataclass(frozen=True)
 class TrialsScoredAgain:
-    """Weights of earlier trials were scored on the validation set of now, before any cell begins."""
+    """Weights of earlier trials were scored on the current validation set, before any cell begins."""
 
     done: int
     total: int

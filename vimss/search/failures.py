@@ -34,7 +34,7 @@ def pickled_error(trial: Any) -> BaseException | None:
 
 
 def was_lost(error: BaseException | None) -> bool:
-    """Whether a process or node was lost, and nobody of ours says why."""
+    """Whether a process or node was lost, and no error of our own explains it."""
     causes = list(_causes(error))
     ours = any(isinstance(cause, VimssError) for cause in causes)
     return not ours and any(isinstance(cause, _LOSSES) for cause in causes)

@@ -37,7 +37,7 @@ class Heartbeat:
         self.reported += seconds
 
     def overdue(self, now: float, silent_seconds: float) -> str:
-        """What to say of a trial that has been silent for too long; empty where it has not."""
+        """The message about a trial that has been silent for too long; empty where it has not."""
         silent, limit = now - self.last, max(silent_seconds, INTERVALS * self.longest_interval)
         if self.waits_for_cores or silent <= limit:
             return ""

@@ -146,7 +146,7 @@ class Observer(tune.Callback):
             again = {"cell": cell.name, "chosen": chosen, "settings": settings, "state": "running", "message": ""}
             record = record.model_copy(update=again)
             if record.validation != self.validation:
-                # Its training scores the checkpoint again, on the set of now.
+                # The training will score its checkpoint again on the current validation set.
                 record = record.moved_to(self.validation)
         else:
             record = TrialRecord(
@@ -231,7 +231,7 @@ class Observer(tune.Callback):
 
     @contextmanager
     def _own_errors(self) -> Iterator[None]:
-        """Keep an error of ours (a full disk, say) for `search`, which raises it when Tune has ended."""
+        """Keep our own error (a full disk, for example) for `search`, which raises it after Tune has ended."""
         try:
             yield
         except Exception as error:

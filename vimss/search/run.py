@@ -132,8 +132,8 @@ class _Run:
         self.validation = validation_spec(manifest, experiment.validation).signature(manifest)
         self.beside: set[str] = set()
         """Trials of controls that train, or have trained, beside a trial that goes on."""
-        self.told: set[str] = set()
-        """Cells whose beginning and earlier trials the reporters have heard of."""
+        self.replayed: set[str] = set()
+        """Cells whose start and earlier trials have been replayed to the reporters."""
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its searcher, which asks us what to admit, for a restore that we do not use.
@@ -224,7 +224,7 @@ class _Run:
             metric=figure.name,
             mode=figure.direction,
             study_name=name,
-            storage=known_to_optuna(name, axes, [(record, self._told(record)) for record in ended], figure),
+            storage=known_to_optuna(name, axes, [(record, self._value_for_optuna(record)) for record in ended], figure),
         )
         # A resumed study goes on with new draws rather than with its first ones again.
         seed = int(cell.overrides.get(SEED, self.experiment.seed)) + len(ended)
@@ -236,7 +236,7 @@ class _Run:
             functools.partial(self._admit, cell, known),
         )
 
-    def _told(self, record: TrialRecord) -> float | None:
+    def _value_for_optuna(self, record: TrialRecord) -> float | None:
         """The value that Optuna learns of a trial that ended; the last one, or for top_k the one at the rung."""
         if self.experiment.search.scheduler == "top_k":
             return value_at_rung(record, self.experiment.search.grace_seconds)
@@ -359,13 +359,13 @@ class _Run:
         records = self._records(cell)
         # Where nothing is tuned, a trial that was pruned in a search goes on to the whole budget.
         states = {"finished", "pruned"} if self.experiment.tune and not cell.is_control else {"finished"}
-        if cell.name not in self.told:
+        if cell.name not in self.replayed:
             self._replay(cell, [record for record in records if record.state in {*states, "waiting"}])
         ended = [record for record in records if record.state in states]
         return ended, [record for record in records if record.state == "interrupted"]
 
     def _replay(self, cell: Cell, records: Sequence[TrialRecord]) -> None:
-        self.told.add(cell.name)
+        self.replayed.add(cell.name)
         self._report(CellStarted(cell.name, cell.fixes, cell.is_control))
         for record in records:
             self._report(TrialStarted(cell.name, record.trial, record.settings, record.chosen))

@@ -1,4 +1,4 @@
-"""Trials of before on the validation set of now: their weights are kept and scored again, not trained again.
+"""Score earlier trials on the current validation set: their weights are kept, and nothing is trained again.
 
     score_again(folder, manifest, experiment.validation, report=print)
 
@@ -20,8 +20,8 @@ from vimss.train.validation import make_validation_set, validation_spec
 def score_again(folder: Path, manifest: Manifest, config: ValidationConfig, report: Callable[[Event], None]) -> None:
     """Score the trials of a study that ended and belong to another validation set.
 
-    A trial that was scored on this set before has the losses of then. One whose weights cannot be read is interrupted:
-    it goes on from its checkpoint, which is scored as it does.
+    A trial that was scored on this set earlier gets the reports of that time back. One whose weights cannot be read is
+    marked interrupted, so that it resumes from its checkpoint, which is scored then.
     """
     validation = validation_spec(manifest, config).signature(manifest)
     waiting: dict[Path, TrialRecord] = {}

@@ -1,4 +1,4 @@
-"""What was searched: the record of each trial, as it lies in its folder, and the best among them.
+"""Studies on disk: the record of each trial, and the best among them.
 
     study = in_cells(experiment, read_study(study_folder(experiment, manifest, store)))
     study.best(["search"]).folder / "model"
@@ -38,7 +38,7 @@ from vimss.train.figure import Figure, figure_of
 RECORD = "trial.json"
 
 LOCK = "lock"
-"""File of a study that the process which searches it holds locked; it says who that is."""
+"""Lock file of a study; its content names the process that searches it."""
 
 
 class TrialRecord(Config):
@@ -83,7 +83,7 @@ class TrialRecord(Config):
         return scored_sources(self.settings) if self.settings else 0
 
     def moved_to(self, validation: str, reports: Iterable[dict[str, float]] = ()) -> "TrialRecord":
-        """The same with `reports` on another validation set; those of before are kept beside them."""
+        """The same with `reports` on another validation set; the previous ones are kept in `earlier`."""
         earlier = {**self.earlier, **({self.validation: self.reports} if self.reports else {})}
         earlier.pop(validation, None)
         return self.model_copy(update={"validation": validation, "reports": tuple(reports), "earlier": earlier})
@@ -91,7 +91,7 @@ class TrialRecord(Config):
 
 @dataclass(frozen=True)
 class Study:
-    """All trials of an experiment, as they lie in its folder."""
+    """All trials of an experiment, as its folder has them."""
 
     folder: Path
     records: tuple[TrialRecord, ...]
@@ -188,7 +188,7 @@ def _fixed(experiment: Experiment, cells: Iterable[Cell], records: Iterable[Tria
         try:
             same = by_settings.get(signature(experiment.settings(cell.fixes)), [])
         except ConfigError:
-            continue  # a control that does not go with what it inherits, which the search says
+            continue  # a control that conflicts with what it inherits; the search reports it
         able = [record for record in same if record.state == "finished" or record.is_control == cell.is_control]
         able.sort(key=lambda record: (record.state != "finished", record.is_control != cell.is_control, record.begun))
         found += [record.model_copy(update={"cell": cell.name, "chosen": {}}) for record in able[:1]]
@@ -299,7 +299,7 @@ def read_record(path: Path) -> TrialRecord:
     None: no cell of this version has them.
     """
     try:
-        content = _in_names_of_now({**json.loads(path.read_text(encoding="utf-8")), "folder": path.parent})
+        content = _with_current_names({**json.loads(path.read_text(encoding="utf-8")), "folder": path.parent})
         known = {key: value for key, value in content.items() if key in TrialRecord.model_fields}
         if isinstance(known.get("settings"), dict) and not _is_known(known["settings"]):
             known["settings"] = None
@@ -312,8 +312,8 @@ def read_record(path: Path) -> TrialRecord:
         ) from error
 
 
-def _in_names_of_now(content: dict[str, Any]) -> dict[str, Any]:
-    """A record of before two names changed: controls were baselines, and AdamW was called adam."""
+def _with_current_names(content: dict[str, Any]) -> dict[str, Any]:
+    """A record in current names: controls used to be called baselines, and AdamW adam."""
     if "baseline" in content:
         content = {"is_control": content["baseline"], **content}
     match content:

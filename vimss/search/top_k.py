@@ -7,7 +7,7 @@ function of the records.
     going_on, pruned = choose(records, rung=225.0, keep=2)
 
 A trial that waits holds no process and no resources: its training has returned, and goes on from its checkpoint as
-another trial of Tune. Ray's own way is a scheduler that says PAUSE (HyperBandScheduler). Tune's ConcurrencyLimiter
+another trial of Tune. Ray's own way is a scheduler that returns PAUSE (HyperBandScheduler). Tune's ConcurrencyLimiter
 counts such a trial among those that run at once: with more trials than that, it would wait for ever.
 """
 
@@ -35,7 +35,7 @@ def value_at_rung(record: TrialRecord, rung: float) -> float | None:
         values.append(report[record.figure.name])
         if reaches(report["audio_seconds"], rung):
             return record.figure.best(values)
-    # Scored again on another validation set, a trial has one report left, of its best weights; earlier ones tell more.
+    # A trial that was scored again has one report left, of its best weights; see its earlier reports too.
     earlier = (report["audio_seconds"] for reports in record.earlier.values() for report in reports)
     ended = record.state == "finished" or any(reaches(seconds, rung) for seconds in earlier)
     return record.figure.best(values) if ended else None

@@ -44,7 +44,7 @@ CLOSE_SECONDS = 50.0
 
 RESET_SECONDS = 60
 """After so long, Tune gives up a process that shall train the next trial (its default is 2 seconds), and forgets that
-trial without telling its searcher. So the process ends earlier by itself, which Tune handles as an error."""
+trial without notifying its searcher. So the process ends earlier by itself, which Tune handles as an error."""
 
 
 @dataclass(frozen=True)

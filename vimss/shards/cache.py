@@ -118,7 +118,7 @@ def _make_room(cache: Path, most_bytes: int) -> None:
 
 
 def _forget(path: Path) -> bool:
-    """Remove a file that nobody fetches or is about to open; whoever has it open can read on."""
+    """Remove a file that nobody fetches or is about to open; a process that has it open can read on."""
     with _lock_of(path) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

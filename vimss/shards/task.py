@@ -34,7 +34,7 @@ from vimss.shards.manifest import PieceEntry, Shard
 from vimss.shards.recipe import Recipe
 from vimss.shards.source import unreadable
 from vimss.shards.unchanged import check_stamp
-from vimss.shards.validate import Loudness, MixAndSum, check_clip
+from vimss.shards.validate import MixAndSum, SilenceCheck, check_clip
 from vimss.storage import Folder, sha256
 
 INDEX = "index"
@@ -197,12 +197,12 @@ def _read_piece(piece: Piece, task: Task) -> tuple[list[Clip], list[str], float]
     Nothing of a refused piece is written.
     """
     reader: ModuleType = reader_of(task.recipe.corpus)
-    loudness, mix, clips = Loudness(), MixAndSum(), []
+    loudness, mix, clips = SilenceCheck(), MixAndSum(), []
     try:
         for clip in reader.read(piece, task.recipe, task.options, task.source):
             check_clip(clip, task.recipe)
-            loudness.hear(clip)
-            mix.hear(clip)
+            loudness.add(clip)
+            mix.add(clip)
             clips.append(clip)
     except OSError as error:
         raise unreadable(error, task.source or Path(piece.name)) from error

@@ -1,10 +1,10 @@
 """What no corpus may put into its shards: too few pieces, clips that break the recipe, stems that are silent or faint.
 
-loudness, mix = Loudness(), MixAndSum()
+loudness, mix = SilenceCheck(), MixAndSum()
 for clip in clips_of_a_piece:
     check_clip(clip, recipe)
-    loudness.hear(clip)
-    mix.hear(clip)
+    loudness.add(clip)
+    mix.add(clip)
 loudness.check("Jupiter", recipe)
 mix.oddities("Jupiter")  # sentences about a recorded mix that is not nearly the sum of the stems
 """
@@ -112,8 +112,8 @@ def check_clip(clip: Clip, recipe: Recipe) -> None:
             )
 
 
-class Loudness:
-    """What has been heard of each player of a piece."""
+class SilenceCheck:
+    """The loudest sample of each player of a piece, over its clips, to find silent stems."""
 
     def __init__(self) -> None:
         self._peaks: dict[str, int] = {}
@@ -121,8 +121,8 @@ class Loudness:
         self._samples = 0
         self._sample_rate = 1
 
-    def hear(self, clip: Clip) -> None:
-        """The next clip of the piece. Players who have no stem, and are not said to rest, do not count."""
+    def add(self, clip: Clip) -> None:
+        """Take in the next clip of the piece. Players without a stem who are not marked silent do not count."""
         self._samples += clip.samples
         self._sample_rate = clip.sample_rate
         faint = 32768 * 10 ** (FAINT_DB / 20)
@@ -178,7 +178,7 @@ class MixAndSum:
         self._begins: list[Float64[np.ndarray, " k"]] = []
         """Seconds of the piece."""
 
-    def hear(self, clip: Clip) -> None:
+    def add(self, clip: Clip) -> None:
         """The next clip of the piece; one without a mix, or with players of whom there is no stem, tells nothing."""
         if clip.mixture is None or any(player.audio is None and not player.silent for player in clip.players):
             return

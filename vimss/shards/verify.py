@@ -19,12 +19,12 @@ from vimss.runtime import parallel_map
 from vimss.shards.clip import Clip, Player
 from vimss.shards.manifest import Shard, read_manifest
 from vimss.shards.recipe import Recipe
-from vimss.shards.validate import Loudness, MixAndSum
+from vimss.shards.validate import MixAndSum, SilenceCheck
 from vimss.storage import Folder, folder_at, sha256
 
 
 @dataclass(frozen=True)
-class Found:
+class ShardReport:
     """What is in one shard."""
 
     shard: str
@@ -43,23 +43,25 @@ class _Task:
     recipe: Recipe
 
 
-def check_shards(folder: Folder | str | Path, on_done: Callable[[Found], None] | None = None) -> list[Found]:
+def check_shards(
+    folder: Folder | str | Path, on_done: Callable[[ShardReport], None] | None = None
+) -> list[ShardReport]:
     """Read every shard of a folder, wherever it is; DataError where there is no manifest."""
     folder = folder_at(str(folder)) if isinstance(folder, str | Path) else folder
     manifest = read_manifest(folder)
     return parallel_map(_check_shard, [_Task(folder, shard, manifest.recipe) for shard in manifest.shards], on_done)
 
 
-def _check_shard(task: _Task) -> Found:
+def _check_shard(task: _Task) -> ShardReport:
     shard = task.shard
     try:
         with task.folder.copied(shard.name) as path:
             return _check_file(path, shard, task.recipe)
     except FileNotFoundError:
-        return Found(shard.name, 0, 0, (f"{shard.name} is missing",))
+        return ShardReport(shard.name, 0, 0, (f"{shard.name} is missing",))
 
 
-def _check_file(path: Path, shard: Shard, recipe: Recipe) -> Found:
+def _check_file(path: Path, shard: Shard, recipe: Recipe) -> ShardReport:
     size, digest = path.stat().st_size, sha256(path)
     wrong = []
     if size != shard.size:
@@ -69,19 +71,19 @@ def _check_file(path: Path, shard: Shard, recipe: Recipe) -> Found:
     try:
         clips = _clips(path)
     except (tarfile.TarError, EOFError) as error:
-        return Found(shard.name, size, 0, (*wrong, f"{shard.name} is no whole tar file: {error}"))
+        return ShardReport(shard.name, size, 0, (*wrong, f"{shard.name} is no whole tar file: {error}"))
     if len(clips) != shard.clips:
         wrong.append(f"{shard.name} holds {len(clips)} clips instead of {shard.clips}")
     for key, members in clips.items():
         wrong += [f"{shard.name}: the clip {key} {what}" for what in _wrong_members(members)]
     if wrong:
-        return Found(shard.name, size, len(clips), tuple(wrong))
+        return ShardReport(shard.name, size, len(clips), tuple(wrong))
     # Only what is whole can be listened to.
-    heard = _Heard()
+    content = _Members()
     for members in _whole_clips(path):
-        heard.hear(members)
-    wrong = [f"{shard.name}: {what}" for what in heard.wrong(recipe)]
-    return Found(shard.name, size, len(clips), tuple(wrong), tuple(heard.odd()))
+        content.add(members)
+    wrong = [f"{shard.name}: {what}" for what in content.wrong(recipe)]
+    return ShardReport(shard.name, size, len(clips), tuple(wrong), tuple(content.odd()))
 
 
 def _clips(path: Path) -> dict[str, dict[str, bytes]]:
@@ -107,17 +109,17 @@ def _members(path: Path) -> Iterator[tuple[str, str, bytes]]:
             yield key, name, file.read() if file else b""
 
 
-class _Heard:
+class _Members:
     """The same as what was checked when the pieces were written."""
 
     def __init__(self) -> None:
-        self._pieces: dict[str, tuple[Loudness, MixAndSum]] = {}
+        self._pieces: dict[str, tuple[SilenceCheck, MixAndSum]] = {}
 
-    def hear(self, members: dict[str, bytes]) -> None:
+    def add(self, members: dict[str, bytes]) -> None:
         """The next whole clip."""
         clip = _clip(members)
-        for measure in self._pieces.setdefault(clip.piece, (Loudness(), MixAndSum())):
-            measure.hear(clip)
+        for measure in self._pieces.setdefault(clip.piece, (SilenceCheck(), MixAndSum())):
+            measure.add(clip)
 
     def wrong(self, recipe: Recipe) -> Iterator[str]:
         """Sentences about pieces that writing would refuse."""

@@ -2,7 +2,7 @@
 
 files    atomic writes, and the operating system's errors in words
 folders  the same methods for a folder here and one behind a URL
-store    where in the store everything lies
+store    the layout of the store
 """
 
 from vimss.storage.files import (

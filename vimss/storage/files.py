@@ -19,16 +19,16 @@ from pathlib import Path
 from vimss.errors import StorageError
 
 TEMPORARY = ".tmp-"
-"""Names that begin so are unfinished work of a process that may have died; nothing reads them."""
+"""Prefix of temporary files; readers ignore them."""
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""What the operating system says where a file does not fit."""
+"""Error codes of a full disk, a quota or a file that is too large."""
 
 DAMAGED = {errno.EIO, errno.ESTALE, errno.ELOOP, errno.EBUSY, errno.EXDEV, errno.EINVAL}
-"""What it says of disks that fail, and of links, mounts and names that a file system does not take."""
+"""Error codes of failing disks, and of links, mounts and names that a file system does not support."""
 
 NAME_BYTES = 255
-"""Longest name of a file where the file system does not tell its own limit."""
+"""Longest name of a file where the file system does not report its own limit."""
 
 
 @contextmanager
@@ -87,7 +87,7 @@ def put(temporary: Path, target: Path, replace: bool = True) -> None:
         try:
             temporary.replace(target)
         except OSError as error:
-            if error.errno == errno.ENOTEMPTY:  # somebody else was quicker
+            if error.errno == errno.ENOTEMPTY:  # another process was faster
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
             raise
     _sync_folder(target.parent)

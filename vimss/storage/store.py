@@ -1,4 +1,4 @@
-"""Where in the store everything lies that VIMSS writes.
+"""The layout of the store: where VIMSS keeps what it writes.
 
 store = Store(Path("store")).make()
 store.studies / "quickstart-0123456789"

@@ -40,7 +40,7 @@ class State:
     best_seconds: float
     """Audio seconds at which it was."""
     metrics: dict[str, float]
-    """What was reported with it, for a driver that died before it wrote that down."""
+    """The report of this checkpoint, for a driver that crashed before recording it."""
 
 
 def save_state(
@@ -91,7 +91,7 @@ def load_state(
         content["state"] = _optimizer_state(_below(tensors, f"optimizer{number}."))
         optimizer.load_state_dict(content)
     kept = {name: about[name] for name in ("steps", "best", "best_seconds", "metrics")}
-    # Checkpoints of before there were such sets name none, which is another one.
+    # Older checkpoints name no validation set, which counts as another one.
     validation = about.get("validation", "")
     return State(signature=signature, validation=validation, position=Position(**about["position"]), **kept)
 

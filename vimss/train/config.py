@@ -20,7 +20,7 @@ from vimss.model.contexts import CONTEXTS
 from vimss.stream.config import MixingConfig
 
 MUCH_WAITING = 0.1
-"""Share of the time that a loop may wait for batches before it is said what to change."""
+"""Share of the time that a loop may wait for batches before a warning says what to change."""
 
 
 class TrainingConfig(Config):

@@ -24,7 +24,7 @@ AHEAD = 2
 
 
 @dataclass(frozen=True)
-class Made:
+class LoadedBatch:
     """A batch and what belongs to it."""
 
     batch: Batch
@@ -42,7 +42,7 @@ def load(
     world_size: int = 1,
     workers: int = 0,
     pinned: bool = False,
-) -> Generator[Made, None, None]:
+) -> Generator[LoadedBatch, None, None]:
     """The endless sequence of batches of one rank from a position on; to close it ends the threads.
 
     Args:
@@ -59,10 +59,10 @@ def load(
 
     """
 
-    def share_of(number: int) -> Iterator[Made]:
+    def share_of(number: int) -> Iterator[LoadedBatch]:
         share = (number, max(workers, 1))
         for batch, after in examples.batches(batch_size, position, rank, world_size, share):
-            yield Made(_pinned(batch) if pinned else batch, after, examples.damage.count)
+            yield LoadedBatch(_pinned(batch) if pinned else batch, after, examples.damage.count)
 
     if not workers:
         yield from share_of(0)

@@ -1,0 +1,102 @@
+"""What is minimised."""
+
+from typing import get_args
+
+import pytest
+import torch
+from test_train import one_thread  # noqa: F401 - a fixture that all use
+
+from vimss.train.config import TrainingConfig
+from vimss.train.loss import Totals, best_order, count, make_loss, negative_si_sdr, negative_snr
+
+
+def signals(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def totals_of(targets, present, mixture):
+    counts = count(targets.numpy(), present.numpy(), mixture.numpy())
+    return Totals(*torch.from_numpy(counts).float())
+
+
+def whole_loss(config, estimates, targets, present):
+    return make_loss(config)(estimates, targets, present, totals_of(targets, present, targets.sum(1)))
+
+
+@pytest.mark.parametrize("name", get_args(TrainingConfig.model_fields["loss"].annotation))
+def test_every_loss_is_a_finite_mean_with_silent_targets_and_estimates(name):
+    estimates = signals(2, 3, 1, 2048).requires_grad_()
+    targets = signals(2, 3, 1, 2048)
+    targets[:, 2] = 0
+    present = torch.tensor([[True, True, False]] * 2)
+    loss = whole_loss(TrainingConfig(loss=name), estimates, targets, present)
+    loss.backward()
+    assert loss.isfinite() and estimates.grad.isfinite().all() and estimates.grad.any()
+    silent = torch.zeros_like(estimates).requires_grad_()
+    whole_loss(TrainingConfig(loss=name), silent, targets, present).backward()
+    assert silent.grad.isfinite().all()
+
+
+LOSSES = get_args(TrainingConfig.model_fields["loss"].annotation)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_batch_twice_as_large_has_the_same_loss(name):
+    estimates, targets = signals(1, 2, 1, 2048), signals(2, 2, 1, 2048)[1:]
+    present = torch.tensor([[True, False]])
+    once = whole_loss(TrainingConfig(loss=name), estimates, targets, present)
+    twice = whole_loss(TrainingConfig(loss=name), *(torch.cat([x, x]) for x in (estimates, targets, present)))
+    torch.testing.assert_close(once, twice)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_shares_of_unequal_parts_add_up_to_the_loss_of_the_batch(name):
+    estimates, targets = signals(5, 3, 1, 2048), signals(10, 3, 1, 2048)[5:]
+    present = torch.tensor([[True, False, False]] * 2 + [[True, True, False]] * 2 + [[False] * 3])
+    targets = targets * present[:, :, None, None] * torch.arange(1, 6)[:, None, None, None]
+    loss, totals = make_loss(TrainingConfig(loss=name)), totals_of(targets, present, targets.sum(1))
+    whole = loss(estimates, targets, present, totals)
+    parts = [loss(estimates[part], targets[part], present[part], totals) for part in (slice(0, 1), slice(1, 5))]
+    torch.testing.assert_close(sum(parts), whole)
+
+
+def test_every_source_counts_alike_in_the_spectral_loss():
+    targets = signals(2, 1, 1, 4096) * torch.tensor([1.0, 0.01])[:, None, None, None]
+    wrong, present = targets.clone(), torch.ones(2, 1, dtype=torch.bool)
+    losses = []
+    for example in (0, 1):
+        wrong = targets.clone()
+        wrong[example] = 0.5 * wrong[example]
+        losses.append(whole_loss(TrainingConfig(loss="l1_stft"), wrong, targets, present))
+    assert losses[0] - losses[1] == pytest.approx(0.25 * 0.8, rel=0.1)  # what is left is l1
+
+
+def test_negative_snr_is_that_of_the_definition_and_floored():
+    target = signals(1, 1, 1, 4000)
+    noise = signals(2, 1, 1, 4000)[1:]
+    expected = 10 * torch.log10(noise.square().sum() / target.square().sum() + 1e-3)
+    torch.testing.assert_close(negative_snr(target + noise, target)[0, 0], expected)
+    torch.testing.assert_close(negative_snr(target, target)[0, 0], torch.tensor(-30.0))
+
+
+def test_si_sdr_does_not_care_for_the_level():
+    target, estimate = signals(2, 1, 1, 4000).split(1)
+    estimate = target + 0.3 * estimate
+    torch.testing.assert_close(negative_si_sdr(estimate, target), negative_si_sdr(7 * estimate, target))
+
+
+def test_an_absent_output_costs_by_its_energy_and_weight():
+    targets = torch.zeros(1, 1, 1, 100)
+    mixture, present = torch.ones(1, 1, 100), torch.zeros(1, 1, dtype=torch.bool)
+    loss, totals = make_loss(TrainingConfig(absent_weight=3.0)), totals_of(targets, present, mixture)
+    torch.testing.assert_close(loss(torch.full_like(targets, 0.1), targets, present, totals), torch.tensor(0.03))
+
+
+def test_slots_are_scored_in_their_best_order():
+    targets = signals(2, 3, 1, 100)
+    torch.testing.assert_close(best_order(targets[:, [2, 0, 1]], targets), targets)
+
+
+def test_a_loss_outside_the_list_is_refused():
+    with pytest.raises(ValueError, match="'snr', 'l1', 'mse', 'si_sdr' or 'l1_stft'"):
+        TrainingConfig(loss="l2")

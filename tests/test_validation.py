@@ -1,0 +1,135 @@
+"""The validation set, and what networks score on it."""
+
+import numpy as np
+import pytest
+import torch
+from test_train import one_thread, run, settings  # noqa: F401 - a fixture that all use
+
+from vimss.errors import DataError
+from vimss.model.separator import Separator, load_separator
+from vimss.train.config import ValidationConfig, scored_sources
+from vimss.train.loop import Training, interface_of, train
+from vimss.train.loss import negative_snr
+from vimss.train.validation import Validation, validation_spec
+
+NETWORKS = {
+    "levels 3": {},
+    "levels 6": {"levels": 6},
+    "zeros at the ends": {"padding": "same"},
+    "one output per label": {"outputs": "instruments"},
+    "four slots": {"outputs": "slots", "site": "none", "slots": 4},
+    "told nothing": {"outputs": "instruments", "site": "none"},
+    "pictures": {"context": "frames", "vision": {"network": "resnet18", "weights": "random"}},
+}
+VALIDATION = ValidationConfig(mixtures=6, seconds=0.25)
+
+
+def validation(manifest, model=(), config=VALIDATION, share=(0, 1)) -> Validation:
+    chosen = settings(model=dict(model))
+    return Validation(chosen, manifest, config, interface_of(chosen, manifest), share)
+
+
+def stems(batch) -> set[bytes]:
+    """The stems that are asked for, in no order."""
+    return {target.tobytes() for target in batch.targets[0] if target.any()}
+
+
+@pytest.mark.parametrize("model", NETWORKS.values(), ids=NETWORKS)
+def test_every_network_is_scored_on_the_same_excerpts_to_the_bit(small_manifest, model):
+    expected, found = validation(small_manifest), validation(small_manifest, model)
+    assert found.signature == expected.signature
+    assert [stems(batch) for batch in found.batches] == [stems(batch) for batch in expected.batches]
+    assert [batch.present.sum() for batch in found.batches] == [batch.present.sum() for batch in expected.batches]
+    assert {batch.targets.shape[-1] for batch in found.batches} == {2000}
+    first = found.window.margin
+    for one, other in zip(found.batches, expected.batches, strict=True):
+        at = expected.window.margin
+        np.testing.assert_array_equal(one.mixture[..., first : first + 2000], other.mixture[..., at : at + 2000])
+
+
+@pytest.mark.parametrize("model", [{}, {"levels": 6}, {"padding": "same"}], ids=["3", "6", "same"])
+def test_an_excerpt_lies_where_the_network_answers_it(small_manifest, model):
+    """A network that gives back its input scores what the mixture scores."""
+    chosen, validate = settings(model=model), validation(small_manifest, model)
+    separator = Separator(chosen.model, small_manifest.recipe.labels, small_manifest.recipe.sample_rate)
+    head = separator.unet.head
+    with torch.no_grad():
+        head.weight.zero_()
+        head.weight[:, -1:] = 1
+        head.bias.zero_()
+    losses = []
+    for batch in validate.batches:
+        targets = torch.from_numpy(batch.targets)
+        first = validate.window.margin
+        mixture = torch.from_numpy(batch.mixture)[:, None, :, first : first + 2000].expand_as(targets)
+        losses += negative_snr(mixture, targets)[torch.from_numpy(batch.present)].tolist()
+    assert validate(separator) == pytest.approx(np.mean(losses), abs=1e-4)
+
+
+def test_a_network_with_few_slots_is_scored_on_the_part_that_it_can_answer(small_manifest):
+    whole = validation(small_manifest)
+    part = validation(small_manifest, {"outputs": "slots", "site": "none", "slots": 2})
+    expected = [batch for batch in whole.batches if batch.present.shape[1] == 2]
+    assert 0 < len(expected) < len(whole.batches)
+    assert [stems(batch) for batch in part.batches] == [stems(batch) for batch in expected]
+    assert scored_sources(settings(model={"outputs": "slots", "site": "none", "slots": 2})) == 2
+    assert scored_sources(settings(model={"outputs": "slots", "site": "none", "slots": 9})) == 4
+
+
+def test_a_network_with_one_slot_has_nothing_to_be_scored_on(small_manifest):
+    with pytest.raises(DataError, match=r"with 1 slots must have validation mixtures .*got none in the split 'valid'"):
+        validation(small_manifest, {"outputs": "slots", "site": "none", "slots": 1})
+
+
+def test_ranks_share_the_set(small_manifest):
+    whole = validation(small_manifest)
+    shares = [validation(small_manifest, share=(rank, 4)) for rank in range(4)]
+    assert [len(share.batches) for share in shares] == [2, 2, 1, 1]
+    for number, batch in enumerate(whole.batches):
+        assert np.array_equal(shares[number % 4].batches[number // 4].mixture, batch.mixture)
+
+
+def test_more_validation_mixtures_begin_with_the_same_and_are_another_set(small_manifest):
+    few, more = (
+        validation(small_manifest),
+        validation(small_manifest, config=ValidationConfig(mixtures=12, seconds=0.25)),
+    )
+    assert few.signature != more.signature and len(more.batches) == 12
+    for one, other in zip(few.batches, more.batches, strict=False):
+        assert np.array_equal(one.mixture, other.mixture)
+
+
+def test_the_seed_of_a_training_does_not_change_the_set_and_that_of_the_recipe_does(small_manifest):
+    recipe = small_manifest.recipe.model_copy(update={"seed": 9})
+    spec = validation_spec(small_manifest, VALIDATION)
+    assert validation_spec(small_manifest.model_copy(update={"recipe": recipe}), VALIDATION) != spec
+    chosen = settings().model_copy(update={"seed": 9})
+    other = Validation(chosen, small_manifest, VALIDATION, interface_of(chosen, small_manifest))
+    assert other.signature == spec.signature(small_manifest)
+
+
+def test_excerpts_longer_than_a_clip_are_as_long_as_a_clip(small_manifest):
+    spec = validation_spec(small_manifest, ValidationConfig(seconds=100))
+    assert spec.samples == small_manifest.recipe.clip_samples
+
+
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_a_training_that_goes_on_with_another_set_scores_its_checkpoint_again(small_manifest, tmp_path, average):
+    chosen = settings(training={"ema": average})
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    few = run(small_manifest, tmp_path / "a", chosen)
+    reports, larger = [], ValidationConfig(mixtures=12, seconds=0.25)
+    training = Training(chosen, small_manifest, larger)
+    train(training, lambda metrics, _: reports.append(metrics), resume=tmp_path / "a" / "0")
+    separator = load_separator(tmp_path / "a" / "0" / "model")
+    expected = Validation(chosen, small_manifest, larger, interface_of(chosen, small_manifest))(separator)
+    assert reports[0]["valid_loss"] == expected != few[0]["valid_loss"]
+    assert ("valid_loss_raw" in reports[0]) == bool(average)
+    same = ("audio_seconds", "train_loss", "steps")
+    assert [[report[name] for name in same] for report in reports] == [
+        [report[name] for name in same] for report in few
+    ]
+    straight: list = []
+    train(training, lambda metrics, _: straight.append(metrics))
+    assert reports[-1]["valid_loss"] == straight[-1]["valid_loss"]
