@@ -6,8 +6,8 @@ import pytest
 import torch
 from naive_apply import naive_separation, one_pass
 
-from vimss.model import ModelConfig
 from vimss.model.apply import separate, separate_all, separate_stream
+from vimss.model.networks.wave_u_net import WaveUNetConfig
 from vimss.model.separator import Separator
 
 LABELS = ("fl", "va", "vc")
@@ -16,7 +16,7 @@ SMALL = {"levels": 3, "filters": 4, "max_filters": 9, "down_kernel": 9, "context
 
 def build(**settings) -> Separator:
     torch.manual_seed(0)
-    separator = Separator(ModelConfig(**{**SMALL, **settings}), LABELS, 8000).eval()
+    separator = Separator(WaveUNetConfig(**{**SMALL, **settings}), LABELS, 8000).eval()
     with torch.no_grad():  # biases, null tokens and identities too: zeros would hide mistakes
         for parameter in separator.parameters():
             parameter += 0.1 * torch.randn_like(parameter)

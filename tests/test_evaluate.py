@@ -27,9 +27,10 @@ from vimss.evaluate import (
 from vimss.experiment import Experiment
 from vimss.features import compute_features
 from vimss.media.resample import resample
-from vimss.model.config import ModelConfig, VisionConfig
+from vimss.model.config import VisionConfig
 from vimss.model.device import find_device, on_device
 from vimss.model.fit import fit_models, known_labels
+from vimss.model.networks.wave_u_net import WaveUNetConfig
 from vimss.model.separator import Separator, load_separator, save_separator
 from vimss.runtime import Place
 from vimss.shards.clip import Clip, Player
@@ -84,7 +85,7 @@ def save(small_manifest, tmp_path_factory):
     def make(config=KINDS["queries by label"], labels=small_manifest.recipe.labels, rate=8000, card=card):
         folder = tmp_path_factory.mktemp("model") / "model"
         torch.manual_seed(next(seeds))
-        save_separator(folder, Separator(ModelConfig(**TINY, **config), labels, rate), card)
+        save_separator(folder, Separator(WaveUNetConfig(**TINY, **config), labels, rate), card)
         return folder
 
     return make
@@ -116,7 +117,7 @@ def test_the_mixture_improves_nothing(small_manifest):
     ],
 )
 def test_a_model_stands_beside_the_wiener_filter_that_is_told_as_much(settings, row):
-    assert equally_informed(ModelConfig(**settings)) == row
+    assert equally_informed(WaveUNetConfig(**settings)) == row
 
 
 def test_the_oracle_is_far_above_the_wiener_filter(small_manifest, oracle):
@@ -254,7 +255,7 @@ def test_players_of_one_label_are_asked_for_by_picture_and_added(small_manifest,
 def test_features_of_a_frozen_network_are_heard_as_its_pictures(small_manifest, save):
     answers = []
     for context in ("frames", "features"):
-        config = ModelConfig(**TINY, outputs="queries", site="decoder", context=context)
+        config = WaveUNetConfig(**TINY, outputs="queries", site="decoder", context=context)
         torch.manual_seed(0)
         separator = Separator(config, small_manifest.recipe.labels, 8000)
         system = ModelSystem(separator, context, compute_features(small_manifest, VISION))

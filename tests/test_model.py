@@ -15,10 +15,12 @@ from torch import Tensor
 
 from vimss.config import parse_config
 from vimss.errors import ConfigError, ModelError
-from vimss.model import ModelConfig, VisionConfig, geometry
+from vimss.model import VisionConfig
 from vimss.model.apply import separate, separate_all
 from vimss.model.conditioning import FrameGrid
 from vimss.model.config import Op, Site
+from vimss.model.networks.wave_u_net import WaveUNetConfig
+from vimss.model.networks.wave_u_net.config import layers
 from vimss.model.separator import CARD, WEIGHTS, Separator, load_separator, save_separator
 from vimss.model.vision import DEVIATION, MEAN, Vision
 from vimss.train.config import TrainingConfig
@@ -29,8 +31,8 @@ SITES = tuple(site for site in get_args(Site) if site != "none")
 OPS = get_args(Op)
 
 
-def small(**settings) -> ModelConfig:
-    return ModelConfig(**{"levels": 3, "filters": 4, "max_filters": 9, "down_kernel": 9, **settings})
+def small(**settings) -> WaveUNetConfig:
+    return WaveUNetConfig(**{"levels": 3, "filters": 4, "max_filters": 9, "down_kernel": 9, **settings})
 
 
 def build(dtype=torch.float64, **settings) -> Separator:
@@ -73,8 +75,8 @@ PAPER = tuple("abcdefghijklm")
     ],
 )
 def test_windows_are_the_papers(bottleneck, output, given):
-    shape = geometry(ModelConfig())
-    assert (shape.input_samples(output), shape.layers(output)["bottleneck"].samples) == (given, bottleneck)
+    shape = WaveUNetConfig().geometry
+    assert (shape.input_samples(output), layers(WaveUNetConfig(), output)["bottleneck"].samples) == (given, bottleneck)
 
 
 VARIANTS = {
@@ -97,7 +99,7 @@ VARIANTS = {
 @pytest.mark.parametrize("name", VARIANTS)
 def test_variants_of_the_paper_are_settings(name):
     settings, labels, given, output, weights = VARIANTS[name]
-    separator = Separator(ModelConfig(**settings), labels, 22050)
+    separator = Separator(WaveUNetConfig(**settings), labels, 22050)
     assert separator.input_samples(output) == given
     assert sum(parameter.numel() for parameter in separator.parameters()) == weights
 
@@ -106,31 +108,31 @@ def test_variants_of_the_paper_are_settings(name):
     ("rate", "given", "output", "context"), [(22050, 6.687, 0.743, 5.943), (44100, 3.343, 0.372, 2.972)]
 )
 def test_windows_last_as_long_as_the_papers(rate, given, output, context):
-    shape = geometry(ModelConfig())
+    shape = WaveUNetConfig().geometry
     assert [round(n / rate, 3) for n in (147443, 16389, shape.context)] == [given, output, context]
 
 
 def test_small_window_is_that_of_the_quickstart():
-    assert geometry(ModelConfig(levels=7, down_kernel=5, up_kernel=3)).input_samples(4227) == 5501
+    assert WaveUNetConfig(levels=7, down_kernel=5, up_kernel=3).geometry.input_samples(4227) == 5501
 
 
 def test_bottleneck_of_the_papers_window_has_nine_samples():
-    assert geometry(ModelConfig()).layers(16389)["bottleneck"].samples == 9
+    assert layers(WaveUNetConfig(), 16389)["bottleneck"].samples == 9
 
 
 def test_thirteen_outputs_have_ten_million_weights():
-    separator = Separator(ModelConfig(), PAPER, 22050)
+    separator = Separator(WaveUNetConfig(), PAPER, 22050)
     assert sum(parameter.numel() for parameter in separator.parameters()) == 10_263_314
 
 
 def test_one_output_has_the_weights_that_were_counted_for_it():
-    separator = Separator(ModelConfig(), ("vn",), 22050)
+    separator = Separator(WaveUNetConfig(), ("vn",), 22050)
     assert sum(parameter.numel() for parameter in separator.parameters()) == 10_263_002
 
 
 def test_paper_window_gives_16389_samples():
     with torch.inference_mode():
-        assert Separator(ModelConfig(), ("a", "b"), 22050)(torch.zeros(1, 1, 147443)).shape == (1, 2, 1, 16389)
+        assert Separator(WaveUNetConfig(), ("a", "b"), 22050)(torch.zeros(1, 1, 147443)).shape == (1, 2, 1, 16389)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +179,7 @@ def test_every_variant_of_the_paper_equals_the_naive_reading_at_every_site(name,
 @pytest.mark.parametrize("settings", [{}, {"site": "every_layer", "op": "film", "context": "labels"}], ids=str)
 def test_the_network_of_the_papers_size_equals_the_naive_reading(settings):
     torch.manual_seed(0)
-    separator = Separator(ModelConfig(**settings), PAPER, 22050).double()
+    separator = Separator(WaveUNetConfig(**settings), PAPER, 22050).double()
     context = separator.label_context(["a", "c"]).double() if settings else None
     _assert_equal_to_naive(separator, mixture_for(separator, batch=1, at_least=16389), context)
 
@@ -324,16 +326,16 @@ REFUSED = {
 """Kind of outputs and whether there is a site, to the reason against both together."""
 
 
-@pytest.mark.parametrize("outputs", get_args(ModelConfig.model_fields["outputs"].annotation))
+@pytest.mark.parametrize("outputs", get_args(WaveUNetConfig.model_fields["outputs"].annotation))
 @pytest.mark.parametrize("site", get_args(Site))
 @pytest.mark.parametrize("op", OPS)
-@pytest.mark.parametrize("context", get_args(ModelConfig.model_fields["context"].annotation))
+@pytest.mark.parametrize("context", get_args(WaveUNetConfig.model_fields["context"].annotation))
 def test_every_condition_acts_on_its_own_example_or_is_refused(context, op, site, outputs):
     settings = {"context": context, "op": op, "site": site, "outputs": outputs, "vision": TINY_VISION}
     settings |= {"feature_size": 5} if context == "features" else {}
     if (outputs, site != "none") in REFUSED:
         with pytest.raises(ConfigError, match=REFUSED[outputs, site != "none"]):
-            parse_config(settings, ModelConfig, "model")
+            parse_config(settings, WaveUNetConfig, "model")
         return
     separator = build(**settings)
     names = {name for name, weight in separator.named_parameters() if weight.requires_grad}
@@ -730,17 +732,17 @@ def test_a_card_without_labels_is_refused(tmp_path):
 )
 def test_impossible_settings_say_why(settings, message):
     with pytest.raises(ConfigError, match=message):
-        parse_config(settings, ModelConfig, "model")
+        parse_config(settings, WaveUNetConfig, "model")
 
 
 def test_an_impossible_window_names_the_nearest_two():
     with pytest.raises(ConfigError, match=r"got 16839 samples. To fix: use 16389 or 20485 samples"):
-        Separator(ModelConfig(filters=1), LABELS, 22050).input_samples(16839)
+        Separator(WaveUNetConfig(filters=1), LABELS, 22050).input_samples(16839)
 
 
 def test_a_clip_too_short_for_any_window_is_refused():
     with pytest.raises(ConfigError, match="at least 5 samples with 12 levels; got room for 4"):
-        geometry(ModelConfig()).window_at_most(4)
+        WaveUNetConfig().geometry.window_at_most(4)
 
 
 def test_a_label_outside_the_vocabulary_lists_it():

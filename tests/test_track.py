@@ -38,7 +38,7 @@ from vimss.experiment import (
     TrialStarted,
     TrialWaits,
 )
-from vimss.model.config import ModelConfig
+from vimss.model.networks.wave_u_net import WaveUNetConfig
 from vimss.model.separator import Separator, save_separator
 from vimss.storage import Store
 from vimss.track import (
@@ -94,7 +94,7 @@ def tracking(tmp_path: Path, empty_database: Path) -> Tracking:
 @pytest.fixture(scope="session")
 def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    config = ModelConfig(levels=2, filters=2, down_kernel=5, site="decoder", outputs="queries", padding="same")
+    config = WaveUNetConfig(levels=2, filters=2, down_kernel=5, site="decoder", outputs="queries", padding="same")
     folder = tmp_path_factory.mktemp("models") / "small"
     save_separator(folder, Separator(config, ("vn", "vc", "fl"), 8000), {})
     return folder
@@ -529,7 +529,7 @@ def test_a_copied_store_grows_beside_its_original(copied: Tracking, small_model:
         run_id = tracker.run_id("search", "b2")
     save_separator(
         tmp_path / "other",
-        Separator(ModelConfig(levels=2, filters=2, down_kernel=5, padding="same"), ("vn", "vc"), 8000),
+        Separator(WaveUNetConfig(levels=2, filters=2, down_kernel=5, padding="same"), ("vn", "vc"), 8000),
         {},
     )
     assert register(copied, "quickstart", tmp_path / "other", run_id, {}, CARD) == 2

@@ -16,12 +16,15 @@ import os
 import re
 import types
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Generic, TypeVar, cast, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, InitErrorDetails, core_schema
 
 from vimss.errors import ConfigError
 
@@ -44,6 +47,71 @@ class Config(BaseModel):
 
 
 C = TypeVar("C", bound=Config)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When a setting changes something; the ones that have no rule always do."""
+
+    needs: str
+    """In words, after "needs"."""
+    depends_on: tuple[str, ...]
+    """The settings that decide it: key paths from where the rule's settings begin."""
+    works: Callable[[Any], bool]
+    """Whether it changes something under these settings."""
+
+
+@dataclass(frozen=True)
+class OneOf(Generic[C]):
+    """Marks a field whose settings are of one of several classes: one of their own keys says which.
+
+        model: Annotated[ModelConfig, OneOf("network", NETWORKS, "wave_u_net")] = WaveUNetConfig()
+
+    It is what pydantic calls a discriminated union, but the key may be missing, there may be one class only, and errors
+    name keys as they stand in a file.
+    """
+
+    key: str
+    kinds: Mapping[str, type[C]]
+    default: str
+    """The value of the key where it is not given."""
+
+    def kind_of(self, content: Any) -> type[C]:
+        """The class of these settings; that of the default where they do not say, or name one that there is not."""
+        if isinstance(content, Config):
+            return cast(type[C], type(content))
+        name = content.get(self.key, self.default) if isinstance(content, Mapping) else self.default
+        return self.kinds[name if self._is_known(name) else self.default]
+
+    def having(self, key: str) -> list[str]:
+        """The names of the classes that have a key."""
+        return [name for name, kind in self.kinds.items() if key in kind.model_fields]
+
+    def parse(self, content: Any) -> C:
+        """Settings of the class that their own key names; pydantic's ValidationError where they are wrong."""
+        if isinstance(content, tuple(self.kinds.values())):
+            return cast(C, content)
+        if isinstance(content, Mapping) and not self._is_known(content.get(self.key, self.default)):
+            known = " or ".join(repr(name) for name in self.kinds)
+            wrong = InitErrorDetails(
+                type="literal_error", loc=(self.key,), input=content[self.key], ctx={"expected": known}
+            )
+            raise ValidationError.from_exception_data(self.key, [wrong])
+        return self.kind_of(content).model_validate(content)
+
+    def _is_known(self, name: Any) -> bool:
+        return isinstance(name, str) and name in self.kinds
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.parse)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"oneOf": [handler(kind.__pydantic_core_schema__) for kind in self.kinds.values()]}
+
+
+def choice_of(field: FieldInfo) -> OneOf[Any] | None:
+    """The mark of a field whose settings are of one of several classes."""
+    return next((mark for mark in field.metadata if isinstance(mark, OneOf)), None)
 
 
 class _Loader(yaml.SafeLoader):
@@ -219,7 +287,7 @@ def parse_config(content: Any, kind: type[C], where: str) -> C:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        raise _explain(error, kind, where) from error
+        raise _explain(error, kind, where, content) from error
 
 
 def signature(*parts: Any) -> str:
@@ -251,8 +319,14 @@ def differences(config: BaseModel) -> dict[str, Any]:
         default = field.get_default(call_default_factory=True, validated_data=config.__dict__)
         other_kind = isinstance(value, BaseModel) and type(value) is not type(default)
         if other_kind or _canonical(value) != _canonical(default):
-            found[name] = {"class": type(value).__name__, **_plain(value)} if other_kind else _plain(value)
+            found[name] = {**_kind(field, value), **_plain(value)} if other_kind else _plain(value)
     return found
+
+
+def _kind(field: FieldInfo, value: BaseModel) -> dict[str, Any]:
+    """What tells settings of one class from those of another: their own key, or else the name of the class."""
+    choice = choice_of(field)
+    return {choice.key: getattr(value, choice.key)} if choice else {"class": type(value).__name__}
 
 
 def _canonical(value: Any) -> str:
@@ -282,9 +356,11 @@ def parse_loosely(content: Mapping[str, Any], kind: type[C]) -> C:
     """
     values: dict[str, Any] = {}
     for name, field in kind.model_fields.items():
-        inner = field.annotation
+        choice, inner = choice_of(field), field.annotation
         if name not in content:
             values[name] = field.get_default(call_default_factory=True, validated_data=values)
+        elif choice is not None and isinstance(content[name], Mapping):
+            values[name] = parse_loosely(content[name], choice.kind_of(content[name]))
         elif isinstance(inner, type) and issubclass(inner, Config) and isinstance(content[name], Mapping):
             values[name] = parse_loosely(content[name], inner)
         else:
@@ -328,17 +404,21 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
     content[last] = parse_yaml(f"value: {value}", f"--set {key}")["value"]
 
 
-def _explain(error: ValidationError, kind: type[BaseModel], where: str) -> ConfigError:
+def _explain(error: ValidationError, kind: type[BaseModel], where: str, content: Any) -> ConfigError:
     first = error.errors()[0]
     # pydantic puts the names of union members between the keys; only what stands in the file is of use.
     path = [str(part) for part in first["loc"] if not str(part).endswith(")") and "[" not in str(part)]
     key = ".".join(path) or "the file"
     more = f" ({error.error_count() - 1} more after it)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
-        legal = sorted(_legal_keys(kind, path[:-1]))
+        legal = sorted(_legal_keys(kind, path[:-1], content))
         near = difflib.get_close_matches(path[-1], legal, n=1)
         fix = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(legal)}"
-        return ConfigError(f"{where}: every key must be known", got=f"the unknown key '{key}'{more}", fix=fix)
+        elsewhere = _other_home(kind, path, content)
+        if elsewhere:
+            fix = f"remove it, or choose from {', '.join(legal)}"
+        got = f"the unknown key '{key}'{more}{elsewhere}"
+        return ConfigError(f"{where}: every key must be known", got=got, fix=fix)
     if first["type"] == "missing":
         return ConfigError(f"{where}: '{key}' must be set", got=f"no such key{more}", fix=f"add '{path[-1]}:'")
     got = repr(first["input"])
@@ -347,18 +427,36 @@ def _explain(error: ValidationError, kind: type[BaseModel], where: str) -> Confi
     return ConfigError(f"{where}: {key}: {rule}", got=f"{got}{more}", fix=f"correct '{key}'")
 
 
-def _legal_keys(kind: Any, path: list[str]) -> set[str]:
+def _other_home(kind: type[BaseModel], path: list[str], content: Any) -> str:
+    """Which other choice has a key, where an unknown one is a key of `model` with another network, say."""
+    if len(path) != 2 or path[0] not in kind.model_fields:
+        return ""
+    choice = choice_of(kind.model_fields[path[0]])
+    names = choice.having(path[1]) if choice else []
+    if choice is None or not names:
+        return ""
+    here = getattr(choice.kind_of(content.get(path[0], {})).model_fields[choice.key], "default", choice.default)
+    return f", which {choice.key}: {' or '.join(names)} has, and {choice.key}: {here} has not"
+
+
+def _legal_keys(kind: Any, path: list[str], content: Any) -> set[str]:
     """Keys allowed at `path` below the settings class `kind`, looking through unions and containers."""
     kinds = list(_models_in(kind))
     for part in path:
+        content = content.get(part, {}) if isinstance(content, Mapping) else {}
         kinds = [
             model
             for outer in kinds
             if part in outer.model_fields
-            for model in _models_in(outer.model_fields[part].annotation)
+            for model in _models_of(outer.model_fields[part], content)
         ] or kinds
     # What is left out of the file when it is written, such as its own name, is no key of it either.
     return {name for model in kinds for name, field in model.model_fields.items() if not field.exclude}
+
+
+def _models_of(field: FieldInfo, content: Any) -> Iterator[type[BaseModel]]:
+    choice = choice_of(field)
+    return _models_in(field.annotation) if choice is None else iter((choice.kind_of(content),))
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

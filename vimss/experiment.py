@@ -26,6 +26,7 @@ from pydantic import Field, ValidationError, model_validator
 from vimss.config import (
     Config,
     check_file_name,
+    choice_of,
     differences,
     find_yaml,
     load_yaml,
@@ -35,7 +36,7 @@ from vimss.config import (
 )
 from vimss.errors import ConfigError
 from vimss.model.config import ModelConfig
-from vimss.model.geometry import geometry
+from vimss.model.networks import BY_NETWORK
 from vimss.runtime import Place
 from vimss.shards.manifest import Manifest
 from vimss.train.config import (
@@ -75,14 +76,8 @@ INHERITED = ("training.batch_size", "training.learning_rate", "training.learning
 _MOST_DRAWS = 10_000
 """Draws that are looked at to count different trainings: more than any search has trials."""
 
-_WINDOW_KEYS = {
-    "training.output_samples",
-    "model.levels",
-    "model.down_kernel",
-    "model.up_kernel",
-    "model.padding",
-}
-"""What decides whether an output window is legal."""
+NETWORK = "model.network"
+"""Key of the network, which decides what other keys `model` has."""
 
 
 class Axis(Config):
@@ -202,7 +197,20 @@ class Experiment(Config):
                     fix="write for example training.batch_size",
                 )
             content[group][name] = value
+        content["model"] = self._of_its_network(content["model"], overrides)
         return content
+
+    def _of_its_network(self, model: dict[str, Any], overrides: Mapping[str, Scalar]) -> dict[str, Any]:
+        """The model's settings without those that the file gives for another of the networks it trains."""
+        own = self.model.get("network", BY_NETWORK.default)
+        searched = self.tune[NETWORK].choices if NETWORK in self.tune else self.compare.get(NETWORK, (own,))
+        trained = {*searched, *(changes.get(NETWORK, own) for changes in self.baselines.values())}
+        known = set(BY_NETWORK.kind_of(model).model_fields)
+        return {
+            name: value
+            for name, value in model.items()
+            if name in known or f"model.{name}" in overrides or not trained & set(BY_NETWORK.having(name))
+        }
 
     def cell_signature(self, cell: "Cell") -> str:
         """Of what a cell fixes, its budget among it: not of what is tuned in it, nor of what a baseline inherits.
@@ -281,9 +289,14 @@ def field_type(key: str) -> Any:
     if key == SEED:
         return Settings.model_fields[SEED].annotation
     group, _, name = key.partition(".")
-    # Each group is a model of its own, which pydantic's types do not tell.
-    fields = Settings.model_fields[group].annotation.model_fields if group in GROUPS else {}  # type: ignore[union-attr]
-    return fields[name].annotation if name in fields else None
+    if group not in GROUPS:
+        return None
+    if key == NETWORK:
+        return str
+    # Each group is a model of its own, which pydantic's types do not tell; `model` is one for each network.
+    choice = choice_of(Settings.model_fields[group])
+    kinds: Any = choice.kinds.values() if choice else [Settings.model_fields[group].annotation]
+    return next((kind.model_fields[name].annotation for kind in kinds if name in kind.model_fields), None)
 
 
 def in_order(axes: Mapping[str, Axis]) -> Iterator[str]:
@@ -327,9 +340,10 @@ def check_settings(settings: Settings, manifest: Manifest, place: Place, undecid
     """
     recipe, model, mixing, training = manifest.recipe, settings.model, settings.mixing, settings.training
     open_keys = set(undecided)
-    if not open_keys & _WINDOW_KEYS:
+    of_network = {NETWORK} | {f"model.{name}" for name in model.window_keys}
+    if not open_keys & {"training.output_samples", *of_network}:
         try:
-            geometry(model).input_samples(training.output_samples)
+            model.geometry.input_samples(training.output_samples)
         except ConfigError as error:
             raise ConfigError(f"training.output_samples: {error.rule}", got=error.got, fix=error.fix) from error
     if "training.output_samples" not in open_keys:
@@ -340,7 +354,7 @@ def check_settings(settings: Settings, manifest: Manifest, place: Place, undecid
                 f"training.output_samples must not exceed the clips of '{manifest.name}', the longest of which has "
                 f"{longest} samples",
                 got=f"{training.output_samples}",
-                fix=f"use at most {geometry(model).window_at_most(longest)}, or shards with longer clips",
+                fix=f"use at most {model.geometry.window_at_most(longest)}, or shards with longer clips",
             )
     workers = place.workers_per_trial
     if "training.batch_size" not in open_keys and training.batch_size % workers:
@@ -362,14 +376,8 @@ def check_settings(settings: Settings, manifest: Manifest, place: Place, undecid
             got=f"{model.slots} slots and up to {mixing.max_sources} sources",
             fix="raise model.slots or lower mixing.max_sources",
         )
-    typed = not open_keys & {"model.outputs", "model.output_type"}
-    if typed and (model.output_type, model.outputs) == ("difference", "instruments") and len(recipe.labels) == 1:
-        raise ConfigError(
-            f"model.output_type: difference needs shards with several labels, unlike '{manifest.name}': the one output "
-            "would be the mixture",
-            got=f"the label {recipe.labels[0]}",
-            fix="remove model.output_type",
-        )
+    if not open_keys & {NETWORK, "model.outputs", *(f"model.{name}" for name in model.label_keys)}:
+        model.check_labels(recipe.labels, manifest.name)
     if "model.channels" not in open_keys and model.channels != recipe.channels:
         raise ConfigError(
             f"model.channels must be as in the shards '{manifest.name}', {recipe.channels}",
@@ -503,8 +511,10 @@ def _check_axis(experiment: Experiment, key: str, axis: Axis) -> None:
             got=f"{axis} to choose from",
             fix="write compare: {seed: [0, 1, 2]}; the table then shows their spread",
         )
+    # Some keys are of one network alone, which must be the one that is drawn.
+    network = {NETWORK: axis.when[NETWORK][0]} if axis.when.get(NETWORK) else {}
     for value in axis.choices or (axis.low, axis.high):
-        _check_alone(experiment, {key: value})
+        _check_alone(experiment, {**network, key: value})
     if not axis.choices and field_type(key) not in {int, float}:
         raise ConfigError(f"{where} must list `choices`: only numbers have a range", got=str(axis), fix="list them")
     for other, values in axis.when.items():
@@ -521,6 +531,9 @@ def _check_axis(experiment: Experiment, key: str, axis: Axis) -> None:
 
 def _check_tuned(experiment: Experiment, cell: "Cell") -> None:
     _check_alone(experiment, cell.overrides)
+    for key, axis in experiment.tune.items():
+        if NETWORK in cell.overrides and key.startswith("model."):
+            _check_alone(experiment, {**cell.overrides, key: axis.choices[0] if axis.choices else axis.low})
     both = sorted(set(cell.overrides) & set(experiment.tune))
     if both:
         raise ConfigError(

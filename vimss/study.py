@@ -33,7 +33,7 @@ from vimss.errors import ConfigError, DataError, StorageError, TrainingError, Vi
 from vimss.experiment import Axis, Cell, Experiment, Scalar, field_type, in_order
 from vimss.shards.manifest import Manifest
 from vimss.storage import TEMPORARY, Store, explain_os_errors, publish
-from vimss.train.config import Settings, scored_sources
+from vimss.train.config import Settings, has_key, scored_sources
 
 OBJECTIVE = "valid_loss"
 """Mean floored -SNR in dB over present sources of the fixed validation set; lower is better."""
@@ -223,6 +223,8 @@ def _chosen(experiment: Experiment, cell: Cell, record: TrialRecord, is_home: bo
         axis = axes[key]
         if any(chosen.get(other) not in values for other, values in axis.when.items()):
             continue
+        if not has_key(record.settings, key):
+            return None  # it is of another network
         # What was drawn goes first, and any other value last: where a setting changes nothing, it need not show.
         value = value_of(record.settings, key)
         values = (record.chosen.get(key, value), value, *(axis.choices or (axis.low,)))

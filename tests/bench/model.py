@@ -26,11 +26,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vimss.model import ModelConfig
 from vimss.model.apply import separate, separate_all
 from vimss.model.config import Op, Site
+from vimss.model.networks.wave_u_net import WaveUNetConfig
+from vimss.model.networks.wave_u_net.network import WaveUNet
 from vimss.model.separator import Separator
-from vimss.model.unet import UNet
 
 LABELS = ("bn", "cl", "db", "fl", "hn", "ob", "sax", "tba", "tbn", "tpt", "va", "vc", "vn")
 RATE = 22050
@@ -44,7 +44,7 @@ GEMM = 2048
 class Naive(nn.Module):
     """The paper's network as one would write it down: no site, 13 outputs, the weights of `unet`."""
 
-    def __init__(self, unet: UNet) -> None:
+    def __init__(self, unet: WaveUNet) -> None:
         super().__init__()
         self.down = nn.ModuleList(_conv1d(layer) for layer in unet.down)
         self.bottleneck = _conv1d(unet.bottleneck)
@@ -150,7 +150,7 @@ def noise(*shape: int) -> Tensor:
 def build(labels: Sequence[str] = LABELS, rate: int = RATE, **settings: object) -> Separator:
     torch.manual_seed(0)
     # Pydantic checks the settings.
-    return Separator(ModelConfig(**settings), tuple(labels), rate)  # type: ignore[arg-type]
+    return Separator(WaveUNetConfig(**settings), tuple(labels), rate)  # type: ignore[arg-type]
 
 
 def train_step(network: nn.Module, *inputs: Tensor) -> Callable[[], object]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from vimss.config import signature
 from vimss.experiment import load_experiment
+from vimss.model.networks import BY_NETWORK, NETWORKS
 from vimss.shards.corpora import reader_of
 from vimss.shards.manifest import Manifest
 from vimss.shards.recipe import Recipe, load_recipe, recipe_name
@@ -48,6 +49,9 @@ def defaults() -> dict[str, Any]:
         "validation": ValidationConfig().model_dump(mode="json", exclude={"mixtures"}),
         "recipe": {name: field.get_default(call_default_factory=True) for name, field in fields.items()},
     }
+    for name, kind in NETWORKS.items():
+        if name != BY_NETWORK.default:
+            groups[f"model of {name}"] = kind().model_dump(mode="json")
     for corpus in CORPORA:
         groups[f"options of {corpus}"] = reader_of(corpus).Options().model_dump(mode="json")
     groups["recipe"]["picture"] = groups["recipe"]["picture"].model_dump(mode="json")

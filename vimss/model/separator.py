@@ -1,6 +1,6 @@
 """The separator: a network that knows its labels and its sample rate, and how it is saved.
 
-separator = Separator(ModelConfig(outputs="queries", site="decoder"), labels=("vn", "vc"), sample_rate=22050)
+separator = Separator(WaveUNetConfig(outputs="queries", site="decoder"), labels=("vn", "vc"), sample_rate=22050)
 context = separator.label_context(["vn", "vc"])          # [1 2 2], one query per row
 stems = separator(mixture, context)                       # [b c t] -> [b 2 c u]
 save_separator(folder, separator, card={"experiment": "joint"})
@@ -9,7 +9,7 @@ save_separator(folder, separator, card={"experiment": "joint"})
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Num
@@ -17,13 +17,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vimss.config import parse_config
 from vimss.errors import ModelError
 from vimss.model.card import CARD, WEIGHTS
 from vimss.model.conditioning import Context, FrameGrid
 from vimss.model.config import ModelConfig
-from vimss.model.geometry import geometry
-from vimss.model.unet import UNet
+from vimss.model.networks import Network, parse_model
 from vimss.storage import publish, sha256
 
 
@@ -36,10 +34,11 @@ class Separator(nn.Module):
         self.config = config
         self.labels = labels
         self.sample_rate = sample_rate
-        self.geometry = geometry(config)
+        self.geometry = config.geometry
         size = config.context_size
         # A label's vector has length 1, features of about 1 have the square root of their number.
-        self.unet = UNet(config, self.outputs, size or len(labels), size**0.5 if size else 1.0)
+        # The name begins those of its weights in files, whatever network it is.
+        self.unet = config.build(self.outputs, size or len(labels), size**0.5 if size else 1.0)
         if self.watches:
             # Only networks that look at pictures pay for importing torchvision.
             from vimss.model.vision import Vision
@@ -56,6 +55,21 @@ class Separator(nn.Module):
                 return self.config.slots
             case "queries":
                 return 1
+
+    @property
+    def network(self) -> Network:
+        """The network itself: outputs have numbers, the context is vectors."""
+        return cast(Network, self.unet)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which precision its weights are."""
+        return next(self.network.parameters()).dtype
 
     @property
     def listens(self) -> bool:
@@ -92,12 +106,12 @@ class Separator(nn.Module):
 
         """
         if not self.listens:
-            return self.unet(mixture, None)
+            return self.network(mixture, None)
         values = self.encode_context(context, players)
         if values.shape[0] != mixture.shape[0]:
             raise _misfit("one context per mixture", f"{values.shape[0]} contexts for {mixture.shape[0]} mixtures")
         grid = frames_at or FrameGrid.spread(values.shape[2], mixture.shape[-1])
-        return self.unet(mixture, Context(values.to(mixture.dtype), grid))
+        return self.network(mixture, Context(values.to(mixture.dtype), grid))
 
     def encode_context(
         self, context: Num[Tensor, "..."] | None, players: Bool[Tensor, "b p"] | None = None
@@ -122,11 +136,11 @@ class Separator(nn.Module):
             case "labels":
                 if context.ndim != 3 or context.shape[-1] != len(self.labels):
                     raise _misfit(f"labels as batch x queries x {len(self.labels)}", shape)
-                return context.unsqueeze(2).to(self.unet.head.bias.dtype)
+                return context.unsqueeze(2).to(self.dtype)
             case "features":
                 if context.ndim != 4 or context.shape[-1] != self.config.feature_size:
                     raise _misfit(f"features as batch x players x frames x {self.config.feature_size}", shape)
-                return context.to(self.unet.head.bias.dtype)
+                return context.to(self.dtype)
             case "frames":
                 if context.ndim != 6 or context.shape[-1] != 3 or context.dtype != torch.uint8:
                     raise _misfit("pictures as batch x players x frames x height x width x 3 bytes", shape)
@@ -194,7 +208,7 @@ def load_separator(
     """
     folder = Path(folder)
     description = read_card(folder)
-    config = parse_config(description["config"], ModelConfig, str(folder / CARD))
+    config = parse_model(description["config"], str(folder / CARD))
     if expected is not None:
         _compare(folder, _flat(config), _flat(expected))
     about = {"labels": None if labels is None else list(labels), "sample_rate": sample_rate}
