@@ -93,6 +93,14 @@ def test_editors_are_told_the_settings_of_every_network():
     assert "hop" in choices[-1]["properties"]
 
 
+@pytest.mark.parametrize("network", ["x", 1, "[wave_u_net]"])
+def test_an_experiment_with_an_unknown_network_is_refused(tmp_path, network):
+    with pytest.raises(
+        ConfigError, match="experiment mine: model.network: Input should be 'wave_u_net' or 'blocks'; got"
+    ):
+        load(tmp_path, f"model: {{network: {network}, hop: 3}}")
+
+
 def test_the_command_line_sets_the_network_and_its_keys(tmp_path):
     assert load(tmp_path, "", "model.network=blocks", "model.hop=8").settings().model == BlocksConfig(hop=8)
     assert load(tmp_path, "model: {levels: 3}", "model.levels=8").settings().model == WaveUNetConfig(levels=8)

@@ -23,10 +23,10 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from vimss.choice import choice_of
 from vimss.config import (
     Config,
     check_file_name,
-    choice_of,
     differences,
     find_yaml,
     load_yaml,
@@ -204,12 +204,14 @@ class Experiment(Config):
         """The model's settings without those that the file gives for another of the networks it trains."""
         own = self.model.get("network", BY_NETWORK.default)
         searched = self.tune[NETWORK].choices if NETWORK in self.tune else self.compare.get(NETWORK, (own,))
-        trained = {*searched, *(changes.get(NETWORK, own) for changes in self.baselines.values())}
+        trained = [*searched, *(changes.get(NETWORK, own) for changes in self.baselines.values())]
         known = set(BY_NETWORK.kind_of(model).model_fields)
         return {
             name: value
             for name, value in model.items()
-            if name in known or f"model.{name}" in overrides or not trained & set(BY_NETWORK.having(name))
+            if name in known
+            or f"model.{name}" in overrides
+            or not any(other in trained for other in BY_NETWORK.having(name))
         }
 
     def cell_signature(self, cell: "Cell") -> str:

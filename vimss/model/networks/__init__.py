@@ -21,7 +21,8 @@ separates recordings of any length with it (`apply`); tests/test_networks.py hol
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, runtime_checkable
 
-from vimss.config import OneOf, parse_config
+from vimss.choice import OneOf
+from vimss.config import parse_config
 from vimss.errors import ConfigError
 from vimss.model.config import ModelConfig
 from vimss.model.networks.wave_u_net import WaveUNetConfig
