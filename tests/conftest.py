@@ -14,6 +14,7 @@ _hook = install_import_hook("vimss", "beartype.beartype")
 
 import pytest  # noqa: E402
 
+from vimss.model.networks.wave_u_net.config import WaveUNetConfig  # noqa: E402
 from vimss.shards.instruments import INSTRUMENTS  # noqa: E402
 from vimss.shards.manifest import Manifest  # noqa: E402
 from vimss.shards.recipe import Recipe, load_recipe  # noqa: E402
@@ -82,11 +83,10 @@ def small_model(tmp_path_factory) -> Path:
     """A network's folder."""
     import torch
 
-    from vimss.model.config import ModelConfig
     from vimss.model.separator import Separator, save_separator
 
     torch.manual_seed(0)
-    config = ModelConfig(levels=2, filters=2, down_kernel=5, site="decoder", outputs="queries", padding="same")
+    config = WaveUNetConfig(levels=2, filters=2, down_kernel=5, site="decoder", outputs="queries", padding="same")
     folder = tmp_path_factory.mktemp("models") / "small"
     save_separator(folder, Separator(config, ("vn", "vc", "fl"), 8000), {})
     return folder

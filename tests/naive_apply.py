@@ -14,7 +14,7 @@ def naive_separation(separator, mixture, context=None):
     width = 2 * round(DC_SECONDS * separator.sample_rate / 2) + 1
     gain = sounding(mixture.numpy(), separator.geometry.reach)
     outputs = np.stack([[(row - local_mean(row, width)) * gain for row in channels] for channels in raw])
-    if separator.config.output_type == "difference":
+    if separator.config.sums_to_mixture:
         outputs[-1] = mixture.numpy() - outputs[:-1].sum(axis=0)
     return torch.from_numpy(outputs)
 

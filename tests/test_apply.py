@@ -6,8 +6,8 @@ import pytest
 import torch
 from naive_apply import naive_separation, one_pass
 
-from vimss.model import ModelConfig
 from vimss.model.apply import separate, separate_all, separate_stream
+from vimss.model.networks.wave_u_net import WaveUNetConfig
 from vimss.model.separator import Separator
 
 LABELS = ("fl", "va", "vc")
@@ -16,7 +16,7 @@ SMALL = {"levels": 3, "filters": 4, "max_filters": 9, "down_kernel": 9, "context
 
 def build(**settings) -> Separator:
     torch.manual_seed(0)
-    separator = Separator(ModelConfig(**{**SMALL, **settings}), LABELS, 8000).eval()
+    separator = Separator(WaveUNetConfig(**{**SMALL, **settings}), LABELS, 8000).eval()
     with torch.no_grad():  # biases, null tokens and identities too: zeros would hide mistakes
         for parameter in separator.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
@@ -63,7 +63,7 @@ def test_blocks_of_any_length_equal_one_pass(length, padding):
 def test_what_is_computed_at_once_does_not_grow_with_the_recording():
     separator = build(site="decoder")
     seen: list[tuple[int, int]] = []
-    separator.unet.register_forward_pre_hook(
+    separator.network.register_forward_pre_hook(
         lambda _, inputs: seen.append((inputs[0].shape[-1], inputs[1].values.shape[2]))
     )
     largest = []
@@ -116,7 +116,7 @@ def test_what_resampling_leaves_of_silence_is_silence():
 def test_outputs_have_no_offset(bias):
     separator = build()
     with torch.no_grad():
-        separator.unet.head.bias.fill_(bias)
+        separator.network.head.bias.fill_(bias)
     mixture = music()
     raw, stems = one_pass(separator, mixture), separate_all(separator, mixture)
     assert all(20 * math.log10(abs(float(row.mean()))) > rms_db(row) - 40 for row in raw)

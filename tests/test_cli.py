@@ -25,7 +25,7 @@ import yaml
 import vimss
 from vimss import cli, console, doctor, media, verbs
 from vimss.baselines import BASELINES
-from vimss.model.config import ModelConfig
+from vimss.model.networks.wave_u_net import WaveUNetConfig
 from vimss.model.separator import Separator, save_separator
 from vimss.search.consistency import load_experiment
 from vimss.search.events import TrialReported, TrialStarted
@@ -281,7 +281,7 @@ def test_shards_that_exist_are_found_without_ray(vimss_says, tmp_path, no_ray, w
 
 @pytest.mark.slow
 def test_a_model_in_a_folder_is_scored_on_shards_of_any_recipe(vimss_says, tmp_path, written):
-    config = ModelConfig(levels=3, filters=4, down_kernel=5, outputs="queries", site="decoder")
+    config = WaveUNetConfig(levels=3, filters=4, down_kernel=5, outputs="queries", site="decoder")
     save_separator(tmp_path / "tiny", Separator(config, ("violin", "kazoo", "flute"), 4000), {})
     code, out, err = vimss_says("evaluate", "--model", tmp_path / "tiny", "--shards", tmp_path / "small.yaml", "--json")
     rows = json.loads(out)
@@ -292,7 +292,7 @@ def test_a_model_in_a_folder_is_scored_on_shards_of_any_recipe(vimss_says, tmp_p
 
 def test_a_gpu_that_is_not_there_is_refused_before_a_recording_is_read(vimss_says, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    save_separator(tmp_path / "tiny", Separator(ModelConfig(levels=3, filters=4), ("vn", "vc"), 8000), {})
+    save_separator(tmp_path / "tiny", Separator(WaveUNetConfig(levels=3, filters=4), ("vn", "vc"), 8000), {})
     code, _, err = vimss_says("separate", tmp_path / "a.wav", "--model", tmp_path / "tiny", "--device", "cuda")
     assert code == 2 and "--device cuda needs an NVIDIA or AMD GPU that PyTorch finds; got only" in err
 
@@ -749,7 +749,7 @@ def test_the_example_of_the_docstring_calls_what_exists_with_arguments_it_takes(
 
 def small_model(folder: Path, loud: float = 1.0) -> Path:
     torch.manual_seed(0)
-    config = ModelConfig(
+    config = WaveUNetConfig(
         levels=2,
         filters=2,
         down_kernel=5,

@@ -14,6 +14,7 @@ from vimss.errors import DataError, ModelError
 from vimss.model import ModelConfig, VisionConfig
 from vimss.model.config import Site
 from vimss.model.contexts import CONTEXTS, Context
+from vimss.model.networks.wave_u_net.config import WaveUNetConfig
 from vimss.model.separator import Separator
 from vimss.shards.clip import Clip, Player
 
@@ -35,7 +36,7 @@ def config(name, **settings) -> ModelConfig:
         "site": "output",
     }
     vision = VisionConfig(network="resnet18", weights="random")
-    return ModelConfig(**{**small, "vision": vision, "context": name, **settings})
+    return WaveUNetConfig(**{**small, "vision": vision, "context": name, **settings})
 
 
 def context_of(name) -> Context:

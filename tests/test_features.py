@@ -8,7 +8,8 @@ import torch
 
 from vimss.errors import ConfigError, DataError
 from vimss.features import ENTRY, available_features, compute_features, find_features, read_features
-from vimss.model import ModelConfig, VisionConfig
+from vimss.model import VisionConfig
+from vimss.model.networks.wave_u_net import WaveUNetConfig
 from vimss.model.separator import Separator
 from vimss.shards.cache import FEATURES
 from vimss.stream.read import read_clips
@@ -106,7 +107,7 @@ def test_features_of_another_size_are_refused(small_manifest, computed):
 
 
 def test_feature_size_follows_the_vision_network():
-    config = ModelConfig(context="features", vision=VisionConfig(network="resnet50"))
+    config = WaveUNetConfig(context="features", vision=VisionConfig(network="resnet50"))
     assert config.feature_size == 2048
 
 

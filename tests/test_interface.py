@@ -7,9 +7,9 @@ import pytest
 from interfaces import LABELS, interface
 
 from vimss.errors import ModelError
-from vimss.model.config import ModelConfig
 from vimss.model.contexts import Recording
 from vimss.model.interface import Interface, draw_queries
+from vimss.model.networks.wave_u_net.config import WaveUNetConfig
 from vimss.stream.config import MixingConfig
 from vimss.stream.mix import PlayerView, Source, mix
 
@@ -37,7 +37,7 @@ def query(asked, mixing=NEVER, seed=0):
 
 
 def test_without_a_site_there_is_no_context():
-    plain = Interface(ModelConfig(context="frames"), LABELS)
+    plain = Interface(WaveUNetConfig(context="frames"), LABELS)
     assert plain.members == ("audio",) and not plain.uses_players and not plain.is_conditioned
     assert plain.context_of(LABELS) is None and plain.of_recording(Recording(Path("none.mp4"), LABELS)) is None
     assert plain.join([[], []]) == (None, None)
@@ -133,7 +133,7 @@ def test_outputs_are_counted(outputs, count):
 
 def test_a_served_model_takes_the_mixture_and_what_is_shown_of_players():
     mixture = ("mixture", np.float32, (-1, 1, -1))
-    features = Interface(ModelConfig(context="features", feature_size=5, site="output"), LABELS)
+    features = Interface(WaveUNetConfig(context="features", feature_size=5, site="output"), LABELS)
     assert interface().inputs() == (mixture,)
     assert features.inputs() == (mixture, ("features", np.float32, (-1, -1, -1, 5)))
     assert interface(context="frames").inputs() == (mixture, ("frames", np.uint8, (-1, -1, -1, -1, -1, 3)))

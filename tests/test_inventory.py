@@ -11,7 +11,7 @@ import torch
 from test_search import record
 
 from vimss.inventory import COLUMNS, Entry, inventory, inventory_rows, print_inventory, size
-from vimss.model.config import ModelConfig
+from vimss.model.networks.wave_u_net.config import WaveUNetConfig
 from vimss.model.separator import Separator, save_separator
 from vimss.promote import CHAMPION
 from vimss.search.study import RECORD
@@ -106,7 +106,7 @@ def registered(tmp_path_factory) -> Store:
     for seed in range(2):
         torch.manual_seed(seed)
         folder = tmp_path_factory.mktemp("model") / "model"
-        save_separator(folder, Separator(ModelConfig(levels=1, filters=1), ("vn", "vc"), 8000), {})
+        save_separator(folder, Separator(WaveUNetConfig(levels=1, filters=1), ("vn", "vc"), 8000), {})
         register(tracking, "mine", folder, run_id, {"si_sdr_improvement": 2.5 + seed, "sar": float("nan")}, {})
     set_alias(tracking, "mine", CHAMPION, 2)
     return tracking.store

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vimss.errors import ModelError
-from vimss.model.config import ModelConfig
+from vimss.model.networks.wave_u_net import WaveUNetConfig
 from vimss.model.separator import Separator, save_separator
 from vimss.promote import Decision, champion_to_beat, decide, promote
 from vimss.storage import Store
@@ -91,7 +91,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Tracking:
     for seed in range(3):
         torch.manual_seed(seed)
         folder = tmp_path_factory.mktemp("model") / "model"
-        save_separator(folder, Separator(ModelConfig(levels=1, filters=1), ("vn", "vc"), 8000), {})
+        save_separator(folder, Separator(WaveUNetConfig(levels=1, filters=1), ("vn", "vc"), 8000), {})
         assert register(tracking, "quickstart", folder, run_id, {}, {}) == seed + 1
     return tracking
 

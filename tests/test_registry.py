@@ -23,7 +23,7 @@ from test_track import CARD, EVENTS, STUDY, mlflow_server, report, runs_by_trial
 from werkzeug.serving import make_server
 
 from vimss.errors import ModelError, PlaceError
-from vimss.model.config import ModelConfig
+from vimss.model.networks.wave_u_net.config import WaveUNetConfig
 from vimss.model.separator import Separator, save_separator
 from vimss.storage import Store
 from vimss.track import (
@@ -128,7 +128,7 @@ def test_a_copied_store_grows_beside_its_original(copied: Tracking, small_model:
         run_id = tracker.run_id("search", "b2")
     save_separator(
         tmp_path / "other",
-        Separator(ModelConfig(levels=2, filters=2, down_kernel=5, padding="same"), ("vn", "vc"), 8000),
+        Separator(WaveUNetConfig(levels=2, filters=2, down_kernel=5, padding="same"), ("vn", "vc"), 8000),
         {},
     )
     assert register(copied, "quickstart", tmp_path / "other", run_id, {}, CARD) == 2
@@ -272,7 +272,8 @@ def test_the_served_model_gives_what_the_separator_gives(served: mlflow.pyfunc.P
 
     separator = load_separator(small_model)
     mixture = np.random.default_rng(0).normal(0, 0.1, (1, 1, 4000)).astype(np.float32)
-    expected = separate_all(separator, torch.from_numpy(mixture[0]), separator.label_context(["vc", "fl"])[0])
+    context = torch.from_numpy(separator.interface.context_of(["vc", "fl"]))
+    expected = separate_all(separator, torch.from_numpy(mixture[0]), context)
     stems = served.predict({"mixture": mixture}, params={"instruments": ["vc", "fl"]})
     assert list(stems) == ["vc", "fl"]
     np.testing.assert_allclose(np.stack([stems["vc"][0], stems["fl"][0]]), expected.numpy(), atol=1e-6)

@@ -2,15 +2,15 @@
 
 import numpy as np
 
-from vimss.model.config import ModelConfig
 from vimss.model.interface import Interface
+from vimss.model.networks.wave_u_net.config import WaveUNetConfig
 from vimss.shards.clip import Clip, Player
 from vimss.stream.scene import Scene, pieces_of, references_of
 
 
 def test_pieces_show_every_player_that_sounds_for_as_long_as_it_sounds(small_manifest):
     rate, picture = small_manifest.recipe.sample_rate, small_manifest.recipe.picture
-    frames = Interface(ModelConfig(context="frames", site="output"), small_manifest.recipe.labels)
+    frames = Interface(WaveUNetConfig(context="frames", site="output"), small_manifest.recipe.labels)
     for piece in pieces_of(small_manifest, "test", frames):
         assert set(piece.views) == set(piece.references)
         shape = (round(piece.mixture.shape[1] / rate * picture.frame_rate), picture.size, picture.size, 3)

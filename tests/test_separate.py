@@ -20,8 +20,9 @@ from vimss import page as listening
 from vimss.errors import ConfigError, MediaError, ModelError, StorageError
 from vimss.metrics import si_sdr_improvement
 from vimss.model.apply import separate_all
-from vimss.model.config import ModelConfig, VisionConfig
+from vimss.model.config import VisionConfig
 from vimss.model.contexts import Recording
+from vimss.model.networks.wave_u_net import WaveUNetConfig
 from vimss.model.separator import Separator, load_separator, save_separator
 from vimss.separate import Options, Reports, Separated, separate
 from vimss.separate import folder as folders
@@ -46,7 +47,7 @@ def make_model(folder: Path, labels: tuple[str, ...] = LABELS, **settings: Any) 
         "filters": 4,
         "initial_output": "mixture",
     } | settings
-    save_separator(folder, Separator(ModelConfig(**settings), labels, RATE), CARD | {"picture": PICTURE})
+    save_separator(folder, Separator(WaveUNetConfig(**settings), labels, RATE), CARD | {"picture": PICTURE})
     return folder
 
 
@@ -215,7 +216,7 @@ def test_stems_of_players_with_one_label_are_added(tmp_path: Path, recording: Pa
 
 
 def test_features_of_other_weights_are_refused(recording: Path, eyes: Path) -> None:
-    config = ModelConfig(context="features", site="output", levels=1, vision=VisionConfig(weights=str(eyes)))
+    config = WaveUNetConfig(context="features", site="output", levels=1, vision=VisionConfig(weights=str(eyes)))
     card = {"picture": PICTURE, "features": "resnet18-0000000000"}
     rule = r"needs the vision network of its features, resnet18-0000000000; got resnet18-\w{10}, with vision.weights: /"
     with pytest.raises(ModelError, match=rule):

@@ -11,7 +11,7 @@ from vimss import media
 from vimss.errors import ConfigError, StorageError
 from vimss.media.disk import DiskAudio
 from vimss.metrics import si_sdr_improvement
-from vimss.model.config import ModelConfig
+from vimss.model.networks.wave_u_net import WaveUNetConfig
 from vimss.model.separator import Separator
 from vimss.separate import scores
 from vimss.separate.players import players_of
@@ -22,7 +22,7 @@ LABELS = ("vn", "va", "vc", "db", "sax")
 
 
 def separator(*labels: str) -> Separator:
-    config = ModelConfig(levels=1, filters=2, down_kernel=3, up_kernel=3, site="output", outputs="queries")
+    config = WaveUNetConfig(levels=1, filters=2, down_kernel=3, up_kernel=3, site="output", outputs="queries")
     return Separator(config, labels or LABELS, RATE)
 
 

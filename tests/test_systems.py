@@ -8,9 +8,9 @@ from untrained_models import KINDS, TINY, VISION, saver
 from vimss.errors import DataError, ModelError
 from vimss.features import compute_features
 from vimss.media.resample import resample
-from vimss.model.config import ModelConfig
 from vimss.model.device import on_device
 from vimss.model.fit import fit_models
+from vimss.model.networks.wave_u_net.config import WaveUNetConfig
 from vimss.model.separator import Separator, load_separator
 from vimss.stream.scene import Scene, pieces_of
 from vimss.systems import (
@@ -41,7 +41,7 @@ def kind(request, small_manifest, save):
     ],
 )
 def test_a_model_stands_beside_the_wiener_filter_that_is_told_as_much(settings, row):
-    assert equally_informed(ModelConfig(**settings)) == row
+    assert equally_informed(WaveUNetConfig(**settings)) == row
 
 
 def test_an_output_does_not_depend_on_what_else_is_asked(small_manifest, kind):
@@ -66,7 +66,7 @@ def test_players_of_one_label_are_asked_for_by_picture_and_added(small_manifest,
 def test_features_of_a_frozen_network_are_heard_as_its_pictures(small_manifest, save):
     answers = []
     for context in ("frames", "features"):
-        config = ModelConfig(**TINY, outputs="queries", site="decoder", context=context)
+        config = WaveUNetConfig(**TINY, outputs="queries", site="decoder", context=context)
         torch.manual_seed(0)
         separator = Separator(config, small_manifest.recipe.labels, 8000)
         system = ModelSystem(separator, context, compute_features(small_manifest, VISION))

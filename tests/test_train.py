@@ -13,7 +13,8 @@ from golden import losses as golden
 from safetensors.torch import load_file, save_file
 
 from vimss.errors import ConfigError, DataError, TrainingError
-from vimss.model.config import ModelConfig, Op
+from vimss.model.config import Op
+from vimss.model.networks.wave_u_net import WaveUNetConfig
 from vimss.model.separator import Separator
 from vimss.shards.clip import Clip, Player
 from vimss.stream.batch import Batch, Examples, Position, whole_batch
@@ -517,7 +518,7 @@ def _heard(separator, window, clip, seed):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_click_and_a_flash_of_one_instant_meet_in_the_network(op, seed):
     torch.manual_seed(0)
-    config = ModelConfig(
+    config = WaveUNetConfig(
         levels=5, filters=8, down_kernel=5, outputs="queries", site="decoder", op=op, context="features",
         feature_size=5, output_activation="linear",
     )  # fmt: skip

@@ -5,7 +5,8 @@ import itertools
 import torch
 
 from vimss.features import compute_features
-from vimss.model.config import ModelConfig, VisionConfig
+from vimss.model.config import VisionConfig
+from vimss.model.networks.wave_u_net.config import WaveUNetConfig
 from vimss.model.separator import Separator, save_separator
 
 VISION = VisionConfig(network="resnet18", weights="random")
@@ -33,7 +34,7 @@ def saver(manifest, tmp_path_factory):
     def make(config=KINDS["queries by label"], labels=manifest.recipe.labels, rate=8000, card=computed):
         folder = tmp_path_factory.mktemp("model") / "model"
         torch.manual_seed(next(seeds))
-        save_separator(folder, Separator(ModelConfig(**TINY, **config), labels, rate), card)
+        save_separator(folder, Separator(WaveUNetConfig(**TINY, **config), labels, rate), card)
         return folder
 
     return make

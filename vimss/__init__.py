@@ -6,7 +6,7 @@ The stages, in the order in which data flows and modules import each other:
     shards -> stream -> model -> features -> train -> evaluate -> experiment -> search
            -> track -> promote -> separate
 
-Below them lies the ground (errors, config, storage, runtime, media, metrics, page); on top the
+Below them lies the ground (errors, choice, config, storage, runtime, media, metrics, page); on top the
 command line (cli) and quickstart, which calls the verbs. Read one file per stage.
 
 Axis letters, used by every tensor shape in this project:

@@ -16,13 +16,16 @@ import os
 import re
 import types
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
+from vimss.choice import choice_of
 from vimss.errors import ConfigError
 
 MAX_YAML_BYTES = 1_000_000
@@ -47,6 +50,18 @@ class Config(BaseModel):
 
 
 C = TypeVar("C", bound=Config)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When a setting changes something; the ones that have no rule always do."""
+
+    needs: str
+    """In words, after "needs"."""
+    depends_on: tuple[str, ...]
+    """The settings that decide it: key paths from where the rule's settings begin."""
+    works: Callable[[Any], bool]
+    """Whether it changes something under these settings."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -222,7 +237,7 @@ def parse_config(content: Any, kind: type[C], where: str) -> C:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        raise _explain(error, kind, where) from error
+        raise _explain(error, kind, where, content) from error
 
 
 def signature(*parts: Any) -> str:
@@ -254,8 +269,14 @@ def differences(config: BaseModel) -> dict[str, Any]:
         default = field.get_default(call_default_factory=True, validated_data=config.__dict__)
         other_kind = isinstance(value, BaseModel) and type(value) is not type(default)
         if other_kind or _canonical(value) != _canonical(default):
-            found[name] = {"class": type(value).__name__, **_plain(value)} if other_kind else _plain(value)
+            found[name] = {**_kind(field, value), **_plain(value)} if other_kind else _plain(value)
     return found
+
+
+def _kind(field: FieldInfo, value: BaseModel) -> dict[str, Any]:
+    """What tells settings of one class from those of another: their own key, or else the name of the class."""
+    choice = choice_of(field)
+    return {choice.key: getattr(value, choice.key)} if choice else {"class": type(value).__name__}
 
 
 def _canonical(value: Any) -> str:
@@ -285,9 +306,11 @@ def parse_loosely(content: Mapping[str, Any], kind: type[C]) -> C:
     """
     values: dict[str, Any] = {}
     for name, field in kind.model_fields.items():
-        inner = field.annotation
+        choice, inner = choice_of(field), field.annotation
         if name not in content:
             values[name] = field.get_default(call_default_factory=True, validated_data=values)
+        elif choice is not None and isinstance(content[name], Mapping):
+            values[name] = parse_loosely(content[name], choice.kind_of(content[name]))
         elif isinstance(inner, type) and issubclass(inner, Config) and isinstance(content[name], Mapping):
             values[name] = parse_loosely(content[name], inner)
         else:
@@ -331,19 +354,23 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
     content[last] = parse_yaml(f"value: {value}", f"--set {key}")["value"]
 
 
-def _explain(error: ValidationError, kind: type[BaseModel], where: str) -> ConfigError:
+def _explain(error: ValidationError, kind: type[BaseModel], where: str, content: Any) -> ConfigError:
     first = error.errors()[0]
     # pydantic puts the names of union members between the keys; only what stands in the file is of use.
     path = [str(part) for part in first["loc"] if not str(part).endswith(")") and "[" not in str(part)]
     key = ".".join(path) or "the file"
     more = f" ({error.error_count() - 1} more after it)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
-        kinds = _kinds_at(kind, path[:-1])
+        kinds = _kinds_at(kind, path[:-1], content)
         legal = sorted(_legal_keys(kinds))
         renamed = [kind.renamed[path[-1]] for kind in kinds if issubclass(kind, Config) and path[-1] in kind.renamed]
         near = renamed or difflib.get_close_matches(path[-1], legal, n=1)
         fix = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(legal)}"
-        return ConfigError(f"{where}: every key must be known", got=f"the unknown key '{key}'{more}", fix=fix)
+        elsewhere = _other_home(kind, path, content)
+        if elsewhere:
+            fix = f"remove it, or choose from {', '.join(legal)}"
+        got = f"the unknown key '{key}'{more}{elsewhere}"
+        return ConfigError(f"{where}: every key must be known", got=got, fix=fix)
     if first["type"] == "missing":
         return ConfigError(f"{where}: '{key}' must be set", got=f"no such key{more}", fix=f"add '{path[-1]}:'")
     got = repr(first["input"])
@@ -352,15 +379,28 @@ def _explain(error: ValidationError, kind: type[BaseModel], where: str) -> Confi
     return ConfigError(f"{where}: {key}: {rule}", got=f"{got}{more}", fix=f"correct '{key}'")
 
 
-def _kinds_at(kind: Any, path: list[str]) -> list[type[BaseModel]]:
+def _other_home(kind: type[BaseModel], path: list[str], content: Any) -> str:
+    """Which other choice has a key, where an unknown one is a key of `model` with another network, say."""
+    if len(path) != 2 or path[0] not in kind.model_fields:
+        return ""
+    choice = choice_of(kind.model_fields[path[0]])
+    names = choice.having(path[1]) if choice else []
+    if choice is None or not names:
+        return ""
+    here = getattr(choice.kind_of(content.get(path[0], {})).model_fields[choice.key], "default", choice.default)
+    return f", which {choice.key}: {' or '.join(names)} has, and {choice.key}: {here} has not"
+
+
+def _kinds_at(kind: Any, path: list[str], content: Any) -> list[type[BaseModel]]:
     """The settings classes at `path` below the class `kind`, looking through unions and containers."""
     kinds = list(_models_in(kind))
     for part in path:
+        content = content.get(part, {}) if isinstance(content, Mapping) else {}
         kinds = [
             model
             for outer in kinds
             if part in outer.model_fields
-            for model in _models_in(outer.model_fields[part].annotation)
+            for model in _models_of(outer.model_fields[part], content)
         ] or kinds
     return kinds
 
@@ -368,6 +408,11 @@ def _kinds_at(kind: Any, path: list[str]) -> list[type[BaseModel]]:
 def _legal_keys(kinds: Iterable[type[BaseModel]]) -> set[str]:
     # What is left out of the file when it is written, such as its own name, is no key of it either.
     return {name for model in kinds for name, field in model.model_fields.items() if not field.exclude}
+
+
+def _models_of(field: FieldInfo, content: Any) -> Iterator[type[BaseModel]]:
+    choice = choice_of(field)
+    return _models_in(field.annotation) if choice is None else iter((choice.kind_of(content),))
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from vimss.choice import choice_of
 from vimss.config import (
     Config,
     check_file_name,
@@ -33,6 +34,7 @@ from vimss.config import (
     signature,
 )
 from vimss.errors import ConfigError
+from vimss.model.networks import BY_NETWORK
 from vimss.train.config import (
     Settings,
     TrainingConfig,
@@ -63,6 +65,9 @@ TUNE_FOLDER = "tune"
 
 INHERITED = ("training.batch_size", "training.learning_rate", "training.learning_rate_decay")
 """What a control always takes from the best trial; see `Experiment.inherited`."""
+
+NETWORK = "model.network"
+"""Key of the network, which decides what other keys `model` has."""
 
 
 class Axis(Config):
@@ -184,7 +189,22 @@ class Experiment(Config):
                     fix="write for example training.batch_size",
                 )
             content[group][name] = value
+        content["model"] = self._of_its_network(content["model"], overrides)
         return content
+
+    def _of_its_network(self, model: dict[str, Any], overrides: Mapping[str, Scalar]) -> dict[str, Any]:
+        """The model's settings without those that the file gives for another of the networks it trains."""
+        own = self.model.get("network", BY_NETWORK.default)
+        searched = self.tune[NETWORK].choices if NETWORK in self.tune else self.compare.get(NETWORK, (own,))
+        trained = [*searched, *(changes.get(NETWORK, own) for changes in self.controls.values())]
+        known = set(BY_NETWORK.kind_of(model).model_fields)
+        return {
+            name: value
+            for name, value in model.items()
+            if name in known
+            or f"model.{name}" in overrides
+            or not any(other in trained for other in BY_NETWORK.having(name))
+        }
 
     def cell_signature(self, cell: "Cell") -> str:
         """Of what a cell fixes, its budget among it: not of what is tuned in it, nor of what a control inherits.
@@ -270,9 +290,14 @@ def field_type(key: str) -> Any:
     if key == SEED:
         return Settings.model_fields[SEED].annotation
     group, _, name = key.partition(".")
-    # Each group is a model of its own, which pydantic's types do not express.
-    fields = Settings.model_fields[group].annotation.model_fields if group in GROUPS else {}  # type: ignore[union-attr]
-    return fields[name].annotation if name in fields else None
+    if group not in GROUPS:
+        return None
+    if key == NETWORK:
+        return str
+    # Each group is a model of its own, which pydantic's types do not tell; `model` is one for each network.
+    choice = choice_of(Settings.model_fields[group])
+    kinds: Any = choice.kinds.values() if choice else [Settings.model_fields[group].annotation]
+    return next((kind.model_fields[name].annotation for kind in kinds if name in kind.model_fields), None)
 
 
 def sample_values(key: str, axis: Axis) -> tuple[Scalar, ...]:

@@ -26,11 +26,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vimss.model import ModelConfig
 from vimss.model.apply import separate, separate_all
 from vimss.model.config import Op, Site
+from vimss.model.networks.wave_u_net import WaveUNetConfig
+from vimss.model.networks.wave_u_net.network import WaveUNet
 from vimss.model.separator import Separator
-from vimss.model.unet import UNet
 
 LABELS = ("bn", "cl", "db", "fl", "hn", "ob", "sax", "tba", "tbn", "tpt", "va", "vc", "vn")
 RATE = 22050
@@ -44,7 +44,7 @@ GEMM = 2048
 class Naive(nn.Module):
     """The paper's network as one would write it down: no site, 13 outputs, the weights of `unet`."""
 
-    def __init__(self, unet: UNet) -> None:
+    def __init__(self, unet: WaveUNet) -> None:
         super().__init__()
         self.down = nn.ModuleList(_conv1d(layer) for layer in unet.down)
         self.bottleneck = _conv1d(unet.bottleneck)
@@ -150,7 +150,7 @@ def noise(*shape: int) -> Tensor:
 def build(labels: Sequence[str] = LABELS, rate: int = RATE, **settings: object) -> Separator:
     torch.manual_seed(0)
     # Pydantic checks the settings.
-    return Separator(ModelConfig(**settings), tuple(labels), rate)  # type: ignore[arg-type]
+    return Separator(WaveUNetConfig(**settings), tuple(labels), rate)  # type: ignore[arg-type]
 
 
 def train_step(network: nn.Module, *inputs: Tensor) -> Callable[[], object]:
@@ -176,7 +176,7 @@ def forward(network: nn.Module, *inputs: Tensor) -> Callable[[], object]:
 def step(args: argparse.Namespace) -> None:
     """Train step at the paper's window: 2.2x."""
     separator, mixture = build(), noise(1, 1, 147443)
-    naive = Naive(separator.unet)
+    naive = Naive(separator.network)
     seconds = take_turns(
         {
             "naive forward": forward(naive, mixture),
@@ -190,7 +190,7 @@ def step(args: argparse.Namespace) -> None:
     print(f"naive forward {rate:.0f} GFLOP/s, {rate / gemm_rate(seconds):.2f} of GEMM (honest from 0.7)")
     print(f"forward {seconds['naive forward'] / seconds['forward']:.2f}x")
     print(f"train step {seconds['naive step'] / seconds['step']:.2f}x (must reach 2.2x, limit 4.1x)")
-    compare_gradients(separator, Naive(separator.unet), mixture)
+    compare_gradients(separator, Naive(separator.network), mixture)
 
 
 def compare_gradients(separator: Separator, naive: Naive, mixture: Tensor) -> None:
@@ -202,10 +202,10 @@ def compare_gradients(separator: Separator, naive: Naive, mixture: Tensor) -> No
     # also between naive networks in single and double precision. So here half the channels are positive, half negative.
     settled = copy.deepcopy(separator)
     with torch.no_grad():
-        for layer in (*settled.unet.down, settled.unet.bottleneck, *settled.unet.up):
+        for layer in (*settled.network.down, settled.network.bottleneck, *settled.network.up):
             layer.weight *= 0.1
             layer.bias[::2], layer.bias[1::2] = 1, -1
-    output, worst = _differences(settled, Naive(settled.unet), mixture)
+    output, worst = _differences(settled, Naive(settled.network), mixture)
     print(f"where no sign is left to rounding, output by {output:.1e}, gradients by {worst:.1e} (must be 1e-5)")
 
 
@@ -228,7 +228,7 @@ def relative(one: Tensor, two: Tensor) -> float:
 def windows(args: argparse.Namespace) -> None:
     """Training per second of audio, by window: 6x."""
     separator = build()
-    naive = Naive(separator.unet)
+    naive = Naive(separator.network)
     chosen = (9, 17) if args.quick else tuple(WINDOWS)
     actions = {"naive": train_step(naive, noise(1, 1, 147443))}
     for bottleneck in chosen:
@@ -250,7 +250,7 @@ def separation(args: argparse.Namespace) -> None:
     """A whole recording through `model.apply`: 3x."""
     length = (10 if args.quick else 60) * RATE
     separator, mixture = build().eval(), noise(1, length)
-    naive, window = Naive(separator.unet), noise(1, 1, 147443)
+    naive, window = Naive(separator.network), noise(1, 1, 147443)
     blocks = separate_all(separator, mixture)
     single = separate_all(separator, mixture, block_samples=length)
     print(f"blocks differ from one single pass by {(blocks - single).abs().max():.1e} (must be 1e-6)")

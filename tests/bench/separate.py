@@ -20,7 +20,7 @@ import torch
 from vimss.cli import main as vimss
 from vimss.media import quantise
 from vimss.media.disk import write_wav_blocks
-from vimss.model.config import ModelConfig
+from vimss.model.networks.wave_u_net import WaveUNetConfig
 from vimss.model.separator import Separator, save_separator
 
 RATE, CHANNELS = 44100, 2
@@ -30,7 +30,9 @@ LIMIT = 1.2
 def make_model(folder: Path) -> Path:
     """Queries on labels, so that two stems are made."""
     torch.manual_seed(0)
-    config = ModelConfig(levels=4, filters=4, channels=2, site="decoder", outputs="queries", initial_output="mixture")
+    config = WaveUNetConfig(
+        levels=4, filters=4, channels=2, site="decoder", outputs="queries", initial_output="mixture"
+    )
     save_separator(folder, Separator(config, ("vn", "vc"), RATE), {})
     return folder
 

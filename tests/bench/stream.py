@@ -24,8 +24,9 @@ import webdataset as wds
 from vimss.config import parse_config
 from vimss.features import available_features, compute_features
 from vimss.media import encode_audio, write_video, write_wav
-from vimss.model.config import ModelConfig, VisionConfig
+from vimss.model.config import VisionConfig
 from vimss.model.interface import Interface
+from vimss.model.networks.wave_u_net.config import WaveUNetConfig
 from vimss.runtime import load_place, parallel_map, ray_running
 from vimss.shards.corpora import chamber
 from vimss.shards.manifest import Manifest
@@ -62,7 +63,7 @@ def shards(store: Store, minutes: float, frame_rate: float = 12.5) -> Manifest:
 
 def interface_of(manifest: Manifest, context: str) -> Interface:
     (features,) = available_features(manifest)
-    config = ModelConfig(outputs="queries", context=context, site="output")
+    config = WaveUNetConfig(outputs="queries", context=context, site="output")
     return Interface(config, manifest.recipe.labels, features if context == "features" else "")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vimss.config import signature
+from vimss.model.networks import BY_NETWORK, NETWORKS
 from vimss.search.consistency import load_experiment
 from vimss.search.study import cell_folder, study_folder
 from vimss.shards.corpora import reader_of
@@ -48,6 +49,9 @@ def defaults() -> dict[str, Any]:
         "validation": ValidationConfig().model_dump(mode="json", exclude={"mixtures"}),
         "recipe": {name: field.get_default(call_default_factory=True) for name, field in fields.items()},
     }
+    for name, kind in NETWORKS.items():
+        if name != BY_NETWORK.default:
+            groups[f"model of {name}"] = kind().model_dump(mode="json")
     for corpus in CORPORA:
         groups[f"options of {corpus}"] = reader_of(corpus).Options().model_dump(mode="json")
     groups["recipe"]["picture"] = groups["recipe"]["picture"].model_dump(mode="json")

@@ -3,7 +3,7 @@
     for block in separate(separator, mixture, context):
         file.write(block)                    # [s c u], the next u samples of every output
 
-The network moves its output along with its input only in steps of 2^L samples, so blocks lie on that grid; each looks
+A network moves its output along with its input only in steps of its stride, so blocks lie on that grid; each looks
 at as much of its neighbours as one output sample can see, and zeros stand beyond the ends of the recording. Memory
 does not grow with the length of the recording; `separate_stream` takes one that lies on disk.
 
@@ -16,7 +16,7 @@ either, so two things are done to what the network gives, with music unchanged:
 - A sample is 0 where all of the mixture that it can see is silent, that is below SILENCE. In the outer quarter of its
   sight the stem is faded out, so that no step is left.
 
-Of `output_type: difference`, the last output is the mixture minus the others as they are then: all still sum to it.
+Where the outputs of a network sum to the mixture, the last one is the mixture minus the others as they are then.
 """
 
 from collections.abc import Callable, Iterator
@@ -137,7 +137,7 @@ def _block(
     mixture = heard[:, shape.reach : shape.reach + stop - start].to("cpu", outputs.dtype)
     gain = _sounding(heard.cpu(), shape.reach).to(outputs.dtype)
     kept = torch.stack([_without_offset(row, width)[:, start - low : stop - low] for row in outputs]) * gain
-    if separator.config.output_type == "difference":
+    if separator.config.sums_to_mixture:
         kept[-1] = mixture - kept[:-1].sum(0)
     return kept.to(heard.device)
 
@@ -169,15 +169,14 @@ def _outputs(
 ) -> Float[Tensor, "s c u"]:
     """What the network gives for a stretch of the recording that begins on its grid, on the CPU."""
     (start, stop), shape = span, separator.geometry
-    if shape.padding == "valid":
+    if not shape.border:
         first, offset = start - shape.context // 2, 0
         last = first + shape.input_samples(shape.window_at_least(stop - start))
     else:
         # Zeros pad every layer at the recording's own ends and nowhere else: at an inner border the block
         # goes on until the wrong zeros are out of sight.
-        margin = -(-(shape.reach + shape.up_kernel) // shape.stride) * shape.stride
         end = -(-length // shape.stride) * shape.stride
-        first, last = max(start - margin, 0), min(-(-stop // shape.stride) * shape.stride + margin, end)
+        first, last = max(start - shape.border, 0), min(-(-stop // shape.stride) * shape.stride + shape.border, end)
         offset = start - first
     window = _read_padded(read, first, last, length)
     return _run(separator, window, encoded, first, length)[..., offset : offset + stop - start].cpu()
@@ -194,9 +193,8 @@ def _encode(separator: Separator, context: Num[Tensor, "..."] | None) -> Float[T
     """The context of the whole recording as vectors: pictures are looked at once, not once per block."""
     if not separator.interface.is_conditioned:
         return None
-    device = separator.unet.head.bias.device
     with torch.inference_mode():
-        return separator.encode_context(None if context is None else context.to(device).unsqueeze(0))
+        return separator.encode_context(None if context is None else context.to(separator.device).unsqueeze(0))
 
 
 @torch.inference_mode()
@@ -208,14 +206,13 @@ def _run(
     length: int,
 ) -> Float[Tensor, "s c u"]:
     """One block; `first` is where its window begins in the recording of `length` samples."""
-    bias = separator.unet.head.bias
-    batch = window.to(bias.device, bias.dtype).unsqueeze(0)
+    batch = window.to(separator.device, separator.dtype).unsqueeze(0)
     if encoded is None:
-        return separator.unet(batch, None)[0]
+        return separator.network(batch, None)[0]
     frames = encoded.shape[2]
     grid = FrameGrid.spread(frames, length)
     # Only the frames around this window: those further away have no say.
     low = min(max(int((first - grid.first) // grid.step), 0), frames - 1)
     high = min(max(int((first + window.shape[1] - grid.first) // grid.step) + 2, low + 1), frames)
     here = FrameGrid(grid.first + low * grid.step - first, grid.step)
-    return separator.unet(batch, Context(encoded[:, :, low:high].to(bias.dtype), here))[0]
+    return separator.network(batch, Context(encoded[:, :, low:high].to(batch.dtype), here))[0]

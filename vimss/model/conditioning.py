@@ -1,13 +1,20 @@
 """How a context changes a layer: one module per operation.
 
 What comes in is the layer before its non-linearity, time-major, "b r t d": one row per sample, for one query (r = 1)
-or for each of s queries (r = s). What goes out is "b s t d". A context is a sequence of vectors in time; a sample of
-the layer takes the linear interpolation of the two frames around its own time. All weights exist after __init__, and
-a zero context adds nothing: an absent player leaves the layer as it is (but for `attention`, whose null token is
-learned, and `concat`, whose mixing of channels is).
+or for each of s queries (r = s). What goes out is "b s t d". A layer may have more dimensions between time and
+channels, such as the frequencies of a spectrogram, "b r t f d": all of them get the context of their time. A context
+is a sequence of vectors in time; a sample of the layer takes the linear interpolation of the two frames around its
+own time. All weights exist after __init__, and a zero context adds nothing: an absent player leaves the layer as it
+is (but for `attention`, whose null token is learned, and `concat`, whose mixing of channels is).
 
     film = OPERATIONS["film"](channels=24, context_size=13, spread=0.3)
     film(layer, Context(values, FrameGrid.spread(frames=1, samples=6649)), Layer(1274, 1, 4101))
+
+A network makes all that its settings ask for at once, by the name of the layer (none where the site is none):
+
+    self.conditions = make_conditions(config, context_size, context_scale)
+    if context is not None and "up3" in self.conditions:
+        x = self.conditions["up3"](x, context, layer)
 """
 
 from dataclasses import dataclass
@@ -17,11 +24,15 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from vimss.model.config import Op
+from vimss.model.config import ModelConfig, Op
 from vimss.model.geometry import Layer
 
 ATTENTION_SIZE = 16
 """Width of keys and queries: the context has a few tokens per sample, and every sample asks."""
+
+SPREAD = 0.1
+"""Standard deviation of what a context of unit length adds at the start: enough to tell queries apart. With 0.3, a
+network with 13 outputs that is told labels learned no more than one that is not."""
 
 
 class FrameGrid(NamedTuple):
@@ -79,6 +90,11 @@ def at_samples(
     return torch.lerp(vectors.index_select(2, before), vectors.index_select(2, after), part[:, None])
 
 
+def beside(values: Float[Tensor, "b s t e"], x: Float[Tensor, "b r _ *f d"]) -> Float[Tensor, "b s t ... e"]:
+    """Vectors of samples as they meet a layer: the same for all that it has between time and channels."""
+    return values.reshape(*values.shape[:3], *[1] * (x.ndim - 4), values.shape[3])
+
+
 class _Projection(nn.Module):
     """A linear map of context vectors without bias: a zero context gives zero."""
 
@@ -87,10 +103,10 @@ class _Projection(nn.Module):
         self.weight = nn.Parameter(torch.empty(outputs, context_size))
         nn.init.normal_(self.weight, std=spread)
 
-    def forward(self, context: Context, layer: Layer, samples: int) -> Float[Tensor, "b s t d"]:
+    def forward(self, context: Context, layer: Layer, x: Float[Tensor, "b r t *f d"]) -> Float[Tensor, "b s _ ... e"]:
         # Projecting frames before interpolating them is the same as after, and frames are few.
         projected = nn.functional.linear(context.values, self.weight)
-        return at_samples(projected, context.frames, layer, samples)
+        return beside(at_samples(projected, context.frames, layer, x.shape[2]), x)
 
 
 class Add(nn.Module):
@@ -100,9 +116,9 @@ class Add(nn.Module):
         super().__init__()
         self.shift = _Projection(context_size, channels, spread)
 
-    def forward(self, x: Float[Tensor, "b r t d"], context: Context, layer: Layer) -> Float[Tensor, "b _ t d"]:
+    def forward(self, x: Float[Tensor, "b r t *f d"], context: Context, layer: Layer) -> Float[Tensor, "b _ t *f d"]:
         """Shift each channel."""
-        return x + self.shift(context, layer, x.shape[2])
+        return x + self.shift(context, layer, x)
 
 
 class Multiply(nn.Module):
@@ -112,9 +128,9 @@ class Multiply(nn.Module):
         super().__init__()
         self.gain = _Projection(context_size, channels, spread)
 
-    def forward(self, x: Float[Tensor, "b r t d"], context: Context, layer: Layer) -> Float[Tensor, "b _ t d"]:
+    def forward(self, x: Float[Tensor, "b r t *f d"], context: Context, layer: Layer) -> Float[Tensor, "b _ t *f d"]:
         """Scale each channel."""
-        return x * (1 + self.gain(context, layer, x.shape[2]))
+        return x * (1 + self.gain(context, layer, x))
 
 
 class Film(nn.Module):
@@ -124,9 +140,9 @@ class Film(nn.Module):
         super().__init__()
         self.both = _Projection(context_size, 2 * channels, spread)
 
-    def forward(self, x: Float[Tensor, "b r t d"], context: Context, layer: Layer) -> Float[Tensor, "b _ t d"]:
+    def forward(self, x: Float[Tensor, "b r t *f d"], context: Context, layer: Layer) -> Float[Tensor, "b _ t *f d"]:
         """Scale and shift each channel."""
-        gain, shift = self.both(context, layer, x.shape[2]).chunk(2, dim=-1)
+        gain, shift = self.both(context, layer, x).chunk(2, dim=-1)
         return torch.addcmul(shift, x, 1 + gain)
 
 
@@ -142,9 +158,9 @@ class Concat(nn.Module):
         # From the identity: at random, one more linear layer per convolution would only scramble it.
         self.mixing = nn.Parameter(torch.eye(channels))
 
-    def forward(self, x: Float[Tensor, "b r t d"], context: Context, layer: Layer) -> Float[Tensor, "b _ t d"]:
+    def forward(self, x: Float[Tensor, "b r t *f d"], context: Context, layer: Layer) -> Float[Tensor, "b _ t *f d"]:
         """Mix the channels of layer and context."""
-        return nn.functional.linear(x, self.mixing) + self.shift(context, layer, x.shape[2])
+        return nn.functional.linear(x, self.mixing) + self.shift(context, layer, x)
 
 
 class Attention(nn.Module):
@@ -163,7 +179,7 @@ class Attention(nn.Module):
         self.null_key = nn.Parameter(torch.zeros(ATTENTION_SIZE))
         self.null_value = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, x: Float[Tensor, "b r t d"], context: Context, layer: Layer) -> Float[Tensor, "b _ t d"]:
+    def forward(self, x: Float[Tensor, "b r t *f d"], context: Context, layer: Layer) -> Float[Tensor, "b _ t *f d"]:
         """Add what the samples attend to."""
         samples, count = x.shape[2], context.values.shape[2]
         query = nn.functional.linear(x, self.query) * ATTENTION_SIZE**-0.5
@@ -171,16 +187,17 @@ class Attention(nn.Module):
         keys = nn.functional.linear(context.values, self.key) - self.null_key
         values = nn.functional.linear(context.values, self.value) - self.null_value
         if count == 1:
-            return x + self.null_value + torch.sigmoid((query * keys).sum(-1, keepdim=True)) * values
+            score = (query * beside(keys, x)).sum(-1, keepdim=True)
+            return x + self.null_value + torch.sigmoid(score) * beside(values, x)
         before, after, part = between(context.frames, count, layer, samples, x)
-        scores = torch.stack([(query * keys.index_select(2, side)).sum(-1) for side in (before, after)])
+        scores = torch.stack([(query * beside(keys.index_select(2, side), x)).sum(-1) for side in (before, after)])
         # exp(score) may overflow; the largest of the scores and the null token's 0 is taken out first.
         largest = scores.amax(0).clamp(min=0)
-        nearness = torch.stack([1 - part, part])[:, None, None]
+        nearness = torch.stack([1 - part, part]).reshape(2, 1, 1, samples, *[1] * (x.ndim - 4))
         weights = nearness * torch.exp(scores - largest)
         weights = weights / (weights.sum(0) + torch.exp(-largest))
         found = sum(
-            weight.unsqueeze(-1) * values.index_select(2, side)
+            weight.unsqueeze(-1) * beside(values.index_select(2, side), x)
             for weight, side in zip(weights, (before, after), strict=True)
         )
         return x + self.null_value + found
@@ -196,3 +213,14 @@ OPERATIONS: dict[Op, type[Add] | type[Multiply] | type[Film] | type[Concat] | ty
     "attention": Attention,
 }
 """`op` of ModelConfig to the module that does it."""
+
+
+def make_conditions(config: ModelConfig, context_size: int, context_scale: float) -> nn.ModuleDict:
+    """The conditions of a network, by the names of the layers that its site means.
+
+    `context_size` is the length of a context vector as an array, `context_scale` its usual length as a vector.
+    """
+    operation, layers = OPERATIONS[config.op], config.sites()[config.site]
+    return nn.ModuleDict(
+        {name: operation(channels, context_size, SPREAD / context_scale) for name, channels in layers.items()}
+    )

@@ -1,15 +1,18 @@
-"""Settings of the network, checked before torch is loaded.
+"""Settings that every network has, checked before torch is loaded.
 
-    ModelConfig(op="film", site="decoder", outputs="queries")
+    WaveUNetConfig(op="film", site="decoder", outputs="queries")    # a ModelConfig with the settings of one network
 
 Combinations that cannot be built are refused here, with the reason.
 """
 
-from typing import Literal
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from vimss.config import Config
+from vimss.config import Config, Rule
+from vimss.model.geometry import Geometry
 
 Op = Literal["concat", "add", "multiply", "film", "attention"]
 Site = Literal["none", "every_layer", "decoder", "bottleneck", "output"]
@@ -44,8 +47,10 @@ class VisionConfig(Config):
         return VISION_FEATURES[self.network]
 
 
-class ModelConfig(Config):
-    """The network. The defaults are the Wave-U-Net of the paper with input context (its model M3)."""
+class ModelConfig(Config, ABC):
+    """What the settings of every network have; each network adds its own (see `vimss.model.networks`)."""
+
+    network: str = Field(description="which network; the other settings of this group are its own")
 
     context: Literal["labels", "frames", "features"] = Field(
         "labels",
@@ -62,36 +67,7 @@ class ModelConfig(Config):
         "instruments", description="one output per label, per query, or `slots` outputs in no order"
     )
     slots: int = Field(2, ge=1, le=32, description="number of outputs of a slots model")
-    levels: int = Field(12, ge=1, le=16, description="number of times the signal is halved and doubled")
-    filters: int = Field(24, ge=1, le=512, description="channels of the first level, and how many each level adds")
-    max_filters: int = Field(1024, ge=1, le=4096, description="no level has more channels than this")
-    down_kernel: int = Field(
-        15, ge=3, le=63, description="taps of the encoder's and the bottleneck's convolutions, odd"
-    )
-    up_kernel: int = Field(5, ge=3, le=31, description="taps of the decoder's convolutions, odd")
-    channels: Literal[1, 2] = Field(1, description="audio channels: 1 mono, 2 stereo (M4)")
-    padding: Literal["valid", "same"] = Field(
-        "valid", description="valid: the input window is longer than the output (M3); same: zeros at the borders (M1)"
-    )
-    output_type: Literal["direct", "difference"] = Field(
-        "direct", description="difference: the last output is the mixture minus the others (M2)"
-    )
-    upsampling: Literal["linear", "learned"] = Field(
-        "linear", description="learned: one weight per channel between two neighbours (M5)"
-    )
-    output_activation: Literal["tanh", "linear"] = Field(
-        "tanh", description="of the last layer; tanh bounds outputs to full scale, whatever the gain; linear to nothing"
-    )
-    initial_output: Literal["random", "mixture"] = Field(
-        "random", description="mixture: before training, every output is close to a share of the mixture"
-    )
-    gain: float = Field(
-        1.0,
-        gt=0,
-        le=1000,
-        description="the mixture is multiplied by it before the first layer and the outputs divided by it: music has "
-        "a level of about 0.1, and layers learn faster around 1; the paper's network has 1",
-    )
+    channels: Literal[1, 2] = Field(1, description="audio channels: 1 mono, 2 stereo")
     vision: VisionConfig = VisionConfig()
     feature_size: int = Field(
         default_factory=lambda settings: settings["vision"].feature_size,
@@ -100,23 +76,48 @@ class ModelConfig(Config):
         description="numbers per frame of a `features` context; those of the vision network where not given",
     )
 
+    window_keys: ClassVar[tuple[str, ...]] = ()
+    """Names of the settings that decide which windows the network allows."""
+    label_keys: ClassVar[tuple[str, ...]] = ()
+    """Names of the settings that `check_labels` looks at, beside `outputs`."""
+    idle_rules: ClassVar[Mapping[str, Rule]] = {}
+    """Settings of the network to when they change something, where they do not always."""
+
     @model_validator(mode="after")
     def _is_possible(self) -> "ModelConfig":
-        for name in ("down_kernel", "up_kernel"):
-            if getattr(self, name) % 2 == 0:
-                raise ValueError(f"{name} must be odd: an even kernel moves every sample by half a sample")
         if self.outputs == "queries" and self.site == "none":
             raise ValueError("outputs: queries needs a site: without one, every query would get the same answer")
         if self.outputs == "slots" and self.site != "none":
             raise ValueError("outputs: slots takes no context, so its site must be none")
-        if self.output_type == "difference" and self.outputs == "queries":
-            raise ValueError(
-                "output_type: difference needs a fixed set of outputs that sum to the mixture; queries name any players"
-            )
-        if self.output_type == "difference" and self.outputs == "slots" and self.slots == 1:
-            raise ValueError("output_type: difference with one slot would return the mixture")
+        if self.site not in self.sites():
+            raise ValueError(f"network: {self.network} has no such site: choose from {', '.join(self.sites())}")
         return self
 
-    def widths(self) -> tuple[int, ...]:
-        """Channels of the encoder levels, then of the bottleneck."""
-        return tuple(min(self.filters * (level + 1), self.max_filters) for level in range(self.levels + 1))
+    @property
+    @abstractmethod
+    def geometry(self) -> Geometry:
+        """Which windows the network allows and how far it looks."""
+
+    @abstractmethod
+    def sites(self) -> Mapping[Site, Mapping[str, int]]:
+        """The layers that each site means, and how many channels they have; `none` means none of them."""
+
+    @abstractmethod
+    def build(self, outputs: int, context_size: int, context_scale: float) -> Any:
+        """The network (a `vimss.model.networks.Network`), with new weights; this loads torch.
+
+        `outputs` are those of a query; `context_size` numbers make a context vector, whose usual length is
+        `context_scale`.
+        """
+
+    @property
+    def sums_to_mixture(self) -> bool:
+        """Whether the outputs sum to the mixture, as the last one is what the others leave of it."""
+        return False
+
+    def check_labels(self, labels: Sequence[str], corpus: str) -> None:
+        """ConfigError where outputs for these labels, which are those of `corpus`, make no sense."""
+
+    def canonical(self) -> dict[str, Any]:
+        """Values to set in place of those that were set, where several spell the same network."""
+        return {}

@@ -1,6 +1,6 @@
 """What goes into a network and comes out of it: from its outputs and its context to arrays and names. No torch here.
 
-    interface = Interface(ModelConfig(outputs="queries", site="decoder"), labels=("vn", "vc"))
+    interface = Interface(WaveUNetConfig(outputs="queries", site="decoder"), labels=("vn", "vc"))
     interface.context_of(["vc"])                              # Float32 "q i": [[0, 1]]
     interface.output_names(["vc"], 1)                         # ("vc",)
     targets, rows = interface.query(mixture, mixing, rng)     # of a mixture that is trained on

@@ -1,6 +1,6 @@
 """The separator: a network that knows its labels and its sample rate, and how it is saved.
 
-separator = Separator(ModelConfig(outputs="queries", site="decoder"), labels=("vn", "vc"), sample_rate=22050)
+separator = Separator(WaveUNetConfig(outputs="queries", site="decoder"), labels=("vn", "vc"), sample_rate=22050)
 context = separator.interface.context_of(["vn", "vc"])    # [2 2], one query per row
 stems = separator(mixture, torch.from_numpy(context)[None])   # [1 c t] -> [1 2 c u]
 save_separator(folder, separator, card={"experiment": "joint"})
@@ -9,7 +9,7 @@ save_separator(folder, separator, card={"experiment": "joint"})
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Num
@@ -17,15 +17,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vimss.config import parse_config
 from vimss.errors import ModelError
 from vimss.model.card import CARD, WEIGHTS
 from vimss.model.conditioning import Context, FrameGrid
 from vimss.model.config import ModelConfig
 from vimss.model.contexts.refusals import misfit
-from vimss.model.geometry import geometry
 from vimss.model.interface import Interface
-from vimss.model.unet import UNet
+from vimss.model.networks import Network, parse_model
 from vimss.storage import atomic_write, sha256
 
 
@@ -39,9 +37,10 @@ class Separator(nn.Module):
         self.labels = labels
         self.sample_rate = sample_rate
         self.interface = Interface(config, labels)
-        self.geometry = geometry(config)
+        self.geometry = config.geometry
         context = self.interface.context
-        self.unet = UNet(config, self.outputs, context.width, context.norm)
+        # The name begins those of its weights in files, whatever network it is.
+        self.unet = config.build(self.outputs, context.width, context.norm)
         modules = context.modules() if self.interface.is_conditioned else {}
         self.context_names = tuple(modules)
         for name, module in modules.items():
@@ -51,6 +50,21 @@ class Separator(nn.Module):
     def outputs(self) -> int:
         """Number of outputs; of a query model, per query."""
         return self.interface.num_outputs()
+
+    @property
+    def network(self) -> Network:
+        """The network itself: outputs have numbers, the context is vectors."""
+        return cast(Network, self.unet)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which precision its weights are."""
+        return next(self.network.parameters()).dtype
 
     def input_samples(self, output_samples: int) -> int:
         """Samples of the mixture for an output window; ConfigError names the nearest possible windows."""
@@ -77,12 +91,12 @@ class Separator(nn.Module):
 
         """
         if not self.interface.is_conditioned:
-            return self.unet(mixture, None)
+            return self.network(mixture, None)
         values = self.encode_context(context, players)
         if values.shape[0] != mixture.shape[0]:
             raise misfit("one context per mixture", f"{values.shape[0]} contexts for {mixture.shape[0]} mixtures")
         grid = frames_at or FrameGrid.spread(values.shape[2], mixture.shape[-1])
-        return self.unet(mixture, Context(values.to(mixture.dtype), grid))
+        return self.network(mixture, Context(values.to(mixture.dtype), grid))
 
     def encode_context(
         self, context: Num[Tensor, "..."] | None, players: Bool[Tensor, "b p"] | None = None
@@ -95,7 +109,7 @@ class Separator(nn.Module):
         if players is not None and context.shape[1] != players.shape[1]:
             raise misfit(f"one picture sequence per player ({players.shape[1]})", f"{context.shape[1]}")
         modules = {name: getattr(self, name) for name in self.context_names}
-        values = self.interface.context.encode(context, players, modules, self.unet.head.bias.dtype)
+        values = self.interface.context.encode(context, players, modules, self.dtype)
         if players is not None:
             # Filled, not multiplied by zero: what stands in the padding may be anything, NaN too.
             values = values.masked_fill(~players[:, :, None, None], 0)
@@ -144,7 +158,7 @@ def load_separator(
     """
     folder = Path(folder)
     description = read_card(folder)
-    config = parse_config(description["config"], ModelConfig, str(folder / CARD))
+    config = parse_model(description["config"], str(folder / CARD))
     if expected is not None:
         _compare(folder, _flat(config), _flat(expected))
     about = {"labels": None if labels is None else list(labels), "sample_rate": sample_rate}

@@ -9,21 +9,11 @@ What an experiment must fulfil by itself: `vimss.search.consistency`.
 from collections.abc import Collection
 
 from vimss.errors import ConfigError
-from vimss.experiment import Experiment, Scalar, sample_values
-from vimss.model.geometry import geometry
+from vimss.experiment import NETWORK, Experiment, Scalar, sample_values
 from vimss.runtime import Place
 from vimss.shards.manifest import Manifest
 from vimss.train.config import Settings
 from vimss.train.idle import check_uses
-
-_WINDOW_KEYS = {
-    "training.output_samples",
-    "model.levels",
-    "model.down_kernel",
-    "model.up_kernel",
-    "model.padding",
-}
-"""What decides whether an output window is legal."""
 
 
 def check_experiment(experiment: Experiment, manifest: Manifest, place: Place) -> None:
@@ -55,9 +45,10 @@ def check_settings(settings: Settings, manifest: Manifest, place: Place, undecid
     """
     recipe, model, mixing, training = manifest.recipe, settings.model, settings.mixing, settings.training
     open_keys = set(undecided)
-    if not open_keys & _WINDOW_KEYS:
+    of_network = {NETWORK} | {f"model.{name}" for name in model.window_keys}
+    if not open_keys & {"training.output_samples", *of_network}:
         try:
-            geometry(model).input_samples(training.output_samples)
+            model.geometry.input_samples(training.output_samples)
         except ConfigError as error:
             raise ConfigError(f"training.output_samples: {error.rule}", got=error.got, fix=error.fix) from error
     if "training.output_samples" not in open_keys:
@@ -68,7 +59,7 @@ def check_settings(settings: Settings, manifest: Manifest, place: Place, undecid
                 f"training.output_samples must not exceed the clips of '{manifest.name}', the longest of which has "
                 f"{longest} samples",
                 got=f"{training.output_samples}",
-                fix=f"use at most {geometry(model).window_at_most(longest)}, or shards with longer clips",
+                fix=f"use at most {model.geometry.window_at_most(longest)}, or shards with longer clips",
             )
     workers = place.workers_per_trial
     if "training.batch_size" not in open_keys and training.batch_size % workers:
@@ -90,14 +81,8 @@ def check_settings(settings: Settings, manifest: Manifest, place: Place, undecid
             got=f"{model.slots} slots and up to {mixing.max_sources} sources",
             fix="raise model.slots or lower mixing.max_sources",
         )
-    typed = not open_keys & {"model.outputs", "model.output_type"}
-    if typed and (model.output_type, model.outputs) == ("difference", "instruments") and len(recipe.labels) == 1:
-        raise ConfigError(
-            f"model.output_type: difference needs shards with several labels, unlike '{manifest.name}': the one output "
-            "would be the mixture",
-            got=f"the label {recipe.labels[0]}",
-            fix="remove model.output_type",
-        )
+    if not open_keys & {NETWORK, "model.outputs", *(f"model.{name}" for name in model.label_keys)}:
+        model.check_labels(recipe.labels, manifest.name)
     if "model.channels" not in open_keys and model.channels != recipe.channels:
         raise ConfigError(
             f"model.channels must be as in the shards '{manifest.name}', {recipe.channels}",

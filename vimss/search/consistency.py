@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from vimss.config import signature
 from vimss.errors import ConfigError
 from vimss.experiment import (
+    NETWORK,
     SEED,
     TUNE_FOLDER,
     Axis,
@@ -35,7 +36,7 @@ from vimss.train.config import RULES, VALIDATION_SOURCES
 from vimss.train.idle import idle_error
 
 _MOST_DRAWS = 10_000
-"""DeduplicatingSearcher that are looked at to count different trainings: more than any search has trials."""
+"""Draws that are looked at to count different trainings: more than any search has trials."""
 
 
 def load_experiment(name: str | Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -167,8 +168,10 @@ def _check_axis(experiment: Experiment, key: str, axis: Axis) -> None:
             got=f"{axis} to choose from",
             fix="write compare: {seed: [0, 1, 2]}; the table then shows their spread",
         )
+    # Some keys are of one network alone, which must be the one that is drawn.
+    network = {NETWORK: axis.when[NETWORK][0]} if axis.when.get(NETWORK) else {}
     for value in axis.choices or (axis.low, axis.high):
-        _check_alone(experiment, {key: value})
+        _check_alone(experiment, {**network, key: value})
     if not axis.choices and field_type(key) not in {int, float}:
         raise ConfigError(f"{where} must list `choices`: only numbers have a range", got=str(axis), fix="list them")
     for other, values in axis.when.items():
@@ -185,6 +188,9 @@ def _check_axis(experiment: Experiment, key: str, axis: Axis) -> None:
 
 def _check_tuned(experiment: Experiment, cell: Cell) -> None:
     _check_alone(experiment, cell.overrides)
+    for key, axis in experiment.tune.items():
+        if NETWORK in cell.overrides and key.startswith("model."):
+            _check_alone(experiment, {**cell.overrides, key: axis.choices[0] if axis.choices else axis.low})
     both = sorted(set(cell.overrides) & set(experiment.tune))
     if both:
         raise ConfigError(
@@ -296,7 +302,7 @@ def _asked_for(experiment: Experiment) -> Iterator[tuple[str, str, list[dict[str
     """Each place of a setting that may be idle, its key path, and the overrides under which it applies."""
     axes, cells = experiment.tune, experiment.cells()
     for key, rule in RULES.items():
-        relevant = {key, *rule.depends_on} & set(axes)
+        relevant = {key, *rule.depends_on, *([NETWORK] if key.startswith("model.") else [])} & set(axes)
         searched = [
             (draw, {**cell.overrides, **draw})
             for cell in cells

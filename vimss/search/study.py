@@ -32,7 +32,7 @@ from vimss.errors import ConfigError, DataError, StorageError, TrainingError, Vi
 from vimss.experiment import Axis, Cell, Experiment, Scalar, field_type, topological_order
 from vimss.shards.manifest import Manifest
 from vimss.storage import TEMPORARY, Store, atomic_write, explain_os_errors
-from vimss.train.config import Settings, scored_sources
+from vimss.train.config import Settings, has_key, scored_sources
 from vimss.train.figure import Figure, figure_of
 
 RECORD = "trial.json"
@@ -222,6 +222,8 @@ def _chosen(experiment: Experiment, cell: Cell, record: TrialRecord, is_home: bo
         axis = axes[key]
         if any(chosen.get(other) not in values for other, values in axis.when.items()):
             continue
+        if not has_key(record.settings, key):
+            return None  # it is of another network
         # What was drawn goes first, and any other value last: where a setting changes nothing, it need not show.
         value = value_of(record.settings, key)
         values = (record.chosen.get(key, value), value, *(axis.choices or (axis.low,)))

@@ -7,16 +7,16 @@ that asks for one is refused (see `vimss.experiment`); where one part of a file 
 that takes the context away, `without_idle` leaves it out, so that equal trainings have equal settings.
 """
 
+import functools
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from vimss.config import Config
-from vimss.model.config import ModelConfig
+from vimss.config import Config, Rule
 from vimss.model.contexts import CONTEXTS
+from vimss.model.networks import BY_NETWORK, DEFAULT, NETWORKS, AnyNetwork
 from vimss.stream.config import MixingConfig
 
 MUCH_WAITING = 0.1
@@ -128,7 +128,7 @@ def reaches(audio_seconds: float, goal: float) -> bool:
 class Settings(Config):
     """Everything that one training is a function of, besides the shards."""
 
-    model: ModelConfig = ModelConfig()
+    model: AnyNetwork = DEFAULT
     mixing: MixingConfig = MixingConfig()
     training: TrainingConfig = TrainingConfig()
     seed: int = Field(0, ge=0, description="seed of weights, batches and sampler")
@@ -140,24 +140,24 @@ class Settings(Config):
         return self
 
 
-@dataclass(frozen=True)
-class Rule:
-    """When a setting changes something."""
-
-    needs: str
-    """In words, after "needs"."""
-    depends_on: tuple[str, ...]
-    """Key paths of the settings that decide it."""
-    works: Callable[[Settings], bool]
-
-
 def _is_conditioned(settings: Settings) -> bool:
     return settings.model.site != "none"
 
 
-def _limits_width(settings: Settings) -> bool:
-    model = settings.model
-    return model.widths() != model.model_copy(update={"max_filters": default_of("model.max_filters")}).widths()
+def _rules_of_networks() -> dict[str, Rule]:
+    """The rules of the networks' own settings, by key path; settings of one name in two networks share the words."""
+    found: dict[str, Rule] = {}
+    for kind in NETWORKS.values():
+        for key, rule in kind.idle_rules.items():
+            first = found.get(f"model.{key}", rule)
+            depends_on = tuple(f"model.{other}" for other in rule.depends_on)
+            found[f"model.{key}"] = Rule(first.needs, depends_on, functools.partial(_works_in_its_network, key))
+    return found
+
+
+def _works_in_its_network(key: str, settings: Settings) -> bool:
+    rule = settings.model.idle_rules.get(key)
+    return rule is None or rule.works(settings.model)
 
 
 _SITE = "a model.site other than none"
@@ -177,7 +177,7 @@ RULES = {
     "model.context": Rule(_SITE, ("model.site",), _is_conditioned),
     "model.op": Rule(_SITE, ("model.site",), _is_conditioned),
     "model.slots": Rule("model.outputs: slots", ("model.outputs",), lambda settings: settings.model.outputs == "slots"),
-    "model.max_filters": Rule("layers that would have more channels", ("model.filters", "model.levels"), _limits_width),
+    **_rules_of_networks(),
     **{
         f"model.{setting}": _of_contexts(setting)
         for setting in dict.fromkeys(setting for context in CONTEXTS.values() for setting in context.settings)
@@ -223,7 +223,11 @@ def is_idle(settings: Settings, key: str) -> bool:
 
 def idle_settings(settings: Settings) -> list[str]:
     """Key paths of the settings that are not the defaults, though they change nothing."""
-    return [key for key in RULES if is_idle(settings, key) and value_at(settings, key) != default_of(key, settings)]
+    return [
+        key
+        for key in RULES
+        if has_key(settings, key) and is_idle(settings, key) and value_at(settings, key) != default_of(key, settings)
+    ]
 
 
 def describe_idle(settings: Settings, key: str) -> str:
@@ -236,7 +240,7 @@ def unchecked(content: Mapping[str, Any]) -> Settings | None:
     """The settings of plain groups, idle ones too; None where a group is wrong by itself."""
     try:
         return Settings.model_construct(
-            model=ModelConfig.model_validate(content.get("model", {})),
+            model=BY_NETWORK.parse(content.get("model", {})),
             mixing=MixingConfig.model_validate(content.get("mixing", {})),
             training=TrainingConfig.model_validate(content.get("training", {})),
             seed=content.get("seed", 0),
@@ -253,14 +257,18 @@ def without_idle(content: Mapping[str, Any]) -> dict[str, Any]:
     kept = dict(content)
     for key in idle_settings(settings):
         kept = _without(kept, key.split("."))
-    # Two more spellings of equal widths.
-    filters = min(settings.model.filters, settings.model.max_filters)
-    if filters != settings.model.filters:
-        kept["model"] = {**kept["model"], "filters": filters}
-    widest = filters * (settings.model.levels + 1)
-    if default_of("model.max_filters") < widest < settings.model.max_filters:
-        kept["model"] = {**kept["model"], "max_filters": widest}
-    return kept
+    changes = settings.model.canonical()
+    return {**kept, "model": {**kept["model"], **changes}} if changes else kept
+
+
+def has_key(settings: Settings, key: str) -> bool:
+    """Whether there is such a setting: those of `model` depend on the network."""
+    value: Any = settings
+    for part in key.split("."):
+        if not isinstance(value, Config) or part not in type(value).model_fields:
+            return False
+        value = getattr(value, part)
+    return True
 
 
 def value_at(settings: Settings, key: str) -> Any:
@@ -272,10 +280,12 @@ def value_at(settings: Settings, key: str) -> Any:
 
 
 def default_of(key: str, settings: Settings | None = None) -> Any:
-    """The default at a key path; that of feature_size depends on the other settings."""
+    """The default at a key path, of the settings' own network; that of feature_size depends on the other settings."""
     if key == "model.feature_size" and settings is not None:
         return settings.model.vision.feature_size
-    return value_at(_DEFAULTS, key)
+    if settings is not None and key.startswith("model."):
+        return value_at(_defaults(settings.model.network), key)
+    return value_at(next(_defaults(name) for name in NETWORKS if has_key(_defaults(name), key)), key)
 
 
 def _without(content: Mapping[str, Any], path: list[str]) -> dict[str, Any]:
@@ -288,7 +298,10 @@ def _without(content: Mapping[str, Any], path: list[str]) -> dict[str, Any]:
     return kept
 
 
-_DEFAULTS = Settings.model_construct(model=ModelConfig(), mixing=MixingConfig(), training=TrainingConfig(), seed=0)
+@functools.cache
+def _defaults(network: str) -> Settings:
+    model = BY_NETWORK.parse({"network": network})
+    return Settings.model_construct(model=model, mixing=MixingConfig(), training=TrainingConfig(), seed=0)
 
 
 def scored_sources(settings: Settings) -> int:

@@ -13,14 +13,16 @@ from vimss.errors import ConfigError
 from vimss.runtime import Place
 from vimss.shards.manifest import Manifest
 from vimss.shards.recipe import Recipe
-from vimss.train.config import RULES, Settings, default_of, describe_idle, is_idle, value_at
+from vimss.train.config import RULES, Settings, default_of, describe_idle, has_key, is_idle, value_at
 
 
 def idle_error(trainings: Sequence[Settings], key: str, experiment: str, where: str) -> ConfigError | None:
     """What to say of a setting that stands at `where` in an experiment, for these trainings; None where it is of use.
 
-    It is refused where it changes none of them and is not the default.
+    It is refused where it changes none of them and is not the default. Those whose network has no such setting ask for
+    nothing.
     """
+    trainings = [settings for settings in trainings if has_key(settings, key)]
     asked = [settings for settings in trainings if value_at(settings, key) != default_of(key, settings)]
     if not asked or not all(is_idle(settings, key) for settings in trainings):
         return None

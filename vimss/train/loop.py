@@ -26,7 +26,6 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from vimss.config import signature
 from vimss.errors import ConfigError, TrainingError
 from vimss.features import find_features, read_features
-from vimss.model.geometry import geometry
 from vimss.model.interface import Interface
 from vimss.model.separator import Separator, save_separator
 from vimss.shards.manifest import Manifest
@@ -292,7 +291,7 @@ class Losses:
 def training_window(settings: Settings, manifest: Manifest) -> Window:
     """The windows of one training example; ConfigError where the network does not allow the output window."""
     output = settings.training.output_samples
-    return Window(geometry(settings.model).input_samples(output), output, manifest.recipe.sample_rate)
+    return Window(settings.model.geometry.input_samples(output), output, manifest.recipe.sample_rate)
 
 
 def interface_of(settings: Settings, manifest: Manifest) -> Interface:

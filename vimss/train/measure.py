@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from vimss.model.geometry import geometry
 from vimss.model.interface import Interface
 from vimss.model.separator import Separator
 from vimss.shards.recipe import Recipe
@@ -57,7 +56,7 @@ def step_seconds(settings: Settings, recipe: Recipe, threads: int = 1, at_most: 
 def _steps(settings: Settings, recipe: Recipe) -> Iterator[float]:
     """Train on noise for ever; each step's seconds."""
     config, device = settings.training, torch.device("cpu")
-    window = Window(geometry(settings.model).input_samples(config.output_samples), config.output_samples, 1)
+    window = Window(settings.model.geometry.input_samples(config.output_samples), config.output_samples, 1)
     # The global generator stays as it is.
     with torch.random.fork_rng(devices=()):
         separator = Separator(settings.model, recipe.labels, recipe.sample_rate)

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, device, nn
+from torch import Tensor, device
 from torch.optim import AdamW, Optimizer
 
 from vimss.model.separator import Separator
@@ -81,12 +81,6 @@ def make_optimizers(separator: Separator, config: TrainingConfig, where: device)
     fused = where.type == "cuda"
     if config.optimizer == "adamw":
         return (AdamW(trainable, **shared, fused=fused),)
-    matrices = _matrices(separator)
+    matrices = separator.network.matrices()
     rest = [parameter for parameter in trainable if not any(parameter is matrix for matrix in matrices)]
     return Muon(matrices, **shared, adjust_lr_fn="match_rms_adamw"), AdamW(rest, **shared, fused=fused)
-
-
-def _matrices(separator: Separator) -> list[nn.Parameter]:
-    """The weights of the convolutions from feature to feature: first and last layer have no spectrum to speak of."""
-    unet = separator.unet
-    return [layer.weight for layer in (*unet.down[1:], unet.bottleneck, *unet.up)]

@@ -18,7 +18,6 @@ from collections.abc import Callable
 import torch
 
 from vimss.errors import DataError
-from vimss.model.geometry import geometry
 from vimss.model.interface import Interface
 from vimss.model.separator import Separator
 from vimss.shards.manifest import Manifest
@@ -56,7 +55,7 @@ def make_validation_set(manifest: Manifest, config: ValidationConfig) -> str:
 
 def reading_window(settings: Settings, spec: FixedSpec, sample_rate: int) -> tuple[Window, int]:
     """The input window of a network around an excerpt, and how many samples it answers, the excerpt in their middle."""
-    shape = geometry(settings.model)
+    shape = settings.model.geometry
     answered = shape.window_at_least(spec.samples)
     return Window(shape.input_samples(answered), spec.samples, sample_rate), answered
 

@@ -1,0 +1,83 @@
+"""The networks that separate. To add one: a folder here, and its line in NETWORKS.
+
+    NETWORKS["wave_u_net"](levels=8)         # its settings
+    parse_model({"levels": 8}, "my.yaml")    # the same; `network` says which, and may be missing
+    config.geometry, config.sites()          # known without torch
+    config.build(13, 20, 1.0)                # the network itself: torch is loaded here, and not before
+
+A folder holds two things in two files, so that YAML is checked, windows are computed and `vimss --help` is printed
+without the seconds that torch takes to load:
+
+    config.py     a ModelConfig with the settings that the network adds to those of all networks. Its members:
+                  `network`, the name, as a Literal; `geometry`, the windows it allows, its context and its stride;
+                  `sites()`, which of its layers each site means, and their channels; `build(...)`. Where they apply
+                  also `window_keys`, `idle_rules`, `sums_to_mixture`, `check_labels` and `canonical`
+    network.py    the Network: an nn.Module that takes a mixture and a Context, and gives estimates
+
+`vimss.model` conditions its layers (`conditioning.make_conditions`), names its outputs and saves it (`separator`), and
+separates recordings of any length with it (`apply`); tests/test_networks.py holds each network to what they rely on.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, runtime_checkable
+
+from vimss.choice import OneOf
+from vimss.config import parse_config
+from vimss.errors import ConfigError
+from vimss.model.config import ModelConfig
+from vimss.model.networks.wave_u_net import WaveUNetConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from jaxtyping import Float
+    from torch import Tensor, nn
+
+    from vimss.model.conditioning import Context
+
+NETWORKS: dict[str, type[ModelConfig]] = {
+    "wave_u_net": WaveUNetConfig,
+}
+"""`network` of the settings to their class."""
+
+DEFAULT = WaveUNetConfig()
+"""The network of settings that name none."""
+
+BY_NETWORK = OneOf[ModelConfig]("network", NETWORKS, DEFAULT.network)
+
+AnyNetwork = Annotated[ModelConfig, BY_NETWORK]
+"""Type of a field that holds the settings of any of the networks."""
+
+
+@runtime_checkable
+class Network(Protocol):
+    """What the rest of VIMSS uses of a network, beside what every nn.Module has.
+
+    Axis letters: b batch, c channel, t audio sample of the input window, u of the output window, s output.
+    """
+
+    def __call__(self, mixture: "Float[Tensor, 'b c t']", context: "Context | None") -> "Float[Tensor, 'b s c u']":
+        """The estimates in the middle of the window, where t is `geometry.input_samples(u)`.
+
+        Without a context (the site is none), or with one for all outputs, s is the number of outputs; with a context
+        per query ("b s v d"), the number of queries times that of outputs per query. An example's estimates depend on
+        no other example of the batch.
+        """
+
+    def matrices(self) -> "list[nn.Parameter]":
+        """The weights from feature to feature, each a matrix: those that Muon trains."""
+
+    def parameters(self) -> "Iterator[nn.Parameter]":
+        """All weights, as of any nn.Module."""
+
+
+def parse_model(content: Mapping[str, Any], where: str) -> ModelConfig:
+    """Plain settings of any network, checked; ConfigError names `where` and the key."""
+    name = content.get("network", DEFAULT.network)
+    if not isinstance(name, str) or name not in NETWORKS:
+        raise ConfigError(
+            f"{where}: network must be one of {', '.join(NETWORKS)}",
+            got=repr(name),
+            fix="correct it, or use a version of VIMSS that has this network",
+        )
+    return parse_config(content, NETWORKS[name], where)
