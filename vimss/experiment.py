@@ -654,7 +654,7 @@ def _asked_for(experiment: Experiment) -> Iterator[tuple[str, str, list[dict[str
     """Where a setting that may be idle stands, its key path, and what is put over the file where it holds."""
     axes, cells = experiment.tune, experiment.cells()
     for key, rule in RULES.items():
-        relevant = {key, *rule.depends_on} & set(axes)
+        relevant = {key, *rule.depends_on, *([NETWORK] if key.startswith("model.") else [])} & set(axes)
         searched = [
             (draw, {**cell.overrides, **draw}) for cell in cells if not cell.baseline for draw in _draws(axes, relevant)
         ]
