@@ -149,6 +149,15 @@ def test_a_key_of_one_network_is_tuned_where_that_network_is_drawn(tmp_path):
     assert drawn.model == BlocksConfig(hop=8)
 
 
+def test_a_setting_that_changes_nothing_in_the_one_network_that_has_it_is_refused(tmp_path):
+    # In the small Wave-U-Net no layer is that wide; the other network has no such setting.
+    text = "model: {max_filters: 512, filters: 8}\n"
+    with pytest.raises(ConfigError, match="model.max_filters needs layers that would have more channels"):
+        load(tmp_path, f"{text}compare: {{model.network: [wave_u_net, blocks]}}")
+    with pytest.raises(ConfigError, match="model.max_filters needs layers that would have more channels"):
+        load(tmp_path, f"{text}tune: {{model.network: {{choices: [blocks, wave_u_net]}}}}\nsearch: {{trials: 2}}")
+
+
 def test_the_type_of_a_key_is_that_of_the_network_that_has_it():
     assert [field_type(f"model.{name}") for name in ("hop", "levels", "gain", "nothing")] == [int, int, float, None]
     assert field_type("model.network") is str

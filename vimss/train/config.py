@@ -148,10 +148,11 @@ def _rules_of_networks() -> dict[str, Rule]:
     """The rules of the networks' own settings, by key path; settings of one name in two networks share the words."""
     found: dict[str, Rule] = {}
     for kind in NETWORKS.values():
-        for key, rule in kind.idle_rules.items():
-            first = found.get(f"model.{key}", rule)
-            depends_on = tuple(f"model.{other}" for other in rule.depends_on)
-            found[f"model.{key}"] = Rule(first.needs, depends_on, functools.partial(_works_in_its_network, key))
+        for name, rule in kind.idle_rules.items():
+            key, depends_on = f"model.{name}", tuple(f"model.{other}" for other in rule.depends_on)
+            works = functools.partial(_works_in_its_network, name)
+            before = found.get(key, Rule(rule.needs, (), works))
+            found[key] = Rule(before.needs, tuple(dict.fromkeys((*before.depends_on, *depends_on))), works)
     return found
 
 
@@ -232,7 +233,8 @@ def idle_settings(settings: Settings) -> list[str]:
 
 def describe_idle(settings: Settings, key: str) -> str:
     """An idle setting beside those that make it so, for an error."""
-    others = ", ".join(f"{other}: {value_at(settings, other)}" for other in RULES[key].depends_on)
+    known = [other for other in RULES[key].depends_on if has_key(settings, other)]
+    others = ", ".join(f"{other}: {value_at(settings, other)}" for other in known)
     return f"{key}: {value_at(settings, key)} with {others}"
 
 
