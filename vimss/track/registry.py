@@ -32,10 +32,9 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types.schema import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
 import vimss
-from vimss.config import parse_config
 from vimss.model.card import CARD, WEIGHTS, check_model_folder
-from vimss.model.config import ModelConfig
 from vimss.model.interface import Interface
+from vimss.model.networks import parse_model
 from vimss.storage import atomic_write, sha256
 from vimss.track.names import URI, no_such_model, not_a_model
 from vimss.track.store import Tracking, explain_mlflow_errors
@@ -229,7 +228,7 @@ def _log_model(tracking: Tracking, name: str, folder: Path, run_id: str, facts: 
 
 def _signature(facts: dict[str, Any]) -> ModelSignature:
     """What the served model takes and gives; see served_model."""
-    interface = Interface(parse_config(facts["config"], ModelConfig, CARD), tuple(facts["labels"]))
+    interface = Interface(parse_model(facts["config"], CARD), tuple(facts["labels"]))
     mixture, *_ = inputs = interface.inputs()
     names = interface.known_outputs
     outputs = Schema([TensorSpec(np.dtype(np.float32), mixture.shape, name) for name in names]) if names else None
