@@ -12,6 +12,7 @@ _hook = install_import_hook("vimss", "beartype.beartype")
 
 import pytest  # noqa: E402
 
+from vimss import cli  # noqa: E402
 from vimss.shards.instruments import INSTRUMENTS  # noqa: E402
 from vimss.shards.manifest import Manifest  # noqa: E402
 from vimss.shards.recipe import Recipe, load_recipe  # noqa: E402
@@ -43,3 +44,20 @@ def small_store(tmp_path_factory) -> Store:
 def small_manifest(small_recipe, small_store) -> Manifest:
     """Its shards."""
     return write_shards(small_recipe, "small", small_store)
+
+
+@pytest.fixture
+def vimss_says(monkeypatch, tmp_path, capsys):
+    """Runs the command line in this process: exit code, output, errors. The store is an empty folder."""
+    monkeypatch.setenv("VIMSS_STORE", str(tmp_path / "store"))
+
+    def run(*arguments: object) -> tuple[object, str, str]:
+        code: object = 0
+        try:
+            cli.main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = end.code or 0
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run

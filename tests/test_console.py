@@ -2,6 +2,7 @@
 
 import ast
 import io
+import json
 import logging
 import subprocess
 import sys
@@ -272,3 +273,22 @@ def test_trials_that_are_scored_again_are_one_line(capsys):
         lines(TrialsScoredAgain(done, 3))
     assert said == [f"{done} of 3 trials scored again, on another validation set" for done in (1, 2)]
     assert capsys.readouterr().err == "  scored again, on another validation set: 3 trials\n"
+
+
+def test_waiting_and_lost_clips_are_told_once_a_search(capsys):
+    lines = SearchLines(lambda _: None, load_experiment("quickstart"))
+    lines(TrialStarted("search", "a", None, {}))
+    for wait, lost in ((0.05, 0.0), (0.2, 0.0), (0.3, 3.0), (0.4, 4.0)):
+        metrics = {"valid_loss": -1.0, "loader_wait": wait, "lost_clips": lost}
+        lines(TrialReported("search", "a", 10.0, metrics))
+    said = capsys.readouterr().err
+    assert (
+        said.count("waits for batches") == 1
+        and "trial 1 waits for batches 20% of its time: raise loader_workers" in said
+    )
+    assert said.count("damaged") == 1 and "leaves out 3 damaged clips" in said
+
+
+def test_a_json_result_has_null_where_a_figure_is_not_defined(capsys):
+    console.print_json({"label_contrast": float("nan"), "scores": [float("inf"), 1.5]})
+    assert json.loads(capsys.readouterr().out) == {"label_contrast": None, "scores": [None, 1.5]}

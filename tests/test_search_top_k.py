@@ -16,6 +16,7 @@ from ray.tune.search.optuna import OptunaSearch
 from safetensors.torch import load_file
 from test_search import SMALL, experiment
 
+from vimss.api import check_finished
 from vimss.errors import StorageError, TrainingError
 from vimss.experiment import TrialContinues, TrialEnded, TrialReported, TrialStarted, TrialWaits
 from vimss.model.separator import load_separator
@@ -28,7 +29,6 @@ from vimss.storage import Store
 from vimss.study import OBJECTIVE, TrialRecord, read_study, write_record
 from vimss.train.distribute import CHECKPOINTS, Job, fit
 from vimss.trial import RUNG
-from vimss.verbs import check_finished
 
 
 def record(

@@ -16,15 +16,14 @@ import torchvision
 from safetensors.torch import save_file
 
 from vimss import media
-from vimss import page as listening
 from vimss.errors import ConfigError, MediaError, ModelError, StorageError
 from vimss.metrics import si_sdr_improvement
 from vimss.model.apply import separate_all
 from vimss.model.config import ModelConfig, VisionConfig
 from vimss.model.separator import Separator, load_separator, save_separator
+from vimss.pages import listening, of_recording
 from vimss.separate import Options, Reports, Separated, separate
 from vimss.separate import folder as folders
-from vimss.separate import report_page as own_page
 from vimss.separate import scores as scoring
 from vimss.separate.players import look as _look
 from vimss.shards.manifest import Manifest
@@ -338,7 +337,7 @@ def peak_bytes(recording: Path, model: Path, out: Path, references: Path) -> int
 
 
 def test_memory_does_not_grow_with_the_recording(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (listening, own_page, scoring):
+    for module in (listening, of_recording, scoring):
         monkeypatch.setattr(module, "PAGE_SECONDS", 1.0)
     monkeypatch.setattr("vimss.model.apply.SMALLEST_BLOCK", 8192)
     peaks = []
@@ -354,9 +353,9 @@ def test_memory_does_not_grow_with_the_recording(tmp_path: Path, model: Path, mo
 RESIDENT = """
 import re, sys
 from pathlib import Path
-from vimss import page
-from vimss.separate import report_page, scores, separation
-for module in (page, report_page, scores):
+from vimss.pages import listening, of_recording
+from vimss.separate import scores, separation
+for module in (listening, of_recording, scores):
     module.PAGE_SECONDS = 1.0
 folder = Path(sys.argv[1])
 for name in ("short", "long"):

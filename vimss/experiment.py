@@ -264,8 +264,9 @@ class Cell:
         return {**self.inherited, **self.overrides}
 
 
-def load_experiment(name: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+def load_experiment(name: str | Path, overrides: Sequence[str] = (), seed: int | None = None) -> Experiment:
     """The experiment called `name` in experiments/, or at that path where it has / or ends in .yaml; fully checked."""
+    overrides = [*([] if seed is None else [f"seed={seed}"]), *overrides]
     path = find_yaml(name, EXPERIMENTS)
     if path.is_file():
         check_file_name(path, "experiment", _NAME, _NAME_RULE)

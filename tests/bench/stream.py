@@ -22,7 +22,7 @@ import numpy as np
 import webdataset as wds
 
 from vimss.config import parse_config
-from vimss.features import available_features, compute_features
+from vimss.features import FeaturesTask, available_features, compute_features, run_features
 from vimss.media import encode_audio, write_video, write_wav
 from vimss.model.config import VisionConfig
 from vimss.runtime import load_place, parallel_map, ray_running
@@ -38,7 +38,6 @@ from vimss.stream.mix import Asking, Window
 from vimss.stream.read import join_clips, read_clips
 from vimss.systems import Cue
 from vimss.train.loader import load
-from vimss.verbs import FeaturesTask, run_features
 
 RATE = 22050
 WINDOW = Window(114693 + 131054, 114693, RATE)

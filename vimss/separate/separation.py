@@ -30,6 +30,7 @@ from vimss.media.disk import DiskAudio, check_wav_size, write_wav_blocks
 from vimss.model import apply
 from vimss.model.device import DeviceName, find_device, on_device
 from vimss.model.separator import Separator, load_separator, read_card
+from vimss.pages.of_recording import Heard, LoadedModel, Signals, peak_limited, separation_page
 from vimss.separate.folder import (
     PAGE,
     check_inputs_stay,
@@ -41,7 +42,6 @@ from vimss.separate.folder import (
     write_record,
 )
 from vimss.separate.players import Parts, parts_of, players_of, stem_names
-from vimss.separate.report_page import Heard, LoadedModel, Signals, peak_limited, separation_page
 from vimss.separate.scores import find_references, read_reference, score
 from vimss.storage import explain_os_errors, temporary_beside
 

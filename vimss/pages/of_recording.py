@@ -1,8 +1,8 @@
-"""The page of one separation: what was read, what the stems are, how good they are, and what the model cannot do."""
+"""The page of a separated recording: the recording, the stems, their scores, and the limits of the model."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,8 @@ from vimss.errors import MediaError
 from vimss.media import SoundReport, encode_video, probe, read_video
 from vimss.media.disk import DiskAudio
 from vimss.model.separator import Separator
-from vimss.page import PAGE_SECONDS, Page, Track, listening_page
-from vimss.separate.scores import Scores, title_of
+from vimss.pages.listening import PAGE_SECONDS, Page, Table, Track, listening_page
+from vimss.shards.instruments import INSTRUMENTS
 
 VIDEO_HEIGHT = 240
 VIDEO_WIDTH = 1280
@@ -26,18 +26,29 @@ class Heard:
     file: Path
     report: SoundReport
     notes: tuple[str, ...]
-    """What the file lacks, and warnings about its sound."""
+    """What is missing from the file, and warnings about its sound."""
 
 
 @dataclass(frozen=True, eq=False)
 class Signals:
-    """What the tracks of a page play, on disk."""
+    """The signals that the tracks of a page play, on disk."""
 
     mixture: DiskAudio
     stems: Mapping[str, DiskAudio]
     true: Mapping[str, DiskAudio]
     gain: float
-    """With which the WAVs of the stems were written."""
+    """The gain with which the WAVs of the stems were written."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of the stems that have references."""
+
+    improvements: dict[str, float] = field(default_factory=dict)
+    """SI-SDR improvement in dB, of the stems for which it is defined."""
+    tables: tuple[Table, ...] = ()
+    notes: dict[str, str] = field(default_factory=dict)
+    """Stem to the line under its name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,17 +138,22 @@ def _limits(separator: Separator, card: Mapping[str, Any]) -> list[str]:
     return limits
 
 
+def title_of(name: str) -> str:
+    """The name of a stem on the page."""
+    return INSTRUMENTS.get(name, name.replace("_", " "))
+
+
 def _page_video(file: Path) -> tuple[bytes | None, dict[str, str]]:
-    """A small copy of the picture for the page, or the reason why there is none."""
+    """A small copy of the video for the page, or the reason why there is none."""
     size = probe(file).size
     if size is None:
         return None, {}
     height = min(VIDEO_HEIGHT, size[0])
     width = min(VIDEO_WIDTH, max(1, round(height * size[1] / size[0])))
     try:
-        # Whether the file was cut off has been asked of its sound.
+        # Reading the sound has already checked whether the file is truncated.
         frames = read_video(file, (height, width), VIDEO_FRAME_RATE, PAGE_SECONDS, allow_truncated=True)
     except MediaError as error:
-        # The stems are whole without it.
+        # The stems do not depend on it.
         return None, {"Video": f"cannot be shown: {error.got}"}
     return encode_video(frames, VIDEO_FRAME_RATE), {}
