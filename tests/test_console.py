@@ -212,7 +212,7 @@ def test_the_lines_of_a_search_count_what_is_left_down_to_nothing(capsys):
     assert reported("d", 900.4).endswith("at 900 of 900 audio seconds, loss -1.00 dB (best -1.00), 10 x real time")
     assert not any("-0" in line or " 0 s" in line for line in said)
     told = capsys.readouterr().err
-    assert told.count("waits at the rung for the others") == 4 and told.count("goes on to the whole budget") == 2
+    assert told.count("waits at the rung for the others") == 4 and told.count("continues to its whole budget") == 2
 
 
 def test_for_asha_what_is_left_is_the_most_that_may_be(capsys):

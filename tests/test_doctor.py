@@ -61,10 +61,10 @@ def test_doctor_names_the_vector_units(monkeypatch, capabilities, used, found):
     assert doctor.vector_units(capabilities, used) == doctor.Finding("vector units", found)
 
 
-def test_doctor_tells_who_holds_torch_to_older_units(monkeypatch):
+def test_doctor_names_the_variable_that_limits_torch_to_older_units(monkeypatch):
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
     finding = doctor.vector_units(AVX512, "AVX2")
-    assert finding.found == "AVX-512, AVX2; torch is held to AVX2 by ATEN_CPU_CAPABILITY=avx2" and not finding.ok
+    assert finding.found == "AVX-512, AVX2; torch is limited to AVX2 by ATEN_CPU_CAPABILITY=avx2" and not finding.ok
     assert finding.fix.startswith("unset ATEN_CPU_CAPABILITY")
 
 

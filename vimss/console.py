@@ -163,7 +163,7 @@ class SearchLines:
         self.experiment = experiment
         self.budgets = {cell.name: experiment.audio_seconds(cell) for cell in experiment.cells()}
         self.progress: dict[str, dict[str, Progress]] = {}
-        """By cell and trial."""
+        """Progress by cell and trial."""
         self.rates: dict[str, float] = {}
         """Audio seconds per second of each trial, as it last reported them."""
         self.at_once = 1
@@ -185,7 +185,7 @@ class SearchLines:
                 known = trial in self.numbers
                 number = self.numbers.setdefault(trial, len(self.numbers) + 1)
                 settings = ", ".join(f"{key.rpartition('.')[2]} {short(value)}" for key, value in chosen.items())
-                err.print(f"    trial {number} {'goes on' if known else 'begins'}{': ' + settings if settings else ''}")
+                err.print(f"    trial {number} {'resumes' if known else 'begins'}{': ' + settings if settings else ''}")
                 self._note(event, "running")
             case TrialReported():
                 self._report(event)
@@ -193,7 +193,7 @@ class SearchLines:
                 err.print(f"    trial {self.numbers[trial]} waits at the rung for the others")
                 self._note(event, "waiting")
             case TrialContinues(trial=trial):
-                err.print(f"    trial {self.numbers[trial]} goes on to the whole budget")
+                err.print(f"    trial {self.numbers[trial]} continues to its whole budget")
                 self._note(event, "running")
             case TrialEnded(trial=trial, state=state, message=message):
                 err.print(f"    trial {self.numbers[trial]} {state}{': ' + message if message else ''}")
@@ -203,7 +203,7 @@ class SearchLines:
 
     @property
     def seconds_left(self) -> float:
-        """Of the whole search, by the rates of the trials so far; 0 where there are none yet."""
+        """Seconds left of the whole search, from the rates of its trials; 0 before the first report."""
         rates = [rate for rate in self.rates.values() if rate > 0]
         progress = {cell: list(trials.values()) for cell, trials in self.progress.items()}
         left = longest(audio_left(self.experiment, progress), self.at_once)

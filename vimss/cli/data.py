@@ -12,7 +12,7 @@ from vimss.errors import ConfigError
 def shard(
     recipe: RecipeName,
     source: Annotated[Path | None, typer.Option(help="Folder of a corpus that is not generated.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Length of a generated corpus.", min=0)] = None,
+    minutes: Annotated[float | None, typer.Option(help="Length of a generated corpus, minutes.", min=0)] = None,
     shards: Annotated[
         str | None,
         typer.Option(
@@ -111,7 +111,7 @@ def features(
     place: On = "local",
     as_json: Json = False,
 ) -> None:
-    """Compute vision features of the pictures and write them beside the shards."""
+    """Compute vision features of the pictures in the shards."""
     from vimss import api
     from vimss.console import out, print_json, stage
     from vimss.features import load_vision

@@ -18,7 +18,7 @@ def train(
     wait: Wait = False,
     as_json: Json = False,
 ) -> None:
-    """Train the one configuration of an experiment: a search with one trial."""
+    """Train an experiment's own settings: a search with one trial."""
     from vimss.experiment import load_experiment
 
     _search(load_experiment(experiment, changes or (), seed).alone(), place, wait, as_json)
@@ -32,7 +32,7 @@ def search(
     wait: Wait = False,
     as_json: Json = False,
 ) -> None:
-    """Search all cells of an experiment; the same command again resumes."""
+    """Search all cells of an experiment, or resume that search."""
     from vimss.experiment import load_experiment
 
     _search(load_experiment(experiment, changes or (), seed), place, wait, as_json)
@@ -109,7 +109,7 @@ def compare(
 
 
 def quickstart(seed: Seed = None, place: On = "local", wait: Wait = False, as_json: Json = False) -> None:
-    """Run every stage in three minutes: corpus, search, evaluation, promotion, separation."""
+    """Run every stage, from scores to stems, in three minutes."""
     began = time.time()
     from vimss.api import check_finished
     from vimss.console import print_json

@@ -25,7 +25,7 @@ def ui(
 
 
 def doctor(place: On = "local", as_json: Json = False) -> None:
-    """List what this machine has, what is missing, and how to install it."""
+    """List what this machine has, what is missing, and how to get it."""
     from vimss.console import print_json, print_table
     from vimss.doctor import examine
 
@@ -39,9 +39,12 @@ def doctor(place: On = "local", as_json: Json = False) -> None:
 
 
 def schema(
-    kind: Annotated[Literal["experiment", "recipe"], typer.Argument(help="A YAML in experiments/, or in shards/.")],
+    kind: Annotated[
+        Literal["experiment", "recipe"],
+        typer.Argument(metavar="KIND", help="The kind of file: those in experiments/, or those in shards/."),
+    ],
 ) -> None:
-    """Print the JSON schema of a YAML file, for completion and checks in editors."""
+    """Print the JSON schema of a YAML file, for editors."""
     from vimss.console import print_json
     from vimss.schema import json_schema
 

@@ -31,9 +31,10 @@ def evaluate(
     place: On = "local",
     as_json: Json = False,
 ) -> None:
-    """Score the best trial of every cell, or any models on any shards, beside rows that need no training.
+    """Score best trials, or any models, beside untrained systems.
 
-    --seed and --set change the experiment, or the recipe of --shards.
+    With EXPERIMENT, the best trial of each of its cells; with --model and --shards, any models on any shards. --seed
+    and --set change the experiment, or the recipe of --shards.
     """
     check_evaluation(experiment, models or [], shards)
     if experiment is None:
@@ -98,7 +99,7 @@ def _evaluate_experiment(session: Any, experiment: Any, split: str, device: Any)
 def promote(
     experiment: ExperimentName, seed: Seed = None, changes: Set = None, place: On = "local", as_json: Json = False
 ) -> None:
-    """Register the best trial; make it the champion if it is significantly better."""
+    """Register the best trial, as champion if significantly better."""
     from vimss import api
     from vimss.console import err, out, print_json
     from vimss.experiment import load_experiment
@@ -132,7 +133,7 @@ def promote(
 
 
 def separate(
-    file: Annotated[Path, typer.Argument(help="A sound or video file.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A sound or video file.")],
     model: Annotated[
         str,
         typer.Option(
@@ -162,7 +163,10 @@ def separate(
     place: On = "local",
     as_json: Json = False,
 ) -> None:
-    """Separate a recording into one WAV per label, with a page to look at and listen to."""
+    """Separate a recording into one WAV per label, with a page.
+
+    The page plays the recording and its stems, and shows their spectrograms, the video, and the limits of the model.
+    """
     from vimss import api
     from vimss.console import out, print_json, stage
     from vimss.separate import Options, Reports
