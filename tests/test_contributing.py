@@ -22,8 +22,8 @@ def example(heading: str, language: str = "python") -> str:
 
 
 def run(heading: str) -> dict[str, object]:
-    """The names that an example defines, with the imports of this file."""
-    names = {**globals()}
+    """The names that an example defines."""
+    names: dict[str, object] = {}
     exec(example(heading), names)  # noqa: S102
     return names
 

@@ -254,8 +254,8 @@ def test_stems_that_would_clip_share_one_gain_and_the_page_says_so(tmp_path: Pat
     gain = json.loads((tmp_path / "out" / "separated.json").read_text())["gain"]
     assert gain == pytest.approx(1 / np.abs(expected).max(), rel=1e-3)
     assert np.allclose(media.read_audio(found.stems["va"], RATE), expected[1] * gain, atol=2 / 32768)
-    assert "all stems are turned down by" in found.page.read_text()
-    assert found.gain == gain and found.sentences[0].startswith("all stems are turned down by")
+    assert "the gain of all stems is reduced by" in found.page.read_text()
+    assert found.gain == gain and found.sentences[0].startswith("the gain of all stems is reduced by")
 
 
 def test_progress_is_told_in_seconds_of_the_recording(tmp_path: Path, model: Path, recording: Path) -> None:
@@ -453,7 +453,7 @@ def test_what_was_heard_stands_on_the_page_and_is_told_before_the_work(
     found = separate(recording, model, tmp_path / "out", reports=Reports(told.append, told.append))
     heard = found.heard.sentence
     assert told.index(heard) < told.index("2 of 2 s")
-    assert f"<dt>Heard</dt><dd>{heard.removeprefix('heard ')}</dd>" in found.page.read_text()
+    assert f"<dt>Sound</dt><dd>{heard.removeprefix('heard ')}</dd>" in found.page.read_text()
 
 
 def test_one_channel_of_a_recording_can_be_separated(tmp_path: Path, model: Path) -> None:

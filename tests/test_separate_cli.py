@@ -84,7 +84,7 @@ def test_gain_and_scores_are_told(vimss_says, tmp_path):
     arguments = ["--model", model, "--instruments", "vn,vc", "--references", tmp_path / "true"]
     code, out, _ = vimss_says("separate", recording, *arguments)
     assert code == 0
-    assert re.search(r"^all stems are turned down by \d+\.\d dB, so that none clips$", out, re.MULTILINE)
+    assert re.search(r"^the gain of all stems is reduced by \d+\.\d dB, so that none clips$", out, re.MULTILINE)
     assert re.search(r"^vn: SI-SDR improvement [+-]\d+\.\d dB$", out, re.MULTILINE)
     found = json.loads(vimss_says("separate", recording, *arguments, "--json")[1])
     assert found["gain_db"] < -1 and list(found["scores"]) == ["vn"]

@@ -79,31 +79,31 @@ def separation_page(heard: Heard, model: LoadedModel, players: Sequence[str], si
 
 
 def _tracks(file: Path, signals: Signals, scores: Scores, samples: int) -> list[Track]:
-    tracks = [Track(file.name, signals.mixture.read(0, samples), "mix", "the recording as the model hears it")]
+    tracks = [Track(file.name, signals.mixture.read(0, samples), "mix", "the recording at the model's sample rate")]
     for name, stem in signals.stems.items():
         tracks.append(Track(title_of(name), stem.read(0, samples), "estimate", scores.notes.get(name, "")))
         if name in signals.true:
             true = signals.true[name].read(0, samples)
-            tracks.append(Track(title_of(name), true, "reference", "the true stem, which no model heard"))
+            tracks.append(Track(title_of(name), true, "reference", "the true stem, for comparison"))
     return tracks
 
 
 def _lead(names: Sequence[str], separator: Separator) -> str:
-    how = {
-        "labels": "was told which instruments play",
-        "frames": "looked at the players",
-        "features": "looked at the players",
+    contexts = {
+        "labels": "conditioned on the labels of the instruments",
+        "frames": "conditioned on pictures of the players",
+        "features": "conditioned on pictures of the players",
     }
-    told = how[separator.config.context] if separator.listens else "was told nothing but the sound"
+    network = f"a network {contexts[separator.config.context]}" if separator.listens else "an unconditioned network"
     count = f"{len(names)} stems" if len(names) > 1 else "One stem"
-    return f"{count} from one recording, by a network that {told}."
+    return f"{count} from one recording, by {network}."
 
 
 def _facts(heard: Heard, model: LoadedModel, players: Sequence[str], signals: Signals) -> dict[str, str]:
     seconds = signals.mixture.samples / model.separator.sample_rate
     facts = {
         "Recording": f"{heard.file.name}, {seconds:.1f} s",
-        "Heard": heard.report.sentence.removeprefix("heard "),
+        "Sound": heard.report.sentence.removeprefix("heard "),
     }
     if heard.notes:
         facts["Note"] = ". ".join(heard.notes)
@@ -119,7 +119,7 @@ def _facts(heard: Heard, model: LoadedModel, players: Sequence[str], signals: Si
 
 def peak_limited(gain: float) -> str:
     """A sentence about the gain of the stems."""
-    return f"all stems are turned down by {-20 * math.log10(gain):.1f} dB, so that none clips"
+    return f"the gain of all stems is reduced by {-20 * math.log10(gain):.1f} dB, so that none clips"
 
 
 def _limits(separator: Separator, card: Mapping[str, Any]) -> list[str]:
@@ -129,9 +129,9 @@ def _limits(separator: Separator, card: Mapping[str, Any]) -> list[str]:
     limits = [
         f"It works at {rate / 1000:g} kHz {channels}: the stems hold nothing above {rate / 2000:g} kHz.",
         f"It was trained {trained.rstrip('.')}.",
-        "It knows instruments by the timbres it was trained on: the same instrument with another player, room or "
-        "microphone is separated worse, sometimes not at all.",
-        f"It knows {known}. Whatever else sounds is shared among the stems.",
+        "It has learned the timbres of its training data: the same instrument with another player, room or "
+        "microphone is separated less well, sometimes not at all.",
+        f"It knows {known}. Other sounds are distributed among the stems.",
     ]
     if separator.config.outputs != "slots" and not (separator.listens and separator.config.context != "labels"):
         limits.append("Two players of one instrument stay together in one stem.")
