@@ -120,7 +120,7 @@ def test_the_page_has_all_tracks_the_video_the_scores_and_the_limits(separated: 
         "nothing above 4 kHz" in html
         and "It was trained on quickstart: drawn players of recorded samples.</li>" in html
     )
-    assert "by the timbres it was trained on" in html and "<dd>violin, cello</dd>" in html
+    assert "has learned the timbres of its training data" in html and "<dd>violin, cello</dd>" in html
 
 
 def test_the_page_names_the_model_as_it_was_asked_for_and_what_its_card_tells(
