@@ -14,6 +14,7 @@ _hook = install_import_hook("vimss", "beartype.beartype")
 
 import pytest  # noqa: E402
 
+from vimss import cli  # noqa: E402
 from vimss.model.networks.wave_u_net.config import WaveUNetConfig  # noqa: E402
 from vimss.shards.instruments import INSTRUMENTS  # noqa: E402
 from vimss.shards.manifest import Manifest  # noqa: E402
@@ -90,3 +91,20 @@ def small_model(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "small"
     save_separator(folder, Separator(config, ("vn", "vc", "fl"), 8000), {})
     return folder
+
+
+@pytest.fixture
+def vimss_says(monkeypatch, tmp_path, capsys):
+    """Runs the command line in this process: exit code, output, errors. The store is an empty folder."""
+    monkeypatch.setenv("VIMSS_STORE", str(tmp_path / "store"))
+
+    def run(*arguments: object) -> tuple[object, str, str]:
+        code: object = 0
+        try:
+            cli.main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = end.code or 0
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run

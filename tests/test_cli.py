@@ -1,5 +1,3 @@
-import ast
-import inspect
 import json
 import os
 import re
@@ -12,28 +10,25 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import get_args
 
 import matplotlib.image
 import numpy as np
 import pytest
 import ray
-import torch
 import typer
 import yaml
 
-import vimss
-from vimss import cli, console, doctor, media, verbs
+from vimss import api, cli
 from vimss.baselines import BASELINES
 from vimss.model.networks.wave_u_net import WaveUNetConfig
 from vimss.model.separator import Separator, save_separator
 from vimss.search.consistency import load_experiment
-from vimss.search.events import TrialReported, TrialStarted
 from vimss.search.study import TrialRecord, locked, study_folder, write_record
+from vimss.session import open_session
+from vimss.shards.recipe import load_recipe
 from vimss.shards.write import shards_folder, write_shards
 from vimss.storage import Store
 from vimss.track import Tracking
-from vimss.train.device import has_bfloat16_units
 
 HEAVY = {"torch", "ray", "mlflow", "av", "matplotlib", "webdataset", "numpy", "optuna", "cv2", "music21", "pydantic"}
 
@@ -64,27 +59,11 @@ OPTIONS = {
     "ui": ["--help", "--on", "--port"],
     "quickstart": ["--help", "--json", "--on", "--seed", "--wait"],
     "doctor": ["--help", "--json", "--on"],
+    "schema": ["--help"],
 }
 """Verbs and their options. Each one is a promise to scripts: a new one is added here on purpose or not at all."""
 
 HELP_SECONDS = 0.4
-
-
-@pytest.fixture
-def vimss_says(monkeypatch, tmp_path, capsys):
-    """Runs the command line in this process: exit code, output, errors. The store is an empty folder."""
-    monkeypatch.setenv("VIMSS_STORE", str(tmp_path / "store"))
-
-    def run(*arguments: object) -> tuple[object, str, str]:
-        code: object = 0
-        try:
-            cli.main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            code = end.code or 0
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -189,8 +168,8 @@ def written(tmp_path, small_manifest, small_recipe) -> Path:
     ("code", "arguments", "message"),
     [
         (2, "shard nothing", "shards/nothing.yaml must be a YAML file; got no such file"),
-        (2, "shard quickstart --source {0}/nowhere", "--source must name the folder that a corpus lies in; got no"),
-        (2, "shard urmp --source {0}/file", "--source must name the folder that a corpus lies in; got no folder"),
+        (2, "shard quickstart --source {0}/nowhere", "--source must name the folder of a corpus; got no folder"),
+        (2, "shard urmp --source {0}/file", "--source must name the folder of a corpus; got no folder"),
         (2, "shard quickstart --source {0}", "the chamber corpus is generated; got the source folder"),
         (2, "shard urmp", "the corpus 'urmp' needs the folder that it lies in; got no --source"),
         (2, "shard quickstart --check --show", "--check reads what was written; got --source or --show beside it"),
@@ -290,13 +269,6 @@ def test_a_model_in_a_folder_is_scored_on_shards_of_any_recipe(vimss_says, tmp_p
     assert "resampled from 8000 Hz to its 4000 Hz and back" in err and "fl is its flute; vn is its violin" in err
 
 
-def test_a_gpu_that_is_not_there_is_refused_before_a_recording_is_read(vimss_says, tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    save_separator(tmp_path / "tiny", Separator(WaveUNetConfig(levels=3, filters=4), ("vn", "vc"), 8000), {})
-    code, _, err = vimss_says("separate", tmp_path / "a.wav", "--model", tmp_path / "tiny", "--device", "cuda")
-    assert code == 2 and "--device cuda needs an NVIDIA or AMD GPU that PyTorch finds; got only" in err
-
-
 def test_an_unknown_experiment_lists_those_that_exist(vimss_says):
     code, _, err = vimss_says("compare", "nothing")
     known = ", ".join(sorted(path.name for path in Path("experiments").glob("*.yaml")))
@@ -345,7 +317,7 @@ def test_that_command_writes_the_shards_that_the_experiment_looks_for(vimss_says
     (wanted,), (command,) = re.findall(r"got no (.*)/manifest.json", err), re.findall("run `vimss (.*)`", err)
     verb, *words = shlex.split(command)
     given = typer.main.get_command(cli.app).commands[verb].make_context(verb, words).params
-    recipe = verbs.recipe_of(given["recipe"], given["seed"], given["minutes"], given["changes"] or ())
+    recipe = load_recipe(given["recipe"], given["changes"] or (), given["seed"], given["minutes"])
     assert str(shards_folder(recipe, "my music", Store(tmp_path / "store"))) == wanted
     assert expected.items() <= recipe.model_dump().items()
 
@@ -363,8 +335,8 @@ def test_compare_draws_the_losses_of_the_best_trials(vimss_says, tmp_path):
     experiment = own_experiment(tmp_path, "recipe: {picture: {size: 32}}")
     (command,) = re.findall("run `vimss (.*)`", vimss_says("compare", experiment)[2])
     vimss_says(*shlex.split(command))
-    loaded, store = verbs.experiment_of(str(experiment)), Store(tmp_path / "store")
-    folder = study_folder(loaded, verbs.shards_of(verbs.known_place("local"), loaded), store) / "search" / "a"
+    loaded, store = load_experiment(str(experiment)), Store(tmp_path / "store")
+    folder = study_folder(loaded, api.load_shards(open_session("local"), loaded), store) / "search" / "a"
     (folder / "model").mkdir(parents=True)
     reports = tuple({"audio_seconds": 4.0 * number, "valid_loss": -1.0 * number} for number in (1, 2, 3))
     write_record(
@@ -409,7 +381,7 @@ def diverging(tmp_path_factory) -> tuple[Path, Path]:
     """The YAML of that experiment, and a store with its shards."""
     folder = tmp_path_factory.mktemp("diverging")
     experiment, store = own_experiment(folder, *DIVERGES), Store(folder / "store").make()
-    recipe = verbs.recipe_for(verbs.experiment_of(str(experiment)))
+    recipe = api.experiment_recipe(load_experiment(str(experiment)))
     write_shards(recipe, "my music", store)
     return experiment, store.root
 
@@ -432,8 +404,8 @@ def test_the_same_search_at_once_is_refused_before_ray_starts_and_names_the_othe
 ):
     experiment, store = diverging
     monkeypatch.setenv("VIMSS_STORE", str(store))
-    loaded = verbs.experiment_of(str(experiment))
-    with locked(study_folder(loaded, verbs.shards_of(verbs.known_place("local"), loaded), Store(store))):
+    loaded = load_experiment(str(experiment))
+    with locked(study_folder(loaded, api.load_shards(open_session("local"), loaded), Store(store))):
         monkeypatch.setattr("ray.init", None)
         code, out, err = vimss_says("search", experiment)
     assert (code, out) == (1, "")
@@ -477,303 +449,8 @@ def test_ctrl_c_ends_the_pages_of_the_runs_well(ctrl_c, tmp_path, migrated):
     assert process.returncode == 0
 
 
-def test_doctor_asks_the_cluster_of_a_place(vimss_says, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        address = f"127.0.0.1:{closed.getsockname()[1]}"
-    (tmp_path / "runtime.yaml").write_text(f"ray_address: {address}", encoding="utf-8")
-    code, out, _ = vimss_says("doctor", "--json", "--on", tmp_path)
-    (ray,) = [finding for finding in json.loads(out) if finding["what"] == "Ray"]
-    assert code == 1 and (ray["ok"], ray["fix"]) == (False, "start it, or use --on local")
-    assert "Connection refused" in ray["found"]
-
-
-def test_doctor_finds_a_tracking_server_that_is_down_and_a_temporary_folder_that_is_missing(
-    vimss_says, tmp_path, monkeypatch
-):
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        address = f"http://127.0.0.1:{closed.getsockname()[1]}"
-    (tmp_path / "runtime.yaml").write_text(f"tracking_uri: {address}", encoding="utf-8")
-    monkeypatch.setenv("TMPDIR", "/nowhere")
-    code, out, _ = vimss_says("doctor", "--json", "--on", tmp_path)
-    findings = {finding["what"]: finding for finding in json.loads(out)}
-    assert code == 1 and not findings["tracking"]["ok"] and "Connection refused" in findings["tracking"]["found"]
-    assert findings["temporary files"]["fix"] == "set TMPDIR to a writable folder with free space"
-    assert "/nowhere, where no file can be made" in findings["temporary files"]["found"]
-
-
-def test_doctor_names_the_units_that_training_would_use(vimss_says):
-    findings = {finding["what"]: finding["found"] for finding in json.loads(vimss_says("doctor", "--json")[1])}
-    has_units = has_bfloat16_units(torch.device("cpu")) or torch.cuda.is_available()
-    assert ("no units" in findings["bfloat16"]) != has_units
-    assert torch.backends.cpu.get_cpu_capability() in findings["vector units"] or "NEON" in findings["vector units"]
-
-
-AVX2 = {"avx2": True, "avx512_f": False, "avx512_bf16": False, "architecture": "x86_64"}
-AVX512 = {**AVX2, "avx512_f": True, "avx512_bf16": True, "amx_bf16": True, "cpu_name": "bf16"}
-ARM = {"neon": True, "bf16": True, "sve": False, "sve_max_length": 0}
-
-
-@pytest.mark.parametrize(
-    ("capabilities", "used", "found"),
-    [
-        (AVX512, "AVX512", "AVX-512, AVX2; torch computes with AVX512"),
-        (AVX2, "AVX2", "AVX2; torch computes with AVX2"),
-        (ARM, "DEFAULT", "NEON; torch computes with NEON"),
-        ({**ARM, "sve": True}, "SVE256", "SVE, NEON; torch computes with SVE256"),
-        ({}, "DEFAULT", "none that is known; torch computes without AVX2: training and separation are slow here"),
-    ],
-)
-def test_doctor_names_the_vector_units(monkeypatch, capabilities, used, found):
-    monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
-    assert doctor.vector_units(capabilities, used) == doctor.Finding("vector units", found)
-
-
-def test_doctor_tells_who_holds_torch_to_older_units(monkeypatch):
-    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
-    finding = doctor.vector_units(AVX512, "AVX2")
-    assert finding.found == "AVX-512, AVX2; torch is held to AVX2 by ATEN_CPU_CAPABILITY=avx2" and not finding.ok
-    assert finding.fix.startswith("unset ATEN_CPU_CAPABILITY")
-
-
-@pytest.mark.parametrize(
-    ("capabilities", "on_gpu", "found"),
-    [
-        (AVX512, False, "AMX, AVX512_BF16: training.precision: bfloat16 and optimizer: muon have units"),
-        (AVX512, True, "AMX, AVX512_BF16, GPU: training.precision: bfloat16 and optimizer: muon have units"),
-        (ARM, False, "NEON bf16: training.precision: bfloat16 and optimizer: muon have units"),
-        (AVX2, True, "GPU: training.precision: bfloat16 and optimizer: muon have units there, not on the cores"),
-        (
-            AVX2,
-            False,
-            "no units for it: training.precision must be float32, and optimizer: muon, which multiplies in bfloat16, "
-            "takes longer per step",
-        ),
-    ],
-)
-def test_doctor_says_what_follows_from_the_units_for_bfloat16(capabilities, on_gpu, found):
-    assert doctor.bfloat16_units(capabilities, on_gpu) == doctor.Finding("bfloat16", found)
-
-
 def test_an_alias_that_does_not_exist_fails_and_lists_what_there_is(vimss_says, tmp_path, migrated):
     shutil.copytree(migrated, Store(tmp_path / "store").make().tracking)
     code, out, err = vimss_says("separate", "quartet.mp4", "--model", "models:/quickstart@champion")
     assert (code, out) == (1, "")
     assert "version or alias 'champion'; got no model 'quickstart'. To fix: run a search first" in err
-
-
-def test_a_recording_that_does_not_exist_fails(vimss_says, tmp_path):
-    code, out, err = vimss_says(
-        "separate", tmp_path / "none.wav", "--model", small_model(tmp_path), "--instruments", "vn"
-    )
-    assert (code, out) == (1, "") and "none.wav must be a media file; got no such file" in err
-
-
-def recorded(path: Path, seconds: float = 1.0) -> Path:
-    sound = np.random.default_rng(0).uniform(-0.3, 0.3, (1, round(8000 * seconds))).astype(np.float32)
-    media.write_wav(path, sound, 8000)
-    return path
-
-
-def test_json_is_all_that_goes_to_the_output(vimss_says, tmp_path):
-    recording = recorded(tmp_path / "duet.wav")
-    arguments = ["--model", small_model(tmp_path), "--instruments", "vn,vc", "--out", tmp_path / "out", "--json"]
-    code, out, err = vimss_says("separate", recording, *arguments)
-    found = json.loads(out)
-    heard = found.pop("heard")
-    assert code == 0 and found == {
-        "page": str(tmp_path / "out" / "page.html"),
-        "stems": {label: str(tmp_path / "out" / f"{label}.wav") for label in ("vn", "vc")},
-        "gain_db": 0.0,
-        "scores": {},
-        "notes": [],
-    }
-    assert (
-        heard["stream"] == 0
-        and heard["seconds"] == pytest.approx(1)
-        and heard["level_db"] == pytest.approx(-15.2, abs=0.2)
-    )
-    assert "separate duet.wav" in err and "heard mono, 8 kHz, 1.0 s, -15.2 dBFS" in err
-
-
-def test_gain_and_scores_are_told(vimss_says, tmp_path):
-    recording = recorded(tmp_path / "duet.wav")
-    recorded(tmp_path / "true" / "violin.wav")
-    model = small_model(tmp_path, loud=100.0)
-    arguments = ["--model", model, "--instruments", "vn,vc", "--references", tmp_path / "true"]
-    code, out, _ = vimss_says("separate", recording, *arguments)
-    assert code == 0
-    assert re.search(r"^all stems are turned down by \d+\.\d dB, so that none clips$", out, re.MULTILINE)
-    assert re.search(r"^vn: SI-SDR improvement [+-]\d+\.\d dB$", out, re.MULTILINE)
-    found = json.loads(vimss_says("separate", recording, *arguments, "--json")[1])
-    assert found["gain_db"] < -1 and list(found["scores"]) == ["vn"]
-
-
-def test_recordings_of_one_name_have_folders_of_their_own(vimss_says, tmp_path):
-    common = ["--model", small_model(tmp_path), "--instruments", "vn", "--json"]
-    for number, seconds in enumerate((1.0, 1.5, 2.0)):
-        recorded(tmp_path / str(number) / "take.wav", seconds)
-    order = (0, 1, 2, 0, 1)
-    found = [json.loads(vimss_says("separate", tmp_path / str(n) / "take.wav", *common)[1])["page"] for n in order]
-    assert [Path(page).parent.name for page in found] == ["take", "take-2", "take-3", "take", "take-2"]
-
-
-def test_another_recording_needs_leave_to_replace_stems(vimss_says, tmp_path):
-    common = ["--model", small_model(tmp_path), "--instruments", "vn", "--out", tmp_path / "out"]
-    for number, seconds in enumerate((1.0, 1.5)):
-        recorded(tmp_path / str(number) / "take.wav", seconds)
-    assert vimss_says("separate", tmp_path / "0" / "take.wav", *common)[0] == 0
-    code, out, err = vimss_says("separate", tmp_path / "1" / "take.wav", *common)
-    assert (code, out) == (2, "") and "or add --overwrite to replace them" in err
-    assert vimss_says("separate", tmp_path / "1" / "take.wav", *common, "--overwrite")[0] == 0
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "a" * 251,
-        "弦" * 80,
-        "two\nlines",
-        "-dash",
-        "dots..",
-        "esc\x1b[31m",
-        os.fsdecode(b"latin\xe9"),
-        "[red]a[/red]",
-        "'\"",
-    ],
-)
-def test_a_recording_may_have_any_name(vimss_says, tmp_path, name):
-    recording = recorded(tmp_path / f"{name}.wav")
-    code, out, err = vimss_says("separate", recording, "--model", small_model(tmp_path), "--instruments", "vn")
-    assert code == 0 and "Traceback" not in err and "\x1b" not in out + err
-    lines = out.splitlines()
-    assert len(lines) == 2 and lines[1].endswith("page.html")
-    (page,) = (tmp_path / "store" / "stems").glob("*/page.html")
-    assert page.read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("out", ["x" * 300, "duet.wav/stems", "duet.wav", "loop", ".", ""])
-def test_a_folder_that_cannot_be_is_refused_before_the_work(vimss_says, tmp_path, monkeypatch, out):
-    recording, model = recorded(tmp_path / "duet.wav"), small_model(tmp_path)
-    (tmp_path / "loop").symlink_to("loop")
-    monkeypatch.chdir(tmp_path)
-    code, printed, err = vimss_says("separate", recording, "--model", model, "--instruments", "vn", "--out", out)
-    assert code in (1, 2) and printed == "" and "heard" not in err and len(err.splitlines()) == 1
-    assert err.startswith("error: ") and "To fix: " in err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--stream", "-1"], "Invalid value for '--stream'"),
-        (["--stream", "3"], "must have at least 4 sound streams; got 1"),
-        (
-            ["--channel", "centre"],
-            "'centre' is not one of 'all', 'left', 'right', 'mid', 'side'",
-        ),
-        (["--channel", "side"], "must have two channels to hear their difference; got mono"),
-        (["--instruments", "2 violins"], "got '2 violins'. To fix: did you mean 'vn,vn'?"),
-        (["--references", "nowhere"], "--references must be a folder of true stems; got nowhere, which does not exist"),
-    ],
-)
-def test_bad_arguments_of_a_separation_are_explained(vimss_says, tmp_path, arguments, message):
-    common = ["--model", small_model(tmp_path), "--instruments", "vn", "--out", tmp_path / "out"]
-    code, out, err = vimss_says("separate", recorded(tmp_path / "duet.wav"), *common, *arguments)
-    assert code in (1, 2) and out == "" and message in err and not (tmp_path / "out").exists()
-
-
-def test_the_channels_of_the_command_line_are_those_of_media():
-    channel = cli.separate.__annotations__["channel"].__origin__
-    assert get_args(channel) == get_args(media.Channel)
-
-
-@pytest.mark.slow
-def test_a_full_disk_ends_the_verb_with_one_line_and_exit_code_1(tmp_path):
-    recording, model = recorded(tmp_path / "in" / "take.wav", 3.0), small_model(tmp_path)
-    (tmp_path / "out").mkdir()
-    command = [sys.executable, "-m", "vimss", "separate", recording, "--model", model, "--instruments", "vn,vc"]
-    ran = subprocess.run(
-        [*map(str, command), "--out", str(tmp_path / "out" / "take")],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 1 and ran.stderr.count("\n") == ran.stderr.count("  heard") + 1
-    assert "take must fit on the disk; got File too large" in ran.stderr and list((tmp_path / "out").iterdir()) == []
-
-
-def test_doctor_names_every_library_with_its_version_or_a_way_to_get_it(vimss_says):
-    code, out, _ = vimss_says("doctor", "--json")
-    findings = {finding["what"]: finding for finding in json.loads(out)}
-    machine = {"Python", "cores", "GPUs", "bfloat16", "Ray", "codecs", "names", "temporary files", "store", "tracking"}
-    assert set(doctor.LIBRARIES) | machine <= set(findings)
-    assert code == (0 if all(finding["ok"] for finding in findings.values()) else 1)
-    assert all(finding["found"] and (finding["ok"] or finding["fix"]) for finding in findings.values())
-
-
-def test_a_json_result_has_null_where_a_figure_is_not_defined(capsys):
-    cli.print_json({"label_contrast": float("nan"), "scores": [float("inf"), 1.5]})
-    assert json.loads(capsys.readouterr().out) == {"label_contrast": None, "scores": [None, 1.5]}
-
-
-@pytest.mark.parametrize("name", vimss.__all__)
-def test_every_public_name_resolves_to_what_its_module_defines(name):
-    value = getattr(vimss, name)
-    assert callable(value) and value.__module__.startswith("vimss.") and name in dir(vimss)
-
-
-def test_no_public_name_hides_a_module():
-    modules = {path.stem for path in Path(vimss.__file__).parent.iterdir()}
-    assert not modules & set(vimss.__all__)
-
-
-def test_an_unknown_name_of_the_package_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="module 'vimss' has no attribute 'separat'"):
-        vimss.separat  # noqa: B018
-
-
-def test_the_docstring_lists_every_public_name_in_one_line():
-    listed = re.findall(r"^    (\w+) {2,}\S.*$", vimss.__doc__.partition("From a notebook")[2], re.MULTILINE)
-    assert listed == vimss.__all__
-
-
-def test_the_example_of_the_docstring_calls_what_exists_with_arguments_it_takes():
-    text = inspect.cleandoc(vimss.__doc__).partition("For example:\n")[2]
-    calls = [node for node in ast.walk(ast.parse(inspect.cleandoc(text))) if isinstance(node, ast.Call)]
-    ours = [call for call in calls if isinstance(call.func, ast.Attribute) and ast.unparse(call.func.value) == "vimss"]
-    for call in ours:
-        signature = inspect.signature(getattr(vimss, call.func.attr))
-        signature.bind(*call.args, **{keyword.arg: keyword.value for keyword in call.keywords})
-    assert len(ours) >= 6
-
-
-def small_model(folder: Path, loud: float = 1.0) -> Path:
-    torch.manual_seed(0)
-    config = WaveUNetConfig(
-        levels=2,
-        filters=2,
-        down_kernel=5,
-        site="decoder",
-        outputs="queries",
-        padding="same",
-        output_activation="linear",
-    )
-    separator = Separator(config, ("vn", "va", "vc"), 8000)
-    with torch.no_grad():
-        separator.unet.head.weight.mul_(loud)
-    save_separator(folder / "model", separator, {})
-    return folder / "model"
-
-
-def test_waiting_and_lost_clips_are_told_once_a_search(capsys):
-    lines = console.SearchLines(lambda _: None, load_experiment("quickstart"))
-    lines(TrialStarted("search", "a", None, {}))
-    for wait, lost in ((0.05, 0.0), (0.2, 0.0), (0.3, 3.0), (0.4, 4.0)):
-        metrics = {"valid_loss": -1.0, "loader_wait": wait, "lost_clips": lost}
-        lines(TrialReported("search", "a", 10.0, metrics))
-    said = capsys.readouterr().err
-    assert (
-        said.count("waits for batches") == 1
-        and "trial 1 waits for batches 20% of its time: raise loader_workers" in said
-    )
-    assert said.count("damaged") == 1 and "leaves out 3 damaged clips" in said

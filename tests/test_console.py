@@ -2,6 +2,7 @@
 
 import ast
 import io
+import json
 import logging
 import subprocess
 import sys
@@ -202,7 +203,7 @@ def test_the_lines_of_a_search_count_what_is_left_down_to_nothing(capsys):
     assert reported("d", 900.4).endswith("at 900 of 900 audio seconds, loss -1.00 dB (best -1.00), 10 x real time")
     assert not any("-0" in line or " 0 s" in line for line in said)
     told = capsys.readouterr().err
-    assert told.count("waits at the rung for the others") == 4 and told.count("goes on to the whole budget") == 2
+    assert told.count("waits at the rung for the others") == 4 and told.count("continues to its whole budget") == 2
 
 
 def test_for_asha_what_is_left_is_the_most_that_may_be(capsys):
@@ -263,3 +264,22 @@ def test_trials_that_are_scored_again_are_one_line(capsys):
         lines(TrialsScoredAgain(done, 3))
     assert said == [f"{done} of 3 trials scored again, on another validation set" for done in (1, 2)]
     assert capsys.readouterr().err == "  scored again, on another validation set: 3 trials\n"
+
+
+def test_waiting_and_lost_clips_are_told_once_a_search(capsys):
+    lines = SearchLines(lambda _: None, load_experiment("quickstart"))
+    lines(TrialStarted("search", "a", None, {}))
+    for wait, lost in ((0.05, 0.0), (0.2, 0.0), (0.3, 3.0), (0.4, 4.0)):
+        metrics = {"valid_loss": -1.0, "loader_wait": wait, "lost_clips": lost}
+        lines(TrialReported("search", "a", 10.0, metrics))
+    said = capsys.readouterr().err
+    assert (
+        said.count("waits for batches") == 1
+        and "trial 1 waits for batches 20% of its time: raise loader_workers" in said
+    )
+    assert said.count("damaged") == 1 and "leaves out 3 damaged clips" in said
+
+
+def test_a_json_result_has_null_where_a_figure_is_not_defined(capsys):
+    console.print_json({"label_contrast": float("nan"), "scores": [float("inf"), 1.5]})
+    assert json.loads(capsys.readouterr().out) == {"label_contrast": None, "scores": [None, 1.5]}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from vimss.evaluate import evaluate
+from vimss.evaluations import evaluate_systems
 from vimss.media import write_video, write_wav
 from vimss.model.separator import Separator
 from vimss.shards.recipe import load_recipe
@@ -18,7 +19,6 @@ from vimss.stream.read import read_clips
 from vimss.systems import ModelSystem
 from vimss.train.config import Settings, ValidationConfig
 from vimss.train.loop import Training, train
-from vimss.verbs import evaluate_systems
 
 RATE, SAMPLES = 8000, 12_000
 SMALL = [

@@ -10,10 +10,11 @@ import pytest
 import torch
 from untrained_models import KINDS, saver
 
-from vimss import report, verbs
+from vimss import api, evaluations, report
 from vimss.baselines import BASELINES
 from vimss.baselines.mixture import MixtureBaseline
 from vimss.config import parse_config
+from vimss.console import show_rate
 from vimss.errors import ConfigError, ModelError
 from vimss.evaluate import (
     Evaluation,
@@ -25,14 +26,20 @@ from vimss.evaluate import (
     two_source_mixtures,
 )
 from vimss.experiment import Experiment
-from vimss.model.device import find_device
+from vimss.model.device import device_of_tasks, find_device
+from vimss.pages.of_trial import excerpt_files
+from vimss.promote import registry_figures
 from vimss.runtime import Place
 from vimss.search.study import Study, TrialRecord
 from vimss.shards.manifest import open_manifest
 from vimss.stream import fixed
 from vimss.stream.read import read_clips
 from vimss.stream.scene import pieces_of
-from vimss.systems import BaselineSystem, baseline_systems, model_system
+from vimss.systems import (
+    BaselineSystem,
+    baseline_systems,
+    model_system,
+)
 from vimss.train.config import Settings
 
 
@@ -116,11 +123,11 @@ def bare_manifest(small_manifest, tmp_path):
 @pytest.mark.parametrize("split", ["test", "test_unheard", "promote", "valid"])
 def test_several_systems_have_their_mixtures_decoded_once(bare_manifest, save, decoded, split):
     models = {"a": save(), "b": save(KINDS["slots"]), "c": save(KINDS["one output per label, frames"])}
-    verbs.evaluate_systems(bare_manifest, {}, split, references=("mixture",), whole_pieces=False)
+    evaluations.evaluate_systems(bare_manifest, {}, split, references=("mixture",), whole_pieces=False)
     once = decoded.copy()
     assert once and set(once) == {(split, ("audio",))}
     decoded.clear()
-    rows = verbs.evaluate_systems(bare_manifest, models, split, whole_pieces=False)
+    rows = evaluations.evaluate_systems(bare_manifest, models, split, whole_pieces=False)
     # A network that looks at pictures reads them, and nothing more.
     assert len(rows) == 3 + len(BASELINES) and set(decoded) == {(split, ("picture",))}
     assert {row.two_sources.mixtures for row in rows} == {64}
@@ -168,7 +175,7 @@ def test_every_kind_of_model_can_be_listened_to(small_manifest, kind):
     piece = next(pieces_of(small_manifest, "valid", kind.views)).beginning(16000)
     record = TrialRecord(cell="c", trial="t", state="finished", chosen={}, settings=Settings(), begun=0.0)
     experiment = Experiment(name="e", question="q", expected="x", shards="small")
-    files = report.excerpt_files(experiment, record, kind, piece, 8000)
+    files = excerpt_files(experiment, record, kind, piece, 8000)
     assert files["listen.html"].count(b"<audio") == 1 + 2 * len(piece.references)
     assert (b"an oracle tells outputs" in files["listen.html"]) == (not kind.ordered)
 
@@ -186,7 +193,7 @@ def test_every_kind_of_model_can_be_listened_to(small_manifest, kind):
 )
 def test_a_model_of_another_corpus_is_refused(small_manifest, save, change, message):
     with pytest.raises(ModelError, match=message + r".*To fix: evaluate it on shards of its own recipe; a champion"):
-        verbs.evaluate_systems(small_manifest, {"old": save(**change)}, "promote", references=())
+        evaluations.evaluate_systems(small_manifest, {"old": save(**change)}, "promote", references=())
 
 
 @pytest.fixture(scope="module")
@@ -221,8 +228,8 @@ def test_the_table_of_cells_shows_the_trial_that_would_be_promoted(study):
     rows = {row[0]: row for row in report.comparison_rows(EXPERIMENT, study)}
     assert rows["site=none"] == ("site=none", "2", "1", "-1.00", "site worse")
     assert rows["site=decoder"] == ("site=decoder", "2", "1", "-2.00", "site better")
-    assert verbs.best_trial(EXPERIMENT, study).trial == "better"
-    assert {cell: trial.trial for cell, trial in verbs.best_trials(EXPERIMENT, study).items()} == {
+    assert api.best_trial(EXPERIMENT, study).trial == "better"
+    assert {cell: trial.trial for cell, trial in api.best_trials(EXPERIMENT, study).items()} == {
         "site=none": "worse", "site=decoder": "better", "blind": "baseline",
     }  # fmt: skip
 
@@ -282,20 +289,20 @@ def test_the_table_of_cells_says_which_part_of_the_validation_set_a_loss_is_of(s
 
 def test_the_registry_shows_the_best_trial_wherever_it_stands_in_the_table(study, small_manifest, capsys):
     models = {cell: study.best([cell]).folder / "model" for cell in ("site=none", "site=decoder")}
-    tested = verbs.evaluate_systems(small_manifest, models, "test", references=())
-    best = verbs.best_trial(EXPERIMENT, study)
+    tested = evaluations.evaluate_systems(small_manifest, models, "test", references=())
+    best = api.best_trial(EXPERIMENT, study)
     assert tested[0].system == "site=none"
-    assert verbs.registry_figures(best, tested)["test_pieces_sdr"] == tested[1].median("sdr")
+    assert registry_figures(best, tested)["test_pieces_sdr"] == tested[1].median("sdr")
     assert tested[0].median("sdr") != tested[1].median("sdr")
-    assert verbs.registry_figures(best, tested[:1]) == {}
-    verbs.save_evaluations(study, "test", tested)
-    assert verbs.registry_figures(best, verbs.load_evaluations(study, "test")) == verbs.registry_figures(best, tested)
+    assert registry_figures(best, tested[:1]) == {}
+    evaluations.save_evaluations(study, "test", tested)
+    assert registry_figures(best, evaluations.load_evaluations(study, "test")) == registry_figures(best, tested)
     report.print_evaluations("test", tested, best)
     assert "site=decoder on whole pieces" in capsys.readouterr().out
 
 
 def test_systems_without_training_are_one_row_each(small_manifest):
-    rows = verbs.evaluate_systems(small_manifest, {}, "test", whole_pieces=False)
+    rows = evaluations.evaluate_systems(small_manifest, {}, "test", whole_pieces=False)
     assert [row.system for row in rows] == list(BASELINES)
     assert {row.weights for row in rows} == {""}
 
@@ -323,27 +330,27 @@ def test_labels_that_are_not_scored_are_told_to_nobody(small_manifest):
 
 
 def test_parts_make_the_whole(small_manifest, oracle):
-    (found,) = verbs.evaluate_systems(small_manifest, {}, "test", references=("oracle ratio mask",))
+    (found,) = evaluations.evaluate_systems(small_manifest, {}, "test", references=("oracle ratio mask",))
     # As JSON, where an undefined figure equals itself.
     assert found.model_dump_json() == oracle.model_dump_json()
 
 
-def test_the_news_of_an_evaluation_have_rate_and_time_left(small_manifest):
-    seen, said = [], []
-    news = verbs.evaluation_news(said.append)
-    verbs.evaluate_systems(
+def test_the_progress_of_an_evaluation_has_rate_and_time_left(small_manifest):
+    seen, shown = [], []
+    show = show_rate(shown.append, "parts")
+    evaluations.evaluate_systems(
         small_manifest, {}, "test", references=("mixture",), whole_pieces=False,
-        on_progress=lambda progress: (seen.append(progress), news(progress)),
+        on_progress=lambda progress: (seen.append(progress), show(progress)),
     )  # fmt: skip
-    assert [progress.parts_done for progress in seen] == [0, 1, 2, 3, 4]
-    assert seen[-1].seconds_done == seen[-1].seconds == 64 * 4
-    assert re.fullmatch(r"4 of 4 parts, \d+ x real time, 0 s left, last mixture", said[-1])
+    assert [progress.done for progress in seen] == [0, 1, 2, 3, 4]
+    assert (seen[-1].seconds, seen[-1].share) == (64 * 4, 1)
+    assert re.fullmatch(r"4 of 4 parts, \d+ x real time, 0 s left, last mixture", shown[-1])
 
 
 def test_a_saved_evaluation_holds_an_interval_beside_every_median(small_manifest, oracle, tmp_path):
     study = Study(tmp_path, ())
-    verbs.save_evaluations(study, "test", [oracle])
-    (loaded,) = verbs.load_evaluations(study, "test")
+    evaluations.save_evaluations(study, "test", [oracle])
+    (loaded,) = evaluations.load_evaluations(study, "test")
     low, high = loaded.two_sources.intervals["si_sdr_improvement"]
     assert low < loaded.two_sources.si_sdr_improvement < high and loaded.two_sources.intervals["label_contrast"] is None
     assert set(loaded.intervals) == {"si_sdr_improvement", "sdr", "sir", "sar", "pes", "eps"}
@@ -377,8 +384,8 @@ def test_on_a_cluster_the_gpus_are_those_that_ray_counts(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("ray.is_initialized", lambda: True)
     monkeypatch.setattr("ray.cluster_resources", lambda: {"GPU": 2.0})
-    assert [verbs.device_of_tasks(cluster, name) for name in ("auto", "cuda", "cpu")] == ["cuda", "cuda", "cpu"]
+    assert [device_of_tasks(cluster, name) for name in ("auto", "cuda", "cpu")] == ["cuda", "cuda", "cpu"]
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 8.0})
-    assert verbs.device_of_tasks(cluster, "auto") == "cpu"
+    assert device_of_tasks(cluster, "auto") == "cpu"
     with pytest.raises(ConfigError, match="--device cuda needs an NVIDIA or AMD GPU .*; got a cluster of 0 GPUs"):
-        verbs.device_of_tasks(cluster, "cuda")
+        device_of_tasks(cluster, "cuda")

@@ -8,18 +8,16 @@ import numpy as np
 import pytest
 from untrained_models import KINDS, saver
 
-from vimss import verbs
+from vimss import evaluations
 from vimss.baselines import BASELINES
 from vimss.errors import DataError, ModelError
 from vimss.model.fit import fit_models, known_labels
 from vimss.model.separator import load_separator
-from vimss.runtime import Place
 from vimss.shards.clip import Clip, Player
 from vimss.shards.manifest import Manifest, PieceEntry, Shard
 from vimss.shards.recipe import load_recipe
 from vimss.shards.task import clip_members
-from vimss.storage import Store, sha256
-from vimss.track import Tracking
+from vimss.storage import sha256
 
 
 @pytest.fixture(scope="module")
@@ -125,13 +123,11 @@ def test_shards_that_cannot_be_scored_on_are_refused(save, tmp_path, players, ki
 
 def test_without_a_train_split_the_filters_are_left_out_and_that_is_said(save, tmp_path):
     manifest = written_alone(tmp_path, [Player("vn", "1", SOUND), Player("vc", "2", SOUND)])
-    store = Store(tmp_path / "store").make()
-    work = verbs.Work(Place(name="here"), store, Tracking(store))
-    asked = verbs.models_on_shards(work, [str(save())], manifest, "test")
-    assert set(asked.references) == {name for name, baseline in BASELINES.items() if not baseline.fitted}
-    assert {"mixture", "oracle ratio mask"} <= set(asked.references)
+    checked = evaluations.models_on_shards({"a": save()}, manifest, "test")
+    assert set(checked.references) == {name for name, baseline in BASELINES.items() if not baseline.fitted}
+    assert {"mixture", "oracle ratio mask"} <= set(checked.references)
     assert re.fullmatch(
         "no rows 'Wiener filter per label' and 'Wiener, all labels told'.*: 'alone' has no train split with stems to "
         "fit them on",
-        asked.sentences[-1],
+        checked.sentences[-1],
     )

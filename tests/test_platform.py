@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 import vimss
-from vimss.quickstart import HEAD_ADDRESS, job_command
+from vimss.quickstart.run import HEAD_ADDRESS, job_command
 from vimss.search.study import read_study
 from vimss.storage import Store
 
@@ -352,7 +352,7 @@ def test_the_wheel_holds_the_package_alone(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names} == {"vimss", f"vimss-{vimss.__version__}.dist-info"}
     modules = {str(path) for path in Path("vimss").rglob("*") if path.is_file() and path.suffix != ".pyc"}
-    assert {name for name in names if name.startswith("vimss/")} == modules
+    assert {name for name in names if name.startswith("vimss/")} == modules and "vimss/py.typed" in names
 
 
 MACHINES = r"(?<![\w.])/(?:root|home|Users|work|mnt|opt)/(?!vimss\b)[\w.]+|(?:pypi|pythonhosted|conda\.anaconda)\.org"

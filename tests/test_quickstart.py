@@ -10,25 +10,19 @@ import soundfile
 import typer
 import yaml
 
-from vimss import quickstart, verbs
+from vimss import api
 from vimss.cli import app
 from vimss.experiment import Experiment
 from vimss.media import probe, read_video
-from vimss.quickstart import (
-    BEST,
-    Result,
-    expected_seconds,
-    expected_time,
-    job_command,
-    labels_gain,
-    progress_of,
-    run,
-    tell,
-    write_recording,
-)
+from vimss.promote import resolve_model
+from vimss.quickstart import BEST, EXPERIMENT, Result, print_result, run
+from vimss.quickstart.estimate import expected_seconds, expected_time, progress_of
+from vimss.quickstart.result import labels_gain
+from vimss.quickstart.run import job_command, write_recording
 from vimss.search.consistency import load_experiment
 from vimss.search.remaining import Progress
 from vimss.search.study import TrialRecord
+from vimss.session import open_session
 from vimss.stream.read import read_pieces
 from vimss.track import set_alias
 
@@ -125,38 +119,38 @@ def test_a_first_champion_must_beat_the_wiener_filter_that_is_told_as_much(runs)
 def test_a_model_by_its_name_alone_is_its_champion_or_else_its_newest_version(runs, monkeypatch):
     store, result, _ = runs
     monkeypatch.setenv("VIMSS_STORE", str(store))
-    work, notes = verbs.known_place("local"), []
+    session, notes = open_session("local"), []
     expected = "models:/tiny@champion" if result.promotion.is_champion else "models:/tiny/1"
-    assert verbs.model_in_use(work, "models:/tiny", notes.append) == expected
+    assert resolve_model(session.tracking, "models:/tiny", notes.append) == expected
     assert notes == [] or "no version of 'tiny' is the champion: its newest is used, version 1" in notes
-    assert verbs.model_in_use(work, "models:/tiny/1") == "models:/tiny/1"
-    set_alias(work.tracking, "tiny", "champion", 1)
-    assert verbs.model_in_use(work, "models:/tiny") == "models:/tiny@champion"
+    assert resolve_model(session.tracking, "models:/tiny/1") == "models:/tiny/1"
+    set_alias(session.tracking, "tiny", "champion", 1)
+    assert resolve_model(session.tracking, "models:/tiny") == "models:/tiny@champion"
 
 
 @pytest.mark.slow
 def test_what_a_finished_run_left_is_not_counted_again(runs, monkeypatch):
     store, result, _ = runs
     monkeypatch.setenv("VIMSS_STORE", str(store))
-    said = expected_time(verbs.known_place("local"), result.experiment, verbs.recipe_for(result.experiment))
+    said = expected_time(open_session("local"), result.experiment, api.experiment_recipe(result.experiment))
     assert said.startswith("what is left takes about ")
 
 
 @pytest.mark.slow
 def test_it_tells_what_was_reached_and_how_to_go_on(runs, capsys):
     store, result, _ = runs
-    tell(result)
-    told = capsys.readouterr().out
+    print_result(result)
+    printed = capsys.readouterr().out
     for row in (
         "whole run, s",
-        "above the Wiener filter told as much",
+        "above the equally informed Wiener filter",
         "label contrast",
         "absent label",
         "gain from labels",
     ):
-        assert row in told
-    assert result.promotion.decision.sentence in told and f"{store}/quickstart.json" in told
-    assert "  platform/local/run vimss ui\n" in told and "vimss search /" in told
+        assert row in printed
+    assert result.promotion.decision.sentence in printed and f"{store}/quickstart.json" in printed
+    assert "  platform/local/run vimss ui\n" in printed and "vimss search /" in printed
 
 
 def test_a_first_run_takes_its_steps_and_the_stages_as_fast_as_a_step_is():
@@ -182,13 +176,13 @@ def test_trials_of_an_earlier_run_are_as_far_as_they_reported_and_failed_ones_ar
 def test_how_long_it_takes_is_said_of_this_machine_and_of_no_cluster(small_recipe, tmp_path, monkeypatch):
     monkeypatch.setenv("VIMSS_STORE", str(tmp_path))
     chosen = Experiment(name="tiny", shards="quickstart", **SMALL)
-    work = verbs.known_place("local")
-    said = expected_time(work, chosen, small_recipe)
+    session = open_session("local")
+    said = expected_time(session, chosen, small_recipe)
     assert re.fullmatch(
         r"this takes about \d+ (seconds?|minutes?) on this machine \(a training step takes [\d.e-]+ s\)", said
     )
     for change in ({"ray_address": "auto"}, {"gpus_per_worker": 1.0}):
-        elsewhere = replace(work, place=work.place.model_copy(update=change))
+        elsewhere = replace(session, place=session.place.model_copy(update=change))
         assert expected_time(elsewhere, chosen, small_recipe) == ""
 
 
@@ -201,7 +195,7 @@ def test_without_a_baseline_that_is_told_nothing_the_gain_of_labels_is_not_defin
 
 @pytest.mark.parametrize(("seed", "option"), [(None, []), (0, ["--seed", "0"]), (2, ["--seed", "2"])])
 def test_the_job_is_one_line_for_the_shell(seed, option):
-    words = shlex.split(job_command(quickstart.EXPERIMENT, seed, Path("/my music/store")))
+    words = shlex.split(job_command(EXPERIMENT, seed, Path("/my music/store")))
     assert words[:3] == ["RAY_AUTH_MODE=token", "RAY_API_SERVER_ADDRESS=http://127.0.0.1:8265", "platform/local/run"]
     assert json.loads(words[words.index("--runtime-env-json") + 1]) == {"env_vars": {"VIMSS_STORE": "/my music/store"}}
     python, m, vimss, verb, *rest = words[words.index("--") + 1 :]

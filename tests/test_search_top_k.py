@@ -16,6 +16,7 @@ from ray.tune.search.optuna import OptunaSearch
 from safetensors.torch import load_file
 from test_search import SMALL, experiment
 
+from vimss.api import check_finished
 from vimss.errors import StorageError, TrainingError
 from vimss.model.separator import load_separator
 from vimss.runtime import Place, ray_running
@@ -29,7 +30,6 @@ from vimss.shards.manifest import Manifest
 from vimss.storage import Store
 from vimss.train.distribute import CHECKPOINTS, Job, fit
 from vimss.train.figure import figure_of
-from vimss.verbs import check_finished
 
 
 def record(

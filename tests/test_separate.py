@@ -16,7 +16,6 @@ import torchvision
 from safetensors.torch import save_file
 
 from vimss import media
-from vimss import page as listening
 from vimss.errors import ConfigError, MediaError, ModelError, StorageError
 from vimss.metrics import si_sdr_improvement
 from vimss.model.apply import separate_all
@@ -24,9 +23,9 @@ from vimss.model.config import VisionConfig
 from vimss.model.contexts import Recording
 from vimss.model.networks.wave_u_net import WaveUNetConfig
 from vimss.model.separator import Separator, load_separator, save_separator
+from vimss.pages import listening, of_recording
 from vimss.separate import Options, Reports, Separated, separate
 from vimss.separate import folder as folders
-from vimss.separate import report_page as own_page
 from vimss.separate import scores as scoring
 from vimss.shards.manifest import Manifest
 from vimss.train.config import Settings
@@ -131,7 +130,7 @@ def test_the_page_has_all_tracks_the_video_the_scores_and_the_limits(separated: 
         "nothing above 4 kHz" in html
         and "It was trained on quickstart: drawn players of recorded samples.</li>" in html
     )
-    assert "by the timbres it was trained on" in html and "<dd>violin, cello</dd>" in html
+    assert "has learned the timbres of its training data" in html and "<dd>violin, cello</dd>" in html
 
 
 def test_the_page_names_the_model_as_it_was_asked_for_and_what_its_card_tells(
@@ -265,8 +264,8 @@ def test_stems_that_would_clip_share_one_gain_and_the_page_says_so(tmp_path: Pat
     gain = json.loads((tmp_path / "out" / "separated.json").read_text())["gain"]
     assert gain == pytest.approx(1 / np.abs(expected).max(), rel=1e-3)
     assert np.allclose(media.read_audio(found.stems["va"], RATE), expected[1] * gain, atol=2 / 32768)
-    assert "all stems are turned down by" in found.page.read_text()
-    assert found.gain == gain and found.sentences[0].startswith("all stems are turned down by")
+    assert "the gain of all stems is reduced by" in found.page.read_text()
+    assert found.gain == gain and found.sentences[0].startswith("the gain of all stems is reduced by")
 
 
 def test_progress_is_told_in_seconds_of_the_recording(tmp_path: Path, model: Path, recording: Path) -> None:
@@ -348,7 +347,7 @@ def peak_bytes(recording: Path, model: Path, out: Path, references: Path) -> int
 
 
 def test_memory_does_not_grow_with_the_recording(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (listening, own_page, scoring):
+    for module in (listening, of_recording, scoring):
         monkeypatch.setattr(module, "PAGE_SECONDS", 1.0)
     monkeypatch.setattr("vimss.model.apply.SMALLEST_BLOCK", 8192)
     peaks = []
@@ -364,9 +363,9 @@ def test_memory_does_not_grow_with_the_recording(tmp_path: Path, model: Path, mo
 RESIDENT = """
 import re, sys
 from pathlib import Path
-from vimss import page
-from vimss.separate import report_page, scores, separation
-for module in (page, report_page, scores):
+from vimss.pages import listening, of_recording
+from vimss.separate import scores, separation
+for module in (listening, of_recording, scores):
     module.PAGE_SECONDS = 1.0
 folder = Path(sys.argv[1])
 for name in ("short", "long"):
@@ -464,7 +463,7 @@ def test_what_was_heard_stands_on_the_page_and_is_told_before_the_work(
     found = separate(recording, model, tmp_path / "out", reports=Reports(told.append, told.append))
     heard = found.heard.sentence
     assert told.index(heard) < told.index("2 of 2 s")
-    assert f"<dt>Heard</dt><dd>{heard.removeprefix('heard ')}</dd>" in found.page.read_text()
+    assert f"<dt>Sound</dt><dd>{heard.removeprefix('heard ')}</dd>" in found.page.read_text()
 
 
 def test_one_channel_of_a_recording_can_be_separated(tmp_path: Path, model: Path) -> None:

@@ -169,7 +169,8 @@ def test_a_loop_of_links_is_refused(tmp_path):
 def test_a_folder_that_holds_what_is_read_is_refused(tmp_path):
     recording(tmp_path / "out" / "deep" / "vn.wav")
     with pytest.raises(
-        ConfigError, match=r"out must not hold what is separated, .*; got .*deep/vn\.wav\. To fix: choose"
+        ConfigError,
+        match=r"out must not hold the recording, the model or the references; got .*deep/vn\.wav\. To fix: choose",
     ):
         check_inputs_stay(tmp_path / "out", (None, tmp_path / "out" / "deep" / "vn.wav"))
     check_inputs_stay(tmp_path / "out", (tmp_path / "out2" / "vn.wav",))

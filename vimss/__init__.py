@@ -6,8 +6,9 @@ The stages, in the order in which data flows and modules import each other:
     shards -> stream -> model -> features -> train -> evaluate -> experiment -> search
            -> track -> promote -> separate
 
-Below them lies the ground (errors, choice, config, storage, runtime, media, metrics, page); on top the
-command line (cli) and quickstart, which calls the verbs. Read one file per stage.
+Below them is the ground (errors, choice, config, storage, runtime, media, metrics, intervals); above them are pages to
+look at and listen to, tables, the public functions (api), the quickstart, which calls them, and the command line (cli).
+Read one file per stage.
 
 Axis letters, used by every tensor shape in this project:
 
@@ -17,32 +18,31 @@ Axis letters, used by every tensor shape in this project:
 
 From a notebook, in the order of the flow (each is loaded when it is first used):
 
-    at_place          a place and its store, with Ray running: needed to write, search, evaluate, promote
-    known_place       the same without Ray: enough to look at what was done, and to separate
-    recipe_of         a recipe of shards/, checked
-    write             its shards, written now or before
+    open_session      a place with its store; as a `with` block also its Ray, to write, search, evaluate and promote
+    load_recipe       a recipe of shards/, checked
+    write_shards      write the shards of a recipe, or open them if they exist
     read_clips        the clips of a split, each a list of players
     read_pieces       whole pieces of a split
-    experiment_of     an experiment of experiments/, checked
-    shards_of         the shards that an experiment names
-    run_search        all its trials; what was run before is kept
-    study_of          the trials of an earlier search
+    load_experiment   an experiment of experiments/, checked
+    load_shards       the shards of an experiment
+    run_search        run all its trials; earlier ones are kept
+    load_study        the trials of an earlier search
     best_trials       the best trial of each cell
-    evaluate_systems  models, and the rows that give a dB its meaning, on one split
-    promote_best      register the best trial; champion where it is significantly better
+    evaluate_systems  score models, and rows that need no training, on one split
+    promote_best      register the best trial; make it the champion if it is significantly better
     load_separator    the network in a folder
-    separate_all      a recording, as a tensor, to its sources
-    separate_file     a recording, as a file, to WAVs and a page
-    VimssError        every error that is raised on purpose; its rule, got and fix
+    separate_all      separate a recording, as a tensor, into its sources
+    separate_file     separate a recording, as a file, into WAVs and a page
+    VimssError        the base of all errors that are raised on purpose; it has rule, got and fix
 
 For example:
 
     import vimss
 
-    with vimss.at_place("local") as work:
-        manifest = vimss.write(work, "quickstart", vimss.recipe_of("quickstart"))
-        experiment = vimss.experiment_of("quickstart")
-        study, tracker = vimss.run_search(work, experiment, manifest)
+    with vimss.open_session("local") as session:
+        manifest = vimss.write_shards(session, "quickstart", vimss.load_recipe("quickstart"))
+        experiment = vimss.load_experiment("quickstart")
+        study, tracker = vimss.run_search(session, experiment, manifest)
         tracker.close()
         models = {cell: trial.folder / "model" for cell, trial in vimss.best_trials(experiment, study).items()}
         for evaluation in vimss.evaluate_systems(manifest, models, "test"):
@@ -56,22 +56,21 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "at_place": "vimss.verbs",
-    "known_place": "vimss.verbs",
-    "recipe_of": "vimss.verbs",
-    "write": "vimss.verbs",
+    "open_session": "vimss.session",
+    "load_recipe": "vimss.shards.recipe",
+    "write_shards": "vimss.api",
     "read_clips": "vimss.stream.read",
     "read_pieces": "vimss.stream.read",
-    "experiment_of": "vimss.verbs",
-    "shards_of": "vimss.verbs",
-    "run_search": "vimss.verbs",
-    "study_of": "vimss.verbs",
-    "best_trials": "vimss.verbs",
-    "evaluate_systems": "vimss.verbs",
-    "promote_best": "vimss.verbs",
+    "load_experiment": "vimss.experiment",
+    "load_shards": "vimss.api",
+    "run_search": "vimss.api",
+    "load_study": "vimss.api",
+    "best_trials": "vimss.api",
+    "evaluate_systems": "vimss.evaluations",
+    "promote_best": "vimss.promote",
     "load_separator": "vimss.model.separator",
     "separate_all": "vimss.model.apply",
-    "separate_file": "vimss.verbs",
+    "separate_file": "vimss.api",
     "VimssError": "vimss.errors",
 }
 """Public name to the module that defines it. None is called like a module: `vimss.search` is always the module."""

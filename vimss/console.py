@@ -1,10 +1,10 @@
-"""What people read while they wait: stage lines, trial lines, tables. Plain text where the output is not a terminal.
+"""Output for people: progress of stages, lines about trials, tables. Plain text where the output is not a terminal.
 
-with stage("corpus and shards") as say:
-    say("12 of 34 shards, 40 s left")
+with stage("corpus and shards") as show_progress:
+    show_progress("12 of 34 shards, 40 s left")
 
-Nothing else in VIMSS prints. Names of files, labels and messages come from strangers: brackets and colons are no markup
-here, and what would steer a terminal is shown by its code.
+Nothing else in VIMSS prints. Names of files, labels and messages are untrusted: brackets and colons are not markup
+here, and control characters are shown as their codes.
 """
 
 import logging
@@ -25,6 +25,7 @@ from rich.text import Text
 
 from vimss.config import to_json
 from vimss.experiment import Experiment
+from vimss.progress import SoundProgress
 from vimss.runtime import forward_warnings
 from vimss.search.events import (
     CellEnded,
@@ -38,28 +39,29 @@ from vimss.search.events import (
     TrialWaits,
 )
 from vimss.search.remaining import Progress, audio_left, longest
-from vimss.train.config import MUCH_WAITING
+from vimss.search.study import TrialRecord
+from vimss.train.config import MUCH_WAITING, VALIDATION_SOURCES
 
-Say = Callable[[str], None]
+ShowProgress = Callable[[str], None]
 
 SECONDS_BETWEEN_LINES = 10.0
-"""Where the output is a file, news come this often rather than on a line that is drawn anew."""
+"""When the output is not a terminal, print progress at this interval."""
 
 WIDTH = 120
-"""Columns of a table where the output has none of its own."""
+"""Width of a table, in columns, where the output is not a terminal."""
 
 NUMBERS_WIDTH = 112
-"""Columns that a table's numbers take beside a first column that is never cut: four with intervals."""
+"""Width of a table's numbers, in columns: four with intervals. The first column is never cut."""
 
 _STEERING = {"Cc", "Cs", "Zl", "Zp"}
-"""Unicode's categories of letters that move the cursor, end the line or cannot be encoded."""
+"""Unicode categories of characters that move the cursor, end the line or cannot be encoded."""
 
 _BIDIRECTIONAL = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""Letters that turn the order of those after them: with them, one name looks like another."""
+"""Characters that change the writing direction: with them, one name can look like another."""
 
 
 def printable(text: str, encoding: str = "utf-8") -> str:
-    r"""The text with codes in place of what would steer a terminal, or what its encoding lacks.
+    r"""The text with codes in place of control characters, and of characters that the encoding lacks.
 
     >>> print(printable("a\x1b[31mb.wav"))
     a\x1b[31mb.wav
@@ -70,14 +72,14 @@ def printable(text: str, encoding: str = "utf-8") -> str:
 def _code(letter: str) -> str:
     if unicodedata.category(letter) not in _STEERING and letter not in _BIDIRECTIONAL:
         return letter
-    # A byte of a file's name that is no UTF-8: Python's surrogate of it says nothing to anybody.
+    # A byte of a file name that is not UTF-8: show the byte rather than Python's surrogate.
     if "\udc80" <= letter <= "\udcff":
         return f"\\x{ord(letter) - 0xDC00:02x}"
     return letter.encode("unicode_escape").decode()
 
 
 class _Plain(Console):
-    """A console that prints what it is given: rich makes markup and emoji of every string that it is not kept from."""
+    """A console that prints text literally: by default rich interprets markup and emoji in every string."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(highlight=False, soft_wrap=True, **settings)
@@ -103,7 +105,7 @@ class _ToErrors(logging.Handler):
 
 
 def print_warnings() -> None:
-    """Show what the stages log, such as a clip that is left out; without this, Python would print it as it is."""
+    """Print the warnings that stages log, such as a clip that is left out, as lines like all others."""
     log = logging.getLogger("vimss")
     if not log.handlers:
         log.addHandler(_ToErrors(logging.WARNING))
@@ -111,40 +113,59 @@ def print_warnings() -> None:
 
 
 @contextmanager
-def stage(name: str) -> Iterator[Say]:
-    """Show that a stage runs, with the news it gives through `say`, and at its end how long it took."""
+def stage(name: str) -> Iterator[ShowProgress]:
+    """Show that a stage runs, the progress that it reports, and at its end how long it took."""
     begin = time.monotonic()
     if err.is_terminal:
-        # rich would take a plain string for markup here, whatever the console's own settings are.
+        # rich interprets a plain string as markup here, whatever the settings of the console.
         spinner = "dots" if err.encoding.startswith("utf") else "line"
         with err.status(err.render_str(name), spinner=spinner) as status:
-            yield lambda news: status.update(err.render_str(f"{name}: {news}"))
+            yield lambda progress: status.update(err.render_str(f"{name}: {progress}"))
     else:
-        spoken = begin
+        printed = begin
 
-        def say(news: str) -> None:
-            nonlocal spoken
-            if time.monotonic() - spoken >= SECONDS_BETWEEN_LINES:
-                spoken = time.monotonic()
-                err.print(f"  {name}: {news}")
+        def show_progress(progress: str) -> None:
+            nonlocal printed
+            if time.monotonic() - printed >= SECONDS_BETWEEN_LINES:
+                printed = time.monotonic()
+                err.print(f"  {name}: {progress}")
 
-        yield say
+        yield show_progress
     err.print(f"{name}: {time.monotonic() - begin:.0f} s")
 
 
-class SearchLines:
-    """A reporter: a line when a trial begins or ends; the rest goes to `say`, with rate and time left."""
+def show_rate(show_progress: ShowProgress, parts: str) -> Callable[[SoundProgress], None]:
+    """Show the progress of work on sound with its rate and the time left; `parts` names the parts, as in "shards"."""
+    begin = time.monotonic()
 
-    def __init__(self, say: Say, experiment: Experiment) -> None:
-        self.say = say
+    def show(progress: SoundProgress) -> None:
+        nonlocal begin
+        if not progress.done:
+            begin = time.monotonic()
+            return
+        passed = time.monotonic() - begin
+        left = passed * (1 - progress.share) / progress.share
+        show_progress(
+            f"{progress.done} of {progress.total} {parts}, {progress.seconds / passed:.0f} x real time, "
+            f"{left:.0f} s left" + (f", last {progress.last}" if progress.last else "")
+        )
+
+    return show
+
+
+class SearchLines:
+    """A reporter: a line when a trial begins or ends; other events update the progress, with rate and time left."""
+
+    def __init__(self, show_progress: ShowProgress, experiment: Experiment) -> None:
+        self.show_progress = show_progress
         self.experiment = experiment
         self.budgets = {cell.name: experiment.audio_seconds(cell) for cell in experiment.cells()}
         self.progress: dict[str, dict[str, Progress]] = {}
-        """By cell and trial."""
+        """Progress by cell and trial."""
         self.rates: dict[str, float] = {}
         """Audio seconds per second of each trial, as it last reported them."""
         self.at_once = 1
-        """The most trials that were seen to run at a time."""
+        """The largest number of trials that have run at the same time."""
         self.best = experiment.figure.worst
         self.numbers: dict[str, int] = {}
         self.warned: set[str] = set()
@@ -153,7 +174,7 @@ class SearchLines:
         """Take one event of a search."""
         match event:
             case TrialsScoredAgain(done=done, total=total) if done < total:
-                self.say(f"{done} of {total} trials scored again, on another validation set")
+                self.show_progress(f"{done} of {total} trials scored again, on another validation set")
             case TrialsScoredAgain(total=total):
                 err.print(f"  scored again, on another validation set: {total} trial{'s' if total > 1 else ''}")
             case CellStarted(cell=cell):
@@ -161,8 +182,8 @@ class SearchLines:
             case TrialStarted(trial=trial, chosen=chosen):
                 known = trial in self.numbers
                 number = self.numbers.setdefault(trial, len(self.numbers) + 1)
-                settings = ", ".join(f"{key.rpartition('.')[2]} {_short(value)}" for key, value in chosen.items())
-                err.print(f"    trial {number} {'goes on' if known else 'begins'}{': ' + settings if settings else ''}")
+                settings = ", ".join(f"{key.rpartition('.')[2]} {short(value)}" for key, value in chosen.items())
+                err.print(f"    trial {number} {'resumes' if known else 'begins'}{': ' + settings if settings else ''}")
                 self._note(event, "running")
             case TrialReported():
                 self._report(event)
@@ -170,7 +191,7 @@ class SearchLines:
                 err.print(f"    trial {self.numbers[trial]} waits at the rung for the others")
                 self._note(event, "waiting")
             case TrialContinues(trial=trial):
-                err.print(f"    trial {self.numbers[trial]} goes on to the whole budget")
+                err.print(f"    trial {self.numbers[trial]} continues to its whole budget")
                 self._note(event, "running")
             case TrialEnded(trial=trial, state=state, message=message):
                 err.print(f"    trial {self.numbers[trial]} {state}{': ' + message if message else ''}")
@@ -181,7 +202,7 @@ class SearchLines:
 
     @property
     def seconds_left(self) -> float:
-        """Of the whole search, by the rates of the trials so far; 0 where there are none yet."""
+        """Seconds left of the whole search, from the rates of its trials; 0 before the first report."""
         rates = [rate for rate in self.rates.values() if rate > 0]
         progress = {cell: list(trials.values()) for cell, trials in self.progress.items()}
         left = longest(audio_left(self.experiment, progress), self.at_once)
@@ -210,14 +231,14 @@ class SearchLines:
         ]
         left = self.seconds_left
         if left >= 1:
-            # ASHA prunes what is not known yet.
+            # ASHA may prune some of it.
             at_most = self.experiment.tune and self.experiment.search.scheduler == "asha"
             parts.append(f"{'at most ' if at_most else ''}about {duration(left)} of the search left")
-        self.say(", ".join(parts))
+        self.show_progress(", ".join(parts))
         self._warn(number, metrics)
 
     def _warn(self, number: int, metrics: Mapping[str, float]) -> None:
-        """What somebody should look into, each once a search."""
+        """Warn about slow loading and damaged clips, each once a search."""
         waited, lost = metrics.get("loader_wait", 0.0), metrics.get("lost_clips", 0.0)
         if waited > MUCH_WAITING and "waiting" not in self.warned:
             self.warned.add("waiting")
@@ -234,7 +255,7 @@ class SearchLines:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> None:
     """A table on the standard output; numbers to the right."""
-    # A question may stand in several lines of its YAML.
+    # A question may have several lines in its YAML.
     title, caption = (" ".join(map(str.strip, text.splitlines())) for text in (title, caption))
     table = Table(
         title=title, caption=caption or None, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD
@@ -243,7 +264,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index == 0)
     for row in rows:
         table.add_row(*row)
-    # Narrower terminals would cut names and numbers; a long line is the lesser evil.
+    # Narrower terminals would cut names and numbers; a line that wraps is better.
     needed = max((cell_len(printable(row[0], out.encoding)) for row in rows), default=0) + NUMBERS_WIDTH
     width = max(WIDTH, needed)
     wide = out if out.is_terminal and out.width >= width else _Plain(file=out.file, width=max(out.width, width))
@@ -251,7 +272,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words, as exact as an estimate is.
+    """Seconds in words, with the precision of an estimate.
 
     >>> duration(43.2), duration(240), duration(3 * 3600), duration(4 * 86400)
     ('43 seconds', '4 minutes', '3 hours', '4 days')
@@ -264,13 +285,14 @@ def duration(seconds: float) -> str:
 
 
 def decibel(value: float, interval: Sequence[float] | None = None) -> str:
-    """A ratio with its sign, and its interval where there is one; a dash where it is not defined."""
+    """A ratio with its sign and, if there is one, its interval; a dash if it is not defined."""
     if value != value:
         return "-"
     return f"{value:+.1f}" + (f" ({interval[0]:+.1f} to {interval[1]:+.1f})" if interval else "")
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """A setting's value with two digits."""
     return f"{value:.2g}" if isinstance(value, float) else str(value)
 
 
@@ -278,3 +300,9 @@ def show_warnings_of_workers() -> None:
     """Print what other processes warn of too, as `--verbose` asks for."""
     print_warnings()
     forward_warnings()
+
+
+def loss_text(trial: TrialRecord, unit: str = "") -> str:
+    """The validation loss of a trial, and the part of the validation set that it is of, if that is not all of it."""
+    part = f" (up to {trial.scored_sources} sources)" if trial.scored_sources < max(VALIDATION_SOURCES) else ""
+    return f"{trial.objective:.2f}{unit}{part}"

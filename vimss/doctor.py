@@ -38,17 +38,17 @@ VECTOR_UNITS = {
     "sve": "SVE",
     "neon": "NEON",
 }
-"""Names of torch.cpu.get_capabilities to those that people use, the widest first."""
+"""Keys of torch.cpu.get_capabilities to their usual names, the widest first."""
 
 BFLOAT16_UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512_BF16", "sve_bf16": "SVE bf16", "bf16": "NEON bf16"}
 
 STORE_GIGABYTES = 2
-"""What a quickstart leaves, generously."""
+"""Upper bound for the files of a quickstart."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """One fact about the machine or the place."""
 
     what: str
     found: str
@@ -82,11 +82,14 @@ def _machine() -> Iterator[Finding]:
     memory = psutil.virtual_memory().available / 2**30
     yield Finding("cores", f"{os.cpu_count()}")
     yield Finding(
-        "free memory", f"{memory:.1f} GB", memory > 4, "" if memory > 4 else "a quickstart needs 4 GB: close something"
+        "free memory",
+        f"{memory:.1f} GB",
+        memory > 4,
+        "" if memory > 4 else "a quickstart needs 4 GB: close other programs",
     )
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     yield Finding("GPUs", ", ".join(names) if names else "none: training runs on the cores")
-    # Not /proc/cpuinfo: this knows ARM, macOS and Windows too.
+    # Unlike /proc/cpuinfo, this covers ARM, macOS and Windows.
     capabilities = torch.cpu.get_capabilities()
     yield vector_units(capabilities, torch.backends.cpu.get_cpu_capability())
     on_gpu = bool(names) and has_bfloat16_units(torch.device("cuda"))
@@ -94,14 +97,14 @@ def _machine() -> Iterator[Finding]:
 
 
 def vector_units(capabilities: Mapping[str, object], used: str) -> Finding:
-    """The CPU's units for vectors, and the code that torch has chosen for them: AVX512, AVX2, DEFAULT and others."""
+    """The vector units of the CPU, and those that torch uses: AVX512, AVX2, DEFAULT and others."""
     units = [name for unit, name in VECTOR_UNITS.items() if capabilities.get(unit) is True]
     found = ", ".join(units) or "none that is known"
     limited = os.environ.get("ATEN_CPU_CAPABILITY")
     if limited is not None:
-        fix = "unset ATEN_CPU_CAPABILITY, unless results shall be those of another machine"
+        fix = "unset ATEN_CPU_CAPABILITY, unless results must equal those of another machine"
         return Finding(
-            "vector units", f"{found}; torch is held to {used} by ATEN_CPU_CAPABILITY={limited}", ok=False, fix=fix
+            "vector units", f"{found}; torch is limited to {used} by ATEN_CPU_CAPABILITY={limited}", ok=False, fix=fix
         )
     if used == "DEFAULT" and capabilities.get("neon") is not True:
         return Finding("vector units", f"{found}; torch computes without AVX2: training and separation are slow here")
@@ -169,7 +172,7 @@ _NAMED = {"recipes": RECIPES, "experiments": EXPERIMENTS, "places": PLACES}
 def _names() -> Finding:
     found = {what: len(known_names(where)) for what, where in _NAMED.items()}
     if not any(found.values()):
-        return Finding("names", "none: outside of a repository, YAML files are given by their paths")
+        return Finding("names", "none: outside a repository, give the paths of YAML files")
     return Finding("names", ", ".join(f"{count} {what}" for what, count in found.items()))
 
 
@@ -207,6 +210,6 @@ def _tracking(place: Place, store: Store) -> Finding:
         port = address.port or (443 if address.scheme == "https" else 80)
         check_reachable(address.hostname or "", port)
     except (OSError, ValueError) as error:
-        fix = "start the tracking server, or correct tracking_uri: until then, what is meant for it waits in the store"
+        fix = "start the tracking server, or correct tracking_uri: until then, its data is kept in the store"
         return Finding("tracking", f"{place.tracking_uri}: {error}", ok=False, fix=fix)
     return Finding("tracking", place.tracking_uri)

@@ -1,15 +1,17 @@
 """Vision features, computed once and written beside the shards.
 
-    name = compute_features(manifest, VisionConfig())              # features/resnet18-3f9c2a1b07/
-    clips = read_clips(manifest, "train", parts=("audio", "features"), features=name)
+    folder = write_features(manifest, VisionConfig())              # features/resnet18-3f9c2a1b07/
+    clips = read_clips(manifest, "train", parts=("audio", "features"), features="resnet18-3f9c2a1b07")
 
-One safetensors file per shard (arrays of float16, "v d", named CLIP.playerN) and, once all are there, an entry that
-says of which network, weights and shards. A file that exists is whole, so the same call again resumes; several
-processes may share the work by giving each other shards.
+One safetensors file per shard (arrays of float16, "v d", named CLIP.playerN) and, once all of them exist, an entry with
+the network, its weights and the shards. A file that exists is complete, so the same call again resumes; several
+processes may share the work by computing different shards.
 """
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,16 +24,17 @@ from torch import Tensor
 from vimss.config import Config, parse_config
 from vimss.errors import ConfigError, DataError
 from vimss.model.config import VisionConfig
-from vimss.model.device import on_device
+from vimss.model.device import gpu_share, on_device
 from vimss.model.vision import Vision, weights_digest
+from vimss.runtime import parallel_map
 from vimss.shards.cache import ENTRY, FEATURES
-from vimss.shards.manifest import Manifest, Shard
+from vimss.shards.manifest import Manifest, Shard, open_manifest
 from vimss.storage import Folder, sha256
 from vimss.stream.read import read_clips
 
 
 class FeatureEntry(Config):
-    """What a folder of features holds."""
+    """Contents of a folder of features."""
 
     network: str = Field(description="network of torchvision")
     weights_sha256: str = Field(description="of all weights of the network, in the order of their names")
@@ -53,7 +56,7 @@ def compute_features(
     Args:
         manifest: the shards.
         vision: the network; it is used as it is, whether its settings freeze it or not.
-        shards: share of the work of this process; whoever finishes last writes the entry.
+        shards: the shards of this process; the last process to finish writes the entry.
         progress: called after each shard with the seconds of music done.
         device: where the network runs.
 
@@ -88,6 +91,46 @@ def compute_features(
         with folder.atomic_write(ENTRY) as temporary:
             temporary.write_text(entry.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return name
+
+
+def write_features(
+    manifest: Manifest, vision: VisionConfig, device: str = "cpu", on_done: Callable[[int], None] = lambda count: None
+) -> Folder:
+    """`compute_features` with the shards side by side as tasks of Ray; returns the folder.
+
+    `on_done` is called with the number of shards that are done.
+    """
+    done = itertools.count(1)
+    tasks = [FeaturesTask(manifest.folder, vision, shard, device) for shard in manifest.shards]
+    parallel_map(run_features, tasks, lambda _: on_done(next(done)), lambda task: gpu_share(task.device))
+    return manifest.home / FEATURES / compute_features(manifest, vision)
+
+
+@dataclass(frozen=True)
+class FeaturesTask:
+    """The features of one shard, as plain values for another process."""
+
+    shards: Path
+    vision: VisionConfig
+    shard: Shard
+    device: str
+
+
+def run_features(task: FeaturesTask) -> str:
+    """One task of `write_features`."""
+    return compute_features(open_manifest(task.shards), task.vision, [task.shard], device=task.device)
+
+
+def load_vision(network: str, weights: str | Path) -> VisionConfig:
+    """The settings of a vision network; ConfigError where its weights are neither a known word nor a file."""
+    vision = parse_config({"network": network, "weights": str(weights)}, VisionConfig, "vimss features")
+    if vision.weights not in {"torchvision", "random"} and not Path(vision.weights).is_file():
+        raise ConfigError(
+            "--weights must be torchvision, random or the path of a file",
+            got=f"no file {vision.weights}",
+            fix="check the path",
+        )
+    return vision
 
 
 def read_features(manifest: Manifest, name: str) -> FeatureEntry:

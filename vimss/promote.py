@@ -1,27 +1,48 @@
 """Whether a new model becomes the champion, decided on the whole pieces of the `promote` split.
 
-    decision = decide(challenger_scores, champion_scores, against="version 3")
-    promote(tracking, "quickstart", 4, decision)
-    print(decision.sentence)
+    promotion = promote_best(session, experiment, manifest, tracker, study)
+    print(promotion.decision.sentence)
 
-The challenger is compared with the champion, or with the baseline where there is none, pair by pair: the same source
-in the same piece. It is promoted where the 95 % interval of the mean gain over pieces lies above 0 dB, and otherwise
-refused.
+The challenger, the best trial of a study, is compared with the champion, or with a Wiener filter where there is none,
+pair by pair: the same source in the same piece. It is promoted where the 95 % interval of the mean gain over pieces
+lies above 0 dB, and otherwise refused.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from vimss.errors import ModelError
+from vimss.evaluate import Evaluation
+from vimss.evaluations import evaluate_systems, evaluation_of, load_evaluations
+from vimss.experiment import Experiment
 from vimss.intervals import Source, paired_gain
-from vimss.track import Tracking, find_alias, find_version, set_alias, tag_version
+from vimss.metrics import CONVENTIONS
+from vimss.model.separator import load_separator
+from vimss.pages.of_trial import evaluation_bars
+from vimss.runtime import git_commit
+from vimss.search.study import Study, TrialRecord
+from vimss.session import Session
+from vimss.shards.manifest import Manifest
+from vimss.systems import equally_informed
+from vimss.track import (
+    Tracker,
+    Tracking,
+    find_alias,
+    find_version,
+    model_folder,
+    newest_version,
+    register,
+    set_alias,
+    tag_version,
+)
 
 CHAMPION, PREVIOUS = "champion", "previous"
 """Aliases of the version in use and of the one that it replaced."""
 
 MIN_PIECES = 4
-"""Below it the interval rests on the normal distribution alone: three pieces say next to nothing of their spread."""
+"""With fewer pieces the interval depends on the assumed normal distribution: three say little about their spread."""
 
 Scores = Mapping[Source, float]
 """SI-SDR improvement of each source, dB; NaN where it is not defined."""
@@ -29,7 +50,7 @@ Scores = Mapping[Source, float]
 
 @dataclass(frozen=True)
 class Decision:
-    """The outcome of a comparison, with everything it was based on."""
+    """The outcome of a comparison, with its basis."""
 
     promoted: bool
     gain_db: float
@@ -39,6 +60,91 @@ class Decision:
     against: str
     sentence: str
     """For people."""
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """The outcome for a challenger."""
+
+    name: str
+    version: int
+    cell: str
+    """The cell whose best trial it is."""
+    decision: Decision
+    is_champion: bool
+
+
+def promote_best(
+    session: Session, experiment: Experiment, manifest: Manifest, tracker: Tracker, study: Study
+) -> Promotion:
+    """Register the best trial of all cells, and make it the champion where it is significantly better on `promote`.
+
+    It is compared with the champion; where there is none, with the Wiener filter that has the same information as the
+    model. If the study was evaluated on `test`, the registry shows the figures of the best trial, and its run shows the
+    table as bars.
+    """
+    best = study.best([cell.name for cell in experiment.cells()])
+    tested = load_evaluations(study, "test")
+    if evaluation_of(best, tested) is not None:
+        tracker.log_files(best.cell, best.trial, {"test.png": evaluation_bars(tested)})
+    version = register(
+        session.tracking,
+        experiment.name,
+        best.folder / "model",
+        tracker.run_id(best.cell, best.trial),
+        registry_figures(best, tested),
+        model_card(experiment, manifest),
+    )
+    models = {"challenger": best.folder / "model"}
+    rows: tuple[str, ...] = ()
+    champion = champion_to_beat(session.tracking, experiment.name, version)
+    if champion is None:
+        incumbent = equally_informed(load_separator(best.folder / "model").config)
+        rows, against = (incumbent,), f"the row '{incumbent}'"
+    else:
+        incumbent, against = "champion", f"the champion, version {champion}"
+        models[incumbent] = model_folder(f"models:/{experiment.name}/{champion}", session.tracking)
+    found = {row.system: piece_scores(row) for row in evaluate_systems(manifest, models, "promote", references=rows)}
+    decision = decide(found["challenger"], found[incumbent], against)
+    is_champion = promote(session.tracking, experiment.name, version, decision)
+    return Promotion(experiment.name, version, best.cell, decision, is_champion)
+
+
+def registry_figures(best: TrialRecord, tested: Sequence[Evaluation]) -> dict[str, float]:
+    """The figures of the best trial in the registry: those on the test split, if it was evaluated there.
+
+    Figures that are not defined for its network are NaN.
+    """
+    found = evaluation_of(best, tested)
+    if found is None:
+        return {}
+    return {
+        "test_si_sdr_improvement": found.two_sources.si_sdr_improvement,
+        "test_label_contrast": found.two_sources.label_contrast,
+        "test_pieces_si_sdr_improvement": found.median("si_sdr_improvement"),
+        "test_pieces_sdr": found.median("sdr"),
+    }
+
+
+def model_card(experiment: Experiment, manifest: Manifest) -> dict[str, Any]:
+    """The facts that a user of the model needs."""
+    recipe = manifest.recipe
+    return {
+        "experiment": experiment.name,
+        "question": experiment.question,
+        "data": f"{manifest.name}: {recipe.description}",
+        "licence": recipe.licence,
+        "sample_rate": recipe.sample_rate,
+        "labels": ",".join(recipe.labels),
+        "convention": CONVENTIONS["SI-SDRi"],
+        "shards": manifest.digest,
+        "commit": git_commit(),
+    }
+
+
+def piece_scores(evaluation: Evaluation) -> dict[Source, float]:
+    """The scores that `decide` compares: (piece, label) to SI-SDR improvement."""
+    return {(score.piece, score.label): score.si_sdr_improvement for score in evaluation.scores}
 
 
 def decide(challenger: Scores, champion: Scores, against: str) -> Decision:
@@ -108,6 +214,21 @@ def promote(tracking: Tracking, name: str, version: int, decision: Decision) -> 
         set_alias(tracking, name, PREVIOUS, champion.version)
     set_alias(tracking, name, CHAMPION, version)
     return True
+
+
+def resolve_model(tracking: Tracking, model: str, note: Callable[[str], None] = lambda sentence: None) -> str:
+    """`models:/NAME` with the alias of its champion, or else with its newest version, which `note` reports.
+
+    A folder, or a name with an alias or a version, stays as it is.
+    """
+    name = model.removeprefix("models:/")
+    if name == model or set(name) & set("@/"):
+        return model
+    newest = newest_version(tracking, name)
+    if newest is None or find_alias(tracking, name, CHAMPION) is not None:
+        return f"{model}@{CHAMPION}"
+    note(f"no version of '{name}' is the champion: its newest is used, version {newest}")
+    return f"{model}/{newest}"
 
 
 def _check_same_items(challenger: Scores, champion: Scores, against: str) -> None:

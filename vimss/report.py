@@ -1,4 +1,4 @@
-"""Results for people: tables of cells and of evaluations, and the pictures and pages that hang on runs."""
+"""Tables of results for the terminal: the cells of an experiment, and evaluations of several systems."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,20 +6,13 @@ from dataclasses import dataclass
 from statistics import mean
 
 from vimss.config import signature
-from vimss.console import decibel, out, print_table
-from vimss.errors import TrainingError
+from vimss.console import decibel, loss_text, out, print_table, short
 from vimss.evaluate import Evaluation
+from vimss.evaluations import evaluation_of
 from vimss.experiment import SEED, Cell, Experiment, cell_name
-from vimss.metrics import CONVENTIONS, si_sdr_improvement
-from vimss.model.separator import read_card
-from vimss.page import Page, Track, bars_png, curves_png, listening_page, spectrogram_png
-from vimss.search.study import Study, TrialRecord
+from vimss.metrics import CONVENTIONS
+from vimss.search.study import Study, TrialRecord, best_of_cell
 from vimss.shards.instruments import INSTRUMENTS
-from vimss.shards.manifest import Manifest
-from vimss.stream.scene import Scene, pieces_of
-from vimss.systems import System, model_system
-from vimss.track import Tracker
-from vimss.train.config import VALIDATION_SOURCES
 
 COMPARISON_COLUMNS = ("cell", "trials", "finished", "validation loss, dB", "chosen in the best trial")
 
@@ -33,20 +26,17 @@ SILENCE_COLUMNS = {"PES": "pes", "EPS": "eps"}
 
 BREAKDOWN_COLUMNS = ("", "sources", "pieces SI-SDRi", "SDR")
 
-EXCERPT_SECONDS = 10.0
-"""Length of what a run's listening page plays: enough to hear, small enough for a hundred runs."""
-
 
 def comparison_rows(experiment: Experiment, study: Study) -> list[tuple[str, ...]]:
     """One row per cell under COMPARISON_COLUMNS; loss and settings are those of the trial that would be promoted."""
     rows: list[tuple[str, ...]] = []
     for cell in experiment.cells():
         records = study.of_cell(cell.name)
-        best = best_of(study, cell.name)
+        best = best_of_cell(study, cell.name)
         chosen = (
-            ", ".join(f"{key.rpartition('.')[2]} {_short(value)}" for key, value in best.chosen.items()) if best else ""
+            ", ".join(f"{key.rpartition('.')[2]} {short(value)}" for key, value in best.chosen.items()) if best else ""
         )
-        loss = f"{best.objective:.2f}{_part(best)}" if best and math.isfinite(best.objective) else "-"
+        loss = loss_text(best) if best and math.isfinite(best.objective) else "-"
         finished = sum(record.state == "finished" for record in records)
         rows.append((cell.name, str(len(records)), str(finished), loss, chosen))
     return rows
@@ -79,10 +69,10 @@ def seed_spreads(experiment: Experiment, study: Study) -> list[SeedSpread]:
     spreads = []
     for (control, _), cells in groups.items():
         others = {key: value for key, value in cells[0].overrides.items() if key != SEED}
-        best = [best_of(study, cell.name) for cell in cells]
+        best = [best_of_cell(study, cell.name) for cell in cells]
         losses = tuple(trial.objective for trial in best if trial is not None and math.isfinite(trial.objective))
         name = " / ".join(cell.name for cell in cells) if control else cell_name(others)
-        # Two controls may also change the very same, seed and all.
+        # Two controls may change the same settings, the seed included.
         if len({cell.overrides.get(SEED, experiment.seed) for cell in cells}) == len(cells) > 1:
             spreads.append(SeedSpread(name, len(cells), losses))
     return spreads
@@ -93,29 +83,10 @@ def seed_rows(experiment: Experiment, study: Study) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for spread in seed_spreads(experiment, study):
         found = [spread.figures.get(name) for name in ("mean", "lowest", "highest")]
-        # A mean over fewer seeds than were asked for must say so.
+        # Say if the mean is over fewer seeds than the experiment has.
         seeds = f"{len(spread.losses)}" + (f" of {spread.cells}" if len(spread.losses) < spread.cells else "")
         rows.append((spread.name, seeds, *("-" if value is None else f"{value:.2f}" for value in found)))
     return rows
-
-
-def _part(trial: TrialRecord) -> str:
-    """Which part of the validation set an objective is of, where that is not all of it."""
-    return f" (up to {trial.scored_sources} sources)" if trial.scored_sources < max(VALIDATION_SOURCES) else ""
-
-
-def best_of(study: Study, cell: str) -> TrialRecord | None:
-    """The best trial of a cell; None where no trial has weights."""
-    try:
-        return study.best([cell])
-    except TrainingError:
-        return None
-
-
-def evaluation_of(trial: TrialRecord, evaluations: Sequence[Evaluation]) -> Evaluation | None:
-    """The evaluation of the trial's weights; None where they were not evaluated."""
-    weights = read_card(trial.folder / "model")["sha256"]
-    return next((evaluation for evaluation in evaluations if evaluation.weights == weights), None)
 
 
 def print_comparison(experiment: Experiment, study: Study) -> None:
@@ -165,7 +136,7 @@ def breakdown_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
 
 
 def print_evaluations(split: str, evaluations: Sequence[Evaluation], best: TrialRecord | None = None) -> None:
-    """The tables of all systems, what their columns mean, and in detail the best trial; without one, every model."""
+    """The tables of all systems, the conventions, and details of the best trial, or else of every model."""
     two = evaluations[0].two_sources
     basis = f"{two.mixtures} mixtures, {_pieces(two.pieces)}"
     about = f"Split {split}, medians over sources in dB, with intervals over pieces"
@@ -187,89 +158,5 @@ def print_evaluations(split: str, evaluations: Sequence[Evaluation], best: Trial
 
 
 def _pieces(count: int) -> str:
-    """How many, and what follows of too few."""
+    """A number of pieces; one is too few for intervals."""
     return f"{count} pieces" if count > 1 else "1 piece: no intervals, which need two"
-
-
-def log_pictures(experiment: Experiment, manifest: Manifest, study: Study, tracker: Tracker) -> None:
-    """Give every cell its curves, and every finished trial its curve, a spectrogram and a page to listen to.
-
-    In a cell where no trial finished, the best of those with weights gets them. Each takes about a second.
-    """
-    excerpts: dict[tuple[tuple[str, ...], str], Scene | None] = {}
-    rate = manifest.recipe.sample_rate
-    for cell in experiment.cells():
-        records = study.of_cell(cell.name)
-        best = best_of(study, cell.name)
-        tracker.log_files(cell.name, "", {"curves.png": curves_picture({record.trial: record for record in records})})
-        for record in records:
-            if not (record is best or (record.state == "finished" and (record.folder / "model").is_dir())):
-                continue
-            system = model_system(record.folder / "model", manifest, record.trial)
-            shown = (system.views.members, system.views.features)
-            if shown not in excerpts:
-                piece = next(pieces_of(manifest, "valid", system.views), None)
-                excerpts[shown] = piece.beginning(round(EXCERPT_SECONDS * rate)) if piece is not None else None
-            files = {"curve.png": curves_picture({record.trial: record})}
-            excerpt = excerpts[shown]
-            # A corpus of solos has nothing to separate.
-            if excerpt is not None and excerpt.references:
-                files |= excerpt_files(experiment, record, system, excerpt, rate)
-            tracker.log_files(cell.name, record.trial, files)
-
-
-def curves_picture(records: Mapping[str, TrialRecord]) -> bytes:
-    """Validation loss against audio seconds."""
-    series = {
-        name: (
-            [report["audio_seconds"] for report in record.reports],
-            [report[record.figure.name] for report in record.reports],
-        )
-        for name, record in records.items()
-        if record.reports
-    }
-    return curves_png(series, "audio seconds seen", "validation loss, dB", "Lower is better")
-
-
-def excerpt_files(
-    experiment: Experiment, record: TrialRecord, system: System, excerpt: Scene, rate: int
-) -> dict[str, bytes]:
-    """A spectrogram of the first estimate, and a page with mixture, estimates and true stems."""
-    labels = sorted(excerpt.references)
-    names = {label: INSTRUMENTS.get(label, label) for label in labels}
-    estimates = dict(zip(labels, system(excerpt, labels), strict=True))
-    tracks = [Track("mixture", excerpt.mixture, "mix")]
-    for label, estimate in estimates.items():
-        gain = si_sdr_improvement(excerpt.mixture, excerpt.references[label], estimate, rate)
-        tracks.append(Track(names[label], estimate, "estimate", f"{decibel(gain)} dB SI-SDR improvement"))
-        tracks.append(Track(names[label], excerpt.references[label], "reference"))
-    facts = {
-        "experiment": experiment.name,
-        "cell": record.cell,
-        "trial": record.trial,
-        "validation loss": f"{record.objective:.2f} dB{_part(record)}",
-    }
-    if not system.ordered:
-        facts["slots"] = CONVENTIONS["slots"]
-    page = Page(f"{experiment.name}: {record.cell}", experiment.question, tracks, rate, facts)
-    title = f"{excerpt.name}: {names[labels[0]]}"
-    return {
-        "spectrogram.png": spectrogram_png(estimates[labels[0]], rate, title),
-        "listen.html": listening_page(page).encode(),
-    }
-
-
-def evaluation_bars(evaluations: Sequence[Evaluation]) -> bytes:
-    """SI-SDR improvement of whole pieces by number of sources."""
-    counts = sorted({score.sources for evaluation in evaluations for score in evaluation.scores})
-    groups = {
-        evaluation.system: {
-            f"{count} sources": evaluation.median("si_sdr_improvement", sources=count) for count in counts
-        }
-        for evaluation in evaluations
-    }
-    return bars_png(groups, "SI-SDR improvement, dB", "Whole pieces")
-
-
-def _short(value: object) -> str:
-    return f"{value:.2g}" if isinstance(value, float) else str(value)

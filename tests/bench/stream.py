@@ -22,7 +22,7 @@ import numpy as np
 import webdataset as wds
 
 from vimss.config import parse_config
-from vimss.features import available_features, compute_features
+from vimss.features import FeaturesTask, available_features, compute_features, run_features
 from vimss.media import encode_audio, write_video, write_wav
 from vimss.model.config import VisionConfig
 from vimss.model.interface import Interface
@@ -39,7 +39,6 @@ from vimss.stream.config import MixingConfig
 from vimss.stream.mix import Window
 from vimss.stream.read import join_clips, read_clips
 from vimss.train.loader import load
-from vimss.verbs import FeaturesTask, run_features
 
 RATE = 22050
 WINDOW = Window(114693 + 131054, 114693, RATE)

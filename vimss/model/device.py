@@ -9,10 +9,14 @@ import torch
 from torch import nn
 
 from vimss.errors import ConfigError
+from vimss.runtime import Place, cluster_gpus, in_ray_job
 
 Device = Literal["cpu", "cuda", "mps"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 Network = TypeVar("Network", bound=nn.Module)
+
+GPU_SHARE = 0.25
+"""Share of a GPU for each Ray task that uses one: several tasks fill it better than one."""
 
 
 def find_device(name: DeviceName) -> Device:
@@ -42,3 +46,19 @@ def on_device(network: Network, device: str) -> Network:
     if device == "cuda":
         torch.backends.cudnn.allow_tf32 = False
     return network.to(device)
+
+
+def device_of_tasks(place: Place, name: DeviceName) -> str:
+    """The device of the networks in Ray's tasks; ConfigError where there is no such device."""
+    if not place.ray_address and not in_ray_job():
+        return find_device(name)
+    # On a cluster, count the GPUs that Ray knows: the driver's machine may have none.
+    gpus = 0.0 if name == "cpu" else cluster_gpus()
+    if name in {"cpu", "auto"} or (name == "cuda" and gpus):
+        return "cuda" if gpus else "cpu"
+    raise missing_device(name, f"a cluster of {gpus:g} GPUs")
+
+
+def gpu_share(device: str) -> float:
+    """Share of a GPU that a Ray task on this device needs."""
+    return GPU_SHARE if device == "cuda" else 0.0

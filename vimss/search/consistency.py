@@ -39,8 +39,9 @@ _MOST_DRAWS = 10_000
 """Draws that are looked at to count different trainings: more than any search has trials."""
 
 
-def load_experiment(name: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+def load_experiment(name: str | Path, overrides: Sequence[str] = (), seed: int | None = None) -> Experiment:
     """The experiment called `name` in experiments/, or at that path where it has / or ends in .yaml; fully checked."""
+    overrides = [*([] if seed is None else [f"seed={seed}"]), *overrides]
     experiment = read_experiment(name, overrides)
     _check(experiment)
     _check_idle(experiment, find_experiment(name), overrides)

@@ -336,3 +336,11 @@ def write_record(record: TrialRecord) -> None:
     """Put a record into its folder."""
     with atomic_write(record.folder / RECORD) as temporary:
         temporary.write_text(record.model_dump_json(indent=1), encoding="utf-8")
+
+
+def best_of_cell(study: Study, cell: str) -> TrialRecord | None:
+    """The best trial of a cell; None where no trial has weights."""
+    try:
+        return study.best([cell])
+    except TrainingError:
+        return None

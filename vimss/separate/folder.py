@@ -1,4 +1,4 @@
-"""Where stems go: a folder of their own, in which nothing of another recording is ever replaced without being asked.
+"""The folder of the stems of a recording; stems of another recording are replaced only with --overwrite.
 
     recording = recording_of(Path("take.wav"))
     out = free_folder(Path("stems/take"), recording, numbered=True)    # stems/take, or stems/take-2
@@ -6,8 +6,8 @@
         ...
         out = put_folder(folder, out, recording, numbered=True)
 
-A folder belongs to the recording whose content its record names; the same recording may replace it. Everything that
-can be refused is refused before any work.
+A folder belongs to the recording with the digest in its record; the same recording may replace it. Wrong folders are
+refused before the separation.
 """
 
 import itertools
@@ -26,14 +26,14 @@ from vimss.storage import NAME_BYTES, explain_os_errors, free_bytes, put, sha256
 
 PAGE = "page.html"
 RECORD = "separated.json"
-"""Holds what was separated by which model."""
+"""The record: the recording, the model, the stems."""
 SPARE_BYTES = 2**27
-"""Kept free beyond the sound, for the page and for whatever else writes meanwhile."""
+"""Kept free beyond the sound, for the page and for other programs."""
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A file, and what is in it."""
+    """A file and its content."""
 
     file: str
     bytes: int
@@ -43,7 +43,7 @@ class Recording:
 def recording_of(file: Path) -> Recording:
     """Name, size and digest of a file; MediaError where it cannot be read."""
     try:
-        if file.exists() and not file.is_file():  # to read a pipe would wait for ever
+        if file.exists() and not file.is_file():  # reading a pipe would wait forever
             got = "a folder" if file.is_dir() else "a pipe or a device"
             raise MediaError(f"{file} must be a media file", got=got, fix="check the path")
         return Recording(str(file.absolute()), file.stat().st_size, sha256(file))
@@ -53,16 +53,16 @@ def recording_of(file: Path) -> Recording:
 
 
 def folder_name(file: Path) -> str:
-    """What the folder of a recording is called in the store: as the file, without its ending and dots before it."""
+    """The name of a recording's folder in the store: that of the file, without its suffix and leading dots."""
     return file.stem.lstrip(".") or "recording"
 
 
 def free_folder(out: Path, recording: Recording, *, numbered: bool = False, overwrite: bool = False) -> Path:
-    """`out`, where stems of `recording` may go there; else, if `numbered`, out-2, out-3 and so on.
+    """`out`, if stems of `recording` may be written there; else, if `numbered`, out-2, out-3 and so on.
 
     Raises:
-        ConfigError: something else is there, which would be lost.
-        StorageError: nothing can be there.
+        ConfigError: the folder holds something else, which would be lost.
+        StorageError: there can be no such folder.
 
     """
     with explain_os_errors(out, "--out"):
@@ -77,7 +77,7 @@ def free_folder(out: Path, recording: Recording, *, numbered: bool = False, over
 
 
 def make_folder(temporary: Path, out: Path) -> None:
-    """Make the folder in which the work is done; StorageError where there can be none, as in /proc."""
+    """Make the temporary folder; StorageError where there can be none, as in /proc."""
     try:
         temporary.mkdir(mode=0o755)
     except FileNotFoundError as error:
@@ -89,11 +89,11 @@ def make_folder(temporary: Path, out: Path) -> None:
 def put_folder(
     temporary: Path, out: Path, recording: Recording, *, numbered: bool = False, overwrite: bool = False
 ) -> Path:
-    """Give the finished folder its name, which another process may have taken meanwhile; returns where it is."""
+    """Rename the finished folder, and return its path; another process may have taken the name meanwhile."""
     while True:
         folder = free_folder(out, recording, numbered=numbered, overwrite=overwrite)
         record = _record(folder)
-        # Looked at once more: what another process has put there since is not to be replaced.
+        # Check again: another process may have written there since.
         ours = record is not None and (overwrite or record.get("sha256") == recording.sha256)
         if record is None and folder.is_dir():
             _clear(folder)
@@ -105,26 +105,26 @@ def put_folder(
 
 
 def _clear(folder: Path) -> None:
-    """Empty a folder of what file managers have left in it; whatever else is there by now stays."""
+    """Delete the files that file managers leave in a folder; all others stay."""
     for path in folder.iterdir():
         if is_made_anew(path.name):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def check_inputs_stay(out: Path, inputs: Sequence[Path | None]) -> None:
-    """ConfigError where what is read lies in the folder that is replaced."""
+    """ConfigError where an input is in the folder that would be replaced."""
     real = Path(os.path.realpath(out))
     for path in inputs:
         if path is not None and Path(os.path.realpath(path)).is_relative_to(real):
             raise ConfigError(
-                f"{out} must not hold what is separated, nor the model or the references",
+                f"{out} must not hold the recording, the model or the references",
                 got=str(path),
                 fix="choose another folder with --out",
             )
 
 
 def check_space(folder: Path, samples: int, channels: int, signals: int) -> None:
-    """StorageError where the disk has less room than `signals` more signals and their WAVs take."""
+    """StorageError unless the disk has room for `signals` more signals and their WAVs."""
     # All signals as floats and one of them as 16-bit WAV: a float is closed before the next WAV is written.
     needed = samples * channels * (4 * signals + 2) + SPARE_BYTES
     free = free_bytes(folder)
@@ -143,7 +143,7 @@ def write_record(folder: Path, recording: Recording, about: dict[str, Any]) -> N
 
 
 def _in_the_way(out: Path, recording: Recording, overwrite: bool) -> ConfigError | None:
-    """Why no stems of this recording may go there."""
+    """The reason why stems of this recording may not be written there."""
     real = Path(os.path.realpath(out))
     if Path.cwd().is_relative_to(real) or os.path.ismount(real):
         got = "the one you are in" if Path.cwd().is_relative_to(real) else "a disk of its own"
@@ -181,7 +181,7 @@ def _in_the_way(out: Path, recording: Recording, overwrite: bool) -> ConfigError
 
 
 def _record(folder: Path) -> dict[str, Any] | None:
-    """The record of a separation, where there is one."""
+    """The record of a separation, if there is one."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
@@ -191,7 +191,7 @@ def _record(folder: Path) -> dict[str, Any] | None:
 
 
 def _numbered(folder: Path, number: int) -> Path:
-    """The folder's name with a number behind it, within what a file system holds."""
+    """The folder's name followed by a number, no longer than file systems allow."""
     ending = f"-{number}"
     name = os.fsencode(folder.name)
     kept = NAME_BYTES - len(ending)

@@ -6,7 +6,6 @@ scores = score(mixture, stems, true, rate)
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,26 +22,16 @@ from vimss.metrics import (
     frame_energy,
     si_sdr_of_sums,
 )
-from vimss.page import PAGE_SECONDS, Table
+from vimss.pages.listening import PAGE_SECONDS, Table
+from vimss.pages.of_recording import Scores, title_of
 from vimss.shards.corpora.folder import MIXTURE, SOUNDS
-from vimss.shards.instruments import INSTRUMENTS, label_of
+from vimss.shards.instruments import label_of
 from vimss.shards.source import folded, is_junk
 from vimss.storage import explain_os_errors
 
 TOLERANCE_SECONDS = 0.05
 """Codecs round the length of a file up to their frames."""
 SEGMENTS_AT_ONCE = 8
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What is known of stems that have references."""
-
-    improvements: dict[str, float] = field(default_factory=dict)
-    """SI-SDR improvement in dB; nothing where it is not defined."""
-    tables: tuple[Table, ...] = ()
-    notes: dict[str, str] = field(default_factory=dict)
-    """Stem to the line under its name."""
 
 
 def find_references(
@@ -181,8 +170,3 @@ def _stretches(
 
 def _beginnings(signals: Sequence[DiskAudio], samples: int) -> Float[np.ndarray, "s c t"]:
     return np.stack([signal.read(0, samples) for signal in signals])
-
-
-def title_of(name: str) -> str:
-    """What a stem is called on the page."""
-    return INSTRUMENTS.get(name, name.replace("_", " "))

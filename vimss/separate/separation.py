@@ -6,11 +6,11 @@
 
 Labels come from `instruments`, else from the file's metadata (`comment`: `instruments=vn,va,vc`). A model that looks at
 players takes the picture as equal columns, one per player, left to right in that order. Stems of players with the same
-label are added. The folder is complete or absent.
+label are added. The folder is complete or does not exist.
 
-Sound is read, separated, scored and written block by block, with all of it on disk in between, so that an hour takes no
-more memory than a few minutes. Pictures of players are all in memory: a longer recording than fits into
-`media.container.MAX_PICTURE_BYTES` is refused before they are decoded.
+Sound is read, separated, scored and written block by block, and kept on disk in between, so that an hour takes no more
+memory than a few minutes. Pictures of players are kept in memory: if they would exceed
+`media.container.MAX_PICTURE_BYTES`, the recording is refused before they are decoded.
 """
 
 import math
@@ -31,6 +31,7 @@ from vimss.model import apply
 from vimss.model.contexts import Recording
 from vimss.model.device import DeviceName, find_device, on_device
 from vimss.model.separator import Separator, load_separator, read_card
+from vimss.pages.of_recording import Heard, LoadedModel, Signals, peak_limited, separation_page
 from vimss.separate.folder import (
     PAGE,
     check_inputs_stay,
@@ -42,7 +43,6 @@ from vimss.separate.folder import (
     write_record,
 )
 from vimss.separate.players import Parts, parts_of, players_of, stem_names
-from vimss.separate.report_page import Heard, LoadedModel, Signals, peak_limited, separation_page
 from vimss.separate.scores import find_references, read_reference, score
 from vimss.storage import explain_os_errors, temporary_beside
 
@@ -51,26 +51,25 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Options:
-    """Which sound of a file is separated, where its stems may go, and what the page calls the model."""
+    """The part of the sound to separate, what may be replaced, and the name of the model on the page."""
 
     stream: int = 0
-    """Which of several sound streams, from 0."""
+    """Number of the sound stream, from 0."""
     channel: Channel = "all"
-    """Which part of a stereo sound; all: as many channels as the model takes."""
+    """Part of a stereo sound; all: as many channels as the model has."""
     allow_truncated: bool = False
     """Whether a file that was cut off is separated as far as it goes."""
     overwrite: bool = False
     """Whether stems of another recording may be replaced."""
     numbered: bool = False
-    """Whether, where something else is in the way, the folder gets a number behind its name."""
-
+    """Whether the folder gets a number after its name if another one has that name."""
     device: DeviceName = "cpu"
     """Where the network runs."""
     model_name: str = ""
     """As in models:/quickstart/1; the path of the model's folder where empty."""
 
     def __post_init__(self) -> None:
-        """ConfigError for a stream that cannot be."""
+        """ConfigError for a negative stream."""
         if self.stream < 0:
             raise ConfigError("stream must be at least 0", got=str(self.stream), fix="count from 0")
 
@@ -80,12 +79,12 @@ DEFAULTS = Options()
 
 @dataclass(frozen=True)
 class Reports:
-    """What is called with sentences while a recording is separated."""
+    """Functions that get sentences while a recording is separated."""
 
     progress: Report = lambda sentence: None
-    """With what is being done, such as how many seconds of the recording are finished."""
+    """Gets the current step, such as how many seconds of the recording are finished."""
     note: Report = lambda sentence: None
-    """Before the separation, with a summary of the recording and with what it lacks."""
+    """Gets, before the separation, a summary of the recording and what is missing from it."""
 
 
 SILENT = Reports()
@@ -93,7 +92,7 @@ SILENT = Reports()
 
 @dataclass(frozen=True)
 class Separated:
-    """Files that were written, what was read, and scores where there were references."""
+    """The files written, a report on the recording, and scores if there were references."""
 
     stems: dict[str, Path]
     """Label to WAV; slot_1, slot_2 ... where the model's outputs have no labels."""
@@ -101,14 +100,14 @@ class Separated:
     scores: dict[str, float]
     """Label to SI-SDR improvement in dB, for the labels that have a reference."""
     gain: float
-    """Of all stems: below 1 where they were turned down so that none clips."""
+    """Gain of all stems: below 1 where it was reduced so that none clips."""
     heard: SoundReport
     notes: tuple[str, ...]
-    """What the recording lacks, and warnings about its sound."""
+    """What is missing from the recording, and warnings about its sound."""
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """The gain where there is one, and the scores."""
+        """The gain, if it was reduced, and the scores."""
         level = (peak_limited(self.gain),) if self.gain < 1 else ()
         return (*level, *(f"{name}: SI-SDR improvement {gain:+.1f} dB" for name, gain in self.scores.items()))
 
@@ -146,9 +145,9 @@ def separate(
         model: folder with model.json and weights.safetensors.
         out: a new folder, or one that holds stems of this very recording, which are replaced by complete ones.
         instruments: labels of the players from left to right, as in "vn,va,vc"; the file's metadata where empty.
-        references: folder with true stems named by label, which give scores and can be listened to; no model hears
+        references: folder with true stems named by label, for scores and for the page; the model does not get
             them.
-        options: which sound of the file is separated, what may be replaced, and what the page calls the model.
+        options: the part of the sound, what may be replaced, and the name of the model on the page.
         reports: called with progress and notes.
 
     Raises:
@@ -181,7 +180,7 @@ def separate(
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What is to be done, when all of it has been checked."""
+    """A separation whose inputs have been checked."""
 
     file: Path
     model: LoadedModel
@@ -195,7 +194,7 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class Done:
-    """What came out, beyond the files."""
+    """Results beside the files."""
 
     heard: Heard
     scores: dict[str, float]
@@ -204,7 +203,7 @@ class Done:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What stays beside the files."""
+        """The content of the record."""
         about = {"heard": self.heard.report.sentence, "notes": list(self.heard.notes)}
         return {"stems": list(self.stems), "gain": self.gain, "scores": self.scores} | about
 

@@ -91,9 +91,16 @@ class Recipe(Config):
         return round(self.clip_seconds * self.sample_rate)
 
 
-def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe called `name` in shards/, or at that path where it has / or ends in .yaml."""
-    return load_yaml(recipe_path(name), Recipe, overrides)
+def load_recipe(
+    name: str | Path, overrides: Sequence[str] = (), seed: int | None = None, minutes: float | None = None
+) -> Recipe:
+    """The recipe called `name` in shards/, or at that path where it has / or ends in .yaml.
+
+    `overrides` are strings key=value; `seed` and `minutes`, the length of a generated corpus, are shorter forms of two.
+    """
+    extra = [] if seed is None else [f"seed={seed}"]
+    extra += [] if minutes is None else [f"options.minutes={minutes:g}"]
+    return load_yaml(recipe_path(name), Recipe, [*extra, *overrides])
 
 
 def recipe_path(name: str | Path) -> Path:

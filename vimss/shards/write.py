@@ -9,11 +9,11 @@ An interrupted run goes on where it was; the manifest comes last. vimss.shards.t
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from vimss.config import Config, differences, parse_config, signature
 from vimss.errors import DataError
+from vimss.progress import SoundProgress
 from vimss.runtime import parallel_map
 from vimss.shards.corpora import Listing, Piece, reader_of
 from vimss.shards.manifest import MANIFEST, Manifest, Shard, open_shards
@@ -30,16 +30,6 @@ reader changes raises its VERSION."""
 
 _IRRELEVANT = {"description", "licence", "obtain", "expect", "most_silent", "odd_mixtures"}
 """Settings of a recipe that change no shard."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far writing has come."""
-
-    shards_done: int
-    shards: int
-    seconds: float
-    """Seconds of music written so far."""
 
 
 def shards_folder(recipe: Recipe, name: str, store: Store) -> Folder:
@@ -67,7 +57,7 @@ def write_shards(
     name: str,
     store: Store,
     source: str | Path | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[SoundProgress], None] | None = None,
 ) -> Manifest:
     """Write the shards of a recipe, or open them where they exist. Needs a running Ray.
 
@@ -115,7 +105,9 @@ def write_shards(
     return _accepted(open_shards(folder, store), recipe)
 
 
-def _written(tasks: Sequence[Task], recipe: Recipe, on_progress: Callable[[Progress], None] | None) -> list[Written]:
+def _written(
+    tasks: Sequence[Task], recipe: Recipe, on_progress: Callable[[SoundProgress], None] | None
+) -> list[Written]:
     """The shards of all tasks, in the order of their names; one error for all pieces that cannot be read."""
     done: list[Written] = []
     bad: list[Bad] = []
@@ -126,7 +118,8 @@ def _written(tasks: Sequence[Task], recipe: Recipe, on_progress: Callable[[Progr
             return
         done.append(result)
         if on_progress is not None:
-            on_progress(Progress(len(done), len(tasks), sum(entry.seconds for entry in done)))
+            seconds = sum(entry.seconds for entry in done)
+            on_progress(SoundProgress(len(done), len(tasks), seconds, len(done) / len(tasks)))
 
     parallel_map(write_shard, tasks, count)
     if bad:

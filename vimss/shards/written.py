@@ -21,7 +21,7 @@ def written_shards(
 
     Where they are not there: DataError, with the command that writes `what`.
     """
-    recipe = load_recipe(name, [*([] if seed is None else [f"seed={seed}"]), *changes])
+    recipe = load_recipe(name, changes, seed)
     folder = shards_folder(recipe, recipe_name(name), store)
     if MANIFEST not in folder.sizes():
         words = ["vimss", "shard", name, *([] if seed is None else ["--seed", str(seed)])]

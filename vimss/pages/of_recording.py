@@ -1,8 +1,8 @@
-"""The page of one separation: what was read, what the stems are, how good they are, and what the model cannot do."""
+"""The page of a separated recording: the recording, the stems, their scores, and the limits of the model."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,8 @@ from vimss.errors import MediaError
 from vimss.media import SoundReport, encode_video, probe, read_video
 from vimss.media.disk import DiskAudio
 from vimss.model.separator import Separator
-from vimss.page import PAGE_SECONDS, Page, Track, listening_page
-from vimss.separate.scores import Scores, title_of
+from vimss.pages.listening import PAGE_SECONDS, Page, Table, Track, listening_page
+from vimss.shards.instruments import INSTRUMENTS
 
 VIDEO_HEIGHT = 240
 VIDEO_WIDTH = 1280
@@ -26,18 +26,29 @@ class Heard:
     file: Path
     report: SoundReport
     notes: tuple[str, ...]
-    """What the file lacks, and warnings about its sound."""
+    """What is missing from the file, and warnings about its sound."""
 
 
 @dataclass(frozen=True, eq=False)
 class Signals:
-    """What the tracks of a page play, on disk."""
+    """The signals that the tracks of a page play, on disk."""
 
     mixture: DiskAudio
     stems: Mapping[str, DiskAudio]
     true: Mapping[str, DiskAudio]
     gain: float
-    """With which the WAVs of the stems were written."""
+    """The gain with which the WAVs of the stems were written."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of the stems that have references."""
+
+    improvements: dict[str, float] = field(default_factory=dict)
+    """SI-SDR improvement in dB, of the stems for which it is defined."""
+    tables: tuple[Table, ...] = ()
+    notes: dict[str, str] = field(default_factory=dict)
+    """Stem to the line under its name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,28 +79,29 @@ def separation_page(heard: Heard, model: LoadedModel, players: Sequence[str], si
 
 
 def _tracks(file: Path, signals: Signals, scores: Scores, samples: int) -> list[Track]:
-    tracks = [Track(file.name, signals.mixture.read(0, samples), "mix", "the recording as the model hears it")]
+    tracks = [Track(file.name, signals.mixture.read(0, samples), "mix", "the recording at the model's sample rate")]
     for name, stem in signals.stems.items():
         tracks.append(Track(title_of(name), stem.read(0, samples), "estimate", scores.notes.get(name, "")))
         if name in signals.true:
             true = signals.true[name].read(0, samples)
-            tracks.append(Track(title_of(name), true, "reference", "the true stem, which no model heard"))
+            tracks.append(Track(title_of(name), true, "reference", "the true stem, for comparison"))
     return tracks
 
 
 def _lead(names: Sequence[str], separator: Separator) -> str:
-    interface, told = separator.interface, "was told nothing but the sound"
+    interface, network = separator.interface, "an unconditioned network"
     if interface.is_conditioned:
-        told = "looked at the players" if interface.uses_players else "was told which instruments play"
+        shown = "pictures of the players" if interface.uses_players else "the labels of the instruments"
+        network = f"a network conditioned on {shown}"
     count = f"{len(names)} stems" if len(names) > 1 else "One stem"
-    return f"{count} from one recording, by a network that {told}."
+    return f"{count} from one recording, by {network}."
 
 
 def _facts(heard: Heard, model: LoadedModel, players: Sequence[str], signals: Signals) -> dict[str, str]:
     seconds = signals.mixture.samples / model.separator.sample_rate
     facts = {
         "Recording": f"{heard.file.name}, {seconds:.1f} s",
-        "Heard": heard.report.sentence.removeprefix("heard "),
+        "Sound": heard.report.sentence.removeprefix("heard "),
     }
     if heard.notes:
         facts["Note"] = ". ".join(heard.notes)
@@ -105,7 +117,7 @@ def _facts(heard: Heard, model: LoadedModel, players: Sequence[str], signals: Si
 
 def peak_limited(gain: float) -> str:
     """A sentence about the gain of the stems."""
-    return f"all stems are turned down by {-20 * math.log10(gain):.1f} dB, so that none clips"
+    return f"the gain of all stems is reduced by {-20 * math.log10(gain):.1f} dB, so that none clips"
 
 
 def _limits(separator: Separator, card: Mapping[str, Any]) -> list[str]:
@@ -115,26 +127,31 @@ def _limits(separator: Separator, card: Mapping[str, Any]) -> list[str]:
     limits = [
         f"It works at {rate / 1000:g} kHz {channels}: the stems hold nothing above {rate / 2000:g} kHz.",
         f"It was trained {trained.rstrip('.')}.",
-        "It knows instruments by the timbres it was trained on: the same instrument with another player, room or "
-        "microphone is separated worse, sometimes not at all.",
-        f"It knows {known}. Whatever else sounds is shared among the stems.",
+        "It has learned the timbres of its training data: the same instrument with another player, room or "
+        "microphone is separated less well, sometimes not at all.",
+        f"It knows {known}. Other sounds are distributed among the stems.",
     ]
     if not separator.interface.any_order and not separator.interface.uses_players:
         limits.append("Two players of one instrument stay together in one stem.")
     return limits
 
 
+def title_of(name: str) -> str:
+    """The name of a stem on the page."""
+    return INSTRUMENTS.get(name, name.replace("_", " "))
+
+
 def _page_video(file: Path) -> tuple[bytes | None, dict[str, str]]:
-    """A small copy of the picture for the page, or the reason why there is none."""
+    """A small copy of the video for the page, or the reason why there is none."""
     size = probe(file).size
     if size is None:
         return None, {}
     height = min(VIDEO_HEIGHT, size[0])
     width = min(VIDEO_WIDTH, max(1, round(height * size[1] / size[0])))
     try:
-        # Whether the file was cut off has been asked of its sound.
+        # Reading the sound has already checked whether the file is truncated.
         frames = read_video(file, (height, width), VIDEO_FRAME_RATE, PAGE_SECONDS, allow_truncated=True)
     except MediaError as error:
-        # The stems are whole without it.
+        # The stems do not depend on it.
         return None, {"Video": f"cannot be shown: {error.got}"}
     return encode_video(frames, VIDEO_FRAME_RATE), {}

@@ -1,6 +1,6 @@
-"""Shards to look at and listen to: a page for one clip of each split, with pictures, mix and stems.
+"""The page of a clip: its players' pictures, its mix and its stems.
 
-pages = show(manifest, Path("store/shows/quickstart"))
+pages = write_clip_pages(manifest, Path("store/shows/quickstart"))  # one clip of each split
 """
 
 from pathlib import Path
@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from vimss.media import encode_video
+from vimss.media import INT16_SCALE, encode_video
 from vimss.metrics import level_db
-from vimss.page import Page, Track, listening_page
+from vimss.pages.listening import Page, Track, listening_page
 from vimss.shards.clip import Clip, Player
 from vimss.shards.manifest import Manifest
 from vimss.storage import atomic_write
@@ -18,8 +18,8 @@ from vimss.stream.read import read_clips
 from vimss.stream.scene import mixture_of
 
 
-def show(manifest: Manifest, folder: str | Path) -> list[Path]:
-    """Write a listening page for the first clip of each split that sounds; returns the pages.
+def write_clip_pages(manifest: Manifest, folder: str | Path) -> list[Path]:
+    """Write a listening page for the first clip of each split that is not silent; return their paths.
 
     Raises:
         DataError: damaged shards.
@@ -32,12 +32,13 @@ def show(manifest: Manifest, folder: str | Path) -> list[Path]:
         if clip is not None:
             path = Path(folder) / f"{split}.html"
             with atomic_write(path) as temporary:
-                temporary.write_text(listening_page(_page(clip, split, manifest)), encoding="utf-8")
+                temporary.write_text(listening_page(clip_page(clip, split, manifest)), encoding="utf-8")
             pages.append(path)
     return pages
 
 
-def _page(clip: Clip, split: str, manifest: Manifest) -> Page:
+def clip_page(clip: Clip, split: str, manifest: Manifest) -> Page:
+    """The page of a clip of a split."""
     mix = mixture_of(clip)
     pieces = sum(piece.split == split for piece in manifest.pieces)
     seconds = sum(shard.seconds for shard in manifest.of_split(split))
@@ -69,16 +70,16 @@ def _name(player: Player) -> str:
 
 
 def _track(player: Player, mix: np.ndarray) -> Track:
-    stem = np.asarray(player.audio, np.float32) / 32768
+    stem = np.asarray(player.audio, np.float32) / np.float32(INT16_SCALE)
     note = f"{level_db(stem, mix):+.1f} dB against the mix"
     return Track(player.part, stem, "reference", f"{note}, {player.timbre}" if player.timbre else note)
 
 
 def _video(clip: Clip, mix: np.ndarray) -> bytes | None:
-    """The players side by side, with the mix; None where nobody is seen."""
-    seen: list[UInt8[np.ndarray, "v h w 3"]] = []
+    """The players side by side, with the mix; None for a clip without pictures."""
+    pictures: list[UInt8[np.ndarray, "v h w 3"]] = []
     for player in clip.players:
-        # Players who cannot be told apart are seen in one picture.
-        if player.picture is not None and not any(np.array_equal(player.picture, other) for other in seen):
-            seen.append(player.picture)
-    return encode_video(np.concatenate(seen, axis=2), clip.frame_rate, mix, clip.sample_rate) if seen else None
+        # Players of a video without separate crops share one picture.
+        if player.picture is not None and not any(np.array_equal(player.picture, other) for other in pictures):
+            pictures.append(player.picture)
+    return encode_video(np.concatenate(pictures, axis=2), clip.frame_rate, mix, clip.sample_rate) if pictures else None

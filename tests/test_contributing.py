@@ -1,0 +1,55 @@
+"""The examples of .github/CONTRIBUTING.md are code that runs."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from vimss.media import write_wav
+from vimss.runtime import load_place
+from vimss.shards.recipe import load_recipe
+from vimss.systems import Scene
+
+TEXT = Path(".github/CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def example(heading: str, language: str = "python") -> str:
+    """The first block of a section."""
+    section = TEXT.partition(f"### {heading}\n")[2].partition("\n### ")[0]
+    return re.findall(rf"^```{language}\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)[0]
+
+
+def run(heading: str) -> dict[str, object]:
+    """The names that an example defines."""
+    names: dict[str, object] = {}
+    exec(example(heading), names)  # noqa: S102
+    return names
+
+
+def test_the_example_of_a_corpus_reads_files_into_clips(tmp_path):
+    for name in "abcd":
+        write_wav(tmp_path / f"{name}.wav", np.full((1, 8000), 0.1, np.float32), 8000)
+    reader, recipe = run("A corpus"), load_recipe("folder", ["sample_rate=8000", "clip_seconds=0.5"])
+    listing = reader["pieces"](recipe, reader["Options"](), tmp_path)
+    assert [piece.name for piece in listing.pieces] == ["a", "b", "c", "d"]
+    clips = list(reader["read"](listing.pieces[0], recipe, reader["Options"](), tmp_path))
+    assert sum(clip.samples for clip in clips) == 8000 and len(clips) == 2
+    assert {player.instrument for clip in clips for player in clip.players} == {"vn"}
+
+
+def test_the_example_of_a_baseline_gives_a_signal_for_each_label():
+    mixture = np.ones((1, 100), np.float32)
+    estimates = run("A baseline")["Half"]()(Scene("a", mixture, {}, {}), ["vn", "vc"])
+    assert estimates.shape == (2, 1, 100) and (estimates == 0.5).all()
+
+
+def test_the_example_of_a_place_is_one(tmp_path, monkeypatch):
+    (tmp_path / "runtime.yaml").write_text(example("A place", "yaml"), encoding="utf-8")
+    assert load_place(tmp_path).gpus_per_worker == yaml.safe_load(example("A place", "yaml"))["gpus_per_worker"] == 1
+
+
+@pytest.mark.parametrize("heading", ["A network", "A context", "An objective"])
+def test_the_other_examples_are_python(heading):
+    compile(example(heading), heading, "exec")

@@ -1,0 +1,290 @@
+"""The public functions: what the command line, the quickstart and a notebook call; `vimss` exports most of them.
+
+    with open_session("local") as session:
+        manifest = write_shards(session, "quickstart", load_recipe("quickstart"))
+        study, tracker = run_search(session, load_experiment("quickstart"), manifest)
+
+Each stage has its own module, which does not know the later stages; these functions combine them.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vimss import evaluations, features
+from vimss.console import err
+from vimss.errors import ConfigError, DataError, TrainingError
+from vimss.experiment import Experiment
+from vimss.model.config import VisionConfig
+from vimss.pages.of_clip import write_clip_pages
+from vimss.pages.of_trial import run_files
+from vimss.progress import SoundProgress
+from vimss.promote import resolve_model
+from vimss.runtime import git_commit
+from vimss.search.checks import check_experiment
+from vimss.search.events import Reporter
+from vimss.search.run import search
+from vimss.search.study import (
+    Study,
+    TrialRecord,
+    best_of_cell,
+    cell_folder,
+    in_cells,
+    locked,
+    read_study,
+    study_folder,
+)
+from vimss.separate import DEFAULTS, Options, Reports, Separated, folder_name, separate
+from vimss.session import Session
+from vimss.shards import verify, write
+from vimss.shards.manifest import Manifest, open_shards
+from vimss.shards.recipe import Recipe, load_recipe, recipe_name
+from vimss.shards.written import written_shards
+from vimss.storage import Folder, kept_beside
+from vimss.track import Study as TrackedStudy
+from vimss.track import Tracker, model_folder, provenance
+
+
+def write_shards(
+    session: Session,
+    name: str | Path,
+    recipe: Recipe,
+    source: str | Path | None = None,
+    on_progress: Callable[[SoundProgress], None] | None = None,
+) -> Manifest:
+    """Write the shards of a recipe into the session's store, or open them if they exist.
+
+    `name` is the recipe's; `source` is the folder of a corpus that is not generated.
+    """
+    folder = None if source is None else Path(source)
+    if folder is not None and not folder.is_dir():
+        raise ConfigError("--source must name the folder of a corpus", got=f"no folder {folder}", fix="check the path")
+    return write.write_shards(recipe, recipe_name(name), session.store, folder, on_progress)
+
+
+def check_shards(
+    session: Session, name: str | Path, recipe: Recipe, show_progress: Callable[[str], None] = lambda _: None
+) -> tuple[Folder, list[verify.ShardReport]]:
+    """Read every shard of a recipe; return their folder and the findings for each."""
+    folder = write.shards_folder(recipe, recipe_name(name), session.store)
+    done = 0
+
+    def count(found: verify.ShardReport) -> None:
+        nonlocal done
+        done += 1
+        show_progress(f"{done} shards read" + (f"; {found.wrong[0]}" if found.wrong else ""))
+
+    return folder, verify.check_shards(folder, count)
+
+
+def show_shards(session: Session, manifest: Manifest) -> list[Path]:
+    """Write a page to look at and listen to for one clip of each split; return their paths in the store."""
+    return write_clip_pages(manifest, session.store.shows / f"{manifest.name}-{manifest.signature}")
+
+
+def write_features(
+    session: Session,
+    name: str | Path,
+    recipe: Recipe,
+    vision: VisionConfig,
+    device: str = "cpu",
+    show_progress: Callable[[str], None] = lambda _: None,
+) -> Folder:
+    """Compute the vision features of a recipe's shards, beside them; return their folder."""
+    folder = write.shards_folder(recipe, recipe_name(name), session.store)
+    manifest = open_shards(folder, session.store)
+    total = len(manifest.shards)
+    return features.write_features(manifest, vision, device, lambda done: show_progress(f"{done} of {total} shards"))
+
+
+def experiment_recipe(experiment: Experiment) -> Recipe:
+    """The recipe of an experiment's shards, with the experiment's changes, and its seed if it sets one."""
+    return load_recipe(experiment.shards, list(_key_values(experiment.recipe)), _own_seed(experiment))
+
+
+def load_shards(session: Session, experiment: Experiment) -> Manifest:
+    """The shards of an experiment; DataError with the command that writes them where they do not exist yet."""
+    manifest = _written(session, experiment, experiment.shards, experiment.recipe)
+    more = [(_written(session, experiment, name, {}), share) for name, share in experiment.more_shards.items()]
+    return manifest.mixed_with(more)
+
+
+def _written(session: Session, experiment: Experiment, name: str, recipe: Mapping[str, Any]) -> Manifest:
+    """The shards of one recipe, with the experiment's changes to it."""
+    seed, changes = _own_seed(experiment), list(_key_values(recipe))
+    return written_shards(session.store, name, f"the shards of the experiment '{experiment.name}'", seed, changes)
+
+
+def _own_seed(experiment: Experiment) -> int | None:
+    """The seed that an experiment sets; its default must not replace the seed of a recipe."""
+    return experiment.seed if "seed" in experiment.model_fields_set else None
+
+
+def _key_values(content: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """Nested settings as `key.path=value`."""
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _key_values(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}={json.dumps(value)}"
+
+
+def run_search(
+    session: Session,
+    experiment: Experiment,
+    manifest: Manifest,
+    reporters: Sequence[Reporter] = (),
+    *,
+    wait: bool = False,
+) -> tuple[Study, Tracker]:
+    """Run all trials of an experiment and record them in MLflow; earlier trials are kept.
+
+    The tracker stays open for further files and figures; close it with `tracker.close()`. If another process is
+    searching this study: StorageError, or with `wait` wait until it has ended.
+    """
+    check_experiment(experiment, manifest, session.place)
+    with locked(study_folder(experiment, manifest, session.store), _print_lock_owner if wait else None):
+        tracker = open_tracker(session, experiment, manifest)
+        try:
+            return search(experiment, manifest, session.place, session.store, (tracker, *reporters)), tracker
+        except BaseException:
+            tracker.close()
+            raise
+
+
+def _print_lock_owner(owner: str) -> None:
+    err.print(f"waiting for {owner}, which is searching this study")
+
+
+def open_tracker(session: Session, experiment: Experiment, manifest: Manifest) -> Tracker:
+    """The MLflow runs of an experiment."""
+    tags = {
+        "seed": str(experiment.seed),
+        "workers_per_trial": str(session.place.workers_per_trial),
+        "shards": ", ".join(f"{one.name} {one.digest}" for one in (manifest, *(other for other, _ in manifest.more))),
+        "commit": git_commit(),
+        **provenance(),
+    }
+    described = f"**{experiment.question}**\n\nExpected: {experiment.expected}"
+    name = study_folder(experiment, manifest, session.store).name
+    varied = (*experiment.compare, *experiment.tune)
+    cells = {cell.name: cell_folder(experiment, cell) for cell in experiment.cells()}
+    return Tracker(
+        session.tracking, TrackedStudy(experiment.name, name, described, tags, (experiment.figure.name,), varied, cells)
+    )
+
+
+@contextmanager
+def closing_tracker(tracker: Tracker, note: Callable[[str], None]) -> Iterator[None]:
+    """Close the tracker at the end of the block, also after an error; `note` gets a sentence if data is not in MLflow
+    yet.
+    """
+    try:
+        yield
+    finally:
+        left = tracker.close()
+        if left:
+            note(str(left))
+
+
+def log_pictures(experiment: Experiment, manifest: Manifest, study: Study, tracker: Tracker) -> None:
+    """Add curves, spectrograms and listening pages to the runs of a study."""
+    for cell, trial, files in run_files(experiment, manifest, study):
+        tracker.log_files(cell, trial, files)
+
+
+def load_study(session: Session, experiment: Experiment, manifest: Manifest) -> Study:
+    """The trials of an earlier search; DataError where there are none."""
+    folder = study_folder(experiment, manifest, session.store)
+    everything = read_study(folder)
+    study = in_cells(experiment, everything)
+    if not study.records:
+        others = len(everything.records)
+        raise DataError(
+            f"the experiment '{experiment.name}' must have been searched first",
+            got=f"no trials in {folder}" + (f" with its settings, {others} with others" if others else ""),
+            fix="run `vimss search` with the same experiment, --seed and --set",
+        )
+    return study
+
+
+def earlier_studies(session: Session, experiment: Experiment, manifest: Manifest) -> str:
+    """A sentence about other studies of an experiment of this name; empty where there are none."""
+    count = len(kept_beside(study_folder(experiment, manifest, session.store)))
+    if not count:
+        return ""
+    studies, are, they = ("study", "is", "it was") if count == 1 else ("studies", "are", "they were")
+    return (
+        f"{count} earlier {studies} of {experiment.name} {are} kept in {session.store.studies}; {they} made with other "
+        "data or by an earlier version"
+    )
+
+
+def check_finished(experiment: Experiment, study: Study) -> None:
+    """TrainingError, with the state of its trials, where a cell has no finished trial, or an interrupted one."""
+    ends: list[str] = []
+    for cell in experiment.cells():
+        records = study.of_cell(cell.name)
+        states = Counter(record.state for record in records)
+        if not states["finished"] or states["interrupted"] or states["waiting"]:
+            counts = ", ".join(f"{count} {state}" for state, count in states.items()) or "no trial"
+            # How to fix each of them was printed when it ended.
+            reasons = dict.fromkeys(record.message.partition(". To fix:")[0] for record in records if record.message)
+            ends.append(f"cell '{cell.name}': {'; '.join([counts, *reasons])}")
+    if ends:
+        raise TrainingError(
+            "every cell must have a finished trial, and none that was interrupted",
+            got=". ".join(ends),
+            fix="correct what made trials fail, or run the same command again to resume the interrupted ones",
+        )
+
+
+def best_trials(experiment: Experiment, study: Study) -> dict[str, TrialRecord]:
+    """The best trial of each cell, by the cell's name; cells without weights are left out."""
+    found = {cell.name: best_of_cell(study, cell.name) for cell in experiment.cells()}
+    return {cell: trial for cell, trial in found.items() if trial is not None}
+
+
+def best_trial(experiment: Experiment, study: Study) -> TrialRecord:
+    """The best trial of all cells but the baselines; TrainingError where none has weights."""
+    return study.best([cell.name for cell in experiment.cells() if not cell.is_control])
+
+
+def models_on_shards(
+    session: Session,
+    models: Sequence[str],
+    manifest: Manifest,
+    split: str,
+    note: Callable[[str], None] = lambda sentence: None,
+) -> evaluations.ModelsOnShards:
+    """Check models (folders, or models:/NAME with or without alias or version) against a split; needs no Ray."""
+    folders = {model: model_folder(resolve_model(session.tracking, model, note), session.tracking) for model in models}
+    return evaluations.models_on_shards(folders, manifest, split)
+
+
+def separate_file(
+    session: Session,
+    file: Path,
+    model: str,
+    instruments: str = "",
+    out_folder: Path | None = None,
+    references: Path | None = None,
+    *,
+    options: Options = DEFAULTS,
+    reports: Reports | None = None,
+) -> Separated:
+    """Separate a recording into stems and a page; without `out_folder`, into a folder of its own in the store.
+
+    `model` is a folder, or models:/NAME with or without alias or version.
+    """
+    reports = reports or Reports()
+    resolved = resolve_model(session.tracking, model, reports.note)
+    folder = model_folder(resolved, session.tracking) if resolved.startswith("models:/") else Path(resolved)
+    options = replace(options, model_name=resolved)
+    if out_folder is None:
+        out_folder, options = session.store.stems / folder_name(file), replace(options, numbered=True)
+    return separate(file, folder, out_folder, instruments, references, options=options, reports=reports)

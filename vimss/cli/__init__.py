@@ -1,0 +1,60 @@
+"""The command line: one verb per stage. Everything heavy is imported inside the verb that needs it.
+
+Exit codes: 0 done and complete, 1 failed or interrupted, 2 bad usage.
+"""
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from vimss.cli.checks import check_option_names
+from vimss.cli.data import features, shard
+from vimss.cli.experiments import compare, quickstart, search, train
+from vimss.cli.installation import doctor, schema, ui
+from vimss.cli.models import evaluate, promote, separate
+from vimss.errors import ConfigError, VimssError
+
+VERBS = (shard, features, train, search, evaluate, compare, promote, separate, ui, quickstart, doctor, schema)
+"""In the order of the help: that of the stages, then those around them."""
+
+
+class Verbs(TyperGroup):
+    """The verbs, each of which may be interrupted."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a verb; typer itself would end without a message at Ctrl-C."""
+        from vimss.console import err, print_warnings
+
+        print_warnings()
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            err.print("interrupted; the same command resumes")
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    cls=Verbs,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Visually-informed music source separation: write shards, search, track, promote, separate.",
+)
+for verb in VERBS:
+    app.command()(verb)
+
+
+def main(arguments: Iterable[str] | None = None) -> None:
+    """Entry point: a VimssError becomes one line and an exit code."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        check_option_names(words)
+        app(args=words)
+    except VimssError as error:
+        from vimss.console import err
+
+        err.print(f"error: {error}")
+        sys.exit(2 if isinstance(error, ConfigError) else 1)

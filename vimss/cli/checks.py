@@ -1,0 +1,68 @@
+"""Wrong arguments, refused before slow imports and before Ray starts."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+from vimss.errors import ConfigError
+
+
+def check_option_names(words: list[str]) -> None:
+    """ConfigError for an option with control characters, which typer would print unescaped."""
+    for word in itertools.takewhile(lambda word: word != "--", words):
+        name = word.partition("=")[0]
+        if name.startswith("-") and not name.isprintable():
+            raise ConfigError(
+                "an option must be one of those that --help lists",
+                got=repr(name),
+                fix="correct it; write ./ before a file whose name begins with -",
+            )
+
+
+def check_evaluation(experiment: str | None, models: list[str], shards: str | None) -> None:
+    """ConfigError unless the arguments of `evaluate` name an experiment, or models and shards."""
+    rule = "vimss evaluate takes an experiment, or models and the shards to score them on"
+    given = [f"the experiment '{experiment}'"] if experiment is not None else []
+    given += [f"--model {model}" for model in models]
+    given += [f"--shards {shards}"] if shards is not None else []
+    got = " and ".join(given) or "neither"
+    if experiment is not None and len(given) > 1:
+        raise ConfigError(rule, got=got, fix="leave the experiment out, or --model and --shards")
+    if experiment is None and not models:
+        raise ConfigError(rule, got=got, fix="name an experiment, or give --model models:/NAME --shards RECIPE")
+    if experiment is None and shards is None:
+        raise ConfigError(rule, got=got, fix="add --shards RECIPE")
+    if len(set(models)) < len(models):
+        raise ConfigError("each --model must be given once", got=got, fix="leave the second one out")
+
+
+def find_shards(models: list[str], recipe: str, split: str, given: tuple[int | None, list[str]], place: str) -> Any:
+    """The shards to score models on; an error where they, or the folder or name of a model, do not exist.
+
+    `given` are --seed and --set of the recipe.
+    """
+    from vimss.model.card import check_model_folder
+    from vimss.runtime import load_place, open_store
+    from vimss.shards.written import check_split, written_shards
+    from vimss.track.names import DATABASE, check_registered
+
+    seed, changes = given
+    at = load_place(place)
+    store = open_store(at)
+    manifest = written_shards(store, recipe, f"the shards of '{recipe}'", seed, changes)
+    check_split(manifest, split)
+    for model in models:
+        if not model.startswith("models:"):
+            check_model_folder(Path(model))
+        elif not at.tracking_uri:
+            check_registered(store.tracking / DATABASE, model)
+    return manifest
+
+
+def check_picture(path: Path) -> None:
+    """ConfigError where --curves cannot be written."""
+    if path.suffix.lower() != ".png":
+        raise ConfigError("--curves must name a PNG file", got=str(path), fix=f"write {path.with_suffix('.png')}")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        got = "a folder of that name" if path.is_dir() else f"no folder {path.absolute().parent}"
+        raise ConfigError("--curves must name a file in a folder that exists", got=got, fix="choose another path")

@@ -1,0 +1,123 @@
+"""Verbs that answer the question of an experiment: train, search, compare, quickstart."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vimss.cli.checks import check_picture
+from vimss.cli.options import ExperimentName, Json, On, Seed, Set, Wait
+
+
+def train(
+    experiment: ExperimentName,
+    seed: Seed = None,
+    changes: Set = None,
+    place: On = "local",
+    wait: Wait = False,
+    as_json: Json = False,
+) -> None:
+    """Train an experiment's own settings: a search with one trial."""
+    from vimss.search.consistency import load_experiment
+
+    _search(load_experiment(experiment, changes or (), seed).without_search(), place, wait, as_json)
+
+
+def search(
+    experiment: ExperimentName,
+    seed: Seed = None,
+    changes: Set = None,
+    place: On = "local",
+    wait: Wait = False,
+    as_json: Json = False,
+) -> None:
+    """Search all cells of an experiment, or resume that search."""
+    from vimss.search.consistency import load_experiment
+
+    _search(load_experiment(experiment, changes or (), seed), place, wait, as_json)
+
+
+def _search(experiment: Any, place: str, wait: bool, as_json: bool) -> None:
+    """Search an experiment and print its results; exit code 1 where a cell has no finished trial."""
+    from vimss import api, report
+    from vimss.console import SearchLines, err, print_json, stage
+    from vimss.session import open_session
+
+    session = open_session(place)
+    manifest = api.load_shards(session, experiment)
+    _print_earlier(session, experiment, manifest)
+    with stage(f"search of {experiment.name}") as show_progress:
+        lines = SearchLines(show_progress, experiment)
+        study, tracker = api.run_search(session, experiment, manifest, [lines], wait=wait)
+    with api.closing_tracker(tracker, err.print), stage("pictures and pages"):
+        api.log_pictures(experiment, manifest, study, tracker)
+    best = api.best_trials(experiment, study)
+    if as_json:
+        cells = {cell: {"trial": trial.trial, **trial.best_report} for cell, trial in best.items()}
+        seeds = {spread.name: spread.figures for spread in report.seed_spreads(experiment, study)}
+        print_json({"folder": str(study.folder), "cells": cells, **({"over seeds": seeds} if seeds else {})})
+    else:
+        report.print_comparison(experiment, study)
+    api.check_finished(experiment, study)
+
+
+def _print_earlier(session: Any, experiment: Any, manifest: Any) -> None:
+    """Print where earlier studies of the experiment are, since their trials do not appear."""
+    from vimss import api
+    from vimss.console import err
+
+    sentence = api.earlier_studies(session, experiment, manifest)
+    if sentence:
+        err.print(sentence)
+
+
+def compare(
+    experiment: ExperimentName,
+    curves: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Draw the validation loss of each cell's best trial to a file.")
+    ] = None,
+    seed: Seed = None,
+    changes: Set = None,
+    place: On = "local",
+    as_json: Json = False,
+) -> None:
+    """Print the result table of an experiment, one row per cell."""
+    from vimss import api, report
+    from vimss.console import print_json
+    from vimss.pages.of_trial import loss_curves
+    from vimss.search.consistency import load_experiment
+    from vimss.session import open_session
+    from vimss.storage import atomic_write
+
+    loaded = load_experiment(experiment, changes or (), seed)
+    if curves is not None:
+        check_picture(curves)
+    session = open_session(place)
+    manifest = api.load_shards(session, loaded)
+    _print_earlier(session, loaded, manifest)
+    study = api.load_study(session, loaded, manifest)
+    if curves is not None:
+        with atomic_write(curves) as temporary:
+            temporary.write_bytes(loss_curves(api.best_trials(loaded, study)))
+    if as_json:
+        rows = [dict(zip(report.COMPARISON_COLUMNS, row, strict=True)) for row in report.comparison_rows(loaded, study)]
+        groups = [dict(zip(report.SEED_COLUMNS, row, strict=True)) for row in report.seed_rows(loaded, study)]
+        print_json([*rows, *groups])
+        return
+    report.print_comparison(loaded, study)
+
+
+def quickstart(seed: Seed = None, place: On = "local", wait: Wait = False, as_json: Json = False) -> None:
+    """Run every stage, from scores to stems, in three minutes."""
+    began = time.time()
+    from vimss.api import check_finished
+    from vimss.console import print_json
+    from vimss.quickstart import print_result, run
+
+    result = run(seed, place, began=began, wait=wait)
+    if as_json:
+        print_json(result.summary)
+    else:
+        print_result(result)
+    check_finished(result.experiment, result.study)

@@ -1,0 +1,194 @@
+"""Verbs that use trained models: evaluate, promote, separate."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from vimss.cli.checks import check_evaluation, find_shards
+from vimss.cli.options import Device, ExperimentName, Json, On, Seed, Set
+
+
+def evaluate(
+    experiment: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[EXPERIMENT]", help="Name or path of a YAML in experiments/; leave it out with --model."
+        ),
+    ] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Option("--model", help="Folder, models:/NAME@ALIAS, models:/NAME/VERSION or models:/NAME; repeatable."),
+    ] = None,
+    shards: Annotated[
+        str | None,
+        typer.Option(metavar="RECIPE", help="Name or path of a YAML in shards/: the shards to score models on."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split: test, test_unheard, promote or valid.")] = "test",
+    device: Device = "auto",
+    seed: Seed = None,
+    changes: Set = None,
+    place: On = "local",
+    as_json: Json = False,
+) -> None:
+    """Score best trials, or any models, beside untrained systems.
+
+    With EXPERIMENT, the best trial of each of its cells; with --model and --shards, any models on any shards. --seed
+    and --set change the experiment, or the recipe of --shards.
+    """
+    check_evaluation(experiment, models or [], shards)
+    if experiment is None:
+        manifest = find_shards(models or [], str(shards), split, (seed, changes or []), place)
+    from vimss import report
+    from vimss.console import print_json
+    from vimss.search.consistency import load_experiment
+    from vimss.session import open_session
+
+    if experiment is None:
+        title, best = f"{split} of {manifest.name}", None
+        evaluations = _evaluate_models(models or [], manifest, split, device, place)
+    else:
+        title, loaded = split, load_experiment(experiment, changes or (), seed)
+        with open_session(place) as session:
+            best, evaluations = _evaluate_experiment(session, loaded, split, device)
+    if as_json:
+        print_json([evaluation.model_dump(mode="json") for evaluation in evaluations])
+    else:
+        report.print_evaluations(title, evaluations, best)
+
+
+def _evaluate_models(models: list[str], manifest: Any, split: str, device: Any, place: str) -> list[Any]:
+    """Score models on shards, and print what is adapted or left out."""
+    from vimss import api
+    from vimss.console import show_rate, stage
+    from vimss.evaluations import evaluate_models
+    from vimss.model.device import device_of_tasks
+    from vimss.session import open_session
+
+    with open_session(place) as session:
+        checked = api.models_on_shards(session, models, manifest, split, _note)
+        for sentence in checked.sentences:
+            _note(sentence)
+        resolved = device_of_tasks(session.place, device)
+        with stage(f"evaluation on {split} of {manifest.name}") as show_progress:
+            return evaluate_models(checked, resolved, show_rate(show_progress, "parts"))
+
+
+def _evaluate_experiment(session: Any, experiment: Any, split: str, device: Any) -> tuple[Any, list[Any]]:
+    """The best trial of all cells, and the evaluations of each cell's best trial, which are kept in the study."""
+    from vimss import api
+    from vimss.console import show_rate, stage
+    from vimss.evaluations import evaluate_systems, save_evaluations
+    from vimss.model.device import device_of_tasks
+    from vimss.shards.written import check_split
+
+    manifest = api.load_shards(session, experiment)
+    check_split(manifest, split)
+    study = api.load_study(session, experiment, manifest)
+    best = api.best_trial(experiment, study)
+    trained = {name: trial.folder / "model" for name, trial in api.best_trials(experiment, study).items()}
+    resolved = device_of_tasks(session.place, device)
+    with stage(f"evaluation on {split}") as show_progress:
+        evaluations = evaluate_systems(
+            manifest, trained, split, on_progress=show_rate(show_progress, "parts"), device=resolved
+        )
+    save_evaluations(study, split, evaluations)
+    return best, evaluations
+
+
+def promote(
+    experiment: ExperimentName, seed: Seed = None, changes: Set = None, place: On = "local", as_json: Json = False
+) -> None:
+    """Register the best trial, as champion if significantly better."""
+    from vimss import api
+    from vimss.console import err, out, print_json
+    from vimss.promote import promote_best
+    from vimss.search.consistency import load_experiment
+    from vimss.session import open_session
+    from vimss.shards.written import check_split
+
+    loaded = load_experiment(experiment, changes or (), seed)
+    with open_session(place) as session:
+        manifest = api.load_shards(session, loaded)
+        check_split(manifest, "promote")
+        study = api.load_study(session, loaded, manifest)
+        api.best_trial(loaded, study)
+        tracker = api.open_tracker(session, loaded, manifest)
+        with api.closing_tracker(tracker, err.print):
+            promotion = promote_best(session, loaded, manifest, tracker, study)
+    if as_json:
+        print_json(
+            {
+                "name": promotion.name,
+                "version": promotion.version,
+                "champion": promotion.is_champion,
+                "sentence": promotion.decision.sentence,
+            }
+        )
+        return
+    out.print(
+        f"{promotion.name} version {promotion.version}, best trial of cell '{promotion.cell}'. "
+        f"{promotion.decision.sentence}"
+    )
+
+
+def separate(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A sound or video file.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Folder, models:/NAME@ALIAS, models:/NAME/VERSION, or models:/NAME for its champion, else its newest."
+        ),
+    ] = "models:/quickstart",
+    instruments: Annotated[
+        str, typer.Option(help="Labels, as in vn,va,vc; default: those in the file's metadata.")
+    ] = "",
+    out_folder: Annotated[
+        Path | None, typer.Option("--out", help="Folder to write; default: one in the store.")
+    ] = None,
+    references: Annotated[
+        Path | None, typer.Option(help="Folder of true stems, such as vn.wav or violin 1.flac, for scores.")
+    ] = None,
+    stream: Annotated[int, typer.Option(help="Number of the sound stream to separate, from 0.", min=0)] = 0,
+    channel: Annotated[
+        Literal["all", "left", "right", "mid", "side"], typer.Option(help="Part of a stereo sound to separate.")
+    ] = "all",
+    allow_truncated: Annotated[
+        bool, typer.Option("--allow-truncated", help="Separate the readable part of a file that was cut off.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace stems of another recording in the folder of --out.")
+    ] = False,
+    device: Device = "auto",
+    place: On = "local",
+    as_json: Json = False,
+) -> None:
+    """Separate a recording into one WAV per label, with a page.
+
+    The page plays the recording and its stems, and shows their spectrograms, the video, and the limits of the model.
+    """
+    from vimss import api
+    from vimss.console import out, print_json, stage
+    from vimss.separate import Options, Reports
+    from vimss.session import open_session
+
+    session = open_session(place)
+    options = Options(stream, channel, allow_truncated, overwrite, device=device)
+    with stage(f"separate {file.name}") as show_progress:
+        reports = Reports(show_progress, _note)
+        result = api.separate_file(
+            session, file, model, instruments, out_folder, references, options=options, reports=reports
+        )
+    if as_json:
+        print_json(result.summary)
+        return
+    for path in (*result.stems.values(), result.page):
+        out.print(str(path))
+    for sentence in result.sentences:
+        out.print(sentence)
+
+
+def _note(sentence: str) -> None:
+    from vimss.console import err
+
+    err.print(f"  {sentence}")

@@ -1,0 +1,21 @@
+"""Options and arguments that several verbs share."""
+
+from typing import Annotated, Literal
+
+import typer
+
+On = Annotated[str, typer.Option("--on", metavar="PLACE", help="Where to run: name or path of a folder in platform/.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting of the YAML; repeatable.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of corpus, sampler and training.", min=0)]
+Wait = Annotated[
+    bool, typer.Option("--wait", help="If another process is running the same search, wait until it has ended.")
+]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda", "mps"],
+    typer.Option(help="Device for networks: cpu, cuda, mps, or auto for a GPU if there is one."),
+]
+ExperimentName = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="Name or path of a YAML in experiments/.")]
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Name or path of a YAML in shards/.")]

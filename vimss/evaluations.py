@@ -1,0 +1,155 @@
+"""Tables of several systems side by side on the cores of Ray, kept in the folder of their study.
+
+    evaluations = evaluate_systems(manifest, {"best": folder}, "test")
+    save_evaluations(study, "test", evaluations)
+
+Models need not have been trained on the shards: `models_on_shards` fits them to the shards of any recipe.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vimss.baselines import BASELINES
+from vimss.config import parse_config
+from vimss.evaluate import (
+    Evaluation,
+    Part,
+    Row,
+    Table,
+    baseline_rows,
+    evaluation_tasks,
+    joined,
+    run_evaluation,
+    two_source_spec,
+)
+from vimss.model.device import gpu_share
+from vimss.model.fit import Fit, fit_models
+from vimss.model.separator import load_separator, read_card
+from vimss.progress import SoundProgress
+from vimss.runtime import parallel_map, start_ray
+from vimss.search.study import Study, TrialRecord
+from vimss.shards.manifest import Manifest
+from vimss.shards.written import check_split
+from vimss.storage import atomic_write
+from vimss.stream.fixed import fixed_set
+from vimss.stream.read import has_part
+from vimss.systems import model_system
+
+
+def evaluate_systems(
+    manifest: Manifest,
+    models: Mapping[str, str | Path],
+    split: str,
+    *,
+    references: Sequence[str] = tuple(BASELINES),
+    whole_pieces: bool = True,
+    on_progress: Callable[[SoundProgress], None] = lambda progress: None,
+    fit: Fit | None = None,
+    device: str = "cpu",
+) -> list[Evaluation]:
+    """Evaluate models (name to folder) and rows that need no training, by name, as tasks of Ray.
+
+    With `fit`, from `fit_models`, the models need not have been trained on shards of this recipe; all rows are scored
+    on the labels that the models know.
+
+    Raises:
+        ConfigError: There is no such split.
+        DataError: The shards do not hold it, or a model needs vision features that are not beside the shards.
+        ModelError: Without `fit`: a model works at another rate, or with other channels or labels, than the shards.
+
+    """
+    check_split(manifest, split)
+    # Draw it once, before the tasks read it at the same time.
+    fixed_set(manifest, two_source_spec(manifest, split))
+    table = Table(manifest.folder, split, None if fit is None else fit.labels)
+    names = {name: tuple(fit.names[name].items()) if fit is not None else () for name in models}
+    rows = [Row(name, Path(folder).absolute(), names[name], device=device) for name, folder in models.items()]
+    rows += baseline_rows(manifest, references)
+    tasks = [evaluation_tasks(table, row, manifest, whole_pieces) for row in rows]
+    flat = [task for of_row in tasks for task in of_row]
+    total, done, seconds = sum(task.seconds for task in flat), 0, 0.0
+
+    def count(part: Part) -> None:
+        nonlocal done, seconds
+        done, seconds = done + 1, seconds + part.seconds
+        on_progress(SoundProgress(done, len(flat), seconds, seconds / total, part.system))
+
+    start_ray()
+    on_progress(SoundProgress(0, len(flat), 0.0, 0.0))
+    parts = iter(parallel_map(run_evaluation, flat, count, lambda task: gpu_share(task.row.device)))
+    return [joined([next(parts) for _ in of_row], table) for of_row in tasks]
+
+
+@dataclass(frozen=True)
+class ModelsOnShards:
+    """Checked models, to be scored on shards of any recipe."""
+
+    manifest: Manifest
+    split: str
+    folders: Mapping[str, Path]
+    fit: Fit
+    references: tuple[str, ...]
+    """Rows that need no training, without those that these shards cannot give."""
+    sentences: tuple[str, ...]
+    """What is adapted or left out, for people."""
+
+
+def models_on_shards(folders: Mapping[str, Path], manifest: Manifest, split: str) -> ModelsOnShards:
+    """Check models (name to folder) against a split; needs no Ray.
+
+    Raises:
+        ConfigError: There is no such split.
+        DataError: The shards do not hold it, or lack what a model or a score needs.
+        ModelError: A model knows no label of the split.
+
+    """
+    check_split(manifest, split)
+    fit = fit_models({model: load_separator(folder) for model, folder in folders.items()}, manifest, split)
+    for model, folder in folders.items():
+        model_system(folder, manifest, model, fit.names[model])
+    sentences, references = list(fit.sentences), tuple(BASELINES)
+    if "train" not in manifest.splits or not has_part(manifest, "train", "audio"):
+        references = tuple(name for name, baseline in BASELINES.items() if not baseline.fitted)
+        left_out = " and ".join(f"'{name}'" for name, baseline in BASELINES.items() if baseline.fitted)
+        sentences.append(f"no rows {left_out}: '{manifest.name}' has no train split with stems to fit them on")
+    return ModelsOnShards(manifest, split, folders, fit, references, tuple(sentences))
+
+
+def evaluate_models(
+    models: ModelsOnShards, device: str, on_progress: Callable[[SoundProgress], None]
+) -> list[Evaluation]:
+    """The table of `models_on_shards`."""
+    return evaluate_systems(
+        models.manifest,
+        models.folders,
+        models.split,
+        references=models.references,
+        on_progress=on_progress,
+        fit=models.fit,
+        device=device,
+    )
+
+
+def save_evaluations(study: Study, split: str, evaluations: Sequence[Evaluation]) -> Path:
+    """Keep the table of a split in the study's folder."""
+    path = study.folder / f"evaluation-{split}.json"
+    with atomic_write(path) as temporary:
+        lines = ",\n".join(evaluation.model_dump_json(indent=1) for evaluation in evaluations)
+        temporary.write_text(f"[{lines}]\n", encoding="utf-8")
+    return path
+
+
+def load_evaluations(study: Study, split: str) -> list[Evaluation]:
+    """The table that `save_evaluations` kept; empty where the split was not evaluated."""
+    path = study.folder / f"evaluation-{split}.json"
+    if not path.exists():
+        return []
+    return [parse_config(content, Evaluation, str(path)) for content in json.loads(path.read_text(encoding="utf-8"))]
+
+
+def evaluation_of(trial: TrialRecord, evaluations: Sequence[Evaluation]) -> Evaluation | None:
+    """The evaluation of the trial's weights; None where they were not evaluated."""
+    weights = read_card(trial.folder / "model")["sha256"]
+    return next((evaluation for evaluation in evaluations if evaluation.weights == weights), None)

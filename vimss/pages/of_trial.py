@@ -1,0 +1,103 @@
+"""The pictures and the page of each trial of a study, for MLflow: loss curves, a spectrogram, an excerpt to listen to.
+
+for cell, trial, files in run_files(experiment, manifest, study):
+    tracker.log_files(cell, trial, files)
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from vimss.console import decibel, loss_text
+from vimss.evaluate import Evaluation
+from vimss.experiment import Experiment
+from vimss.metrics import CONVENTIONS, si_sdr_improvement
+from vimss.pages.charts import bars_png, curves_png, spectrogram_png
+from vimss.pages.listening import Page, Track, listening_page
+from vimss.search.study import Study, TrialRecord, best_of_cell
+from vimss.shards.instruments import INSTRUMENTS
+from vimss.shards.manifest import Manifest
+from vimss.stream.scene import Scene, pieces_of
+from vimss.systems import System, model_system
+
+EXCERPT_SECONDS = 10.0
+"""Length of the excerpt on a trial's page: enough to hear, and small enough for a hundred runs."""
+
+
+def run_files(experiment: Experiment, manifest: Manifest, study: Study) -> Iterator[tuple[str, str, dict[str, bytes]]]:
+    """Cell, trial and files by name: curves of every cell (trial ""), and of every finished trial its curve, a
+    spectrogram and a page.
+
+    A cell without a finished trial gets those of its best trial with weights. Each trial takes about a second.
+    """
+    excerpts: dict[tuple[tuple[str, ...], str], Scene | None] = {}
+    rate = manifest.recipe.sample_rate
+    for cell in experiment.cells():
+        records = study.of_cell(cell.name)
+        best = best_of_cell(study, cell.name)
+        yield cell.name, "", {"curves.png": loss_curves({record.trial: record for record in records})}
+        for record in records:
+            if not (record is best or (record.state == "finished" and (record.folder / "model").is_dir())):
+                continue
+            system = model_system(record.folder / "model", manifest, record.trial)
+            shown = (system.views.members, system.views.features)
+            if shown not in excerpts:
+                piece = next(pieces_of(manifest, "valid", system.views), None)
+                excerpts[shown] = piece.beginning(round(EXCERPT_SECONDS * rate)) if piece is not None else None
+            files = {"curve.png": loss_curves({record.trial: record})}
+            excerpt = excerpts[shown]
+            # A corpus of solos has nothing to separate.
+            if excerpt is not None and excerpt.references:
+                files |= excerpt_files(experiment, record, system, excerpt, rate)
+            yield cell.name, record.trial, files
+
+
+def loss_curves(records: Mapping[str, TrialRecord]) -> bytes:
+    """Validation loss against audio seconds, of trials by name."""
+    series = {
+        name: (
+            [report["audio_seconds"] for report in record.reports],
+            [report[record.figure.name] for report in record.reports],
+        )
+        for name, record in records.items()
+        if record.reports
+    }
+    return curves_png(series, "audio seconds seen", "validation loss, dB", "Lower is better")
+
+
+def excerpt_files(
+    experiment: Experiment, record: TrialRecord, system: System, excerpt: Scene, rate: int
+) -> dict[str, bytes]:
+    """A spectrogram of the first estimate, and a page with mixture, estimates and references."""
+    labels = sorted(excerpt.references)
+    names = {label: INSTRUMENTS.get(label, label) for label in labels}
+    estimates = dict(zip(labels, system(excerpt, labels), strict=True))
+    tracks = [Track("mixture", excerpt.mixture, "mix")]
+    for label, estimate in estimates.items():
+        gain = si_sdr_improvement(excerpt.mixture, excerpt.references[label], estimate, rate)
+        tracks.append(Track(names[label], estimate, "estimate", f"{decibel(gain)} dB SI-SDR improvement"))
+        tracks.append(Track(names[label], excerpt.references[label], "reference"))
+    facts = {
+        "experiment": experiment.name,
+        "cell": record.cell,
+        "trial": record.trial,
+        "validation loss": loss_text(record, " dB"),
+    }
+    if not system.ordered:
+        facts["slots"] = CONVENTIONS["slots"]
+    page = Page(f"{experiment.name}: {record.cell}", experiment.question, tracks, rate, facts)
+    title = f"{excerpt.name}: {names[labels[0]]}"
+    return {
+        "spectrogram.png": spectrogram_png(estimates[labels[0]], rate, title),
+        "listen.html": listening_page(page).encode(),
+    }
+
+
+def evaluation_bars(evaluations: Sequence[Evaluation]) -> bytes:
+    """SI-SDR improvement of whole pieces by number of sources."""
+    counts = sorted({score.sources for evaluation in evaluations for score in evaluation.scores})
+    groups = {
+        evaluation.system: {
+            f"{count} sources": evaluation.median("si_sdr_improvement", sources=count) for count in counts
+        }
+        for evaluation in evaluations
+    }
+    return bars_png(groups, "SI-SDR improvement, dB", "Whole pieces")

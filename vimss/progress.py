@@ -1,0 +1,22 @@
+"""How far work on sound is, whose parts run side by side: what `parallel_map` and its callers report.
+
+console.show_rate(show_progress, "shards")(SoundProgress(done=12, total=34, seconds=80.0, share=12 / 34))
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SoundProgress:
+    """Progress of a computation; the first one, with nothing done, marks its beginning."""
+
+    done: int
+    """Parts, such as shards."""
+    total: int
+    """Parts altogether."""
+    seconds: float
+    """Seconds of sound processed so far."""
+    share: float
+    """Share of the work that is done, 0 to 1."""
+    last: str = ""
+    """The system whose part was finished last, where there are several."""
