@@ -129,7 +129,8 @@ def test_a_control_may_have_another_network(tmp_path):
         "model: {hop: 8}",
         "model: {hop: 8}\ncompare: {model.network: [wave_u_net]}",
         "compare: {model.network: [wave_u_net, blocks], model.hop: [8, 16]}",
-        "compare: {model.network: [blocks, wave_u_net]}\ntune: {model.hop: {choices: [8, 16]}}\nsearch: {trials: 2}",
+        "model: {network: blocks}\ncompare: {model.network: [blocks, wave_u_net]}\n"
+        "tune: {model.hop: {choices: [8, 16]}}\nsearch: {trials: 2}",
     ],
 )
 def test_a_key_of_a_network_that_is_not_trained_with_it_is_refused(tmp_path, text):
@@ -151,7 +152,7 @@ def test_a_key_of_one_network_is_tuned_where_that_network_is_drawn(tmp_path):
 
 def test_a_setting_that_changes_nothing_in_the_one_network_that_has_it_is_refused(tmp_path):
     # In the small Wave-U-Net no layer is that wide; the other network has no such setting.
-    text = "model: {max_filters: 512, filters: 8}\n"
+    text = "model: {network: blocks, max_filters: 512, filters: 8}\n"
     with pytest.raises(ConfigError, match="model.max_filters needs layers that would have more channels"):
         load(tmp_path, f"{text}compare: {{model.network: [wave_u_net, blocks]}}")
     with pytest.raises(ConfigError, match="model.max_filters needs layers that would have more channels"):
