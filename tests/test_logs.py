@@ -114,7 +114,7 @@ def test_a_file_that_began_anew_is_read_from_its_beginning(tmp_path):
 
 
 def test_a_result_comes_with_the_warnings_of_its_making():
-    assert with_warnings(warn)(3) == (3, ["left out clip 3"])
+    assert with_warnings(warn, 3) == (3, ["left out clip 3"])
 
 
 def test_verbose_prints_what_other_processes_warn_of(capsys, monkeypatch, forwarding):
