@@ -134,15 +134,11 @@ def is_forwarding() -> bool:
     return _forwarding
 
 
-def with_warnings(function: Callable[[Item], Result]) -> Callable[[Item], tuple[Result, list[str]]]:
-    """A function for another process, which gives its result together with the warnings that it logged."""
-
-    def call(item: Item) -> tuple[Result, list[str]]:
-        collected = _Collected()
-        with _handled(collected, logging.WARNING):
-            return function(item), collected.messages
-
-    return call
+def with_warnings(function: Callable[[Item], Result], item: Item) -> tuple[Result, list[str]]:
+    """The result of a function for an item, and the warnings that it logged; for the process that runs it."""
+    collected = _Collected()
+    with _handled(collected, logging.WARNING):
+        return function(item), collected.messages
 
 
 class _Collected(logging.Handler):

@@ -40,10 +40,11 @@ def parallel_map(
             report(done[-1])
         return done
     forwards = is_forwarding()
-    task = ray.remote(num_cpus=1)(with_warnings(function) if forwards else function)
+    task = ray.remote(num_cpus=1)(with_warnings if forwards else function)
     # Ray would wait for ever for a GPU that it does not count.
     most = float(cluster_gpus() > 0)
-    pending = {task.options(num_gpus=most * gpus(item)).remote(item): index for index, item in enumerate(items)}
+    given = (function,) if forwards else ()
+    pending = {task.options(num_gpus=most * gpus(item)).remote(*given, item): index for index, item in enumerate(items)}
     results: dict[int, Result] = {}
     try:
         while pending:

@@ -9,6 +9,7 @@ The same job again continues where it stopped or paused. Its folder holds:
     log.txt                 what the trial's process logged, and log_rank0.txt and so on of its workers, if several
 """
 
+import logging
 import math
 import shutil
 import threading
@@ -29,6 +30,8 @@ from vimss.shards.manifest import open_manifest
 from vimss.storage import TEMPORARY, atomic_write
 from vimss.train.config import Settings, ValidationConfig
 from vimss.train.figure import Figure, figure_of
+
+log = logging.getLogger(__name__)
 
 CHECKPOINTS = "train"
 """Folder of a job's checkpoints; for Ray Train also the name of its run."""
@@ -119,6 +122,7 @@ def _fit_on_workers(job: Job, report: Callable[[Metrics], None]) -> None:
     """
     queue = Queue(actor_options={"num_cpus": 0})
     trainer = _trainer(job, queue)
+    log.info("trains on %d workers, each with a log of its own", job.place.workers_per_trial)
     errors: list[BaseException] = []
 
     def run() -> None:
