@@ -35,13 +35,13 @@ HEAVY = {"torch", "ray", "mlflow", "av", "matplotlib", "webdataset", "numpy", "o
 COMMON = ["--help", "--on", "--set"]
 STUDY = [*COMMON, "--json", "--seed"]
 OPTIONS = {
-    "shard": [*STUDY, "--check", "--minutes", "--out", "--show", "--source"],
-    "features": [*STUDY, "--device", "--network", "--weights"],
-    "train": [*STUDY, "--wait"],
-    "search": [*STUDY, "--wait"],
-    "evaluate": [*STUDY, "--device", "--model", "--shards", "--split"],
+    "shard": [*STUDY, "--check", "--minutes", "--out", "--show", "--source", "--verbose"],
+    "features": [*STUDY, "--device", "--network", "--weights", "--verbose"],
+    "train": [*STUDY, "--wait", "--verbose"],
+    "search": [*STUDY, "--wait", "--verbose"],
+    "evaluate": [*STUDY, "--device", "--model", "--shards", "--split", "--verbose"],
     "compare": [*STUDY, "--curves"],
-    "promote": STUDY,
+    "promote": [*STUDY, "--verbose"],
     "separate": [
         *(
             "--allow-truncated",
@@ -56,8 +56,9 @@ OPTIONS = {
         ),
         *("--overwrite", "--references", "--stream"),
     ],
+    "list": ["--help", "--json", "--on"],
     "ui": ["--help", "--on", "--port"],
-    "quickstart": ["--help", "--json", "--on", "--seed", "--wait"],
+    "quickstart": ["--help", "--json", "--on", "--seed", "--wait", "--verbose"],
     "doctor": ["--help", "--json", "--on"],
     "schema": ["--help"],
 }

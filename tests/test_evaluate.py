@@ -33,6 +33,7 @@ from vimss.runtime import Place
 from vimss.search.study import Study, TrialRecord
 from vimss.shards.manifest import open_manifest
 from vimss.stream import fixed
+from vimss.stream.mix import SOUND_ALONE
 from vimss.stream.read import read_clips
 from vimss.stream.scene import pieces_of
 from vimss.systems import (
@@ -135,7 +136,7 @@ def test_several_systems_have_their_mixtures_decoded_once(bare_manifest, save, d
 
 def test_every_system_hears_the_same_mixtures_whatever_it_sees(bare_manifest, kind):
     plain = list(two_source_mixtures(baseline("mixture", bare_manifest), bare_manifest, "test"))
-    seen = list(two_source_mixtures(kind, bare_manifest, "test")) if kind.features == "" else plain
+    seen = list(two_source_mixtures(kind, bare_manifest, "test")) if kind.views.features == "" else plain
     for one, other in zip(plain, seen, strict=True):
         np.testing.assert_array_equal(one.sound, other.sound)
         assert [source.label for source in one.sources] == [source.label for source in other.sources]
@@ -144,7 +145,7 @@ def test_every_system_hears_the_same_mixtures_whatever_it_sees(bare_manifest, ki
 class Told:
     """A network with one output per label, told all that sound, which does as it is told; or not."""
 
-    name, cue, features, ordered, weights, wrong_context = "told", "none", "", True, "", "absent"
+    name, views, ordered, weights, wrong_context = "told", SOUND_ALONE, True, "", "absent"
 
     def __init__(self, obeys: bool) -> None:
         self.obeys = obeys

@@ -119,7 +119,7 @@ def test_networks_are_compared_and_each_takes_its_own_settings_of_the_file(tmp_p
 
 
 def test_a_control_may_have_another_network(tmp_path):
-    loaded = load(tmp_path, "model: {levels: 3}\nbaselines: {short: {model.network: blocks, model.hop: 8}}")
+    loaded = load(tmp_path, "model: {levels: 3}\ncontrols: {short: {model.network: blocks, model.hop: 8}}")
     assert cell_settings(loaded) == {"search": WaveUNetConfig(levels=3), "short": BlocksConfig(hop=8)}
 
 

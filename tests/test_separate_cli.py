@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from vimss import cli, media
-from vimss.model.config import ModelConfig
+from vimss.model.networks.wave_u_net import WaveUNetConfig
 from vimss.model.separator import Separator, save_separator
 
 
 def small_model(folder: Path, loud: float = 1.0) -> Path:
     torch.manual_seed(0)
-    config = ModelConfig(
+    config = WaveUNetConfig(
         levels=2,
         filters=2,
         down_kernel=5,
@@ -44,7 +44,7 @@ def recorded(path: Path, seconds: float = 1.0) -> Path:
 
 def test_a_gpu_that_is_not_there_is_refused_before_a_recording_is_read(vimss_says, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    save_separator(tmp_path / "tiny", Separator(ModelConfig(levels=3, filters=4), ("vn", "vc"), 8000), {})
+    save_separator(tmp_path / "tiny", Separator(WaveUNetConfig(levels=3, filters=4), ("vn", "vc"), 8000), {})
     code, _, err = vimss_says("separate", tmp_path / "a.wav", "--model", tmp_path / "tiny", "--device", "cuda")
     assert code == 2 and "--device cuda needs an NVIDIA or AMD GPU that PyTorch finds; got only" in err
 

@@ -61,7 +61,7 @@ _HOMES = {
     "write_shards": "vimss.api",
     "read_clips": "vimss.stream.read",
     "read_pieces": "vimss.stream.read",
-    "load_experiment": "vimss.experiment",
+    "load_experiment": "vimss.search.consistency",
     "load_shards": "vimss.api",
     "run_search": "vimss.api",
     "load_study": "vimss.api",

@@ -28,7 +28,7 @@ def json_schema(kind: Literal["experiment", "recipe"]) -> Schema:
 
 def _experiment() -> Schema:
     """An experiment with the settings of its groups, which its class checks later, cell by cell."""
-    groups = {group: Settings.model_fields[group].annotation for group in GROUPS}
+    groups = {group: Settings.model_fields[group].rebuild_annotation() for group in GROUPS}
     schemas, definitions = _schemas({"experiment": Experiment, **groups})
     root = definitions[schemas["experiment"].pop("$ref").rpartition("/")[2]]
     # The file's name is the experiment's.
@@ -37,7 +37,7 @@ def _experiment() -> Schema:
     keys = [SEED]
     for group in GROUPS:
         description = root["properties"][group]["description"]
-        root["properties"][group] = {**_optional(schemas[group], definitions), "description": description}
+        root["properties"][group] = {**_any_of_them(schemas[group], definitions), "description": description}
         keys += [f"{group}.{name}" for name in _property_names(schemas[group], definitions)]
     root["properties"]["recipe"] |= {"propertyNames": {"enum": sorted(Recipe.model_fields)}}
     for varied in ("compare", "tune"):
@@ -67,11 +67,17 @@ def _schemas(kinds: Mapping[str, Any]) -> tuple[dict[str, Schema], Schema]:
     return {name: schema for (name, _), schema in found.items()}, definitions["$defs"]
 
 
-def _optional(schema: Schema, definitions: Schema) -> Schema:
-    """A group of settings without required keys: the file states differences, and cells may add the others."""
+def _any_of_them(schema: Schema, definitions: Schema) -> Schema:
+    """A group of settings with the keys of all its classes, none of them required.
+
+    The file states differences, its cells may add others, and `model` may hold keys of several networks.
+    """
+    properties: Schema = {}
     for member in _members(schema, definitions):
-        member.pop("required", None)
-    return schema
+        for name, given in member["properties"].items():
+            before = properties.get(name, given)
+            properties[name] = given if before == given else {"anyOf": [before, given]}
+    return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
 def _property_names(schema: Schema, definitions: Schema) -> list[str]:

@@ -13,11 +13,25 @@ from typer.core import TyperGroup
 from vimss.cli.checks import check_option_names
 from vimss.cli.data import features, shard
 from vimss.cli.experiments import compare, quickstart, search, train
-from vimss.cli.installation import doctor, schema, ui
+from vimss.cli.installation import doctor, list_store, schema, ui
 from vimss.cli.models import evaluate, promote, separate
 from vimss.errors import ConfigError, VimssError
 
-VERBS = (shard, features, train, search, evaluate, compare, promote, separate, ui, quickstart, doctor, schema)
+VERBS = {
+    "shard": shard,
+    "features": features,
+    "train": train,
+    "search": search,
+    "evaluate": evaluate,
+    "compare": compare,
+    "promote": promote,
+    "separate": separate,
+    "list": list_store,
+    "ui": ui,
+    "quickstart": quickstart,
+    "doctor": doctor,
+    "schema": schema,
+}
 """In the order of the help: that of the stages, then those around them."""
 
 
@@ -43,8 +57,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Visually-informed music source separation: write shards, search, track, promote, separate.",
 )
-for verb in VERBS:
-    app.command()(verb)
+for name, verb in VERBS.items():
+    app.command(name)(verb)
 
 
 def main(arguments: Iterable[str] | None = None) -> None:

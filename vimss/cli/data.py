@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vimss.cli.options import Device, Json, On, RecipeName, Seed, Set
+from vimss.cli.options import Device, Json, On, RecipeName, Seed, Set, Verbose
 from vimss.errors import ConfigError
 
 
@@ -27,6 +27,7 @@ def shard(
     changes: Set = None,
     place: On = "local",
     as_json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Write the shards of a corpus, or open them if they exist."""
     from vimss import api
@@ -110,6 +111,7 @@ def features(
     changes: Set = None,
     place: On = "local",
     as_json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Compute vision features of the pictures in the shards."""
     from vimss import api

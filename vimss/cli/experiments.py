@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from vimss.cli.checks import check_picture
-from vimss.cli.options import ExperimentName, Json, On, Seed, Set, Wait
+from vimss.cli.options import ExperimentName, Json, On, Seed, Set, Verbose, Wait
 
 
 def train(
@@ -17,6 +17,7 @@ def train(
     place: On = "local",
     wait: Wait = False,
     as_json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Train an experiment's own settings: a search with one trial."""
     from vimss.search.consistency import load_experiment
@@ -31,6 +32,7 @@ def search(
     place: On = "local",
     wait: Wait = False,
     as_json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Search all cells of an experiment, or resume that search."""
     from vimss.search.consistency import load_experiment
@@ -108,7 +110,9 @@ def compare(
     report.print_comparison(loaded, study)
 
 
-def quickstart(seed: Seed = None, place: On = "local", wait: Wait = False, as_json: Json = False) -> None:
+def quickstart(
+    seed: Seed = None, place: On = "local", wait: Wait = False, as_json: Json = False, verbose: Verbose = False
+) -> None:
     """Run every stage, from scores to stems, in three minutes."""
     began = time.time()
     from vimss.api import check_finished

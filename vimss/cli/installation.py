@@ -1,4 +1,4 @@
-"""Verbs about an installation and its files: ui, doctor, schema."""
+"""Verbs about an installation and its files: list, ui, doctor, schema."""
 
 import time
 from contextlib import suppress
@@ -36,6 +36,14 @@ def doctor(place: On = "local", as_json: Json = False) -> None:
         print_table("vimss doctor", ("", "found", "to fix"), [(f.what, f.found, f.fix) for f in findings])
     if not all(f.ok for f in findings):
         raise typer.Exit(1)
+
+
+def list_store(place: On = "local", as_json: Json = False) -> None:
+    """List what the store holds: shards, studies with their trials, registered models."""
+    from vimss.inventory import print_inventory
+    from vimss.session import open_session
+
+    print_inventory(open_session(place).store, as_json)
 
 
 def schema(

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from vimss.cli.checks import check_evaluation, find_shards
-from vimss.cli.options import Device, ExperimentName, Json, On, Seed, Set
+from vimss.cli.options import Device, ExperimentName, Json, On, Seed, Set, Verbose
 
 
 def evaluate(
@@ -30,6 +30,7 @@ def evaluate(
     changes: Set = None,
     place: On = "local",
     as_json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Score best trials, or any models, beside untrained systems.
 
@@ -97,7 +98,12 @@ def _evaluate_experiment(session: Any, experiment: Any, split: str, device: Any)
 
 
 def promote(
-    experiment: ExperimentName, seed: Seed = None, changes: Set = None, place: On = "local", as_json: Json = False
+    experiment: ExperimentName,
+    seed: Seed = None,
+    changes: Set = None,
+    place: On = "local",
+    as_json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Register the best trial, as champion if significantly better."""
     from vimss import api

@@ -9,6 +9,20 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting of the YAML; repeatable.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def _show_warnings(is_verbose: bool) -> bool:
+    if is_verbose:
+        from vimss.console import show_warnings_of_workers
+
+        show_warnings_of_workers()
+    return is_verbose
+
+
+Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", help="Print the warnings of worker processes too.", callback=_show_warnings),
+]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of corpus, sampler and training.", min=0)]
 Wait = Annotated[
     bool, typer.Option("--wait", help="If another process is running the same search, wait until it has ended.")
