@@ -421,6 +421,7 @@ def ctrl_c():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 def test_an_interrupted_verb_ends_with_1_and_says_that_it_resumes(ctrl_c, tmp_path):
     """Interrupted while it waits: a pipe has no end of file yet."""
     os.mkfifo(tmp_path / "slow.yaml")

@@ -346,6 +346,7 @@ def peak_bytes(recording: Path, model: Path, out: Path, references: Path) -> int
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_recording(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (listening, of_recording, scoring):
         monkeypatch.setattr(module, "PAGE_SECONDS", 1.0)

@@ -58,6 +58,7 @@ def test_a_second_run_reuses_what_the_first_wrote(small_recipe, small_store, sma
     assert {path: path.stat().st_mtime_ns for path in small_manifest.folder.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_writing_after_a_kill_goes_on_and_ends_with_the_same_bytes(small_recipe, small_manifest, tmp_path):
     script = f"""
 import json
