@@ -150,7 +150,7 @@ def test_one_job_after_the_other_in_one_process_trains_as_each_alone(small_manif
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.faults)])
 def test_a_trial_whose_reports_are_read_late_ends_with_all_of_them(small_manifest, tmp_path, workers):
     def on_a_slow_machine(config, plan):
         """The trial, in a process where each look into a queue of Ray or of Tune begins late."""
@@ -183,12 +183,20 @@ def test_a_trial_whose_reports_are_read_late_ends_with_all_of_them(small_manifes
 @pytest.mark.parametrize(
     ("workers", "process", "meets", "message"),
     [
-        (1, "ImplicitFunc", psutil.Process.suspend, r"no progress for \d+ s, at most \d+ allowed .* resumes it"),
-        (1, "ImplicitFunc", psutil.Process.kill, r"its process died .* the same command resumes it"),
-        (2, "RayTrainWorker", psutil.Process.kill, r"its process died .* the same command resumes it"),
+        pytest.param(
+            *(1, "ImplicitFunc", psutil.Process.suspend, r"no progress for \d+ s, at most \d+ allowed .* resumes it"),
+            marks=pytest.mark.faults, id="stands still",
+        ),
+        pytest.param(
+            *(1, "ImplicitFunc", psutil.Process.kill, r"its process died .* the same command resumes it"),
+            id="is killed",
+        ),
+        pytest.param(
+            *(2, "RayTrainWorker", psutil.Process.kill, r"its process died .* the same command resumes it"),
+            marks=pytest.mark.faults, id="loses a worker",
+        ),
     ],
-    ids=["stands still", "is killed", "loses a worker"],
-)
+)  # fmt: skip
 def test_a_trial_that_is_lost_is_named_and_resumed_by_the_same_search(
     small_manifest, tmp_path, workers, process, meets, message
 ):
