@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 import yaml
 
+from vimss.baselines import Baseline
 from vimss.media import write_wav
+from vimss.model.contexts import Context
+from vimss.model.networks.wave_u_net import WaveUNetConfig
 from vimss.runtime import load_place
+from vimss.shards.clip import Clip, Player
 from vimss.shards.recipe import load_recipe
-from vimss.systems import Scene
+from vimss.stream.scene import Scene
 
 TEXT = Path(".github/CONTRIBUTING.md").read_text(encoding="utf-8")
 
@@ -41,7 +45,9 @@ def test_the_example_of_a_corpus_reads_files_into_clips(tmp_path):
 
 def test_the_example_of_a_baseline_gives_a_signal_for_each_label():
     mixture = np.ones((1, 100), np.float32)
-    estimates = run("A baseline")["Half"]()(Scene("a", mixture, {}, {}), ["vn", "vc"])
+    half = run("A baseline")["Half"]()
+    assert isinstance(half, Baseline)
+    estimates = half(Scene("a", mixture, {}, {}), ["vn", "vc"])
     assert estimates.shape == (2, 1, 100) and (estimates == 0.5).all()
 
 
@@ -50,6 +56,18 @@ def test_the_example_of_a_place_is_one(tmp_path, monkeypatch):
     assert load_place(tmp_path).gpus_per_worker == yaml.safe_load(example("A place", "yaml"))["gpus_per_worker"] == 1
 
 
-@pytest.mark.parametrize("heading", ["A network", "A context", "An objective"])
+def test_the_example_of_a_network_has_windows_and_sites():
+    config = run("A network")["BlocksConfig"](width=32, site="output")
+    assert config.geometry.input_samples(64) == 96 and config.sites()[config.site] == {"second": 32}
+
+
+def test_the_example_of_a_context_gives_a_view_of_a_player():
+    context = run("A context")["Brightness"](WaveUNetConfig(), ("vn",))
+    assert isinstance(context, Context)
+    player = Player("vn", "1", picture=np.full((3, 4, 4, 3), 51, np.uint8))
+    np.testing.assert_allclose(context.of_player(Clip("p", 0, 8, 8, (player,)), player), 0.2)
+
+
+@pytest.mark.parametrize("heading", ["An objective"])
 def test_the_other_examples_are_python(heading):
     compile(example(heading), heading, "exec")
