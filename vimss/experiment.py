@@ -36,13 +36,15 @@ from vimss.config import (
 from vimss.errors import ConfigError
 from vimss.model.networks import BY_NETWORK
 from vimss.train.config import (
+    ObjectiveName,
     Settings,
     TrainingConfig,
     ValidationConfig,
     unchecked,
     without_idle,
 )
-from vimss.train.figure import Figure, figure_of
+from vimss.train.figure import Figure
+from vimss.train.objectives import figure_of
 
 Scalar = bool | int | float | str
 
@@ -51,6 +53,9 @@ GROUPS = ("model", "mixing", "training")
 
 SEED = "seed"
 """Key of the seed of weights, batches and sampler, which is compared like a setting of these groups, but not tuned."""
+
+OBJECTIVE = "objective"
+"""Key of the objective, which is compared like them where the figures are equal, but not tuned."""
 
 EXPERIMENTS = "experiments/*.yaml"
 """Where the experiments lie in a repository."""
@@ -153,6 +158,7 @@ class Experiment(Config):
     model: dict[str, Any] = Field(default_factory=dict, description="differences from the network's defaults")
     mixing: dict[str, Any] = Field(default_factory=dict, description="differences from the defaults of mixing")
     training: dict[str, Any] = Field(default_factory=dict, description="differences from the defaults of training")
+    objective: ObjectiveName = Field("separation", description="what is learned; see vimss.train.objectives")
     compare: dict[str, tuple[Scalar, ...]] = Field(
         default_factory=dict, description="variables of the question; `seed` may be one, and replaces the one above"
     )
@@ -176,11 +182,12 @@ class Experiment(Config):
             "mixing": dict(self.mixing),
             "training": dict(self.training),
             "seed": self.seed,
+            "objective": self.objective,
         }
         for key, value in overrides.items():
             group, _, name = key.partition(".")
-            if key == SEED:
-                content[SEED] = value
+            if key in (SEED, OBJECTIVE):
+                content[key] = value
                 continue
             if group not in GROUPS or not name:
                 raise ConfigError(
@@ -233,7 +240,7 @@ class Experiment(Config):
     @property
     def figure(self) -> Figure:
         """What steers the search, and is the best trial's: that of the objective."""
-        return figure_of()
+        return figure_of(self.objective)
 
     @property
     def inherited(self) -> tuple[str, ...]:
@@ -287,8 +294,8 @@ def read_experiment(name: str | Path, overrides: Sequence[str] = ()) -> Experime
 
 def field_type(key: str) -> Any:
     """The type of the setting at a key path such as training.batch_size; None where there is no such setting."""
-    if key == SEED:
-        return Settings.model_fields[SEED].annotation
+    if key in (SEED, OBJECTIVE):
+        return Settings.model_fields[key].annotation
     group, _, name = key.partition(".")
     if group not in GROUPS:
         return None

@@ -56,6 +56,10 @@ class Separator(nn.Module):
         """The network itself: outputs have numbers, the context is vectors."""
         return cast(Network, self.unet)
 
+    def matrices(self) -> list[nn.Parameter]:
+        """The weights that Muon trains: the network's."""
+        return self.network.matrices()
+
     @property
     def device(self) -> torch.device:
         """Where the network is."""
