@@ -15,7 +15,7 @@ This is the file's schema. `vimss.search.consistency.load_experiment` checks its
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -251,6 +251,26 @@ class Experiment(Config):
         tuned = (key for key in self.tune if not key.startswith("model."))
         return tuple(dict.fromkeys((*INHERITED, *tuned)))
 
+    def with_values(self, key: str, replace: Callable[[str], str]) -> "Experiment":
+        """The same with other words for the strings at a key path, wherever they are set."""
+        *path, last = key.split(".")
+        content = self.model_dump(include={path[0]})
+        group = content[path[0]]
+        for name in path[1:]:
+            group = group.get(name, {})
+        if isinstance(group.get(last), str):
+            group[last] = replace(group[last])
+
+        def fixed(overrides: Mapping[str, Scalar]) -> dict[str, Scalar]:
+            return {one: replace(v) if one == key and isinstance(v, str) else v for one, v in overrides.items()}
+
+        compare = {
+            one: tuple(replace(value) if one == key and isinstance(value, str) else value for value in values)
+            for one, values in self.compare.items()
+        }
+        controls = {name: fixed(overrides) for name, overrides in self.controls.items()}
+        return self.model_copy(update={**content, "compare": compare, "controls": controls})
+
     def without_search(self) -> "Experiment":
         """The same without variables: its own settings as one cell with one trial."""
         return self.model_copy(update={"compare": {}, "tune": {}, "controls": {}})
@@ -328,4 +348,6 @@ def topological_order(axes: Mapping[str, Axis]) -> Iterator[str]:
 
 def cell_name(overrides: Mapping[str, Scalar]) -> str:
     """Name of the cell of `compare` with these values."""
-    return ",".join(f"{key.rpartition('.')[2]}={value}" for key, value in overrides.items()) or "search"
+    named = ",".join(f"{key.rpartition('.')[2]}={value}" for key, value in overrides.items()) or "search"
+    # It is the name of a folder, and a value may be a path.
+    return named.replace("/", "_")

@@ -77,6 +77,10 @@ def check_settings(settings: Settings, manifest: Manifest, place: Place, undecid
             got=f"gpus_per_worker: 0 in '{place.name}'",
             fix="set training.compile: compile or off, or choose another place with --on",
         )
+    if not any(key.startswith("model.") for key in open_keys) and settings.training.start_from.folder:
+        from vimss.train.start import check_start  # loads torch
+
+        check_start(settings, recipe)
     if not separates:
         return
     counted = not open_keys & {"model.outputs", "model.slots", "mixing.max_sources"}

@@ -197,6 +197,12 @@ def _check_axis(experiment: Experiment, key: str, axis: Axis) -> None:
             got=f"{axis} to choose from",
             fix="write an experiment for each objective",
         )
+    if key == "training.start_from":
+        raise ConfigError(
+            f"{where} must stand in `compare` or under `controls`: it says which question is asked",
+            got=f"{axis} to choose from",
+            fix="write for example controls: {from scratch: {training.start_from: new}}",
+        )
     if key == SEED:
         raise ConfigError(
             f"{where} must stand in `compare`: the best of several seeds is luck, which no other training repeats",

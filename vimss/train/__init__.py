@@ -4,6 +4,7 @@ config       settings
 objectives/  what is learned, and the figure that says how well: separation
 figure       which of two values of such a figure is better
 device       precision, compilation, several workers
+start        weights of another model to start from
 gradients    from a batch to gradients, in parts that fit into memory
 optimize     from gradients to weights
 validation   the fixed validation set, and the figure on it

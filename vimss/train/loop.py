@@ -35,6 +35,7 @@ from vimss.train.gradients import Gradients
 from vimss.train.loader import load
 from vimss.train.objectives import Objective, figure_of, open_objective
 from vimss.train.optimize import Trainable, make_optimizers
+from vimss.train.start import start
 from vimss.train.validation import Validation
 
 log = logging.getLogger(__name__)
@@ -97,7 +98,10 @@ def train(
     local_batch = _local_batch(config.batch_size, training.world_size)
     objective = open_objective(settings, training.manifest)
     torch.manual_seed(settings.seed)
-    network = objective.build().to(device)
+    network = objective.build()
+    if resume is None:
+        start(network, settings)
+    network.to(device)
     average = copy.deepcopy(network).requires_grad_(False) if config.ema else None
     optimizers = make_optimizers(cast(Trainable, network), config, device)
     share = (training.rank, training.world_size)
