@@ -11,7 +11,8 @@ from vimss.search.sampler import known_to_optuna
 from vimss.search.study import Study, TrialRecord
 from vimss.search.top_k import choose, value_at_rung
 from vimss.train.distribute import best_of_checkpoints
-from vimss.train.figure import FIGURES, Figure, figure_of
+from vimss.train.figure import Figure
+from vimss.train.objectives import OBJECTIVES, figure_of
 
 RATE = Figure(name="accuracy", direction="max", title="accuracy")
 LOSS = figure_of()
@@ -41,7 +42,7 @@ def test_a_value_that_is_no_number_is_never_better(figure):
 
 
 def test_the_figure_of_separation_is_the_validation_loss_of_all_records_so_far():
-    assert FIGURES["separation"] == LOSS == TrialRecord.model_fields["figure"].default
+    assert OBJECTIVES["separation"].figure == LOSS == TrialRecord.model_fields["figure"].default
     assert (LOSS.name, LOSS.raw_name, LOSS.direction) == ("valid_loss", "valid_loss_raw", "min")
 
 

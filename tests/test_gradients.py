@@ -14,7 +14,7 @@ from vimss.model.separator import Separator
 from vimss.stream.batch import Examples, Position
 from vimss.train.device import distribute
 from vimss.train.gradients import Gradients
-from vimss.train.loop import interface_of, training_window
+from vimss.train.objectives import open_objective
 
 
 class Cramped(Separator):
@@ -35,9 +35,10 @@ def gradients_of(manifest, micro_batch, batch_size=8, compile="off", model=(), *
     torch.manual_seed(0)
     network = Cramped(chosen.model, manifest.recipe.labels, manifest.recipe.sample_rate)
     vars(network).update(memory)
-    window, interface = training_window(chosen, manifest), interface_of(chosen, manifest)
+    objective = open_objective(chosen, manifest)
+    window, interface = objective.window(), objective.interface
     batch, _ = next(Examples(manifest, "train", chosen.mixing, window, interface, 0).batches(batch_size, Position()))
-    gradients = Gradients(network, chosen, window, torch.device("cpu"), micro_batch)
+    gradients = Gradients(network, objective, chosen.training, torch.device("cpu"), micro_batch)
     loss = gradients(batch)
     return gradients.micro_batch, [loss, *(parameter.grad for parameter in network.parameters())]
 
@@ -84,9 +85,10 @@ def _cramped_rank(rank, port, manifest, folder):
     torch.manual_seed(0)
     network = Cramped(chosen.model, manifest.recipe.labels, manifest.recipe.sample_rate)
     network.room = 8 - 7 * rank
-    window, interface = training_window(chosen, manifest), interface_of(chosen, manifest)
+    objective = open_objective(chosen, manifest)
+    window, interface = objective.window(), objective.interface
     batches = Examples(manifest, "train", chosen.mixing, window, interface, 0).batches(4, Position())
-    gradients = Gradients(distribute(network, where, "none"), chosen, window, where, micro_batch=4)
+    gradients = Gradients(distribute(network, where, "none"), objective, chosen.training, where, micro_batch=4)
     for _ in range(2):
         gradients(next(batches)[0])
     save_file({name: weight.grad for name, weight in network.named_parameters()}, folder / f"{rank}.safetensors")

@@ -7,7 +7,7 @@ import torch
 from test_train import one_thread  # noqa: F401 - a fixture that all use
 
 from vimss.train.config import TrainingConfig
-from vimss.train.loss import Totals, best_order, count, make_loss, negative_si_sdr, negative_snr
+from vimss.train.objectives.separation import Totals, best_order, count, make_loss, negative_si_sdr, negative_snr
 
 
 def signals(*shape):

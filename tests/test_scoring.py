@@ -20,7 +20,7 @@ from vimss.search.scoring import score_again
 from vimss.search.study import TrialRecord, read_study, study_folder, write_record
 from vimss.storage import Store
 from vimss.train.config import ValidationConfig
-from vimss.train.loop import interface_of
+from vimss.train.objectives import open_objective
 from vimss.train.validation import Validation, validation_spec
 
 LARGER = ValidationConfig(mixtures=12, seconds=0.25)
@@ -46,8 +46,8 @@ def trained(folder: Path, manifest, trial: str, state: str = "finished", seed: i
 
 
 def loss_of(record: TrialRecord, manifest, config=LARGER) -> float:
-    interface = interface_of(record.settings, manifest)
-    return Validation(record.settings, manifest, config, interface)(load_separator(record.folder / "model"))
+    objective = open_objective(record.settings, manifest)
+    return Validation(objective, record.settings, manifest, config)(load_separator(record.folder / "model"))
 
 
 def test_weights_of_before_are_scored_on_the_set_of_now_and_the_best_is_chosen_there(small_manifest, tmp_path):

@@ -37,7 +37,7 @@ from vimss.search.study import Study, TrialRecord, read_study
 from vimss.search.trial import TrialPlan, for_tune, trial_resources
 from vimss.shards.write import write_shards
 from vimss.storage import Store
-from vimss.train.figure import figure_of
+from vimss.train.objectives import figure_of
 
 SMALL = {
     "question": "Does it run?",

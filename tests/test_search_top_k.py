@@ -29,7 +29,7 @@ from vimss.search.trial import RUNG
 from vimss.shards.manifest import Manifest
 from vimss.storage import Store
 from vimss.train.distribute import CHECKPOINTS, Job, fit
-from vimss.train.figure import figure_of
+from vimss.train.objectives import figure_of
 
 
 def record(

@@ -29,7 +29,8 @@ from vimss.separate import folder as folders
 from vimss.separate import scores as scoring
 from vimss.shards.manifest import Manifest
 from vimss.train.config import Settings
-from vimss.train.loop import data_card, interface_of
+from vimss.train.loop import data_card
+from vimss.train.objectives import open_objective
 
 RATE = 8000
 LABELS = ("vn", "va", "vc")
@@ -137,7 +138,7 @@ def test_the_page_names_the_model_as_it_was_asked_for_and_what_its_card_tells(
     tmp_path: Path, recording: Path, small_manifest: Manifest
 ) -> None:
     folder = make_model(tmp_path / "model")
-    card = data_card(small_manifest, interface_of(Settings(), small_manifest))
+    card = data_card(small_manifest, open_objective(Settings(), small_manifest).interface)
     save_separator(folder, load_separator(folder), card | {"picture": PICTURE})
     asked = separate(recording, folder, tmp_path / "asked", options=Options(model_name="models:/small/3"))
     html = asked.page.read_text()

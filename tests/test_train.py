@@ -28,12 +28,11 @@ from vimss.train.loop import (
     LOOK_EVERY,
     Losses,
     Training,
-    interface_of,
     learning_rate,
     train,
-    training_window,
 )
 from vimss.train.measure import step_seconds
+from vimss.train.objectives import open_objective
 from vimss.train.optimize import make_optimizers
 
 SMALL = {
@@ -436,12 +435,12 @@ def _two_ranks(manifest, folder, chosen):
 
 def _one_process(manifest, chosen):
     """Weights and mean loss after the same steps, with the batches of both ranks in one."""
-    config, window, interface = chosen.training, training_window(chosen, manifest), interface_of(chosen, manifest)
+    config, objective = chosen.training, open_objective(chosen, manifest)
     torch.manual_seed(chosen.seed)
     separator = Separator(chosen.model, manifest.recipe.labels, manifest.recipe.sample_rate)
     (optimizer,) = make_optimizers(separator, config, torch.device("cpu"))
-    gradients = Gradients(separator, chosen, window, torch.device("cpu"), config.batch_size)
-    examples = Examples(manifest, "train", chosen.mixing, window, interface, chosen.seed)
+    gradients = Gradients(separator, objective, config, torch.device("cpu"), config.batch_size)
+    examples = Examples(manifest, "train", chosen.mixing, objective.window(), objective.interface, chosen.seed)
     ranks = [examples.batches(config.batch_size // 2, Position(), rank, 2) for rank in (0, 1)]
     losses = []
     for _ in range(8):

@@ -22,7 +22,7 @@ from vimss.storage import TEMPORARY, Store
 from vimss.train.checkpoint import reported_value
 from vimss.train.config import ValidationConfig
 from vimss.train.distribute import Job, checkpoint_name, fit
-from vimss.train.figure import figure_of
+from vimss.train.objectives import figure_of
 
 LATE_SECONDS = 4.0
 """As on a loaded machine; the trial's function returns before the first report was read."""

@@ -8,8 +8,9 @@ from test_train import one_thread, run, settings  # noqa: F401 - a fixture that 
 from vimss.errors import DataError
 from vimss.model.separator import Separator, load_separator
 from vimss.train.config import ValidationConfig, scored_sources
-from vimss.train.loop import Training, interface_of, train
-from vimss.train.loss import negative_snr
+from vimss.train.loop import Training, train
+from vimss.train.objectives import open_objective
+from vimss.train.objectives.separation import negative_snr
 from vimss.train.validation import Validation, validation_spec
 
 NETWORKS = {
@@ -26,7 +27,7 @@ VALIDATION = ValidationConfig(mixtures=6, seconds=0.25)
 
 def validation(manifest, model=(), config=VALIDATION, share=(0, 1)) -> Validation:
     chosen = settings(model=dict(model))
-    return Validation(chosen, manifest, config, interface_of(chosen, manifest), share)
+    return Validation(open_objective(chosen, manifest), chosen, manifest, config, share)
 
 
 def stems(batch) -> set[bytes]:
@@ -104,7 +105,7 @@ def test_the_seed_of_a_training_does_not_change_the_set_and_that_of_the_recipe_d
     spec = validation_spec(small_manifest, VALIDATION)
     assert validation_spec(small_manifest.model_copy(update={"recipe": recipe}), VALIDATION) != spec
     chosen = settings().model_copy(update={"seed": 9})
-    other = Validation(chosen, small_manifest, VALIDATION, interface_of(chosen, small_manifest))
+    other = Validation(open_objective(chosen, small_manifest), chosen, small_manifest, VALIDATION)
     assert other.signature == spec.signature(small_manifest)
 
 
@@ -123,7 +124,7 @@ def test_a_training_that_goes_on_with_another_set_scores_its_checkpoint_again(sm
     training = Training(chosen, small_manifest, larger)
     train(training, lambda metrics, _: reports.append(metrics), resume=tmp_path / "a" / "0")
     separator = load_separator(tmp_path / "a" / "0" / "model")
-    expected = Validation(chosen, small_manifest, larger, interface_of(chosen, small_manifest))(separator)
+    expected = Validation(open_objective(chosen, small_manifest), chosen, small_manifest, larger)(separator)
     assert reports[0]["valid_loss"] == expected != few[0]["valid_loss"]
     assert ("valid_loss_raw" in reports[0]) == bool(average)
     same = ("audio_seconds", "train_loss", "steps")

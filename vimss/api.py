@@ -19,6 +19,7 @@ from vimss import evaluations, features
 from vimss.console import err
 from vimss.errors import ConfigError, DataError, TrainingError
 from vimss.experiment import Experiment
+from vimss.model.card import WEIGHTS
 from vimss.model.config import VisionConfig
 from vimss.pages.of_clip import write_clip_pages
 from vimss.pages.of_trial import run_files
@@ -47,6 +48,8 @@ from vimss.shards.written import written_shards
 from vimss.storage import Folder, kept_beside
 from vimss.track import Study as TrackedStudy
 from vimss.track import Tracker, model_folder, provenance
+from vimss.train.config import NEW
+from vimss.train.objectives import OBJECTIVES
 
 
 def write_shards(
@@ -104,6 +107,22 @@ def write_features(
 def experiment_recipe(experiment: Experiment) -> Recipe:
     """The recipe of an experiment's shards, with the experiment's changes, and its seed if it sets one."""
     return load_recipe(experiment.shards, list(_key_values(experiment.recipe)), _own_seed(experiment))
+
+
+def resolve_models(session: Session, experiment: Experiment) -> Experiment:
+    """The experiment with folders in place of models:/NAME, which only the registry knows."""
+
+    def folder_of(model: str) -> str:
+        if model.startswith("models:/"):
+            return str(model_folder(model, session.tracking))
+        # The processes of trials may run in another folder.
+        return model if model == NEW else str(Path(model).expanduser().resolve())
+
+    def file_of(model: str) -> str:
+        return f"{folder_of(model)}/{WEIGHTS}" if model.startswith("models:/") else model
+
+    resolved = experiment.with_values("training.start_from", folder_of)
+    return resolved.with_values("model.vision.weights", file_of)
 
 
 def load_shards(session: Session, experiment: Experiment) -> Manifest:
@@ -192,7 +211,9 @@ def closing_tracker(tracker: Tracker, note: Callable[[str], None]) -> Iterator[N
 
 
 def log_pictures(experiment: Experiment, manifest: Manifest, study: Study, tracker: Tracker) -> None:
-    """Add curves, spectrograms and listening pages to the runs of a study."""
+    """Add curves, spectrograms and listening pages to the runs of a study, where its networks separate."""
+    if not OBJECTIVES[experiment.objective].separates:
+        return
     for cell, trial, files in run_files(experiment, manifest, study):
         tracker.log_files(cell, trial, files)
 
@@ -240,6 +261,18 @@ def check_finished(experiment: Experiment, study: Study) -> None:
             "every cell must have a finished trial, and none that was interrupted",
             got=". ".join(ends),
             fix="correct what made trials fail, or run the same command again to resume the interrupted ones",
+        )
+
+
+def check_separates(experiment: Experiment, verb: str) -> None:
+    """ConfigError where the networks of an experiment separate nothing, so that a verb cannot be applied to them."""
+    if not OBJECTIVES[experiment.objective].separates:
+        figure = OBJECTIVES[experiment.objective].figure
+        raise ConfigError(
+            f"`vimss {verb}` needs an experiment whose networks separate",
+            got=f"{experiment.name}, with objective: {experiment.objective}",
+            fix=f"read its {figure.title} with `vimss compare`, and start the training of a separator from its best "
+            "trial with training.start_from",
         )
 
 

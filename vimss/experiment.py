@@ -15,7 +15,7 @@ This is the file's schema. `vimss.search.consistency.load_experiment` checks its
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -36,13 +36,15 @@ from vimss.config import (
 from vimss.errors import ConfigError
 from vimss.model.networks import BY_NETWORK
 from vimss.train.config import (
+    ObjectiveName,
     Settings,
     TrainingConfig,
     ValidationConfig,
     unchecked,
     without_idle,
 )
-from vimss.train.figure import Figure, figure_of
+from vimss.train.figure import Figure
+from vimss.train.objectives import figure_of
 
 Scalar = bool | int | float | str
 
@@ -51,6 +53,9 @@ GROUPS = ("model", "mixing", "training")
 
 SEED = "seed"
 """Key of the seed of weights, batches and sampler, which is compared like a setting of these groups, but not tuned."""
+
+OBJECTIVE = "objective"
+"""Key of the objective, which is compared like them where the figures are equal, but not tuned."""
 
 EXPERIMENTS = "experiments/*.yaml"
 """Where the experiments lie in a repository."""
@@ -153,6 +158,7 @@ class Experiment(Config):
     model: dict[str, Any] = Field(default_factory=dict, description="differences from the network's defaults")
     mixing: dict[str, Any] = Field(default_factory=dict, description="differences from the defaults of mixing")
     training: dict[str, Any] = Field(default_factory=dict, description="differences from the defaults of training")
+    objective: ObjectiveName = Field("separation", description="what is learned; see vimss.train.objectives")
     compare: dict[str, tuple[Scalar, ...]] = Field(
         default_factory=dict, description="variables of the question; `seed` may be one, and replaces the one above"
     )
@@ -176,11 +182,12 @@ class Experiment(Config):
             "mixing": dict(self.mixing),
             "training": dict(self.training),
             "seed": self.seed,
+            "objective": self.objective,
         }
         for key, value in overrides.items():
             group, _, name = key.partition(".")
-            if key == SEED:
-                content[SEED] = value
+            if key in (SEED, OBJECTIVE):
+                content[key] = value
                 continue
             if group not in GROUPS or not name:
                 raise ConfigError(
@@ -233,7 +240,7 @@ class Experiment(Config):
     @property
     def figure(self) -> Figure:
         """What steers the search, and is the best trial's: that of the objective."""
-        return figure_of()
+        return figure_of(self.objective)
 
     @property
     def inherited(self) -> tuple[str, ...]:
@@ -243,6 +250,26 @@ class Experiment(Config):
         """
         tuned = (key for key in self.tune if not key.startswith("model."))
         return tuple(dict.fromkeys((*INHERITED, *tuned)))
+
+    def with_values(self, key: str, replace: Callable[[str], str]) -> "Experiment":
+        """The same with other words for the strings at a key path, wherever they are set."""
+        *path, last = key.split(".")
+        content = self.model_dump(include={path[0]})
+        group = content[path[0]]
+        for name in path[1:]:
+            group = group.get(name, {})
+        if isinstance(group.get(last), str):
+            group[last] = replace(group[last])
+
+        def fixed(overrides: Mapping[str, Scalar]) -> dict[str, Scalar]:
+            return {one: replace(v) if one == key and isinstance(v, str) else v for one, v in overrides.items()}
+
+        compare = {
+            one: tuple(replace(value) if one == key and isinstance(value, str) else value for value in values)
+            for one, values in self.compare.items()
+        }
+        controls = {name: fixed(overrides) for name, overrides in self.controls.items()}
+        return self.model_copy(update={**content, "compare": compare, "controls": controls})
 
     def without_search(self) -> "Experiment":
         """The same without variables: its own settings as one cell with one trial."""
@@ -287,8 +314,8 @@ def read_experiment(name: str | Path, overrides: Sequence[str] = ()) -> Experime
 
 def field_type(key: str) -> Any:
     """The type of the setting at a key path such as training.batch_size; None where there is no such setting."""
-    if key == SEED:
-        return Settings.model_fields[SEED].annotation
+    if key in (SEED, OBJECTIVE):
+        return Settings.model_fields[key].annotation
     group, _, name = key.partition(".")
     if group not in GROUPS:
         return None
@@ -321,4 +348,6 @@ def topological_order(axes: Mapping[str, Axis]) -> Iterator[str]:
 
 def cell_name(overrides: Mapping[str, Scalar]) -> str:
     """Name of the cell of `compare` with these values."""
-    return ",".join(f"{key.rpartition('.')[2]}={value}" for key, value in overrides.items()) or "search"
+    named = ",".join(f"{key.rpartition('.')[2]}={value}" for key, value in overrides.items()) or "search"
+    # It is the name of a folder, and a value may be a path.
+    return named.replace("/", "_")

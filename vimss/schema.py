@@ -11,10 +11,11 @@ from typing import Any, Literal, get_args
 
 from pydantic import TypeAdapter
 
-from vimss.experiment import GROUPS, SEED, Experiment
+from vimss.experiment import GROUPS, OBJECTIVE, SEED, Experiment
 from vimss.shards.corpora import reader_of
 from vimss.shards.recipe import Recipe
 from vimss.train.config import Settings
+from vimss.train.objectives import OBJECTIVES
 
 Schema = dict[str, Any]
 
@@ -34,7 +35,8 @@ def _experiment() -> Schema:
     # The file's name is the experiment's.
     del root["properties"]["name"]
     root["required"].remove("name")
-    keys = [SEED]
+    root["properties"][OBJECTIVE] |= {"enum": list(OBJECTIVES)}
+    keys = [SEED, OBJECTIVE]
     for group in GROUPS:
         description = root["properties"][group]["description"]
         root["properties"][group] = {**_any_of_them(schemas[group], definitions), "description": description}

@@ -12,10 +12,12 @@ import numpy as np
 import torch
 
 from vimss.model.separator import Separator
+from vimss.shards.recipe import load_recipe
 from vimss.stream.batch import Batch
 from vimss.stream.mix import Window
 from vimss.train.config import Settings
 from vimss.train.gradients import Gradients
+from vimss.train.objectives.separation import Separation
 from vimss.train.optimize import make_optimizers
 
 LOSSES = Path(__file__).with_suffix(".json")
@@ -64,7 +66,13 @@ def losses(case: str) -> list[float]:
     separator = Separator(settings.model, ("fl", "va", "vc"), 8000)
     output = separator.geometry.window_at_least(500)
     window = Window(separator.input_samples(output), output, 8000)
-    gradients = Gradients(separator, settings, window, torch.device("cpu"), micro_batch=2)
+    gradients = Gradients(
+        separator,
+        Separation(settings, load_recipe("quickstart")),
+        settings.training,
+        torch.device("cpu"),
+        micro_batch=2,
+    )
     optimizers = make_optimizers(separator, settings.training, torch.device("cpu"))
     rng = np.random.default_rng(0)
     found = []

@@ -47,6 +47,7 @@ def _search(experiment: Any, place: str, wait: bool, as_json: bool) -> None:
     from vimss.session import open_session
 
     session = open_session(place)
+    experiment = api.resolve_models(session, experiment)
     manifest = api.load_shards(session, experiment)
     _print_earlier(session, experiment, manifest)
     with stage(f"search of {experiment.name}") as show_progress:
@@ -96,6 +97,7 @@ def compare(
     if curves is not None:
         check_picture(curves)
     session = open_session(place)
+    loaded = api.resolve_models(session, loaded)
     manifest = api.load_shards(session, loaded)
     _print_earlier(session, loaded, manifest)
     study = api.load_study(session, loaded, manifest)

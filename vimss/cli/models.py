@@ -83,6 +83,8 @@ def _evaluate_experiment(session: Any, experiment: Any, split: str, device: Any)
     from vimss.model.device import device_of_tasks
     from vimss.shards.written import check_split
 
+    api.check_separates(experiment, "evaluate")
+    experiment = api.resolve_models(session, experiment)
     manifest = api.load_shards(session, experiment)
     check_split(manifest, split)
     study = api.load_study(session, experiment, manifest)
@@ -114,7 +116,9 @@ def promote(
     from vimss.shards.written import check_split
 
     loaded = load_experiment(experiment, changes or (), seed)
+    api.check_separates(loaded, "promote")
     with open_session(place) as session:
+        loaded = api.resolve_models(session, loaded)
         manifest = api.load_shards(session, loaded)
         check_split(manifest, "promote")
         study = api.load_study(session, loaded, manifest)

@@ -56,6 +56,10 @@ class Separator(nn.Module):
         """The network itself: outputs have numbers, the context is vectors."""
         return cast(Network, self.unet)
 
+    def matrices(self) -> list[nn.Parameter]:
+        """The weights that Muon trains: the network's."""
+        return self.network.matrices()
+
     @property
     def device(self) -> torch.device:
         """Where the network is."""
@@ -158,6 +162,12 @@ def load_separator(
     """
     folder = Path(folder)
     description = read_card(folder)
+    if description.get("objective", "separation") != "separation":
+        raise ModelError(
+            f"{folder} must hold a network that separates",
+            got=f"one of the objective '{description['objective']}'",
+            fix="choose another model, or train a separator with training.start_from set to this one",
+        )
     config = parse_model(description["config"], str(folder / CARD))
     if expected is not None:
         _compare(folder, _flat(config), _flat(expected))

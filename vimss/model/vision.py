@@ -22,6 +22,9 @@ MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
 """Of ImageNet's pixels in 0..1, R G B: what the weights of torchvision were trained with."""
 
+IN_A_MODEL = "vision.network."
+"""Begin of the names of these weights in the file of a model that has trained them."""
+
 FRAMES_AT_ONCE = 64
 """Pictures in one pass of a frozen network: bounds memory, and larger batches are no faster."""
 
@@ -89,6 +92,10 @@ def weights_digest(network: Vision) -> str:
 def _weights(config: VisionConfig, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights that the settings name, checked against the network's own names and shapes."""
     found = _download(config) if config.weights == "torchvision" else _read(Path(config.weights))
+    # A model's own file of weights has them under the name of its vision network, and no classifier, which is not used.
+    if any(name.startswith(IN_A_MODEL) for name in found):
+        found = {name.removeprefix(IN_A_MODEL): tensor for name, tensor in found.items()}
+        found |= {name: tensor for name, tensor in wanted.items() if name.startswith(("fc.", "classifier."))}
     # BatchNorm counts its batches; weights exported from old versions have no such count, and nothing uses it.
     for name in wanted:
         if name.endswith("num_batches_tracked"):

@@ -14,6 +14,7 @@ from vimss.runtime import Place
 from vimss.shards.manifest import Manifest
 from vimss.train.config import Settings
 from vimss.train.idle import check_uses
+from vimss.train.objectives import OBJECTIVES
 
 
 def check_experiment(experiment: Experiment, manifest: Manifest, place: Place) -> None:
@@ -45,8 +46,9 @@ def check_settings(settings: Settings, manifest: Manifest, place: Place, undecid
     """
     recipe, model, mixing, training = manifest.recipe, settings.model, settings.mixing, settings.training
     open_keys = set(undecided)
+    separates = OBJECTIVES[settings.objective].separates
     of_network = {NETWORK} | {f"model.{name}" for name in model.window_keys}
-    if not open_keys & {"training.output_samples", *of_network}:
+    if separates and not open_keys & {"training.output_samples", *of_network}:
         try:
             model.geometry.input_samples(training.output_samples)
         except ConfigError as error:
@@ -55,11 +57,12 @@ def check_settings(settings: Settings, manifest: Manifest, place: Place, undecid
         lengths = [min(piece.seconds, recipe.clip_seconds) for piece in manifest.pieces if piece.split == "train"]
         longest = round(max(lengths, default=recipe.clip_seconds) * recipe.sample_rate)
         if training.output_samples > longest:
+            possible = model.geometry.window_at_most(longest) if separates else longest
             raise ConfigError(
                 f"training.output_samples must not exceed the clips of '{manifest.name}', the longest of which has "
                 f"{longest} samples",
                 got=f"{training.output_samples}",
-                fix=f"use at most {model.geometry.window_at_most(longest)}, or shards with longer clips",
+                fix=f"use at most {possible}, or shards with longer clips",
             )
     workers = place.workers_per_trial
     if "training.batch_size" not in open_keys and training.batch_size % workers:
@@ -74,6 +77,12 @@ def check_settings(settings: Settings, manifest: Manifest, place: Place, undecid
             got=f"gpus_per_worker: 0 in '{place.name}'",
             fix="set training.compile: compile or off, or choose another place with --on",
         )
+    if not any(key.startswith("model.") for key in open_keys) and settings.training.start_from.folder:
+        from vimss.train.start import check_start  # loads torch
+
+        check_start(settings, recipe)
+    if not separates:
+        return
     counted = not open_keys & {"model.outputs", "model.slots", "mixing.max_sources"}
     if counted and model.outputs == "slots" and mixing.max_sources > model.slots:
         raise ConfigError(

@@ -18,6 +18,7 @@ from vimss.config import signature
 from vimss.errors import ConfigError
 from vimss.experiment import (
     NETWORK,
+    OBJECTIVE,
     SEED,
     TUNE_FOLDER,
     Axis,
@@ -32,8 +33,9 @@ from vimss.experiment import (
     topological_order,
 )
 from vimss.model.config import ModelConfig
-from vimss.train.config import RULES, VALIDATION_SOURCES
+from vimss.train.config import RULES, VALIDATION_SOURCES, keys_with_rules
 from vimss.train.idle import idle_error
+from vimss.train.objectives import OBJECTIVES
 
 _MOST_DRAWS = 10_000
 """Draws that are looked at to count different trainings: more than any search has trials."""
@@ -55,6 +57,7 @@ def _check(experiment: Experiment) -> None:
         _check_axis(experiment, key, axis)
     list(topological_order(experiment.tune))
     _check_names(experiment)
+    _check_objectives(experiment)
     for cell in experiment.cells():
         if cell.is_control or not experiment.tune:
             experiment.settings(cell.overrides)
@@ -79,6 +82,30 @@ def _check_names(experiment: Experiment) -> None:
                 f"experiment {experiment.name}: a control's name must be a folder's name that no other cell has",
                 got=repr(name),
                 fix="choose another name",
+            )
+
+
+def _check_objectives(experiment: Experiment) -> None:
+    """A study has one figure and one validation set, by which all of its trials are compared."""
+    own = OBJECTIVES[experiment.objective]
+    places = [("compare", name) for name in experiment.compare.get(OBJECTIVE, ())]
+    places += [
+        (f"controls.{cell}", fixed[OBJECTIVE]) for cell, fixed in experiment.controls.items() if OBJECTIVE in fixed
+    ]
+    for place, name in places:
+        other = OBJECTIVES.get(str(name))
+        if other is None:
+            raise ConfigError(
+                f"experiment {experiment.name}: {place}.{OBJECTIVE} must name one of {', '.join(OBJECTIVES)}",
+                got=repr(name),
+                fix="correct the name",
+            )
+        if (other.figure, other.distractors) != (own.figure, own.distractors):
+            raise ConfigError(
+                f"experiment {experiment.name}: {place}.{OBJECTIVE} must name objectives with the figure of "
+                f"'{experiment.objective}', {own.figure.name}, or their trials cannot be compared",
+                got=f"'{name}', whose figure is {other.figure.name}",
+                fix="write an experiment of its own for that objective",
             )
 
 
@@ -163,6 +190,19 @@ def _check_rung(experiment: Experiment) -> None:
 
 def _check_axis(experiment: Experiment, key: str, axis: Axis) -> None:
     where = f"experiment {experiment.name}: tune.{key}"
+    if key == OBJECTIVE:
+        raise ConfigError(
+            f"{where} must stand in `compare`, and only where the figures are equal: what is learned is no "
+            "hyper-parameter",
+            got=f"{axis} to choose from",
+            fix="write an experiment for each objective",
+        )
+    if key == "training.start_from":
+        raise ConfigError(
+            f"{where} must stand in `compare` or under `controls`: it says which question is asked",
+            got=f"{axis} to choose from",
+            fix="write for example controls: {from scratch: {training.start_from: new}}",
+        )
     if key == SEED:
         raise ConfigError(
             f"{where} must stand in `compare`: the best of several seeds is luck, which no other training repeats",
@@ -302,8 +342,9 @@ def _find_idle(experiment: Experiment) -> dict[str, ConfigError]:
 def _asked_for(experiment: Experiment) -> Iterator[tuple[str, str, list[dict[str, Scalar]]]]:
     """Each place of a setting that may be idle, its key path, and the overrides under which it applies."""
     axes, cells = experiment.tune, experiment.cells()
-    for key, rule in RULES.items():
-        relevant = {key, *rule.depends_on, *([NETWORK] if key.startswith("model.") else [])} & set(axes)
+    for key in keys_with_rules():
+        depends_on = RULES[key].depends_on if key in RULES else ()
+        relevant = {key, *depends_on, *([NETWORK] if key.startswith("model.") else [])} & set(axes)
         searched = [
             (draw, {**cell.overrides, **draw})
             for cell in cells

@@ -83,7 +83,7 @@ def search(
     searched = [cell for cell in cells if not cell.is_control]
     with ray_at_hand(place):
         run = _Run(experiment, manifest, place, study_folder(experiment, manifest, store), tuple(reporters))
-        score_again(run.folder, manifest, experiment.validation, run._report)
+        score_again(run.folder, manifest, experiment.validation, run._report, experiment.objective)
         for cell in searched:
             run.tuned(cell) if experiment.tune else run.fixed([cell])
         if len(cells) > len(searched):
@@ -129,7 +129,7 @@ class _Run:
         self.place = place
         self.folder = folder
         self.reporters = reporters
-        self.validation = validation_spec(manifest, experiment.validation).signature(manifest)
+        self.validation = validation_spec(manifest, experiment.validation, experiment.objective).signature(manifest)
         self.beside: set[str] = set()
         """Trials of controls that train, or have trained, beside a trial that goes on."""
         self.replayed: set[str] = set()
@@ -304,7 +304,7 @@ class _Run:
 
     def _tune(self, cells: Sequence[Cell], space: dict[str, Any], **how: Any) -> None:
         # Here, so that trials, ranks and nodes need only read it, and before Ray starts where there can be none.
-        make_validation_set(self.manifest, self.experiment.validation)
+        make_validation_set(self.manifest, self.experiment.validation, self.experiment.objective)
         start_ray()
         plan = TrialPlan(
             experiment=self.experiment,

@@ -17,13 +17,19 @@ from vimss.train.rescore import Score, ScoringTask, score
 from vimss.train.validation import make_validation_set, validation_spec
 
 
-def score_again(folder: Path, manifest: Manifest, config: ValidationConfig, report: Callable[[Event], None]) -> None:
+def score_again(
+    folder: Path,
+    manifest: Manifest,
+    config: ValidationConfig,
+    report: Callable[[Event], None],
+    objective: str = "separation",
+) -> None:
     """Score the trials of a study that ended and belong to another validation set.
 
     A trial that was scored on this set earlier gets the reports of that time back. One whose weights cannot be read is
     marked interrupted, so that it resumes from its checkpoint, which is scored then.
     """
-    validation = validation_spec(manifest, config).signature(manifest)
+    validation = validation_spec(manifest, config, objective).signature(manifest)
     waiting: dict[Path, TrialRecord] = {}
     for record in read_study(folder).records:
         ended = record.state in {"finished", "pruned", "failed"}
@@ -36,7 +42,7 @@ def score_again(folder: Path, manifest: Manifest, config: ValidationConfig, repo
             waiting[model] = record
     if not waiting:
         return
-    make_validation_set(manifest, config)
+    make_validation_set(manifest, config, objective)
     tasks = [
         ScoringTask(model, record.settings, manifest.folder, config)
         for model, record in waiting.items()

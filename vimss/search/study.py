@@ -33,7 +33,8 @@ from vimss.experiment import Axis, Cell, Experiment, Scalar, field_type, topolog
 from vimss.shards.manifest import Manifest
 from vimss.storage import TEMPORARY, Store, atomic_write, explain_os_errors
 from vimss.train.config import Settings, has_key, scored_sources
-from vimss.train.figure import Figure, figure_of
+from vimss.train.figure import Figure
+from vimss.train.objectives import figure_of
 
 RECORD = "trial.json"
 
@@ -172,8 +173,9 @@ def resolved_controls(experiment: Experiment, best: TrialRecord) -> list[Cell]:
 
 def value_of(settings: Settings, key: str) -> Scalar:
     """The setting at a key path such as training.batch_size."""
-    group, _, name = key.partition(".")
-    value: Scalar = getattr(getattr(settings, group), name)
+    value: Any = settings
+    for part in key.split("."):
+        value = getattr(value, part)
     return value
 
 

@@ -10,17 +10,65 @@ that takes the context away, `without_idle` leaves it out, so that equal trainin
 import functools
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, field_validator, model_validator
 
 from vimss.config import Config, Rule
+from vimss.model.card import WEIGHTS, check_model_folder
+from vimss.model.config import VisionConfig
 from vimss.model.contexts import CONTEXTS
 from vimss.model.networks import BY_NETWORK, DEFAULT, NETWORKS, AnyNetwork
+from vimss.storage import sha256
 from vimss.stream.config import MixingConfig
+
+if TYPE_CHECKING:
+    from vimss.train.objectives import Entry
 
 MUCH_WAITING = 0.1
 """Share of the time that a loop may wait for batches before a warning says what to change."""
+
+
+MODELS = "models:/"
+"""Begin of the name of a model in the registry."""
+
+NEW = "new"
+"""`start_from` of a training that starts from new weights."""
+
+
+class StartFrom(Config):
+    """The weights that a training starts from; in YAML a string."""
+
+    sha256: str = Field("", description="of their file; a trial is known by it, wherever the file is")
+    folder: str = Field("", exclude=True, description="of the model; empty for new weights")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_a_string_in_a_file(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if value == NEW:
+            return {}
+        if value.startswith(MODELS):
+            return {"folder": value}
+        folder = Path(value).expanduser().resolve()
+        check_model_folder(folder)
+        return {"folder": str(folder), "sha256": _digest(folder / WEIGHTS, (folder / WEIGHTS).stat().st_mtime_ns)}
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return Path(self.folder)
+
+    def __str__(self) -> str:
+        return self.folder or NEW
+
+
+@functools.lru_cache
+def _digest(path: Path, _changed: int) -> str:
+    # Settings are made for every draw of a search, and a file of weights may be large.
+    return sha256(path)
 
 
 class TrainingConfig(Config):
@@ -70,6 +118,11 @@ class TrainingConfig(Config):
     )
     report_seconds: float = Field(
         3600.0, gt=0, description="about so many audio seconds between validations, each with a checkpoint"
+    )
+    start_from: Annotated[StartFrom, WithJsonSchema({"type": "string"})] = Field(
+        StartFrom(),
+        description="new: new weights; or those of a model, all of them or, of another objective or network, those of "
+        "its vision network: a folder, models:/NAME@ALIAS or models:/NAME/VERSION",
     )
 
     @field_validator("optimizer", mode="before")
@@ -125,6 +178,23 @@ def reaches(audio_seconds: float, goal: float) -> bool:
     return audio_seconds >= goal or math.isclose(audio_seconds, goal, rel_tol=1e-9)
 
 
+def _known_objective(name: str) -> str:
+    if name not in _objectives():
+        raise ValueError(f"must be one of {', '.join(_objectives())}")
+    return name
+
+
+def _objectives() -> "Mapping[str, Entry]":
+    # Imported late: an objective is made from the settings of this module.
+    from vimss.train.objectives import OBJECTIVES
+
+    return OBJECTIVES
+
+
+ObjectiveName = Annotated[str, AfterValidator(_known_objective)]
+"""Type of a field that names an objective."""
+
+
 class Settings(Config):
     """Everything that one training is a function of, besides the shards."""
 
@@ -132,11 +202,12 @@ class Settings(Config):
     mixing: MixingConfig = MixingConfig()
     training: TrainingConfig = TrainingConfig()
     seed: int = Field(0, ge=0, description="seed of weights, batches and sampler")
+    objective: ObjectiveName = Field("separation", description="what is learned; see vimss.train.objectives")
 
     @model_validator(mode="after")
     def _has_no_idle_setting(self) -> "Settings":
         for key in idle_settings(self):
-            raise ValueError(f"{key} needs {RULES[key].needs}; got {describe_idle(self, key)}")
+            raise ValueError(f"{key} needs {rule_at(self, key).needs}; got {describe_idle(self, key)}")
         return self
 
 
@@ -174,7 +245,30 @@ def _of_contexts(setting: str) -> Rule:
     )
 
 
-RULES = {
+OF_SOME_OBJECTIVES = (
+    *(f"model.{name}" for name in dict.fromkeys(name for kind in NETWORKS.values() for name in kind.model_fields)),
+    *(f"model.vision.{name}" for name in VisionConfig.model_fields),
+    "training.loss",
+    "training.absent_weight",
+)
+"""Key paths of the settings that only those objectives depend on that say so; all objectives depend on all others."""
+
+
+def _has_use_for(objective: str, key: str) -> bool:
+    """Whether an objective depends on a setting."""
+    used = _objectives()[objective].settings
+    return key not in OF_SOME_OBJECTIVES or any(key == one or key.startswith(f"{one}.") for one in used)
+
+
+def _rule_of_objectives(key: str) -> Rule:
+    """When a setting works that only some objectives depend on."""
+    names = [name for name in _objectives() if _has_use_for(name, key)]
+    return Rule(
+        f"objective: {' or '.join(names)}", ("objective",), lambda settings: _has_use_for(settings.objective, key)
+    )
+
+
+RULES: dict[str, Rule] = {
     "model.context": Rule(_SITE, ("model.site",), _is_conditioned),
     "model.op": Rule(_SITE, ("model.site",), _is_conditioned),
     "model.slots": Rule("model.outputs: slots", ("model.outputs",), lambda settings: settings.model.outputs == "slots"),
@@ -217,23 +311,36 @@ RULES = {
 """Key paths of settings to when they change something. Settings that are not listed always do."""
 
 
+def rule_at(settings: Settings, key: str) -> Rule:
+    """The rule that decides about a setting: first that of the objective, then the one in RULES."""
+    if not _has_use_for(settings.objective, key) or key not in RULES:
+        return _rule_of_objectives(key)
+    return RULES[key]
+
+
+def keys_with_rules() -> tuple[str, ...]:
+    """Key paths of all settings that may change nothing."""
+    # `model.vision` is a group, whose own keys are looked at.
+    return tuple(key for key in dict.fromkeys((*RULES, *OF_SOME_OBJECTIVES)) if key != "model.vision")
+
+
 def is_idle(settings: Settings, key: str) -> bool:
     """Whether the setting at a key path changes nothing under the others."""
-    return key in RULES and not RULES[key].works(settings)
+    return not rule_at(settings, key).works(settings)
 
 
 def idle_settings(settings: Settings) -> list[str]:
     """Key paths of the settings that are not the defaults, though they change nothing."""
     return [
         key
-        for key in RULES
+        for key in keys_with_rules()
         if has_key(settings, key) and is_idle(settings, key) and value_at(settings, key) != default_of(key, settings)
     ]
 
 
 def describe_idle(settings: Settings, key: str) -> str:
     """An idle setting beside those that make it so, for an error."""
-    known = [other for other in RULES[key].depends_on if has_key(settings, other)]
+    known = [other for other in rule_at(settings, key).depends_on if has_key(settings, other)]
     others = ", ".join(f"{other}: {value_at(settings, other)}" for other in known)
     return f"{key}: {value_at(settings, key)} with {others}"
 
@@ -246,6 +353,7 @@ def unchecked(content: Mapping[str, Any]) -> Settings | None:
             mixing=MixingConfig.model_validate(content.get("mixing", {})),
             training=TrainingConfig.model_validate(content.get("training", {})),
             seed=content.get("seed", 0),
+            objective=content.get("objective", Settings.model_fields["objective"].default),
         )
     except ValidationError:
         return None
@@ -254,7 +362,7 @@ def unchecked(content: Mapping[str, Any]) -> Settings | None:
 def without_idle(content: Mapping[str, Any]) -> dict[str, Any]:
     """The same plain groups without what changes nothing: equal trainings, equal settings."""
     settings = unchecked(content)
-    if settings is None:
+    if settings is None or settings.objective not in _objectives():
         return dict(content)  # parsing it names the error
     kept = dict(content)
     for key in idle_settings(settings):
@@ -303,7 +411,9 @@ def _without(content: Mapping[str, Any], path: list[str]) -> dict[str, Any]:
 @functools.cache
 def _defaults(network: str) -> Settings:
     model = BY_NETWORK.parse({"network": network})
-    return Settings.model_construct(model=model, mixing=MixingConfig(), training=TrainingConfig(), seed=0)
+    return Settings.model_construct(
+        model=model, mixing=MixingConfig(), training=TrainingConfig(), seed=0, objective="separation"
+    )
 
 
 def scored_sources(settings: Settings) -> int:

@@ -29,7 +29,8 @@ from vimss.runtime import LOG, Place, log_to, rank_log
 from vimss.shards.manifest import open_manifest
 from vimss.storage import TEMPORARY, atomic_write
 from vimss.train.config import Settings, ValidationConfig
-from vimss.train.figure import Figure, figure_of
+from vimss.train.figure import Figure
+from vimss.train.objectives import figure_of
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ def _fit_here(job: Job, report: Callable[[Metrics], None]) -> None:
         if checkpoint is not None:
             with atomic_write(folder / checkpoint_name(metrics["steps"])) as temporary:
                 shutil.copytree(checkpoint, temporary)
-            _delete_old_checkpoints(folder)
+            _delete_old_checkpoints(folder, figure_of(job.settings.objective))
         report(metrics)
 
     checkpoints = sorted(folder.glob("step_*"), reverse=True)
@@ -153,7 +154,7 @@ def _fit_on_workers(job: Job, report: Callable[[Metrics], None]) -> None:
 
 
 def _trainer(job: Job, queue: Queue) -> ray.train.torch.TorchTrainer:
-    place, figure = job.place, figure_of()
+    place, figure = job.place, figure_of(job.settings.objective)
     return ray.train.torch.TorchTrainer(
         _train_worker,
         train_loop_config={"job": job},
@@ -234,12 +235,11 @@ def _latest_checkpoint() -> Path | None:
     return newest_valid([latest, *others])
 
 
-def _delete_old_checkpoints(folder: Path) -> None:
+def _delete_old_checkpoints(folder: Path, figure: Figure) -> None:
     """Keep the newest and the best of those before it: of the best weights, and where the newest is damaged."""
     from vimss.train.checkpoint import reported_value
 
     *before, newest = sorted(folder.glob("step_*"))
-    figure = figure_of()
     scored_on, _ = reported_value(newest, figure)
     best = best_of_checkpoints({each: reported_value(each, figure) for each in before}, scored_on, figure)
     for checkpoint in before:

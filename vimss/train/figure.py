@@ -1,11 +1,12 @@
 """The figure that steers a search, and which of two values of it is better.
 
-    figure = figure_of("separation")          # valid_loss, to be minimised
+    figure = Figure(name="valid_loss", direction="min", title="validation loss", unit="dB")
     figure.better(-3.0, -2.5)                 # True
     best = min(reports, key=lambda report: figure.rank(report[figure.name]))
 
-Each objective names one figure of each report. Searching, pruning, early stopping, checkpoints and the choice of the
-best trial ask it which value is better, so that none of them knows whether low or high is good.
+Each objective names one figure of each report: see `vimss.train.objectives.figure_of`. Searching, pruning, early
+stopping, checkpoints and the choice of the best trial ask it which value is better, so that none of them knows whether
+low or high is good.
 """
 
 import math
@@ -46,12 +47,3 @@ class Figure(Config):
     def best(self, values: Iterable[float]) -> float:
         """The best of some values; the worst possible where there are none."""
         return min(values, key=self.rank, default=self.worst)
-
-
-FIGURES = {"separation": Figure(name="valid_loss", direction="min", title="validation loss", unit="dB")}
-"""Of each objective. Separation: mean floored -SNR over present sources of the validation mixtures."""
-
-
-def figure_of(objective: str = "separation") -> Figure:
-    """The figure that a search for this objective is steered by."""
-    return FIGURES[objective]

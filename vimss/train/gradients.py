@@ -1,6 +1,6 @@
 """From a batch to gradients: forward, loss, backward, in as many parts as the memory asks for.
 
-    gradients = Gradients(network, settings, window, device, micro_batch=16)
+    gradients = Gradients(network, objective, settings.training, device, micro_batch=16)
     loss = gradients(batch)      # and every weight of the network has its gradient
 
 Parts and workers divide by the counts of the whole batch, so their gradients add up to those of the batch at once.
@@ -18,10 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vimss.errors import TrainingError
 from vimss.stream.batch import Batch
-from vimss.stream.mix import Window
-from vimss.train.config import Settings
-from vimss.train.device import autocast, compiled, context_of, to_device
-from vimss.train.loss import Totals, best_order, count, make_loss
+from vimss.train.config import TrainingConfig
+from vimss.train.device import autocast, compiled, to_device
+from vimss.train.objectives import Objective
 
 log = logging.getLogger(__name__)
 
@@ -30,17 +29,16 @@ class Gradients:
     """Puts the gradients of a batch's loss into the weights of a network."""
 
     def __init__(
-        self, network: nn.Module, settings: Settings, window: Window, device: torch.device, micro_batch: int
+        self, network: nn.Module, objective: Objective, config: TrainingConfig, device: torch.device, micro_batch: int
     ) -> None:
         """`network` may be a DistributedDataParallel; `micro_batch` is the longest part, in mixtures."""
         self.parallel = network if isinstance(network, DistributedDataParallel) else None
         self.workers = torch.distributed.get_world_size() if self.parallel is not None else 1
-        self.network = compiled(network, settings.training.compile, device)
-        self.settings = settings
-        self.window = window
+        self.network = compiled(network, config.compile, device)
+        self.objective = objective
+        self.config = config
         self.device = device
         self.micro_batch = micro_batch
-        self.loss_of = make_loss(settings.training)
         self.rehearsed = self.parallel is None
 
     def __call__(self, batch: Batch) -> Float[Tensor, ""]:
@@ -66,14 +64,14 @@ class Gradients:
             self._halve()
         return loss
 
-    def _attempt(self, batch: Batch, totals: Totals, exchange: bool) -> Float[Tensor, ""] | None:
+    def _attempt(self, batch: Batch, totals: Float[Tensor, " n"], exchange: bool) -> Float[Tensor, ""] | None:
         """The share of the loss, or None where memory ran out; `exchange` makes gradients those of all workers."""
         try:
             return self._accumulate(batch, totals, exchange)
         except torch.OutOfMemoryError:
             return None
 
-    def _accumulate(self, batch: Batch, totals: Totals, exchange: bool) -> Float[Tensor, ""]:
+    def _accumulate(self, batch: Batch, totals: Float[Tensor, " n"], exchange: bool) -> Float[Tensor, ""]:
         self._clear()
         loss = torch.zeros((), device=self.device)
         parts = list(self._parts(batch))
@@ -86,32 +84,30 @@ class Gradients:
             loss += share.detach()
         return loss
 
-    def _share(self, part: Batch, totals: Totals) -> Float[Tensor, ""]:
+    def _share(self, part: Batch, totals: Float[Tensor, " n"]) -> Float[Tensor, ""]:
         """The share of a part in the loss of the batch."""
-        if self.settings.training.compile == "cuda_graphs":
+        if self.config.compile == "cuda_graphs":
             torch.compiler.cudagraph_mark_step_begin()
-        targets, present = to_device(part.targets, self.device), to_device(part.present, self.device)
-        with autocast(self.settings.training.precision, self.device):
-            estimates = self.network(to_device(part.mixture, self.device), *context_of(part, self.device))
-        estimates = estimates.float()
-        if self.settings.model.outputs == "slots":
-            estimates = best_order(estimates, targets)
-        return self.loss_of(estimates, targets, present, totals)
+        return self.objective.loss(self._forward, part, totals)
+
+    def _forward(self, *inputs: Tensor | None) -> Tensor:
+        """The network in the precision of the settings."""
+        with autocast(self.config.precision, self.device):
+            return self.network(*inputs)
 
     def _parts(self, batch: Batch) -> Iterator[Batch]:
         for start in range(0, len(batch.mixture), self.micro_batch):
             yield batch.part(slice(start, start + self.micro_batch))
 
-    def _totals(self, batch: Batch) -> Totals:
+    def _totals(self, batch: Batch) -> Float[Tensor, " n"]:
         """Counts of the batch over all workers, made before anything is on a GPU: nothing waits for them."""
-        inner = batch.mixture[:, :, self.window.margin : self.window.margin + self.window.output_samples]
-        counts = to_device(count(batch.targets, batch.present, inner), self.device)
+        counts = to_device(self.objective.totals(batch), self.device)
         if self.parallel is not None:
             torch.distributed.all_reduce(counts)
-        return Totals(*counts.float())
+        return counts.float()
 
     def _clear(self) -> None:
-        if self.settings.training.compile != "cuda_graphs":
+        if self.config.compile != "cuda_graphs":
             self.network.zero_grad(set_to_none=True)
             return
         # A graph writes gradients into memory of its own, which its next run overwrites: parts add to ours.

@@ -13,7 +13,7 @@ from vimss.errors import ConfigError
 from vimss.runtime import Place
 from vimss.shards.manifest import Manifest
 from vimss.shards.recipe import Recipe
-from vimss.train.config import RULES, Settings, default_of, describe_idle, has_key, is_idle, value_at
+from vimss.train.config import Settings, default_of, describe_idle, has_key, is_idle, rule_at, value_at
 
 
 def idle_error(trainings: Sequence[Settings], key: str, experiment: str, where: str) -> ConfigError | None:
@@ -26,10 +26,11 @@ def idle_error(trainings: Sequence[Settings], key: str, experiment: str, where: 
     asked = [settings for settings in trainings if value_at(settings, key) != default_of(key, settings)]
     if not asked or not all(is_idle(settings, key) for settings in trainings):
         return None
+    rule = rule_at(asked[0], key)
     return ConfigError(
-        f"experiment {experiment}: {where} needs {RULES[key].needs}",
+        f"experiment {experiment}: {where} needs {rule.needs}",
         got=describe_idle(asked[0], key),
-        fix=f"remove {where}, or change {' or '.join(RULES[key].depends_on)}",
+        fix=f"remove {where}, or change {' or '.join(rule.depends_on)}",
     )
 
 

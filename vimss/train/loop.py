@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -25,19 +25,17 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from vimss.config import signature
 from vimss.errors import ConfigError, TrainingError
-from vimss.features import find_features, read_features
-from vimss.model.interface import Interface
-from vimss.model.separator import Separator, save_separator
 from vimss.shards.manifest import Manifest
-from vimss.stream.batch import Examples, Levels, Position
-from vimss.stream.mix import Window
+from vimss.stream.batch import Examples, Levels, NetworkInterface, Position
 from vimss.train.checkpoint import State, load_state, save_state
 from vimss.train.config import MUCH_WAITING, Settings, TrainingConfig, ValidationConfig, reaches
 from vimss.train.device import distribute
-from vimss.train.figure import Figure, figure_of
+from vimss.train.figure import Figure
 from vimss.train.gradients import Gradients
 from vimss.train.loader import load
-from vimss.train.optimize import make_optimizers
+from vimss.train.objectives import Objective, figure_of, open_objective
+from vimss.train.optimize import Trainable, make_optimizers
+from vimss.train.start import start
 from vimss.train.validation import Validation
 
 log = logging.getLogger(__name__)
@@ -80,7 +78,7 @@ def train(
     report: Report,
     resume: Path | None = None,
     progress: Progress = lambda audio_seconds: None,
-) -> Separator:
+) -> nn.Module:
     """Train until the budget of audio seconds or the patience is spent, or to the pause.
 
     Returns the network with its raw weights.
@@ -98,14 +96,16 @@ def train(
     """
     settings, config, device = training.settings, training.settings.training, training.device
     local_batch = _local_batch(config.batch_size, training.world_size)
+    objective = open_objective(settings, training.manifest)
     torch.manual_seed(settings.seed)
-    separator = Separator(settings.model, training.manifest.recipe.labels, training.manifest.recipe.sample_rate)
-    separator.to(device)
-    average = copy.deepcopy(separator).requires_grad_(False) if config.ema else None
-    optimizers = make_optimizers(separator, config, device)
-    interface = interface_of(settings, training.manifest)
+    network = objective.build()
+    if resume is None:
+        start(network, settings)
+    network.to(device)
+    average = copy.deepcopy(network).requires_grad_(False) if config.ema else None
+    optimizers = make_optimizers(cast(Trainable, network), config, device)
     share = (training.rank, training.world_size)
-    validate = Validation(settings, training.manifest, training.validation, interface, share, device)
+    validate = Validation(objective, settings, training.manifest, training.validation, share, device)
     state = State(
         training.signature,
         validate.signature,
@@ -116,22 +116,22 @@ def train(
         metrics={},
     )
     if resume is not None:
-        state = load_state(resume, training.signature, separator, average, optimizers)
+        state = load_state(resume, training.signature, network, average, optimizers)
         if state.validation == validate.signature:
             # Re-report the restored metrics: the driver may have crashed before recording them, and this may be the
             # last report. The checkpoint itself is there.
             report(state.metrics, None)
         else:
-            state = _scored_again(state, validate, separator, average)
-            with _checkpoint(training, interface, state, separator, average, optimizers) as folder:
+            state = _scored_again(state, validate, network, average)
+            with _checkpoint(training, objective, state, network, average, optimizers) as folder:
                 report(state.metrics, folder)
-    network: nn.Module = separator
+    parallel: nn.Module = network
     if training.world_size > 1:
-        network = distribute(separator, device, config.gradient_compression)
+        parallel = distribute(network, device, config.gradient_compression)
 
-    window = training_window(settings, training.manifest)
-    examples = Examples(training.manifest, "train", settings.mixing, window, interface, settings.seed)
-    gradients = Gradients(network, settings, window, device, micro_batch=local_batch)
+    window = objective.window()
+    examples = Examples(training.manifest, "train", settings.mixing, window, objective.interface, settings.seed)
+    gradients = Gradients(parallel, objective, config, device, micro_batch=local_batch)
     seconds_per_step = config.batch_size * window.output_samples / window.sample_rate
     total_steps = math.ceil(config.audio_seconds / seconds_per_step)
     num_reports = config.num_reports
@@ -167,12 +167,12 @@ def train(
                 for group in optimizer.param_groups:
                     group["lr"] = rate
             loss = gradients(made.batch)
-            norm = nn.utils.clip_grad_norm_(separator.parameters(), config.gradient_clip or math.inf)
+            norm = nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip or math.inf)
             losses.add(loss, norm, f"step {steps}, {seconds:.0f} audio seconds, {_place_of(made.position)}")
             for optimizer in optimizers:
                 optimizer.step()
             if average is not None:
-                update_ema(average, separator, config.ema)
+                update_ema(average, network, config.ema)
             progress(seconds)
 
             if steps in report_steps:
@@ -182,7 +182,7 @@ def train(
                 metrics |= levels.metrics()
                 _warn_of_waiting(metrics["loader_wait"])
                 going_on = functools.partial(progress, seconds)
-                metrics |= _validated(validate, separator, average, going_on)
+                metrics |= _validated(validate, network, average, going_on)
                 _check_validation(metrics, validate.figure)
                 log.info("%s", ", ".join(f"{name} {value:.6g}" for name, value in metrics.items()))
                 if validate.figure.better(metrics[validate.figure.name], best):
@@ -192,20 +192,20 @@ def train(
                 paused = reaches(seconds, training.pause_seconds)
                 position, scored_on = made.position, validate.signature
                 now = State(training.signature, scored_on, steps, position, best, best_seconds, metrics)
-                with _checkpoint(training, interface, now, separator, average, optimizers) as folder:
+                with _checkpoint(training, objective, now, network, average, optimizers) as folder:
                     report(metrics, folder)
                 losses, levels = Losses(training), Levels()
                 clock = _Clock()
-    return separator
+    return network
 
 
 @contextmanager
 def _checkpoint(
     training: Training,
-    interface: Interface,
+    objective: Objective,
     state: State,
-    separator: Separator,
-    average: Separator | None,
+    network: nn.Module,
+    average: nn.Module | None,
     optimizers: Sequence[torch.optim.Optimizer],
 ) -> Iterator[Path | None]:
     """A folder with a checkpoint for the block, on rank 0; None on the others."""
@@ -214,28 +214,28 @@ def _checkpoint(
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        seen = {key: state.metrics[key] for key in ("audio_seconds", figure_of().name)}
-        card = {**data_card(training.manifest, interface), **seen, "validation": state.validation}
-        save_separator(folder / "model", average or separator, card)
-        save_state(folder, state, separator, average, optimizers)
+        seen = {key: state.metrics[key] for key in ("audio_seconds", figure_of(training.settings.objective).name)}
+        card = {**data_card(training.manifest, objective.interface), **seen, "validation": state.validation}
+        objective.save(folder / "model", average or network, card)
+        save_state(folder, state, network, average, optimizers)
         yield folder
 
 
 def _validated(
     validate: Validation,
-    separator: Separator,
-    average: Separator | None,
+    network: nn.Module,
+    average: nn.Module | None,
     going_on: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """The figure of the weights for use, and of the raw ones where those are an average."""
     figure = validate.figure
-    values = {figure.name: validate(average or separator, going_on)}
-    return values if average is None else {**values, figure.raw_name: validate(separator, going_on)}
+    values = {figure.name: validate(average or network, going_on)}
+    return values if average is None else {**values, figure.raw_name: validate(network, going_on)}
 
 
-def _scored_again(state: State, validate: Validation, separator: Separator, average: Separator | None) -> State:
+def _scored_again(state: State, validate: Validation, network: nn.Module, average: nn.Module | None) -> State:
     """A state whose losses are of another validation set, on the one of now: the best so far is that of its weights."""
-    metrics = {**state.metrics, **_validated(validate, separator, average)}
+    metrics = {**state.metrics, **_validated(validate, network, average)}
     _check_validation(metrics, validate.figure)
     best, seconds = metrics[validate.figure.name], metrics["audio_seconds"]
     return replace(state, validation=validate.signature, metrics=metrics, best=best, best_seconds=seconds)
@@ -288,35 +288,6 @@ class Losses:
         self.unseen = []
 
 
-def training_window(settings: Settings, manifest: Manifest) -> Window:
-    """The windows of one training example; ConfigError where the network does not allow the output window."""
-    output = settings.training.output_samples
-    return Window(settings.model.geometry.input_samples(output), output, manifest.recipe.sample_rate)
-
-
-def interface_of(settings: Settings, manifest: Manifest) -> Interface:
-    """What goes into the network and comes out, with the vision features beside the shards where it reads some.
-
-    Raises:
-        ConfigError: pictures or features of another size.
-        DataError: features that are missing or damaged.
-
-    """
-    model, labels = settings.model, manifest.recipe.labels
-    interface = Interface(model, labels)
-    features = find_features(manifest, model.vision, model.feature_size) if "features" in interface.members else ""
-    for other, _ in manifest.more:
-        if interface.uses_players and other.recipe.picture != manifest.recipe.picture:
-            raise ConfigError(
-                f"more_shards: '{other.name}' must have the pictures of '{manifest.name}', {manifest.recipe.picture}",
-                got=str(other.recipe.picture),
-                fix="write both recipes with the same `picture`",
-            )
-        if features:
-            read_features(other, features)
-    return Interface(model, labels, features)
-
-
 def learning_rate(config: TrainingConfig, audio_seconds: float) -> float:
     """Of the step that ends at `audio_seconds`: linear warm-up, then exponential decay towards the budget's end."""
     warmup = min(1.0, audio_seconds / config.warmup_seconds) if config.warmup_seconds else 1.0
@@ -334,7 +305,7 @@ def should_continue(config: TrainingConfig, audio_seconds: float, best_seconds: 
     return config.patience_seconds == 0 or audio_seconds - best_seconds < config.patience_seconds
 
 
-def data_card(manifest: Manifest, interface: Interface) -> dict[str, Any]:
+def data_card(manifest: Manifest, interface: NetworkInterface) -> dict[str, Any]:
     """What a user of the weights must know of the data they come from."""
     recipe = manifest.recipe
     data = f"{manifest.name}: {recipe.description}"

@@ -24,6 +24,7 @@ from vimss.stream.mix import Window
 from vimss.train.config import Settings
 from vimss.train.gradients import Gradients
 from vimss.train.loop import update_ema
+from vimss.train.objectives.separation import Separation
 from vimss.train.optimize import make_optimizers
 
 AT_MOST_SECONDS = 2.0
@@ -62,7 +63,7 @@ def _steps(settings: Settings, recipe: Recipe) -> Iterator[float]:
         separator = Separator(settings.model, recipe.labels, recipe.sample_rate)
     average = copy.deepcopy(separator).requires_grad_(False) if config.ema else None
     optimizers = make_optimizers(separator, config, device)
-    gradients = Gradients(separator, settings, window, device, micro_batch=config.batch_size)
+    gradients = Gradients(separator, Separation(settings, recipe), config, device, micro_batch=config.batch_size)
     batch = _noise(settings, recipe, window)
     while True:
         begin = time.monotonic()

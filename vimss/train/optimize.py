@@ -9,16 +9,26 @@ sqrt(max(rows, columns)) / 5, an update is as large as one of AdamW, so one lear
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, device
+from torch import Tensor, device, nn
 from torch.optim import AdamW, Optimizer
 
-from vimss.model.separator import Separator
 from vimss.train.config import TrainingConfig
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """What optimisers need of a network."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All weights, as of any nn.Module."""
+
+    def matrices(self) -> list[nn.Parameter]:
+        """The weights from feature to feature, each a matrix: those that Muon trains."""
 
 
 class Muon(torch.optim.Muon):
@@ -74,13 +84,13 @@ def orthogonal(matrices: Float[Tensor, "n r c"], settings: dict[str, Any]) -> Fl
     return x if wide else x.mT
 
 
-def make_optimizers(separator: Separator, config: TrainingConfig, where: device) -> tuple[Optimizer, ...]:
-    """Optimisers that share out all trainable weights of the separator, each to one of them."""
-    trainable = [parameter for parameter in separator.parameters() if parameter.requires_grad]
+def make_optimizers(network: Trainable, config: TrainingConfig, where: device) -> tuple[Optimizer, ...]:
+    """Optimisers that share out all trainable weights of the network, each to one of them."""
+    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
     shared: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     fused = where.type == "cuda"
     if config.optimizer == "adamw":
         return (AdamW(trainable, **shared, fused=fused),)
-    matrices = separator.network.matrices()
+    matrices = network.matrices()
     rest = [parameter for parameter in trainable if not any(parameter is matrix for matrix in matrices)]
     return Muon(matrices, **shared, adjust_lr_fn="match_rms_adamw"), AdamW(rest, **shared, fused=fused)

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vimss.errors import ModelError
-from vimss.model.separator import load_separator
 from vimss.shards.manifest import open_manifest
 from vimss.train.config import Settings, ValidationConfig
-from vimss.train.figure import figure_of
-from vimss.train.loop import interface_of
+from vimss.train.objectives import figure_of, open_objective
 from vimss.train.validation import Validation
 
 
@@ -39,12 +37,12 @@ class Score:
 def score(task: ScoringTask) -> Score:
     """The figure of the weights, on the CPU; an error of the data is raised, one of the weights returned."""
     try:
-        separator = load_separator(task.model, task.settings.model)
         manifest = open_manifest(task.shards)
-        interface = interface_of(task.settings, manifest)
-        value = Validation(task.settings, manifest, task.validation, interface)(separator)
+        objective = open_objective(task.settings, manifest)
+        network = objective.load(task.model)
+        value = Validation(objective, task.settings, manifest, task.validation)(network)
     except ModelError as error:
         return Score(task.model, error=str(error))
     if math.isfinite(value):
         return Score(task.model, value)
-    return Score(task.model, error=f"the {figure_of().title} is {value}")
+    return Score(task.model, error=f"the {figure_of(task.settings.objective).title} is {value}")

@@ -1,6 +1,13 @@
-"""Training losses, all means, and the objective of every search.
+"""The objective `separation`: the stems of a mixture, by a Separator.
 
-Shapes: estimates and targets "b s c u", present "b s" (false where the target is silence).
+    objective = Separation(settings, recipe)
+    share = objective.loss(objective.build(), batch, totals)
+
+Its figure is the mean floored -SNR in dB over the present sources of the validation mixtures, whatever the training
+loss. A network answers each excerpt by one window, the shortest that is long enough, with the excerpt in its middle;
+only the excerpt is scored.
+
+Losses are means. Shapes: estimates and targets "b s c u", present "b s" (false where the target is silence).
 
     snr       10 log10((|e|^2 + 1e-3 |t|^2) / |t|^2) / 10 of present sources: -SNR in units of 10 dB, floored at -30 dB,
               plus `absent_weight` times the energy of absent outputs relative to that of the batch's mixtures
@@ -9,21 +16,27 @@ Shapes: estimates and targets "b s c u", present "b s" (false where the target i
     l1_stft   l1 plus multi-resolution STFT (Yamamoto et al. 2020) of present sources, by auraloss
 
 A batch may be spread over workers and parts. Each of them divides by the counts of the whole batch, so that the shares
-add up to the loss of the batch, whatever the parts:
-
-    share = make_loss(config)(estimates, targets, present, Totals(*torch.from_numpy(count(...)).float()))
+add up to the loss of the batch, whatever the parts.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Float64
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor
+from torch import Tensor, nn
 
-from vimss.train.config import TrainingConfig
+from vimss.model.interface import Interface
+from vimss.model.separator import Separator, load_separator, save_separator
+from vimss.shards.recipe import Recipe
+from vimss.stream.batch import Batch
+from vimss.stream.mix import Window
+from vimss.train.config import Settings, TrainingConfig
+from vimss.train.device import context_of, to_device
 
 FLOOR = 1e-3
 """-30 dB: a source separated better than that has no more to gain, so others are heard."""
@@ -48,6 +61,76 @@ class Totals(NamedTuple):
 
 
 Loss = Callable[[Tensor, Tensor, Tensor, Totals], Tensor]
+
+
+class Separation:
+    """One output per label, query or slot."""
+
+    def __init__(self, settings: Settings, recipe: Recipe, features: str = "") -> None:
+        self.chosen = settings
+        self.recipe = recipe
+        self.interface = Interface(settings.model, recipe.labels, features)
+
+    def window(self) -> Window:
+        """As wide as the network asks for."""
+        output = self.chosen.training.output_samples
+        return Window(self.chosen.model.geometry.input_samples(output), output, self.recipe.sample_rate)
+
+    def window_around(self, samples: int) -> Window:
+        """Around the excerpt lies what the network sees of an output window that is long enough for it."""
+        shape = self.chosen.model.geometry
+        return Window(shape.input_samples(shape.window_at_least(samples)), samples, self.recipe.sample_rate)
+
+    def build(self) -> nn.Module:
+        """A Separator."""
+        return Separator(self.chosen.model, self.recipe.labels, self.recipe.sample_rate)
+
+    def save(self, folder: Path, network: nn.Module, card: dict[str, Any]) -> None:
+        """As `load_separator` reads it."""
+        assert isinstance(network, Separator), "the network of this objective"  # noqa: S101
+        save_separator(folder, network, card)
+
+    def load(self, folder: Path) -> nn.Module:
+        """A Separator with the settings of this training."""
+        return load_separator(folder, self.chosen.model)
+
+    def totals(self, batch: Batch) -> Float64[np.ndarray, " n"]:
+        """Those of `loss.count`."""
+        answered = batch.targets.shape[-1]
+        first = (batch.mixture.shape[-1] - answered) // 2
+        return count(batch.targets, batch.present, batch.mixture[:, :, first : first + answered])
+
+    @cached_property
+    def _loss_of(self) -> Loss:
+        return make_loss(self.chosen.training)
+
+    def loss(self, network: Callable[..., Tensor], batch: Batch, totals: Tensor) -> Tensor:
+        """That of `training.loss`; slots are scored in their best order."""
+        device = totals.device
+        targets, present = to_device(batch.targets, device), to_device(batch.present, device)
+        estimates = network(to_device(batch.mixture, device), *context_of(batch, device)).float()
+        if self.interface.any_order:
+            estimates = best_order(estimates, targets)
+        return self._loss_of(estimates, targets, present, Totals(*totals))
+
+    def examine(self, network: nn.Module, batch: Batch, device: torch.device) -> Tensor:
+        """The sum of the floored -SNR over the present sources, and their number."""
+        targets, present = to_device(batch.targets, device), to_device(batch.present, device)
+        estimates = network(to_device(batch.mixture, device), *context_of(batch, device))
+        first = (estimates.shape[-1] - targets.shape[-1]) // 2
+        estimates = estimates[..., first : first + targets.shape[-1]]
+        if self.interface.any_order:
+            estimates = best_order(estimates, targets)
+        values = negative_snr(estimates, targets)[present]
+        return torch.tensor([float(values.sum()), float(values.numel())], dtype=torch.float64)
+
+    def value(self, kept: Tensor) -> float:
+        """The mean over all present sources."""
+        total, count = 0.0, 0.0
+        # One after the other, as they always were: a sum in another order has other last bits.
+        for each, number in kept.tolist():
+            total, count = total + each, count + number
+        return total / count
 
 
 def count(
@@ -78,7 +161,7 @@ def make_loss(config: TrainingConfig) -> Loss:
 
 
 def negative_snr(estimates: Float[Tensor, "b s c u"], targets: Float[Tensor, "b s c u"]) -> Float[Tensor, "b s"]:
-    """-SNR in dB, floored at -30: the objective of every search is its mean over present sources."""
+    """-SNR in dB, floored at -30: the figure of separation is its mean over present sources."""
     error = (estimates - targets).square().sum((2, 3))
     energy = targets.square().sum((2, 3))
     return 10 * torch.log10((error + FLOOR * energy + TINY) / (energy + TINY))

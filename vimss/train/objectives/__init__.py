@@ -1,0 +1,147 @@
+"""What a training is for: one file per objective, all behind one protocol.
+
+    objective = open_objective(settings, manifest)     # that of `objective: separation`, say
+    network = objective.build()
+    share = objective.loss(network, batch, totals)     # share.backward() gives the weights their gradients
+
+To add an objective, write a file with a class that has the members of `Objective`, and name it in `OBJECTIVES` with
+what must be known of it before torch is loaded: YAML is checked, and records are read, without it. The loop, gradients,
+validation, rescoring and the search call these members only; tests/test_objectives.py holds each objective to them.
+"""
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from vimss.errors import ConfigError
+from vimss.shards.manifest import Manifest
+from vimss.shards.recipe import Recipe
+from vimss.train.config import Settings
+from vimss.train.figure import Figure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from typing import Any
+
+    import numpy as np
+    import torch
+    from jaxtyping import Float, Float64
+    from torch import Tensor, nn
+
+    from vimss.stream.batch import Batch, NetworkInterface
+    from vimss.stream.mix import Window
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What a network learns, from which batches, and by which figure trainings are compared.
+
+    Axis letters: b batch, s output (a source, or a label), c channel, t audio sample of the input window, u of the
+    output window; m validation mixture, k number that is kept of each.
+    """
+
+    def __init__(self, settings: Settings, recipe: Recipe, features: str = "") -> None:
+        """From the settings, the recipe of the shards, and the folder of the vision features beside them, if any."""
+
+    @property
+    def interface(self) -> "NetworkInterface":
+        """What it reads of clips and shows of players, and how mixtures become a batch: `make_batch` calls it."""
+
+    def window(self) -> "Window":
+        """The windows of a training example; ConfigError where the network does not allow the output window."""
+
+    def window_around(self, samples: int) -> "Window":
+        """The input window around an excerpt of the validation set, which is the output window."""
+
+    def build(self) -> "nn.Module":
+        """The network with new weights. It has `matrices()`, the weights that Muon trains: each is a matrix."""
+
+    def save(self, folder: "Path", network: "nn.Module", card: "dict[str, Any]") -> None:
+        """Write model.json and weights.safetensors, whole or not at all; `card` is what else there is to say."""
+
+    def load(self, folder: "Path") -> "nn.Module":
+        """The network in a folder; ModelError where it is damaged or of other settings."""
+
+    def totals(self, batch: "Batch") -> "Float64[np.ndarray, ' n']":
+        """What the shares of the loss are divided by. The totals of parts and workers add up."""
+
+    def loss(
+        self, network: "Callable[..., Tensor]", batch: "Batch", totals: "Float[Tensor, ' n']"
+    ) -> "Float[Tensor, '']":
+        """The share of these examples in the loss of the whole batch, whose totals are given, on the device to use.
+
+        Shares add up over parts and workers. That of an example depends on no other example.
+        """
+
+    def examine(self, network: "nn.Module", batch: "Batch", device: "torch.device") -> "Float64[Tensor, ' k']":
+        """What is kept of one validation mixture, which is a batch of one; on the CPU."""
+
+    def value(self, kept: "Float64[Tensor, 'm k']") -> float:
+        """The figure of the whole validation set, from what was kept of its mixtures in their order."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An objective, as far as it is known before torch is loaded."""
+
+    home: str
+    """Module and name of its class."""
+    figure: Figure
+    """Its figure on the validation set, which steers a search; objectives whose figures are equal can be compared."""
+    settings: tuple[str, ...]
+    """Of the settings that only some objectives depend on (`vimss.train.config.OF_SOME_OBJECTIVES`), those that it
+    does, by key path; a group stands for all of its keys."""
+    separates: bool
+    """Whether its network is a Separator, which can be evaluated, promoted and used to separate."""
+    distractors: bool = False
+    """Whether each validation mixture also has a player who does not sound."""
+
+    def make(self, settings: Settings, recipe: Recipe, features: str = "") -> Objective:
+        """One of its class; this loads torch."""
+        module, _, name = self.home.partition(":")
+        made: Objective = getattr(import_module(module), name)(settings, recipe, features)
+        return made
+
+
+OBJECTIVES: dict[str, Entry] = {
+    "separation": Entry(
+        "vimss.train.objectives.separation:Separation",
+        Figure(name="valid_loss", direction="min", title="validation loss", unit="dB"),
+        settings=("model", "training.loss", "training.absent_weight"),
+        separates=True,
+    ),
+}
+"""`objective` of the settings to what it is."""
+
+
+def figure_of(objective: str = "separation") -> Figure:
+    """The figure that a search for this objective is steered by."""
+    return OBJECTIVES[objective].figure
+
+
+def open_objective(settings: Settings, manifest: Manifest) -> Objective:
+    """The objective of these settings on these shards, with the vision features beside them where it reads some.
+
+    Raises:
+        ConfigError: pictures or features of another size.
+        DataError: features that are missing or damaged.
+
+    """
+    from vimss.features import find_features, read_features  # loads torch
+
+    entry, recipe = OBJECTIVES[settings.objective], manifest.recipe
+    interface = entry.make(settings, recipe).interface
+    model, features = settings.model, ""
+    if "features" in interface.members:
+        features = find_features(manifest, model.vision, model.feature_size)
+    for other, _ in manifest.more:
+        if interface.uses_players and other.recipe.picture != recipe.picture:
+            raise ConfigError(
+                f"more_shards: '{other.name}' must have the pictures of '{manifest.name}', {recipe.picture}",
+                got=str(other.recipe.picture),
+                fix="write both recipes with the same `picture`",
+            )
+        if features:
+            read_features(other, features)
+    return entry.make(settings, recipe, features)

@@ -1,0 +1,103 @@
+"""Weights to start from: all of another model, or its vision network alone.
+
+    check_start(settings, recipe)        # before anything is started: do they fit?
+    start(network, settings)             # put them into a new network
+
+All are taken where the model is of the same objective and network, those of the vision network where it is of another.
+"""
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from vimss.errors import ConfigError, ModelError
+from vimss.model.card import WEIGHTS
+from vimss.model.separator import read_card
+from vimss.shards.recipe import Recipe
+from vimss.storage import sha256
+from vimss.train.config import MODELS, Settings
+from vimss.train.objectives import OBJECTIVES
+
+VISION = "vision."
+"""Begin of the names of the vision network's weights, whatever model it is part of."""
+
+AT_MOST_NAMED = 8
+"""Weights that do not fit and are named in the error."""
+
+
+def check_start(settings: Settings, recipe: Recipe) -> None:
+    """ModelError where the weights to start from do not fit; nothing is built, and only names and shapes are read."""
+    chosen = settings.training.start_from
+    if not chosen.folder:
+        return
+    if chosen.folder.startswith(MODELS):
+        raise ConfigError(
+            f"training.start_from: {chosen.folder} must be looked up in the registry before a search",
+            got="the name alone",
+            fix="call vimss.api.resolve_models(session, experiment) and go on with what it gives",
+        )
+    # Nothing may be downloaded for a check.
+    vision = settings.model.vision.model_copy(update={"weights": "random"})
+    model = settings.model.model_copy(update={"vision": vision})
+    with torch.device("meta"):
+        network = OBJECTIVES[settings.objective].make(settings.model_copy(update={"model": model}), recipe).build()
+    _fitting(settings, network)
+
+
+def start(network: nn.Module, settings: Settings) -> None:
+    """Put the weights that the settings name into a network.
+
+    Raises:
+        ModelError: weights that do not fit, or that are no longer those that the settings were made for.
+
+    """
+    chosen = settings.training.start_from
+    if not chosen.folder:
+        return
+    names = _fitting(settings, network)
+    path = chosen.path / WEIGHTS
+    if sha256(path) != chosen.sha256:
+        raise ModelError(
+            f"{path} must stay as it was when the search began, {chosen.sha256[:10]}...",
+            got=f"{sha256(path)[:10]}...",
+            fix="run the same command again: with other weights it is another trial",
+        )
+    with safe_open(path, "pt") as file:
+        network.load_state_dict({name: file.get_tensor(name) for name in names}, strict=False)
+
+
+def _fitting(settings: Settings, network: nn.Module) -> list[str]:
+    """Names of the weights to take; ModelError with all that do not fit."""
+    folder = settings.training.start_from.path
+    about = read_card(folder)
+    whole = about.get("objective", "separation") == settings.objective
+    if OBJECTIVES[settings.objective].separates:
+        whole &= about["config"].get("network", "wave_u_net") == settings.model.network
+    begin = "" if whole else VISION
+    wanted = {name: list(tensor.shape) for name, tensor in network.state_dict().items() if name.startswith(begin)}
+    try:
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            found = {name: file.get_slice(name).get_shape() for name in file.keys() if name.startswith(begin)}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"{folder / WEIGHTS} must be a safetensors file", got=str(error), fix="save the model again"
+        ) from error
+    if not wanted or not found:
+        raise ModelError(
+            f"training.start_from: {folder} is of another objective or network, so its vision network alone is taken",
+            got=f"no vision network in {'this training' if not wanted else 'that model'}",
+            fix="set model.context: frames with a model.site, or start from a model of the same kind",
+        )
+    misfits = [
+        f"{name}: {found.get(name, 'none')} for {wanted.get(name, 'none')}"
+        for name in sorted({*wanted, *found})
+        if wanted.get(name) != found.get(name)
+    ]
+    if misfits:
+        more = f"; {len(misfits) - AT_MOST_NAMED} more" if len(misfits) > AT_MOST_NAMED else ""
+        raise ModelError(
+            f"training.start_from: the weights in {folder} must have the names and shapes of this training's",
+            got=f"{'; '.join(misfits[:AT_MOST_NAMED])}{more}",
+            fix="use the settings of that model's network, labels and channels, or other weights",
+        )
+    return list(wanted)
