@@ -229,6 +229,14 @@ def test_the_readme_shows_medians_and_ranges_over_the_seeds_of_a_store(tmp_path)
     assert "machine" not in json.dumps(figures)
 
 
+def test_a_row_that_some_runs_lack_is_shown_all_the_same(tmp_path):
+    run = run_of(2)
+    row = {**run["references"]["mixture"], "pieces_sdr": 3.0}
+    store = write_store(tmp_path, run_of(1), {**run, "references": {**run["references"], "new": row}})
+    systems = quickstart.the_systems(quickstart.read_store(store))
+    assert f"| new |{' +1.0 |' * 4} +3.0 |{' +1.0 |' * 2}" in systems
+
+
 @pytest.mark.parametrize(
     ("runs", "message"),
     [

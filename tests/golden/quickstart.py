@@ -124,7 +124,8 @@ def the_seeds(figures: Figures) -> str:
 def the_systems(figures: Figures) -> str:
     """Every row of the evaluation, medians over seeds."""
     lines = [f"| split test | {' | '.join(COLUMNS.values())} |", "|---" * (len(COLUMNS) + 1) + "|"]
-    for name in figures[0]["systems"]:
+    # A row that is new is in later runs alone; one that is gone, in earlier ones.
+    for name in dict.fromkeys(name for run in figures for name in run["systems"]):
         found = [[run["systems"][name][key] for run in figures if name in run["systems"]] for key in COLUMNS]
         lines.append(f"| {name} | {' | '.join(map(_median, found))} |")
     return "\n" + "\n".join(lines) + "\n"

