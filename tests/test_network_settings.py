@@ -64,9 +64,9 @@ def test_a_key_of_another_network_is_refused_with_the_network_that_has_it():
     )
     with pytest.raises(ConfigError, match=message):
         settings(hop=8)
-    message = r"'model.filters', which network: wave_u_net has, and network: blocks has not. .* hop, .*, width$"
+    message = r"'model.levels', which network: wave_u_net has, and network: blocks has not. .* hop, .*, width$"
     with pytest.raises(ConfigError, match=message):
-        settings(network="blocks", filters=8)
+        settings(network="blocks", levels=8)
 
 
 def test_a_misspelt_key_names_the_nearest_of_its_own_network():
@@ -97,9 +97,8 @@ def test_editors_are_told_the_settings_of_every_network():
 
 @pytest.mark.parametrize("network", ["x", 1, "[wave_u_net]"])
 def test_an_experiment_with_an_unknown_network_is_refused(tmp_path, network):
-    with pytest.raises(
-        ConfigError, match="experiment mine: model.network: Input should be 'wave_u_net' or 'blocks'; got"
-    ):
+    known = " or ".join(repr(name) for name in NETWORKS)
+    with pytest.raises(ConfigError, match=f"experiment mine: model.network: Input should be {known}; got"):
         load(tmp_path, f"model: {{network: {network}, hop: 3}}")
 
 

@@ -75,6 +75,13 @@ def test_a_network_has_the_name_of_its_line(name):
     assert get_args(NETWORKS[name].model_fields["network"].annotation) == (name,)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_network_declares_rules_about_its_own_settings_alone(name):
+    kind = NETWORKS[name]
+    decisive = {other for rule in kind.idle_rules.values() for other in rule.depends_on}
+    assert {*kind.window_keys, *kind.label_keys, *kind.idle_rules, *decisive} <= set(kind.model_fields)
+
+
 def test_settings_and_windows_of_all_networks_load_without_torch():
     code = (
         "import sys; from vimss.model import NETWORKS\n"

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from smallest_network import BlocksConfig
 
 from vimss.cli import main
 from vimss.config import read_yaml
+from vimss.model import NETWORKS
 from vimss.schema import json_schema
 
 FILES = [("experiment", path) for path in sorted(Path("experiments").glob("*.yaml"))]
@@ -58,6 +60,16 @@ def test_a_mistake_is_marked(kind, change, message):
     assert errors(kind, valid) == []
     (error,) = errors(kind, {**valid, **change})
     assert message in error
+
+
+def test_a_file_may_hold_the_settings_of_the_networks_that_it_compares(monkeypatch):
+    monkeypatch.setitem(NETWORKS, "blocks", BlocksConfig)
+    check = jsonschema.Draft202012Validator(json_schema("experiment")).iter_errors
+    compared = {**EXPERIMENT, "compare": {"model.network": ["wave_u_net", "blocks"]}}
+    assert list(check({**compared, "model": {"levels": 3, "hop": 8}})) == []
+    assert list(check({**EXPERIMENT, "model": {"network": "blocks"}})) == []
+    (error,) = check({**compared, "model": {"levels": 3, "hop": "eight"}})
+    assert error.message == "'eight' is not of type 'integer'"
 
 
 def test_a_seed_may_be_compared():

@@ -3,7 +3,8 @@
 json_schema("experiment")  # of the files in experiments/
 json_schema("recipe")      # of the files in shards/
 
-A schema knows each key, its type and its limits. Rules between keys are checked by `load_experiment` and `load_recipe`.
+A schema knows each key, its type and its limits. Rules between keys are checked by `load_experiment` and `load_recipe`:
+that a setting of `model` belongs to a network that the experiment trains, too, since a file may compare several.
 """
 
 from collections.abc import Iterator, Mapping
@@ -29,9 +30,8 @@ def json_schema(kind: Literal["experiment", "recipe"]) -> Schema:
 
 def _experiment() -> Schema:
     """An experiment with the settings of its groups, which its class checks later, cell by cell."""
-    groups = {group: Settings.model_fields[group].rebuild_annotation() for group in GROUPS}
-    schemas, definitions = _schemas({"experiment": Experiment, **groups})
-    root = definitions[schemas["experiment"].pop("$ref").rpartition("/")[2]]
+    schemas, definitions = _schemas({"experiment": Experiment, "settings": Settings})
+    root, settings = (definitions[schemas[name]["$ref"].rpartition("/")[2]] for name in ("experiment", "settings"))
     # The file's name is the experiment's.
     del root["properties"]["name"]
     root["required"].remove("name")
@@ -39,8 +39,14 @@ def _experiment() -> Schema:
     keys = [SEED, OBJECTIVE]
     for group in GROUPS:
         description = root["properties"][group]["description"]
-        root["properties"][group] = {**_any_of_them(schemas[group], definitions), "description": description}
-        keys += [f"{group}.{name}" for name in _property_names(schemas[group], definitions)]
+        properties = _properties(settings["properties"][group], definitions)
+        root["properties"][group] = {
+            "type": "object",
+            "properties": properties,
+            "additionalProperties": False,
+            "description": description,
+        }
+        keys += [f"{group}.{name}" for name in properties]
     root["properties"]["recipe"] |= {"propertyNames": {"enum": sorted(Recipe.model_fields)}}
     for varied in ("compare", "tune"):
         root["properties"][varied] |= {"propertyNames": {"enum": sorted(set(keys))}}
@@ -69,21 +75,17 @@ def _schemas(kinds: Mapping[str, Any]) -> tuple[dict[str, Schema], Schema]:
     return {name: schema for (name, _), schema in found.items()}, definitions["$defs"]
 
 
-def _any_of_them(schema: Schema, definitions: Schema) -> Schema:
-    """A group of settings with the keys of all its classes, none of them required.
+def _properties(schema: Schema, definitions: Schema) -> Schema:
+    """The keys of a group, none of them required: the file states differences, and cells may add the others.
 
-    The file states differences, its cells may add others, and `model` may hold keys of several networks.
+    A key that several classes of a union have may be what any of them allows.
     """
-    properties: Schema = {}
+    found: dict[str, list[Schema]] = {}
     for member in _members(schema, definitions):
-        for name, given in member["properties"].items():
-            before = properties.get(name, given)
-            properties[name] = given if before == given else {"anyOf": [before, given]}
-    return {"type": "object", "properties": properties, "additionalProperties": False}
-
-
-def _property_names(schema: Schema, definitions: Schema) -> list[str]:
-    return [name for member in _members(schema, definitions) for name in member.get("properties", {})]
+        for name, key in member["properties"].items():
+            known = found.setdefault(name, [])
+            known += [key] if key not in known else []
+    return {name: kinds[0] if len(kinds) == 1 else {"anyOf": kinds} for name, kinds in found.items()}
 
 
 def _members(schema: Schema, definitions: Schema) -> Iterator[Schema]:

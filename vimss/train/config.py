@@ -338,10 +338,14 @@ def idle_settings(settings: Settings) -> list[str]:
     ]
 
 
+def reasons(settings: Settings, key: str) -> list[str]:
+    """Key paths of the settings that decide whether another changes something; of those that the network has."""
+    return [other for other in rule_at(settings, key).depends_on if has_key(settings, other)]
+
+
 def describe_idle(settings: Settings, key: str) -> str:
     """An idle setting beside those that make it so, for an error."""
-    known = [other for other in rule_at(settings, key).depends_on if has_key(settings, other)]
-    others = ", ".join(f"{other}: {value_at(settings, other)}" for other in known)
+    others = ", ".join(f"{other}: {value_at(settings, other)}" for other in reasons(settings, key))
     return f"{key}: {value_at(settings, key)} with {others}"
 
 

@@ -13,7 +13,7 @@ from vimss.errors import ConfigError
 from vimss.runtime import Place
 from vimss.shards.manifest import Manifest
 from vimss.shards.recipe import Recipe
-from vimss.train.config import Settings, default_of, describe_idle, has_key, is_idle, rule_at, value_at
+from vimss.train.config import Settings, default_of, describe_idle, has_key, is_idle, reasons, rule_at, value_at
 
 
 def idle_error(trainings: Sequence[Settings], key: str, experiment: str, where: str) -> ConfigError | None:
@@ -30,7 +30,7 @@ def idle_error(trainings: Sequence[Settings], key: str, experiment: str, where: 
     return ConfigError(
         f"experiment {experiment}: {where} needs {rule.needs}",
         got=describe_idle(asked[0], key),
-        fix=f"remove {where}, or change {' or '.join(rule.depends_on)}",
+        fix=f"remove {where}, or change {' or '.join(reasons(asked[0], key))}",
     )
 
 
