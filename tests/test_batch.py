@@ -55,7 +55,9 @@ def test_batches_have_the_bits_of_the_slow_way_to_make_them():
 
 @pytest.mark.parametrize("aligned", [False, True])
 def test_seven_players_of_different_instruments_can_be_drawn(small_manifest, aligned):
-    mixing = MixingConfig(min_sources=7, max_sources=7, queries=7, absent_share=0, aligned_share=float(aligned))
+    mixing = MixingConfig(
+        min_sources=7, max_sources=7, queries=7, absent_probability=0, aligned_probability=float(aligned)
+    )
     chosen = Examples(small_manifest, "train", mixing, WINDOW, interface(labels=small_manifest.recipe.labels), seed=0)
     ((batch, _),) = take(chosen, 1)
     assert batch.targets.shape == (4, 7, 1, 800) and (batch.context.sum(1) <= 1).all()
@@ -104,7 +106,7 @@ def test_stems_that_change_places_leave_mixtures_of_different_instruments():
 
 def test_stems_change_places_in_that_share_of_batches(small_manifest):
     def batches(share):
-        mixing = MixingConfig(pool_clips=4, windows_per_clip=8, remix_share=share)
+        mixing = MixingConfig(pool_clips=4, windows_per_clip=8, remix_probability=share)
         chosen = interface("instruments", labels=small_manifest.recipe.labels)
         return [
             batch.mixture for batch, _ in take(Examples(small_manifest, "train", mixing, WINDOW, chosen, seed=3), 40)

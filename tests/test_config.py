@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from pydantic import Field
@@ -16,6 +17,7 @@ from vimss.config import (
     signature,
 )
 from vimss.errors import ConfigError
+from vimss.renamed import current_key, first_key, with_current_names
 
 
 class Inner(Config):
@@ -134,6 +136,36 @@ def test_a_new_setting_whose_default_means_as_before_keeps_every_signature():
     assert signature(Outer()) != signature(Later(new=True)) != signature(Later(made={"a": 0}))
     assert signature(Later(inner=Inner(width=3), follows=3)) == signature(Later(inner=Inner(width=3)))
     assert signature(Later(inner=Inner(width=3), follows=1)) != signature(Later(inner=Inner(width=3)))
+
+
+class Thin(Config):
+    renamed: ClassVar = {"width": "breadth"}
+
+    breadth: int = 1
+
+
+class Renamed(Config):
+    """The settings of Outer after two of them were renamed."""
+
+    renamed: ClassVar = {"rate": "speed"}
+
+    speed: float = 0.0
+    word: str = ""
+    inner: Thin = Thin()
+
+
+def test_a_renamed_setting_is_signed_under_its_first_name():
+    for content in ({}, {"rate": 2.5}, {"rate": 2.5, "inner": {"width": 3}}):
+        now = Renamed.model_validate(with_current_names(content, Renamed))
+        assert differences(now) == differences(Outer(**content)) and signature(now) == signature(Outer(**content))
+    assert first_key(Renamed, "inner.breadth") == "inner.width" == first_key(Renamed, "inner.width")
+    assert current_key(Renamed, "inner.width") == "inner.breadth" == current_key(Renamed, "inner.breadth")
+
+
+def test_a_key_by_its_earlier_name_is_refused_with_the_current_one():
+    for content, name in (({"rate": 1}, "speed"), ({"inner": {"width": 1}}, "breadth")):
+        with pytest.raises(ConfigError, match=rf"unknown key '.*'. To fix: did you mean '{name}'\?"):
+            parse_config(content, Renamed, "test")
 
 
 class Narrow(Config):

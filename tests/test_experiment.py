@@ -132,6 +132,9 @@ def write(tmp_path, text):
     ("text", "message"),
     [
         ("modle: {}", r"unknown key 'modle'.*did you mean 'model'"),
+        ("mixing: {aligned_share: 0.5}", r"unknown key 'mixing.aligned_share'.*did you mean 'aligned_probability'"),
+        ("tune: {mixing.remix_share: {low: 0, high: 1}}", r"'mixing.remix_share'.*did you mean 'remix_probability'"),
+        ("compare: {mixing.silence_share: [0, 1]}", r"'mixing.silence_share'.*did you mean 'silence_probability'"),
         ("model: {leves: 3}", r"unknown key 'model.leves'.*did you mean 'levels'"),
         ("training: {batch_size: 0}", r"training.batch_size: .*greater than or equal to 1.*got 0"),
         ("model: {outputs: queries}", r"queries needs a site"),

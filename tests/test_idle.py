@@ -35,11 +35,11 @@ IDLE = {
     "model.vision.weights": ("random", {"model.site": "decoder"}, LOOKS),
     "model.vision.frozen": (False, {"model.site": "decoder", "model.context": "features"}, LOOKS),
     "model.feature_size": (7, LOOKS, {"model.site": "decoder", "model.context": "features"}),
-    "mixing.aligned_share": (0.5, {"mixing.min_sources": 1, "mixing.max_sources": 1}, {"mixing.max_sources": 3}),
-    "mixing.absent_share": (0.5, {}, {"model.outputs": "queries", "model.site": "output"}),
+    "mixing.aligned_probability": (0.5, {"mixing.min_sources": 1, "mixing.max_sources": 1}, {"mixing.max_sources": 3}),
+    "mixing.absent_probability": (0.5, {}, {"model.outputs": "queries", "model.site": "output"}),
     "mixing.queries": (3, {"model.outputs": "slots"}, {"model.outputs": "queries", "model.site": "output"}),
     "mixing.swap_channels": (True, {"model.channels": 1}, {"model.channels": 2}),
-    "mixing.remix_share": (0.5, {"training.batch_size": 1}, {"training.batch_size": 2}),
+    "mixing.remix_probability": (0.5, {"training.batch_size": 1}, {"training.batch_size": 2}),
     "mixing.curriculum_epochs": (4, {"mixing.max_sources": 2}, {"mixing.max_sources": 3}),
     "training.absent_weight": (0.5, {"training.loss": "l1"}, {"training.loss": "si_sdr"}),
     "training.patience_seconds": (9000, {"training.audio_seconds": 10000}, {"training.audio_seconds": 18000}),
@@ -122,7 +122,7 @@ def test_settings_that_a_program_makes_are_refused_alike(key):
         "training: {absent_weight: 3}\ntune: {training.loss: {choices: [l1, snr]}}\nsearch: {trials: 2}",
         "compare: {model.site: [none, decoder]}\ntune: {model.op: {choices: [add, film]}}\n"
         "search: {trials: 2, first_trials: [{model.op: add}]}",
-        "mixing: {remix_share: 0.5}\ntune: {training.batch_size: {low: 1, high: 8}}",
+        "mixing: {remix_probability: 0.5}\ntune: {training.batch_size: {low: 1, high: 8}}",
     ],
 )
 def test_what_changes_one_of_the_trainings_is_not_refused(tmp_path, text):
@@ -271,11 +271,9 @@ def test_what_shards_or_place_make_idle_or_impossible_is_refused_before_any_tria
 
 
 def test_a_worker_with_one_mixture_has_nothing_to_remix():
-    remixed = experiment({**FITS, "mixing.remix_share": 0.5})
+    remixed = experiment({**FITS, "mixing.remix_probability": 0.5})
     check_experiment(remixed, manifest(), Place(name="here", workers_per_trial=2))
-    message = (
-        "remix_share needs several mixtures in the batch of each worker; got batch_size: 4 with workers_per_trial: 4"
-    )
+    message = "remix_probability needs several mixtures in the batch of each worker; got batch_size: 4 with workers_"
     with pytest.raises(ConfigError, match=message):
         check_experiment(remixed, manifest(), Place(name="here", workers_per_trial=4))
 

@@ -13,8 +13,8 @@ from vimss.model.networks.wave_u_net.config import WaveUNetConfig
 from vimss.stream.config import MixingConfig
 from vimss.stream.mix import PlayerView, Source, mix
 
-ALWAYS = MixingConfig(queries=3, absent_share=1.0)
-NEVER = MixingConfig(queries=3, absent_share=0.0)
+ALWAYS = MixingConfig(queries=3, absent_probability=1.0)
+NEVER = MixingConfig(queries=3, absent_probability=0.0)
 SHOWN = ["frames", "features"]
 
 
@@ -52,7 +52,7 @@ def test_members_are_those_of_the_context():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_label_asks_for_the_sum_of_its_players(seed):
-    targets, rows = query(interface(), MixingConfig(queries=2, absent_share=0.0), seed)
+    targets, rows = query(interface(), MixingConfig(queries=2, absent_probability=0.0), seed)
     stems = {"fl": [1, 2], "vn": [3]}
     names = [LABELS[row.argmax()] for row in rows]
     assert sorted(names) == ["fl", "vn"]

@@ -138,7 +138,7 @@ def test_the_tail_of_a_room_decays_by_sixty_decibels():
 
 
 def test_a_share_of_stems_is_faded_to_silence_and_back():
-    inner = [stem[0, 1000:5000] * 32768 for stem in stems(mixing(silence_share=0.5), duet(16000), 100)]
+    inner = [stem[0, 1000:5000] * 32768 for stem in stems(mixing(silence_probability=0.5), duet(16000), 100)]
     hushed = [stem for stem in inner if stem.min() == 0]
     lengths = [np.count_nonzero(stem < 15_999) for stem in hushed]
     assert 75 < len(hushed) < 125 and all(stem.min() > 15_999 for stem in inner if stem.min() > 0)
@@ -165,8 +165,8 @@ def test_channels_of_a_mono_corpus_cannot_change_places(small_manifest):
 SETTINGS = {
     "pitch_semitones": 3,
     "room_seconds": 0.3,
-    "silence_share": 0.5,
-    "remix_share": 0.5,
+    "silence_probability": 0.5,
+    "remix_probability": 0.5,
     "curriculum_epochs": 1,
     "equaliser_db": 6,
 }

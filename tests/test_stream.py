@@ -324,7 +324,9 @@ def test_an_absent_query_has_silence_as_its_target():
     duet = Clip("p", 0, 2000, 8000, (tone("vn", 3000), tone("fl", 5000)))
     pool = Pool([duet], plain(), WINDOW, SOUND_ALONE)
     mixture = pool.draw(np.random.default_rng(0), duet, 2, aligned=True)
-    batch = make_batch([mixture], 1, WINDOW, interface(), plain(queries=2, absent_share=1.0), np.random.default_rng(0))
+    batch = make_batch(
+        [mixture], 1, WINDOW, interface(), plain(queries=2, absent_probability=1.0), np.random.default_rng(0)
+    )
     assert batch.context.argmax(-1).tolist() == [[1, 1]]
     assert not batch.targets.any() and not batch.present.any()
 

@@ -228,6 +228,20 @@ def test_a_record_of_before_controls_and_adamw_had_their_names_is_the_same_trial
     assert sorted(read_study(tmp_path).records, key=lambda each: each.is_control) == [best, control]
 
 
+def test_a_record_and_its_folders_keep_the_names_that_settings_had_first(tmp_path):
+    tuned = {"mixing.remix_probability": {"low": 0.0, "high": 1.0}}
+    by = experiment(mixing={"aligned_probability": 0.5}, tune=tuned)
+    drawn = trained(tmp_path, by, {"mixing.remix_probability": 0.5})
+    content = json.loads((drawn.folder / RECORD).read_text())
+    mixing = content["settings"]["mixing"]
+    for name in ("aligned", "absent", "silence", "remix"):
+        mixing[f"{name}_share"] = mixing.pop(f"{name}_probability")
+    content["chosen"] = {"mixing.remix_share": 0.5}
+    (drawn.folder / RECORD).write_text(json.dumps(content))
+    assert read_study(tmp_path).records == (drawn,)
+    assert (drawn.folder.parent.name, drawn.folder.name) == ("search-4f50fa0705", "588189e656")
+
+
 def test_a_study_and_the_events_of_a_search_are_read_without_ray_and_torch():
     modules = "vimss.search.study, vimss.search.events, vimss.search.remaining"
     code = f"import sys, {modules}; sys.exit(any(name in sys.modules for name in ('ray', 'torch')))"

@@ -6,9 +6,10 @@ It is what pydantic calls a discriminated union, but the key may be missing, the
 name keys as they stand in a file.
 """
 
-from collections.abc import Mapping
+import types
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast, get_args, get_origin
 
 from pydantic import BaseModel, GetJsonSchemaHandler, ValidationError
 from pydantic.fields import FieldInfo
@@ -62,3 +63,24 @@ class OneOf(Generic[C]):
 def choice_of(field: FieldInfo) -> OneOf[Any] | None:
     """The mark of a field whose settings are of one of several classes."""
     return next((mark for mark in field.metadata if isinstance(mark, OneOf)), None)
+
+
+def models_of(field: FieldInfo, content: Any) -> Iterable[type[BaseModel]]:
+    """The settings classes of a field with this content."""
+    choice = choice_of(field)
+    return models_in(field.annotation) if choice is None else (choice.kind_of(content),)
+
+
+def all_models_of(field: FieldInfo) -> Iterable[type[BaseModel]]:
+    """The settings classes of a field, whatever its content."""
+    choice = choice_of(field)
+    return models_in(field.annotation) if choice is None else choice.kinds.values()
+
+
+def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The settings classes in a type, looking through unions and containers."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif get_origin(annotation) is not None or isinstance(annotation, types.UnionType):
+        for argument in get_args(annotation):
+            yield from models_in(argument)

@@ -14,19 +14,19 @@ import json
 import math
 import os
 import re
-import types
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from vimss.choice import choice_of
+from vimss.choice import choice_of, models_in, models_of
 from vimss.errors import ConfigError
+from vimss.renamed import first_name, names_of
 
 MAX_YAML_BYTES = 1_000_000
 """No settings file is this long; a longer one is a mistake or an attack."""
@@ -46,7 +46,7 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     renamed: ClassVar[Mapping[str, str]] = {}
-    """Keys that earlier versions had, to those of now, for the error that names the nearest legal key."""
+    """Earlier names of keys to current ones. Files must use the current names; signatures hold the first ones."""
 
 
 C = TypeVar("C", bound=Config)
@@ -244,20 +244,20 @@ def signature(*parts: Any) -> str:
     """The first ten hex digits of SHA-256 over the parts as canonical JSON; it names folders and studies.
 
     Settings count by what differs from their defaults: a default that is spelled out changes nothing, and neither does
-    a new setting whose default means "as before". Equal values are equal however they are written: keys in another
-    order, 30 and 30.0. True is not 1.
+    a new setting whose default means "as before". A renamed setting is signed under its first name. Equal values are
+    equal however they are written: keys in another order, 30 and 30.0. True is not 1.
     """
     return hashlib.sha256(_canonical(parts).encode()).hexdigest()[:SIGNATURE_LENGTH]
 
 
 def differences(config: BaseModel) -> dict[str, Any]:
-    """The settings that are not the defaults, as plain values; those without a default always.
+    """The settings that are not the defaults, as plain values by their first names; those without a default always.
 
     pydantic's own `exclude_defaults` keeps a default that a factory makes, such as an empty dict.
     """
     found: dict[str, Any] = {}
-    for name, field in type(config).model_fields.items():
-        value = getattr(config, name)
+    for key, field in type(config).model_fields.items():
+        value, name = getattr(config, key), first_name(type(config), key)
         if field.exclude:
             continue
         if field.is_required():
@@ -363,7 +363,7 @@ def _explain(error: ValidationError, kind: type[BaseModel], where: str, content:
     if first["type"] == "extra_forbidden":
         kinds = _kinds_at(kind, path[:-1], content)
         legal = sorted(_legal_keys(kinds))
-        renamed = [kind.renamed[path[-1]] for kind in kinds if issubclass(kind, Config) and path[-1] in kind.renamed]
+        renamed = [names_of(kind)[path[-1]] for kind in kinds if path[-1] in names_of(kind)]
         near = renamed or difflib.get_close_matches(path[-1], legal, n=1)
         fix = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(legal)}"
         elsewhere = _other_home(kind, path, content)
@@ -393,14 +393,14 @@ def _other_home(kind: type[BaseModel], path: list[str], content: Any) -> str:
 
 def _kinds_at(kind: Any, path: list[str], content: Any) -> list[type[BaseModel]]:
     """The settings classes at `path` below the class `kind`, looking through unions and containers."""
-    kinds = list(_models_in(kind))
+    kinds = list(models_in(kind))
     for part in path:
         content = content.get(part, {}) if isinstance(content, Mapping) else {}
         kinds = [
             model
             for outer in kinds
             if part in outer.model_fields
-            for model in _models_of(outer.model_fields[part], content)
+            for model in models_of(outer.model_fields[part], content)
         ] or kinds
     return kinds
 
@@ -408,16 +408,3 @@ def _kinds_at(kind: Any, path: list[str], content: Any) -> list[type[BaseModel]]
 def _legal_keys(kinds: Iterable[type[BaseModel]]) -> set[str]:
     # What is left out of the file when it is written, such as its own name, is no key of it either.
     return {name for model in kinds for name, field in model.model_fields.items() if not field.exclude}
-
-
-def _models_of(field: FieldInfo, content: Any) -> Iterator[type[BaseModel]]:
-    choice = choice_of(field)
-    return _models_in(field.annotation) if choice is None else iter((choice.kind_of(content),))
-
-
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    elif get_origin(annotation) is not None or isinstance(annotation, types.UnionType):
-        for argument in get_args(annotation):
-            yield from _models_in(argument)

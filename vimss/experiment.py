@@ -35,6 +35,7 @@ from vimss.config import (
 )
 from vimss.errors import ConfigError
 from vimss.model.networks import BY_NETWORK
+from vimss.renamed import first_key
 from vimss.train.config import (
     ObjectiveName,
     Settings,
@@ -219,6 +220,7 @@ class Experiment(Config):
         Cells of equal signatures train the same, so it distinguishes a cell from an earlier one of the same name.
         """
         free = set(self.inherited) - set(cell.overrides) if cell.is_control else set(self.tune)
+        free = {first_key(Settings, key) for key in free}
         fixed = differences(parse_loosely(self._content(cell.overrides), Settings))
         for group in GROUPS:
             kept = {name: value for name, value in fixed.pop(group, {}).items() if f"{group}.{name}" not in free}

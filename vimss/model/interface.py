@@ -237,7 +237,7 @@ def draw_queries(
     order = [present[index] for index in rng.permutation(len(present))]
     queries = []
     for number in range(mixing.queries):
-        wants_absent = number >= len(order) or rng.random() < mixing.absent_share
+        wants_absent = number >= len(order) or rng.random() < mixing.absent_probability
         queries.append(
             absent[int(rng.integers(len(absent)))] if wants_absent and absent else order[number % len(order)]
         )

@@ -30,6 +30,7 @@ from pydantic import Field, ValidationError
 from vimss.config import MAX_NAME, Config, differences, parse_config, signature
 from vimss.errors import ConfigError, DataError, StorageError, TrainingError, VimssError
 from vimss.experiment import Axis, Cell, Experiment, Scalar, field_type, topological_order
+from vimss.renamed import current_key, with_current_names
 from vimss.shards.manifest import Manifest
 from vimss.storage import TEMPORARY, Store, atomic_write, explain_os_errors
 from vimss.train.config import Settings, has_key, scored_sources
@@ -317,13 +318,18 @@ def read_record(path: Path) -> TrialRecord:
 
 
 def _with_current_names(content: dict[str, Any]) -> dict[str, Any]:
-    """A record in current names: controls used to be called baselines, and AdamW adam."""
+    """A record in current names of keys; also, controls used to be called baselines, and AdamW adam."""
     if "baseline" in content:
         content = {"is_control": content["baseline"], **content}
-    match content:
-        case {"settings": {"training": {"optimizer": "adam", **training}, **settings}}:
-            return {**content, "settings": {**settings, "training": {**training, "optimizer": "adamw"}}}
-    return content
+    if isinstance(content.get("chosen"), dict):
+        content = {**content, "chosen": {current_key(Settings, key): value for key, value in content["chosen"].items()}}
+    if not isinstance(content.get("settings"), dict):
+        return content
+    settings = with_current_names(content["settings"], Settings)
+    match settings:
+        case {"training": {"optimizer": "adam", **training}}:
+            settings = {**settings, "training": {**training, "optimizer": "adamw"}}
+    return {**content, "settings": settings}
 
 
 def _is_known(settings: dict[str, object]) -> bool:

@@ -158,10 +158,10 @@ class Examples:
 
     def _remixed(self, mixtures: Iterable[Mixture], seed: tuple[int, ...]) -> Iterable[Mixture]:
         """In some batches, the mixtures with their stems in other places; the others are drawn one by one."""
-        if not self.mixing.remix_share:
+        if not self.mixing.remix_probability:
             return mixtures
         rng = np.random.default_rng(seed)
-        return remix(list(mixtures), rng) if rng.random() < self.mixing.remix_share else mixtures
+        return remix(list(mixtures), rng) if rng.random() < self.mixing.remix_probability else mixtures
 
 
 def most_sources(mixing: MixingConfig, epoch: int) -> int:
@@ -229,7 +229,7 @@ def make_batch(
 
 def whole_batch(mixture: Mixture, window: Window, interface: NetworkInterface) -> Batch:
     """A batch of one in which every source is asked for exactly once, for validation."""
-    queries = MixingConfig(queries=len(mixture.sources), absent_share=0.0)
+    queries = MixingConfig(queries=len(mixture.sources), absent_probability=0.0)
     return make_batch([mixture], 1, window, interface, queries, np.random.default_rng(0))
 
 

@@ -1,5 +1,7 @@
 """Settings of mixing: how clips become training examples."""
 
+from typing import ClassVar
+
 from pydantic import Field, model_validator
 
 from vimss.config import Config
@@ -8,19 +10,26 @@ from vimss.config import Config
 class MixingConfig(Config):
     """How players are drawn, changed and added."""
 
+    renamed: ClassVar = {
+        "aligned_share": "aligned_probability",
+        "absent_share": "absent_probability",
+        "silence_share": "silence_probability",
+        "remix_share": "remix_probability",
+    }
+
     min_sources: int = Field(2, ge=1, le=7, description="fewest players in a mixture")
     max_sources: int = Field(2, ge=1, le=7, description="most players in a mixture; the number is drawn evenly")
-    aligned_share: float = Field(
+    aligned_probability: float = Field(
         0.25,
         ge=0,
         le=1,
-        description="share of mixtures whose players come from one clip at one time; the rest are drawn independently",
+        description="probability that the players of a mixture come from one clip at one time, not independently",
     )
-    absent_share: float = Field(
+    absent_probability: float = Field(
         0.2,
         ge=0,
         le=1,
-        description="share of queries that name a player who is not in the mixture; the target is silence",
+        description="probability that a query names a player who is not in the mixture; the target is silence",
     )
     queries: int = Field(2, ge=1, le=7, description="queries per mixture, where the network takes queries")
     gain_db: float = Field(4.0, ge=0, le=20, description="each stem is made louder or softer by up to this many dB")
@@ -38,12 +47,12 @@ class MixingConfig(Config):
     room_seconds: float = Field(
         0.0, ge=0, le=5, description="each stem sounds in a random room that reverberates for up to this many seconds"
     )
-    silence_share: float = Field(
-        0.0, ge=0, le=1, description="share of stems that are silent during 10 to 50 % of the output window"
+    silence_probability: float = Field(
+        0.0, ge=0, le=1, description="probability that a stem is silent during 10 to 50 % of the output window"
     )
     swap_channels: bool = Field(False, description="left and right of each stem change places at random")
-    remix_share: float = Field(
-        0.0, ge=0, le=1, description="share of batches in which stems change places between the mixtures"
+    remix_probability: float = Field(
+        0.0, ge=0, le=1, description="probability that stems change places between the mixtures of a batch"
     )
     curriculum_epochs: int = Field(
         0, ge=0, description="epochs in which the most players grow from min_sources to max_sources; 0: at once"

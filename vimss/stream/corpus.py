@@ -85,7 +85,7 @@ class Corpus:
         """The mixture with a number, by a generator of its own."""
         rng = np.random.default_rng((self.seed, *number, 0))
         count = int(rng.integers(self.mixing.min_sources, most + 1))
-        return pool.draw(rng, anchor, count, bool(rng.random() < self.mixing.aligned_share))
+        return pool.draw(rng, anchor, count, bool(rng.random() < self.mixing.aligned_probability))
 
     def joined_mixtures(
         self, other: "Corpus", epoch: int, rank: int, world_size: int, numbers: Sequence[int], most: int, count: int

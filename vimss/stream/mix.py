@@ -225,7 +225,7 @@ class Pool:
             stem = play(audio, begin, length, take.speed, gain)
         if mixing.equaliser_db:
             stem = equalise(stem, rng.uniform(-mixing.equaliser_db, mixing.equaliser_db, EQUALISER_BANDS))
-        if mixing.silence_share and rng.random() < mixing.silence_share:
+        if mixing.silence_probability and rng.random() < mixing.silence_probability:
             self._hush(rng, stem)
         if mixing.swap_channels and rng.random() < 0.5:
             stem = np.ascontiguousarray(stem[::-1])

@@ -277,10 +277,10 @@ RULES: dict[str, Rule] = {
         f"model.{setting}": _of_contexts(setting)
         for setting in dict.fromkeys(setting for context in CONTEXTS.values() for setting in context.settings)
     },
-    "mixing.aligned_share": Rule(
+    "mixing.aligned_probability": Rule(
         "mixtures of several sources", ("mixing.max_sources",), lambda settings: settings.mixing.max_sources > 1
     ),
-    "mixing.absent_share": Rule(
+    "mixing.absent_probability": Rule(
         "model.outputs: queries", ("model.outputs",), lambda settings: settings.model.outputs == "queries"
     ),
     "mixing.queries": Rule(
@@ -289,7 +289,7 @@ RULES: dict[str, Rule] = {
     "mixing.swap_channels": Rule(
         "model.channels: 2", ("model.channels",), lambda settings: settings.model.channels == 2
     ),
-    "mixing.remix_share": Rule(
+    "mixing.remix_probability": Rule(
         "several mixtures in a batch, of several sources",
         ("training.batch_size", "mixing.max_sources"),
         lambda settings: settings.training.batch_size > 1 and settings.mixing.max_sources > 1,

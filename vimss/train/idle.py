@@ -70,7 +70,7 @@ _USES = {
     "training.gradient_compression": _Use(
         "a place where several workers exchange gradients", "remove it, or choose another place with --on", _one_worker
     ),
-    "mixing.remix_share": _Use(
+    "mixing.remix_probability": _Use(
         "several mixtures in the batch of each worker", "remove it, or raise training.batch_size", _one_mixture
     ),
     "training.warmup_seconds": _Use("to be longer than one step", "remove it, or make it longer", _long_step),
