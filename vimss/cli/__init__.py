@@ -4,7 +4,7 @@ Exit codes: 0 done and complete, 1 failed or interrupted, 2 bad usage.
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import typer
@@ -17,7 +17,7 @@ from vimss.cli.installation import doctor, list_store, schema, ui
 from vimss.cli.models import evaluate, promote, separate
 from vimss.errors import ConfigError, VimssError
 
-VERBS = {
+VERBS: dict[str, Callable[..., None]] = {
     "shard": shard,
     "features": features,
     "train": train,
