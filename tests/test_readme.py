@@ -62,16 +62,19 @@ def parse(arguments: tuple[str, ...]) -> None:
 
 
 def tree() -> list[str]:
-    """The paths of the tree: two columns of spaces mean one folder further in."""
+    """The paths of the tree: two columns of spaces mean one folder further in.
+
+    Below a package of vimss/, files share lines, without `.py`, and so do folders of the package.
+    """
     (block,) = [block for block in blocks("text") if block.startswith("README.md ")]
-    found, folder = [], ""
+    found: list[str] = []
+    folders = ["", "", ""]
     for line in block.splitlines():
-        name = line.split()[0]
-        if line.startswith("  "):
-            found.append(folder + name)
-        else:
-            folder = name
-            found.append(name)
+        depth = (len(line) - len(line.lstrip())) // 2
+        names = re.split(r" {2,}", line.strip())[0]
+        for name in names.split(", ") if depth == 2 else [names]:
+            found.append(folders[depth] + name + (".py" if depth == 2 and "." not in name else ""))
+        folders[depth + 1 :] = [found[-1]] * (2 - depth)
     return found
 
 
@@ -93,13 +96,22 @@ def test_the_tree_names_every_file_at_the_top():
 @pytest.mark.parametrize("folder", ["vimss/", "platform/", "shards/", "experiments/"])
 def test_the_tree_names_every_file_of_a_folder(folder):
     listed = [path.removeprefix(folder) for path in tree() if path.startswith(folder) and path != folder]
+    here = [path for path in listed if "/" not in path.rstrip("/")]
+    assert len(here) == len(set(here))
+    assert set(here) == entries(Path(folder))
+
+
+@pytest.mark.parametrize("package", sorted(path.parent for path in Path("vimss").glob("*/__init__.py")), ids=str)
+def test_the_tree_names_every_file_of_a_package(package):
+    listed = [path for path in tree() if path.startswith(f"{package}/") and not path.endswith("/")]
+    files = {str(path) for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
     assert len(listed) == len(set(listed))
-    assert set(listed) == entries(Path(folder))
+    assert set(listed) == {path for path in files if not path.endswith("__init__.py")}
 
 
 def test_every_line_of_the_tree_says_what_the_file_is():
     (block,) = [block for block in blocks("text") if block.startswith("README.md ")]
-    assert all(re.match(r" {0,2}\S+ {2,}\S", line) for line in block.splitlines())
+    assert all(re.match(r" {0,4}\S.*? {2,}\S", line) for line in block.splitlines())
 
 
 @pytest.mark.parametrize("arguments", in_blocks(), ids=" ".join)
