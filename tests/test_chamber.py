@@ -20,6 +20,7 @@ from vimss.shards.corpora.chamber.catalogue import chorales, quartets
 from vimss.shards.corpora.chamber.drawing import Film, boxes_of, draw
 from vimss.shards.corpora.chamber.motion import move
 from vimss.shards.corpora.chamber.score import Note, corpus_folder, read_score
+from vimss.shards.corpora.chamber.skeleton import JOINTS, UNSEEN, skeleton_rows
 from vimss.shards.corpora.chamber.sound import (
     PATCHES,
     SHIFTS,
@@ -46,7 +47,7 @@ SMALL = Options(minutes=2)
 
 def digest(clips: list[Clip]) -> str:
     players = [player for clip in clips for player in clip.players]
-    return digest_of([array for p in players for array in (p.audio, p.picture, p.masks, p.boxes)])
+    return digest_of([array for p in players for array in (p.audio, p.picture, p.masks, p.boxes, p.skeleton)])
 
 
 def digest_of(arrays: list[np.ndarray | None]) -> str:
@@ -328,6 +329,49 @@ def test_masks_lie_in_their_boxes_and_touch_all_sides(instrument: str) -> None:
             inside = pixels[top:bottom, left:right]
             assert pixels.sum() == inside.sum() > 0
             assert inside[0].any() and inside[-1].any() and inside[:, 0].any() and inside[:, -1].any()
+
+
+def joint(film: Film, name: str) -> np.ndarray:
+    """x, y and confidence of a joint in each picture."""
+    return film.skeleton.astype(float)[:, JOINTS.index(name) :: len(JOINTS)]
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("instrument", list(INSTRUMENTS))
+def test_head_hands_and_fingers_of_a_skeleton_lie_on_the_drawn_player(instrument: str, seed: int) -> None:
+    # One of the two seeds mirrors the player of an instrument, or both or none; all have to fit the picture.
+    film = film_of(instrument, [Tone(0.3, 0.7, 60, 0.8), Tone(0.7, 1.0, 67, 0.8)], seconds=1.2, seed=seed)
+    assert film.skeleton.shape == (15, 3 * len(JOINTS)) and film.skeleton.dtype == np.float16
+    drawn = film.masks.any(axis=0)
+    for name in ("head", "right hand", "left hand", "left finger 0", "right finger 2", "right elbow"):
+        for pixels, (x, y, confidence) in zip(drawn, joint(film, name), strict=True):
+            row, column = min(63, int(y * 64)), min(63, int(x * 64))
+            assert confidence == 0 or pixels[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2].any(), name
+    assert joint(film, "head")[:, 2].all() and joint(film, "left hand")[:, 2].all()
+
+
+def test_the_bow_of_a_skeleton_goes_with_the_music() -> None:
+    film = film_of("vn", [Tone(0.5 * k, 0.5 * k + 0.45, 60, 0.9) for k in range(6)], seconds=6.0)
+    frog = joint(film, "bow frog")[:, :2]
+    moving = np.abs(np.diff(frog, axis=0)).sum(axis=1)
+    # Playing until 2.95 s; from 4 s on the instrument is down.
+    assert joint(film, "bow frog")[:, 2].all() and moving[:35].mean() > 4 * moving[52:].mean()
+    flute = film_of("fl", [Tone(0.0, 1.0, 60, 0.9)], seconds=1.2)
+    assert not joint(flute, "bow frog").any() and not joint(flute, "bow tip").any()
+
+
+def test_left_and_right_change_in_a_mirrored_picture() -> None:
+    places = [0.2 + 0.25j if name == "right hand" else UNSEEN for name in JOINTS]
+    plain, mirrored = (skeleton_rows([places], mirrored)[0].astype(float) for mirrored in (False, True))
+    right, left = JOINTS.index("right hand"), JOINTS.index("left hand")
+    np.testing.assert_allclose(plain[right :: len(JOINTS)], [0.2, 0.25, 1], atol=1e-3)
+    np.testing.assert_allclose(mirrored[left :: len(JOINTS)], [0.8, 0.25, 1], atol=1e-3)
+    assert np.count_nonzero(plain) == np.count_nonzero(mirrored) == 3
+
+
+@pytest.mark.parametrize("place", [-0.1 + 0.5j, 0.5 + 1.1j, UNSEEN], ids=str)
+def test_a_joint_that_is_not_in_the_picture_has_no_confidence(place: complex) -> None:
+    assert not skeleton_rows([[place] * len(JOINTS)], mirrored=False).any()
 
 
 def test_an_empty_mask_has_an_empty_box() -> None:

@@ -75,8 +75,8 @@ def clips(source, name, recipe=RECIPE):
     return list(solos.read(found(source)[name], recipe, OPTIONS, source))
 
 
-def player_features(source, name):
-    return np.concatenate([clip.players[0].features for clip in clips(source, name)])
+def player_skeleton(source, name):
+    return np.concatenate([clip.players[0].skeleton for clip in clips(source, name)])
 
 
 def skeletons(folder, header: bool = False, rows: int = 200, **spans) -> np.ndarray:
@@ -127,7 +127,7 @@ def test_a_piece_is_the_sound_and_picture_of_its_stretch(tree):
         ("vn--fiddle_-01-1", 0, RATE), ("vn--fiddle_-01-1", RATE, RATE),
     ]  # fmt: skip
     (player,) = two[0].players
-    assert (player.instrument, player.part, player.features, two[0].mixture) == ("vn", "1-vn", None, None)
+    assert (player.instrument, player.part, player.skeleton, two[0].mixture) == ("vn", "1-vn", None, None)
     assert np.argmax(np.abs(np.fft.rfft(player.audio[0]))) == 300  # cycles in a second
     seen = np.concatenate([clip.players[0].picture for clip in two])
     assert seen.shape == (10, SIZE, SIZE, 3)
@@ -148,26 +148,26 @@ def test_a_video_without_picture_gives_sound_only(source):
     write_wav(source / "DoubleBass" / "bass.mp4", np.full((1, 3 * RATE), 0.1, np.float32), RATE)
     skeletons(source, bass=[0, 75])
     (clip, *_) = clips(source, "db-bass-0")
-    assert (clip.frame_rate, clip.players[0].picture, clip.players[0].features) == (0.0, None, None)
+    assert (clip.frame_rate, clip.players[0].picture, clip.players[0].skeleton) == (0.0, None, None)
 
 
 @pytest.mark.parametrize("header", [False, True])
 @pytest.mark.parametrize("inner", ["", "skeleton_files"])
-def test_skeletons_become_features_of_the_pictures(source, header, inner):
+def test_every_picture_has_a_skeleton(source, header, inner):
     joints = skeletons(source / inner, header, **{"-fiddle_-01": [100, 175]})
-    features = player_features(source, "vn--fiddle_-01-1")
-    assert features.shape == (10, 141) and features.dtype == np.float16
+    skeleton = player_skeleton(source, "vn--fiddle_-01-1")
+    assert skeleton.shape == (10, 141) and skeleton.dtype == np.float16
     # Picture j of the stretch is seen 1 + (j + 0.5) / 5 seconds into the video, which is row 100 + 25 + 2.5 + 5 j.
     seen = joints[100 + 27 + 5 * np.arange(10)] / np.array([64, 32, 1])[:, None]
-    assert np.abs(features - seen.reshape(10, 141)).max() < 0.005
-    assert clips(source, "vn-a_b-0")[0].players[0].features is None
+    assert np.abs(skeleton - seen.reshape(10, 141)).max() < 0.005
+    assert clips(source, "vn-a_b-0")[0].players[0].skeleton is None
 
 
 def test_skeletons_that_end_early_keep_their_last_row(source):
     joints = skeletons(source, **{"-fiddle_-01": [0, 30]})
-    features = player_features(source, "vn--fiddle_-01-1")
-    assert np.abs(features[1:, 94:] - joints[29, 2]).max() < 0.001
-    assert features[0, 94] < features[1, 94]
+    skeleton = player_skeleton(source, "vn--fiddle_-01-1")
+    assert np.abs(skeleton[1:, 94:] - joints[29, 2]).max() < 0.001
+    assert skeleton[0, 94] < skeleton[1, 94]
 
 
 def test_skeletons_that_are_not_whole_are_refused(source):
@@ -194,7 +194,7 @@ def test_skeletons_that_are_not_whole_are_refused(source):
 def test_a_list_without_skeletons_is_enough(source):
     skeletons(source, bass=[0, 75])
     (source / "skeleton.npy").unlink()
-    assert clips(source, "db-bass-0")[0].players[0].features is None
+    assert clips(source, "db-bass-0")[0].players[0].skeleton is None
 
 
 def test_lists_may_lie_beside_the_videos(source):
@@ -255,10 +255,10 @@ def test_shards_hold_the_pieces_and_plain_webdataset_opens_them(source, tmp_path
     read = {
         piece.piece: piece
         for split in {shard.split for shard in manifest.shards}
-        for piece in read_pieces(manifest, split, parts=("audio", "picture", "features"))
+        for piece in read_pieces(manifest, split, parts=("audio", "picture", "skeleton"))
     }
     assert set(read) == set(found(source))
-    assert read["db-bass-0"].players[0].features.shape == (15, 141)
+    assert read["db-bass-0"].players[0].skeleton.shape == (15, 141)
     assert read["vn--fiddle_-01-1"].players[0].audio.shape == (1, 2 * RATE)
     paths = [str(manifest.folder / shard.name) for shard in manifest.shards]
     samples = list(wds.WebDataset(paths, shardshuffle=False))

@@ -16,8 +16,8 @@ over the whole list of ids, so that videos that are gone move no other. A video 
 taken as a whole, although no hands may be seen in it. Ids without a file, and stretches that a video is too short for,
 are listed as missing.
 
-Skeletons become features of 141 numbers per picture: 47 x, 47 y, 47 confidences. x and y are divided by the width and
-height of the video on disk, and so lie in [0, 1] only where it has the size that the skeletons were made from.
+A skeleton has a row of 141 numbers per picture: 47 x, 47 y, 47 confidences. x and y are divided by the width and height
+of the video on disk, and so lie in [0, 1] only where it has the size that the skeletons were made from.
 
 The lists and skeletons are the authors'; the videos belong to those who uploaded them and may not be passed on.
 """
@@ -71,7 +71,7 @@ Ids = dict[str, list[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]]]
 Rows = dict[str, tuple[NonNegativeInt, NonNegativeInt]]
 
 
-VERSION = 1
+VERSION = 2
 """Raised when what this reader gives for the same source and settings changes: shards are then written anew."""
 
 
@@ -122,7 +122,7 @@ def read(piece: Piece, recipe: Recipe, options: Options, source: Path | None) ->
     audio, picture = take.audio, take.picture
     frame_rate = 0.0 if picture is None else recipe.picture.frame_rate
     times = begin + (np.arange(0 if picture is None else len(picture)) + 0.5) / recipe.picture.frame_rate
-    player = Player(code, f"1-{code}", audio, picture=picture, features=_features(folder, video, path, times))
+    player = Player(code, f"1-{code}", audio, picture=picture, skeleton=_skeleton(folder, video, path, times))
     samples, rate = audio.shape[1], recipe.sample_rate
     yield from cut_piece(Clip(piece.name, 0, samples, rate, (player,), frame_rate, notes=take.notes), recipe)
 
@@ -216,7 +216,7 @@ def _no_skeletons(path: Path, got: str) -> DataError:
     )
 
 
-def _features(folder: Path, video: str, path: Path, times: np.ndarray) -> Float16[np.ndarray, "v d"] | None:
+def _skeleton(folder: Path, video: str, path: Path, times: np.ndarray) -> Float16[np.ndarray, "v j"] | None:
     """The joints that are seen at certain seconds of a video; None where nobody has found any."""
     skeletons = _skeletons(folder)
     size = probe(path).size

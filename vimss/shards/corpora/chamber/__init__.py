@@ -12,7 +12,8 @@ It is made on first use and is not a recording of people. How a piece comes to b
     arrange     any part for any instrument, moved by octaves into its range; tempo; silent passages
     sound       one stem per player from a sound bank: patch, shifted samples, equaliser, room, level
     motion      the same tones as movements: bow, fingers, slide, breath, sway
-    drawing     figure and postures of the 13 instruments, light, camera; masks and boxes come with them
+    drawing     figure and postures of the 13 instruments, light, camera; masks, boxes and skeletons come with them
+    skeleton    the joints of a drawn player, and their order
     make        all of these for one piece, cut into clips
 
 The split test_unheard has sounds that training never has: other patches where the bank has them, samples shifted by 4
@@ -38,7 +39,7 @@ from vimss.shards.corpora.chamber.casting import MOST_PLAYERS, Casting, make_pla
 from vimss.shards.instruments import INSTRUMENTS
 from vimss.shards.recipe import Recipe
 
-VERSION = 1
+VERSION = 2
 """Raised when what this reader gives for the same source and settings changes: shards are then written anew."""
 
 

@@ -20,13 +20,18 @@ from vimss.shards.corpora.chamber.figure import (
     turned,
 )
 from vimss.shards.corpora.chamber.motion import Moment
+from vimss.shards.corpora.chamber.skeleton import SIDES
 
 
-def _fingers(pen: Pen, look: Look, hand: complex, turn: complex, bits: int, step: float, side: complex) -> None:
-    """Three fingers of a hand over the keys: pressed ones lie on the tube, the others are raised to `side`."""
+def _fingers(
+    pen: Pen, look: Look, side: int, hand: complex, turn: complex, bits: int, step: float, away: complex
+) -> None:
+    """Three fingers of a hand over the keys: pressed ones lie on the tube, the others are raised `away` from it."""
     for finger in range(3):
         raised = 0.15 if bits >> finger & 1 else 1.15
-        pen.disc(hand + turn * (step * (finger - 1) + side * raised), 0.0145, look.skin)
+        tip = hand + turn * (step * (finger - 1) + away * raised)
+        pen.mark(f"{SIDES[side]} finger {finger}", tip)
+        pen.disc(tip, 0.0145, look.skin)
 
 
 def draw_flute(pen: Pen, body: Body, look: Look, now: Moment) -> None:
@@ -44,7 +49,7 @@ def draw_flute(pen: Pen, body: Body, look: Look, now: Moment) -> None:
     for side, along, bits in ((1, 0.20, now.fingers & 7), (-1, 0.335, now.fingers >> 3)):
         hand = origin + turn * (along - 0.030j)
         draw_arm(pen, body, look, side, hand, raised=now.ready > 0.5)
-        _fingers(pen, look, hand, turn, bits, 0.026, 0.045j)
+        _fingers(pen, look, side, hand, turn, bits, 0.026, 0.045j)
 
 
 def _reed(
@@ -77,7 +82,7 @@ def draw_clarinet(pen: Pen, body: Body, look: Look, now: Moment) -> None:
     for side, along, bits in ((-1, 0.335, now.fingers >> 3), (1, 0.20, now.fingers & 7)):
         hand = origin + turn * (along + 0.036j * -side)
         draw_arm(pen, body, look, side, hand)
-        _fingers(pen, look, hand, turn, bits, 0.027, 0.034j * side)
+        _fingers(pen, look, side, hand, turn, bits, 0.027, 0.034j * side)
 
 
 def draw_oboe(pen: Pen, body: Body, look: Look, now: Moment) -> None:
@@ -96,7 +101,7 @@ def draw_oboe(pen: Pen, body: Body, look: Look, now: Moment) -> None:
     for side, along, bits in ((1, 0.15, now.fingers & 7), (-1, 0.27, now.fingers >> 3)):
         hand = origin + turn * (along + 0.030j)
         draw_arm(pen, body, look, side, hand)
-        _fingers(pen, look, hand, turn, bits, 0.024, -0.040j)
+        _fingers(pen, look, side, hand, turn, bits, 0.024, -0.040j)
 
 
 def draw_bassoon(pen: Pen, body: Body, look: Look, now: Moment) -> None:
@@ -119,7 +124,7 @@ def draw_bassoon(pen: Pen, body: Body, look: Look, now: Moment) -> None:
     for side, along, bits in ((-1, 0.20, now.fingers >> 3), (1, 0.43, now.fingers & 7)):
         hand = origin + turn * (along + 0.034j * side)
         draw_arm(pen, body, look, side, hand)
-        _fingers(pen, look, hand, turn, bits, 0.028, -0.038j * side)
+        _fingers(pen, look, side, hand, turn, bits, 0.028, -0.038j * side)
 
 
 def draw_saxophone(pen: Pen, body: Body, look: Look, now: Moment) -> None:
@@ -143,7 +148,7 @@ def draw_saxophone(pen: Pen, body: Body, look: Look, now: Moment) -> None:
     for side, along, bits in ((1, 0.13, now.fingers & 7), (-1, 0.29, now.fingers >> 3)):
         hand = top + turn * (along - 0.036j * side)
         draw_arm(pen, body, look, side, hand)
-        _fingers(pen, look, hand, turn, bits, 0.028, 0.036j * side)
+        _fingers(pen, look, side, hand, turn, bits, 0.028, 0.036j * side)
 
 
 def draw_trumpet(pen: Pen, body: Body, look: Look, now: Moment) -> None:
@@ -172,7 +177,9 @@ def draw_trumpet(pen: Pen, body: Body, look: Look, now: Moment) -> None:
         foot = 0.175 + 0.032 * valve
         pen.line(origin + turn * (foot - 0.055j), origin + turn * (foot + 0.022j), 0.020 * s, look.brass_light)
         pen.line(origin + turn * (foot + 0.022j), origin + turn * (foot + 0.012j + 1j * down), 0.009, look.silver)
-        pen.disc(origin + turn * (foot + 0.020j + 1j * down), 0.0125 * s, look.skin)
+        tip = origin + turn * (foot + 0.020j + 1j * down)
+        pen.mark(f"right finger {valve}", tip)
+        pen.disc(tip, 0.0125 * s, look.skin)
 
 
 def draw_trombone(pen: Pen, body: Body, look: Look, now: Moment) -> None:
@@ -235,7 +242,9 @@ def draw_horn(pen: Pen, body: Body, look: Look, now: Moment) -> None:
             0.018 * s,
             look.brass_light,
         )
-        pen.disc(centre + turn * (0.088 + down + 0.028j * (valve - 1)), 0.0135 * s, look.skin)
+        tip = centre + turn * (0.088 + down + 0.028j * (valve - 1))
+        pen.mark(f"left finger {valve}", tip)
+        pen.disc(tip, 0.0135 * s, look.skin)
 
 
 def draw_tuba(pen: Pen, body: Body, look: Look, now: Moment) -> None:
@@ -264,4 +273,6 @@ def draw_tuba(pen: Pen, body: Body, look: Look, now: Moment) -> None:
         down = 0.026 if now.fingers >> valve & 1 else 0.0
         at = -0.075 + 0.036 * valve
         pen.line(centre + turn * (at + 0.03j), centre + turn * (at - 0.035j), 0.024 * s, look.silver)
-        pen.disc(centre + turn * (at - 0.065j + 1j * down), 0.0145 * s, look.skin)
+        tip = centre + turn * (at - 0.065j + 1j * down)
+        pen.mark(f"right finger {valve}", tip)
+        pen.disc(tip, 0.0145 * s, look.skin)

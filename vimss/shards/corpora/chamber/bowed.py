@@ -62,6 +62,8 @@ def _draw_bow(pen: Pen, look: Look, contact: complex, turn: complex, length: flo
     """The bow with its point `place` (0 frog, 1 tip) on the string at `contact`; returns where the hand is."""
     frog = contact - turn * length * (0.08 + 0.84 * place)
     tip = frog + turn * length
+    pen.mark("bow frog", frog)
+    pen.mark("bow tip", tip)
     pen.line(frog, tip, 0.011, look.white)
     back = turn * -0.022j
     pen.path(
@@ -86,7 +88,9 @@ def _chin(
     draw_arm(pen, body, look, 1, left)
     for finger in range(3):
         pressed = now.fingers >> finger & 1
-        pen.disc(left + turn * (0.016 * (finger - 1) - (0.022j if pressed else 0.034j)), 0.0125 * s, look.skin)
+        tip = left + turn * (0.016 * (finger - 1) - (0.022j if pressed else 0.034j))
+        pen.mark(f"left finger {finger}", tip)
+        pen.disc(tip, 0.0125 * s, look.skin)
     # The bow tilts with the string it is on: low strings raise the elbow.
     tilt = -1.12 + 0.30 * (now.height - 0.5) + 0.06 * now.nod
     contact = origin + turn * float(shape.real.max()) * 0.58
@@ -120,7 +124,9 @@ def draw_cello(pen: Pen, body: Body, look: Look, now: Moment) -> None:
     draw_arm(pen, body, look, 1, left)
     for finger in range(3):
         lifted = 0.0 if now.fingers >> finger & 1 else 0.016
-        pen.disc(left + turn * (0.022 * (1 - finger) - (0.016 + lifted) * 1j), 0.0135 * s, look.skin)
+        tip = left + turn * (0.022 * (1 - finger) - (0.016 + lifted) * 1j)
+        pen.mark(f"left finger {finger}", tip)
+        pen.disc(tip, 0.0135 * s, look.skin)
     tilt = 0.10 - 0.28 * (now.height - 0.5) + 0.05 * now.nod
     contact = between(body.at(-0.20, 0.30), origin + turn * (0.235 - 0.01 * now.lift), now.ready)
     hand = _draw_bow(
@@ -143,7 +149,9 @@ def draw_double_bass(pen: Pen, body: Body, look: Look, now: Moment) -> None:
     draw_arm(pen, body, look, 1, left)
     for finger in range(2):
         lifted = 0.0 if now.fingers >> finger & 1 else 0.018
-        pen.disc(left + turn * (0.026 * (0.5 - finger) + (0.02 + lifted) * 1j), 0.016 * s, look.skin)
+        tip = left + turn * (0.026 * (0.5 - finger) + (0.02 + lifted) * 1j)
+        pen.mark(f"left finger {finger}", tip)
+        pen.disc(tip, 0.016 * s, look.skin)
     tilt = 0.16 - 0.22 * (now.height - 0.5) + 0.05 * now.nod
     contact = between(body.at(-0.13, 0.36), origin + turn * (0.295 - 0.01 * now.lift), now.ready)
     hand = _draw_bow(

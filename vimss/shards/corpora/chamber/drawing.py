@@ -1,8 +1,9 @@
-"""One player's film: scene, light, camera and the moving figure, with masks and boxes read off the drawing.
+"""One player's film: scene, light, camera and the moving figure, with masks, boxes and joints read off the drawing.
 
     film = draw("vc", moments, size=96, rng=rng)
     film.picture  # uint8 "v h w 3"
     film.masks    # bool "2 v h w": player, instrument
+    film.skeleton  # float16 "v j": see `skeleton`
 
 Skin, clothes, light, background, place, mirroring, camera drift and sensor noise are drawn at random, so that a network
 cannot tell players apart by a constant.
@@ -13,11 +14,12 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Int16, UInt8
+from jaxtyping import Bool, Float16, Int16, UInt8
 
 from vimss.shards.corpora.chamber.figure import INSTRUMENT, PLAYER, SUPERSAMPLING, Pen, draw_look
 from vimss.shards.corpora.chamber.motion import Moment
 from vimss.shards.corpora.chamber.postures import POSTURES, body_of
+from vimss.shards.corpora.chamber.skeleton import JOINTS, UNSEEN, skeleton_rows
 
 _MARGIN = 0.06
 """The background is so much larger on each side than the picture: room for the camera to drift."""
@@ -33,6 +35,7 @@ class Film:
     picture: UInt8[np.ndarray, "v h w 3"]
     masks: Bool[np.ndarray, "2 v h w"]
     boxes: Int16[np.ndarray, "2 v 4"]
+    skeleton: Float16[np.ndarray, "v j"]
 
 
 def draw(instrument: str, moments: Sequence[Moment], size: int, rng: np.random.Generator) -> Film:
@@ -53,6 +56,7 @@ def draw(instrument: str, moments: Sequence[Moment], size: int, rng: np.random.G
     mirrored = rng.random() < 0.5
     hips = body.at(0.0, 0.45)
     small = np.empty((size, size, 4), np.uint8)
+    places: list[list[complex]] = []
     for frame, now in enumerate(moments):
         drift = complex(camera[frame])
         x, y = margin - round(drift.real * side), margin - round(drift.imag * side)
@@ -61,7 +65,9 @@ def draw(instrument: str, moments: Sequence[Moment], size: int, rng: np.random.G
         pen.turn = complex(1.0, 0.034 * now.sway.real + 0.016 * now.nod)
         moved = complex(0.012 * now.sway.real, 0.008 * now.sway.imag + 0.014 * now.nod - 0.010 * now.lift)
         pen.shift = hips - hips * pen.turn + moved + drift + place
+        pen.joints.clear()
         POSTURES[instrument](pen, body, look, now)
+        places.append([pen.joints.get(joint, UNSEEN) for joint in JOINTS])
         belongs[frame] = pen.canvas[::SUPERSAMPLING, ::SUPERSAMPLING, 3]
         cv2.resize(pen.canvas, (size, size), dst=small, interpolation=cv2.INTER_AREA)
         cv2.cvtColor(small, cv2.COLOR_RGBA2RGB, dst=picture[frame])
@@ -70,7 +76,7 @@ def draw(instrument: str, moments: Sequence[Moment], size: int, rng: np.random.G
             cv2.flip(belongs[frame], 1, dst=belongs[frame])
     _develop(picture, light, grain, rng)
     masks = np.stack([belongs == PLAYER, belongs == INSTRUMENT])
-    return Film(picture, masks, boxes_of(masks))
+    return Film(picture, masks, boxes_of(masks), skeleton_rows(places, mirrored))
 
 
 def boxes_of(masks: Bool[np.ndarray, "2 v h w"]) -> Int16[np.ndarray, "2 v 4"]:

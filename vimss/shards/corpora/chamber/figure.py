@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 from jaxtyping import Complex128, UInt8
 
+from vimss.shards.corpora.chamber.skeleton import SIDES
+
 SCENE, PLAYER, INSTRUMENT = 0, 1, 2
 """Values of the canvas' fourth channel."""
 
@@ -28,7 +30,7 @@ cv2.setNumThreads(1)  # the callers run one process per core
 
 
 class Pen:
-    """DeduplicatingSearcher filled shapes and lines, moved by `turn` and `shift`: place -> place * turn + shift."""
+    """Draws filled shapes and lines, moved by `turn` and `shift`: place -> place * turn + shift."""
 
     def __init__(self, size: int) -> None:
         side = size * SUPERSAMPLING
@@ -37,6 +39,12 @@ class Pen:
         self._unit = side * (1 << _FRACTION)
         self.turn = 1 + 0j
         self.shift = 0j
+        self.joints: dict[str, complex] = {}
+        """Where the joints of `skeleton.JOINTS` are in the picture, of those that were marked."""
+
+    def mark(self, joint: str, place: complex) -> None:
+        """Note where a joint is; nothing is drawn."""
+        self.joints[joint] = place * self.turn + self.shift
 
     def line(self, begin: complex, end: complex, width: float, paint: Paint) -> None:
         """A line with round ends, `width` in parts of the picture."""
@@ -229,6 +237,8 @@ def draw_trunk(pen: Pen, body: Body, look: Look, face: complex = 0j) -> None:
     pen.fill_convex(chest, look.shirt)
     pen.line(at(0.0, -0.05), at(0.0, 0.015), 0.055 * s, look.skin_shade)
     head = at(0.0, -0.115) + face * 0.3
+    pen.mark("head", head)
+    pen.mark("neck", at(0.0, 0.0))
     if look.hair_style == 1:
         pen.fill_convex(head + 0.015j * s + oval(0j, 0.085 * s, 0.115 * s), look.hair)
     elif look.hair_style == 3:
@@ -254,6 +264,9 @@ def draw_arm(pen: Pen, body: Body, look: Look, side: int, hand: complex, raised:
     """
     s = body.scale
     shoulder = body.at(0.118 * look.build * side, 0.06)
+    name = SIDES[side]
+    pen.mark(f"{name} shoulder", shoulder)
+    pen.mark(f"{name} hand", hand)
     upper, fore = 0.175 * s, 0.165 * s
     reach = hand - shoulder
     distance = min(abs(reach), upper + fore - 1e-4)
@@ -263,6 +276,7 @@ def draw_arm(pen: Pen, body: Body, look: Look, side: int, hand: complex, raised:
     cosine = (upper * upper + distance * distance - fore * fore) / (2 * upper * distance)
     angle = cmath.acos(max(-1.0, min(1.0, cosine))).real
     elbow = shoulder + upper * reach / abs(reach) * cmath.exp(1j * angle * (side if raised and side < 0 else -side))
+    pen.mark(f"{name} elbow", elbow)
     pen.line(shoulder, elbow, 0.064 * s, look.sleeve)
     pen.line(elbow, hand, 0.05 * s, look.skin_shade if look.short_sleeves else look.sleeve)
     pen.disc(hand, 0.029 * s, look.skin)

@@ -69,6 +69,7 @@ def cut(casting: Casting, seats: list[Seat], recipe: Recipe) -> Iterator[Clip]:
             picture=seat.film.picture,
             masks=seat.film.masks,
             boxes=seat.film.boxes,
+            skeleton=seat.film.skeleton,
             timbre=seat.timbre,
         )
         for place, seat in enumerate(seats)
