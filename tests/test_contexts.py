@@ -32,6 +32,7 @@ def config(name, **settings) -> ModelConfig:
         "filters": 4,
         "down_kernel": 5,
         "feature_size": FEATURES,
+        "skeleton_size": SKELETON,
         "outputs": "queries",
         "site": "output",
     }

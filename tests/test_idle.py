@@ -35,6 +35,7 @@ IDLE = {
     "model.vision.weights": ("random", {"model.site": "decoder"}, LOOKS),
     "model.vision.frozen": (False, {"model.site": "decoder", "model.context": "features"}, LOOKS),
     "model.feature_size": (7, LOOKS, {"model.site": "decoder", "model.context": "features"}),
+    "model.skeleton_size": (7, LOOKS, {"model.site": "decoder", "model.context": "skeleton"}),
     "mixing.aligned_probability": (0.5, {"mixing.min_sources": 1, "mixing.max_sources": 1}, {"mixing.max_sources": 3}),
     "mixing.absent_probability": (0.5, {}, {"model.outputs": "queries", "model.site": "output"}),
     "mixing.queries": (3, {"model.outputs": "slots"}, {"model.outputs": "queries", "model.site": "output"}),

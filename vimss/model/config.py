@@ -52,10 +52,10 @@ class ModelConfig(Config, ABC):
 
     network: str = Field(description="which network; the other settings of this group are its own")
 
-    context: Literal["labels", "frames", "features"] = Field(
+    context: Literal["labels", "frames", "features", "skeleton"] = Field(
         "labels",
-        description="what the network is conditioned on, where `site` is not none: labels, pictures, or features of "
-        "pictures",
+        description="what the network is conditioned on, where `site` is not none: labels, pictures, features of "
+        "pictures, or skeletons",
     )
     op: Op = Field("film", description="how the context changes a layer before its non-linearity")
     site: Site = Field(
@@ -74,6 +74,13 @@ class ModelConfig(Config, ABC):
         ge=1,
         le=16384,
         description="numbers per frame of a `features` context; those of the vision network where not given",
+    )
+    skeleton_size: int = Field(
+        48,
+        ge=1,
+        le=16384,
+        description="numbers per frame of a `skeleton` context: 48 are the 16 joints of the embedded corpus, Solos has "
+        "141",
     )
 
     window_keys: ClassVar[tuple[str, ...]] = ()

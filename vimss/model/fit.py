@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from vimss.errors import DataError, ModelError
 from vimss.media.resample import resample
+from vimss.model.contexts.stored import check_stored
 from vimss.model.separator import Separator
 from vimss.shards.instruments import INSTRUMENTS, label_named
 from vimss.shards.manifest import Manifest
@@ -122,13 +123,16 @@ def _own_name(label: str, labels: Sequence[str]) -> str | None:
 def check_seen(separator: Separator, manifest: Manifest, split: str, name: str) -> None:
     """DataError where a model looks at players of whom a split has no pictures, or what else it needs of them."""
     interface = separator.interface
-    if interface.uses_players and not has_part(manifest, split, interface.context.source):
+    if not interface.uses_players:
+        return
+    if not has_part(manifest, split, interface.context.source):
         raise DataError(
             f"the model '{name}', whose context is {separator.config.context}, needs {interface.context.source}s of "
             "the players",
             got=f"none in the split '{split}' of {manifest.home}",
-            fix="evaluate it on shards with video, or choose a model whose context is labels",
+            fix="evaluate it on shards that hold them, or choose a model whose context is labels",
         )
+    check_stored(interface.context, manifest, split)
 
 
 def adaptations(separator: Separator, manifest: Manifest, name: str) -> list[str]:

@@ -10,11 +10,16 @@ from collections.abc import Collection
 
 from vimss.errors import ConfigError
 from vimss.experiment import NETWORK, Experiment, Scalar, sample_values
+from vimss.model.contexts import CONTEXTS
+from vimss.model.contexts.stored import check_stored
+from vimss.model.interface import Interface
 from vimss.runtime import Place
 from vimss.shards.manifest import Manifest
 from vimss.train.config import Settings
 from vimss.train.idle import check_uses
 from vimss.train.objectives import OBJECTIVES
+
+CONTEXT_SETTINGS = {name for context in CONTEXTS.values() for name in context.settings}
 
 
 def check_experiment(experiment: Experiment, manifest: Manifest, place: Place) -> None:
@@ -92,9 +97,18 @@ def check_settings(settings: Settings, manifest: Manifest, place: Place, undecid
         )
     if not open_keys & {NETWORK, "model.outputs", *(f"model.{name}" for name in model.label_keys)}:
         model.check_labels(recipe.labels, manifest.name)
+    if not open_keys & {NETWORK, "model.context", "model.site", *(f"model.{name}" for name in CONTEXT_SETTINGS)}:
+        _check_stored(Interface(model, recipe.labels), manifest)
     if "model.channels" not in open_keys and model.channels != recipe.channels:
         raise ConfigError(
             f"model.channels must be as in the shards '{manifest.name}', {recipe.channels}",
             got=f"{model.channels}",
             fix=f"set model.channels: {recipe.channels}",
         )
+
+
+def _check_stored(interface: Interface, manifest: Manifest) -> None:
+    """Errors of the context where the shards that are trained on do not hold what it reads."""
+    if interface.is_conditioned:
+        for each in (manifest, *(other for other, _ in manifest.more)):
+            check_stored(interface.context, each, "train")

@@ -18,6 +18,7 @@ from vimss.model.contexts.features import Features
 from vimss.model.contexts.frames import Frames
 from vimss.model.contexts.labels import Labels
 from vimss.model.contexts.recording import Recording
+from vimss.model.contexts.skeleton import Skeleton
 from vimss.shards.clip import Clip, Player
 
 if TYPE_CHECKING:
@@ -89,5 +90,10 @@ class Context(Protocol):
         """
 
 
-CONTEXTS: dict[str, type[Context]] = {"labels": Labels, "frames": Frames, "features": Features}
+CONTEXTS: dict[str, type[Context]] = {
+    "labels": Labels,
+    "frames": Frames,
+    "features": Features,
+    "skeleton": Skeleton,
+}
 """`context` of ModelConfig to the class."""

@@ -46,7 +46,7 @@ def skeleton_rows(places: Sequence[Sequence[complex]], mirrored: bool) -> Float1
     """Rows of numbers from the places of all JOINTS in each picture; in a mirrored one, left and right change."""
     joints = np.array(places, np.complex128).reshape(-1, len(JOINTS))
     if mirrored:
-        joints = 1 - joints.conj()
+        joints = (1 - joints.conj())[:, _MIRRORED]
     x, y = joints.real, joints.imag
     seen = (x >= 0) & (x <= 1) & (y >= 0) & (y <= 1)  # not where either is NaN
     return np.concatenate([np.where(seen, x, 0), np.where(seen, y, 0), seen], axis=1).astype(np.float16)
