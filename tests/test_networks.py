@@ -21,7 +21,10 @@ from vimss.train.optimize import make_optimizers
 
 LABELS = ("fl", "va", "vc")
 RATE = 8000
-SMALL = {"wave_u_net": {"levels": 2, "filters": 8, "max_filters": 12, "down_kernel": 5}}
+SMALL = {
+    "wave_u_net": {"levels": 2, "filters": 8, "max_filters": 12, "down_kernel": 5},
+    "spectrogram_u_net": {"n_fft": 64, "hop_length": 16, "depth": 2, "filters": 8, "kernel_size": 3},
+}
 """Settings of a network that make it small, where its defaults are too large for tests."""
 
 NAMES = [*NETWORKS, "blocks"]

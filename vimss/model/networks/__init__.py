@@ -25,6 +25,7 @@ from vimss.choice import OneOf
 from vimss.config import parse_config
 from vimss.errors import ConfigError
 from vimss.model.config import ModelConfig
+from vimss.model.networks.spectrogram_u_net import SpectrogramUNetConfig
 from vimss.model.networks.wave_u_net import WaveUNetConfig
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 NETWORKS: dict[str, type[ModelConfig]] = {
     "wave_u_net": WaveUNetConfig,
+    "spectrogram_u_net": SpectrogramUNetConfig,
 }
 """`network` of the settings to their class."""
 
