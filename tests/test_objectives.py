@@ -23,10 +23,14 @@ SMALL = {
         },
         "training": {"output_samples": 2000},
     },
+    "instruments": {
+        "model": {"vision": {"network": "resnet18", "weights": "random", "frozen": False}},
+        "training": {"output_samples": 4000},
+    },
 }  # fmt: skip
 """Settings under which an objective trains something small."""
 
-RATE = {"separation": 1e-2}
+RATE = {"separation": 1e-2, "instruments": 3e-4}
 """At which a batch is learned in a few steps."""
 
 
