@@ -7,6 +7,7 @@ import optuna
 import pytest
 from test_search import experiment
 
+from vimss.report import comparison_columns
 from vimss.search.sampler import known_to_optuna
 from vimss.search.study import Study, TrialRecord
 from vimss.search.top_k import choose, value_at_rung
@@ -53,6 +54,11 @@ def test_the_best_report_and_the_best_trial_are_those_with_the_highest_figure(tm
         (each.folder / "model").mkdir(parents=True)
     assert high.best_report["audio_seconds"] == 4.0 and high.objective == 0.9
     assert Study(tmp_path, (low, high)).best(["search"]) == high
+
+
+def test_the_heading_of_a_table_is_the_title_of_the_figure_with_its_unit():
+    assert LOSS.heading == "validation loss, dB" and RATE.heading == "accuracy"
+    assert "mean average precision" in comparison_columns(experiment().model_copy(update={"objective": "instruments"}))
 
 
 def test_a_trial_without_reports_is_no_better_than_any_other():

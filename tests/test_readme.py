@@ -72,8 +72,8 @@ def tree() -> list[str]:
     for line in block.splitlines():
         depth = (len(line) - len(line.lstrip())) // 2
         names = re.split(r" {2,}", line.strip())[0]
-        for name in names.split(", ") if depth == 2 else [names]:
-            found.append(folders[depth] + name + (".py" if depth == 2 and "." not in name else ""))
+        several = [name if "." in name else f"{name}.py" for name in names.split(", ")]
+        found += [folders[depth] + name for name in (several if depth == 2 else [names])]
         folders[depth + 1 :] = [found[-1]] * (2 - depth)
     return found
 

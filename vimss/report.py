@@ -14,8 +14,6 @@ from vimss.metrics import CONVENTIONS
 from vimss.search.study import Study, TrialRecord, best_of_cell
 from vimss.shards.instruments import INSTRUMENTS
 
-COMPARISON_COLUMNS = ("cell", "trials", "finished", "validation loss, dB", "chosen in the best trial")
-
 SEED_COLUMNS = ("over seeds", "seeds", "mean, dB", "lowest, dB", "highest, dB")
 
 MIXTURE_COLUMNS = {"SI-SDRi": "si_sdr_improvement", "contrast": "label_contrast", "absent": "absent_level"}
@@ -27,8 +25,13 @@ SILENCE_COLUMNS = {"PES": "pes", "EPS": "eps"}
 BREAKDOWN_COLUMNS = ("", "sources", "pieces SI-SDRi", "SDR")
 
 
+def comparison_columns(experiment: Experiment) -> tuple[str, ...]:
+    """Of the table of an experiment's cells."""
+    return "cell", "trials", "finished", experiment.figure.heading, "chosen in the best trial"
+
+
 def comparison_rows(experiment: Experiment, study: Study) -> list[tuple[str, ...]]:
-    """One row per cell under COMPARISON_COLUMNS; loss and settings are those of the trial that would be promoted."""
+    """One row per cell under `comparison_columns`; figure and settings are those of the trial to be promoted."""
     rows: list[tuple[str, ...]] = []
     for cell in experiment.cells():
         records = study.of_cell(cell.name)
@@ -95,7 +98,7 @@ def print_comparison(experiment: Experiment, study: Study) -> None:
         "Validation loss: mean -SNR in dB, floored at -30, over present sources of the fixed set; lower is better. "
         "Networks with fewer slots than its mixtures have sources answer only a part of it, which is easier."
     )
-    print_table(experiment.question, COMPARISON_COLUMNS, comparison_rows(experiment, study), caption)
+    print_table(experiment.question, comparison_columns(experiment), comparison_rows(experiment, study), caption)
     over_seeds = seed_rows(experiment, study)
     if over_seeds:
         print_table("Cells that differ in their seed alone: the losses of their best trials", SEED_COLUMNS, over_seeds)

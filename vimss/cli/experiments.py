@@ -105,7 +105,10 @@ def compare(
         with atomic_write(curves) as temporary:
             temporary.write_bytes(loss_curves(api.best_trials(loaded, study)))
     if as_json:
-        rows = [dict(zip(report.COMPARISON_COLUMNS, row, strict=True)) for row in report.comparison_rows(loaded, study)]
+        rows = [
+            dict(zip(report.comparison_columns(loaded), row, strict=True))
+            for row in report.comparison_rows(loaded, study)
+        ]
         groups = [dict(zip(report.SEED_COLUMNS, row, strict=True)) for row in report.seed_rows(loaded, study)]
         print_json([*rows, *groups])
         return

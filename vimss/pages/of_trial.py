@@ -17,6 +17,7 @@ from vimss.shards.instruments import INSTRUMENTS
 from vimss.shards.manifest import Manifest
 from vimss.stream.scene import Scene, pieces_of
 from vimss.systems import System, model_system
+from vimss.train.objectives import figure_of
 
 EXCERPT_SECONDS = 10.0
 """Length of the excerpt on a trial's page: enough to hear, and small enough for a hundred runs."""
@@ -51,7 +52,8 @@ def run_files(experiment: Experiment, manifest: Manifest, study: Study) -> Itera
 
 
 def loss_curves(records: Mapping[str, TrialRecord]) -> bytes:
-    """Validation loss against audio seconds, of trials by name."""
+    """The figure of a search against audio seconds, of trials by name."""
+    figure = next((record.figure for record in records.values()), figure_of())
     series = {
         name: (
             [report["audio_seconds"] for report in record.reports],
@@ -60,7 +62,9 @@ def loss_curves(records: Mapping[str, TrialRecord]) -> bytes:
         for name, record in records.items()
         if record.reports
     }
-    return curves_png(series, "audio seconds seen", "validation loss, dB", "Lower is better")
+    return curves_png(
+        series, "audio seconds seen", figure.heading, f"{'Lower' if figure.direction == 'min' else 'Higher'} is better"
+    )
 
 
 def excerpt_files(

@@ -17,7 +17,7 @@ from vimss.experiment import Experiment
 from vimss.intervals import Interval
 from vimss.model.separator import load_separator
 from vimss.promote import Promotion
-from vimss.report import COMPARISON_COLUMNS, comparison_rows, print_evaluations
+from vimss.report import comparison_columns, comparison_rows, print_evaluations
 from vimss.search.study import Study, TrialRecord
 from vimss.systems import equally_informed
 
@@ -127,7 +127,7 @@ class Result:
 def print_result(result: Result) -> None:
     """Print the tables, the figures reached beside the aims, and the next steps."""
     summary = result.summary
-    print_table("Trials", COMPARISON_COLUMNS, comparison_rows(result.experiment, result.study))
+    print_table("Trials", comparison_columns(result.experiment), comparison_rows(result.experiment, result.study))
     print_evaluations("test", result.test, best_trial(result.experiment, result.study))
     print_table(
         "What the best trial reached",

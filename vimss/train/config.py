@@ -312,10 +312,11 @@ RULES: dict[str, Rule] = {
 
 
 def rule_at(settings: Settings, key: str) -> Rule:
-    """The rule that decides about a setting: first that of the objective, then the one in RULES."""
-    if not _has_use_for(settings.objective, key) or key not in RULES:
-        return _rule_of_objectives(key)
-    return RULES[key]
+    """The rule that decides about a setting: that of the objective or, where a separator is trained, that in RULES."""
+    of_separators = _objectives()[settings.objective].separates or key not in OF_SOME_OBJECTIVES
+    if key in RULES and of_separators and _has_use_for(settings.objective, key):
+        return RULES[key]
+    return _rule_of_objectives(key)
 
 
 def keys_with_rules() -> tuple[str, ...]:

@@ -27,6 +27,11 @@ class Figure(Config):
     unit: str = ""
 
     @property
+    def heading(self) -> str:
+        """Of a column or an axis."""
+        return f"{self.title}, {self.unit}" if self.unit else self.title
+
+    @property
     def worst(self) -> float:
         """What every value is better than: where there is none yet."""
         return math.inf if self.direction == "min" else -math.inf

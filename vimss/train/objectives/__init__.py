@@ -111,6 +111,13 @@ OBJECTIVES: dict[str, Entry] = {
         settings=("model", "training.loss", "training.absent_weight"),
         separates=True,
     ),
+    "instruments": Entry(
+        "vimss.train.objectives.instruments:Instruments",
+        Figure(name="valid_map", direction="max", title="mean average precision"),
+        settings=("model.vision",),
+        separates=False,
+        distractors=True,
+    ),
 }
 """`objective` of the settings to what it is."""
 

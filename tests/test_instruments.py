@@ -1,0 +1,98 @@
+"""Which instruments play, by pictures: a network that others start from, and that separates nothing."""
+
+import numpy as np
+import pytest
+import torch
+from test_train import one_thread, run, settings  # noqa: F401 - a fixture that all use
+
+from vimss import api
+from vimss.errors import ConfigError, ModelError
+from vimss.features import load_vision
+from vimss.model.separator import Separator, load_separator
+from vimss.model.vision import Vision
+from vimss.runtime import Place
+from vimss.search.checks import check_settings
+from vimss.search.consistency import load_experiment
+from vimss.train.config import Settings
+from vimss.train.objectives.instruments import InstrumentsByPicture, average_precision
+from vimss.train.start import check_start, start
+
+VISION = {"network": "resnet18", "weights": "random", "frozen": False}
+CHOSEN = Settings.model_validate(
+    {
+        "objective": "instruments",
+        "model": {"vision": VISION},
+        "training": {"batch_size": 2, "output_samples": 4000, "audio_seconds": 2, "report_seconds": 1},
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def trained(small_manifest, tmp_path_factory):
+    """The reports and the model of a short training."""
+    folder = tmp_path_factory.mktemp("instruments")
+    return run(small_manifest, folder, CHOSEN), folder / "1" / "model"
+
+
+def test_the_loop_reports_its_figure_and_keeps_its_network(trained, small_manifest):
+    reports, _ = trained
+    assert [0 < report["valid_map"] <= 1 for report in reports] == [True, True]
+    assert reports[0]["train_loss"] > 0 and "valid_loss" not in reports[0]
+
+
+def test_it_separates_nothing_and_says_so(trained):
+    with pytest.raises(ModelError, match="must hold a network that separates; got one of the objective 'instruments'"):
+        load_separator(trained[1])
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "promote"])
+def test_evaluate_and_promote_refuse_its_experiment(verb):
+    experiment = load_experiment("instruments")
+    with pytest.raises(
+        ConfigError, match=f"`vimss {verb}` needs an experiment whose networks separate; got instruments"
+    ):
+        api.check_separates(experiment, verb)
+    api.check_separates(load_experiment("quickstart"), verb)
+
+
+def test_a_network_that_looks_at_players_starts_from_its_vision_network(trained, small_recipe):
+    chosen = settings(model={"context": "frames", "vision": VISION}, training={"start_from": str(trained[1])})
+    check_start(chosen, small_recipe)
+    network = Separator(chosen.model, small_recipe.labels, small_recipe.sample_rate)
+    before = network.unet.head.weight.clone()
+    start(network, chosen)
+    taken = Vision(load_vision("resnet18", trained[1] / "weights.safetensors")).state_dict()
+    assert all(torch.equal(weight, taken[name]) for name, weight in network.vision.state_dict().items())
+    new = Vision(load_vision("resnet18", "random")).state_dict()
+    assert not torch.equal(taken["network.conv1.weight"], new["network.conv1.weight"])
+    assert torch.equal(network.unet.head.weight, before)
+
+
+def test_no_window_or_channels_of_a_separator_are_asked_for(small_manifest):
+    # 4000 samples are no window of the Wave-U-Net.
+    check_settings(CHOSEN, small_manifest, Place.model_construct(name="here", workers_per_trial=1, gpus_per_worker=0.0))
+
+
+def test_the_highest_of_all_players_counts_and_padding_does_not():
+    torch.manual_seed(0)
+    network = InstrumentsByPicture(CHOSEN.model.vision, ("vn", "vc")).eval()
+    pictures = torch.randint(0, 255, (1, 3, 2, 32, 32, 3), dtype=torch.uint8)
+    real = torch.tensor([[True, True, False]])
+    with torch.no_grad():
+        both = network(pictures, real)
+        each = [network(pictures[:, [k]], torch.ones(1, 1, dtype=torch.bool)) for k in (0, 1)]
+    torch.testing.assert_close(both, torch.maximum(*each), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ([4, 3, 2, 1], (1 + 2 / 3) / 2),
+        ([1, 2, 3, 4], (2 / 4 + 1 / 2) / 2),
+        ([1, 1, 1, 1], 0.5),
+        ([np.nan] * 4, np.nan),
+    ],
+)
+def test_average_precision_is_that_of_the_definition(scores, expected):
+    found = average_precision(np.array(scores, np.float64), np.array([True, False, True, False]))
+    assert found == pytest.approx(expected, nan_ok=True)

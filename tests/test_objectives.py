@@ -1,0 +1,176 @@
+"""What every objective keeps and the rest of vimss relies on; a further one is held to it by its entry."""
+
+import copy
+
+import pytest
+import torch
+from test_train import one_thread  # noqa: F401 - a fixture that all use
+
+from vimss.errors import ConfigError
+from vimss.experiment import Experiment
+from vimss.search.consistency import load_experiment
+from vimss.stream.batch import Examples, Position
+from vimss.train.config import Settings, ValidationConfig
+from vimss.train.figure import Figure
+from vimss.train.objectives import OBJECTIVES, Entry, Objective, open_objective
+from vimss.train.validation import Validation
+
+SMALL = {
+    "separation": {
+        "model": {
+            "levels": 2, "filters": 8, "max_filters": 8, "down_kernel": 5, "outputs": "queries", "site": "decoder",
+            "output_activation": "linear", "padding": "same",
+        },
+        "training": {"output_samples": 2000},
+    },
+    "instruments": {
+        "model": {"vision": {"network": "resnet18", "weights": "random", "frozen": False}},
+        "training": {"output_samples": 4000},
+    },
+}  # fmt: skip
+"""Settings under which an objective trains something small."""
+
+RATE = {"separation": 1e-2, "instruments": 3e-4}
+"""At which a batch is learned in a few steps."""
+
+
+@pytest.fixture(params=OBJECTIVES)
+def opened(request, small_manifest):
+    """Settings, objective, a new network and a batch of three mixtures."""
+    chosen = Settings.model_validate({"objective": request.param, **SMALL[request.param]})
+    objective = open_objective(chosen, small_manifest)
+    torch.manual_seed(0)
+    network = objective.build()
+    examples = Examples(small_manifest, "train", chosen.mixing, objective.window(), objective.interface, 0)
+    return chosen, objective, network, next(examples.batches(3, Position()))[0]
+
+
+def share(objective, network, batch, of):
+    """The share of a batch in the loss of the batch `of`."""
+    return objective.loss(network, batch, torch.from_numpy(objective.totals(of)).float())
+
+
+def kept(objective, network, batch):
+    with torch.no_grad():
+        rows = [objective.examine(network, batch.part(slice(k, k + 1)), torch.device("cpu")) for k in range(3)]
+    return torch.stack(rows)
+
+
+def test_it_has_the_members(opened):
+    assert isinstance(opened[1], Objective)
+
+
+def test_the_losses_of_parts_add_up_to_that_of_the_batch(opened):
+    _, objective, network, batch = opened
+    whole = share(objective, network, batch, batch)
+    parts = [share(objective, network, batch.part(part), batch) for part in (slice(0, 1), slice(1, 3))]
+    torch.testing.assert_close(sum(parts), whole, rtol=1e-4, atol=1e-6)
+    totals = [objective.totals(batch.part(part)) for part in (slice(0, 1), slice(1, 3))]
+    assert sum(totals) == pytest.approx(objective.totals(batch))
+
+
+def test_the_loss_of_an_example_depends_on_no_other(opened):
+    _, objective, network, batch = opened
+    changed = copy.deepcopy(batch)
+    changed.mixture[1:] *= 0.5
+    if changed.context is not None:
+        changed.context[1:] = 0
+    alone = share(objective, network, batch.part(slice(0, 1)), batch)
+    others = share(objective, network, changed.part(slice(1, 3)), batch)
+    assert not torch.equal(others, share(objective, network, batch.part(slice(1, 3)), batch))
+    torch.testing.assert_close(share(objective, network, changed, batch) - others, alone, rtol=1e-3, atol=1e-5)
+
+
+def test_every_weight_that_it_trains_has_a_gradient(opened):
+    _, objective, network, batch = opened
+    share(objective, network, batch, batch).backward()
+    weights = [weight for weight in network.parameters() if weight.requires_grad]
+    assert weights and all(weight.grad is not None and weight.grad.isfinite().all() for weight in weights)
+    assert all(any(matrix is weight for weight in weights) and matrix.ndim == 2 for matrix in network.matrices())
+
+
+def test_one_batch_can_be_overfitted_and_the_figure_improves(opened):
+    chosen, objective, network, batch = opened
+    optimizer = torch.optim.AdamW(network.parameters(), RATE[chosen.objective])
+    before, losses = objective.value(kept(objective, network, batch)), []
+    for _ in range(25):
+        optimizer.zero_grad()
+        loss = share(objective, network, batch, batch)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    assert losses[-1] < losses[0] - 0.2 * abs(losses[0])
+    assert OBJECTIVES[chosen.objective].figure.better(objective.value(kept(objective, network, batch)), before)
+
+
+def test_a_saved_network_gives_the_same_when_it_is_loaded(opened, tmp_path):
+    _, objective, network, batch = opened
+    objective.save(tmp_path / "model", network, {"note": "kept"})
+    network.eval()
+    assert torch.equal(kept(objective, objective.load(tmp_path / "model"), batch), kept(objective, network, batch))
+
+
+def test_the_figure_is_the_same_for_any_share_of_the_ranks(opened, small_manifest):
+    chosen, objective, network, _ = opened
+    config = ValidationConfig(mixtures=6, seconds=0.25)
+    whole = Validation(objective, chosen, small_manifest, config)
+    value = whole(network)
+    table = torch.zeros(whole.count, len(objective.examine(network, whole.batches[0], whole.device)))
+    table = table.double()
+    with torch.no_grad():
+        for rank in range(4):
+            part = Validation(objective, chosen, small_manifest, config, (rank, 4))
+            for number, batch in enumerate(part.batches):
+                table[rank + 4 * number] = objective.examine(network.eval(), batch, part.device)
+    assert objective.value(table) == value
+
+
+# Settings
+
+
+@pytest.fixture
+def _another(monkeypatch):
+    """An objective that depends on no setting of the model, as if it had its entry."""
+    figure = Figure(name="valid_guess", direction="max", title="guesses")
+    monkeypatch.setitem(OBJECTIVES, "guessing", Entry("", figure, settings=(), separates=False))
+
+
+def written(folder, text):
+    path = folder / "mine.yaml"
+    path.write_text(f"question: q\nexpected: e\nshards: quickstart\n{text}", encoding="utf-8")
+    return path
+
+
+@pytest.mark.usefixtures("_another")
+@pytest.mark.parametrize("setting", ["training: {loss: l1}", "model: {levels: 7}", "training: {absent_weight: 2}"])
+def test_a_setting_of_other_objectives_is_refused(tmp_path, setting):
+    group, name, _ = setting.replace(":", "").replace("{", "").split(maxsplit=2)
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(written(tmp_path, f"objective: guessing\n{setting}\n"))
+    assert caught.value.rule == f"experiment mine: {group}.{name} needs objective: separation"
+    assert caught.value.got.endswith("with objective: guessing")
+
+
+def test_an_objective_that_does_not_exist_is_refused_with_those_that_do(tmp_path):
+    with pytest.raises(ConfigError, match="objective: must be one of separation.*; got 'denoising'"):
+        load_experiment(written(tmp_path, "objective: denoising\n"))
+
+
+@pytest.mark.usefixtures("_another")
+@pytest.mark.parametrize(
+    "where", ["compare: {objective: [separation, guessing]}", "controls: {o: {objective: guessing}}"]
+)
+def test_objectives_of_other_figures_are_not_compared(tmp_path, where):
+    with pytest.raises(ConfigError, match="with the figure of 'separation', valid_loss, or .*; got 'guessing', whose"):
+        load_experiment(written(tmp_path, f"{where}\n"))
+
+
+def test_the_objective_is_not_tuned(tmp_path):
+    with pytest.raises(ConfigError, match=r"tune\.objective must stand in `compare`, and only where the figures"):
+        load_experiment(written(tmp_path, "tune: {objective: {choices: [separation]}}\n"))
+
+
+@pytest.mark.usefixtures("_another")
+def test_the_figure_of_an_experiment_is_that_of_its_objective():
+    experiment = Experiment(name="mine", question="q", expected="e", shards="quickstart", objective="guessing")
+    assert experiment.figure.name == "valid_guess"
