@@ -353,7 +353,7 @@ def test_endings_and_names_of_splits_may_be_in_capitals(source):
         (source / f"No. {number}").rename(source / split / f"No. {number}")
     assert [(piece.split, piece.name) for piece in found(source)] == [("train", "No-0"), ("test", "No-1")]
     assert listing(source).notes == tuple(
-        f"No. {number} is no folder of a split (train, valid, promote, test, test_unheard), and was left out"
+        f"No. {number} is no folder of a split (train, valid, promote, test, test_unseen_timbres), and was left out"
         for number in (2, 3)
     )
 

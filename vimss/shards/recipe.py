@@ -14,9 +14,9 @@ from pydantic import Field, model_validator
 from vimss.config import Config, check_file_name, find_yaml, load_yaml
 from vimss.shards.instruments import INSTRUMENTS
 
-SPLITS = ("train", "valid", "promote", "test", "test_unheard")
+SPLITS = ("train", "valid", "promote", "test", "test_unseen_timbres")
 """`valid` steers a search, `promote` decides on champions, `test` makes tables only;
-`test_unheard` has timbres that training never saw."""
+`test_unseen_timbres` has timbres that training never saw."""
 
 
 RECIPES = "shards/*.yaml"
