@@ -282,7 +282,7 @@ def test_samples_far_beyond_full_scale_are_noted(source):
     write_float(source / "No. 0" / "vn.wav", sound)
     (clip, _) = clips(source)
     assert clip.notes == (
-        "vn.wav: samples reach 100 times full scale, to which all sounds of its piece were turned down",
+        "vn.wav: samples reach 100 times full scale, to which all sounds of its piece were scaled down",
     )
 
 

@@ -3,7 +3,7 @@
 json_schema("experiment")  # of the files in experiments/
 json_schema("recipe")      # of the files in shards/
 
-A schema knows each key, its type and its limits. Rules between keys are checked by `load_experiment` and `load_recipe`.
+A schema holds each key, its type and its limits. Rules between keys are checked by `load_experiment` and `load_recipe`.
 """
 
 from collections.abc import Iterator, Mapping

@@ -19,7 +19,7 @@ from vimss.stream.scene import Scene, pieces_of
 from vimss.systems import System, model_system
 
 EXCERPT_SECONDS = 10.0
-"""Length of the excerpt on a trial's page: enough to hear, and small enough for a hundred runs."""
+"""Length of the excerpt on a trial's page: long enough to judge, and small enough for a hundred runs."""
 
 
 def run_files(experiment: Experiment, manifest: Manifest, study: Study) -> Iterator[tuple[str, str, dict[str, bytes]]]:

@@ -141,7 +141,7 @@ def write_recording(manifest: Manifest, folder: Path) -> tuple[Path, Path]:
     """
     pieces = read_pieces(manifest, "test", parts=("audio", "picture"))
     several = [clip for clip in pieces if len(references_of(clip)) > 1]
-    # The first in which everybody plays: a silent stem is a poor first impression.
+    # The first in which every player sounds: a silent stem is a poor first impression.
     clip = min(several, key=lambda clip: any(player.silent for player in clip.players))
     # Another recipe may have other music under the same name.
     recording = folder / manifest.signature / f"{clip.piece}.mp4"

@@ -28,7 +28,7 @@ cv2.setNumThreads(1)  # the callers run one process per core
 
 
 class Pen:
-    """DeduplicatingSearcher filled shapes and lines, moved by `turn` and `shift`: place -> place * turn + shift."""
+    """Draws filled shapes and lines, moved by `turn` and `shift`: place -> place * turn + shift."""
 
     def __init__(self, size: int) -> None:
         side = size * SUPERSAMPLING
