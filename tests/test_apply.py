@@ -6,7 +6,7 @@ import pytest
 import torch
 from naive_apply import naive_separation, one_pass
 
-from vimss.model.apply import separate, separate_all, separate_stream
+from vimss.model.apply import separate_all, separate_blocks, separate_stream
 from vimss.model.networks.wave_u_net import WaveUNetConfig
 from vimss.model.separator import Separator
 
@@ -69,7 +69,7 @@ def test_what_is_computed_at_once_does_not_grow_with_the_recording():
     largest = []
     for seconds in (60, 600):
         seen.clear()
-        for _ in separate(separator, torch.zeros(1, seconds * 100), torch.randn(1, seconds, 5), 1000):
+        for _ in separate_blocks(separator, torch.zeros(1, seconds * 100), torch.randn(1, seconds, 5), 1000):
             pass
         largest.append((max(samples for samples, _ in seen), max(frames for _, frames in seen)))
     assert largest[0] == largest[1]

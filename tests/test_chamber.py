@@ -24,8 +24,8 @@ from vimss.shards.corpora.chamber.skeleton import JOINTS, UNSEEN, skeleton_rows
 from vimss.shards.corpora.chamber.sound import (
     PATCHES,
     SHIFTS,
-    UNHEARD_PATCHES,
-    UNHEARD_SHIFTS,
+    UNSEEN_PATCHES,
+    UNSEEN_SHIFTS,
     Timbre,
     choose_timbre,
     default_bank,
@@ -221,7 +221,7 @@ def test_some_pieces_are_slow_and_some_lively(arranged: list[tuple[Casting, tupl
 
 @pytest.mark.parametrize("shift", [-5, 0, 5])
 def test_shifted_samples_keep_pitch_and_time(shift: int) -> None:
-    timbre = Timbre(default_bank(), 71, shift, unheard=False)
+    timbre = Timbre(default_bank(), 71, shift, unseen=False)
     (stem,) = perform([timbre], [[Tone(1.0, 1.8, 69, 0.8)]], 2 * RATE, RATE, 1, np.random.default_rng(0))
     sound = stem[0].astype(float)
     spectrum = np.abs(np.fft.rfft(sound[int(1.2 * RATE) : int(1.7 * RATE)] * np.hanning(RATE // 2), 8 * RATE))
@@ -242,7 +242,7 @@ def test_the_mix_is_the_sum_of_the_stems_and_does_not_clip(quartet: list[Clip]) 
 def test_stems_are_level_within_ten_decibels() -> None:
     tones = [Tone(0.1 + 0.5 * step, 0.55 + 0.5 * step, 60 + step, 0.8) for step in range(5)]
     for seed in range(4):
-        timbres = [Timbre(default_bank(), program, 0, unheard=False) for program in (40, 58, 73)]
+        timbres = [Timbre(default_bank(), program, 0, unseen=False) for program in (40, 58, 73)]
         stems = perform(timbres, [tones] * 3, 3 * RATE, RATE, 1, np.random.default_rng(seed))
         levels = [10 * np.log10(np.mean(stem[:, 800:20000].astype(float) ** 2)) for stem in stems]
         assert max(levels) - min(levels) < 11
@@ -251,27 +251,27 @@ def test_stems_are_level_within_ten_decibels() -> None:
 def test_a_rest_is_silent() -> None:
     tones = [Tone(0.0, 0.5, 60, 0.8), Tone(2.5, 2.9, 62, 0.8)]
     (stem,) = perform(
-        [Timbre(default_bank(), 57, 0, unheard=True)], [tones], 3 * RATE, RATE, 1, np.random.default_rng(0)
+        [Timbre(default_bank(), 57, 0, unseen=True)], [tones], 3 * RATE, RATE, 1, np.random.default_rng(0)
     )
     assert not stem[:, int(1.5 * RATE) : int(2.4 * RATE)].any()
 
 
-def test_sounds_of_the_unheard_split_are_never_heard_elsewhere() -> None:
+def test_timbres_of_the_unseen_split_are_in_no_other() -> None:
     rng = np.random.default_rng(0)
     for code in INSTRUMENTS:
-        heard = {choose_timbre(rng, code, (default_bank(),), unheard=False) for _ in range(60)}
-        unheard = {choose_timbre(rng, code, (default_bank(),), unheard=True) for _ in range(60)}
-        assert {(t.program, t.shift) for t in heard}.isdisjoint({(t.program, t.shift) for t in unheard})
-        assert {str(t) for t in heard}.isdisjoint({str(t) for t in unheard})
-    assert set(SHIFTS).isdisjoint(UNHEARD_SHIFTS)
-    others = [code for code in INSTRUMENTS if set(PATCHES[code]) & set(UNHEARD_PATCHES[code])]
+        seen = {choose_timbre(rng, code, (default_bank(),), unseen=False) for _ in range(60)}
+        unseen = {choose_timbre(rng, code, (default_bank(),), unseen=True) for _ in range(60)}
+        assert {(t.program, t.shift) for t in seen}.isdisjoint({(t.program, t.shift) for t in unseen})
+        assert {str(t) for t in seen}.isdisjoint({str(t) for t in unseen})
+    assert set(SHIFTS).isdisjoint(UNSEEN_SHIFTS)
+    others = [code for code in INSTRUMENTS if set(PATCHES[code]) & set(UNSEEN_PATCHES[code])]
     assert others == ["bn", "cl", "db", "tba", "tbn"]  # as the corpus' description says
 
 
 def test_every_patch_speaks_over_the_whole_range() -> None:
     rng = np.random.default_rng(0)
     for code, (low, high) in RANGES.items():
-        for programs, shift in ((PATCHES, 2), (UNHEARD_PATCHES, 5)):
+        for programs, shift in ((PATCHES, 2), (UNSEEN_PATCHES, 5)):
             for program in programs[code]:
                 for way in (-shift, shift):
                     tones = [
@@ -279,7 +279,7 @@ def test_every_patch_speaks_over_the_whole_range() -> None:
                         Tone(0.7, 1.0, (low + high) // 2, 0.2),
                         Tone(1.2, 1.5, high, 0.2),
                     ]
-                    timbre = Timbre(default_bank(), program, way, unheard=True)
+                    timbre = Timbre(default_bank(), program, way, unseen=True)
                     (stem,) = perform([timbre], [tones], 2 * RATE, RATE, 1, rng)
                     peaks = [np.abs(stem[0, int(t.start * RATE) : int(t.end * RATE)]).max() for t in tones]
                     assert min(peaks) > 0.03 * max(peaks), (code, program, way)
@@ -288,8 +288,8 @@ def test_every_patch_speaks_over_the_whole_range() -> None:
 def test_another_bank_is_used_where_it_is_named(tmp_path: Path) -> None:
     bank = tmp_path / "other.sf2"
     bank.write_bytes(default_bank().read_bytes())
-    recipe, options = make_recipe(), Options(minutes=2, unheard_bank=bank)
-    (clip,) = read(piece_where(recipe, options, "test_unheard", 2), recipe, options, None)
+    recipe, options = make_recipe(), Options(minutes=2, unseen_bank=bank)
+    (clip,) = read(piece_where(recipe, options, "test_unseen_timbres", 2), recipe, options, None)
     assert {player.timbre.split(":")[0] for player in clip.players if player.audio is not None} == {"other"}
 
 
@@ -475,9 +475,14 @@ def test_a_stereo_recipe_places_the_players() -> None:
 # --- bad settings -----------------------------------------------------------------------------------------------
 
 
-def test_an_unheard_bank_must_not_be_heard() -> None:
-    with pytest.raises(ConfigError, match="unheard_bank must not stand in banks"):
-        parse_config({"banks": ["a.sf2"], "unheard_bank": "a.sf2"}, Options, "shards/x.yaml: options")
+def test_the_bank_of_unseen_timbres_is_refused_by_its_earlier_name() -> None:
+    with pytest.raises(ConfigError, match=r"unknown key 'unheard_bank'. To fix: did you mean 'unseen_bank'\?"):
+        parse_config({"unheard_bank": "a.sf2"}, Options, "shards/x.yaml: options")
+
+
+def test_an_unseen_bank_must_not_stand_in_banks() -> None:
+    with pytest.raises(ConfigError, match="unseen_bank must not stand in banks"):
+        parse_config({"banks": ["a.sf2"], "unseen_bank": "a.sf2"}, Options, "shards/x.yaml: options")
 
 
 def test_an_unknown_option_names_the_nearest_one() -> None:
@@ -491,25 +496,25 @@ def test_too_short_a_corpus_is_refused() -> None:
 
 
 def test_a_missing_bank_is_named() -> None:
-    recipe, options = make_recipe(), Options(minutes=2, unheard_bank=Path("no/bank.sf2"))
+    recipe, options = make_recipe(), Options(minutes=2, unseen_bank=Path("no/bank.sf2"))
     with pytest.raises(DataError, match=r"no/bank\.sf2 must be a sound bank; got .*No such file"):
-        list(read(piece_where(recipe, options, "test_unheard", 2), recipe, options, None))
+        list(read(piece_where(recipe, options, "test_unseen_timbres", 2), recipe, options, None))
 
 
 def test_a_bank_of_another_format_is_named(tmp_path: Path) -> None:
     bank = tmp_path / "bank.sf2"
     bank.write_bytes(b"RIFF0000WAVE")
-    recipe, options = make_recipe(), Options(minutes=2, unheard_bank=bank)
+    recipe, options = make_recipe(), Options(minutes=2, unseen_bank=bank)
     with pytest.raises(DataError, match="must be a SoundFont 2 bank"):
-        list(read(piece_where(recipe, options, "test_unheard", 2), recipe, options, None))
+        list(read(piece_where(recipe, options, "test_unseen_timbres", 2), recipe, options, None))
 
 
 def test_a_damaged_bank_is_named(tmp_path: Path) -> None:
     bank = tmp_path / "bank.sf2"
     bank.write_bytes(default_bank().read_bytes()[:20000])
-    recipe, options = make_recipe(), Options(minutes=2, unheard_bank=bank)
+    recipe, options = make_recipe(), Options(minutes=2, unseen_bank=bank)
     with pytest.raises(DataError, match=r"bank\.sf2 must be a sound bank that renders"):
-        list(read(piece_where(recipe, options, "test_unheard", 2), recipe, options, None))
+        list(read(piece_where(recipe, options, "test_unseen_timbres", 2), recipe, options, None))
 
 
 @pytest.mark.parametrize("labels", [["vn", "vc", "fl"], ["vn", "vc", "fl", "xyl"]])

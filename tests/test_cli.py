@@ -219,7 +219,7 @@ def written(tmp_path, small_manifest, small_recipe) -> Path:
         (
             2,
             "evaluate --model m --shards {0}/small.yaml --split tset",
-            "--split must name a split; got 'tset'. To fix: choose from train, valid, promote, test, test_unheard",
+            "--split must name a split; got 'tset'. To fix: choose from train, valid, promote, test, test_unseen",
         ),
         (1, "evaluate --model {0} --shards {0}/small.yaml", "must hold model.json and weights.safetensors; got no mod"),
         (

@@ -132,7 +132,7 @@ def bare_manifest(small_manifest, tmp_path):
 
 
 @pytest.mark.usefixtures("few_mixtures")
-@pytest.mark.parametrize("split", ["test", "test_unheard", "promote", "valid"])
+@pytest.mark.parametrize("split", ["test", "test_unseen_timbres", "promote", "valid"])
 def test_several_systems_have_their_mixtures_decoded_once(bare_manifest, save, decoded, split):
     models = {"a": save(), "b": save(KINDS["slots"]), "c": save(KINDS["one output per label, frames"])}
     evaluations.evaluate_systems(bare_manifest, {}, split, references=("mixture",), whole_pieces=False)

@@ -72,7 +72,7 @@ def test_outputs_without_labels_can_be_scored_for_any(small_manifest, save, name
         (
             {"a": ("vn",), "b": ("vc",)},
             ModelError,
-            "must have a label of the split 'test' of 'small' in common; got 'a' knows vn; 'b' knows vc. To fix: ev",
+            "must have a label of the split 'test' of 'small' in common; got 'a' has vn; 'b' has vc. To fix: ev",
         ),
     ],
 )

@@ -282,7 +282,7 @@ def test_samples_far_beyond_full_scale_are_noted(source):
     write_float(source / "No. 0" / "vn.wav", sound)
     (clip, _) = clips(source)
     assert clip.notes == (
-        "vn.wav: samples reach 100 times full scale, to which all sounds of its piece were turned down",
+        "vn.wav: samples reach 100 times full scale, to which all sounds of its piece were scaled down",
     )
 
 
@@ -353,7 +353,7 @@ def test_endings_and_names_of_splits_may_be_in_capitals(source):
         (source / f"No. {number}").rename(source / split / f"No. {number}")
     assert [(piece.split, piece.name) for piece in found(source)] == [("train", "No-0"), ("test", "No-1")]
     assert listing(source).notes == tuple(
-        f"No. {number} is no folder of a split (train, valid, promote, test, test_unheard), and was left out"
+        f"No. {number} is no folder of a split (train, valid, promote, test, test_unseen_timbres), and was left out"
         for number in (2, 3)
     )
 

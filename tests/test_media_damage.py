@@ -166,7 +166,7 @@ def test_what_lies_behind_the_sound_that_the_header_tells_of_is_noted(kind: str,
     audio, report = heard(data + data)
     assert len(audio) == pytest.approx(2 * RATE, abs=3)
     (note,) = report.notes
-    assert note.endswith("bytes behind the first 2.0 s are not read: joined to it, or not told of in its header")
+    assert note.endswith("bytes behind the first 2.0 s are not read: joined to it, or not in its header")
 
 
 def test_a_recorder_that_lost_its_power_leaves_a_length_that_is_too_short() -> None:
@@ -187,7 +187,7 @@ def test_mpeg_streams_whose_time_stamps_jump_ahead_are_joined_recordings() -> No
     later = encoded("mpegts", "aac", options={"output_ts_offset": "3000"})
     audio, report = heard(encoded("mpegts", "aac") + later)
     assert len(audio) == pytest.approx(4 * RATE, abs=0.1 * RATE)
-    assert "the time begins again at 2.0 s" in report.notes[-1]
+    assert "the time starts again at 2.0 s" in report.notes[-1]
 
 
 def test_a_damaged_time_stamp_that_leads_beyond_the_end_makes_no_hours_of_silence() -> None:
@@ -201,7 +201,7 @@ def test_a_damaged_time_stamp_that_leads_beyond_the_end_makes_no_hours_of_silenc
         )
     audio, report = heard(bytes(data))
     assert len(audio) == pytest.approx(2 * RATE, abs=0.1 * RATE)
-    assert "the time begins again at" in report.notes[0]
+    assert "the time starts again at" in report.notes[0]
 
 
 @pytest.mark.parametrize(("kind", "codec"), [("w64", "pcm_s16le"), ("mp4", "aac")])

@@ -106,4 +106,4 @@ def test_the_picture_goes_on_after_damage_and_after_a_restart_of_time_stamps() -
     assert 18 <= len(media.read_video(data + data, (32, 64), 5.0)) <= 22
     report = media.SoundReport()
     assert media.read_audio(data + data, 44100, report=report).shape[1] == pytest.approx(4 * 44100, abs=0.1 * 44100)
-    assert any("joined are read one after the other; the time begins again at" in note for note in report.notes)
+    assert any("joined are read one after the other; the time starts again at" in note for note in report.notes)

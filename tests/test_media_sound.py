@@ -81,7 +81,7 @@ def test_one_part_of_a_stereo_sound_can_be_heard_alone(
 def test_mono_has_a_left_and_a_right_but_no_side(tmp_path: Path) -> None:
     path = written(tmp_path / "a.wav", tone())
     assert np.allclose(media.read_audio(path, RATE, channel="left"), tone())
-    with pytest.raises(MediaError, match=r"two channels to hear their difference; got mono\. To fix: leave --channel"):
+    with pytest.raises(MediaError, match=r"two channels for their difference; got mono\. To fix: leave --channel"):
         media.read_audio(path, RATE, channel="side")
 
 
@@ -117,15 +117,15 @@ def test_the_report_tells_what_was_heard(tmp_path: Path, rate: int) -> None:
     assert levels["left"] == pytest.approx(20 * np.log10(0.4 / np.sqrt(2)), abs=0.02)
     assert levels["mid"] == levels["side"] == pytest.approx(levels["left"] - 6.02, abs=0.01)
     assert levels["right"] == -np.inf
-    assert report.sentence == "heard stereo, 8 kHz, 2.0 s, -17.0 dBFS" and report.warnings == [] == report.notes
+    assert report.sentence == "read stereo, 8 kHz, 2.0 s, -17.0 dBFS" and report.warnings == [] == report.notes
 
 
 def test_the_sentence_names_the_channel_and_the_layout(tmp_path: Path) -> None:
     path = written(tmp_path / "a.wav", tone(), tone())
-    assert heard(path, channel="left").sentence == "heard the left of stereo, 8 kHz, 0.5 s, -11.0 dBFS"
-    assert heard(written(tmp_path / "b.wav", tone())).sentence == "heard mono, 8 kHz, 0.5 s, -11.0 dBFS"
+    assert heard(path, channel="left").sentence == "read the left of stereo, 8 kHz, 0.5 s, -11.0 dBFS"
+    assert heard(written(tmp_path / "b.wav", tone())).sentence == "read mono, 8 kHz, 0.5 s, -11.0 dBFS"
     surround = SoundReport(stream=1, streams=3, channels=("FL", "FR", "FC"), sample_rate=44100, seconds=1.0)
-    assert surround.sentence == "heard stream 1 of 3, 3 channels (FL FR FC), 44.1 kHz, 1.0 s, no signal at all"
+    assert surround.sentence == "read stream 1 of 3, 3 channels (FL FR FC), 44.1 kHz, 1.0 s, no signal at all"
 
 
 @pytest.mark.parametrize(("rest", "better"), [(0.0, "left"), (0.05, "left"), (-0.05, "right")])
@@ -133,7 +133,7 @@ def test_channels_that_cancel_out_are_warned_of_with_what_to_do(tmp_path: Path, 
     path = written(tmp_path / "a.wav", tone(), (rest - 1) * tone())
     (warning,) = heard(path).warnings
     assert "left and right cancel out: their mean has" in warning
-    assert warning.endswith(f"Hear one of them with --channel {better}")
+    assert warning.endswith(f"Read one of them with --channel {better}")
     assert heard(path, channel=better).warnings == []
 
 
@@ -144,8 +144,8 @@ def test_stereo_that_does_not_cancel_out_is_not_warned_of(tmp_path: Path) -> Non
 
 def test_silence_is_warned_of_with_what_may_be_heard_instead(tmp_path: Path) -> None:
     (warning,) = heard(written(tmp_path / "a.wav", tone(level=1e-4))).warnings
-    assert warning.startswith("what was heard is silent, -83.0 dBFS: check that the file is the right one")
+    assert warning.startswith("the sound is silent, -83.0 dBFS: check that the file is the right one")
     assert heard(written(tmp_path / "b.wav", tone(level=0.01))).warnings == []
     (warning,) = heard(written(tmp_path / "c.wav", tone(), np.zeros(RATE // 2)), channel="right").warnings
-    assert warning == "what was heard is silent, no signal at all: --channel left has -11.0 dBFS"
-    assert "2 sound streams: --stream 0 hears another one" in SoundReport(stream=1, streams=2).warnings[0]
+    assert warning == "the sound is silent, no signal at all: --channel left has -11.0 dBFS"
+    assert "2 sound streams: --stream 0 reads another one" in SoundReport(stream=1, streams=2).warnings[0]

@@ -14,7 +14,7 @@ from small_separator import LABELS, build, features_for, mixture_for, small
 from vimss.config import parse_config
 from vimss.errors import ConfigError, ModelError
 from vimss.model import VisionConfig
-from vimss.model.apply import separate, separate_all
+from vimss.model.apply import separate_all, separate_blocks
 from vimss.model.conditioning import FrameGrid
 from vimss.model.config import Op, Site
 from vimss.model.networks.wave_u_net import WaveUNetConfig
@@ -336,7 +336,7 @@ def test_block_length_does_not_matter():
 def test_separation_yields_blocks_and_reports_seconds():
     separator = build(torch.float32)
     seconds: list[float] = []
-    blocks = separate(separator, torch.zeros(1, 1000), None, 400, seconds.append)
+    blocks = separate_blocks(separator, torch.zeros(1, 1000), None, 400, seconds.append)
     assert next(blocks).shape == (3, 1, 400)
     assert [block.shape[-1] for block in blocks] == [400, 200]
     assert seconds == [0.05, 0.1, 0.125]

@@ -52,7 +52,7 @@ def test_too_few_pairs_are_refused_whatever_the_gain() -> None:
     decision = decide({item: score + 5 for item, score in few.items()}, few, "the baseline")
     assert not decision.promoted
     assert decision.sentence == (
-        "Not promoted: 6 sources in 3 pieces are too few to tell: at least 4 pieces are needed."
+        "Not promoted: 6 sources in 3 pieces are too few to decide: at least 4 pieces are needed."
     )
 
 

@@ -79,9 +79,9 @@ def test_a_clip_with_a_flipped_bit_is_left_out_counted_and_named(copied, small_m
     assert damage.count == 1
     (name,) = damage.lost
     assert name.startswith(f"{whole[0]} in ")
-    assert damage.lost[name] == "ValueError: player0.wav must have the SHA-256 that the JSON says"
+    assert damage.lost[name] == "ValueError: player0.wav must have the SHA-256 in the JSON"
     assert caplog.text.count("left out") == 1
-    with pytest.raises(DataError, match=r"must have the SHA-256 that its manifest says; got another"):
+    with pytest.raises(DataError, match=r"must have the SHA-256 in its manifest; got another"):
         keys(copied)
 
 

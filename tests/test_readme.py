@@ -206,7 +206,7 @@ def test_a_figure_that_was_typed_would_be_noticed():
 def run_of(seed: int, shards_seconds: float = 30.0, gain: float | None = 1.0) -> dict[str, object]:
     """A quickstart.json with the same figure everywhere."""
     row = dict.fromkeys(quickstart.COLUMNS, gain)
-    best = {"metrics": row, "above_wiener": gain, "pieces_above_wiener": gain, "unheard_timbres": row}
+    best = {"metrics": row, "above_wiener": gain, "pieces_above_wiener": gain, "unseen_timbres": row}
     return {
         "seed": seed,
         "seconds": 200.0 + seed,

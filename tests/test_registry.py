@@ -291,7 +291,7 @@ def test_the_served_model_resamples(served: mlflow.pyfunc.PyFuncModel) -> None:
 
 @pytest.mark.parametrize(
     ("instruments", "message"),
-    [([], "must be told which instruments play"), (["kazoo"], "got 'kazoo'. To fix: choose from vn, vc, fl")],
+    [([], "needs the instruments that play"), (["kazoo"], "got 'kazoo'. To fix: choose from vn, vc, fl")],
 )
 def test_the_served_model_lists_its_labels(
     served: mlflow.pyfunc.PyFuncModel, instruments: list[str], message: str

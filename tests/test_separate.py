@@ -24,7 +24,7 @@ from vimss.model.contexts import Recording
 from vimss.model.networks.wave_u_net import WaveUNetConfig
 from vimss.model.separator import Separator, load_separator, save_separator
 from vimss.pages import listening, of_recording
-from vimss.separate import Options, Reports, Separated, separate
+from vimss.separate import Options, Reports, Separated, separate_recording
 from vimss.separate import folder as folders
 from vimss.separate import scores as scoring
 from vimss.shards.manifest import Manifest
@@ -99,7 +99,7 @@ def separated(tmp_path_factory: pytest.TempPathFactory, model: Path, recording: 
     folder = tmp_path_factory.mktemp("stems")
     media.write_wav(folder / "true" / "vn.wav", true_violin(recording), RATE)
     media.write_wav(folder / "true" / "Cello 1.wav", sound(2.0, seed=3), RATE)
-    return separate(recording, model, folder / "out", references=folder / "true")
+    return separate_recording(recording, model, folder / "out", references=folder / "true")
 
 
 def test_every_label_gets_the_stem_that_the_network_gives(separated: Separated, model: Path, recording: Path) -> None:
@@ -140,12 +140,12 @@ def test_the_page_names_the_model_as_it_was_asked_for_and_what_its_card_tells(
     folder = make_model(tmp_path / "model")
     card = data_card(small_manifest, open_objective(Settings(), small_manifest).interface)
     save_separator(folder, load_separator(folder), card | {"picture": PICTURE})
-    asked = separate(recording, folder, tmp_path / "asked", options=Options(model_name="models:/small/3"))
+    asked = separate_recording(recording, folder, tmp_path / "asked", options=Options(model_name="models:/small/3"))
     html = asked.page.read_text()
     assert "<dt>Model</dt><dd>models:/small/3</dd>" in html and "It was trained on small: Chamber music" in html
     assert small_manifest.recipe.licence[:30] in html
     assert json.loads((tmp_path / "asked" / "separated.json").read_text())["model"] == "models:/small/3"
-    unnamed = separate(recording, folder, tmp_path / "unnamed")
+    unnamed = separate_recording(recording, folder, tmp_path / "unnamed")
     assert f"<dt>Model</dt><dd>{folder}</dd>" in unnamed.page.read_text()
 
 
@@ -157,21 +157,21 @@ def test_the_score_is_the_improvement_over_the_recording(separated: Separated, r
 
 
 def test_instruments_on_the_command_line_go_before_the_metadata(tmp_path: Path, model: Path, recording: Path) -> None:
-    found = separate(recording, model, tmp_path / "out", "va, vn")
+    found = separate_recording(recording, model, tmp_path / "out", "va, vn")
     assert list(found.stems) == ["va", "vn"] and found.scores == {}
     assert "reference" not in re.findall(r'<li class="track (\w+)">', found.page.read_text())
 
 
 def test_two_players_of_one_label_share_a_stem(tmp_path: Path, model: Path, recording: Path) -> None:
-    twice = separate(recording, model, tmp_path / "twice", "vn,vn,vc")
-    once = separate(recording, model, tmp_path / "once", "vn,vc")
+    twice = separate_recording(recording, model, tmp_path / "twice", "vn,vn,vc")
+    once = separate_recording(recording, model, tmp_path / "once", "vn,vc")
     assert list(twice.stems) == ["vn", "vc"]
     assert twice.stems["vn"].read_bytes() == once.stems["vn"].read_bytes()
 
 
 def test_a_sound_file_at_another_rate_is_separated_at_the_rate_of_the_model(tmp_path: Path, model: Path) -> None:
     media.write_wav(tmp_path / "a b'c.wav", np.repeat(sound(1.0), 6, axis=1), 48000)
-    found = separate(tmp_path / "a b'c.wav", model, tmp_path / "out", "vc")
+    found = separate_recording(tmp_path / "a b'c.wav", model, tmp_path / "out", "vc")
     assert media.probe(found.stems["vc"]).sample_rate == RATE
     assert media.read_audio(found.stems["vc"], RATE).shape == (1, RATE)
     assert "<video" not in found.page.read_text()
@@ -179,7 +179,7 @@ def test_a_sound_file_at_another_rate_is_separated_at_the_rate_of_the_model(tmp_
 
 def test_a_model_with_one_output_per_label_writes_those_asked_for(tmp_path: Path, recording: Path) -> None:
     folder = make_model(tmp_path / "model", outputs="instruments", site="every_layer", initial_output="random")
-    found = separate(recording, folder, tmp_path / "out", "vc,va")
+    found = separate_recording(recording, folder, tmp_path / "out", "vc,va")
     separator = load_separator(folder)
     mixture = torch.from_numpy(media.read_audio(recording, RATE))
     expected = separate_all(separator, mixture, context_of(separator, "va", "vc")).numpy()
@@ -189,12 +189,12 @@ def test_a_model_with_one_output_per_label_writes_those_asked_for(tmp_path: Path
 
 def test_a_model_without_labels_names_its_outputs_by_number(tmp_path: Path, recording: Path) -> None:
     folder = make_model(tmp_path / "model", outputs="slots", site="none", slots=3)
-    found = separate(recording, folder, tmp_path / "out")
+    found = separate_recording(recording, folder, tmp_path / "out")
     assert list(found.stems) == ["slot_1", "slot_2", "slot_3"]
     with pytest.raises(
         ConfigError, match=r"outputs of this model have no labels; got --instruments vn\. To fix: leave"
     ):
-        separate(recording, folder, tmp_path / "again", "vn")
+        separate_recording(recording, folder, tmp_path / "again", "vn")
 
 
 def test_players_are_the_columns_of_the_picture_from_left_to_right(tmp_path: Path, recording: Path) -> None:
@@ -207,7 +207,7 @@ def test_players_are_the_columns_of_the_picture_from_left_to_right(tmp_path: Pat
 @pytest.mark.parametrize("context", ["frames", "features"])
 def test_stems_of_players_with_one_label_are_added(tmp_path: Path, recording: Path, eyes: Path, context: str) -> None:
     folder = make_model(tmp_path / "model", context=context, vision=VisionConfig(weights=str(eyes)))
-    found = separate(recording, folder, tmp_path / "out", "vn,vn")
+    found = separate_recording(recording, folder, tmp_path / "out", "vn,vn")
     separator = load_separator(folder)
     shown = torch.from_numpy(look(separator, recording))
     expected = separate_all(separator, torch.from_numpy(media.read_audio(recording, RATE)), shown).numpy()
@@ -227,7 +227,7 @@ def test_a_model_that_looks_needs_a_picture(tmp_path: Path) -> None:
     folder = make_model(tmp_path / "model", context="frames", vision=VisionConfig(weights="random"))
     media.write_wav(tmp_path / "a.wav", sound(), RATE)
     with pytest.raises(MediaError, match="must have a video stream"):
-        separate(tmp_path / "a.wav", folder, tmp_path / "out", "vn")
+        separate_recording(tmp_path / "a.wav", folder, tmp_path / "out", "vn")
 
 
 @pytest.mark.parametrize("context", ["frames", "features"])
@@ -238,20 +238,20 @@ def test_a_video_whose_pictures_do_not_fit_is_refused_before_it_is_decoded(
     folder = make_model(tmp_path / "model", context=context, vision=VisionConfig(weights=str(eyes)))
     rule = r"duet\.mp4 must be at most 1\.0 s long for a model that looks at 2 players; got 2\.0 s\. To fix: "
     with pytest.raises(MediaError, match=rule + "cut the recording into parts, or use a model .* on labels"):
-        separate(recording, folder, tmp_path / "out", "vn,vc")
+        separate_recording(recording, folder, tmp_path / "out", "vn,vc")
 
 
 def test_references_are_looked_for_before_pictures_are_decoded(tmp_path: Path) -> None:
     folder = make_model(tmp_path / "model", context="frames", vision=VisionConfig(weights="random"))
     media.write_wav(tmp_path / "a.wav", sound(), RATE)
     with pytest.raises(ConfigError, match="--references must be a folder of true stems"):
-        separate(tmp_path / "a.wav", folder, tmp_path / "out", "vn", tmp_path / "missing")
+        separate_recording(tmp_path / "a.wav", folder, tmp_path / "out", "vn", tmp_path / "missing")
 
 
 def test_features_of_another_width_are_refused(tmp_path: Path, recording: Path) -> None:
     folder = make_model(tmp_path / "model", context="features", feature_size=100, vision=VisionConfig(weights="random"))
     with pytest.raises(ModelError, match="needs features of 100 numbers per picture; got resnet18, which gives 512"):
-        separate(recording, folder, tmp_path / "out", "vn")
+        separate_recording(recording, folder, tmp_path / "out", "vn")
 
 
 def test_stems_that_would_clip_share_one_gain_and_the_page_says_so(tmp_path: Path, recording: Path) -> None:
@@ -260,7 +260,7 @@ def test_stems_that_would_clip_share_one_gain_and_the_page_says_so(tmp_path: Pat
     with torch.no_grad():
         separator.unet.head.weight.mul_(20.0)
     save_separator(folder, separator, CARD)
-    found = separate(recording, folder, tmp_path / "out", "vn,va")
+    found = separate_recording(recording, folder, tmp_path / "out", "vn,va")
     expected = separate_all(separator, torch.from_numpy(media.read_audio(recording, RATE))).numpy()[:2]
     gain = json.loads((tmp_path / "out" / "separated.json").read_text())["gain"]
     assert gain == pytest.approx(1 / np.abs(expected).max(), rel=1e-3)
@@ -271,7 +271,7 @@ def test_stems_that_would_clip_share_one_gain_and_the_page_says_so(tmp_path: Pat
 
 def test_progress_is_told_in_seconds_of_the_recording(tmp_path: Path, model: Path, recording: Path) -> None:
     news: list[str] = []
-    separate(recording, model, tmp_path / "out", reports=Reports(progress=news.append))
+    separate_recording(recording, model, tmp_path / "out", reports=Reports(progress=news.append))
     assert "2 of 2 s" in news
 
 
@@ -280,7 +280,7 @@ def test_a_recording_that_names_no_instruments_gets_the_list_of_labels(tmp_path:
     with pytest.raises(
         ConfigError, match=r"a\.wav must say who plays: .* by --instruments; got neither.* some of vn, va, vc, sep"
     ):
-        separate(tmp_path / "a.wav", model, tmp_path / "out")
+        separate_recording(tmp_path / "a.wav", model, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -289,31 +289,31 @@ def test_a_recording_that_names_no_instruments_gets_the_list_of_labels(tmp_path:
 def test_an_unknown_instrument_is_named_with_the_nearest_label(
     tmp_path: Path, model: Path, recording: Path, given: str, hint: str
 ) -> None:
-    with pytest.raises(ConfigError, match=f"must be a label that the model knows; got .*{hint}.*choose from vn, va"):
-        separate(recording, model, tmp_path / "out", given)
+    with pytest.raises(ConfigError, match=f"must be one of the model's labels; got .*{hint}.*choose from vn, va"):
+        separate_recording(recording, model, tmp_path / "out", given)
 
 
 def test_references_that_are_not_there_are_an_error(tmp_path: Path, model: Path, recording: Path) -> None:
     with pytest.raises(ConfigError, match=r"must hold true stems named by label; got none of vn\.wav, vc\.wav"):
-        separate(recording, model, tmp_path / "out", references=tmp_path)
+        separate_recording(recording, model, tmp_path / "out", references=tmp_path)
 
 
 def test_one_reference_of_two_scores_one_stem(tmp_path: Path, model: Path, recording: Path) -> None:
     media.write_wav(tmp_path / "vc.wav", sound(), RATE)
-    found = separate(recording, model, tmp_path / "out", references=tmp_path)
+    found = separate_recording(recording, model, tmp_path / "out", references=tmp_path)
     assert list(found.scores) == ["vc"] and "museval" not in found.page.read_text()
 
 
 def test_a_folder_that_holds_something_else_is_left_as_it_is(tmp_path: Path, model: Path, recording: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(ConfigError, match="must be a new folder, or one that `vimss separate` wrote; got some"):
-        separate(recording, model, tmp_path)
+        separate_recording(recording, model, tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
 def test_the_same_command_again_replaces_what_it_wrote(tmp_path: Path, model: Path, recording: Path) -> None:
-    separate(recording, model, tmp_path / "out", "vn,va")
-    found = separate(recording, model, tmp_path / "out", "vc")
+    separate_recording(recording, model, tmp_path / "out", "vn,va")
+    found = separate_recording(recording, model, tmp_path / "out", "vc")
     assert (
         sorted(path.name for path in (tmp_path / "out").glob("*.wav"))
         == ["vc.wav"]
@@ -328,20 +328,20 @@ def test_a_model_that_gives_nan_writes_nothing(tmp_path: Path, recording: Path) 
         separator.unet.head.bias.fill_(torch.nan)
     save_separator(folder, separator, CARD)
     with pytest.raises(ModelError, match="a model must give finite samples; got NaN or infinite values after 0 s"):
-        separate(recording, folder, tmp_path / "out")
+        separate_recording(recording, folder, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_labels_that_are_no_names_of_files_are_refused(tmp_path: Path, recording: Path) -> None:
     folder = make_model(tmp_path / "model", labels=("../vn", "vc"))
     with pytest.raises(ModelError, match=r"labels must be words, for they become names of files; got \.\./vn"):
-        separate(recording, folder, tmp_path / "out", "../vn")
+        separate_recording(recording, folder, tmp_path / "out", "../vn")
 
 
 def peak_bytes(recording: Path, model: Path, out: Path, references: Path) -> int:
     tracemalloc.start()
     try:
-        separate(recording, model, out, "vn,vc", references)
+        separate_recording(recording, model, out, "vn,vc", references)
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -371,7 +371,7 @@ for module in (listening, of_recording, scores):
     module.PAGE_SECONDS = 1.0
 folder = Path(sys.argv[1])
 for name in ("short", "long"):
-    separation.separate(folder / f"{name}.wav", folder / "model", folder / name, "vn,vc")
+    separation.separate_recording(folder / f"{name}.wav", folder / "model", folder / name, "vn,vc")
     print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 """
 
@@ -409,7 +409,9 @@ def test_a_full_disk_ends_a_separation_with_an_error_and_leaves_nothing(
     small_disk(most)
     rule = r"take must fit on the disk; got File too large with \d+ MB free. To fix: free some space or set --out to a "
     with pytest.raises(StorageError, match=rule):
-        separate(tmp_path / "in" / "take.wav", model, tmp_path / "out" / "new" / "take", "vn", tmp_path / "in" / "true")
+        separate_recording(
+            tmp_path / "in" / "take.wav", model, tmp_path / "out" / "new" / "take", "vn", tmp_path / "in" / "true"
+        )
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -419,7 +421,7 @@ def test_a_disk_that_is_too_small_is_refused_before_the_work(
     monkeypatch.setattr("vimss.separate.folder.SPARE_BYTES", 2**60)
     said: list[str] = []
     with pytest.raises(StorageError, match=r"must have 1099511627776 MB free for this separation; got \d+ MB\. To fix"):
-        separate(recording, model, tmp_path / "out", reports=Reports(progress=said.append))
+        separate_recording(recording, model, tmp_path / "out", reports=Reports(progress=said.append))
     assert said == [] and list(tmp_path.iterdir()) == []
 
 
@@ -435,14 +437,14 @@ def test_a_mixture_on_the_disk_needs_no_room_a_second_time(
         monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: usage._replace(free=next(free)))
         if missing:
             with pytest.raises(StorageError, match="MB free for this separation"):
-                separate(tmp_path / "take.wav", model, tmp_path / "out", "vn,vc")
+                separate_recording(tmp_path / "take.wav", model, tmp_path / "out", "vn,vc")
         else:
-            separate(tmp_path / "take.wav", model, tmp_path / "out", "vn,vc")
+            separate_recording(tmp_path / "take.wav", model, tmp_path / "out", "vn,vc")
 
 
 def test_stems_last_as_long_as_the_recording_and_none_clips(tmp_path: Path, model: Path) -> None:
     media.write_wav(tmp_path / "loud.wav", np.sign(sound(1.7)).astype(np.float32), 11025)
-    found = separate(tmp_path / "loud.wav", model, tmp_path / "out", "vn,va,vc")
+    found = separate_recording(tmp_path / "loud.wav", model, tmp_path / "out", "vn,va,vc")
     (mix,) = {media.read_audio(tmp_path / "loud.wav", RATE).shape}
     for path in found.stems.values():
         stem = media.read_audio(path, RATE)
@@ -452,7 +454,9 @@ def test_stems_last_as_long_as_the_recording_and_none_clips(tmp_path: Path, mode
 def test_a_silent_recording_gives_silent_stems_and_is_told(tmp_path: Path, model: Path) -> None:
     media.write_wav(tmp_path / "silent.wav", np.zeros((1, RATE), np.float32), RATE)
     told: list[str] = []
-    found = separate(tmp_path / "silent.wav", model, tmp_path / "out", "vn,vc", reports=Reports(note=told.append))
+    found = separate_recording(
+        tmp_path / "silent.wav", model, tmp_path / "out", "vn,vc", reports=Reports(note=told.append)
+    )
     assert all(not media.read_audio(path, RATE).any() for path in found.stems.values())
     assert len(told) == 2 and "silent" in told[1] and told[1] in found.notes
     assert told[1].split(":")[0] in found.page.read_text()
@@ -462,20 +466,20 @@ def test_what_was_heard_stands_on_the_page_and_is_told_before_the_work(
     tmp_path: Path, model: Path, recording: Path
 ) -> None:
     told: list[str] = []
-    found = separate(recording, model, tmp_path / "out", reports=Reports(told.append, told.append))
-    heard = found.heard.sentence
-    assert told.index(heard) < told.index("2 of 2 s")
-    assert f"<dt>Sound</dt><dd>{heard.removeprefix('heard ')}</dd>" in found.page.read_text()
+    found = separate_recording(recording, model, tmp_path / "out", reports=Reports(told.append, told.append))
+    sound = found.sound.sentence
+    assert told.index(sound) < told.index("2 of 2 s")
+    assert f"<dt>Sound</dt><dd>{sound.removeprefix('read ')}</dd>" in found.page.read_text()
 
 
 def test_one_channel_of_a_recording_can_be_separated(tmp_path: Path, model: Path) -> None:
     left, right = sound(1.0), sound(1.0, seed=9)
     media.write_wav(tmp_path / "both.wav", np.concatenate([left, right]), RATE)
     media.write_wav(tmp_path / "right.wav", right, RATE)
-    one = separate(tmp_path / "both.wav", model, tmp_path / "one", "vn", options=Options(channel="right"))
-    other = separate(tmp_path / "right.wav", model, tmp_path / "other", "vn")
+    one = separate_recording(tmp_path / "both.wav", model, tmp_path / "one", "vn", options=Options(channel="right"))
+    other = separate_recording(tmp_path / "right.wav", model, tmp_path / "other", "vn")
     assert one.stems["vn"].read_bytes() == other.stems["vn"].read_bytes()
-    assert one.heard.channel == "right"
+    assert one.sound.channel == "right"
 
 
 def test_a_recording_that_was_cut_off_is_separated_where_that_is_asked_for(tmp_path: Path, model: Path) -> None:
@@ -483,8 +487,10 @@ def test_a_recording_that_was_cut_off_is_separated_where_that_is_asked_for(tmp_p
     whole = (tmp_path / "whole.wav").read_bytes()
     (tmp_path / "cut.wav").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(MediaError, match=r"cut\.wav must be whole.*--allow-truncated"):
-        separate(tmp_path / "cut.wav", model, tmp_path / "out", "vn")
-    found = separate(tmp_path / "cut.wav", model, tmp_path / "out", "vn", options=Options(allow_truncated=True))
+        separate_recording(tmp_path / "cut.wav", model, tmp_path / "out", "vn")
+    found = separate_recording(
+        tmp_path / "cut.wav", model, tmp_path / "out", "vn", options=Options(allow_truncated=True)
+    )
     assert any("the file was cut off" in sentence for sentence in found.notes)
     assert "the file was cut off" in found.page.read_text()
 

@@ -114,7 +114,7 @@ def test_a_truncated_shard_is_named_when_the_manifest_is_opened(copied):
     shard = copied / "train-000000.tar"
     os.truncate(shard, shard.stat().st_size // 2)
     with pytest.raises(
-        DataError, match=r"train-000000.tar must have \d+ bytes as its manifest says.*run `vimss shard small`"
+        DataError, match=r"train-000000.tar must have \d+ bytes, as in its manifest.*run `vimss shard small`"
     ):
         open_manifest(copied)
 
@@ -405,7 +405,7 @@ def test_silent_stems_are_refused_by_a_stricter_recipe_whether_shards_are_finish
     assert manifest.silent == {"a": 0.5}
     strict = small_recipe.model_copy(update={"most_silent": 0.25})
     with pytest.raises(
-        DataError, match=r"at most a share of 0.25 of the stems of each piece in .* got 0.5 in a. To fix: mend"
+        DataError, match=r"at most a share of 0.25 of the stems of each piece in .* got 0.5 in a. To fix: repair"
     ):
         write_shards(strict, "mine", Store(tmp_path))
     (manifest.folder / "manifest.json").unlink()
@@ -421,7 +421,7 @@ def test_pieces_that_lack_are_refused_by_a_stricter_recipe_whether_shards_are_fi
     lenient = Recipe.model_validate({**small_recipe.model_dump(), "expect": {"pieces": 3, "most_missing": 0.5}})
     manifest = write_shards(lenient, "mine", Store(tmp_path), files)
     with pytest.raises(
-        DataError, match=r"must lack no piece of its source; got 1 that could not be read: c: c.txt .* To fix: mend"
+        DataError, match=r"must lack no piece of its source; got 1 that could not be read: c: c.txt .* To fix: repair"
     ):
         write_shards(small_recipe, "mine", Store(tmp_path), files)
     whole = Recipe.model_validate({**small_recipe.model_dump(), "expect": {"pieces": 3, "most_missing": 0.1}})

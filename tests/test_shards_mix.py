@@ -119,7 +119,7 @@ def test_odd_mixes_can_be_refused(odd_mix, small_recipe, tmp_path):
         write_shards(strict, "mine", Store(tmp_path))
     write_shards(recipe, "mine", Store(tmp_path))
     with pytest.raises(
-        DataError, match=f"recorded mixes of .* must be nearly the sums .*; got {odd_mix}. To fix: mend or"
+        DataError, match=f"recorded mixes of .* must be nearly the sums .*; got {odd_mix}. To fix: repair or"
     ):
         write_shards(strict, "mine", Store(tmp_path))
 

@@ -139,7 +139,7 @@ def test_a_piece_is_stamped_when_it_is_listed(monkeypatch, small_recipe, tmp_pat
 
 
 def test_a_shard_whose_pieces_are_others_now_is_written_anew(monkeypatch, small_recipe, tmp_path, files):
-    # A piece that was mended lasts longer, so that fewer fit into its shard.
+    # A piece that was repaired lasts longer, so that fewer fit into its shard.
     read = read_file(files)
     pieces = [Piece(name, "train", name, 1.0, (files / f"{name}.txt",)) for name in "ab"]
     pieces.append(Piece("c", "valid", "c", 1.0, (files / "c.txt",)))

@@ -120,7 +120,7 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path):
             os.seteuid(65534)  # the superuser may read everything
         for look in (lambda: source_folder(folder, RECIPE), lambda: visible(folder)):
             with pytest.raises(
-                DataError, match=r".* must be there and readable; got Permission denied. To fix: mend its"
+                DataError, match=r".* must be there and readable; got Permission denied. To fix: correct its"
             ):
                 look()
     finally:

@@ -32,7 +32,7 @@ from vimss.search.events import (
 )
 from vimss.storage import Store
 from vimss.track import (
-    Study,
+    TrackedStudy,
     Tracker,
     Tracking,
     provenance,
@@ -42,7 +42,9 @@ from vimss.track import (
 from vimss.track.spool import Spool
 from vimss.train.config import Settings
 
-STUDY = Study("quickstart", "3f9c2a1b07", "Which site?", {"manifest": "d1"}, ("objective",), ("training.batch_size",))
+STUDY = TrackedStudy(
+    "quickstart", "3f9c2a1b07", "Which site?", {"manifest": "d1"}, ("objective",), ("training.batch_size",)
+)
 CARD = {"corpus": "chamber", "labels": ["vn", "vc"], "licence": "GPL-3.0-or-later"}
 EVENTS: tuple[Event, ...] = (
     CellStarted("search", {"model.outputs": "queries"}, is_control=False),
@@ -60,7 +62,7 @@ EVENTS: tuple[Event, ...] = (
 )
 
 
-def report(tracking: Tracking, events: tuple[Event, ...] = EVENTS, study: Study = STUDY) -> None:
+def report(tracking: Tracking, events: tuple[Event, ...] = EVENTS, study: TrackedStudy = STUDY) -> None:
     with Tracker(tracking, study) as tracker:
         for event in events:
             tracker(event)
@@ -198,7 +200,7 @@ def test_the_run_of_a_trial_that_waits_neither_ends_nor_begins_anew(tracking: Tr
 
 def test_another_signature_is_another_study(tracking: Tracking) -> None:
     report(tracking)
-    report(tracking, study=Study("quickstart", "ffffffffff"))
+    report(tracking, study=TrackedStudy("quickstart", "ffffffffff"))
     client = tracking.client()
     assert len(client.search_runs([client.get_experiment_by_name("quickstart").experiment_id])) == 8
 

@@ -1,4 +1,4 @@
-"""The public functions: what the command line, the quickstart and a notebook call; `vimss` exports most of them.
+"""The public functions: called by the command line, the quickstart and notebooks; `vimss` exports most of them.
 
     with open_session("local") as session:
         manifest = write_shards(session, "quickstart", load_recipe("quickstart"))
@@ -39,15 +39,14 @@ from vimss.search.study import (
     read_study,
     study_folder,
 )
-from vimss.separate import DEFAULTS, Options, Reports, Separated, folder_name, separate
+from vimss.separate import DEFAULTS, Options, Reports, Separated, folder_name, separate_recording
 from vimss.session import Session
 from vimss.shards import verify, write
 from vimss.shards.manifest import Manifest, open_shards
 from vimss.shards.recipe import Recipe, load_recipe, recipe_name
 from vimss.shards.written import written_shards
 from vimss.storage import Folder, kept_beside
-from vimss.track import Study as TrackedStudy
-from vimss.track import Tracker, model_folder, provenance
+from vimss.track import TrackedStudy, Tracker, model_folder, provenance
 from vimss.train.config import NEW
 from vimss.train.objectives import OBJECTIVES
 
@@ -320,4 +319,4 @@ def separate_file(
     options = replace(options, model_name=resolved)
     if out_folder is None:
         out_folder, options = session.store.stems / folder_name(file), replace(options, numbered=True)
-    return separate(file, folder, out_folder, instruments, references, options=options, reports=reports)
+    return separate_recording(file, folder, out_folder, instruments, references, options=options, reports=reports)

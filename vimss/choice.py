@@ -1,4 +1,4 @@
-"""A group of settings that is of one of several classes: one of its own keys says which.
+"""A group of settings of one of several classes, which one of its own keys selects.
 
     model: Annotated[ModelConfig, OneOf("network", NETWORKS, "wave_u_net")] = WaveUNetConfig()
 
@@ -28,7 +28,7 @@ class OneOf(Generic[C]):
     """The value of the key where it is not given."""
 
     def kind_of(self, content: Any) -> type[C]:
-        """The class of these settings; that of the default where they do not say, or name one that there is not."""
+        """The class of these settings; the default's where the key is missing or names no class."""
         if isinstance(content, BaseModel):
             return cast(type[C], type(content))
         name = content.get(self.key, self.default) if isinstance(content, Mapping) else self.default

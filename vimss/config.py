@@ -59,7 +59,7 @@ class Rule:
     needs: str
     """In words, after "needs"."""
     depends_on: tuple[str, ...]
-    """The settings that decide it: key paths from where the rule's settings begin."""
+    """The settings that decide it: key paths relative to the rule's settings."""
     works: Callable[[Any], bool]
     """Whether it changes something under these settings."""
 
@@ -76,13 +76,13 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
+        keys: set[str] = set()
         for key, _ in node.value:
-            if key.value in seen:
+            if key.value in keys:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key '{key.value}' stands twice", key.start_mark
                 )
-            seen.add(key.value)
+            keys.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -123,7 +123,7 @@ def known_names(pattern: str) -> list[str]:
 def find_yaml(name: str | Path, pattern: str) -> Path:
     """The YAML file at a path, or that a name means; ConfigError with what there is where a name means none.
 
-    A name and a path are told apart by `is_path`; see `find_named` for where a name is looked for.
+    `is_path` distinguishes a name from a path; see `find_named` for where a name is looked for.
     """
     if isinstance(name, Path) or is_path(name):
         return Path(name)
@@ -274,7 +274,7 @@ def differences(config: BaseModel) -> dict[str, Any]:
 
 
 def _kind(field: FieldInfo, value: BaseModel) -> dict[str, Any]:
-    """What tells settings of one class from those of another: their own key, or else the name of the class."""
+    """What distinguishes settings of one class from those of another: their own key, or else the name of the class."""
     choice = choice_of(field)
     return {choice.key: getattr(value, choice.key)} if choice else {"class": type(value).__name__}
 
@@ -380,7 +380,7 @@ def _explain(error: ValidationError, kind: type[BaseModel], where: str, content:
 
 
 def _other_home(kind: type[BaseModel], path: list[str], content: Any) -> str:
-    """Which other choice has a key, where an unknown one is a key of `model` with another network, say."""
+    """The other choices that have an unknown key, such as another network of `model`; empty where none has."""
     if len(path) != 2 or path[0] not in kind.model_fields:
         return ""
     choice = choice_of(kind.model_fields[path[0]])
@@ -406,5 +406,5 @@ def _kinds_at(kind: Any, path: list[str], content: Any) -> list[type[BaseModel]]
 
 
 def _legal_keys(kinds: Iterable[type[BaseModel]]) -> set[str]:
-    # What is left out of the file when it is written, such as its own name, is no key of it either.
+    # A field that is not written to the file, such as its own name, is no key of it either.
     return {name for model in kinds for name, field in model.model_fields.items() if not field.exclude}

@@ -154,7 +154,7 @@ def show_rate(show_progress: ShowProgress, parts: str) -> Callable[[SoundProgres
 
 
 class SearchLines:
-    """A reporter: a line when a trial begins or ends; other events update the progress, with rate and time left."""
+    """A reporter: a line when a trial starts or ends; other events update the progress, with rate and time left."""
 
     def __init__(self, show_progress: ShowProgress, experiment: Experiment) -> None:
         self.show_progress = show_progress
@@ -183,7 +183,7 @@ class SearchLines:
                 known = trial in self.numbers
                 number = self.numbers.setdefault(trial, len(self.numbers) + 1)
                 settings = ", ".join(f"{key.rpartition('.')[2]} {short(value)}" for key, value in chosen.items())
-                err.print(f"    trial {number} {'resumes' if known else 'begins'}{': ' + settings if settings else ''}")
+                err.print(f"    trial {number} {'resumes' if known else 'starts'}{': ' + settings if settings else ''}")
                 self._note(event, "running")
             case TrialReported():
                 self._report(event)
@@ -297,7 +297,7 @@ def short(value: object) -> str:
 
 
 def show_warnings_of_workers() -> None:
-    """Print what other processes warn of too, as `--verbose` asks for."""
+    """Print the warnings of other processes too, for `--verbose`."""
     print_warnings()
     forward_warnings()
 

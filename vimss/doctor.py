@@ -1,4 +1,4 @@
-"""What this machine has, what is missing, and how to get it."""
+"""Checks of this machine: what is installed, what is missing, and how to get it."""
 
 import importlib.metadata
 import importlib.util

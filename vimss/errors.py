@@ -5,7 +5,7 @@
     ├── DataError        a corpus, a shard or a manifest is missing, broken or contradictory
     ├── MediaError       a sound or video file cannot be read or written
     ├── ModelError       weights, model names or aliases that do not fit
-    ├── TrainingError    training cannot go on (a loss that is not finite)
+    ├── TrainingError    training cannot continue (a loss that is not finite)
     ├── StorageError     the disk is full or a path cannot be written
     └── PlaceError       the place where work should run does not exist or does not answer
 
@@ -54,7 +54,7 @@ class ModelError(VimssError):
 
 
 class TrainingError(VimssError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 class StorageError(VimssError):

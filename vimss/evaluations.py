@@ -93,7 +93,7 @@ class ModelsOnShards:
     references: tuple[str, ...]
     """Rows that need no training, without those that these shards cannot give."""
     sentences: tuple[str, ...]
-    """What is adapted or left out, for people."""
+    """Sentences about what is adapted or left out."""
 
 
 def models_on_shards(folders: Mapping[str, Path], manifest: Manifest, split: str) -> ModelsOnShards:
@@ -102,7 +102,7 @@ def models_on_shards(folders: Mapping[str, Path], manifest: Manifest, split: str
     Raises:
         ConfigError: There is no such split.
         DataError: The shards do not hold it, or lack what a model or a score needs.
-        ModelError: A model knows no label of the split.
+        ModelError: A model has no label of the split.
 
     """
     check_split(manifest, split)

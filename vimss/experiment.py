@@ -1,4 +1,4 @@
-"""What question: one YAML file per question in experiments/, as checked settings, and the cells it asks for.
+"""Experiments: one YAML file per question in experiments/, as checked settings, and its cells.
 
     experiment = load_experiment("quickstart")  # experiments/quickstart.yaml
     for cell in experiment.cells():             # every combination of `compare`, then the controls
@@ -70,14 +70,14 @@ TUNE_FOLDER = "tune"
 """Folder of a study that Ray uses while a search runs."""
 
 INHERITED = ("training.batch_size", "training.learning_rate", "training.learning_rate_decay")
-"""What a control always takes from the best trial; see `Experiment.inherited`."""
+"""Keys that a control always takes from the best trial; see `Experiment.inherited`."""
 
 NETWORK = "model.network"
 """Key of the network, which decides what other keys `model` has."""
 
 
 class Axis(Config):
-    """What Optuna may choose for one setting: some choices, or a range."""
+    """The values that Optuna may choose for one setting: some choices, or a range."""
 
     choices: tuple[Scalar, ...] = Field((), description="values to choose from")
     low: float = Field(0.0, description="lower end of a range")
@@ -118,15 +118,15 @@ class SearchConfig(Config):
     )
     scheduler: Literal["asha", "top_k"] = Field(
         "asha",
-        description="asha: at each rung a trial goes on or is pruned at once (Li et al. 2020); top_k: at the first "
-        "rung trials wait for each other, and the best `keep` go on to the whole budget: one round of synchronous "
+        description="asha: at each rung a trial continues or is pruned at once (Li et al. 2020); top_k: at the first "
+        "rung trials wait for each other, and the best `keep` continue to the whole budget: one round of synchronous "
         "successive halving (Karnin et al. 2013, Jamieson and Talwalkar 2016)",
     )
     grace_seconds: float = Field(
-        3600.0, gt=0, description="audio seconds to the first rung, which every trial sees before it can be pruned"
+        3600.0, gt=0, description="audio seconds to the first rung, which every trial trains before it can be pruned"
     )
-    reduction_factor: int = Field(3, ge=2, description="asha: of the trials at a rung, one in this many goes on")
-    keep: int = Field(1, ge=1, description="top_k: trials that go on from the rung to the whole budget")
+    reduction_factor: int = Field(3, ge=2, description="asha: of the trials at a rung, one in this many continues")
+    keep: int = Field(1, ge=1, description="top_k: trials that continue from the rung to the whole budget")
 
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> "SearchConfig":
@@ -146,7 +146,7 @@ class Experiment(Config):
     renamed: ClassVar = {"baselines": "controls"}
 
     name: str = Field(exclude=True, description="name of the file; part of folders, and of MLflow's runs and models")
-    question: str = Field(description="what this experiment asks")
+    question: str = Field(description="the question that this experiment answers")
     expected: str = Field(description="the number that its author expects")
     shards: str = Field(description="name of the recipe, or path of its YAML")
     recipe: dict[str, Any] = Field(default_factory=dict, description="differences from the recipe")
@@ -173,7 +173,7 @@ class Experiment(Config):
     def settings(self, overrides: Mapping[str, Scalar] | None = None) -> Settings:
         """The settings with `overrides` ("training.batch_size": 4) put over the file's.
 
-        What changes nothing under the others is left out: equal trainings have equal settings.
+        Settings that change nothing under the others are left out: equal trainings have equal settings.
         """
         return parse_config(without_idle(self._content(overrides or {})), Settings, f"experiment {self.name}")
 
@@ -215,7 +215,7 @@ class Experiment(Config):
         }
 
     def cell_signature(self, cell: "Cell") -> str:
-        """Of what a cell fixes, its budget among it: not of what is tuned in it, nor of what a control inherits.
+        """The signature of a cell's fixed settings, its budget among them, without tuned and inherited ones.
 
         Cells of equal signatures train the same, so it distinguishes a cell from an earlier one of the same name.
         """
@@ -241,7 +241,7 @@ class Experiment(Config):
 
     @property
     def figure(self) -> Figure:
-        """What steers the search, and is the best trial's: that of the objective."""
+        """The figure by which trials are compared and pruned: that of the objective."""
         return figure_of(self.objective)
 
     @property
@@ -292,11 +292,11 @@ class Cell:
     overrides: dict[str, Scalar]
     is_control: bool = False
     inherited: dict[str, Scalar] = field(default_factory=dict)
-    """What a control takes from the best trial, where it does not set it itself."""
+    """Settings that a control takes from the best trial, where it does not set them itself."""
 
     @property
     def fixes(self) -> dict[str, Scalar]:
-        """What every trial of the cell has, by key path."""
+        """The settings of every trial of the cell, by key path."""
         return {**self.inherited, **self.overrides}
 
 
@@ -323,7 +323,7 @@ def field_type(key: str) -> Any:
         return None
     if key == NETWORK:
         return str
-    # Each group is a model of its own, which pydantic's types do not tell; `model` is one for each network.
+    # Each group is a model of its own, which pydantic's types do not show; `model` is one for each network.
     choice = choice_of(Settings.model_fields[group])
     kinds: Any = choice.kinds.values() if choice else [Settings.model_fields[group].annotation]
     return next((kind.model_fields[name].annotation for kind in kinds if name in kind.model_fields), None)

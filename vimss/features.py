@@ -62,7 +62,7 @@ def compute_features(
 
     Raises:
         DataError: where no player of a shard has a picture.
-        ModelError: where the network's weights cannot be had.
+        ModelError: where the network's weights are not available.
 
     """
     network = on_device(Vision(vision.model_copy(update={"frozen": True})), device)
@@ -155,10 +155,10 @@ def read_features(manifest: Manifest, name: str) -> FeatureEntry:
         )
     present = folder.sizes()
     for file, digest in entry.files.items():
-        # What lies behind a URL is compared when it is fetched.
+        # Files behind a URL are verified when they are fetched.
         if file not in present or (manifest.origin is None and _digest(folder, file) != digest):
             raise DataError(
-                f"{folder}/{file} must have the SHA-256 that its {ENTRY} says",
+                f"{folder}/{file} must have the SHA-256 in its {ENTRY}",
                 got="another" if file in present else "no such file",
                 fix=f"delete {folder} and {again}",
             )
@@ -189,7 +189,7 @@ def find_features(manifest: Manifest, vision: VisionConfig, feature_size: int) -
     entry = read_features(manifest, found[0])
     if entry.network != vision.network:
         raise DataError(
-            f"the features '{found[0]}' must be of {vision.network}, as their name says",
+            f"the features '{found[0]}' must be of {vision.network}, as in their name",
             got=entry.network,
             fix=f"delete them and run `vimss features {manifest.name} --network {vision.network}`",
         )

@@ -1,4 +1,4 @@
-"""What a store holds: shards, studies with their trials, and registered models, as a table or as JSON.
+"""The content of a store: shards, studies with their trials, and registered models, as a table or as JSON.
 
     for entry in inventory(store):
         print(entry.kind, entry.name, entry.state)
@@ -27,10 +27,10 @@ from vimss.storage import TEMPORARY, LocalFolder, Store
 from vimss.track.names import DATABASE, RegisteredVersion, registered_versions
 
 SILENT_SECONDS = 600.0
-"""A trial whose record says that it runs, but that wrote nothing for longer, was left by a search that was killed."""
+"""A trial that is recorded as running but wrote nothing for longer was left by a search that was killed."""
 
 ARTIFACTS = "/mlflow/artifacts/"
-"""What the path of a registered model's files has in every store, wherever that was when the model was registered."""
+"""The part of the path of a registered model's files that is the same in every store."""
 
 COLUMNS = ("name", "kind", "state", "best figure", "size", "age")
 
@@ -41,7 +41,7 @@ class Entry:
 
     kind: Literal["shards", "study", "trial", "model"]
     name: str
-    """Of a trial with the folders of study and cell before it, of a model with its version."""
+    """The name; of a trial with the folders of study and cell, of a model with its version."""
     state: str
     size_bytes: int | None
     """On disk; None where the store does not hold the files."""

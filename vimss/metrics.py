@@ -3,7 +3,7 @@
     gain = si_sdr_improvement(mixture, reference, estimate, sample_rate)   # dB, over active segments
     scores = bss_eval_v4(references, estimates, sample_rate)               # medians of SDR, ISR, SIR, SAR
 
-Every number has one convention, told where it is computed and named beside every table (CONVENTIONS). Signals are
+Every number has one convention, described where it is computed and named beside every table (CONVENTIONS). Signals are
 float arrays "c t"; channels share one scale factor. What is undefined (a silent reference, a recording without silence)
 is NaN and left out of means; no number stands in for it.
 """
@@ -29,7 +29,7 @@ SILENCE_DB = -80.0
 ENERGY_FLOOR = 1e-8
 """Added to energies under a logarithm, as in the code that first reported PES and EPS."""
 FILTER_TAPS = 512
-"""Of the distortion filters in BSS Eval."""
+"""Length of the distortion filters in BSS Eval, samples."""
 
 CONVENTIONS = {
     "SI-SDRi": "SI-SDR (Le Roux et al. 2019) of the estimate minus that of the mixture, on segments of 0.5 s where the "
@@ -41,15 +41,15 @@ CONVENTIONS = {
     "EPS": "energy at predicted silence: 10 log10 of the reference's energy in frames of 1 s where the estimate is "
     "silent, mean over frames; lower is better",
     "contrast": "SI-SDR of a source under the right context minus that under a wrong one, in mixtures of two: a query "
-    "exchanged for the other source's; among all labels that a network is told, the source's exchanged for an absent "
+    "exchanged for the other source's; among all labels that condition a network, the source's exchanged for an absent "
     "one",
     "absent": "level of the output for a label or picture that does not play, relative to the mixture; lower is better",
     "(... to ...)": "95 % interval over pieces: the figure plus and minus Student's t with pieces - 1 degrees of "
     "freedom times the standard error of a bootstrap that draws whole pieces; a mixture of two pieces counts as often "
     "as both are drawn; none where everything hangs on one piece",
-    "slots": "an oracle tells outputs in no order apart, by the permutation with the best mean SI-SDRi over the whole "
-    "recording; a source beyond the number of slots takes the slot that fits it best; contrast and absent level are "
-    "not defined",
+    "slots": "an oracle assigns outputs that have no order, by the permutation with the best mean SI-SDRi over the "
+    "whole recording; a source beyond the number of slots takes the slot that fits it best; contrast and absent level "
+    "are not defined",
 }
 """Name of a figure -> the convention behind its value for one source, for the foot of a table."""
 
@@ -113,8 +113,8 @@ def si_sdr_improvement(
     NaN for a silent reference. The mixture itself scores 0.
     """
     active = active_mask(reference, sample_rate)
-    heard, wanted, given = (signal[:, active].reshape(-1) for signal in (mixture, reference, estimate))
-    return float(si_sdr(wanted, given) - si_sdr(wanted, heard))
+    mixed, wanted, given = (signal[:, active].reshape(-1) for signal in (mixture, reference, estimate))
+    return float(si_sdr(wanted, given) - si_sdr(wanted, mixed))
 
 
 def silence_energy(
@@ -135,8 +135,8 @@ def silence_energy(
 
 def level_db(estimate: Float[np.ndarray, "c t"], mixture: Float[np.ndarray, "c t"]) -> float:
     """Level of an output relative to the mixture in dB; for a label that does not play, lower is better."""
-    given, heard = _energy(estimate).sum(keepdims=True), _energy(mixture).sum(keepdims=True)
-    return _ratio_db(given, np.where(heard > 0, heard, np.nan)).item()
+    given, mixed = _energy(estimate).sum(keepdims=True), _energy(mixture).sum(keepdims=True)
+    return _ratio_db(given, np.where(mixed > 0, mixed, np.nan)).item()
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,7 +215,7 @@ def _bss_frames(
 def _museval() -> ModuleType:
     """The file museval/metrics.py alone, which needs only arrays.
 
-    museval's package would import pandas, and stempeg, which asks for an ffmpeg and an ffprobe on PATH. To delete when
+    museval's package would import pandas, and stempeg, which needs an ffmpeg and an ffprobe on PATH. To delete when
     it imports them at their first use.
     """
     package = importlib.util.find_spec("museval")

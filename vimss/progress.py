@@ -1,4 +1,4 @@
-"""How far work on sound is, whose parts run side by side: what `parallel_map` and its callers report.
+"""Progress of work on sound in parallel parts, as `parallel_map` and its callers report it.
 
 console.show_rate(show_progress, "shards")(SoundProgress(done=12, total=34, seconds=80.0, share=12 / 34))
 """

@@ -42,7 +42,7 @@ CHAMPION, PREVIOUS = "champion", "previous"
 """Aliases of the version in use and of the one that it replaced."""
 
 MIN_PIECES = 4
-"""With fewer pieces the interval depends on the assumed normal distribution: three say little about their spread."""
+"""With fewer pieces the interval depends on the assumed normal distribution: three are too few for that."""
 
 Scores = Mapping[Source, float]
 """SI-SDR improvement of each source, dB; NaN where it is not defined."""
@@ -59,7 +59,7 @@ class Decision:
     num_pieces: int
     against: str
     sentence: str
-    """For people."""
+    """The decision and its reason, for people."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def decide(challenger: Scores, champion: Scores, against: str) -> Decision:
         piece, label = broken[0]
         promoted, reason = False, f"it gives no finite score for {label} in {piece}, where {against} does"
     elif gain.pieces < MIN_PIECES:
-        promoted, reason = False, f"{pairs} are too few to tell: at least {MIN_PIECES} pieces are needed"
+        promoted, reason = False, f"{pairs} are too few to decide: at least {MIN_PIECES} pieces are needed"
     else:
         promoted = gain.significant
         interval = f"95 % interval over pieces {gain.low:+.2f} to {gain.high:+.2f} dB"
@@ -177,7 +177,9 @@ def decide(challenger: Scores, champion: Scores, against: str) -> Decision:
 
 
 def champion_to_beat(tracking: Tracking, name: str, version: int) -> int | None:
-    """The champion's version; for the champion itself the one that it replaced, so that a second call says the same."""
+    """The champion's version; for the champion itself the one that it replaced, so that a second
+    call gives the same result.
+    """
     for alias in (CHAMPION, PREVIOUS):
         holder = find_alias(tracking, name, alias)
         if holder is not None and holder.version != version:

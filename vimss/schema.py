@@ -3,8 +3,8 @@
 json_schema("experiment")  # of the files in experiments/
 json_schema("recipe")      # of the files in shards/
 
-A schema knows each key, its type and its limits. Rules between keys are checked by `load_experiment` and `load_recipe`:
-that a setting of `model` belongs to a network that the experiment trains, too, since a file may compare several.
+A schema holds each key, its type and its limits. Rules between keys are checked by `load_experiment` and `load_recipe`,
+for example that a setting of `model` belongs to a network that the experiment trains, since a file may compare several.
 """
 
 from collections.abc import Iterator, Mapping

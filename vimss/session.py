@@ -23,7 +23,7 @@ class Session:
     store: Store
     tracking: Tracking
     _ray: list[AbstractContextManager[None]] = field(default_factory=list, init=False, repr=False, compare=False)
-    """Of each `with` block that the session is in."""
+    """The running Ray of each `with` block that the session is in."""
 
     def __enter__(self) -> "Session":
         """Make Ray available: started, or connected to, when a function first needs it."""

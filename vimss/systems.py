@@ -1,4 +1,4 @@
-"""What separates by label, for evaluation: trained models, and baselines that need no training.
+"""Systems that separate by label, for evaluation: trained models, and baselines that need no training.
 
     system = model_system(folder, manifest, "best trial")
     scene = next(pieces_of(manifest, "test", system.views))
@@ -30,8 +30,8 @@ from vimss.stream.mix import SOUND_ALONE, PlayerViews
 from vimss.stream.scene import Scene
 
 WrongContext = Literal["none", "other", "absent"]
-"""What stands in for the right context to measure label contrast: nothing, since a system has no context; the query of
-another player; or a label that does not sound, in place of the right one among all that the system is told."""
+"""The wrong context to measure label contrast with: nothing, since a system has no context; the query of
+another player; or a label that does not sound, in place of the right one among all that condition the system."""
 
 WRONG_CONTEXTS: dict[ConditionedOn, WrongContext] = {
     "nothing": "none",
@@ -39,7 +39,7 @@ WRONG_CONTEXTS: dict[ConditionedOn, WrongContext] = {
     "all_labels": "absent",
     "stems": "none",
 }
-"""Of baselines, by what they are conditioned on."""
+"""The wrong contexts of baselines, by what they are conditioned on."""
 
 
 @runtime_checkable
@@ -48,22 +48,22 @@ class System(Protocol):
 
     name: str
     views: PlayerViews
-    """What the scenes that it gets must show of the players."""
+    """The views of the players that its scenes need."""
     ordered: bool
-    """Whether it can be asked for a label; else an oracle tells its outputs apart."""
+    """Whether each output belongs to a label; otherwise an oracle assigns the outputs."""
     weights: str
     """SHA-256 of its weights; empty where it has none."""
     wrong_context: WrongContext
 
-    def __call__(self, scene: Scene, asked: Sequence[str]) -> Float[np.ndarray, "s c t"]:
-        """Estimates for the labels `asked`; only an oracle hears the references, others read their labels alone."""
+    def __call__(self, scene: Scene, queried: Sequence[str]) -> Float[np.ndarray, "s c t"]:
+        """Estimates for the queried labels; only an oracle reads the references, other systems only their labels."""
 
     def exchanged(self, scene: Scene, label: str, absent: str) -> Float[np.ndarray, "c t"]:
-        """The output for `label` where `absent` is told in its place; called where the wrong context is "absent"."""
+        """The output for `label` when conditioned on `absent` instead; called where the wrong context is "absent"."""
 
 
 class ModelSystem:
-    """A trained separator, whatever it is told and however it answers."""
+    """A trained separator with any context and any kind of outputs."""
 
     def __init__(self, separator: Separator, name: str, features: str = "", weights: str = "") -> None:
         self.separator = separator.eval()
@@ -77,8 +77,8 @@ class ModelSystem:
         if self.interface.is_conditioned and self.ordered:
             self.wrong_context = "absent" if config.outputs == "instruments" else "other"
 
-    def __call__(self, scene: Scene, asked: Sequence[str]) -> Float[np.ndarray, "s c t"]:
-        """One output per label: chosen, asked for, or the slot that an oracle gives it.
+    def __call__(self, scene: Scene, queried: Sequence[str]) -> Float[np.ndarray, "s c t"]:
+        """One output per label: selected, queried, or the slot that an oracle assigns to it.
 
         A network with one output per label is conditioned on all that sound. Of several players of one label, each is
         a query, and their estimates are added.
@@ -86,23 +86,23 @@ class ModelSystem:
         separator = self.separator
         match separator.config.outputs:
             case "slots":
-                return _best_slots(self._separate(scene, (), ()), scene, asked, separator.sample_rate)
+                return _best_slots(self._separate(scene, (), ()), scene, queried, separator.sample_rate)
             case "instruments":
                 outputs = self._separate_all_that_sound(scene, sorted(scene.references))
-                return outputs[[separator.labels.index(label) for label in asked]]
+                return outputs[[separator.labels.index(label) for label in queried]]
             case "queries":
-                players = [(row, view) for row, label in enumerate(asked) for view in scene.views.get(label, ())]
-                outputs = self._separate(scene, asked, [view for _, view in players])
+                players = [(row, view) for row, label in enumerate(queried) for view in scene.views.get(label, ())]
+                outputs = self._separate(scene, queried, [view for _, view in players])
                 if not self.interface.uses_players:
                     return outputs
-                estimates = np.zeros((len(asked), *outputs.shape[1:]), outputs.dtype)
+                estimates = np.zeros((len(queried), *outputs.shape[1:]), outputs.dtype)
                 np.add.at(estimates, [row for row, _ in players], outputs)
                 return estimates
 
     def exchanged(self, scene: Scene, label: str, absent: str) -> Float[np.ndarray, "c t"]:
-        """The output for `label` of a network with one output per label that is told `absent` in its place."""
-        told = [absent if sounding == label else sounding for sounding in sorted(scene.references)]
-        return self._separate_all_that_sound(scene, told)[self.separator.labels.index(label)]
+        """The output for `label` of a network with one output per label when conditioned on `absent` instead."""
+        labels = [absent if sounding == label else sounding for sounding in sorted(scene.references)]
+        return self._separate_all_that_sound(scene, labels)[self.separator.labels.index(label)]
 
     def _separate_all_that_sound(self, scene: Scene, labels: Sequence[str]) -> Float[np.ndarray, "i c t"]:
         return self._separate(scene, labels, [view for label in labels for view in scene.views.get(label, ())])
@@ -122,13 +122,13 @@ class AdaptedSystem:
         self.name, self.views = model.name, model.views
         self.ordered, self.weights, self.wrong_context = model.ordered, model.weights, model.wrong_context
 
-    def __call__(self, scene: Scene, asked: Sequence[str]) -> Float[np.ndarray, "s c t"]:
+    def __call__(self, scene: Scene, queried: Sequence[str]) -> Float[np.ndarray, "s c t"]:
         """The model's estimates, at the rate and with the channels of the scene."""
-        estimates = self.model(self._to_model(scene), [self.names[label] for label in asked])
+        estimates = self.model(self._to_model(scene), [self.names[label] for label in queried])
         return np.stack([self._from_model(estimate, scene) for estimate in estimates])
 
     def exchanged(self, scene: Scene, label: str, absent: str) -> Float[np.ndarray, "c t"]:
-        """The same of a label in whose place another one is told."""
+        """The model's output for `label` when conditioned on `absent` instead."""
         found = self.model.exchanged(self._to_model(scene), self.names[label], self.names[absent])
         return self._from_model(found, scene)
 
@@ -139,7 +139,7 @@ class AdaptedSystem:
             return resampled(with_channels(sound, separator.config.channels), self.sample_rate, separator.sample_rate)
 
         mixture = convert(scene.mixture)
-        # Only an oracle listens to references; other models are told their labels, and any sound will do.
+        # Only an oracle reads the references; of other models only their labels matter, so any sound will do.
         references = {
             self.names[label]: mixture if self.ordered else convert(stem) for label, stem in scene.references.items()
         }
@@ -164,12 +164,12 @@ class BaselineSystem:
         self.name, self.baseline = name, baseline
         self.wrong_context: WrongContext = WRONG_CONTEXTS[baseline.conditioned_on]
 
-    def __call__(self, scene: Scene, asked: Sequence[str]) -> Float[np.ndarray, "s c t"]:
+    def __call__(self, scene: Scene, queried: Sequence[str]) -> Float[np.ndarray, "s c t"]:
         """The baseline's estimates."""
-        return self.baseline(scene, asked)
+        return self.baseline(scene, queried)
 
     def exchanged(self, scene: Scene, label: str, absent: str) -> Float[np.ndarray, "c t"]:
-        """What the baseline gives to `absent` where it is told in place of `label`."""
+        """The baseline's estimate for `absent` when conditioned on it instead of `label`."""
         return self.baseline(scene.renamed(label, absent), [absent])[0]
 
 
@@ -180,7 +180,7 @@ def baseline_systems(manifest: Manifest, names: Sequence[str] = tuple(BASELINES)
 
 
 def equally_informed(config: ModelConfig) -> str:
-    """The first baseline that knows as much as a network: all labels that sound, or the one of each output."""
+    """The first baseline with the same information as a network: all labels that sound, or one label per output."""
     all_labels = config.outputs == "instruments" and config.site != "none"
     known = "all_labels" if all_labels else "label"
     return next(name for name, baseline in BASELINES.items() if baseline.conditioned_on == known)
@@ -189,9 +189,9 @@ def equally_informed(config: ModelConfig) -> str:
 def model_system(
     folder: Path, manifest: Manifest, name: str, names: Mapping[str, str] | None = None, device: str = "cpu"
 ) -> System:
-    """The trained separator in `folder`, to be heard on these shards.
+    """The trained separator in `folder`, to be evaluated on these shards.
 
-    With `names`, from `fit_models`, the shards may be of any recipe, and the model is asked for those labels alone.
+    With `names`, from `fit_models`, the shards may be of any recipe, and the model is evaluated on those labels only.
 
     Raises:
         DataError: It needs vision features that are not beside the shards.
@@ -245,9 +245,9 @@ def _features_of(separator: Separator, folder: Path, manifest: Manifest, name: s
 
 
 def _best_slots(
-    estimates: Float[np.ndarray, "k c t"], scene: Scene, asked: Sequence[str], sample_rate: int
+    estimates: Float[np.ndarray, "k c t"], scene: Scene, queried: Sequence[str], sample_rate: int
 ) -> Float[np.ndarray, "s c t"]:
-    """The slot of each label asked for: the permutation with the best mean SI-SDR improvement.
+    """The slot of each queried label: the permutation with the best mean SI-SDR improvement.
 
     Where there are fewer slots than labels, those left over take the slot that fits them best.
     """
@@ -257,7 +257,7 @@ def _best_slots(
                 si_sdr_improvement(scene.mixture, scene.references[label], estimate, sample_rate)
                 for estimate in estimates
             ]
-            for label in asked
+            for label in queried
         ]
     )
     gains = np.nan_to_num(gains)  # a label that rests fits every slot alike

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vimss.model.apply import separate, separate_all
+from vimss.model.apply import separate_all, separate_blocks
 from vimss.model.config import Op, Site
 from vimss.model.networks.wave_u_net import WaveUNetConfig
 from vimss.model.networks.wave_u_net.network import WaveUNet
@@ -258,7 +258,7 @@ def separation(args: argparse.Namespace) -> None:
     seconds = take_turns(
         {
             f"naive, {some} windows": lambda: [forward(naive, window)() for _ in range(some)],
-            "apply": lambda: [None for _ in separate(separator, mixture)],
+            "apply": lambda: [None for _ in separate_blocks(separator, mixture)],
         },
         1 if args.quick else 4,
     )
@@ -287,7 +287,7 @@ def separate_minutes(minutes: int) -> None:
     separator = build(filters=8).eval()
     mixture = torch.empty(1, 60 * minutes * RATE).uniform_(-0.1, 0.1)
     before = _megabytes("VmRSS")
-    for _ in separate(separator, mixture):
+    for _ in separate_blocks(separator, mixture):
         pass
     print(_megabytes("VmHWM") - before)
 

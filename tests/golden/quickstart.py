@@ -30,7 +30,7 @@ COLUMNS = {
     "pieces_sir": "SIR",
     "pieces_sar": "SAR",
 }
-UNSEEN = ("best", "unheard_timbres", "si_sdr_improvement")
+UNSEEN = ("best", "unseen_timbres", "si_sdr_improvement")
 """Where the improvement on timbres that training never saw stands; the next one is that on those of the corpus."""
 SEEN = ("best", "metrics", "si_sdr_improvement")
 

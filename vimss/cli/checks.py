@@ -15,7 +15,7 @@ def check_option_names(words: list[str]) -> None:
             raise ConfigError(
                 "an option must be one of those that --help lists",
                 got=repr(name),
-                fix="correct it; write ./ before a file whose name begins with -",
+                fix="correct it; write ./ before a file whose name starts with -",
             )
 
 

@@ -1,4 +1,4 @@
-"""What evaluation found, as records: scores of sources and of mixtures, and the figures of a row made of them.
+"""The results of evaluation as records: scores of sources and of mixtures, and the figures of a row made of them.
 
     evaluation = Evaluation.of(part, "test")
     evaluation.two_sources.si_sdr_improvement, evaluation.median("sdr", sources=2)
@@ -19,9 +19,9 @@ from vimss.intervals import Interval, interval_over_pieces, weighted_mean, weigh
 from vimss.metrics import CONVENTIONS
 
 PIECE_FIGURES = ("si_sdr_improvement", "sdr", "sir", "sar", "pes", "eps")
-"""Of whole pieces: fields of SourceScore."""
+"""Metrics on whole pieces: fields of SourceScore."""
 MIXTURE_FIGURES = ("si_sdr_improvement", "label_contrast", "absent_level")
-"""Of two-source mixtures: fields of MixtureScore, and medians in TwoSources."""
+"""Metrics on two-source mixtures: fields of MixtureScore, and medians in TwoSources."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,13 +43,13 @@ class Values:
 
     @property
     def interval(self) -> Interval | None:
-        """Of the median, over pieces."""
+        """The confidence interval of the median, over pieces."""
         known = np.isfinite(self.values)
         values, pieces = self.values[known], list(itertools.compress(self.pieces, known))
         return interval_over_pieces(pieces, lambda weights: weighted_median(values, weights))
 
     def interval_above(self, other: "Values", mean: bool = False) -> Interval | None:
-        """Of the difference of two medians, or means, of the same sources."""
+        """The confidence interval of the difference of two medians, or means, of the same sources."""
         of = weighted_mean if mean else weighted_median
         return interval_over_pieces(self.pieces, lambda weights: of(self.values, weights) - of(other.values, weights))
 
@@ -81,7 +81,7 @@ class MixtureScore(Config):
     labels: tuple[str, ...]
     si_sdr_improvement: tuple[float, ...] = Field(description="of each label")
     label_contrast: tuple[float, ...] = Field(description="of each label for which it is defined")
-    absent_level: tuple[float, ...] = Field(description="of the absent label that was asked for, if any was")
+    absent_level: tuple[float, ...] = Field(description="of the queried absent label, if there is one")
 
 
 class TwoSources(Config):
@@ -141,11 +141,11 @@ class Part:
     mixtures: tuple[MixtureScore, ...]
     scores: tuple[SourceScore, ...]
     seconds: float = 0.0
-    """Of sound that was separated."""
+    """Seconds of sound that were separated."""
 
 
 class Evaluation(Config):
-    """What one system reaches on one split."""
+    """The results of one system on one split."""
 
     system: str
     weights: str = Field("", description="SHA-256 of the model's weights; empty where nothing was trained")

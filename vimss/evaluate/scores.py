@@ -3,8 +3,8 @@
     evaluation = evaluate(model_system(folder, manifest, "best trial"), manifest, "test")
     evaluation.two_sources.si_sdr_improvement
 
-All models are scored per label, whatever they are conditioned on. Of a label that a model of the table does not know,
-the stem stays in every mixture, but no system is told of it, and it is not scored.
+All models are scored per label, whatever they are conditioned on. Of a label that a model of the table lacks,
+the stem stays in every mixture, but no system is conditioned on it, and it is not scored.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -38,7 +38,7 @@ def evaluate_piece(system: System, piece: Scene, sample_rate: int) -> list[Sourc
     labels = sorted(piece.references)
     estimates = system(piece, labels)
     references = np.stack([piece.references[label] for label in labels])
-    # BSS Eval must know all that sounds. What stands in for estimates that nobody asked for changes no other figure.
+    # BSS Eval needs all sounding sources. The placeholder for an estimate that was not queried changes no other figure.
     others = [references[:0], *(stem[None] for stem in piece.unscored.values())]
     ratios = bss_eval_v4(
         np.concatenate([references, *others]), np.concatenate([estimates, *others]).astype(estimates.dtype), sample_rate
@@ -63,11 +63,11 @@ def evaluate_piece(system: System, piece: Scene, sample_rate: int) -> list[Sourc
 
 
 def evaluate_two_sources(system: System, manifest: Manifest, split: str) -> TwoSources:
-    """Fixed mixtures of two instruments, the same for every system: how well, and what asking for a label does.
+    """Fixed mixtures of two instruments, the same for every system: separation quality and the effect of the query.
 
     They are the corpus's own pairs where it has a frozen list of them for its test split, else drawn ones. The label
     that does not sound is one that the train split has. Contrast is NaN for a system without a context, and the absent
-    level for one that cannot be asked for a label.
+    level for one whose outputs have no labels.
     """
     return TwoSources.of(score_mixtures(system, manifest, split))
 
@@ -84,7 +84,7 @@ def score_mixtures(
     Mixtures in which none of the labels sounds are left out.
     """
     chosen = range(count_mixtures(manifest, split)) if numbers is None else numbers
-    # Labels that training has never heard tell nothing about a model.
+    # Labels without a training example say nothing about a model.
     trained = {label for piece in manifest.pieces if piece.split == "train" for label in piece.instruments}
     known = [label for label in manifest.recipe.labels if label in (trained if labels is None else labels)]
     scores = []
@@ -104,13 +104,13 @@ def _score_mixture(
     system: System, mixture: Mixture, scene: Scene, absent: Sequence[str], sample_rate: int
 ) -> MixtureScore:
     labels, number = sorted(scene.references), int(scene.name)
-    asked = [*labels, absent[number % len(absent)]] if system.ordered and absent else labels
-    estimates = system(scene, asked)
+    queried = [*labels, absent[number % len(absent)]] if system.ordered and absent else labels
+    estimates = system(scene, queried)
     gains, contrasts = [], []
     for index, label in enumerate(labels):
         reference = scene.references[label]
         gains.append(si_sdr_improvement(scene.mixture, reference, estimates[index], sample_rate))
-        wrong = _wrong_output(system, scene, asked, estimates, index)
+        wrong = _wrong_output(system, scene, queried, estimates, index)
         if wrong is not None:
             contrasts.append(_si_sdr(reference, estimates[index]) - _si_sdr(reference, wrong))
     return MixtureScore(
@@ -120,12 +120,12 @@ def _score_mixture(
         labels=tuple(labels),
         si_sdr_improvement=tuple(gains),
         label_contrast=tuple(contrasts),
-        absent_level=(level_db(estimates[-1], scene.mixture),) if len(asked) > len(labels) else (),
+        absent_level=(level_db(estimates[-1], scene.mixture),) if len(queried) > len(labels) else (),
     )
 
 
 def _wrong_output(
-    system: System, scene: Scene, asked: Sequence[str], estimates: Float[np.ndarray, "s c t"], index: int
+    system: System, scene: Scene, queried: Sequence[str], estimates: Float[np.ndarray, "s c t"], index: int
 ) -> Float[np.ndarray, "c t"] | None:
     """The output for a label of a mixture of two under a wrong context; None where that is not defined."""
     labels = sorted(scene.references)
@@ -133,16 +133,16 @@ def _wrong_output(
         return None
     if system.wrong_context == "other":
         return estimates[1 - index]
-    return system.exchanged(scene, labels[index], asked[-1]) if len(asked) > len(labels) else None
+    return system.exchanged(scene, labels[index], queried[-1]) if len(queried) > len(labels) else None
 
 
 def _si_sdr(reference: Float[np.ndarray, "c t"], estimate: Float[np.ndarray, "c t"]) -> float:
-    """Of all channels together."""
+    """SI-SDR of all channels together."""
     return si_sdr(reference.reshape(-1), estimate.reshape(-1)).item()
 
 
 def two_source_spec(manifest: Manifest, split: str) -> FixedSpec:
-    """The mixtures of two that systems are scored on, whatever they see; the frozen pairs of a corpus where it has
+    """The mixtures of two that systems are scored on, with any views; the frozen pairs of a corpus where it has
     some.
     """
     recipe = manifest.recipe
@@ -156,7 +156,7 @@ def two_source_spec(manifest: Manifest, split: str) -> FixedSpec:
 def two_source_mixtures(
     system: System, manifest: Manifest, split: str, numbers: Sequence[int] | None = None
 ) -> Iterator[Mixture]:
-    """The mixtures of `two_source_spec` with these numbers, all where not given, as a system hears and sees them."""
+    """The mixtures of `two_source_spec` with these numbers, all where not given, with the views that a system needs."""
     spec = two_source_spec(manifest, split)
     window = Window(spec.samples, spec.samples, manifest.recipe.sample_rate)
     return mixtures_of(fixed_set(manifest, spec), manifest, window, system.views, numbers)

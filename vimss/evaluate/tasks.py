@@ -28,7 +28,7 @@ class Table:
     shards: Path
     split: str
     labels: tuple[str, ...] | None = None
-    """Those that every model of the table knows; without, all of the shards, of whose recipe the models must be."""
+    """Those that every model of the table has; without, all of the shards, of whose recipe the models must be."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class EvaluationTask:
 
     @property
     def seconds(self) -> float:
-        """Of sound that is separated."""
+        """Seconds of sound that the row separates."""
         return self.shard.seconds if self.shard is not None else len(self.mixtures or ()) * TWO_SOURCE_SECONDS
 
 

@@ -1,12 +1,12 @@
-"""How long a file says that it is, against what is there of it.
+"""The length that a file claims, against what is there of it.
 
     with opened(path) as container:
         shortfall(container, container.streams.audio[0], path, end=1.0, reached=1.0)  # "1.0 s of 2.0 s", or None
 
-Three kinds of files tell that they were cut off: their header holds a length in seconds (MP3, FLAC, MP4, Matroska), the
+Truncation shows in three kinds of files: their header holds a length in seconds (MP3, FLAC, MP4, Matroska), the
 size in bytes of the part that holds the sound (WAV, AIFF, CAF, AVI), or they end in a mark (Ogg, JPEG). Headers of
 writers that could not know the length, such as those into a pipe, claim nothing, and lengths that FFmpeg estimates from
-a bit rate are no claims. AAC, AC-3, AMR and MPEG streams do not tell.
+a bit rate are no claims. AAC, AC-3, AMR and MPEG streams claim nothing.
 """
 
 import io
@@ -22,10 +22,10 @@ TOLERANCE = 0.1
 MOST_BEHIND = 4096
 """Bytes behind the sound that may be a tag or padding."""
 AVI_TOLERANCE = 1.0
-"""Seconds; the lengths in AVI count from where the sound should have begun."""
+"""Seconds; the lengths in AVI count from where the sound should have started."""
 IN_SECONDS = {"mov", "matroska", "flv", "aiff", "au", "caf", "flac", "tta", "wv"}
 IN_SECONDS |= {"ape", "tak", "mpc", "mpc8", "dsf", "nistsphere"}
-"""Demuxers whose duration is what the file says; others estimate it."""
+"""Demuxers whose duration is the file's claim; others estimate it."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Shortfall:
 
 
 def shortfall(container: Any, stream: Any, source: Path | bytes, end: float, reached: float) -> Shortfall | None:
-    """What is missing of a stream; None where it is whole, or does not tell.
+    """What is missing of a stream; None where it is whole, or claims nothing.
 
     Args:
         container: open, and read to its end.
@@ -75,7 +75,7 @@ def shortfall(container: Any, stream: Any, source: Path | bytes, end: float, rea
 
 
 def early_shortfall(container: Any, stream: Any, source: Path | bytes) -> Shortfall | None:
-    """What `shortfall` would say of a cut file, before anything was decoded, where that is certain.
+    """What `shortfall` would return for a truncated file, before decoding, where that is certain.
 
     So that the refusal of an hour of sound need not wait for its last second. Files whose bytes are not those of this
     stream alone (AVI, Matroska), or of no known number (MP3, FLAC), show it at their end only.
@@ -113,7 +113,7 @@ def _short_chunk(kind: str, file: io.BufferedIOBase, end: float) -> Shortfall | 
 
 
 def _more_behind(kind: str, file: io.BufferedIOBase, end: float) -> Shortfall | None:
-    """What lies behind the sound that the header tells of, and is not read by any player.
+    """What follows the sound that the header describes; no player reads it.
 
     A recorder that lost its power leaves the length that it had noted last; joined files keep that of the first.
     """
@@ -134,7 +134,7 @@ def _more_behind(kind: str, file: io.BufferedIOBase, end: float) -> Shortfall | 
         behind = size - seconds[0] if seconds else 0
     if behind < MOST_BEHIND:
         return None
-    note = f"{behind} bytes behind the first {end:.1f} s are not read: joined to it, or not told of in its header"
+    note = f"{behind} bytes behind the first {end:.1f} s are not read: joined to it, or not in its header"
     return Shortfall(note, cut=False)
 
 
@@ -156,7 +156,7 @@ def _damaged(end: float, claimed: float) -> Shortfall:
 
 
 def breaks_off(source: Path | bytes) -> str:
-    """Why a file that cannot be opened has no end, as far as its structure tells; "" where it does not."""
+    """Why a file that cannot be opened has no end, where its structure shows it; "" where it does not."""
     with _open(source) as file:
         head = file.read(16)
         size = file.seek(0, io.SEEK_END)

@@ -105,12 +105,12 @@ def sound_streams(container: Any) -> list[Any]:
 
 
 def start_of(stream: Any) -> float:
-    """Where a stream begins, in the file's own seconds."""
+    """Where a stream starts, in the file's own seconds."""
     return float((stream.start_time or 0) * stream.time_base)
 
 
 def time_zero(container: Any) -> float:
-    """Where reading begins, in the file's own seconds."""
+    """Where reading starts, in the file's own seconds."""
     first = picture_stream(container) or next(iter(sound_streams(container)), None)
     return start_of(first) if first else 0.0
 
@@ -128,7 +128,7 @@ def check_picture_bytes(count: int, size: tuple[int, ...], name: str) -> None:
 def check_whole(
     container: Any, stream: Any, source: Source, end: float, reached: float, *, allowed: bool, notes: list[str]
 ) -> None:
-    """FFmpeg ends a truncated file without an error; most headers still tell how long it should have been.
+    """FFmpeg ends a truncated file without an error; most headers still hold the length that it should have had.
 
     Args:
         container: read to its end.

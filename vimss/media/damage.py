@@ -15,11 +15,11 @@ import av
 from vimss.errors import MediaError
 
 CHECKED = {"flac", "wavpack", "tta"}
-"""Codecs whose blocks carry a checksum that FFmpeg looks at only if it is told to: damage would be heard as noise."""
+"""Codecs whose blocks carry a checksum that FFmpeg verifies only on request: otherwise damage becomes audible noise."""
 COUNTED = {"mp3", "aac", "loas", "ac3", "eac3", "dts", "dtshd", "mlp", "truehd", "amr"}
 """Containers without time stamps."""
 RESTART_SECONDS = 1.0
-"""Time stamps that jump back by more than this begin another recording, which was joined to the first."""
+"""Time stamps that jump back by more than this start another recording, joined to the first."""
 DISCONTINUOUS = {"mpegts", "mpeg"}
 JUMP_SECONDS = 10.0
 """So do those of MPEG streams that jump ahead by more than this, as for FFmpeg's own programs; in other files such a
@@ -32,7 +32,7 @@ MOST_ODD_SECONDS = 1.0
 
 @dataclass
 class Losses:
-    """What was lost in reading a sound stream."""
+    """The losses in reading a sound stream."""
 
     skipped: int = 0
     """Packets that could not be decoded."""
@@ -46,7 +46,7 @@ class Losses:
     """Whether something was skipped since the last frame."""
     gave_up: bool = False
     holes: list[tuple[float, float]] = field(default_factory=list)
-    """Where silence stands for sound that is missing: second and length."""
+    """Where silence replaces missing sound: second and length."""
     restarts: list[float] = field(default_factory=list)
     """Seconds where the time stamps began again."""
     reached: dict[int, int] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class Losses:
         self.fresh = True
 
     def notes(self) -> list[str]:
-        """What was lost, in sentences."""
+        """The losses, in sentences."""
         found = []
         if self.skipped:
             pieces = "1 damaged piece" if self.skipped == 1 else f"{self.skipped} damaged pieces"
@@ -85,7 +85,7 @@ class Losses:
         if self.restarts:
             seconds = ", ".join(f"{second:.1f} s" for second in self.restarts[:5])
             found.append(
-                f"recordings that were joined are read one after the other; the time begins again at {seconds}"
+                f"recordings that were joined are read one after the other; the time starts again at {seconds}"
             )
         if self.gave_up:
             found.append(f"the file cannot be read beyond {self.seconds:.1f} s")
@@ -121,7 +121,7 @@ def decoded_frames(container: Any, stream: Any, losses: Losses) -> Iterator[Any]
 
 
 def restarts(container: Any, time: float, ahead: float) -> bool:
-    """Whether a time stamp that is `ahead` seconds from where it should be begins another recording, or is damaged."""
+    """Whether a time stamp that is `ahead` seconds from where it should be starts another recording, or is damaged."""
     if ahead < -RESTART_SECONDS:
         return True
     last = ((container.start_time or 0) + (container.duration or 0)) / av.time_base
@@ -130,7 +130,7 @@ def restarts(container: Any, time: float, ahead: float) -> bool:
 
 
 def _packets(container: Any, losses: Losses) -> Iterator[Any]:
-    """Packets of all streams; reading goes on after an error, where the demuxer does."""
+    """Packets of all streams; reading continues after an error, where the demuxer does."""
     packets, failures = container.demux(), 0
     while failures < MOST_FAILURES:
         try:

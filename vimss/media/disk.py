@@ -52,7 +52,7 @@ class DiskAudio:
         self._write(self.samples, block)
 
     def add(self, begin: int, block: Float32[np.ndarray, "c n"]) -> None:
-        """Add samples to what is there from `begin` on, which may go beyond the end."""
+        """Add samples to those from `begin` on, possibly beyond the end."""
         there = self.read(begin, min(begin + block.shape[1], self.samples))
         total = block.copy()
         total[:, : there.shape[1]] += there
@@ -64,7 +64,7 @@ class DiskAudio:
         self.samples = samples
 
     def read(self, first: int, last: int) -> Float32[np.ndarray, "c n"]:
-        """The samples from `first` to `last`, as far as there are."""
+        """The samples from `first` to `last`, fewer at the end."""
         count = max(0, min(last, self.samples) - first)
         self._file.seek(first * self.channels * 4)
         data = bytearray(count * self.channels * 4)

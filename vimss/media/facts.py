@@ -1,4 +1,4 @@
-"""What a media file says of itself: its length, streams and metadata.
+"""The metadata of a media file: its length, streams and metadata.
 
 probe(Path("quartet.mp4")).size   # (height, width) as a viewer sees it
 """
@@ -17,7 +17,7 @@ from vimss.media.picture import shown_size
 
 @dataclass(frozen=True)
 class Probe:
-    """What a media file says of itself."""
+    """The metadata of a media file."""
 
     seconds: float
     sample_rate: int | None
@@ -28,11 +28,11 @@ class Probe:
     frame_rate: float
     """Pictures per second; 0 where the file has no picture."""
     picture_seconds: float
-    """Length of the picture; that of the file where it does not tell, 0 where there is no picture."""
+    """Length of the picture; that of the file where it is not given, 0 where there is no picture."""
     sound_seconds: tuple[float, ...]
-    """Length of each sound stream that can be decoded, in their order; that of the file where it tells none of them."""
+    """Length of each sound stream that can be decoded, in their order; that of the file where none is given."""
     metadata: Mapping[str, str]
-    """What stands as `key=value` in the file's comment, such as `instruments=vn, cl`; a value ends before the next key
+    """The `key=value` entries in the file's comment, such as `instruments=vn, cl`; a value ends before the next key
     or with its line."""
 
     @property
@@ -63,12 +63,12 @@ def probe(path: Path) -> Probe:
 
 
 def _seconds(stream: Any, otherwise: float) -> float:
-    """How long a stream is, as far as its header has it."""
+    """The length of a stream, where its header has it."""
     return float(stream.duration * stream.time_base) if stream.duration else otherwise
 
 
 def _values(comment: str) -> dict[str, str]:
-    """Key to value, for what stands as `key=value` in a comment."""
+    """Key to value, for the `key=value` entries of a comment."""
     found: dict[str, str] = {}
     for line in comment.splitlines():
         _, *parts = re.split(r"(\w+)\s*=", line)

@@ -1,4 +1,4 @@
-"""Which files are opened, and what a file that cannot be opened is, in words.
+"""The kinds of files that are opened, and a description of a file that cannot be.
 
 unreadable(Path("song.mp3"), "Invalid data found")   # "a web page", "download the recording itself, not its page"
 """
@@ -54,7 +54,7 @@ PLAYLISTS = (b"#extm3u", b"[playlist]", b"ffconcat", b"<asx", b"<?wpl", b"<smil"
 
 
 def unreadable(source: Path | bytes, error: str) -> tuple[str, str]:
-    """What a file that FFmpeg refuses is, and what to do about it; FFmpeg's own word never stands alone."""
+    """A description of a file that FFmpeg refuses, and the fix, beside FFmpeg's own message."""
     if isinstance(source, Path):
         with source.open("rb") as file:
             head = file.read(HEAD_BYTES)
@@ -85,7 +85,7 @@ def _is_text(head: bytes) -> bool:
     """Whether the first bytes of a file are text: UTF-8, or UTF-16 with a byte order mark, as Windows writes it."""
     encoding = "utf-16" if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
-        # The last character may be cut off where the file goes on.
+        # The last character may be cut off where the file is longer.
         text = codecs.getincrementaldecoder(encoding)().decode(head, final=len(head) < HEAD_BYTES)
     except UnicodeDecodeError:
         return False

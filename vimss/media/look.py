@@ -35,7 +35,7 @@ def read_video(
     """The picture of a file, scaled to `size` (height, width) and resampled to `frame_rate` pictures per second.
 
     Row j is what a viewer sees at (j + 0.5) / frame_rate seconds, of the first `seconds` of the file. Players side by
-    side in equal columns are read in one pass: ask for the width of all of them and split the result.
+    side in equal columns are read in one pass: crop the width of all of them and split the result.
 
     Raises:
         MediaError: no such file, no media, no picture, empty, cut off, or more than MAX_PICTURE_BYTES.
@@ -56,7 +56,7 @@ def read_crops(
     allow_truncated: bool = False,
     notes: list[str] | None = None,
 ) -> list[UInt8[np.ndarray, "v h w 3"]]:
-    """What lies in each box of the picture, scaled to a square of `size` pixels, over `seconds` from `begin` on.
+    """The crop of each box of the picture, scaled to a square of `size` pixels, over `seconds` from `begin` on.
 
     Row j is what a viewer sees at begin + (j + 0.5) / frame_rate seconds; a file that ends earlier keeps its last
     picture. `columns` gives the boxes of players side by side. `notes` get a sentence about what is missing.
@@ -85,7 +85,7 @@ def read_images(
     allow_truncated: bool = False,
     notes: list[str] | None = None,
 ) -> list[UInt8[np.ndarray, "v h w 3"]]:
-    """What lies in each box of JPEG files, one row per path, scaled to a square of `size` pixels as by `read_crops`.
+    """The crop of each box of JPEG files, one row per path, scaled to a square of `size` pixels as by `read_crops`.
 
     A path that repeats is read once. `notes` get a sentence about each file that was cut off.
 
@@ -94,17 +94,17 @@ def read_images(
 
     """
     check_picture_bytes(len(paths), (size, len(boxes) * size), str(paths[0]))
-    seen: dict[Path, UInt8[np.ndarray, "h w 3"]] = {}
+    pictures: dict[Path, UInt8[np.ndarray, "h w 3"]] = {}
     for path in dict.fromkeys(paths):
         met: list[str] = []
         with opened(path) as container:
             for picture in picture_frames(container, path, allow_truncated=allow_truncated, notes=met):
-                seen[path] = _crop(picture.upright(*picture.size), boxes, size, str(path))
+                pictures[path] = _crop(picture.upright(*picture.size), boxes, size, str(path))
         if notes is not None:
             notes += [f"{path.name}: {note}" for note in met]
-        if path not in seen:
+        if path not in pictures:
             raise MediaError(f"{path} must hold a picture", got="none that can be decoded", fix="copy it again")
-    return _apart(np.stack([seen[path] for path in paths]), size)
+    return _apart(np.stack([pictures[path] for path in paths]), size)
 
 
 def columns(path: Path, players: int) -> list[Box]:
@@ -125,7 +125,7 @@ def middle_square(path: Path) -> Box:
 def _crop(
     picture: UInt8[np.ndarray, "y x 3"], boxes: Sequence[Box], size: int, name: str
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """What lies in each box, side by side."""
+    """The crop of each box, side by side."""
     height, width = picture.shape[:2]
     for left, top, right, bottom in boxes:
         if not (0 <= left < right <= width and 0 <= top < bottom <= height):
@@ -159,7 +159,7 @@ def _picture_size(path: Path) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class _Span:
-    """Which pictures are read."""
+    """The times of the pictures that are read."""
 
     frame_rate: float
     begin: float
@@ -175,7 +175,7 @@ def _read_pictures(
     size: tuple[int, int],
     span: _Span,
 ) -> UInt8[np.ndarray, "v h w 3"]:
-    """What is on screen at begin + (j + 0.5) / frame_rate, as far as the file goes; each frame is converted once."""
+    """The picture on screen at begin + (j + 0.5) / frame_rate, until the file ends; each is converted once."""
     name, begin, end = name_of(source), span.begin, span.begin + span.seconds
     rows: list[UInt8[np.ndarray, "h w 3"]] = []
 

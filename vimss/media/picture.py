@@ -117,7 +117,7 @@ def picture_frames(
 def shown_size(container: Any, source: Source) -> tuple[int, int] | None:
     """Height and width of the picture as a viewer sees it; None where the file has none.
 
-    Only the first picture tells how it is turned: MP4, Matroska, H.264 and EXIF keep that in places of their own.
+    Only the first picture gives the rotation: MP4, Matroska, H.264 and EXIF keep that in places of their own.
     """
     stream = picture_stream(container)
     if stream is None:
@@ -140,7 +140,7 @@ def _turn(frame: Any) -> Turn:
     try:
         data = frame.side_data.get("DISPLAYMATRIX")
     except ValueError:
-        # PyAV 18.1 knows no side data newer than FFmpeg 7.1 (EXIF is one): what is left is the angle, without flips.
+        # PyAV 18.1 reads no side data newer than FFmpeg 7.1 (EXIF is one): what is left is the angle, without flips.
         quarter = round(frame.rotation / 90) % 4
         return (UPRIGHT, EXIF_TURNS[7], EXIF_TURNS[2], EXIF_TURNS[5])[quarter]
     if data is None:

@@ -1,10 +1,10 @@
-"""What reading a sound stream found, as numbers and as sentences for the one who waits for stems.
+"""A report on a sound stream that was read, as numbers and as sentences for the user of `vimss separate`.
 
 report = SoundReport()
 read_audio(Path("duet.mkv"), 22050, report=report)
-report.sentence   # heard stream 0 of 2, stereo, 44.1 kHz, 63.0 s, -18.3 dBFS
-report.notes      # what the file lacks, and what stands there instead
-report.warnings   # advice, where what was heard is silent, cancels out or is far too loud
+report.sentence   # read stream 0 of 2, stereo, 44.1 kHz, 63.0 s, -18.3 dBFS
+report.notes      # what the file lacks, and what replaces it
+report.warnings   # advice, where the sound is silent, cancels out or is far too loud
 """
 
 import math
@@ -27,7 +27,7 @@ LOUD_DB = 20.0
 
 @dataclass
 class SoundReport:
-    """What reading a sound stream found; complete once the last block was read."""
+    """A report on a sound stream; complete once the last block was read."""
 
     stream: int = 0
     """Number of the stream that was read, from 0."""
@@ -37,7 +37,7 @@ class SoundReport:
     channels: tuple[str, ...] = ()
     """FFmpeg's names of the stream's channels: FL, FR, FC, LFE and so on."""
     sample_rate: int = 0
-    """Of the stream, before resampling."""
+    """The stream's rate, before resampling."""
     seconds: float = 0.0
     peak: float = 0.0
     """Largest absolute sample of what was given, after mapping to mono or stereo; full scale is 1."""
@@ -47,8 +47,8 @@ class SoundReport:
     """Mean squares of left, right, mid and side at the file's own rate; empty where the stream is mono."""
     notes: list[str] = field(default_factory=list)
     """Sentences about what was skipped, was filled with silence, or is missing."""
-    heard: int = 0
-    """Samples of the stream that `energies` have seen."""
+    counted: int = 0
+    """Samples of the stream that are counted in `energies`."""
 
     @property
     def level_db(self) -> float:
@@ -62,13 +62,13 @@ class SoundReport:
     def add_sides(self, left: Float32[np.ndarray, " n"], right: Float32[np.ndarray, " n"]) -> None:
         """Count a block of the stream in `energies`."""
         both = [float(np.dot(one, other)) for one, other in ((left, left), (right, right), (left, right))]
-        # What rounding leaves of a sum that cancels may be negative.
+        # Rounding may leave a negative rest of a sum that cancels.
         mid, side = (max(0.0, both[0] + both[1] + sign * 2 * both[2]) / 4 for sign in (1, -1))
         sums: dict[Channel, float] = {"left": both[0], "right": both[1], "mid": mid, "side": side}
-        heard = self.heard + len(left)
-        for channel, total in sums.items() if heard else ():
-            self.energies[channel] = (self.energies.get(channel, 0.0) * self.heard + total) / heard
-        self.heard = heard
+        counted = self.counted + len(left)
+        for channel, total in sums.items() if counted else ():
+            self.energies[channel] = (self.energies.get(channel, 0.0) * self.counted + total) / counted
+        self.counted = counted
 
     def add_given(self, block: Float32[np.ndarray, "c n"], sample_rate: int) -> None:
         """Count a block of what is given in `seconds`, `peak` and `energy`."""
@@ -82,18 +82,18 @@ class SoundReport:
 
     @property
     def sentence(self) -> str:
-        """What was heard, such as: heard stream 0 of 2, stereo, 44.1 kHz, 63.0 s, -18.3 dBFS."""
+        """A summary such as: read stream 0 of 2, stereo, 44.1 kHz, 63.0 s, -18.3 dBFS."""
         number = f"stream {self.stream} of {self.streams}, " if self.streams > 1 else ""
         layouts = {1: "mono", 2: "stereo"}
         layout = layouts.get(len(self.channels), f"{len(self.channels)} channels ({' '.join(self.channels)})")
         part = "" if self.channel == "all" else f"the {self.channel} of "
         return (
-            f"heard {number}{part}{layout}, {self.sample_rate / 1000:g} kHz, {self.seconds:.1f} s, {_dbfs(self.energy)}"
+            f"read {number}{part}{layout}, {self.sample_rate / 1000:g} kHz, {self.seconds:.1f} s, {_dbfs(self.energy)}"
         )
 
     @property
     def warnings(self) -> list[str]:
-        """Advice, where what was heard is silent, cancels out or is far too loud; empty where all is well."""
+        """Advice, where the sound is silent, cancels out or is far too loud; empty where all is well."""
         advice = [self._cancelling(), self._silent(), self._loud()]
         return [sentence for sentence in advice if sentence]
 
@@ -112,7 +112,7 @@ class SoundReport:
             return ""
         return (
             f"left and right cancel out: their mean has {_dbfs(self.energies['mid'])}, {louder} alone "
-            f"{_dbfs(self.energies[louder])}. Hear one of them with --channel {louder}"
+            f"{_dbfs(self.energies[louder])}. Read one of them with --channel {louder}"
         )
 
     def _silent(self) -> str:
@@ -125,9 +125,9 @@ class SoundReport:
             advice.append(f"--channel {loudest} has {_dbfs(self.energies[loudest])}")
         if self.streams > 1:
             other = 1 if self.stream == 0 else 0
-            advice.append(f"the file has {self.streams} sound streams: --stream {other} hears another one")
+            advice.append(f"the file has {self.streams} sound streams: --stream {other} reads another one")
         advice = advice or ["check that the file is the right one, and that it was recorded at a usual level"]
-        return f"what was heard is silent, {_dbfs(self.energy)}: {'; '.join(advice)}"
+        return f"the sound is silent, {_dbfs(self.energy)}: {'; '.join(advice)}"
 
     def _loud(self) -> str:
         if _db(self.peak**2) <= LOUD_DB:

@@ -56,7 +56,7 @@ a subwoofer, and nobody would hear it."""
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is read of a file."""
+    """The part of a file that is read."""
 
     channels: int = 1
     stream: int = 0
@@ -69,7 +69,7 @@ def sound_blocks(
 ) -> Iterator[tuple[Float32[np.ndarray, "c n"], int]]:
     """Blocks of a sound stream from time zero on, mapped to `wanted.channels`, all with one sample rate.
 
-    Where packets are damaged or missing, silence stands for as long as the time stamps tell.
+    Where packets are damaged or missing, silence fills the time between the time stamps.
     """
     name = name_of(source)
     stream, count, rate, losses = _numbered_sound(container, wanted.stream, source), 0, 0, Losses()
@@ -105,7 +105,7 @@ def sound_blocks(
         losses.fresh = False
         samples = samples[:, max(0, -position) :]  # what comes before the picture
         _check_samples(samples, count / rate, rate, name)
-        yield _heard(samples, frame, wanted, name, report), rate
+        yield _selected(samples, frame, wanted, name, report), rate
         count += samples.shape[1]
         losses.seconds = count / rate
     report.notes += losses.notes()
@@ -155,10 +155,10 @@ def _samples(frame: Any) -> Float32[np.ndarray, "c n"]:
     return values / -float(np.iinfo(kind).min) if kind.kind == "i" else values
 
 
-def _heard(
+def _selected(
     samples: Float32[np.ndarray, "c n"], frame: Any, wanted: Wanted, name: str, report: SoundReport
 ) -> Float32[np.ndarray, "k n"]:
-    """What is wanted of a block of all channels."""
+    """The requested channels of a block of all channels."""
     names = tuple(channel.name for channel in frame.layout.channels)
     if "NONE" in names and len(names) in LAYOUTS:
         names = tuple(LAYOUTS[len(names)].split())
@@ -167,7 +167,7 @@ def _heard(
         report.notes += _layout_notes(frame, names)
         if wanted.channel == "side" and len(names) == 1:
             raise MediaError(
-                f"{name} must have two channels to hear their difference", got="mono", fix="leave --channel side out"
+                f"{name} must have two channels for their difference", got="mono", fix="leave --channel side out"
             )
     if len(samples) == 1:
         return np.repeat(samples, wanted.channels, axis=0)

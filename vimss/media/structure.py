@@ -3,7 +3,7 @@
     with open("a.wav", "rb") as file:
         media_chunk("wav", file)   # Chunk(begin=44, size=88200): where the sound should lie
 
-FFmpeg reads all of them too, but shortens what they say to what is there.
+FFmpeg reads all of them too, but shortens the lengths in them to what is there.
 """
 
 import io
@@ -17,7 +17,7 @@ PLACEHOLDERS = ((0x7EFFFF00, 0x7F0000FF), (0x7FFF0000, 0x8000FFFF), (0xFFFF0000,
 FARTHEST = 1 << 60
 """No file is as large; places beyond cannot be sought."""
 BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"styp")
-"""How files of the family of MP4 begin, after a size of 4 bytes."""
+"""How files of the MP4 family start, after a size of 4 bytes."""
 OGG_PAGE = 65307
 """Largest page of Ogg, bytes."""
 SAMPLES = {(3, 1): 384, (3, 2): 1152, (3, 3): 1152, (2, 1): 384, (2, 2): 1152, (2, 3): 576}
@@ -48,7 +48,7 @@ class Chunk:
 
 
 def media_chunk(kind: str, file: io.BufferedIOBase) -> Chunk | None:
-    """The last chunk that holds sound or picture; None where the file has none, or does not tell its size."""
+    """The last chunk that holds sound or picture; None where the file has none, or not its size."""
     chunks = {"wav": _riff, "avi": _avi, "aiff": _aiff, "caf": _caf, "w64": _w64, "mov": _fragments, "asf": _asf}
     if kind not in chunks:
         return None
@@ -66,7 +66,7 @@ def is_unknown(size: int) -> bool:
 
 
 def _riff(file: io.BufferedIOBase) -> Iterator[Chunk]:
-    """The `data` chunk of WAV and RF64, whose size RF64 tells in a chunk before."""
+    """The `data` chunk of WAV and RF64, whose size RF64 gives in an earlier chunk."""
     file.seek(12)
     large = 0
     for name, size in _headers(file, "little"):
@@ -125,7 +125,7 @@ def _w64(file: io.BufferedIOBase) -> Iterator[Chunk]:
 
 
 def mp4_boxes(file: io.BufferedIOBase) -> Iterator[tuple[bytes, int, int]]:
-    """Name, begin and size of the contents of each box of MP4 and QuickTime."""
+    """Name, offset and size of the contents of each box of MP4 and QuickTime."""
     while len(header := file.read(8)) == 8:
         size, name, head = int.from_bytes(header[:4], "big"), header[4:], 8
         if size == 1:
@@ -138,7 +138,7 @@ def mp4_boxes(file: io.BufferedIOBase) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _fragments(file: io.BufferedIOBase) -> Iterator[Chunk]:
-    """The `mdat` boxes of a fragmented MP4, whose index tells of no more than there is."""
+    """The `mdat` boxes of a fragmented MP4, whose index holds no more than there is."""
     fragmented = False
     for name, begin, size in mp4_boxes(file):
         fragmented = fragmented or name == b"moof"
@@ -147,7 +147,7 @@ def _fragments(file: io.BufferedIOBase) -> Iterator[Chunk]:
 
 
 def _asf(file: io.BufferedIOBase) -> Iterator[Chunk]:
-    """The data object, unless the file says that it was broadcast."""
+    """The data object, unless the file is marked as a broadcast."""
     head = file.read(30)
     length = int.from_bytes(head[16:24], "little")
     body = head + file.read(max(0, min(length, 1 << 20) - 30))
@@ -171,7 +171,7 @@ def _headers(file: io.BufferedIOBase, order: Any, width: int = 4) -> Iterator[tu
 
 
 def ogg_ends(file: io.BufferedIOBase) -> bool:
-    """Whether the last page of an Ogg file is whole and says that it is the last."""
+    """Whether the last page of an Ogg file is whole and marked as the last."""
     size = file.seek(0, io.SEEK_END)
     file.seek(max(0, size - 4 * OGG_PAGE))
     tail = file.read()
@@ -188,14 +188,14 @@ def ogg_ends(file: io.BufferedIOBase) -> bool:
 
 @dataclass(frozen=True)
 class Mp3Claim:
-    """What a Xing, Info or VBRI header says."""
+    """The content of a Xing, Info or VBRI header."""
 
     seconds: float
     """Without the encoder's delay and padding."""
     begin: int
-    """Where the first frame begins, which is the header's own."""
+    """Where the first frame starts, which is the header's own."""
     size: int
-    """Bytes from there on; 0 where the header does not say."""
+    """Bytes from there on; 0 where the header has no size."""
 
 
 def mp3_claim(file: io.BufferedIOBase) -> Mp3Claim | None:

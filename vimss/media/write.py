@@ -35,7 +35,7 @@ def encode_video(
     sample_rate: int = 44100,
     metadata: Mapping[str, str] | None = None,
 ) -> bytes:
-    """Pictures, and sound where there is some, as MP4: H.264 yuv420p and AAC, which every player and browser knows.
+    """Pictures, and sound where there is some, as MP4: H.264 yuv420p and AAC, which every player and browser supports.
 
     Equal input gives equal bytes: one thread, no dates, no encoder names in the container. There is a key frame each
     second. A picture of odd size is padded by its last row or column; `decode_video` takes the padding off.
@@ -94,7 +94,7 @@ def quantise(audio: Float[np.ndarray, "c t"]) -> Int16[np.ndarray, "c t"]:
 def write_wav(path: Path, audio: Float[np.ndarray, "c t"], sample_rate: int) -> float:
     """Write a 16-bit WAV that is complete or absent; returns the gain, below 1 where the sound would have clipped.
 
-    Nothing is clipped: a signal whose peak exceeds full scale is turned down as a whole.
+    Nothing is clipped: a signal whose peak exceeds full scale is scaled down as a whole.
     """
     gain = fitting_gain(audio)
     data = encode_audio(quantise(audio * gain), sample_rate)
@@ -113,14 +113,14 @@ def encode_audio(audio: Int16[np.ndarray, "c t"], sample_rate: int, kind: Litera
 def _encode_picture(
     container: Any, frames: UInt8[np.ndarray, "v h w 3"], frame_rate: float
 ) -> Iterator[tuple[float, Any]]:
-    """Add an H.264 stream, and give its packets with the second where each begins."""
+    """Add an H.264 stream, and give its packets with the second where each starts."""
     rate = Fraction(frame_rate).limit_denominator(1001)
     stream = container.add_stream("libx264", rate=rate)
     stream.height, stream.width = frames.shape[1:3]
     stream.pix_fmt = "yuv420p"
     # Key frames at fixed places alone, so that reading at a position costs the same everywhere.
     options = {"preset": "veryfast", "crf": "20", "g": str(max(1, round(rate))), "sc_threshold": "0", "threads": "1"}
-    # What x264 decides by looking ahead differed between processes: equal pictures gave other bytes in 9 of 24.
+    # x264's look-ahead decided differently between processes: equal pictures gave other bytes in 9 of 24.
     stream.options = options | {"x264-params": "rc-lookahead=0:mbtree=0:weightp=0"}
     stream.codec_context.flags |= av.codec.context.Flags.bitexact
     return _picture_packets(stream, frames, rate)
@@ -135,7 +135,7 @@ def _picture_packets(stream: Any, frames: UInt8[np.ndarray, "v h w 3"], rate: Fr
 
 
 def _encode_sound(container: Any, audio: Float[np.ndarray, "c t"], sample_rate: int) -> Iterator[tuple[float, Any]]:
-    """Add an AAC stream, and give its packets with the second where each begins."""
+    """Add an AAC stream, and give its packets with the second where each starts."""
     rate = next((rate for rate in AAC_RATES if rate >= sample_rate), AAC_RATES[-1])
     if rate != sample_rate:
         audio = soxr.resample(np.ascontiguousarray(audio.T, np.float32), sample_rate, rate).T

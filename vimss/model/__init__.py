@@ -1,4 +1,4 @@
-"""The network, which can be told what to listen for.
+"""The network, and what it can be conditioned on.
 
 A mixture and a context (labels, pictures or features of players) come in; one estimate per output goes out.
 

@@ -1,6 +1,6 @@
 """Separation of a recording of any length: block by block, and equal to one pass over the whole.
 
-    for block in separate(separator, mixture, context):
+    for block in separate_blocks(separator, mixture, context):
         file.write(block)                    # [s c u], the next u samples of every output
 
 A network moves its output along with its input only in steps of its stride, so blocks lie on that grid; each looks
@@ -42,16 +42,16 @@ SMALLEST_BLOCK = 65536
 
 
 DC_SECONDS = 0.1
-"""What is the same this long is no sound: the lowest note of a tuba or a double bass has a period of 0.03 s."""
+"""A signal that is constant for this long is silent: the lowest note of a tuba has a period of 0.03 s."""
 
 SILENCE = 1e-6
 """Samples below it, -120 dB of full scale, are silence: what rounding leaves where a file of zeros is resampled."""
 
 Read = Callable[[int, int], Float[Tensor, "c n"]]
-"""Gives the samples from the first to the last, exclusive, of a recording; it is asked for nothing beyond its ends."""
+"""Gives samples of a recording, from the first to the last, exclusive; never called beyond its ends."""
 
 
-def separate(
+def separate_blocks(
     separator: Separator,
     mixture: Float[Tensor, "c t"],
     context: Num[Tensor, "..."] | None = None,
@@ -108,7 +108,7 @@ def separate_all(
     progress: Callable[[float], None] | None = None,
 ) -> Float[Tensor, "s c t"]:
     """All outputs of a recording at once; see `separate`."""
-    blocks = list(separate(separator, mixture, context, block_samples, progress))
+    blocks = list(separate_blocks(separator, mixture, context, block_samples, progress))
     if blocks:
         return torch.cat(blocks, dim=-1)
     count = context.shape[0] if context is not None and separator.config.outputs == "queries" else separator.outputs
@@ -133,13 +133,13 @@ def _block(
     margin = -(-(width - 1) // shape.stride) * shape.stride
     low, high = max(start - margin, 0), min(stop + margin, length)
     outputs = _outputs(separator, read, encoded, (low, high), length)
-    heard = _read_padded(read, start - shape.reach, stop + shape.reach, length)
-    mixture = heard[:, shape.reach : shape.reach + stop - start].to("cpu", outputs.dtype)
-    gain = _sounding(heard.cpu(), shape.reach).to(outputs.dtype)
+    padded = _read_padded(read, start - shape.reach, stop + shape.reach, length)
+    mixture = padded[:, shape.reach : shape.reach + stop - start].to("cpu", outputs.dtype)
+    gain = _sounding(padded.cpu(), shape.reach).to(outputs.dtype)
     kept = torch.stack([_without_offset(row, width)[:, start - low : stop - low] for row in outputs]) * gain
     if separator.config.sums_to_mixture:
         kept[-1] = mixture - kept[:-1].sum(0)
-    return kept.to(heard.device)
+    return kept.to(padded.device)
 
 
 def _without_offset(row: Float[Tensor, "c n"], width: int) -> Float[Tensor, "c n"]:
@@ -167,14 +167,14 @@ def _window_sums(signal: Num[Tensor, "*b n"], width: int) -> Num[Tensor, "*b u"]
 def _outputs(
     separator: Separator, read: Read, encoded: Float[Tensor, "1 r v d"] | None, span: tuple[int, int], length: int
 ) -> Float[Tensor, "s c u"]:
-    """What the network gives for a stretch of the recording that begins on its grid, on the CPU."""
+    """The network's output for a stretch of the recording that starts on its grid, on the CPU."""
     (start, stop), shape = span, separator.geometry
     if not shape.border:
         first, offset = start - shape.context // 2, 0
         last = first + shape.input_samples(shape.window_at_least(stop - start))
     else:
         # Zeros pad every layer at the recording's own ends and nowhere else: at an inner border the block
-        # goes on until the wrong zeros are out of sight.
+        # continues until the wrong zeros are out of reach.
         end = -(-length // shape.stride) * shape.stride
         first, last = max(start - shape.border, 0), min(-(-stop // shape.stride) * shape.stride + shape.border, end)
         offset = start - first
@@ -211,7 +211,7 @@ def _run(
         return separator.network(batch, None)[0]
     frames = encoded.shape[2]
     grid = FrameGrid.spread(frames, length)
-    # Only the frames around this window: those further away have no say.
+    # Only the frames around this window: those further away have no effect.
     low = min(max(int((first - grid.first) // grid.step), 0), frames - 1)
     high = min(max(int((first + window.shape[1] - grid.first) // grid.step) + 2, low + 1), frames)
     here = FrameGrid(grid.first + low * grid.step - first, grid.step)

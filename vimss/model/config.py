@@ -37,7 +37,7 @@ class VisionConfig(Config):
     @model_validator(mode="after")
     def _sees_something(self) -> "VisionConfig":
         if self.network == "mobilenet_v2" and self.weights == "random":
-            # Batch norm keeps its statistics, so training would not mend it.
+            # Batch norm keeps its statistics, so training would not correct that.
             raise ValueError("random weights of mobilenet_v2 give features of 1e-10: use its own or a resnet")
         return self
 
@@ -48,7 +48,7 @@ class VisionConfig(Config):
 
 
 class ModelConfig(Config, ABC):
-    """What the settings of every network have; each network adds its own (see `vimss.model.networks`)."""
+    """Settings that every network has; each network adds its own (see `vimss.model.networks`)."""
 
     network: str = Field(description="which network; the other settings of this group are its own")
 

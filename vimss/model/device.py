@@ -30,7 +30,7 @@ def find_device(name: DeviceName) -> Device:
 
 
 def available_devices() -> list[Device]:
-    """What PyTorch finds on this machine, the fastest last."""
+    """The kinds of devices that PyTorch finds on this machine, the fastest last."""
     found = {"cpu": True, "mps": torch.backends.mps.is_available(), "cuda": torch.cuda.is_available()}
     return [device for device in sorted(get_args(Device), key=list(found).index) if found[device]]
 
@@ -52,7 +52,7 @@ def device_of_tasks(place: Place, name: DeviceName) -> str:
     """The device of the networks in Ray's tasks; ConfigError where there is no such device."""
     if not place.ray_address and not in_ray_job():
         return find_device(name)
-    # On a cluster, count the GPUs that Ray knows: the driver's machine may have none.
+    # On a cluster, count Ray's GPUs: the driver's machine may have none.
     gpus = 0.0 if name == "cpu" else cluster_gpus()
     if name in {"cpu", "auto"} or (name == "cuda" and gpus):
         return "cuda" if gpus else "cpu"

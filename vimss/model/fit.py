@@ -23,10 +23,10 @@ from vimss.stream.read import has_part
 
 @dataclass(frozen=True)
 class Fit:
-    """What of a corpus some models can be scored on together."""
+    """The part of a corpus that several models can be scored on together."""
 
     labels: tuple[str, ...]
-    """Of the corpus, those that every model knows."""
+    """Labels of the corpus that every model has."""
     names: Mapping[str, Mapping[str, str]]
     """Model to label of the corpus to its own name of that label."""
     sentences: tuple[str, ...]
@@ -34,11 +34,11 @@ class Fit:
 
 
 def fit_models(separators: Mapping[str, Separator], manifest: Manifest, split: str) -> Fit:
-    """What of a split these models, by name, can be scored on; nothing is decoded.
+    """The part of a split that these models, by name, can be scored on; nothing is decoded.
 
     Raises:
         DataError: The split has no stems, a single label, or no pictures where a model looks at them.
-        ModelError: A model knows none of the labels, or all models together have none in common.
+        ModelError: A model has none of the labels, or the models have none in common.
 
     """
     played = _labels_of(manifest, split)
@@ -56,7 +56,7 @@ def fit_models(separators: Mapping[str, Separator], manifest: Manifest, split: s
         sentences += [*adaptations(separator, manifest, name), *_about_labels(name, names[name], played)]
     common = [label for label in _labels_of(manifest) if all(label in known for known in names.values())]
     if not set(common) & set(played):
-        known = "; ".join(f"'{name}' knows {', '.join(sorted(set(names[name]) & set(played)))}" for name in names)
+        known = "; ".join(f"'{name}' has {', '.join(sorted(set(names[name]) & set(played)))}" for name in names)
         raise ModelError(
             f"models side by side must have a label of the split '{split}' of '{manifest.name}' in common",
             got=known,
@@ -78,7 +78,7 @@ def fit_models(separators: Mapping[str, Separator], manifest: Manifest, split: s
     if unscored:
         sentences.append(
             f"scored in every row: {', '.join(sorted(set(common) & set(played)))}; {', '.join(unscored)} stay in the "
-            "mixtures, no row is told of them, and none is scored on them"
+            "mixtures, no row is conditioned on them or scored on them"
         )
     return Fit(tuple(common), names, tuple(sentences))
 
@@ -110,7 +110,7 @@ def known_labels(separator: Separator, labels: Sequence[str]) -> dict[str, str]:
 
 
 def _own_name(label: str, labels: Sequence[str]) -> str | None:
-    """What a model with these labels calls a label; None where it knows none like it, or several."""
+    """A model's own name for a label; None where it has none like it, or several."""
     found = label_named(label, labels)
     if found is not None:
         return found
@@ -136,16 +136,16 @@ def check_seen(separator: Separator, manifest: Manifest, split: str, name: str) 
 
 
 def adaptations(separator: Separator, manifest: Manifest, name: str) -> list[str]:
-    """What of a corpus is changed for a model, and its answers back, before they are scored: a sentence or none."""
+    """A sentence about how the corpus is converted for a model, and its output back, before scoring; or none."""
     recipe, found = manifest.recipe, []
     if separator.sample_rate != recipe.sample_rate:
         found.append(f"resampled from {recipe.sample_rate} Hz to its {separator.sample_rate} Hz and back")
         if separator.sample_rate < recipe.sample_rate:
             found.append(f"it gives nothing above {separator.sample_rate / 2:.0f} Hz, which its figures include")
     if separator.config.channels < recipe.channels:
-        found.append("it hears the mean of both channels, and its answer stands in both")
+        found.append("it reads the mean of both channels, and its output is copied to both")
     if separator.config.channels > recipe.channels:
-        found.append("it hears mono in both channels, and the mean of its answer is scored")
+        found.append("it reads mono in both channels, and the mean of its output is scored")
     return [f"{name}: {'; '.join(found)}"] if found else []
 
 

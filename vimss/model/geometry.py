@@ -43,12 +43,12 @@ class Geometry:
     rest: int = 0
     """An output window is a multiple of the stride and so many samples more."""
     border: int = 0
-    """Of a network that pads its own borders: the samples at either end of a window that the padding may have changed,
+    """For a network that pads its own borders, the samples at either end of a window that the padding may have changed,
     a multiple of the stride. 0 where it looks at nothing but the window: then its context is what it needs."""
     size: str = "this network"
-    """What decides the windows, for errors: "12 levels"."""
+    """The setting that determines the windows, for errors: "12 levels"."""
     smaller: str = "a smaller network"
-    """What makes shorter windows possible, for errors: "fewer levels"."""
+    """The change that allows shorter windows, for errors: "fewer levels"."""
 
     @property
     def smallest_window(self) -> int:
@@ -72,7 +72,7 @@ class Geometry:
         return longest
 
     def nearest_windows(self, samples: int) -> tuple[int, ...]:
-        """The longest possible output window below `samples` and the shortest above, as far as they exist."""
+        """The longest possible output window below `samples` and the shortest above, where they exist."""
         above = self.window_at_least(samples + 1)
         below = (samples - 1 - self.rest) // self.stride * self.stride + self.rest
         return (below, above) if below >= self.smallest_window else (above,)

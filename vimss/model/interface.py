@@ -1,4 +1,4 @@
-"""What goes into a network and comes out of it: from its outputs and its context to arrays and names. No torch here.
+"""The interface of a network: from its outputs and its context to arrays and names. No torch here.
 
     interface = Interface(WaveUNetConfig(outputs="queries", site="decoder"), labels=("vn", "vc"))
     interface.context_of(["vc"])                              # Float32 "q i": [[0, 1]]
@@ -38,7 +38,7 @@ class Input(NamedTuple):
 
 @dataclass(frozen=True)
 class Interface:
-    """Of a network with these settings and labels."""
+    """The interface of a network with these settings and labels."""
 
     config: ModelConfig
     labels: tuple[str, ...]
@@ -47,7 +47,7 @@ class Interface:
 
     @cached_property
     def context(self) -> Context:
-        """What the network is conditioned on, where it is."""
+        """The network's context, where it is conditioned."""
         return CONTEXTS[self.config.context](self.config, self.labels)
 
     @property
@@ -83,9 +83,9 @@ class Interface:
     def query(
         self, mixture: Mixture, mixing: MixingConfig, rng: np.random.Generator
     ) -> tuple[list[Sequence[Source]], list[np.ndarray]]:
-        """For each output the sources that it must be the sum of, and the rows of the context that asks for them.
+        """For each output the sources that it must be the sum of, and the rows of their context.
 
-        Two players of one instrument are one stem, where labels are asked for. Queries are drawn as `mixing` says.
+        Two players of one instrument are one stem, where queries are labels. Queries are drawn as `mixing` says.
         """
         targets: list[Sequence[Source]]
         match self.config.outputs:
@@ -137,7 +137,7 @@ class Interface:
     # Recordings
 
     def context_of(self, labels: Sequence[str], views: Sequence[np.ndarray] = ()) -> np.ndarray | None:
-        """The rows that ask for these labels or, where players are shown, for the players with these views.
+        """The context rows of these labels or, where players are shown, of the players with these views.
 
         Of a network with one output per label, the context for all that sounds: give all labels, and all views.
 
@@ -164,7 +164,7 @@ class Interface:
         for name in names:
             if name not in self.labels:
                 raise ModelError(
-                    "a label must be one that the model knows",
+                    "a label must be one of the model's",
                     got=repr(name),
                     fix=f"choose from {', '.join(self.labels)}",
                 )
@@ -182,7 +182,7 @@ class Interface:
 
     @property
     def answers_labels(self) -> bool:
-        """Whether each output is of a label; else it is of a player who was shown, or of anybody."""
+        """Whether each output is of a label; otherwise it is of a player who was shown, or of any source."""
         return not self.any_order and not (self.config.outputs == "queries" and self.uses_players)
 
     @property
@@ -193,7 +193,7 @@ class Interface:
         return self.labels if self.answers_labels else ()
 
     def output_names(self, queried: Sequence[str], count: int) -> tuple[str, ...]:
-        """Names of `count` outputs, in their order, where these labels were asked for."""
+        """Names of `count` outputs, in their order, for these queried labels."""
         if self.config.outputs != "queries":
             return self.known_outputs
         return _numbered("player", count) if self.uses_players else tuple(queried)
@@ -233,7 +233,7 @@ def _numbered(kind: str, count: int) -> tuple[str, ...]:
 def draw_queries(
     present: Sequence[Query], absent: Sequence[Query], mixing: MixingConfig, rng: np.random.Generator
 ) -> list[Query]:
-    """Whom to ask for: those who are present in random order, some replaced by one who is absent."""
+    """The queried sources: those present in random order, some replaced by an absent one."""
     order = [present[index] for index in rng.permutation(len(present))]
     queries = []
     for number in range(mixing.queries):

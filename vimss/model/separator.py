@@ -1,4 +1,4 @@
-"""The separator: a network that knows its labels and its sample rate, and how it is saved.
+"""The separator: a network with its labels and its sample rate, and how it is saved.
 
 separator = Separator(WaveUNetConfig(outputs="queries", site="decoder"), labels=("vn", "vc"), sample_rate=22050)
 context = separator.interface.context_of(["vn", "vc"])    # [2 2], one query per row
@@ -31,7 +31,7 @@ class Separator(nn.Module):
     """A mixture in, one estimate per output out."""
 
     def __init__(self, config: ModelConfig, labels: tuple[str, ...], sample_rate: int) -> None:
-        """ModelError where weights of the vision network cannot be had."""
+        """ModelError where weights of the vision network are not available."""
         super().__init__()
         self.config = config
         self.labels = labels
@@ -131,7 +131,7 @@ class Separator(nn.Module):
 def save_separator(folder: str | Path, separator: Separator, card: dict[str, Any]) -> None:
     """Write model.json and weights.safetensors into `folder`, whole or not at all.
 
-    `card` is what else there is to say about the model, as JSON.
+    `card` holds further facts about the model, as JSON.
     """
     with atomic_write(Path(folder)) as temporary:
         temporary.mkdir()
@@ -182,7 +182,7 @@ def load_separator(
     for name, tensor in separator.state_dict().items():
         if name not in state or state[name].shape != tensor.shape:
             raise ModelError(
-                f"{folder / WEIGHTS} must have {name} of shape {list(tensor.shape)}, as {CARD} says",
+                f"{folder / WEIGHTS} must have {name} of shape {list(tensor.shape)}, as in {CARD}",
                 got=f"shape {list(state[name].shape)}" if name in state else "no such weight",
                 fix="use the model.json that was saved with these weights",
             )
@@ -191,7 +191,7 @@ def load_separator(
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """What model.json says; ModelError where it is missing or not what save_separator writes."""
+    """The content of model.json; ModelError where it is missing or not what save_separator writes."""
     path = folder / CARD
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
@@ -213,7 +213,7 @@ def _read_weights(folder: Path, digest: str) -> dict[str, Tensor]:
     found = sha256(path)
     if found != digest:
         raise ModelError(
-            f"{path} must have the SHA-256 digest that {CARD} says",
+            f"{path} must have the SHA-256 digest in {CARD}",
             got=f"{found[:10]}... instead of {digest[:10]}...: the file was cut short or changed",
             fix="copy the model again or use an older checkpoint",
         )

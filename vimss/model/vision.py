@@ -60,7 +60,7 @@ class Vision(nn.Module):
         self.train(False)
 
     def train(self, mode: bool = True) -> "Vision":
-        """Evaluation mode, whatever is asked for: batch norm would take and change statistics."""
+        """Evaluation mode, whatever `mode` is: batch norm would use and change its statistics."""
         return super().train(False)
 
     def forward(self, pictures: UInt8[Tensor, "b p v h w 3"]) -> Float[Tensor, "b p v d"]:

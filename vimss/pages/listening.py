@@ -27,7 +27,7 @@ from vimss.pages.charts import LOWEST_HZ, RANGE_DB, WAVEFORM_COLUMNS, peaks, str
 PAGE_SECONDS = 120.0
 """A page plays at most this much of a recording, seconds: it is one file that a browser holds in memory."""
 ROLE_COLOURS = {"mix": "#7f8a96", "estimate": "#3a92d2", "reference": "#cc8420"}
-"""Of spectrograms on a page: single hues that show on light and on dark ground."""
+"""Colours of spectrograms on a page: single hues that show on light and on dark ground."""
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 """Characters that HTML or UTF-8 cannot represent."""
 
@@ -67,7 +67,7 @@ class Page:
     """Limits of the model, for listeners."""
     tables: Sequence[Table] = ()
     video: bytes | None = None
-    """MP4 that begins together with the tracks."""
+    """MP4 that starts together with the tracks."""
     whole_seconds: float = 0.0
     """Length of the recording, where the tracks cover only its beginning."""
 

@@ -16,11 +16,11 @@ from vimss.shards.instruments import INSTRUMENTS
 VIDEO_HEIGHT = 240
 VIDEO_WIDTH = 1280
 VIDEO_FRAME_RATE = 12.5
-"""Of the video on the page, which shows who plays and need not be large."""
+"""Size of the video on the page, which shows who plays and need not be large."""
 
 
 @dataclass(frozen=True, eq=False)
-class Heard:
+class RecordingSound:
     """A recording and the report on its sound."""
 
     file: Path
@@ -60,16 +60,18 @@ class LoadedModel:
     name: str
 
 
-def separation_page(heard: Heard, model: LoadedModel, players: Sequence[str], signals: Signals, scores: Scores) -> str:
+def separation_page(
+    sound: RecordingSound, model: LoadedModel, players: Sequence[str], signals: Signals, scores: Scores
+) -> str:
     """The page as HTML, of the first PAGE_SECONDS of the signals."""
-    video, seen = _page_video(heard.file)
+    video, about_video = _page_video(sound.file)
     rate = model.separator.sample_rate
     page = Page(
-        title=heard.file.stem,
+        title=sound.file.stem,
         lead=_lead(tuple(signals.stems), model.separator),
-        tracks=_tracks(heard.file, signals, scores, round(PAGE_SECONDS * rate)),
+        tracks=_tracks(sound.file, signals, scores, round(PAGE_SECONDS * rate)),
         sample_rate=rate,
-        facts=_facts(heard, model, players, signals) | seen,
+        facts=_facts(sound, model, players, signals) | about_video,
         limits=_limits(model.separator, model.card),
         tables=scores.tables,
         video=video,
@@ -97,14 +99,14 @@ def _lead(names: Sequence[str], separator: Separator) -> str:
     return f"{count} from one recording, by {network}."
 
 
-def _facts(heard: Heard, model: LoadedModel, players: Sequence[str], signals: Signals) -> dict[str, str]:
+def _facts(sound: RecordingSound, model: LoadedModel, players: Sequence[str], signals: Signals) -> dict[str, str]:
     seconds = signals.mixture.samples / model.separator.sample_rate
     facts = {
-        "Recording": f"{heard.file.name}, {seconds:.1f} s",
-        "Sound": heard.report.sentence.removeprefix("heard "),
+        "Recording": f"{sound.file.name}, {seconds:.1f} s",
+        "Sound": sound.report.sentence.removeprefix("read "),
     }
-    if heard.notes:
-        facts["Note"] = ". ".join(heard.notes)
+    if sound.notes:
+        facts["Note"] = ". ".join(sound.notes)
     if players:
         facts["Players"] = ", ".join(title_of(label) for label in players)
     facts["Model"] = model.name
@@ -129,7 +131,7 @@ def _limits(separator: Separator, card: Mapping[str, Any]) -> list[str]:
         f"It was trained {trained.rstrip('.')}.",
         "It has learned the timbres of its training data: the same instrument with another player, room or "
         "microphone is separated less well, sometimes not at all.",
-        f"It knows {known}. Other sounds are distributed among the stems.",
+        f"Its labels are {known}. Other sounds are distributed among the stems.",
     ]
     if not separator.interface.any_order and not separator.interface.uses_players:
         limits.append("Two players of one instrument stay together in one stem.")

@@ -20,7 +20,7 @@ from vimss.systems import System, model_system
 from vimss.train.objectives import figure_of
 
 EXCERPT_SECONDS = 10.0
-"""Length of the excerpt on a trial's page: enough to hear, and small enough for a hundred runs."""
+"""Length of the excerpt on a trial's page: long enough to judge, and small enough for a hundred runs."""
 
 
 def run_files(experiment: Experiment, manifest: Manifest, study: Study) -> Iterator[tuple[str, str, dict[str, bytes]]]:

@@ -29,7 +29,7 @@ REACHED: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("SI-SDR improvement on two-source mixtures, dB", ("best", "metrics", "si_sdr_improvement"), "at least +3.0"),
     ("  above the equally informed Wiener filter, dB", ("best", "above_wiener"), "at least +0.5"),
     ("  the same on whole pieces, dB", ("best", "pieces_above_wiener"), "at least +0.5"),
-    ("  on timbres that training never saw, dB", ("best", "unheard_timbres", "si_sdr_improvement"), "-"),
+    ("  on timbres that training never saw, dB", ("best", "unseen_timbres", "si_sdr_improvement"), "-"),
     ("label contrast: right label minus an absent one, dB", ("best", "metrics", "label_contrast"), "at least +2.0"),
     ("absent label's output against the mixture, dB", ("best", "metrics", "absent_level"), "at most -15.0"),
     ("gain from labels: best trial minus the baseline without, mean, dB", ("labels_gain",), "at least +0.2"),
@@ -45,7 +45,7 @@ class Result:
     study: Study
     test: list[Evaluation]
     """The best trial first."""
-    unheard: Evaluation
+    unseen: Evaluation
     promotion: Promotion
     page: Path
     stages: dict[str, float]
@@ -111,7 +111,7 @@ class Result:
                 "metrics": {**best.best_report, **figures[BEST]},
                 "above_wiener": gains[BEST] - gains[self.equally_informed],
                 "pieces_above_wiener": self._pieces_gain(),
-                "unheard_timbres": self.unheard.two_sources.model_dump(exclude={"scores"}),
+                "unseen_timbres": self.unseen.two_sources.model_dump(exclude={"scores"}),
             },
             "intervals": self.intervals,
             "champion": {

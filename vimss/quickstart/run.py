@@ -85,7 +85,7 @@ def run(
             study, tracker = api.run_search(session, experiment, manifest, [lines], wait=wait)
         with api.closing_tracker(tracker, err.print):
             with stages("evaluate") as show_progress:
-                test, unheard = _evaluate(experiment, manifest, study, show_progress)
+                test, unseen = _evaluate(experiment, manifest, study, show_progress)
             with stages("track and promote"):
                 api.log_pictures(experiment, manifest, study, tracker)
                 promotion = promote_best(session, experiment, manifest, tracker, study)
@@ -104,7 +104,7 @@ def run(
         "the same search as a job there": job_command(experiment_name, seed, root),
     }
     seconds = stages.total
-    result = Result(experiment, study, test, unheard, promotion, separated.page, stages.seconds, seconds, next_steps)
+    result = Result(experiment, study, test, unseen, promotion, separated.page, stages.seconds, seconds, next_steps)
     for name in ("quickstart", f"quickstart-seed{experiment.seed}"):
         with atomic_write(root / f"{name}.json") as temporary:
             temporary.write_text(to_json(result.summary), encoding="utf-8")
@@ -124,12 +124,14 @@ def _evaluate(
     only_best = {BEST: models[BEST]}
     # At the same time: the cores of Ray would be idle while the Wiener filters are fitted here.
     with ThreadPoolExecutor(1) as pool:
-        other = pool.submit(evaluate_systems, manifest, only_best, "test_unheard", references=(), whole_pieces=False)
+        other = pool.submit(
+            evaluate_systems, manifest, only_best, "test_unseen_timbres", references=(), whole_pieces=False
+        )
         test = evaluate_systems(manifest, models, "test", on_progress=show_rate(show_progress, "parts"))
-    (unheard,) = other.result()
+    (unseen,) = other.result()
     save_evaluations(study, "test", test)
-    save_evaluations(study, "test_unheard", [unheard])
-    return test, unheard
+    save_evaluations(study, "test_unseen_timbres", [unseen])
+    return test, unseen
 
 
 def write_recording(manifest: Manifest, folder: Path) -> tuple[Path, Path]:
@@ -139,7 +141,7 @@ def write_recording(manifest: Manifest, folder: Path) -> tuple[Path, Path]:
     """
     pieces = read_pieces(manifest, "test", parts=("audio", "picture"))
     several = [clip for clip in pieces if len(references_of(clip)) > 1]
-    # The first in which everybody plays: a silent stem is a poor first impression.
+    # The first in which every player sounds: a silent stem is a poor first impression.
     clip = min(several, key=lambda clip: any(player.silent for player in clip.players))
     # Another recipe may have other music under the same name.
     recording = folder / manifest.signature / f"{clip.piece}.mp4"

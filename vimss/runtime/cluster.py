@@ -30,13 +30,13 @@ MAX_TEMPORARY = 38
 /ray/session_2026-01-31_23-59-59_123456_1234567/sockets/plasma_store."""
 
 TEMPORARY_MEGABYTES = 100
-"""What Ray's logs and sockets need of the disk, generously."""
+"""Disk space for Ray's logs and sockets, generously."""
 
 TRIAL_SLOT = "trial_slot"
 """Custom Ray resource of the head, for the process of a trial with several workers, which only waits for them."""
 
 RAY_VARIABLES = {
-    # The trainer's controller asks its workers for reports this often; the default of 2 s blocks every report.
+    # The trainer's controller polls its workers for reports this often; the default of 2 s blocks every report.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -50,7 +50,7 @@ RAY_VARIABLES = {
     "RAY_memory_monitor_refresh_ms": "0",
     # A process that does not end after its trial was stopped is killed; Tune would wait for ten minutes.
     "TUNE_FORCE_TRIAL_CLEANUP_S": "60",
-    # Tune would take Ctrl-C for the end of one cell, and the next one would begin.
+    # Tune would take Ctrl-C for the end of one cell, and the next one would start.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
 """Settings of Ray that have no argument; the user's own values win."""
@@ -88,7 +88,7 @@ def start_ray() -> None:
 
 
 _at_hand: list[Callable[[], None]] = []
-"""What starts Ray, for each block of `ray_at_hand` that this process is in."""
+"""The function that starts Ray, for each block of `ray_at_hand` that this process is in."""
 
 _starting = threading.Lock()
 
@@ -141,7 +141,7 @@ def _start_here(folder: Path | None, num_cpus: int) -> None:
     """Start a Ray of our own, even where another one runs on this machine; with `folder` in place of TMPDIR."""
     import ray
 
-    # The dashboard stays on: Ray Train's cleaner asks it, without it a stopped trial blocks its cores for good.
+    # The dashboard stays on: Ray Train's cleaner needs it, without it a stopped trial blocks its cores for good.
     port = _free_port()
     settings = {"include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": port}
     settings |= {"address": "local", "num_cpus": num_cpus or None, "resources": {TRIAL_SLOT: 1000}}
@@ -149,13 +149,13 @@ def _start_here(folder: Path | None, num_cpus: int) -> None:
     # Its processes inherit where it is. Where several Rays run on a machine, they would find none by themselves.
     inherited = {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}"} | _token()
     inherited |= {"TMPDIR": str(folder)} if folder else {}
-    # A machine of one's own is not taken away with a warning, and nobody collects its metrics.
+    # A local machine is not preempted with a warning, and its metrics are not collected.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
     try:
         with _private_files(), _environment(inherited):
             ray.init(**settings, **_QUIET)
-    # Ray has no class of its own for what can keep it from starting: OSError, RuntimeError, ValueError, Exception.
+    # Ray has no class for errors of its start: they are OSError, RuntimeError, ValueError, Exception.
     except Exception as error:
         ray.shutdown()
         raise PlaceError(
@@ -174,14 +174,14 @@ def _short_folder() -> Iterator[Path | None]:
     """
     named, chosen = temporary_folder()
     wrong = unfit(chosen)
-    # Ray's dashboard has a socket of its own in TMPDIR, whatever RAY_TMPDIR says.
+    # Ray's dashboard has a socket of its own in TMPDIR, even with RAY_TMPDIR set.
     if not wrong and all(len(os.fsencode(folder)) <= MAX_TEMPORARY for folder in (str(chosen), *named)):
         # Ray would take an empty variable for the working directory.
         yield None if all(map(os.path.isabs, named)) else chosen
         return
     for other in map(Path, ("/tmp", "/var/tmp", "/dev/shm")):  # noqa: S108
         if not unfit(other):
-            # This folder is its owner's alone; the one that Ray is given is opened to everybody by Ray.
+            # This folder is its owner's alone; Ray makes its own folder readable to all users.
             with tempfile.TemporaryDirectory(prefix="vimss-", dir=other, ignore_cleanup_errors=True) as folder:
                 short = Path(folder) / "tmp"
                 short.mkdir() if wrong else short.symlink_to(chosen)
@@ -195,13 +195,13 @@ def _short_folder() -> Iterator[Path | None]:
 
 
 def temporary_folder() -> tuple[list[str], Path]:
-    """What RAY_TMPDIR and TMPDIR are set to, and the folder that Ray makes its own in by that."""
+    """The values of RAY_TMPDIR and TMPDIR, and the folder in which Ray then makes its own."""
     named = [os.environ[name] for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ]
     return named, Path(next(filter(None, named), "/tmp")).absolute()  # noqa: S108 - as Ray does
 
 
 def unfit(folder: Path) -> str:
-    """Why nobody can keep temporary files in a folder; empty where one can."""
+    """Why a folder is not usable for temporary files; empty where it is."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -236,7 +236,7 @@ def _own_token() -> str:
 
 @contextmanager
 def _private_files() -> Iterator[None]:
-    """Ray writes its authentication token and its logs for everybody to read, if it is let."""
+    """Files in the block are private: Ray would make its authentication token and its logs readable to all users."""
     mask = os.umask(0o077)
     try:
         yield
@@ -245,7 +245,7 @@ def _private_files() -> Iterator[None]:
 
 
 def _cause(error: BaseException) -> str:
-    """What an error says: the last line of a traceback that it quotes, as Ray does, or else its first line."""
+    """The message of an error: the last line of a traceback that it quotes, as Ray's do, or else its first line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return next((line for line in reversed(lines[1:]) if re.match(r"[\w.]+(Error|Exception): ", line)), lines[0])
 

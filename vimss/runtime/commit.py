@@ -1,4 +1,4 @@
-"""Which code runs."""
+"""The commit of the running code."""
 
 import shutil
 import subprocess

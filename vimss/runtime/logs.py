@@ -1,9 +1,9 @@
-"""What a trial's or a task's process logs: a file beside its results, and its warnings on the terminal of the driver.
+"""Logs of the processes of trials and tasks: a file beside its results, and its warnings on the terminal of the driver.
 
     with log_to(folder / LOG):          # in the process that works
         train(...)
 
-    forward_warnings()                  # in the driver, before it begins: --verbose
+    forward_warnings()                  # in the driver, before it starts: --verbose
     reader = WarningReader(folder)
     for text in reader.read():          # now and then
         log.warning("trial %s: %s", name, text)
@@ -124,7 +124,7 @@ _forwarding = False
 
 
 def forward_warnings(on: bool = True) -> None:
-    """Let warnings of other processes be logged in this one too, which prints them: what --verbose asks for."""
+    """Let warnings of other processes be logged in this one too, which prints them (--verbose)."""
     global _forwarding
     _forwarding = on
 

@@ -27,7 +27,7 @@ def parallel_map(
     """`function` over the items: on the cores of Ray where it runs or is at hand, else here, one after the other.
 
     Results come in order, `on_done` is called with each as it arrives, and the first error is raised as it was. `gpus`
-    says which share of a GPU an item needs beside its core, where the cluster has any.
+    gives the share of a GPU that an item needs beside its core, where the cluster has any.
     """
     import ray
 

@@ -25,7 +25,7 @@ JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 class Place(Config):
-    """What one place offers: runtime.yaml in its folder under platform/."""
+    """The addresses and resources of one place: runtime.yaml in its folder under platform/."""
 
     name: str = Field(exclude=True)
     ray_address: str = Field(
@@ -85,7 +85,7 @@ def in_ray_job() -> bool:
 def open_store(place: Place, shards: str | Path | None = None) -> Store:
     """$VIMSS_STORE, else the place's, else ./store; created where it does not exist.
 
-    Its shards are where `shards` says, else at $VIMSS_SHARDS, else where the place says, else in it.
+    Its shards are at `shards`, else at $VIMSS_SHARDS, else at the place's, else in it.
     """
     named = os.environ.get("VIMSS_STORE") or place.store
     if in_ray_job() and not Path(named).is_absolute():

@@ -9,11 +9,11 @@ consistency  an experiment, read and checked against itself
 checks       an experiment against shards and place
 events       the events that a search reports
 study        the records of trials on disk, and the best of them
-remaining    what a search has still to train
-run          the cells in their order, each a run of Tune; what is resumed
+remaining    the training that a search has left
+run          the cells in their order, each a run of Tune; resuming
 sampler      what Optuna draws
 scoring      scoring earlier trials again on another validation set
-top_k        which trials go on from the first rung, where they wait for each other
+top_k        which trials continue from the first rung, where they wait for each other
 observer     Tune's callbacks as records and events
 heartbeat    whether a trial still makes progress
 failures     why a trial ended with an error

@@ -1,9 +1,9 @@
 """Checks of an experiment against shards and place, before any trial starts.
 
-    check_experiment(experiment, manifest, place)           # all that it may ask for
+    check_experiment(experiment, manifest, place)           # all that it may train
     check_settings(settings, manifest, place)               # one training
 
-What an experiment must fulfil by itself: `vimss.search.consistency`.
+`vimss.search.consistency` checks an experiment against itself.
 """
 
 from collections.abc import Collection
@@ -25,7 +25,7 @@ CONTEXT_SETTINGS = {name for context in CONTEXTS.values() for name in context.se
 def check_experiment(experiment: Experiment, manifest: Manifest, place: Place) -> None:
     """Refuse what the shards or the place do not allow, before any trial starts.
 
-    What depends on several tuned settings shows when it is drawn: see `check_settings`.
+    Conflicts of several tuned settings show when they are drawn: see `check_settings`.
     """
     trainings = []
     for cell in experiment.cells():

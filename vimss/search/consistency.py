@@ -110,7 +110,7 @@ def _check_objectives(experiment: Experiment) -> None:
 
 
 def _check_trials(experiment: Experiment) -> None:
-    """Trials of equal settings are one: there must be enough different ones."""
+    """Trials with equal settings are one trial, so enough different settings must exist."""
     allowed = _count_settings(experiment)
     if experiment.search.trials > allowed:
         raise ConfigError(
@@ -294,7 +294,7 @@ def _check_first(experiment: Experiment, first: Mapping[str, Scalar]) -> None:
 
 
 def _check_alone(experiment: Experiment, overrides: Mapping[str, Scalar]) -> None:
-    """The keys must exist and take these values. What they do not go with shows when a trial is drawn."""
+    """The keys must exist and take these values. Conflicts with other settings show when a trial is drawn."""
     try:
         experiment.settings(overrides)
     except ConfigError as error:
@@ -304,7 +304,7 @@ def _check_alone(experiment: Experiment, overrides: Mapping[str, Scalar]) -> Non
 
 
 def _check_idle(experiment: Experiment, path: Path, overrides: Sequence[str]) -> None:
-    """Refuse what the file asks for though it changes no training of the experiment.
+    """Refuse settings in the file that change no training of the experiment.
 
     A setting that has become idle only because of a `--set` is allowed.
     """
@@ -321,9 +321,9 @@ def _check_idle(experiment: Experiment, path: Path, overrides: Sequence[str]) ->
 
 
 def _find_idle(experiment: Experiment) -> dict[str, ConfigError]:
-    """The settings that are asked for and change nothing, by their place in the file."""
+    """The settings that are given and change nothing, by their place in the file."""
     found = {}
-    for where, key, points in _asked_for(experiment):
+    for where, key, points in _given_settings(experiment):
         settings = [settings for point in points if (settings := experiment.as_written(point)) is not None]
         error = idle_error(settings, key, experiment.name, where)
         if error is not None:
@@ -339,7 +339,7 @@ def _find_idle(experiment: Experiment) -> dict[str, ConfigError]:
     return found
 
 
-def _asked_for(experiment: Experiment) -> Iterator[tuple[str, str, list[dict[str, Scalar]]]]:
+def _given_settings(experiment: Experiment) -> Iterator[tuple[str, str, list[dict[str, Scalar]]]]:
     """Each place of a setting that may be idle, its key path, and the overrides under which it applies."""
     axes, cells = experiment.tune, experiment.cells()
     for key in keys_with_rules():

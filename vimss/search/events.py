@@ -16,7 +16,7 @@ from vimss.train.config import Settings
 
 @dataclass(frozen=True)
 class TrialsScoredAgain:
-    """Weights of earlier trials were scored on the current validation set, before any cell begins."""
+    """Weights of earlier trials were scored on the current validation set, before any cell starts."""
 
     done: int
     total: int
@@ -24,7 +24,7 @@ class TrialsScoredAgain:
 
 @dataclass(frozen=True)
 class CellStarted:
-    """A cell begins."""
+    """A cell starts."""
 
     cell: str
     overrides: dict[str, Scalar]
@@ -33,14 +33,14 @@ class CellStarted:
 
 @dataclass(frozen=True)
 class TrialStarted:
-    """A trial begins, or begins again after an interruption."""
+    """A trial starts, or resumes after an interruption."""
 
     cell: str
     trial: str
     settings: Settings | None
     """None where what was chosen goes together in no network."""
     chosen: dict[str, Scalar]
-    """What the sampler chose, by key path."""
+    """The sampler's choices, by key path."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class TrialWaits:
 
 @dataclass(frozen=True)
 class TrialContinues:
-    """A trial that waited goes on from the rung to the whole budget."""
+    """A trial that waited continues from the rung to the whole budget."""
 
     cell: str
     trial: str
@@ -78,7 +78,7 @@ class TrialEnded:
     state: Literal["finished", "pruned", "failed", "interrupted"]
     """Interrupted trials resume when the same search runs again."""
     folder: Path
-    """Of the trial; `folder / "model"` holds the best weights where there are any."""
+    """The trial's folder; `folder / "model"` holds the best weights where there are any."""
     message: str = ""
 
 

@@ -22,7 +22,7 @@ _LOSSES = (
     ray.exceptions.WorkerCrashedError,
     ray.exceptions.NodeDiedError,
 )
-"""What Ray raises for the loss of a process or node."""
+"""Ray's errors for the loss of a process or node."""
 
 
 def pickled_error(trial: Any) -> BaseException | None:

@@ -17,7 +17,7 @@ class Heartbeat:
         self.longest_interval = 0.0
         """From the beginning to the first report, or between two."""
         self.waits_for_cores = waits_for_cores
-        """Until it begins, a trial may wait for a shared cluster as long as it takes."""
+        """Until it starts, a trial may wait for a shared cluster as long as it takes."""
 
     def report(self, now: float) -> None:
         """The trial has reported."""

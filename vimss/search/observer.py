@@ -1,4 +1,4 @@
-"""Tune's callbacks as trial.json files and events, in the driver; trials that fall silent are ended."""
+"""Tune's callbacks as trial.json files and events, in the driver; trials without progress are ended."""
 
 import itertools
 import logging
@@ -39,13 +39,13 @@ class Observer(tune.Callback):
         """Signature of the validation set that the trials are scored on."""
         self.records: dict[str, TrialRecord] = {}
         self.heartbeats: dict[str, Heartbeat] = {}
-        """Of the trials that run."""
+        """Heartbeats of the running trials."""
         self.last_look = self.last_change = time.monotonic()
         """When the trials were looked at, and when one began or ended."""
         self.warnings: dict[str, WarningReader] = {}
-        """Of the trials that run, where their warnings are to reach the terminal."""
+        """Readers of the running trials' warnings, where those go to the terminal."""
         self.odd: set[str] = set()
-        """Figures that were seen not to be finite."""
+        """Figures that were not finite."""
         self.ended: dict[str, str] = {}
         """Trials that were ended here, and why."""
         self.error: Exception | None = None
@@ -80,7 +80,7 @@ class Observer(tune.Callback):
         self._check_that_something_runs(trials, now)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """Begin a record, or go on with that of an earlier search."""
+        """Create a record, or continue that of an earlier search."""
         with self._own_errors():
             self._begin(trial)
 
@@ -140,7 +140,7 @@ class Observer(tune.Callback):
         folder = self.plan.trial_folder(cell, settings)
         waited = False
         if (folder / RECORD).exists():
-            # Interrupted, failed or waiting: it goes on from its checkpoint, and what it reported before still counts.
+            # Interrupted, failed or waiting: it resumes from its checkpoint, and its earlier reports still count.
             record = read_record(folder / RECORD)
             waited = record.state == "waiting"
             again = {"cell": cell.name, "chosen": chosen, "settings": settings, "state": "running", "message": ""}

@@ -1,4 +1,4 @@
-"""What a search has still to train, for an estimate of its time.
+"""The training that a search has left, for an estimate of its time.
 
 rounds = audio_left(experiment, {"search": [Progress(225.0, "waiting"), Progress(100.0)]})
 seconds = longest(rounds, at_once=2) / audio_seconds_per_second
@@ -14,7 +14,7 @@ from vimss.train.config import reaches
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a trial is."""
+    """The progress of a trial."""
 
     audio_seconds: float = 0.0
     state: Literal["running", "waiting", "finished", "over"] = "running"
@@ -22,9 +22,9 @@ class Progress:
 
 
 def audio_left(experiment: Experiment, progress: Mapping[str, Sequence[Progress]]) -> list[list[float]]:
-    """What a search has still to train, in audio seconds: a list per round, in which trainings run side by side.
+    """The training that a search has left, in audio seconds: a list per round, in which trainings run side by side.
 
-    A round begins when the one before has ended. For ASHA it is the most that may be left: no trial is pruned.
+    A round starts when the one before has ended. For ASHA it is the most that may be left: no trial is pruned.
 
     Args:
         experiment: of the search.
@@ -36,7 +36,7 @@ def audio_left(experiment: Experiment, progress: Mapping[str, Sequence[Progress]
         known, budget = progress.get(cell.name, ()), experiment.audio_seconds(cell)
         running = [trial.audio_seconds for trial in known if trial.state == "running"]
         if cell.is_control or not experiment.tune:
-            left = [budget - seen for seen in running] + [budget] * (not known)
+            left = [budget - trained for trained in running] + [budget] * (not known)
             if cell.is_control:
                 controls += left
             else:
@@ -44,15 +44,15 @@ def audio_left(experiment: Experiment, progress: Mapping[str, Sequence[Progress]
             continue
         begun = [*running, *[0.0] * max(0, config.trials - len(known))]
         if config.scheduler == "asha":
-            rounds.append([budget - seen for seen in begun])
+            rounds.append([budget - trained for trained in begun])
             continue
         rung = min(config.grace_seconds, budget)
-        to_rung = [seen for seen in begun if not reaches(seen, rung)]
-        beyond = [seen for seen in begun if reaches(seen, rung)]
+        to_rung = [trained for trained in begun if not reaches(trained, rung)]
+        beyond = [trained for trained in begun if reaches(trained, rung)]
         at_rung = sum(trial.state == "waiting" for trial in known) + len(to_rung)
         places = config.keep - len(beyond) - sum(trial.state == "finished" for trial in known)
         beyond += [rung] * max(0, min(places, at_rung))
-        rounds += [[rung - seen for seen in to_rung], [budget - seen for seen in beyond]]
+        rounds += [[rung - trained for trained in to_rung], [budget - trained for trained in beyond]]
     if trained_beside(experiment):
         rounds[-1] += controls
         controls = []
@@ -60,7 +60,7 @@ def audio_left(experiment: Experiment, progress: Mapping[str, Sequence[Progress]
 
 
 def trained_beside(experiment: Experiment) -> bool:
-    """Whether the controls train beside the one trial that goes on: it is known at the rung what they inherit."""
+    """Whether the controls train beside the one trial that continues: what they inherit is known at the rung."""
     searched = sum(not cell.is_control for cell in experiment.cells())
     return experiment.search.scheduler == "top_k" and experiment.search.keep == searched == 1
 

@@ -1,10 +1,10 @@
-"""The cells of an experiment in their order, each one run of Ray Tune; a cell without an end goes on where it was.
+"""The cells of an experiment in their order, each one run of Ray Tune; an unfinished cell resumes.
 
 A training alone is a search with one trial. What a trial did is written beside its weights as `trial.json`, and its
 folder is named by the signature of its settings. So the same command resumes: finished trials are replayed to the
 reporters, interrupted ones resume from their checkpoint, and no pickle of Ray is needed for it. A search that has grown
-by trials, cells, controls or wider axes trains what is missing. Nothing is ever deleted: what the experiment does not
-ask for any more stays on disk and does not count.
+by trials, cells, controls or wider axes trains what is missing. Nothing is ever deleted: what the experiment no longer
+has stays on disk and does not count.
 """
 
 import functools
@@ -64,8 +64,8 @@ _BEYOND_BUDGET = 1e12
 """ASHA's own end: never reached, so that a trial ends by itself and its workers close in order."""
 
 _SETTLE_SECONDS = 1.0
-"""Tune returns while Ray still ends the trials' processes, for 0.2 s after it asked them to. Where Ray's client is shut
-down meanwhile, a thread of its C++ part misses it a moment later and ends this process without a word, and with 1."""
+"""Tune returns while Ray still ends the trials' processes, for 0.2 s after it stopped them. Where Ray's client is shut
+down meanwhile, a thread of its C++ part misses it a moment later and ends this process silently with exit code 1."""
 
 
 def search(
@@ -76,7 +76,7 @@ def search(
     Ray starts where it does not run yet and a trial is left to train. One process at a time may search a study: see
     `vimss.search.study.locked`.
 
-    ConfigError, before any trial starts, where the shards or the place do not allow what the experiment asks for.
+    ConfigError, before any trial starts, where the shards or the place do not allow what the experiment needs.
     """
     check_experiment(experiment, manifest, place)
     cells = experiment.cells()
@@ -112,7 +112,7 @@ def concurrent_trials(place: Place, nodes: Sequence[Mapping[str, float]]) -> int
 def still_to_try(
     first_trials: Sequence[Mapping[str, Scalar]], records: Sequence[TrialRecord]
 ) -> list[dict[str, Scalar]]:
-    """The first trials that no record began with; one may name a part of what is chosen."""
+    """The first trials that no record has yet; one may set a part of the axes."""
     return [
         dict(first) for first in first_trials if not any(first.items() <= record.chosen.items() for record in records)
     ]
@@ -131,12 +131,12 @@ class _Run:
         self.reporters = reporters
         self.validation = validation_spec(manifest, experiment.validation, experiment.objective).signature(manifest)
         self.beside: set[str] = set()
-        """Trials of controls that train, or have trained, beside a trial that goes on."""
+        """Trials of controls that train, or have trained, beside a trial that continues."""
         self.replayed: set[str] = set()
         """Cells whose start and earlier trials have been replayed to the reporters."""
 
     def __getstate__(self) -> dict[str, Any]:
-        # Tune pickles its searcher, which asks us what to admit, for a restore that we do not use.
+        # Tune pickles its searcher, which calls back to admit a draw, for a restore that we do not use.
         return {**self.__dict__, "reporters": ()}
 
     def study(self) -> Study:
@@ -144,7 +144,7 @@ class _Run:
         return in_cells(self.experiment, read_study(self.folder))
 
     def tuned(self, cell: Cell) -> None:
-        """As many trials as the experiment asks for, less those that ended before."""
+        """The experiment's number of trials, less those that ended before."""
         ended, interrupted = self._resume(cell)
         if self.experiment.search.scheduler == "top_k":
             self._top_k(cell)
@@ -166,7 +166,7 @@ class _Run:
             self._tune([cell], {}, search_alg=draws, scheduler=scheduler, num_samples=left)
 
     def _top_k(self, cell: Cell) -> None:
-        """See `vimss.search.top_k`; what to do is a function of the records, so a search that was killed goes on."""
+        """See `vimss.search.top_k`; what to do is a function of the records, so a search that was killed resumes."""
         config, records = self.experiment.search, self._records(cell)
         able = [record for record in records if record.state != "failed"]
         at_rung = [record for record in able if value_at_rung(record, config.grace_seconds) is not None]
@@ -186,21 +186,21 @@ class _Run:
                 beside=self._beside,
             )
             controls = [other for other in self.experiment.cells() if other.is_control]
-            # At most so many: to the rung, from there, and each with all controls beside it.
+            # At most: each to the rung and from there, with all controls beside it.
             most = 2 * left + len(at_rung) + (left + len(at_rung)) * len(controls)
             self._tune([cell, *controls], {}, search_alg=TopK(draws, rung, left), num_samples=most)
 
     def _beside(self, best: TrialRecord) -> list[dict[str, Any]]:
-        """The configurations of the controls that train beside the one trial that goes on, none of several.
+        """The configurations of the controls that train beside the one trial that continues; none where several do.
 
-        Otherwise cores would rest: a search waits for its last trial, and only then is it known what they inherit.
+        Otherwise cores would be idle: what they inherit is known only when the last trial has ended.
         """
         if not trained_beside(self.experiment):
             return []
         found: list[dict[str, Any]] = []
         for cell in resolved_controls(self.experiment, best):
             name = trial_name(self.experiment.settings(cell.fixes))
-            # It may run already, for a trial that was the best before and failed.
+            # It may run already, beside a trial that was the best before it failed.
             if name not in {best.trial, *self.beside} and not self._resume(cell)[0]:
                 inherited = {key: value for key, value in cell.inherited.items() if key not in cell.overrides}
                 found.append({CELL: cell.name, **inherited})
@@ -213,7 +213,7 @@ class _Run:
         self._report(TrialEnded(record.cell, record.trial, "pruned", record.folder))
 
     def _draws(self, cell: Cell, ended: Sequence[TrialRecord], first: Sequence[TrialRecord]) -> DeduplicatingSearcher:
-        """What Optuna draws beside the trials that ended: the `first` ones, which began before, again."""
+        """Optuna's draws, given the trials that ended; the `first` ones, which started before, are drawn again."""
         known = {record.trial for record in ended}
         points = [record.chosen for record in first]
         points += still_to_try(self.experiment.search.first_trials, [*ended, *first])
@@ -226,7 +226,7 @@ class _Run:
             study_name=name,
             storage=known_to_optuna(name, axes, [(record, self._value_for_optuna(record)) for record in ended], figure),
         )
-        # A resumed study goes on with new draws rather than with its first ones again.
+        # A resumed study continues with new draws instead of repeating its first ones.
         seed = int(cell.overrides.get(SEED, self.experiment.seed)) + len(ended)
         startup = startup_trials(self.experiment.search.trials)
         tpe = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=startup)
@@ -237,7 +237,7 @@ class _Run:
         )
 
     def _value_for_optuna(self, record: TrialRecord) -> float | None:
-        """The value that Optuna learns of a trial that ended; the last one, or for top_k the one at the rung."""
+        """The value that Optuna gets for a trial that ended; the last one, or for top_k the one at the rung."""
         if self.experiment.search.scheduler == "top_k":
             return value_at_rung(record, self.experiment.search.grace_seconds)
         return record.reports[-1][record.figure.name] if record.reports else None
@@ -246,12 +246,12 @@ class _Run:
         return self.study().of_cell(cell.name)
 
     def _trial_folder(self, cell: Cell, name: str) -> Path:
-        """That in which the trial began, under an earlier cell as it may be, or a new one."""
+        """The folder in which the trial started, possibly under an earlier cell, or a new one."""
         began = (record.folder for record in self._records(cell) if record.trial == name)
         return next(began, self.folder / cell_folder(self.experiment, cell) / name)
 
     def _admit(self, cell: Cell, known: set[str], chosen: dict[str, Scalar]) -> bool:
-        """Whether a draw becomes a trial: one that cannot be trained fails here, one that was drawn before is left."""
+        """Whether a draw becomes a trial: one that cannot be trained fails here, and a repeated one is rejected."""
         settings, message = None, ""
         try:
             settings = self.experiment.settings({**cell.fixes, **chosen})
@@ -267,7 +267,7 @@ class _Run:
         if (folder / RECORD).exists():
             record = read_record(folder / RECORD).model_copy(update=state)
         else:
-            # Now, rather than when it begins to train: then a search that is killed in between has the same draws.
+            # Now rather than at the start of its training: then a search that is killed in between has the same draws.
             record = TrialRecord(
                 cell=cell.name,
                 trial=name,
@@ -303,7 +303,7 @@ class _Run:
             self._end(cell)
 
     def _tune(self, cells: Sequence[Cell], space: dict[str, Any], **how: Any) -> None:
-        # Here, so that trials, ranks and nodes need only read it, and before Ray starts where there can be none.
+        # Here, so that trials, ranks and nodes only read it, and so that an error comes before Ray starts.
         make_validation_set(self.manifest, self.experiment.validation, self.experiment.objective)
         start_ray()
         plan = TrialPlan(
@@ -339,7 +339,7 @@ class _Run:
         )
         try:
             tuner.fit()
-        except Exception as error:  # whatever Tune raises: of its own, or around an error of ours
+        except Exception as error:  # any error of Tune: its own, or around an error of ours
             with suppress(VimssError):  # a full disk, which is what the error is about
                 observer.interrupt()
             raise observer.error or our_error(error) or _tune_has_ended(error) from error
@@ -351,13 +351,13 @@ class _Run:
         shutil.rmtree(self.folder / TUNE_FOLDER, ignore_errors=True)
 
     def _resume(self, cell: Cell) -> tuple[list[TrialRecord], list[TrialRecord]]:
-        """The trials of the cell that ended, replayed to the reporters as those that wait are, and the interrupted."""
+        """The ended and the interrupted trials of the cell; ended and waiting ones are replayed to the reporters."""
         for record in self._records(cell):
             if record.state == "running":
-                # Of a driver that died.
+                # Left by a driver that died.
                 write_record(record.model_copy(update={"state": "interrupted"}))
         records = self._records(cell)
-        # Where nothing is tuned, a trial that was pruned in a search goes on to the whole budget.
+        # Where nothing is tuned, a trial that was pruned in a search continues to the whole budget.
         states = {"finished", "pruned"} if self.experiment.tune and not cell.is_control else {"finished"}
         if cell.name not in self.replayed:
             self._replay(cell, [record for record in records if record.state in {*states, "waiting"}])
@@ -374,7 +374,7 @@ class _Run:
             if record.state == "waiting":
                 self._report(TrialWaits(cell.name, record.trial))
             else:
-                # It has ended, which mypy does not know of the items of a list.
+                # It has ended, which mypy cannot infer for the items of a list.
                 self._report(TrialEnded(cell.name, record.trial, record.state, record.folder, record.message))  # type: ignore[arg-type]
 
     def _end(self, cell: Cell) -> None:

@@ -1,4 +1,4 @@
-"""What Optuna draws for the trials of a cell: TPE over the axes, without repeated or impossible settings."""
+"""Optuna's draws for the trials of a cell: TPE over the axes, without repeated or impossible settings."""
 
 import math
 import warnings
@@ -44,7 +44,7 @@ def suggest(trial: Any, axes: dict[str, Axis]) -> dict[str, Any]:
 
 
 def distribution_of(key: str, axis: Axis) -> BaseDistribution:
-    """What Optuna draws from for an axis."""
+    """Optuna's distribution for an axis."""
     if axis.choices:
         return CategoricalDistribution(axis.choices)
     if field_type(key) is int:
@@ -58,7 +58,7 @@ def startup_trials(trials: int) -> int:
 
 
 class DeduplicatingSearcher(Searcher):
-    """What Optuna draws, as far as it is admitted: two trials of equal settings would train in one folder.
+    """Optuna's draws that are admitted: two trials of equal settings would train in one folder.
 
     In place of a draw that is not admitted comes one at random, since TPE would choose its favourite again.
     """

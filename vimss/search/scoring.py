@@ -2,7 +2,7 @@
 
     score_again(folder, manifest, experiment.validation, report=print)
 
-Losses on different sets cannot be compared, so this comes before any cell begins and before a best trial is chosen.
+Losses on different sets cannot be compared, so this comes before any cell starts and before a best trial is chosen.
 """
 
 from collections.abc import Callable

@@ -5,7 +5,7 @@
 
 Needs neither Ray nor torch. A study is a folder per cell, and in it a folder per trial:
 
-    CELL-SIGNATURE/TRIAL/trial.json    what it was and how it went
+    CELL-SIGNATURE/TRIAL/trial.json    its settings, reports and state
     CELL-SIGNATURE/TRIAL/model/        its best weights
 
 The signatures: a study's is that of its data and its validation set, a cell's that of what it fixes, and a trial's name
@@ -44,7 +44,7 @@ LOCK = "lock"
 
 
 class TrialRecord(Config):
-    """What a trial was and how it went; `trial.json` in its folder."""
+    """The settings, reports and state of a trial; `trial.json` in its folder."""
 
     # Figures of reports may be anything, and JSON has no NaN.
     model_config = Config.model_config | {"allow_inf_nan": True, "ser_json_inf_nan": "strings"}
@@ -93,13 +93,13 @@ class TrialRecord(Config):
 
 @dataclass(frozen=True)
 class Study:
-    """All trials of an experiment, as its folder has them."""
+    """All trials of an experiment that are in its folder."""
 
     folder: Path
     records: tuple[TrialRecord, ...]
 
     def of_cell(self, cell: str) -> tuple[TrialRecord, ...]:
-        """The trials of one cell, in the order in which they began."""
+        """The trials of one cell, in the order of their start."""
         return tuple(
             sorted((record for record in self.records if record.cell == cell), key=lambda record: record.begun)
         )
@@ -134,7 +134,7 @@ class Study:
 
 
 def study_folder(experiment: Experiment, manifest: Manifest, store: Store) -> Path:
-    """Where an experiment's trials lie: its name, and the signature of the shards and of the validation set.
+    """The folder of an experiment's trials: its name, and the signature of the shards and of the validation set.
 
     The size of the validation set does not count: weights are scored again on a larger one.
     """
@@ -151,11 +151,11 @@ def cell_folder(experiment: Experiment, cell: Cell) -> str:
 
 
 def in_cells(experiment: Experiment, study: Study) -> Study:
-    """The trials that lie in the cells of an experiment as it is now, each with the name of its cell.
+    """The trials in the current cells of an experiment, each with the name of its cell.
 
     In a cell with `tune` lie the trials of searches that have what it fixes, and of each axis a value that the axis
     allows. A cell without, and a control, has one trial: the one that was trained for it, or a finished one of the
-    same settings. All others stay on disk, and count again when the experiment asks for them again.
+    same settings. All others stay on disk, and count again when the experiment has them again.
     """
     searched = [cell for cell in experiment.cells() if not cell.is_control]
     records = (_drawn if experiment.tune else _fixed)(experiment, searched, study.records)
@@ -199,11 +199,11 @@ def _fixed(experiment: Experiment, cells: Iterable[Cell], records: Iterable[Tria
 
 
 def _drawn(experiment: Experiment, cells: Sequence[Cell], records: Iterable[TrialRecord]) -> list[TrialRecord]:
-    """The trials of cells in which settings are tuned; each lies in one of them."""
+    """The trials of cells in which settings are tuned; each is in one of them."""
     homes = {cell_folder(experiment, cell): cell for cell in cells}
     found = []
     for record in records:
-        # Nearly always the cell that its folder names, which saves a look at all others.
+        # Start with the cell that the folder names: it is nearly always the right one.
         home = homes.get(record.folder.parent.name)
         for cell in sorted(cells, key=lambda cell: cell is not home) if not record.is_control else ():
             chosen = _chosen(experiment, cell, record, cell is home)
@@ -214,10 +214,10 @@ def _drawn(experiment: Experiment, cells: Sequence[Cell], records: Iterable[Tria
 
 
 def _chosen(experiment: Experiment, cell: Cell, record: TrialRecord, is_home: bool) -> dict[str, Scalar] | None:
-    """What the axes of a cell choose for a trial; None where it does not lie in the cell."""
+    """The values of a cell's axes in a trial; None where the trial is not in the cell."""
     axes = experiment.tune
     if record.settings is None:
-        # A draw that goes together in no network is known by what was drawn alone.
+        # A draw that fits no network is identified by the drawn values alone.
         fits = all(key in axes and _allowed(key, axes[key], value) for key, value in record.chosen.items())
         return record.chosen if is_home and fits and record.state == "failed" else None
     chosen: dict[str, Scalar] = {}
@@ -226,8 +226,8 @@ def _chosen(experiment: Experiment, cell: Cell, record: TrialRecord, is_home: bo
         if any(chosen.get(other) not in values for other, values in axis.when.items()):
             continue
         if not has_key(record.settings, key):
-            return None  # it is of another network
-        # What was drawn goes first, and any other value last: where a setting changes nothing, it need not show.
+            return None  # its network has no such setting
+        # The drawn value first, any other value last: a setting that changes nothing may be missing.
         value = value_of(record.settings, key)
         values = (record.chosen.get(key, value), value, *(axis.choices or (axis.low,)))
         chosen[key] = next(one for one in values if _allowed(key, axis, one))
@@ -262,7 +262,7 @@ def locked(folder: Path, on_wait: Callable[[str], None] | None = None) -> Iterat
                 raise StorageError(
                     f"one process at a time may search the study {folder.name}",
                     got=f"{owner}, which searches it now",
-                    fix="wait until it has ended, or give --wait; the same command then goes on from there",
+                    fix="wait until it has ended, or give --wait; the same command then resumes from there",
                 )
             on_wait(owner)
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -289,7 +289,7 @@ def _try_lock(file: TextIO, folder: Path) -> bool:
 
 
 def read_study(folder: Path) -> Study:
-    """All trials of a study's folder, also those of cells that the experiment has no more; see `in_cells`.
+    """All trials of a study's folder, also those of cells that the experiment no longer has; see `in_cells`.
 
     DataError names a record that cannot be read.
     """
@@ -300,8 +300,8 @@ def read_study(folder: Path) -> Study:
 def read_record(path: Path) -> TrialRecord:
     """One trial.json; DataError where it cannot be read.
 
-    Of what another version of VIMSS wrote, what this one does not know is left out. Settings that it does not know are
-    None: no cell of this version has them.
+    Keys of another version of VIMSS that this one lacks are ignored. Settings with unknown keys are None: no cell of
+    this version has them.
     """
     try:
         content = _with_current_names({**json.loads(path.read_text(encoding="utf-8")), "folder": path.parent})

@@ -1,12 +1,12 @@
-"""The scheduler top_k: every trial of a cell trains to the first rung; then the best K go on to the whole budget.
+"""The scheduler top_k: every trial of a cell trains to the first rung; then the best K continue to the whole budget.
 
 This is one round of synchronous successive halving (Karnin, Koren and Somekh 2013; Jamieson and Talwalkar 2016), the
 inner loop of Hyperband. Unlike ASHA's, its choice does not depend on which trial reaches the rung first: it is a
 function of the records.
 
-    going_on, pruned = choose(records, rung=225.0, keep=2)
+    continuing, pruned = choose(records, rung=225.0, keep=2)
 
-A trial that waits holds no process and no resources: its training has returned, and goes on from its checkpoint as
+A trial that waits holds no process and no resources: its training has returned, and resumes from its checkpoint as
 another trial of Tune. Ray's own way is a scheduler that returns PAUSE (HyperBandScheduler). Tune's ConcurrencyLimiter
 counts such a trial among those that run at once: with more trials than that, it would wait for ever.
 """
@@ -53,7 +53,7 @@ def choose(
     Args:
         records: of one cell.
         rung: audio seconds.
-        keep: how many go on.
+        keep: how many continue.
         others: how many trials beside the records are not at the rung yet.
 
     """
@@ -78,18 +78,18 @@ class Rung:
     """All of the cell, as they are now."""
     prune: Callable[[TrialRecord], None]
     beside: Callable[[TrialRecord], Sequence[dict[str, Any]]]
-    """Configurations of other cells that train beside a trial that goes on."""
+    """Configurations of other cells that train beside a trial that continues."""
 
 
 class TopK(Searcher):
-    """Asks for draws that train to the rung, then for the best of them again.
+    """Suggests draws that train to the rung, then the best of them again.
 
-    A trial goes on as soon as it is sure to be among the best, so that cores and processes need not wait for the last
+    A trial continues as soon as it is sure to be among the best, so that cores and processes need not wait for the last
     one at the rung. Where a trial was lost before the rung, the others wait for the same command to resume it. One that
     fails after the rung makes room for the next best.
 
     Optuna learns the value at the rung alone, of all trials: those can be compared, while the values at the end of the
-    few that go on are better for their longer training. With several trials at once the draws depend on the order of
+    few that continue are better for their longer training. With several trials at once the draws depend on the order of
     their reports (ASHA's too). One at a time they are a function of the seed; a resumed search draws anew.
     """
 
@@ -129,16 +129,16 @@ class TopK(Searcher):
         return None if self.to_rung or self.beyond else Searcher.FINISHED
 
     def _next(self) -> TrialRecord | None:
-        """A trial that goes on now. Once all have reached the rung, those that do not go on are pruned."""
+        """A trial that continues now. Once all have reached the rung, the others are pruned."""
         records = self.rung.records()
         # Those of this run that have reported at the rung, but not returned: their folder is still in use.
         closing = [record for record in records if record.state == "running" and record.trial not in self.continued]
-        going_on, pruned = choose(
+        continuing, pruned = choose(
             [record for record in records if record not in closing], self.rung.seconds, self.rung.keep, len(closing)
         )
         for record in pruned:
             self.rung.prune(record)
-        due = (record for record in going_on if record.state != "finished" and record.trial not in self.continued)
+        due = (record for record in continuing if record.state != "finished" and record.trial not in self.continued)
         return next(due, None)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:

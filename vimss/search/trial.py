@@ -1,4 +1,4 @@
-"""What one Tune trial does in its own process: train with its settings, and report to Tune.
+"""One Tune trial in its own process: train with its settings, and report to Tune.
 
 Apart from `search`, because this module is imported by every trial's process: the less it needs, the sooner it trains.
 """
@@ -30,10 +30,10 @@ REPORTED = "reported"
 """Key of Tune's results that holds the figures of a report, apart from those that Tune adds itself."""
 
 NEEDED = ("audio_seconds", "steps")
-"""What a search needs of every report beside its figure: to prune, and to find the checkpoint."""
+"""Keys that a search needs in every report beside its figure: to prune, and to find the checkpoint."""
 
 _FIGURE_NAME = re.compile(r"[\w\-./: ]{1,200}", re.ASCII)
-"""What MLflow takes as the name of a metric."""
+"""Names of metrics that MLflow accepts."""
 
 
 RUNG = "rung"
@@ -55,10 +55,10 @@ class TrialPlan:
     cells: dict[str, Cell]
     shards: Path
     more_shards: tuple[tuple[Path, float], ...]
-    """Of other corpora, with the share of the mixtures that each gives."""
+    """Shards of other corpora, with the share of the mixtures that each gives."""
     place: Place
     folder: Path
-    """Of the study."""
+    """The study's folder."""
     begun: Mapping[tuple[str, str], Path] = field(default_factory=dict)
     """Cell and trial to the folder of a trial that began before, under an earlier cell as it may be."""
 
@@ -81,7 +81,7 @@ def trial_name(settings: Settings) -> str:
 
 
 def trial_resources(place: Place) -> dict[str, float]:
-    """What a trial's own process takes: all that training takes, where there is one worker.
+    """The resources of a trial's own process: all that training needs, where there is one worker.
 
     With several, their processes take it, on any nodes; the trial's own is with the search, where its slot is.
     """

@@ -1,4 +1,4 @@
-"""Who plays, and what a model gives for them: from what was asked for, the file and the model to outputs and names.
+"""Players and their outputs: from the instruments given, the file and the model to queries and names of stems.
 
 players = players_of("violin, VC", file, separator)      # ("vn", "vc")
 parts = parts_of(separator, Recording(file, players, card))
@@ -21,15 +21,15 @@ from vimss.shards.instruments import label_named, nearest_label
 LONGEST_NAME = 3
 """Words of the longest name of an instrument that is looked for among words without commas."""
 MOST_PLAYERS = 10
-"""Of one instrument, where a number says how many were meant."""
+"""Most players of one instrument, where a number gives how many."""
 
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """Which outputs a model gives for a recording, and what they are called."""
+    """The outputs of a model for a recording, and their names."""
 
     names: tuple[str, ...]
-    """Of the stems, each once, in the order asked for."""
+    """Names of the stems, each once, in the order given."""
     rows: tuple[tuple[int, str], ...]
     """Output number and the stem that it is added to."""
     context: torch.Tensor | None
@@ -39,8 +39,8 @@ def players_of(instruments: str, file: Path, separator: Separator) -> tuple[str,
     """Labels of the players, checked; empty where the model's outputs have no labels.
 
     Instruments are parted by commas or semicolons. Each is a label of the model or its English name, in small letters
-    or capitals, maybe with a number behind it ("violin 2"). ConfigError says which label was probably meant by anything
-    else.
+    or capitals, maybe with a number behind it ("violin 2"). ConfigError names the label that was probably
+    meant by anything else.
     """
     known = ", ".join(separator.labels)
     if separator.interface.any_order:
@@ -65,7 +65,7 @@ def players_of(instruments: str, file: Path, separator: Separator) -> tuple[str,
             meant = ",".join(_meant(part, separator.labels))
             hint = f"did you mean '{meant}'? " if meant else ""
             raise ConfigError(
-                "every instrument must be a label that the model knows",
+                "every instrument must be one of the model's labels",
                 got=repr(part) if given else f"{part!r} in the metadata of {file}",
                 fix=f"{hint}choose from {known}, separated by commas",
             )
@@ -73,7 +73,7 @@ def players_of(instruments: str, file: Path, separator: Separator) -> tuple[str,
 
 
 def _meant(text: str, labels: Sequence[str]) -> list[str]:
-    """The labels that were probably meant by "2 violins", "violin cello" or "vln"; empty where nobody knows."""
+    """The labels that were probably meant by "2 violins", "violin cello" or "vln"; empty where none is near."""
     words = re.findall(r"[^\W\d_]+|\d+", text)
     meant: list[str] = []
     place, count = 0, 1
@@ -104,7 +104,7 @@ def _singular(text: str, labels: Sequence[str]) -> str | None:
 
 
 def stem_names(separator: Separator, players: tuple[str, ...]) -> tuple[str, ...]:
-    """What the stems of these players are called, each once; ModelError where files cannot be called so."""
+    """The names of the stems of these players, each once; ModelError where they cannot be names of files."""
     names = tuple(dict.fromkeys(stem for _, stem in separator.interface.stems_of(players)))
     if not all(re.fullmatch(r"[\w-]+", name) for name in names):
         raise ModelError(
@@ -116,7 +116,7 @@ def stem_names(separator: Separator, players: tuple[str, ...]) -> tuple[str, ...
 
 
 def parts_of(separator: Separator, recording: Recording) -> Parts:
-    """The outputs for the players of a recording, with the context that asks for them."""
+    """The outputs for the players of a recording, with their context."""
     interface = separator.interface
     context = interface.of_recording(recording)
     return Parts(

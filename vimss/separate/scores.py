@@ -39,7 +39,7 @@ def find_references(
 ) -> tuple[dict[str, list[Path]], tuple[str, ...]]:
     """The files of each stem that has any, and sentences about files that are added and files that are not used.
 
-    A file belongs to the label that its name begins with, as the folder reader of `vimss shard` has it; several of one
+    A file belongs to the label that its name starts with, as the folder reader of `vimss shard` has it; several of one
     label are added, as their stems are. ConfigError where there are none, or one stem in two formats.
     """
     with explain_os_errors(folder, "--references"):
@@ -148,20 +148,20 @@ def improvement(mixture: DiskAudio, reference: DiskAudio, estimate: DiskAudio, s
     active = active_segments(np.concatenate(energies)) if energies else np.zeros(0, bool)
     wanted, of_estimate, of_mixture = 0.0, np.zeros(2), np.zeros(2)
     for begin, kept in _stretches(active, reference.samples, length, step):
-        true, given, heard = (
+        true, given, mixed = (
             signal.read(begin, begin + len(kept))[:, kept].astype(np.float64)
             for signal in (reference, estimate, mixture)
         )
         wanted += float(np.sum(true**2))
         of_estimate += (np.sum(true * given), np.sum(given**2))
-        of_mixture += (np.sum(true * heard), np.sum(heard**2))
+        of_mixture += (np.sum(true * mixed), np.sum(mixed**2))
     return si_sdr_of_sums(wanted, *of_estimate) - si_sdr_of_sums(wanted, *of_mixture)
 
 
 def _stretches(
     active: Bool[np.ndarray, " n"], samples: int, length: int, step: int
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Where a stretch begins, and which of its samples are active; stretches without any are left out."""
+    """Where a stretch starts, and which of its samples are active; stretches without any are left out."""
     for begin in range(0, samples, step):
         segments = active[begin // length : (begin + step) // length]
         if segments.any():

@@ -1,6 +1,6 @@
 """A recording in; one WAV per label and a page to look at and listen to out.
 
-    separated = separate(Path("quartet.mp4"), model_folder, Path("stems/quartet"), instruments="vn,vn,va,vc")
+    separated = separate_recording(Path("quartet.mp4"), model_folder, Path("stems/quartet"), instruments="vn,vn,va,vc")
     separated.stems["vn"]  # both violins; a model conditioned on labels cannot tell them apart
     separated.page
 
@@ -31,7 +31,7 @@ from vimss.model import apply
 from vimss.model.contexts import Recording
 from vimss.model.device import DeviceName, find_device, on_device
 from vimss.model.separator import Separator, load_separator, read_card
-from vimss.pages.of_recording import Heard, LoadedModel, Signals, peak_limited, separation_page
+from vimss.pages.of_recording import LoadedModel, RecordingSound, Signals, peak_limited, separation_page
 from vimss.separate.folder import (
     PAGE,
     check_inputs_stay,
@@ -58,7 +58,7 @@ class Options:
     channel: Channel = "all"
     """Part of a stereo sound; all: as many channels as the model has."""
     allow_truncated: bool = False
-    """Whether a file that was cut off is separated as far as it goes."""
+    """Whether a truncated file is separated up to where it ends."""
     overwrite: bool = False
     """Whether stems of another recording may be replaced."""
     numbered: bool = False
@@ -101,7 +101,7 @@ class Separated:
     """Label to SI-SDR improvement in dB, for the labels that have a reference."""
     gain: float
     """Gain of all stems: below 1 where it was reduced so that none clips."""
-    heard: SoundReport
+    sound: SoundReport
     notes: tuple[str, ...]
     """What is missing from the recording, and warnings about its sound."""
 
@@ -114,8 +114,8 @@ class Separated:
     @property
     def summary(self) -> dict[str, Any]:
         """All of it for a script."""
-        heard = {
-            name: getattr(self.heard, name)
+        sound = {
+            name: getattr(self.sound, name)
             for name in ("stream", "streams", "channel", "channels", "sample_rate", "seconds", "level_db")
         }
         return {
@@ -123,12 +123,12 @@ class Separated:
             "stems": {name: str(path) for name, path in self.stems.items()},
             "gain_db": 20 * math.log10(self.gain),
             "scores": self.scores,
-            "heard": heard,
+            "heard": sound,
             "notes": list(self.notes),
         }
 
 
-def separate(
+def separate_recording(
     file: Path,
     model: Path,
     out: Path,
@@ -175,7 +175,7 @@ def separate(
         write_record(folder, recording, {"model": known.name} | result.record)
         target = put_folder(folder, out, recording, numbered=options.numbered, overwrite=options.overwrite)
     paths = {name: target / f"{name}.wav" for name in parts.names}
-    return Separated(paths, target / PAGE, result.scores, result.gain, result.heard.report, result.heard.notes)
+    return Separated(paths, target / PAGE, result.scores, result.gain, result.sound.report, result.sound.notes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,7 +196,7 @@ class Task:
 class Done:
     """Results beside the files."""
 
-    heard: Heard
+    sound: RecordingSound
     scores: dict[str, float]
     gain: float
     stems: tuple[str, ...]
@@ -204,7 +204,7 @@ class Done:
     @property
     def record(self) -> dict[str, Any]:
         """The content of the record."""
-        about = {"heard": self.heard.report.sentence, "notes": list(self.heard.notes)}
+        about = {"heard": self.sound.report.sentence, "notes": list(self.sound.notes)}
         return {"stems": list(self.stems), "gain": self.gain, "scores": self.scores} | about
 
 
@@ -220,8 +220,8 @@ def _separate_in(folder: Path, task: Task, reports: Reports) -> Done:
         check_space(folder, round(probe(task.file).seconds * rate), channels, signals)
         mixture = spool()
         reports.progress("reading")
-        heard = _read_mixture(task, mixture, rate)
-        for sentence in (heard.report.sentence, *heard.notes):
+        sound = _read_mixture(task, mixture, rate)
+        for sentence in (sound.report.sentence, *sound.notes):
             reports.note(sentence)
         check_wav_size(mixture.samples, channels, rate)
         check_space(folder, mixture.samples, channels, signals - 1)  # the mixture is on the disk already
@@ -230,16 +230,16 @@ def _separate_in(folder: Path, task: Task, reports: Reports) -> Done:
         gain = _separate_into(stems, task.model.separator, mixture, task.parts, reports.progress)
         reports.progress("scores and page")
         scores = score(mixture, stems, true, rate)
-        page = separation_page(heard, task.model, task.players, Signals(mixture, stems, true, gain), scores)
+        page = separation_page(sound, task.model, task.players, Signals(mixture, stems, true, gain), scores)
         (folder / PAGE).write_text(page, encoding="utf-8")
         for name, stem in stems.items():
             reports.progress(f"writing {name}.wav")
             write_wav_blocks(folder / f"{name}.wav", _to_write(stem, gain), stem.samples, channels, rate)
             stem.close()
-    return Done(heard, scores.improvements, gain, task.parts.names)
+    return Done(sound, scores.improvements, gain, task.parts.names)
 
 
-def _read_mixture(task: Task, mixture: DiskAudio, sample_rate: int) -> Heard:
+def _read_mixture(task: Task, mixture: DiskAudio, sample_rate: int) -> RecordingSound:
     """Read the recording onto the disk."""
     report, options = SoundReport(), task.options
     for block in audio_blocks(
@@ -252,7 +252,7 @@ def _read_mixture(task: Task, mixture: DiskAudio, sample_rate: int) -> Heard:
         report=report,
     ):
         mixture.append(block)
-    return Heard(task.file, report, (*report.notes, *report.warnings, *task.notes))
+    return RecordingSound(task.file, report, (*report.notes, *report.warnings, *task.notes))
 
 
 def _separate_into(

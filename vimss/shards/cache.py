@@ -4,7 +4,7 @@
 
 A file is fetched when it is first read, compared with its SHA-256, and kept in the cache for all processes of the node.
 A lock per file lets one process fetch what others wait for. Beyond `cache_gigabytes` the least recently used files go,
-but none that is being fetched or was the last one that a thread asked for: it may be about to open it.
+but none that is being fetched or was the last one that a thread requested: it may be about to open it.
 """
 
 import fcntl
@@ -21,7 +21,7 @@ from vimss.shards.manifest import Manifest, Origin, Shard
 from vimss.storage import TEMPORARY, RemoteFolder, atomic_write, explain_os_errors, sha256
 
 CACHE_VARIABLE = "VIMSS_CACHE"
-"""Of the environment: a folder on the node's own disk for what is fetched; without it, the store's cache."""
+"""Environment variable: a folder on the node's own disk for what is fetched; without it, the store's cache."""
 
 FILES, LOCKS = "files", "locks"
 """Folders beside the copy of the manifest, or of the cache elsewhere."""
@@ -33,11 +33,11 @@ ENTRY = "features.json"
 """The entry of a folder of features; it comes last."""
 
 _reading = threading.local()
-"""Per thread and kind of file: the lock of the last one that was asked for."""
+"""Per thread and kind of file: the lock of the last one requested."""
 
 
 def local_shard(manifest: Manifest, shard: Shard) -> Path:
-    """The file of a shard; DataError or StorageError where it cannot be had as its manifest says."""
+    """The file of a shard; DataError or StorageError where it cannot be had as in its manifest."""
     if manifest.origin is None:
         return manifest.folder / shard.name
     return _fetch(manifest.folder, manifest.origin, shard.name, shard.sha256)
@@ -58,7 +58,7 @@ def local_features(manifest: Manifest, folder: str, shard: Shard) -> Path:
 
 @functools.cache
 def _feature_digests(url: str, folder: str, shards: str) -> dict[str, str]:
-    """Of the features of the shards with this digest. That there are none is not remembered: they may be computed."""
+    """Digests of the features of these shards. Missing features are not cached, since they may be computed later."""
     return json.loads(RemoteFolder(url).read_bytes(f"{FEATURES}/{folder}/{ENTRY}"))["files"]
 
 
@@ -118,7 +118,7 @@ def _make_room(cache: Path, most_bytes: int) -> None:
 
 
 def _forget(path: Path) -> bool:
-    """Remove a file that nobody fetches or is about to open; a process that has it open can read on."""
+    """Remove a file that no process fetches or is about to open; one that has it open can still read it."""
     with _lock_of(path) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -140,7 +140,7 @@ def _lock_of(path: Path) -> IO[Any]:
 
 
 def _release(kind: str) -> None:
-    """Let the last file of a kind go that this thread asked for: it has been opened since, or is no longer wanted."""
+    """Release the last file of a kind that this thread requested: it has been opened since, or is no longer wanted."""
     lock = _reading.__dict__.pop(kind, None)
     if lock is not None:
         lock.close()

@@ -21,7 +21,7 @@ class Player:
     audio: Int16[np.ndarray, "c t"] | None = None
     """The stem; None where the player rests (`silent`) or where no stem exists."""
     silent: bool = False
-    """The player is there and seen, and plays nothing in this clip."""
+    """The player is present and has a picture, but plays nothing in this clip."""
     picture: UInt8[np.ndarray, "v h w 3"] | None = None
     """The player's crop of the video, RGB, at the recipe's size and frame rate."""
     features: Float16[np.ndarray, "v d"] | None = None
@@ -29,14 +29,14 @@ class Player:
     skeleton: Float16[np.ndarray, "v j"] | None = None
     """Joints of the body, one row of j numbers per frame, as the corpus has them."""
     masks: Bool[np.ndarray, "2 v h w"] | None = None
-    """Ground truth pixels of the player (0) and of the instrument (1), where the corpus knows them."""
+    """Ground truth pixels of the player (0) and of the instrument (1), where the corpus has them."""
     boxes: Int16[np.ndarray, "2 v 4"] | None = None
     """Boxes of player and instrument: left, top, right, bottom in pixels, right and bottom exclusive."""
     annotations: Mapping[str, Float64[np.ndarray, "k n"]] = field(default_factory=dict)
-    """What people wrote down about the part, by name, such as "notes": rows that begin with seconds from the clip's
-    begin, in order."""
+    """Annotations of the part, by name, such as "notes": rows that begin with seconds from the clip's
+    start, in order."""
     timbre: str = ""
-    """Which sound made the stem, such as "sf2:40"; reports group by it."""
+    """The sound that made the stem, such as "sf2:40"; reports group by it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class Clip:
     piece: str
     """Name of the piece, unique in the corpus, of letters, digits, `-` and `_`."""
     offset: int
-    """Where in the piece this clip begins, in audio samples."""
+    """Where in the piece this clip starts, in audio samples."""
     samples: int
     """Length in audio samples."""
     sample_rate: int
@@ -57,7 +57,7 @@ class Clip:
     mixture: Int16[np.ndarray, "c t"] | None = None
     """The recorded mix, where it is not the sum of the stems."""
     notes: tuple[str, ...] = ()
-    """What a reader met in the piece and took all the same, in sentences; not kept in shards, but in the manifest."""
+    """Sentences about oddities that the reader accepted; kept in the manifest, not in shards."""
 
     @property
     def key(self) -> str:

@@ -28,13 +28,13 @@ INSTRUMENTS = {
 """Code to English name, in the order of the 13 output channels."""
 
 WITH_DIGITS, WITHOUT_DIGITS = r"[\W_]+", r"[\W_\d]+"
-"""What parts the words of a name: a number is part of a label ("guitar 1"), or else tells players apart ("vn2")."""
+"""Separators of the words of a name: a number is part of a label ("guitar 1") or numbers the players ("vn2")."""
 
 
 def label_of(text: str, labels: Sequence[str]) -> str | None:
-    """The label that a name begins with, as a code or in English: "vn-2", "violin 2", "double_bass", "DoubleBass".
+    """The label that a name starts with, as a code or in English: "vn-2", "violin 2", "double_bass", "DoubleBass".
 
-    None where it begins with none of the labels, or with what stands for several of them.
+    None where it starts with none of the labels, or with what stands for several of them.
     """
     for parting in (WITH_DIGITS, WITHOUT_DIGITS):
         words = _words(text, parting)
@@ -71,7 +71,7 @@ def nearest_label(text: str, labels: Sequence[str]) -> str | None:
 
 
 def _names(label: str, parting: str) -> Iterator[str]:
-    """What a label may be called; each name once."""
+    """All names of a label, each once."""
     called = [_words(label, parting)]
     if label in INSTRUMENTS:
         called.append(INSTRUMENTS[label])

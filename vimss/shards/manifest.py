@@ -76,7 +76,7 @@ class Manifest(Config):
         (), exclude=True, description="other corpora, and the share of training's mixtures that each gives"
     )
     pairs: tuple[tuple[str, str], ...] = Field(
-        (), description="pieces of the test split whose mixtures evaluation hears instead of drawn ones"
+        (), description="pieces of the test split whose mixtures evaluation uses instead of drawn ones"
     )
 
     def of_split(self, split: str) -> tuple[Shard, ...]:
@@ -91,7 +91,7 @@ class Manifest(Config):
 
     @property
     def odd(self) -> tuple[str, ...]:
-        """Everything that somebody should look at before the shards are used."""
+        """Everything to look at before the shards are used."""
         return (*self.odd_mixtures, *self.notes)
 
     @property
@@ -159,7 +159,7 @@ def open_manifest(folder: str | Path, more: Sequence[tuple[str | Path, float]] =
     for shard in manifest.shards:
         if sizes.get(shard.name) != shard.size:
             raise DataError(
-                f"{manifest.home}/{shard.name} must have {shard.size} bytes as its manifest says",
+                f"{manifest.home}/{shard.name} must have {shard.size} bytes, as in its manifest",
                 got=f"{sizes[shard.name]} bytes" if shard.name in sizes else "no such file",
                 fix=f"delete {manifest.home} and run `vimss shard {manifest.name}` again",
             )

@@ -1,4 +1,4 @@
-"""What data: one YAML file per corpus in shards/, as checked settings.
+"""Recipes: one YAML file per corpus in shards/, as checked settings.
 
 recipe = load_recipe("quickstart")      # shards/quickstart.yaml
 recipe = load_recipe("my/recipe.yaml")  # or any path
@@ -14,16 +14,16 @@ from pydantic import Field, model_validator
 from vimss.config import Config, check_file_name, find_yaml, load_yaml
 from vimss.shards.instruments import INSTRUMENTS
 
-SPLITS = ("train", "valid", "promote", "test", "test_unheard")
+SPLITS = ("train", "valid", "promote", "test", "test_unseen_timbres")
 """`valid` steers a search, `promote` decides on champions, `test` makes tables only;
-`test_unheard` has timbres that training never saw."""
+`test_unseen_timbres` has timbres that training never saw."""
 
 
 RECIPES = "shards/*.yaml"
 """Where the recipes lie in a repository."""
 
 _NAME = re.compile(r"(?![.\s])[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+(?<!\s)")
-"""Of a recipe's file: what a terminal prints as it is."""
+"""The name of a recipe's file: characters that a terminal prints as they are."""
 
 
 class Picture(Config):
@@ -37,7 +37,7 @@ class Expectation(Config):
     """How much a corpus holds when it is whole, so that a download that broke off is noticed before it is used."""
 
     pieces: int = Field(ge=1, description="number of pieces")
-    seconds: float = Field(0.0, ge=0, description="length of all pieces together, seconds; 0 where nobody knows")
+    seconds: float = Field(0.0, ge=0, description="length of all pieces together, seconds; 0 where it is unknown")
     most_missing: float = Field(0.0, ge=0, le=1, description="share that may be missing")
 
 
@@ -48,7 +48,7 @@ class Recipe(Config):
         "chamber", "urmp", "musdb18", "solos", "music", "sopjfm", "clarinet4science", "audioset", "folder"
     ] = Field(description="reader, a module of vimss.shards.corpora")
     description: str = Field(description="one sentence for people")
-    licence: str = Field(description="licence of the data, and what it asks of those who use it")
+    licence: str = Field(description="licence of the data, and its conditions")
     obtain: str = Field(description="how to obtain the data")
     expect: Expectation | None = Field(None, description="what the source holds when it is whole, where that is known")
     most_silent: float = Field(
@@ -58,7 +58,7 @@ class Recipe(Config):
         "list", description="what becomes of pieces whose recorded mix is not nearly the sum of their stems"
     )
     allow_truncated: bool = Field(
-        False, description="read files that end too early as far as they go, and list them as odd in the manifest"
+        False, description="read truncated files up to where they end, and list them as odd in the manifest"
     )
     labels: tuple[str, ...] = Field(
         tuple(INSTRUMENTS), min_length=1, description="instrument labels, in the order of the outputs"
@@ -109,6 +109,6 @@ def recipe_path(name: str | Path) -> Path:
 
 
 def recipe_name(name: str | Path) -> str:
-    """What a recipe is called: its file's name, which becomes part of the name of the folder of its shards."""
+    """The name of a recipe: its file's name, which becomes part of the name of the folder of its shards."""
     rule = "the name of a recipe's file must consist of letters and signs that are printed, the first of them no dot"
     return check_file_name(recipe_path(name), "recipe", _NAME, rule)

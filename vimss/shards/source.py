@@ -51,7 +51,7 @@ def is_junk(name: str) -> bool:
 
 
 def visible(folder: Path) -> list[Path]:
-    """What lies in a folder, by name, without what belongs to the system; nothing where there is no such folder."""
+    """The content of a folder by name, without files of the operating system; nothing where there is no such folder."""
     try:
         return sorted(path for path in folder.iterdir() if not is_junk(path.name))
     except (FileNotFoundError, NotADirectoryError):
@@ -73,7 +73,7 @@ def file_called(folder: Path, stem: str, endings: Sequence[str]) -> Path | None:
 
 
 def find_file(folder: Path, text: str) -> Path | None:
-    """The file below a folder at a path that somebody wrote, whatever wrote its accents, capitals and slashes."""
+    """The file below a folder at a path written by hand: accents, capitals and slashes may differ."""
     found = folder
     for part in PurePosixPath(text.replace("\\", "/")).parts:
         if part in ("/", ".."):
@@ -108,11 +108,11 @@ def source_folder(source: str | Path | None, recipe: Recipe) -> Path:
 
 
 def _not_a_folder(folder: Path | None) -> str:
-    """What is there in place of a folder that can be read; nothing where it is one."""
+    """What is in place of a readable folder, in words; empty where it is one."""
     if folder is None:
         return "no --source"
     if folder.is_dir():
-        next(folder.iterdir(), None)  # the system says at once whether it may be read
+        next(folder.iterdir(), None)  # fails at once where it may not be read
         return ""
     if folder.is_symlink() and not folder.exists():
         return f"a link to nothing, {folder}"
@@ -146,18 +146,20 @@ def _safely(holds: Callable[[Path], bool], path: Path) -> bool:
 
 
 def unreadable(error: OSError, path: Path) -> DataError:
-    """What to say where a file or folder of a corpus cannot be read, or is gone."""
+    """The error for a file or folder of a corpus that cannot be read, or is gone."""
     met = error.filename if isinstance(error.filename, str) else path
     gone = isinstance(error, FileNotFoundError)
     return DataError(
         f"{met} must be there and readable",
         got=error.strerror or type(error).__name__,
-        fix="put it back, and run the same command again" if gone else "mend its permissions, or copy the corpus again",
+        fix="put it back, and run the same command again"
+        if gone
+        else "correct its permissions, or copy the corpus again",
     )
 
 
 def gone(name: str, folder: Path) -> DataError:
-    """What to say where a piece that was listed is not found when it is read."""
+    """The error for a piece that was listed but is not found when it is read."""
     return DataError(
         f"{folder} must keep its pieces while shards are written from it",
         got=f"no {name} any more",
@@ -220,16 +222,16 @@ class Problems:
 
 
 def together(errors: Sequence[VimssError], otherwise: str = "") -> VimssError:
-    """One error as it is; several as one that names at most ten, with what else to do than to mend them."""
-    # What has come from another process has lost the errors that it was made of, and counts as one.
+    """A single error unchanged; several as one that names at most ten, with another fix than repairing them."""
+    # An error from another process has lost the errors that it was made of, and counts as one.
     errors = [one for error in errors for one in (getattr(error, "errors", ()) or (error,))]
     if len(errors) == 1:
         return errors[0]
-    told = [f"({number}) {error.rule}; got {error.got}" for number, error in enumerate(errors, 1)]
+    messages = [f"({number}) {error.rule}; got {error.got}" for number, error in enumerate(errors, 1)]
     fixes = list(dict.fromkeys(error.fix for error in errors))
     several = SeveralError(
         "every piece of a corpus must be whole and as its reader expects",
-        got=f"{len(errors)} errors: {first_of(told, between='. ')}",
+        got=f"{len(errors)} errors: {first_of(messages, between='. ')}",
         fix=first_of(fixes, 3, "; or ") + otherwise,
     )
     several.errors = tuple(errors)

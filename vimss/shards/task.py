@@ -42,7 +42,7 @@ INDEX = "index"
 
 
 class Written(Config):
-    """What the task of one shard reports."""
+    """The report of the task of one shard."""
 
     name: str = Field(description="of the shard, without its ending")
     shard: Shard | None = Field(description="none where not one of its pieces could be read")
@@ -68,7 +68,7 @@ class Written(Config):
 
     @property
     def seconds(self) -> float:
-        """Of music."""
+        """Seconds of music."""
         return self.shard.seconds if self.shard is not None else 0.0
 
 
@@ -98,10 +98,10 @@ def write_shard(task: Task) -> Written | Bad:
     before = None
     with suppress(FileNotFoundError):
         before = Written.model_validate_json(task.folder.read_bytes(index))
-        # A piece that was mended may be longer now, and its shard hold fewer pieces.
+        # A piece that was repaired may be longer now, and its shard hold fewer pieces.
         if {piece.name for piece in task.pieces} == before.tried and before.suits(task.recipe):
             return before
-    # It imports torch: those who only ask where shards lie need not wait for it.
+    # It imports torch: callers that only need the place of shards need not wait for it.
     import webdataset as wds
 
     shard = None
@@ -125,7 +125,7 @@ def write_shard(task: Task) -> Written | Bad:
         if before is not None:
             _publish(
                 Written(name=task.name, shard=None, pieces=(), digests=()), task
-            )  # outdated once pieces are mended
+            )  # outdated once pieces are repaired
         return Bad(tuple(read.bad), tuple(read.bad.values()))
     written = Written(
         name=task.name,
@@ -151,7 +151,7 @@ class _NothingReadError(Exception):
 
 
 class _Read:
-    """What was read of a shard's pieces so far."""
+    """The pieces of a shard that were read so far."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -212,7 +212,7 @@ def _read_piece(piece: Piece, task: Task) -> tuple[list[Clip], list[str], float]
         raise DataError(
             f"the recorded mix of {piece.name} must be nearly the sum of its stems",
             got="; ".join(odd),
-            fix="mend the files, take the piece away, or list such pieces: --set odd_mixtures=list",
+            fix="repair the files, take the piece away, or list such pieces: --set odd_mixtures=list",
         )
     return clips, odd, loudness.silent_share
 
@@ -265,7 +265,7 @@ def _players_members(clip: Clip, recipe: Recipe, players: list[dict[str, Any]]) 
             entry["audio"] = f"{name}.{recipe.audio_format}"
             yield entry["audio"], encode_audio(player.audio, clip.sample_rate, recipe.audio_format)
         if player.picture is not None:
-            # Players who cannot be told apart are seen in one picture.
+            # Players who cannot be distinguished share one picture.
             entry["picture"] = pictures.get(id(player.picture), f"{name}.mp4")
             if id(player.picture) not in pictures:
                 yield entry["picture"], encode_video(player.picture, clip.frame_rate)

@@ -1,9 +1,9 @@
-"""Whether a source is still what shards were begun from, and a piece still what was listed: changes would mix corpora.
+"""Whether a source and its pieces are unchanged since they were listed: changes would mix corpora.
 
-check_source(folder, source, begun=True)     # DataError where these shards were begun from other files
+check_source(folder, source, begun=True)     # DataError where these shards were started from other files
 before = stamp(piece.files)                  # when it is listed
 check_stamp(piece.name, piece.files, before) # DataError where its files have changed since
-keep_source(folder, source, open_files)      # what may still be mended
+keep_source(folder, source, open_files)      # what may still be repaired
 """
 
 import os
@@ -19,7 +19,7 @@ SOURCE = "source.tsv"
 """Names and sizes of the files that the shards were made from, where they were not generated."""
 
 OPEN = "open"
-"""In place of a size: a file or folder of a piece that could not be read, and may be mended or replaced."""
+"""In place of a size: a file or folder of a piece that could not be read, and may be repaired or replaced."""
 
 Sizes = dict[str, str]
 
@@ -28,7 +28,7 @@ def check_source(folder: Folder, source: Path | None, begun: bool) -> None:
     """Remember the source's files; DataError where these shards were `begun` from others."""
     if source is None:
         return
-    # As long as no shard is finished, a source may be mended.
+    # As long as no shard is finished, a source may be repaired.
     if not begun:
         _write(folder, _sizes(source))
         return
@@ -67,10 +67,10 @@ def check_stamp(piece: str, files: Iterable[Path], before: Sizes) -> None:
     now = stamp(files)
     changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
     if changed:
-        told = [f"{name} {_what(name, before, now)}" for name in changed]
+        changes = [f"{name} {_what(name, before, now)}" for name in changed]
         raise DataError(
             f"the files of {piece} must stay as they are while shards are written from them",
-            got=first_of(told),
+            got=first_of(changes),
             fix="wait until nothing writes there, put back what is gone, and run the same command again",
         )
 
@@ -82,12 +82,12 @@ def _what(name: str, before: Sizes, now: Sizes) -> str:
 
 
 def keep_source(folder: Folder, source: Path | None, open_files: Iterable[Path] = ()) -> None:
-    """Remember what was mended as it is now, and what may still be mended before the same command goes on."""
+    """Remember what was repaired as it is now, and what may still be repaired before the same command resumes."""
     if source is None:
         return
     before, now = _read(folder) or {}, _sizes(source)
     opened = {path.relative_to(source).as_posix(): OPEN for path in open_files if path.is_relative_to(source)}
-    # What became of others meanwhile is for the next run to find.
+    # The next run finds changes of others.
     kept = {name: size for name, size in before.items() if size != OPEN}
     kept |= {name: size for name, size in now.items() if _is_open(name, before)}
     _write(folder, {name: size for name, size in kept.items() if not _is_open(name, opened)} | opened)
@@ -100,7 +100,7 @@ def _change(name: str, before: Sizes, now: Sizes) -> str:
 
 
 def _is_open(name: str, sizes: Sizes) -> bool:
-    """Whether a file may be mended, or lies in a folder that may."""
+    """Whether a file may be repaired, or lies in a folder that may."""
     parts = name.split("/")
     return any(sizes.get("/".join(parts[:count])) == OPEN for count in range(1, len(parts) + 1))
 

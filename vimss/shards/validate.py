@@ -1,4 +1,4 @@
-"""What no corpus may put into its shards: too few pieces, clips that break the recipe, stems that are silent or faint.
+"""Checks for every corpus: too few pieces, clips that break the recipe, stems that are silent or faint.
 
 loudness, mix = SilenceCheck(), MixAndSum()
 for clip in clips_of_a_piece:
@@ -78,7 +78,7 @@ def check_expected(lengths: Sequence[float], missing: Sequence[str], recipe: Rec
         return
     few = len(lengths) < (1 - expect.most_missing) * expect.pieces
     seconds = sum(lengths)
-    # Lengths are told to the second or so.
+    # Lengths are given to the second or so.
     if few or seconds < 0.98 * (1 - expect.most_missing) * expect.seconds:
         wanted = f", together {expect.seconds:.0f} s" if expect.seconds else ""
         raise DataError(
@@ -174,12 +174,12 @@ class MixAndSum:
 
     def __init__(self) -> None:
         self._energies: list[Float64[np.ndarray, "3 c k"]] = []
-        """Of mix, sum and their difference."""
+        """Energies of mix, sum and their difference."""
         self._begins: list[Float64[np.ndarray, " k"]] = []
         """Seconds of the piece."""
 
     def add(self, clip: Clip) -> None:
-        """The next clip of the piece; one without a mix, or with players of whom there is no stem, tells nothing."""
+        """The next clip of the piece; one without a mix, or with players without stems, is skipped."""
         if clip.mixture is None or any(player.audio is None and not player.silent for player in clip.players):
             return
         mix = clip.mixture.astype(np.float32) / 32768
@@ -187,7 +187,7 @@ class MixAndSum:
         for player in clip.players:
             if player.audio is not None:
                 total += player.audio.astype(np.float32) / 32768
-        # What is left at the end belongs to the last second: codecs blur the last block of each sound by itself.
+        # The rest at the end belongs to the last second: codecs blur the last block of each sound by itself.
         edges = clip.sample_rate * np.arange(max(1, clip.samples // clip.sample_rate))
         signals = (mix, total, mix - total)
         sums = [np.add.reduceat(np.square(signal), edges, axis=1, dtype=np.float64) for signal in signals]
@@ -199,24 +199,24 @@ class MixAndSum:
         if not self._energies:
             return []
         energies, begins = np.concatenate(self._energies, axis=2), np.concatenate(self._begins)
-        told = [_oddity(energies[:, channel], begins) for channel in range(energies.shape[1])]
-        if len(set(told)) == 1:
-            return [f"{piece}: the recorded mix is not the sum of the stems: {told[0]}"] if told[0] else []
+        found = [_oddity(energies[:, channel], begins) for channel in range(energies.shape[1])]
+        if len(set(found)) == 1:
+            return [f"{piece}: the recorded mix is not the sum of the stems: {found[0]}"] if found[0] else []
         return [
             f"{piece}: the {side} channel of the recorded mix is not the sum of the stems: {what}"
-            for side, what in zip(("left", "right"), told, strict=True)
+            for side, what in zip(("left", "right"), found, strict=True)
             if what
         ]
 
 
 def _oddity(energies: Float64[np.ndarray, "3 k"], begins: Float64[np.ndarray, " k"]) -> str:
-    """What is odd about one channel of a mix; nothing where it is as it should be."""
+    """A sentence about what is odd in one channel of a mix; empty where nothing is."""
     mix, total, apart = energies.sum(axis=1)
     louder = max(mix, total)
     if apart > _power(APART_DB) * louder:
         if min(mix, total) < _power(FAINT_DB) * louder:
             return "the mix is silent" if mix < total else "the stems are silent"
-        # Of mix and sum; what a gain of the mix leaves over says whether it is more than that.
+        # Of mix and sum; the residual after a gain of the mix shows whether it is more than that.
         common = (mix + total - apart) / 2
         left_over = mix - common**2 / total
         if left_over < _power(APART_DB) * mix:

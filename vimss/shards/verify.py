@@ -1,4 +1,4 @@
-"""Whether shards are what their manifest says, to the last member.
+"""Whether shards match their manifest, to the last member.
 
 for found in check_shards(store.shards / "quickstart-3f9c2a1b07"):
     print(found.shard, found.wrong, found.odd)
@@ -25,7 +25,7 @@ from vimss.storage import Folder, folder_at, sha256
 
 @dataclass(frozen=True)
 class ShardReport:
-    """What is in one shard."""
+    """The content of one shard."""
 
     shard: str
     size: int

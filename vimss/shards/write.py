@@ -4,7 +4,7 @@
         manifest = write_shards(recipe, "quickstart", store, on_progress=print)
 
 The unit of work is a shard: a group of pieces, written by one Ray task under a temporary name and renamed, or uploaded.
-An interrupted run goes on where it was; the manifest comes last. vimss.shards.task says what a clip's members are.
+An interrupted run resumes; the manifest comes last. vimss.shards.task documents the members of a clip.
 """
 
 import math
@@ -43,7 +43,7 @@ def shards_signature(recipe: Recipe, name: str = "mine") -> str:
     Description and the like do not count. ConfigError, with the recipe's name, where its reader has no such options.
     """
     relevant = {key: value for key, value in differences(recipe).items() if key not in _IRRELEVANT}
-    # The reader knows the defaults of its options, so those that are spelled out do not count either.
+    # The reader holds the defaults of its options, so those that are spelled out do not count either.
     options = {"options": differences(_options(recipe, name))}
     return signature({**relevant, **options}, reader_of(recipe.corpus).VERSION, FORMAT)
 
@@ -63,7 +63,7 @@ def write_shards(
 
     Raises:
         DataError: The source is not what the recipe expects. Where pieces cannot be read and the recipe may lack none,
-            the error names all of them; what is whole stays written, and the same call goes on once they are mended.
+            the error names all of them; what is whole stays written, and the same call resumes once they are repaired.
 
     """
     source = None if source is None else source_folder(source, recipe)
@@ -143,7 +143,7 @@ def _accepted(manifest: Manifest, recipe: Recipe) -> Manifest:
         raise DataError(
             f"{manifest.home} must lack no piece of its source",
             got=f"{len(unreadable)} that could not be read: {first_of(unreadable, between='; ')}",
-            fix=f"mend these pieces and delete {manifest.home}, or let them be missing, by most_missing in "
+            fix=f"repair these pieces and delete {manifest.home}, or let them be missing, by most_missing in "
             "`expect` of the recipe",
         )
     silent = {piece: share for piece, share in manifest.silent.items() if share > recipe.most_silent}
@@ -151,13 +151,13 @@ def _accepted(manifest: Manifest, recipe: Recipe) -> Manifest:
         raise DataError(
             f"at most a share of {recipe.most_silent:g} of the stems of each piece in {manifest.home} may be silent",
             got=first_of([f"{share:.2g} in {piece}" for piece, share in silent.items()]),
-            fix=f"mend or take away these pieces and delete {manifest.home}, or allow more: --set most_silent=1",
+            fix=f"repair or take away these pieces and delete {manifest.home}, or allow more: --set most_silent=1",
         )
     if recipe.odd_mixtures == "refuse" and manifest.odd_mixtures:
         raise DataError(
             f"the recorded mixes of {manifest.home} must be nearly the sums of their stems",
             got=first_of(manifest.odd_mixtures, between="; "),
-            fix=f"mend or take away these pieces and delete {manifest.home}, or list them: --set odd_mixtures=list",
+            fix=f"repair or take away these pieces and delete {manifest.home}, or list them: --set odd_mixtures=list",
         )
     return manifest
 

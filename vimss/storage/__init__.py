@@ -1,4 +1,4 @@
-"""What VIMSS keeps: files that are complete or do not exist, folders on disks and behind URLs, the store's layout.
+"""Storage: files that are complete or do not exist, folders on disks and behind URLs, the store's layout.
 
 files    atomic writes, and the operating system's errors in words
 folders  the same methods for a folder here and one behind a URL

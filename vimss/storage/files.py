@@ -46,7 +46,7 @@ def atomic_write(target: Path, variable: str = "VIMSS_STORE") -> Iterator[Path]:
 def temporary_beside(target: Path) -> Iterator[Path]:
     """A free name in the folder of `target`, which is made if need be; whatever has that name is removed at the end.
 
-    OSError, before the block begins, where nothing can have the name of `target`.
+    OSError, before the block starts, where nothing can have the name of `target`.
     """
     target = _real(target)
     with suppress(FileNotFoundError):
@@ -137,13 +137,15 @@ def explain_os_errors(path: Path, variable: str = "VIMSS_STORE") -> Iterator[Non
                 got=f"{error.strerror} with {free_bytes(path) // 2**20} MB free",
                 fix=f"free some space or set {variable} to a folder on a larger disk, then run the same command again",
             ) from error
-        # What is read meanwhile, such as a file of a corpus, has errors too.
+        # The error may be of another file that is read meanwhile, such as one of a corpus.
         met = Path(error.filename) if isinstance(error.filename, str) else path
         met = met.parent if met.name.startswith(TEMPORARY) else met
         if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
             needed = "writable" if met.is_relative_to(path.parent) or path.is_relative_to(met) else "readable"
             raise StorageError(
-                f"{met} must be {needed}", got=str(error.strerror), fix="choose another folder or mend its permissions"
+                f"{met} must be {needed}",
+                got=str(error.strerror),
+                fix="choose another folder or correct its permissions",
             ) from error
         if error.errno in {errno.EEXIST, errno.ENOTDIR}:
             raise StorageError(

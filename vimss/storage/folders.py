@@ -17,7 +17,7 @@ from vimss.errors import ConfigError, StorageError
 from vimss.storage.files import FULL, TEMPORARY, atomic_write, explain_os_errors
 
 ATTEMPTS = 3
-"""How often a download is begun, beyond what the driver of a protocol tries by itself."""
+"""Attempts of a download, beyond those of a protocol's own driver."""
 
 
 PAUSE_SECONDS = 1.0

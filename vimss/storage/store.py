@@ -45,7 +45,7 @@ class Store:
 
     @property
     def stems(self) -> Path:
-        """What `vimss separate` writes, one folder per recording."""
+        """The output of `vimss separate`, one folder per recording."""
         return self.root / "stems"
 
     @property

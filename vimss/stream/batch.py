@@ -29,7 +29,7 @@ LOWEST_RMS = 1e-5
 
 @runtime_checkable
 class NetworkInterface(PlayerViews, Protocol):
-    """What a network takes beside the mixture, and what it must answer: see `vimss.model.interface`."""
+    """The inputs of a network beside the mixture, and its targets: see `vimss.model.interface`."""
 
     def num_outputs(self, queries: int = 1) -> int:
         """Number of outputs, for that many queries where the network takes queries."""
@@ -37,7 +37,7 @@ class NetworkInterface(PlayerViews, Protocol):
     def query(
         self, mixture: Mixture, mixing: MixingConfig, rng: np.random.Generator
     ) -> tuple[list[Sequence[Source]], list[np.ndarray]]:
-        """For each output the sources that it must be the sum of, and the rows of the context that asks for them."""
+        """For each output the sources that it must be the sum of, and the rows of their context."""
 
     def join(
         self, contexts: Sequence[Sequence[np.ndarray]]
@@ -165,7 +165,7 @@ class Examples:
 
 
 def most_sources(mixing: MixingConfig, epoch: int) -> int:
-    """The most players of a mixture in an epoch: fewer in the first ones, where the settings say so."""
+    """The most players of a mixture in an epoch: fewer in the first ones, where there is a curriculum."""
     if epoch >= mixing.curriculum_epochs:
         return mixing.max_sources
     return mixing.min_sources + (mixing.max_sources - mixing.min_sources) * epoch // mixing.curriculum_epochs
@@ -228,13 +228,13 @@ def make_batch(
 
 
 def whole_batch(mixture: Mixture, window: Window, interface: NetworkInterface) -> Batch:
-    """A batch of one in which every source is asked for exactly once, for validation."""
+    """A batch of one in which every source is queried exactly once, for validation."""
     queries = MixingConfig(queries=len(mixture.sources), absent_probability=0.0)
     return make_batch([mixture], 1, window, interface, queries, np.random.default_rng(0))
 
 
 def _together(*shapes: tuple[int, ...]) -> list[Float32[np.ndarray, "..."]]:
-    """Arrays in one piece of memory: from 4 MB on, numpy asks for huge pages (650 windows a second become 1,500)."""
+    """Arrays in one piece of memory: from 4 MB on, numpy requests huge pages (650 windows a second become 1,500)."""
     ends = np.cumsum([math.prod(shape) for shape in shapes])
     memory = np.empty(ends[-1], np.float32)
     return [part.reshape(shape) for part, shape in zip(np.split(memory, ends[:-1]), shapes, strict=True)]

@@ -70,7 +70,7 @@ class Corpus:
         number = 0
         for pool in self._pools(epoch, rank, world_size, partner_clips):
             order = np.random.default_rng((self.seed, epoch, rank, number)).permutation(len(pool.clips))
-            # Clips that cannot be used count too: others of the pool are anchors in their place.
+            # Unusable clips count too: others of the pool are anchors in their place.
             for place in range(pool.held * self.mixing.windows_per_clip):
                 if number in wanted:
                     yield self._draw(pool, pool.clips[order[place % len(order)]], (epoch, rank, number), most)
@@ -118,8 +118,8 @@ class Corpus:
         for clip in read_clips(self.manifest, self.split, shards, members, features, self.damage):
             held.append(clip)
             left -= 1
-            # A short last pool would have too few instruments: it joins the one before, as one of duets without stems
-            # joins the next.
+            # Merge a short final pool into the previous one, and a pool with too few instruments into the next
+            # one.
             enough = len(held) >= self.mixing.pool_clips and left >= self.mixing.pool_clips
             own = usable(held, self.window) if enough else []
             if own and len(instruments_of([*own, *partner_clips])) >= self.mixing.max_sources:

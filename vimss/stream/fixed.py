@@ -4,7 +4,7 @@
     kept = fixed_set(manifest, spec)                          # read, or drawn and written
     for mixture in mixtures_of(kept, manifest, window, views): ...
 
-What is drawn depends on the shards and the spec alone: a clip, a player, the sample where the excerpt begins, a gain.
+The draw depends on the shards and the spec alone: a clip, a player, the sample where the excerpt starts, a gain.
 The stems of the excerpts are kept as int16 with `margin` samples of what surrounds them in the clip; a window that
 reaches further has silence there. Of pictures and features only the place is kept: they are read from the shards.
 
@@ -48,7 +48,7 @@ from vimss.stream.stems import cut
 log = logging.getLogger(__name__)
 
 FOLDER = "mixtures"
-"""Beside the shards; behind a URL, beside the store's copy of their manifest."""
+"""Folder beside the shards, or beside the store's copy of the manifest of remote ones."""
 
 VERSION = 1
 """Raised when other mixtures are drawn from the same shards, so that old files are not used."""
@@ -59,13 +59,13 @@ HELD_CLIPS = 8
 
 @dataclass(frozen=True)
 class FixedSpec:
-    """Which mixtures to draw: all that they are a function of, beside the shards."""
+    """Specification of the mixtures: with the shards, it determines them."""
 
     split: str
     samples: int
     """Length of every mixture, audio samples."""
     kinds: tuple[tuple[int, bool], ...] = ()
-    """Of each mixture, how many players and whether they are of one clip at one time. Solos give no aligned mixtures,
+    """Number of players of each mixture, and whether they are of one clip at one time. Solos give no aligned mixtures,
     and duets none of four: kinds that the split does have take their place."""
     pairs: tuple[tuple[str, str], ...] = ()
     """Instead of kinds: the pieces of each mixture, whose stems are then mixed as they are."""
@@ -74,7 +74,7 @@ class FixedSpec:
     seed: int = 0
     gain_db: float = 4.0
     distractors: bool = False
-    """Whether each mixture also names a player who does not sound in it, to be asked for."""
+    """Whether each mixture also names a player who does not sound in it, as an absent query."""
 
     def signature(self, manifest: Manifest) -> str:
         """Equal signatures, equal mixtures."""
@@ -82,7 +82,7 @@ class FixedSpec:
 
 
 class Excerpt(Config):
-    """What is taken of one player."""
+    """The draw of one player."""
 
     shard: str = Field(description="name of the shard")
     clip: str = Field(description="key of the clip")
@@ -90,7 +90,7 @@ class Excerpt(Config):
     label: str
     piece: str
     timbre: str
-    start: int = Field(description="sample of the clip at which the excerpt begins")
+    start: int = Field(description="sample of the clip at which the excerpt starts")
     gain: float
 
 
@@ -109,7 +109,7 @@ class FixedSet:
     spec: FixedSpec
     drawn: tuple[Drawn, ...]
     stems: tuple[Int16[np.ndarray, "_ c t"], ...]
-    """Of each mixture, one stem per source, with the margin on either side and without the gain."""
+    """The stems of each mixture, one per source, with the margin on either side and without the gain."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class _Voice:
 
 
 StemOf = Callable[[ClipEntry, int], Int16[np.ndarray, "c t"]]
-"""Gives the stem of a player of a clip."""
+"""Returns the stem of a player of a clip."""
 
 
 def fixed_set(manifest: Manifest, spec: FixedSpec) -> FixedSet:
@@ -196,7 +196,7 @@ def draw(
 
 
 class _Taking:
-    """DeduplicatingSearcher the excerpts of one mixture."""
+    """Draws the excerpts of one mixture."""
 
     def __init__(self, rng: np.random.Generator, spec: FixedSpec, stem_of: StemOf) -> None:
         self.rng = rng
@@ -207,7 +207,7 @@ class _Taking:
     def of_kind(
         self, clips: Sequence[Sequence[_Voice]], voices: Sequence[_Voice], count: int, aligned: bool
     ) -> list[Excerpt]:
-        """Of `count` players: of one clip where aligned, else independent ones of different instruments."""
+        """Excerpts of `count` players: of one clip where aligned, else independent ones of different instruments."""
         able = [clip for clip in clips if not aligned or len(clip) >= count]
         anchor = able[int(self.rng.integers(len(able)))]
         if aligned:
@@ -219,7 +219,7 @@ class _Taking:
         return [self._excerpt(voice, self._start(voice)) for voice in together]
 
     def of_piece(self, voices: Sequence[_Voice], piece: str) -> Excerpt:
-        """Of one player of a piece."""
+        """An excerpt of one player of a piece."""
         able = [voice for voice in voices if voice.clip.piece == piece]
         if not able:
             raise DataError(
@@ -231,7 +231,7 @@ class _Taking:
         return self._excerpt(voice, self._start(voice))
 
     def silent(self, voices: Sequence[_Voice]) -> Excerpt:
-        """Of a player who does not sound in the mixture."""
+        """An excerpt of a player who does not sound in the mixture."""
         voice = voices[int(self.rng.integers(len(voices)))]
         return _excerpt(voice, self._start(voice), gain=0.0)
 
@@ -274,7 +274,7 @@ def _possible(spec: FixedSpec, clips: Collection[Sequence[_Voice]]) -> list[tupl
 
 
 def _stems_of(manifest: Manifest, split: str) -> StemOf:
-    """Reads stems from the shards, and keeps the clips of about one mixture: each is asked for several times."""
+    """Reads stems from the shards, and keeps the clips of about one mixture: each is read several times."""
     clips: dict[str, Clip] = {}
     shards = {shard.name: shard for shard in manifest.of_split(split)}
 
@@ -312,7 +312,7 @@ def mixtures_of(
     shown = _read_views([kept.drawn[number] for number in chosen], kept.spec, manifest, window, views)
     for number in chosen:
         drawn, stems = kept.drawn[number], kept.stems[number]
-        # Mixed before it is cut to the window: the level of a mixture does not depend on who hears it.
+        # Mixed before it is cut to the window, so the level of a mixture does not depend on the window.
         whole = mix(
             [
                 Source(e.label, shown.get(e), e.clip, e.piece, e.timbre, cut(stem, 0, stem.shape[1], e.gain))
@@ -340,7 +340,7 @@ def _seen_through(mixture: Mixture, first: int, length: int) -> Mixture:
 def _read_views(
     drawn: Sequence[Drawn], spec: FixedSpec, manifest: Manifest, window: Window, views: PlayerViews
 ) -> dict[Excerpt, np.ndarray]:
-    """What is shown of the players during the window; each clip is decoded once."""
+    """The views of the players during the window; each clip is decoded once."""
     if not views.uses_players:
         return {}
     wanted: dict[str, dict[str, list[Excerpt]]] = {}
@@ -371,7 +371,7 @@ def _content(kept: FixedSet, name: str) -> bytes:
 def _read(path: Path, manifest: Manifest, spec: FixedSpec) -> FixedSet:
     """A set that was kept; FileNotFoundError where there is none, ValueError and others where it is damaged."""
     with path.open("rb"):
-        pass  # safetensors says of every trouble that the file cannot be read
+        pass  # safetensors reports every problem as a file that cannot be read
     with safe_open(path, framework="np") as file:
         metadata: dict[str, Any] = file.metadata() or {}
         stems = tuple(file.get_tensor(str(number)) for number in range(len(file.keys())))
@@ -385,7 +385,7 @@ def _read(path: Path, manifest: Manifest, spec: FixedSpec) -> FixedSet:
     if [array.shape for array in stems] != shapes or {array.dtype for array in stems} != {np.dtype(np.int16)}:
         raise ValueError("its stems do not have the shapes of its mixtures")
     if about["signature"] != spec.signature(manifest) or len(drawn) != len(spec.pairs or spec.kinds):
-        raise ValueError("it holds other mixtures than its name says")
+        raise ValueError("it holds other mixtures than those of its name")
     return FixedSet(spec, drawn, stems)
 
 

@@ -1,5 +1,5 @@
 """From clips to mixtures: players of one clip at one time (aligned), or of the pool at independent times
-(mix-and-separate, Zhao et al. 2018), each changed as the settings say.
+(mix-and-separate, Zhao et al. 2018), each augmented according to the settings.
 
     pool = Pool(clips, mixing, window, interface)
     mixture = pool.draw(rng, anchor=pool.clips[0], count=2, aligned=False)
@@ -19,11 +19,11 @@ from vimss.stream.config import MixingConfig
 from vimss.stream.stems import (
     EQUALISER_BANDS,
     FADE_SECONDS,
-    HUSHED,
+    MASKED,
     draw_room,
     equalise,
-    hush,
     in_room,
+    mask_time,
     play,
     sounds,
 )
@@ -40,7 +40,7 @@ FULL_SCALE = 1 - 1e-6
 
 @dataclass(frozen=True)
 class Window:
-    """What the network sees and answers, in audio samples; the output is centred in the input."""
+    """The network's input and output windows, in audio samples; the output is centred in the input."""
 
     input_samples: int
     output_samples: int
@@ -54,7 +54,7 @@ class Window:
 
 @runtime_checkable
 class PlayerViews(Protocol):
-    """What is read of clips, and shown of their players: the part of a network's interface that concerns clips."""
+    """Members read of clips, and views of players: the part of a network's interface that concerns clips."""
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -74,14 +74,14 @@ class PlayerViews(Protocol):
 
 @dataclass(frozen=True)
 class SoundAlone:
-    """Of what sees nothing of the players."""
+    """Reads the sound alone, and shows no players."""
 
     members: tuple[str, ...] = ("audio",)
     features: str = ""
     uses_players: bool = False
 
     def of_player(self, clip: Clip, player: Player) -> np.ndarray:
-        """Nobody asks for it."""
+        """Never called."""
         raise TypeError("players are not shown")
 
 
@@ -94,7 +94,7 @@ class PlayerView:
 
     label: str
     view: np.ndarray | None
-    """What is shown of the player, "v ...", spread evenly over the input window; None where nothing is."""
+    """The view of the player, "v ...", spread evenly over the input window; None where nothing is."""
     clip: str
     piece: str
     timbre: str
@@ -127,7 +127,7 @@ class Mixture:
 
 @dataclass(frozen=True)
 class _Take:
-    """Where a player is heard: sample `start` of the clip is the first of the output window."""
+    """Where a stem is cut from its clip: sample `start` is the first of the output window."""
 
     clip: Clip
     player: Player
@@ -136,7 +136,7 @@ class _Take:
     """Samples of the clip per sample of the window."""
 
     def begin(self, window: Window) -> float:
-        """The sample of the clip at the begin of the input window."""
+        """The sample of the clip at the start of the input window."""
         return self.start - window.margin * self.speed
 
 
@@ -157,12 +157,12 @@ class Pool:
         self.mixing = mixing
         self.window = window
         self.views = views
-        heard = [*self.clips, *partner_clips]
-        self._players = [(clip, player) for clip in heard for player in _sounding(clip)]
-        if not self.clips or len(instruments_of(heard)) < mixing.max_sources:
+        clips_to_draw = [*self.clips, *partner_clips]
+        self._players = [(clip, player) for clip in clips_to_draw for player in _sounding(clip)]
+        if not self.clips or len(instruments_of(clips_to_draw)) < mixing.max_sources:
             raise DataError(
                 f"a pool of clips must hold {mixing.max_sources} different instruments that sound",
-                got=f"{len(instruments_of(heard))} in {len(self.clips)} clips",
+                got=f"{len(instruments_of(clips_to_draw))} in {len(self.clips)} clips",
                 fix="raise mixing.pool_clips, lower mixing.max_sources, or write a larger corpus",
             )
 
@@ -185,7 +185,7 @@ class Pool:
         labels = {source.label for source in sources}
         others = [pair for pair in self._players if pair[1].instrument not in labels]
         distractors = []
-        # A label that does not sound needs no player; a picture of somebody who rests does.
+        # An absent label needs no player; the picture of a resting player does.
         if self.views.uses_players and others:
             clip, player = others[rng.integers(len(others))]
             take = self._take(rng, clip, player)
@@ -204,15 +204,17 @@ class Pool:
         return min(2 ** (semitones / 12), clip.samples / self.window.output_samples)
 
     def _start(self, rng: np.random.Generator, clip: Clip, player: Player, speed: float) -> int:
-        """Where an output window begins in which the player sounds, as far as a few draws find one."""
+        """Where an output window starts in which the player sounds, if a few draws find one."""
         return start_of(rng, _stem(player), clip.samples, round(self.window.output_samples * speed))
 
     def _source(self, rng: np.random.Generator, take: _Take) -> Source:
         clip, player = take.clip, take.player
-        return Source(player.instrument, self._view(take), clip.key, clip.piece, player.timbre, self._heard(rng, take))
+        return Source(
+            player.instrument, self._view(take), clip.key, clip.piece, player.timbre, self._augmented(rng, take)
+        )
 
-    def _heard(self, rng: np.random.Generator, take: _Take) -> Float32[np.ndarray, "c t"]:
-        """The stem over the input window, changed as the settings say."""
+    def _augmented(self, rng: np.random.Generator, take: _Take) -> Float32[np.ndarray, "c t"]:
+        """The stem over the input window, augmented according to the settings."""
         mixing, window, audio = self.mixing, self.window, _stem(take.player)
         gain = 10 ** (rng.uniform(-mixing.gain_db, mixing.gain_db) / 20)
         sign = -1.0 if mixing.flip_polarity and rng.random() < 0.5 else 1.0
@@ -226,17 +228,17 @@ class Pool:
         if mixing.equaliser_db:
             stem = equalise(stem, rng.uniform(-mixing.equaliser_db, mixing.equaliser_db, EQUALISER_BANDS))
         if mixing.silence_probability and rng.random() < mixing.silence_probability:
-            self._hush(rng, stem)
+            self._mask_time(rng, stem)
         if mixing.swap_channels and rng.random() < 0.5:
             stem = np.ascontiguousarray(stem[::-1])
         return stem
 
-    def _hush(self, rng: np.random.Generator, stem: Float32[np.ndarray, "c t"]) -> None:
-        """Silence in a stretch of the output window, in place."""
+    def _mask_time(self, rng: np.random.Generator, stem: Float32[np.ndarray, "c t"]) -> None:
+        """Silence a stretch of the output window, in place."""
         output = self.window.output_samples
-        length = round(rng.uniform(*HUSHED) * output)
+        length = round(rng.uniform(*MASKED) * output)
         first = self.window.margin + int(rng.integers(output - length + 1))
-        hush(stem, first, first + length, round(FADE_SECONDS * self.window.sample_rate))
+        mask_time(stem, first, first + length, round(FADE_SECONDS * self.window.sample_rate))
 
     def _view(self, take: _Take) -> np.ndarray | None:
         if not self.views.uses_players:
@@ -276,7 +278,7 @@ def _sum(sources: Sequence[Source]) -> Float32[np.ndarray, "c t"]:
 def independent_voices(
     rng: np.random.Generator, voices: Sequence[Voice], first: Voice, count: int, instrument: Callable[[Voice], str]
 ) -> list[Voice]:
-    """`count` players of different instruments: `first` and others of `voices`, as far as there are so many."""
+    """`count` players of different instruments: `first` and others of `voices`, fewer where there are not enough."""
     chosen = [first]
     for index in rng.permutation(len(voices)):
         if len(chosen) == count:
@@ -287,7 +289,7 @@ def independent_voices(
 
 
 def start_of(rng: np.random.Generator, stem: Int16[np.ndarray, "c t"], samples: int, length: int) -> int:
-    """Where `length` samples of a clip begin in which a player sounds, as far as a few draws find such a place."""
+    """Where `length` samples of a clip start in which a player sounds, if a few draws find such a place."""
     start = 0
     for _ in range(DRAWS_FOR_SOUND):
         start = int(rng.integers(samples - length + 1))
@@ -304,7 +306,7 @@ def during(view: np.ndarray, clip: Clip, window: Window, begin: float, speed: fl
 
 
 def view_times(window: Window, frame_rate: float) -> np.ndarray:
-    """Seconds from the window's begin at which a player is shown: (j + 1/2) / v of the input window."""
+    """Seconds from the window's start at which a player is shown: (j + 1/2) / v of the input window."""
     seconds = window.input_samples / window.sample_rate
     count = max(1, round(seconds * frame_rate))
     return (np.arange(count) + 0.5) * seconds / count

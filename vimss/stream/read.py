@@ -5,11 +5,11 @@
 
 Nothing of a shard is unpickled, no URL is run through a shell, and nothing decodes to more than the recipe allows.
 Each shard's SHA-256 is compared with the manifest's before its first clip is used. A damaged shard is an error, unless
-`damage` counts what was lost: then the clips whose members have the SHA-256 that their JSON says are used, and the
+`damage` counts what was lost: then the clips whose members have the SHA-256 in their JSON are used, and the
 others are left out, up to a share of the split.
 
 webdataset groups members into clips. It would read a shard as a stream of blocks of 10 kB; members of a local file are
-found by seeking instead, which takes a fifth of the time and skips what nobody decodes.
+found by seeking instead, which takes a fifth of the time and skips members that are not decoded.
 """
 
 import functools
@@ -42,7 +42,7 @@ from vimss.storage import sha256
 log = logging.getLogger(__name__)
 
 PARTS = ("audio", "picture", "masks", "features", "skeleton", "annotations")
-"""What can be decoded; the rest of a clip is always there. Pictures cost far more than sound."""
+"""The parts that can be decoded; the rest of a clip is always there. Pictures cost far more than sound."""
 
 ENDINGS = {
     "audio": (".wav", ".flac"),
@@ -52,7 +52,7 @@ ENDINGS = {
     "skeleton": (".skeleton.npy",),
     "annotations": (".npy",),
 }
-"""Of the members that hold a part."""
+"""Endings of the members that hold a part."""
 
 MOST_LOST = 0.01
 """Share of a split's clips that may be damaged before it is an error."""
@@ -63,7 +63,7 @@ class Damage:
     """The clips of a split that could not be read; DataError where they become too many."""
 
     clips: int
-    """Of the split."""
+    """Number of clips of the split."""
     lost: dict[str, str] = field(default_factory=dict)
     """Clip, or rest of a shard, to what is wrong with it."""
     count: int = 0
@@ -89,7 +89,7 @@ class Damage:
 
 @dataclass(frozen=True)
 class PlayerEntry:
-    """What a shard says of a player."""
+    """The metadata of a player in a shard."""
 
     instrument: str
     timbre: str
@@ -99,7 +99,7 @@ class PlayerEntry:
 
 @dataclass(frozen=True)
 class ClipEntry:
-    """What a shard says of a clip."""
+    """The metadata of a clip in a shard."""
 
     shard: str
     """Name of the shard."""
@@ -137,7 +137,7 @@ def read_clips(
         path = local_shard(manifest, shard)
         whole = _is_whole(path, shard.sha256)
         if not whole and damage is None:
-            raise _damaged(manifest, f"{path} must have the SHA-256 that its manifest says", "another")
+            raise _damaged(manifest, f"{path} must have the SHA-256 in its manifest", "another")
         computed = _read_features(manifest, features, shard) if "features" in parts and features else {}
         count = 0
         for clip in _clips(path, shard.sha256, parts, manifest.recipe, None if whole else damage, keys):
@@ -146,7 +146,7 @@ def read_clips(
                 yield _with_features(clip, computed) if computed else clip
         if keys is None and count != shard.clips:
             if whole or damage is None:
-                raise _damaged(manifest, f"{path} must hold {shard.clips} clips as its manifest says", str(count))
+                raise _damaged(manifest, f"{path} must hold {shard.clips} clips, as in its manifest", str(count))
             damage.add(f"the end of {path}", f"{shard.clips - count} clips cannot be found", shard.clips - count)
 
 
@@ -156,7 +156,7 @@ def _damaged(manifest: Manifest, rule: str, got: str) -> DataError:
 
 
 def list_clips(manifest: Manifest, split: str) -> Iterator[ClipEntry]:
-    """What the clips of a split hold, in the order of `read_clips`, without decoding any of it.
+    """The content of the clips of a split, in the order of `read_clips`, without decoding any of it.
 
     Raises:
         DataError: damaged or missing shards.
@@ -165,7 +165,7 @@ def list_clips(manifest: Manifest, split: str) -> Iterator[ClipEntry]:
     for shard in manifest.of_split(split):
         path = local_shard(manifest, shard)
         if not _is_whole(path, shard.sha256):
-            raise _damaged(manifest, f"{path} must have the SHA-256 that its manifest says", "another")
+            raise _damaged(manifest, f"{path} must have the SHA-256 in its manifest", "another")
         try:
             for members in _members(path, _known_places(path, shard.sha256), ()):
                 name = members["fname"]
@@ -237,7 +237,7 @@ def _members(path: Path, places: Iterable[tuple[str, int, int]], parts: Collecti
 
 
 def _places(path: Path) -> Iterator[tuple[str, int, int]]:
-    """Name, begin and size of each member of a tar file."""
+    """Name, offset and size of each member of a tar file."""
     with tarfile.open(path, mode="r:") as tar:
         for member in tar:
             if member.isfile():
@@ -246,15 +246,15 @@ def _places(path: Path) -> Iterator[tuple[str, int, int]]:
 
 @functools.lru_cache(maxsize=1024)
 def _known_places(path: Path, digest: str) -> tuple[tuple[str, int, int], ...]:
-    """Of the shard with this SHA-256."""
+    """The places of the members in the shard with this SHA-256."""
     return tuple(_places(path))
 
 
 def _check_digests(members: dict[str, Any]) -> None:
-    """ValueError where a member does not have the SHA-256 that the clip's JSON says."""
+    """ValueError where a member does not have the SHA-256 in the clip's JSON."""
     for member, digest in json.loads(members["json"])["sha256"].items():
         if hashlib.sha256(members[member]).hexdigest() != digest:
-            raise ValueError(f"{member} must have the SHA-256 that the JSON says")
+            raise ValueError(f"{member} must have the SHA-256 in the JSON")
 
 
 def read_pieces(
@@ -279,7 +279,7 @@ def read_pieces(
 
 
 def has_part(manifest: Manifest, split: str, part: str) -> bool:
-    """Whether a player of the split has a stem ("audio"), a "picture" or another member, as the clips' JSON says."""
+    """Whether a player of the split has a stem ("audio"), a "picture" or another member, by the clips' JSON."""
     for shard in manifest.of_split(split):
         path = local_shard(manifest, shard)
         try:
@@ -335,7 +335,7 @@ def _joined(arrays: Sequence[np.ndarray | None], axis: int = 0) -> np.ndarray | 
 
 
 def _joined_rows(clips: Sequence[Clip], same: Sequence[Player], kind: str) -> np.ndarray:
-    """Annotations of one player, with seconds from the begin of the first clip."""
+    """Annotations of one player, with seconds from the start of the first clip."""
     moved = []
     for clip, player in zip(clips, same, strict=True):
         rows = player.annotations[kind].copy()
@@ -359,7 +359,7 @@ def _decode(members: dict[str, Any], parts: Collection[str], recipe: Recipe) -> 
         raise ValueError(
             f"a clip must have the rates of its recipe, not {rates[0]} Hz and {rates[1]} pictures a second"
         )
-    # Clips begin with a picture, so one may be longer than the recipe says by less than a picture.
+    # Clips start with a picture, so one may exceed the recipe's length by less than a picture.
     most = recipe.clip_samples + round(recipe.sample_rate / recipe.picture.frame_rate)
     if not 0 < about["samples"] <= most:
         raise ValueError(f"a clip must have at most {most} samples, not {about['samples']}")
@@ -380,13 +380,13 @@ def _decode(members: dict[str, Any], parts: Collection[str], recipe: Recipe) -> 
 
 @dataclass(frozen=True)
 class _Size:
-    """What a member may decode to."""
+    """Largest decoded size of a member."""
 
     channels: int
     samples: int
     pictures: int
     side: int
-    """Of a picture, pixels."""
+    """Side of a picture, pixels."""
 
 
 def _decode_player(entry: dict[str, Any], members: dict[str, Any], parts: Collection[str], size: _Size) -> Player:

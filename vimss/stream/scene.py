@@ -1,4 +1,4 @@
-"""What evaluation, pages and separators hear and see: clips and mixtures as sound, stems by label, and players in view.
+"""Scenes, the input of evaluation, pages and separators: clips and mixtures as sound, stems by label, views of players.
 
     for scene in pieces_of(manifest, "test", views):
         scene.mixture, scene.references["vn"], scene.views["vn"]            # [c t], [c t], one array per violinist
@@ -21,7 +21,7 @@ from vimss.stream.read import read_pieces
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A piece or a mixture, as evaluation hears and sees it."""
+    """A piece or a mixture as evaluation uses it: the sound, the stems and the views of the players."""
 
     name: str
     mixture: Float[np.ndarray, "c t"]
@@ -31,10 +31,10 @@ class Scene:
     """Label to the view of each of its players, such as pictures "v h w 3" or features "v d", spread evenly over the
     mixture; empty for networks that use no players. A label that does not sound may have views."""
     unscored: Mapping[str, Float[np.ndarray, "c t"]] = field(default_factory=dict)
-    """Labels that sound too, but that a model of the table does not know; no system is told of them."""
+    """Labels that also sound, but that a model of the table lacks; no system is conditioned on them."""
 
     def restricted(self, labels: Collection[str]) -> "Scene":
-        """The same sound, of which only these labels are references and only their players are seen."""
+        """The same sound, with only these labels as references and only views of their players."""
         parts: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = ({}, {})
         for label, stem in self.references.items():
             parts[label not in labels][label] = stem
@@ -62,7 +62,7 @@ def pieces_of(
 ) -> Iterator[Scene]:
     """Whole pieces of a split that have two or more sounding labels; players of one label are one reference.
 
-    `views` says what to show of the players. With `shards`, only the pieces in them.
+    `views` gives the views of the players. With `shards`, only the pieces in them.
     """
     for clip in read_pieces(manifest, split, views.members, views.features, shards):
         references = references_of(clip)

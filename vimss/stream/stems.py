@@ -1,4 +1,4 @@
-"""From a player's stem to what is heard of it in one window: cut, played faster, equalised, in a room, hushed.
+"""Augmentation of a player's stem in one window: cut, varispeed, equaliser, room, time mask.
 
     stem = play(player.audio, start=1000.0, length=24_000, speed=1.06, gain=0.5)  # a semitone higher, 6 dB softer
     stem = in_room(stem, draw_room(rng, seconds=0.4, sample_rate=22050, channels=1))
@@ -16,7 +16,7 @@ from jaxtyping import Float32, Float64, Int16
 from vimss.media import INT16_SCALE, resample
 
 SILENCE_RMS = 3e-3
-"""A stem below -50 dBFS in a window is silent there: it is not asked for and not scored."""
+"""A stem below -50 dBFS in a window is silent there: it is neither queried nor scored."""
 
 LOOK_SAMPLES = 8192
 """Samples looked at in one go: they stay in the fastest cache, and a loud stem is known after the first of them."""
@@ -29,7 +29,7 @@ RESAMPLER_EDGE = 256
 TAIL_DB = (-20.0, 0.0)
 """Energy of a room's tail relative to the direct sound: from a dry studio to the middle of a church."""
 
-HUSHED = (0.1, 0.5)
+MASKED = (0.1, 0.5)
 """How long silence in a window is, as shares of its output."""
 
 FADE_SECONDS = 0.01
@@ -59,7 +59,7 @@ def play(
 
 
 def cut(audio: Int16[np.ndarray, "c t"], start: int, length: int, gain: float) -> Float32[np.ndarray, "c u"]:
-    """`length` samples of a stem from `start`, times `gain`, as floats; silence before its begin and after its end."""
+    """`length` samples of a stem from `start`, times `gain`, as floats; silence before its start and after its end."""
     out = np.empty((audio.shape[0], length), np.float32)
     first = min(max(-start, 0), length)
     last = max(min(audio.shape[1] - start, length), first)
@@ -107,7 +107,7 @@ def in_room(stem: Float32[np.ndarray, "c t"], room: Float32[np.ndarray, "c r"]) 
     return scipy.fft.irfft(spectrum, total)[:, room.shape[1] - 1 : stem.shape[1]]
 
 
-def hush(stem: Float32[np.ndarray, "c t"], first: int, last: int, fade: int) -> None:
-    """Silence from `first` to `last`, in place; the fades into and out of it lie inside."""
+def mask_time(stem: Float32[np.ndarray, "c t"], first: int, last: int, fade: int) -> None:
+    """Silence samples `first` to `last`, in place; the fades into and out of it lie inside."""
     edge = np.minimum(np.arange(last - first), np.arange(last - first)[::-1])
     stem[:, first:last] *= np.clip(1 - edge / fade, 0, 1).astype(np.float32)

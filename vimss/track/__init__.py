@@ -39,11 +39,11 @@ if TYPE_CHECKING:
         tag_version,
     )
     from vimss.track.store import Tracking, runs_page, serve_ui, ui_command
-    from vimss.track.tracker import Study, Tracker, provenance
+    from vimss.track.tracker import TrackedStudy, Tracker, provenance
 
 __all__ = [
     "ModelVersion",
-    "Study",
+    "TrackedStudy",
     "Tracker",
     "Tracking",
     "Undelivered",
@@ -67,7 +67,7 @@ _MODULES = {
         "tag_version",
     ),
     "store": ("Tracking", "runs_page", "serve_ui", "ui_command"),
-    "tracker": ("Study", "Tracker", "provenance"),
+    "tracker": ("TrackedStudy", "Tracker", "provenance"),
 }
 
 

@@ -6,7 +6,7 @@
 
 Runs are found by the tag `vimss.key`, a signature of study, cell and trial, so that an entry can name a run which
 does not exist yet.
-What each entry does (`do`):
+The operations (`do`):
 
     experiment   the experiment exists, with description and tags
     run          the run exists, is RUNNING, with name, params and tags; a trial's parent is its cell's run
@@ -50,12 +50,12 @@ MAX_METRICS, MAX_PARAMS = 1000, 100
 KEY_TAG = "vimss.key"
 
 PERMANENT = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST"}
-"""MLflow's codes for what no later attempt will mend."""
+"""MLflow's error codes that are not worth retrying."""
 
 
 @dataclass(frozen=True)
 class Undelivered:
-    """What has not reached MLflow: how many entries wait, how many it refused for good, why, and where they lie."""
+    """Undelivered entries: how many wait, how many MLflow refused for good, why, and where they are."""
 
     pending: int
     rejected: int
@@ -149,7 +149,7 @@ class Delivery(threading.Thread):
         return left
 
     def undelivered(self) -> Undelivered:
-        """What waits now."""
+        """The entries that wait now."""
         pending = self._spool.num_pending()
         reason = self._problem or self._refusal or "no answer in time"
         return Undelivered(pending, self._rejected, reason, self._spool.folder)
@@ -274,7 +274,7 @@ class Delivery(threading.Thread):
         self._connect().set_terminated(self._existing_run(entry), status=entry["status"], end_time=entry["time"])
 
     def _send_best(self, entry: Entry) -> None:
-        """Params cannot change in MLflow: where a resumed search found a better trial, a tag says whose they are."""
+        """Params cannot change in MLflow: where a resumed search found a better trial, a tag names theirs."""
         client = self._connect()
         parent = client.get_run(self._existing_run({**entry, "trial": ""}))
         best = client.get_run(self._existing_run(entry))
@@ -329,7 +329,7 @@ class Delivery(threading.Thread):
 
 
 def run_key(study: str, cell: str, trial: str) -> str:
-    """What a run is found by; an empty trial is the cell's own run."""
+    """The key of a run; an empty trial is the cell's own run."""
     return signature(study, cell, trial)
 
 
@@ -357,7 +357,7 @@ def _same(known: float, value: float) -> bool:
 
 
 def _one_line(error: BaseException) -> str:
-    """What went wrong, with what lies at the bottom of it: MLflow wraps a refused connection four times."""
+    """The error with its innermost cause: MLflow wraps a refused connection four times."""
     root = error
     while root.__cause__ or root.__context__:
         root = root.__cause__ or root.__context__ or root

@@ -1,8 +1,8 @@
-"""Which registered models there are, as the store's own database has them; in milliseconds, and without MLflow.
+"""The registered models in the store's own database; read in milliseconds, without MLflow.
 
     check_registered(store.tracking / DATABASE, "models:/quickstart@champion")
 
-MLflow itself takes seconds to import, too long to say that a name is misspelt. What it would find wrong beyond that,
+MLflow itself takes seconds to import, too long to report that a name is misspelt. What it would find wrong beyond that,
 it still finds when the model is fetched.
 """
 
@@ -30,7 +30,7 @@ def check_registered(database: Path, model: str) -> None:
     wanted = {"alias": "", "version": ""} | {key: value for key, value in match.groupdict().items() if value}
     try:
         models = _read(database)
-    except sqlite3.Error:  # a database of another time, or in use: MLflow knows what to do
+    except sqlite3.Error:  # a database of another time, or in use: MLflow handles it
         return
     name = wanted["name"]
     versions, aliases = models.get(name, ([], {}))
@@ -52,7 +52,7 @@ class RegisteredVersion:
     scores: Mapping[str, float]
     """By name, without those that are not defined."""
     location: str
-    """Of its files: a path or a URL."""
+    """Where its files are: a path or a URL."""
 
 
 def registered_versions(database: Path) -> list[RegisteredVersion]:

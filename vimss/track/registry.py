@@ -198,7 +198,7 @@ def _log_model(tracking: Tracking, name: str, folder: Path, run_id: str, facts: 
     logged = client.create_logged_model(experiment, name=name, source_run_id=run_id, model_type="separator")
     try:
         with tempfile.TemporaryDirectory() as staging, warnings.catch_warnings():
-            # MLflow asks for an input example, to find out what the signature already says.
+            # MLflow asks for an input example, to infer what the signature already holds.
             warnings.simplefilter("ignore", UserWarning)
             artifact = Path(staging) / ARTIFACT
             artifact.mkdir()
@@ -227,7 +227,7 @@ def _log_model(tracking: Tracking, name: str, folder: Path, run_id: str, facts: 
 
 
 def _signature(facts: dict[str, Any]) -> ModelSignature:
-    """What the served model takes and gives; see served_model."""
+    """Input and output of the served model; see served_model."""
     interface = Interface(parse_model(facts["config"], CARD), tuple(facts["labels"]))
     mixture, *_ = inputs = interface.inputs()
     names = interface.known_outputs
@@ -249,7 +249,7 @@ def _make_registered_model(client: MlflowClient, name: str) -> None:
             name,
             tags={"project": "vimss"},
             description="Separates a recording into instruments. The version in use has the alias `champion`, "
-            "the one before it `previous`; each version says on what it was trained and how it was scored.",
+            "the one before it `previous`; each version records its training data and its scores.",
         )
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
@@ -306,7 +306,7 @@ def _text(value: Any) -> str:
 
 @contextmanager
 def _as_default(tracking: Tracking) -> Iterator[None]:
-    """Make the address MLflow's default meanwhile: its SQL registry looks a model up there whatever it was told."""
+    """Make the address MLflow's default meanwhile: its SQL registry looks models up there, whatever its own address."""
     with _default_address:
         before = mlflow.get_tracking_uri()
         mlflow.set_tracking_uri(tracking.address)

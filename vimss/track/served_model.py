@@ -62,7 +62,7 @@ class ServedSeparator(mlflow.pyfunc.PythonModel):
         interface = self._separator.interface
         if not instruments and interface.is_conditioned and not interface.uses_players:
             raise ModelError(
-                "this model must be told which instruments play",
+                "this model needs the instruments that play",
                 got="no instruments",
                 fix=f"choose from {', '.join(interface.labels)}",
             )

@@ -1,4 +1,4 @@
-"""What was meant for MLflow, written down before it is sent, so that nothing is lost while MLflow is away.
+"""Writes to MLflow, on disk before they are sent, so that nothing is lost while MLflow does not answer.
 
     spool = Spool(folder)
     spool.append({"do": "metrics", ...})       # on disk when this returns
@@ -26,7 +26,7 @@ from typing import IO, Any
 from vimss.storage import TEMPORARY, explain_os_errors
 
 Entry = dict[str, Any]
-"""One write: `do` says which (see delivery), `experiment`, `study`, `cell` and `trial` say where, `time` is in ms."""
+"""One write: `do` names it (see delivery), `experiment`, `study`, `cell` and `trial` give the run, `time` is in ms."""
 
 UNREADABLE = "unreadable"
 
@@ -44,7 +44,7 @@ class Segment:
         """The entries that were not acknowledged, each with the position after it.
 
         A line that a dying process left half-written is not an entry; a whole line that is no JSON comes
-        back as {"do": "unreadable"}, so that delivery can put it aside and say so.
+        back as {"do": "unreadable"}, so that delivery can put it aside and report it.
         """
         entries: list[tuple[Entry, int]] = []
         with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:  # delivered and removed meanwhile

@@ -37,7 +37,7 @@ from vimss.track.names import DATABASE
 LOOPBACK = "127.0.0.1"
 
 UI_START_SECONDS = 120.0
-"""A first start on a busy machine was seen to take 45 s."""
+"""A first start on a busy machine took 45 s."""
 
 _ARTIFACTS = "/mlflow/artifacts"
 """End of the path of the artifacts' folder in every store: see `Store.tracking` and `Tracking.artifacts`."""
@@ -80,7 +80,7 @@ class Tracking:
 
     @property
     def spool(self) -> Path:
-        """What has not reached MLflow yet. One folder per server: what was meant for one must not go to another."""
+        """Writes that have not reached MLflow yet. One folder per server, so that none goes to another one."""
         return self.folder / "spool" / (signature(self.uri) if self.uri else "local")
 
     @property
@@ -90,7 +90,7 @@ class Tracking:
 
     @property
     def is_local(self) -> bool:
-        """Whether the database is our own file rather than somebody's server."""
+        """Whether the database is our own file rather than a server's."""
         return not self.uri
 
     def here(self, location: str) -> Path | None:
@@ -168,7 +168,7 @@ def serve_ui(tracking: Tracking, port: int = 5000) -> Iterator[str]:
 
 def runs_page(tracking: Tracking, address: str, experiment: str = "") -> str:
     """The page of an experiment's runs with the columns that its Tracker chose, or else of all experiments."""
-    training = "workflowType=machine_learning"  # MLflow begins with its pages for language models
+    training = "workflowType=machine_learning"  # MLflow opens its pages for language models
     found = tracking.client().get_experiment_by_name(experiment) if experiment else None
     if found is None:
         return f"{address}/#/experiments?{training}"
@@ -191,7 +191,7 @@ def _terminated_like_interrupted() -> Iterator[None]:
 
 @contextmanager
 def explain_mlflow_errors(tracking: Tracking) -> Iterator[None]:
-    """Turn what MLflow raises into a PlaceError that says which server and what it answered."""
+    """Turn what MLflow raises into a PlaceError with the server and its answer."""
     try:
         yield
     except MlflowException as error:
@@ -203,7 +203,7 @@ def explain_mlflow_errors(tracking: Tracking) -> Iterator[None]:
 
 
 def _prepare(tracking: Tracking) -> None:
-    """Create the database whole, migrate an older MLflow's, or tell it where the store is now; one process at a time.
+    """Create the database whole, migrate an older MLflow's, or update the path of the store; one process at a time.
 
     The lock file holds the version that migrated it last.
     """

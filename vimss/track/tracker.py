@@ -1,6 +1,6 @@
 """The events of a search, written down for MLflow.
 
-    study = Study("quickstart", folder.name, "Which site ...?", {"manifest": digest, **provenance()})
+    study = TrackedStudy("quickstart", folder.name, "Which site ...?", {"manifest": digest, **provenance()})
     with Tracker(Tracking(store), study) as tracker:
         tracker(CellStarted("search", {}, is_control=False))
         tracker(TrialStarted("search", "a1b2", settings, {"model.site": "decoder"}))
@@ -48,8 +48,8 @@ FLUSH_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Study:
-    """What all runs of a search share."""
+class TrackedStudy:
+    """Facts that all runs of a search share."""
 
     experiment: str
     """Name of the experiment, and of the registered model."""
@@ -58,19 +58,20 @@ class Study:
     description: str = ""
     """Markdown that MLflow shows above the runs: the question and what was expected."""
     tags: Mapping[str, str] = field(default_factory=dict)
-    """Of every run: seed, world size, manifest digest, and `provenance()`."""
+    """Tags of every run: seed, world size, manifest digest, and `provenance()`."""
     metrics: tuple[str, ...] = ()
     """Those that the table of runs shows, the objective first."""
     varied: tuple[str, ...] = ()
     """Key paths of the settings that differ between runs (compared or tuned), which the table shows beside them."""
     cells: Mapping[str, str] = field(default_factory=dict)
-    """Name of a cell to that of its folder, which tells it from an earlier one of its name, with another budget say."""
+    """Name of a cell to that of its folder, which distinguishes it from an earlier cell of the same
+    name, for example with another budget."""
 
 
 class Tracker:
     """A callable for a search's events; it writes them down and returns, and a thread brings them to MLflow."""
 
-    def __init__(self, tracking: Tracking, study: Study) -> None:
+    def __init__(self, tracking: Tracking, study: TrackedStudy) -> None:
         self.tracking = tracking
         self.study = study
         tracking.make()
@@ -89,7 +90,7 @@ class Tracker:
             metrics = {_metric_name(name): float(value) for name, value in event.metrics.items()}
             self._write("metrics", event.cell, event.trial, step=round(event.audio_seconds), metrics=metrics)
         elif isinstance(event, TrialWaits | TrialContinues):
-            # MLflow's run goes on: it has a tag, as no status of MLflow says that a run waits.
+            # MLflow's run stays open with a tag, since MLflow has no status for a waiting run.
             state = "waiting" if isinstance(event, TrialWaits) else "running"
             self._write("tags", event.cell, event.trial, tags={"state": state})
         elif isinstance(event, TrialEnded):
@@ -109,7 +110,7 @@ class Tracker:
         Args:
             cell: Name of the cell.
             trial: Name of the trial, or "".
-            files: By the name they shall have, "audio/mix.wav" say; MLflow shows png, html, wav, mp4, json and csv.
+            files: By their name in MLflow, such as "audio/mix.wav"; MLflow shows png, html, wav, mp4, json and csv.
 
         """
         for name in files:
@@ -139,7 +140,7 @@ class Tracker:
         return found
 
     def flush(self, timeout_seconds: float = FLUSH_SECONDS) -> Undelivered:
-        """Wait until all is delivered, or MLflow is seen to be away, or the time is over; says what is left."""
+        """Wait until all is delivered, or MLflow does not answer, or the time is over; returns what is left."""
         return self._delivery.flush(timeout_seconds)
 
     def close(self, timeout_seconds: float = 30.0) -> Undelivered:
@@ -201,7 +202,7 @@ class Tracker:
 
 
 def provenance() -> dict[str, str]:
-    """Tags that say which code ran: versions, and the commit where the package lies in a git checkout."""
+    """Tags for the code that ran: versions, and the commit where the package lies in a git checkout."""
     tags = {f"version.{name}": metadata.version(name) for name in PACKAGES if _is_installed(name)}
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
@@ -220,7 +221,7 @@ def _is_installed(name: str) -> bool:
     return True
 
 
-def _experiment_tags(study: Study) -> dict[str, str]:
+def _experiment_tags(study: TrackedStudy) -> dict[str, str]:
     columns = [f"metrics.`{_metric_name(name)}`" for name in study.metrics]
     columns += [f"params.`{key}`" for key in study.varied]
     view = {

@@ -1,4 +1,4 @@
-"""What a network is conditioned on beside the mixture: one file per context, all behind one protocol.
+"""The contexts that a network can be conditioned on: one file each, all behind one protocol.
 
     context = CONTEXTS["frames"](config, labels)
     view = context.of_player(clip, clip.players[0])     # "v h w 3": that player's pictures in the clip
@@ -44,14 +44,14 @@ class Context(Protocol):
     settings: ClassVar[tuple[str, ...]]
     """Keys of the model's settings that it depends on; where no context depends on one, it changes nothing."""
     dtype: ClassVar[type[np.generic]]
-    """Of the array that a served model takes."""
+    """The axes of the array that a served model takes."""
 
     def __init__(self, config: ModelConfig, labels: tuple[str, ...]) -> None:
         """From the model's settings and its labels."""
 
     @property
     def view_shape(self) -> tuple[int, ...]:
-        """Of one row of the array; -1 where any size will do."""
+        """The shape of one row of the array; -1 where any size is accepted."""
 
     @property
     def width(self) -> int:

@@ -35,7 +35,7 @@ class Features:
 
     @property
     def view_shape(self) -> tuple[int, ...]:
-        """Of a row: "v d"."""
+        """The shape of a row, "v d"."""
         return (-1, self.width)
 
     @property
@@ -55,7 +55,7 @@ class Features:
         return player.features
 
     def of_recording(self, recording: Recording) -> Float32[np.ndarray, "p v d"]:
-        """Features by the network whose features the model was trained on, as far as its card tells."""
+        """Features by the network whose features the model was trained on, where its card names it."""
         import torch
 
         from vimss.model.vision import Vision, weights_digest

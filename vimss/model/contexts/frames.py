@@ -34,7 +34,7 @@ class Frames:
 
     @property
     def view_shape(self) -> tuple[int, ...]:
-        """Of a row: "v h w 3"."""
+        """The shape of a row, "v h w 3"."""
         return (-1, -1, -1, 3)
 
     @property
@@ -58,7 +58,7 @@ class Frames:
         return player_pictures(recording)
 
     def modules(self) -> dict[str, Any]:
-        """The vision network; ModelError where its weights cannot be had."""
+        """The vision network; ModelError where its weights are not available."""
         from vimss.model.vision import Vision  # loads torchvision
 
         return {"vision": Vision(self.config.vision)}

@@ -40,7 +40,7 @@ class Labels:
 
     @property
     def view_shape(self) -> tuple[int, ...]:
-        """Of a row: "i"."""
+        """The shape of a row, "i"."""
         return (len(self.labels),)
 
     @property

@@ -24,9 +24,9 @@ class Recording:
     players: tuple[str, ...]
     """Labels, left to right as in the picture."""
     card: Mapping[str, Any] = field(default_factory=dict)
-    """Of the model: the size and rate of the pictures that it was trained on, and the name of its features."""
+    """The model's card: the size and rate of the pictures that it was trained on, and the name of its features."""
     allow_truncated: bool = False
-    """Whether a file that was cut off is read as far as it goes."""
+    """Whether a truncated file is read up to where it ends."""
 
 
 def player_pictures(recording: Recording) -> UInt8[np.ndarray, "p v h w 3"]:

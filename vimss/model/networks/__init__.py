@@ -1,7 +1,7 @@
 """The networks that separate. To add one: a folder here, and its line in NETWORKS.
 
     NETWORKS["wave_u_net"](levels=8)         # its settings
-    parse_model({"levels": 8}, "my.yaml")    # the same; `network` says which, and may be missing
+    parse_model({"levels": 8}, "my.yaml")    # the same; `network` selects the class, and may be missing
     config.geometry, config.sites()          # known without torch
     config.build(13, 20, 1.0)                # the network itself: torch is loaded here, and not before
 
@@ -53,7 +53,7 @@ AnyNetwork = Annotated[ModelConfig, BY_NETWORK]
 
 @runtime_checkable
 class Network(Protocol):
-    """What the rest of VIMSS uses of a network, beside what every nn.Module has.
+    """The part of a network that the rest of VIMSS uses, beside nn.Module's own.
 
     Axis letters: b batch, c channel, t audio sample of the input window, u of the output window, s output.
     """

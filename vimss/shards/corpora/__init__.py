@@ -4,12 +4,12 @@ Each has
 
     VERSION                                      raised when its output changes; part of the signature of shards
     Options                                      the settings under `options:` of the recipe (a Config)
-    pieces(recipe, options, source)              a Listing of what there is and what is missing, cheaply
+    pieces(recipe, options, source)              a Listing of the pieces and of what is missing, cheap
     read(piece, recipe, options, source)         the clips of one piece, in order
 
-What is wrong with single pieces is gathered by vimss.shards.source.Problems, so that one run names all of it. Every
+vimss.shards.source.Problems collects the errors of single pieces, so that one run names all of them. Every
 sound is read by `read_sound`, `read_sounds` or `read_take`, and every picture by `read_take`, `read_pictures` or
-`read_frames`, which refuse what is cut off unless the recipe allows it.
+`read_frames`, which refuse truncated files unless the recipe allows them.
 
 `source` is the folder with the corpus on disk, None for a corpus that is generated.
 """
@@ -39,30 +39,30 @@ LENGTH_TOLERANCE = 0.05
 """Seconds by which the sounds of one piece may differ in length: codecs pad their last block."""
 
 LISTED_TOLERANCE = 0.1
-"""Seconds by which a sound may be longer or shorter than its file says: some containers count a codec's delay."""
+"""Seconds by which a sound may be longer or shorter than in its header: some containers count a codec's delay."""
 
 ESTIMATED = {".mp3", ".aac"}
-"""Endings of files that do not say their length: what was listed is an estimate from the first blocks."""
+"""Endings of files without a length in the header: the listed one is an estimate from the first blocks."""
 
 LOUD = 10.0
-"""Samples beyond so many times full scale are taken and noted: where one is broken, all others are next to nothing."""
+"""Samples beyond this multiple of full scale are noted: where one is broken, scaling makes the rest faint."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One piece of a corpus, before anything of it is read."""
+    """One piece of a corpus, before any of its files is read."""
 
     name: str
     """Unique in the corpus; letters, digits, `-` and `_`."""
     split: str
     """One of vimss.shards.recipe.SPLITS."""
     composition: str
-    """What must not stand in two splits: the work, not its arrangement."""
+    """The unit that must not be in two splits: the work, not its arrangement."""
     seconds: float
     files: tuple[Path, ...] = field(default=(), compare=False)
-    """Files and folders that only this piece is made of: as long as it is not written, they may be mended."""
+    """Files and folders that only this piece is made of: they may be repaired until it is written."""
     stamps: dict[str, str] = field(init=False, repr=False, compare=False)
-    """Of these files, when the piece was listed."""
+    """Sizes and times of these files when the piece was listed."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stamps", stamp(self.files))
@@ -70,21 +70,21 @@ class Piece:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a reader finds."""
+    """The result of listing a corpus."""
 
     pieces: tuple[Piece, ...]
     missing: tuple[str, ...] = ()
-    """Names or ids of pieces that the corpus has and the source lacks, as far as a list tells."""
+    """Names or ids of pieces that the corpus has and the source lacks, where a list names them."""
     pairs: tuple[tuple[str, str], ...] = ()
     """Names of two solos of the test split each, where a corpus has a frozen list of mixtures for evaluation."""
     notes: tuple[str, ...] = ()
-    """What lies in the source and was left out, in sentences."""
+    """Sentences about what is in the source but was left out."""
 
 
 def cut_piece(whole: Clip, recipe: Recipe) -> Iterator[Clip]:
     """A piece from its beginning to its end, as clips that the recipe allows; `vimss.stream.read.join_clips` undoes it.
 
-    They are as few as can be, of nearly one length, and each begins with a picture. A player who plays nothing in a
+    They are as few as can be, of nearly one length, and each starts with a picture. A player who plays nothing in a
     clip is silent there.
     """
     frame_rate = recipe.picture.frame_rate
@@ -94,35 +94,35 @@ def cut_piece(whole: Clip, recipe: Recipe) -> Iterator[Clip]:
     cuts = [round(number * frames / count) for number in range(count + 1)]
     offsets = [int(cut * whole.sample_rate / frame_rate) for cut in cuts[:-1]] + [whole.samples]
     for number in range(count):
-        heard, seen = slice(offsets[number], offsets[number + 1]), slice(cuts[number], cuts[number + 1])
+        samples, shown = slice(offsets[number], offsets[number + 1]), slice(cuts[number], cuts[number + 1])
         # Players who share a picture share its part too, which is then stored once.
-        pictures = {id(player.picture): _rows(player.picture, seen) for player in whole.players}
+        pictures = {id(player.picture): _rows(player.picture, shown) for player in whole.players}
         yield replace(
             whole,
-            offset=whole.offset + heard.start,
-            samples=heard.stop - heard.start,
+            offset=whole.offset + samples.start,
+            samples=samples.stop - samples.start,
             players=tuple(
-                _cut_player(player, pictures[id(player.picture)], heard, seen, whole.sample_rate)
+                _cut_player(player, pictures[id(player.picture)], samples, shown, whole.sample_rate)
                 for player in whole.players
             ),
-            mixture=None if whole.mixture is None else whole.mixture[:, heard],
+            mixture=None if whole.mixture is None else whole.mixture[:, samples],
         )
 
 
-def _cut_player(player: Player, picture: Any, heard: slice, seen: slice, sample_rate: int) -> Player:
-    audio = None if player.audio is None else player.audio[:, heard]
+def _cut_player(player: Player, picture: Any, samples: slice, shown: slice, sample_rate: int) -> Player:
+    audio = None if player.audio is None else player.audio[:, samples]
     silent = player.silent if audio is None else not audio.any()
     return replace(
         player,
         audio=None if silent else audio,
         silent=silent,
         picture=picture,
-        features=_rows(player.features, seen),
-        skeleton=_rows(player.skeleton, seen),
-        masks=None if player.masks is None else player.masks[:, seen],
-        boxes=None if player.boxes is None else player.boxes[:, seen],
+        features=_rows(player.features, shown),
+        skeleton=_rows(player.skeleton, shown),
+        masks=None if player.masks is None else player.masks[:, shown],
+        boxes=None if player.boxes is None else player.boxes[:, shown],
         annotations={
-            name: _within(rows, heard.start / sample_rate, heard.stop / sample_rate)
+            name: _within(rows, samples.start / sample_rate, samples.stop / sample_rate)
             for name, rows in player.annotations.items()
         },
     )
@@ -133,7 +133,7 @@ def _rows(array: Any, rows: slice) -> Any:
 
 
 def _within(rows: np.ndarray, begin: float, end: float) -> np.ndarray:
-    """The rows whose first column, seconds, lies in a stretch, with seconds from its begin."""
+    """The rows whose first column, seconds, lies in a stretch, with seconds from its start."""
     kept = rows[(rows[:, 0] >= begin) & (rows[:, 0] < end)]
     return np.concatenate([kept[:, :1] - begin, kept[:, 1:]], axis=1)
 
@@ -141,8 +141,8 @@ def _within(rows: np.ndarray, begin: float, end: float) -> np.ndarray:
 def deal(names: Sequence[str], seed: int) -> dict[str, str]:
     """Name to split, for a corpus without splits of its own: at random, at least one in each of four.
 
-    Deal the names that a corpus has, not those that are there: then a file that is missing moves no other to another
-    split. Fewer than four names are all for training.
+    Pass all names of the corpus, including missing files, so that a missing file does not change another's split.
+    Fewer than four names are all for training.
     """
     if len(names) < len(SHARES):
         return dict.fromkeys(names, "train")
@@ -161,7 +161,7 @@ class Take:
     picture: UInt8[np.ndarray, "v h w 3"] | None
     """The middle square, where the recording has a picture."""
     notes: tuple[str, ...] = ()
-    """What was met and taken all the same."""
+    """About what is odd in the files, but was accepted."""
 
 
 def read_take(path: Path, recipe: Recipe, begin: float = 0.0, end: float = math.inf) -> Take:
@@ -183,14 +183,14 @@ def read_take(path: Path, recipe: Recipe, begin: float = 0.0, end: float = math.
     if probe(path).size is None:
         return Take(audio, None, notes)
     seconds = audio.shape[1] / rate
-    (seen,), met = read_pictures(path, [middle_square(path)], recipe, seconds, begin)
-    return Take(audio, seen, (*notes, *met))
+    (picture,), met = read_pictures(path, [middle_square(path)], recipe, seconds, begin)
+    return Take(audio, picture, (*notes, *met))
 
 
 def read_pictures(
     path: Path, boxes: Sequence[tuple[int, int, int, int]], recipe: Recipe, seconds: float, begin: float = 0.0
 ) -> tuple[list[UInt8[np.ndarray, "v h w 3"]], tuple[str, ...]]:
-    """What is seen in each box of a video, as the recipe wants it, and what was met; MediaError where it is not whole.
+    """The crop of each box of a video, at the recipe's size and rate, and notes; MediaError where it is not whole.
 
     Where the recipe allows truncated files, the last picture stays.
     """
@@ -199,7 +199,7 @@ def read_pictures(
 
     picture, notes = recipe.picture, list[str]()
     with _settings_for_options():
-        seen = read_crops(
+        crops = read_crops(
             path,
             boxes,
             picture.size,
@@ -209,7 +209,7 @@ def read_pictures(
             allow_truncated=recipe.allow_truncated,
             notes=notes,
         )
-    return seen, tuple(f"{path.name}: {note}" for note in notes)
+    return crops, tuple(f"{path.name}: {note}" for note in notes)
 
 
 def read_frames(
@@ -221,8 +221,8 @@ def read_frames(
 
     notes = list[str]()
     with _settings_for_options():
-        seen = read_images(paths, boxes, recipe.picture.size, allow_truncated=recipe.allow_truncated, notes=notes)
-    return seen, (f"pictures in {paths[0].parent.name}: {first_of(notes, 3, '; ')}",) if notes else ()
+        crops = read_images(paths, boxes, recipe.picture.size, allow_truncated=recipe.allow_truncated, notes=notes)
+    return crops, (f"pictures in {paths[0].parent.name}: {first_of(notes, 3, '; ')}",) if notes else ()
 
 
 @contextmanager
@@ -236,7 +236,7 @@ def _settings_for_options() -> Iterator[None]:
 
 
 def read_sound(path: Path, recipe: Recipe, stream: int = 0) -> tuple[Float32[np.ndarray, "c t"], tuple[str, ...]]:
-    """A sound of a corpus at the recipe's rate and channels, and what was met; MediaError where it is not whole."""
+    """A sound of a corpus at the recipe's rate and channels, and notes; MediaError where it is not whole."""
     # Imported here: listing a corpus needs no codecs.
     from vimss.media import SoundReport, read_audio
 
@@ -247,7 +247,7 @@ def read_sound(path: Path, recipe: Recipe, stream: int = 0) -> tuple[Float32[np.
         )
     notes, peak = list(report.notes), float(np.abs(sound).max(initial=0))
     if peak > LOUD:
-        notes.append(f"samples reach {peak:.3g} times full scale, to which all sounds of its piece were turned down")
+        notes.append(f"samples reach {peak:.3g} times full scale, to which all sounds of its piece were scaled down")
     if recipe.channels == 1 and report.cancelled is not None:
         notes.append("left and right cancel out, so that little is left of them in mono: --set channels=2 keeps both")
     return sound, tuple(f"{path.name}: {note}" for note in notes)
@@ -256,11 +256,11 @@ def read_sound(path: Path, recipe: Recipe, stream: int = 0) -> tuple[Float32[np.
 def read_sounds(
     sounds: Sequence[tuple[Path, int]], recipe: Recipe, seconds: float
 ) -> tuple[list[Float32[np.ndarray, "c t"]], tuple[str, ...]]:
-    """Files and streams of one piece as sounds of one length, and what was met in them.
+    """Files and streams of one piece as sounds of one length, and notes.
 
     Raises:
         MediaError: A file cannot be read.
-        DataError: One sound lasts another time than the others, or than the `seconds` that were listed. Where the
+        DataError: A sound has another length than the others, or than the listed `seconds`. Where the
             recipe allows truncated files, all end with the shortest one.
 
     """
@@ -317,7 +317,7 @@ def common_seconds(paths: Sequence[Path], fix: str, allow_truncated: bool = Fals
     if allow_truncated:
         probes = [(path, replace(about, seconds=shortest)) for path, about in probes]
     alike = [[other for _, other in probes if _fit(one, other)] for _, one in probes]
-    # What most of them are is right; of two, the one that is not cut off.
+    # The majority is right; of two, the longer one, which is not cut off.
     first, one = probes[max(range(len(probes)), key=lambda place: (len(alike[place]), probes[place][1].seconds))]
     for path, other in probes:
         with problems.of(path.name):

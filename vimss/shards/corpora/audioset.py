@@ -1,15 +1,15 @@
-"""AudioSet: 10-second segments of YouTube videos with the instruments that people heard in them; no stems.
+"""AudioSet: 10-second segments of YouTube videos with the instruments that annotators heard in them; no stems.
 
     SOURCE/balanced_train_segments.csv     ID, 30.000, 40.000, "/m/07y_7,/m/01xqw" after lines that begin with #
     SOURCE/eval_segments.csv               the same
     SOURCE/class_labels_indices.csv        index,mid,display_name
     SOURCE/ontology.json                   only needed where options.classes is empty
-    SOURCE/media/ID_30000.mp4              holds the segment that begins at 30000 ms, and nothing else
+    SOURCE/media/ID_30000.mp4              holds the segment that starts at 30000 ms, and nothing else
     SOURCE/media/ID.mp4                    or holds the whole recording, from which the segment is cut
 
-Media may be any sound or video file. A segment is a mixture with one player per label, without stems: nobody knows who
-is where, so they are all seen in the same picture, the middle square. Segments without a label of the recipe's classes
-are left out. The lists are CC BY; the videos belong to those who put them on YouTube.
+Media may be any sound or video file. A segment is a mixture with one player per label, without stems: who
+is where is not annotated, so all have the same picture, the middle square. Segments without a label of the recipe's
+classes are left out. The lists are CC BY; the videos belong to those who put them on YouTube.
 """
 
 import csv
@@ -36,9 +36,9 @@ ENDINGS = (
     *(".mp4", ".mkv", ".webm", ".mov", ".avi"),
     *(".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".aac"),
 )
-"""Of several files of one segment the first counts: videos before sound."""
+"""Endings of media files in order of preference, where a segment has several: videos before sound."""
 SHORTEST_SECONDS = 1.0
-"""What is left of a segment where its recording ends early; below it, the segment is missing."""
+"""Shortest rest of a segment whose recording ends early; below it, the segment is missing."""
 
 
 class Segments(Config):
@@ -107,11 +107,11 @@ def read(piece: Piece, recipe: Recipe, options: Options, source: Path | None) ->
     if segment is None or path is None:
         raise gone(piece.name, folder)
     take = read_take(path, recipe, begin, begin + segment.end - segment.begin)
-    audio, seen = take.audio, take.picture
+    audio, picture = take.audio, take.picture
     players = tuple(
-        Player(instrument=labels[mid], part=labels[mid], picture=seen) for mid in segment.classes if mid in labels
+        Player(instrument=labels[mid], part=labels[mid], picture=picture) for mid in segment.classes if mid in labels
     )
-    frame_rate = 0.0 if seen is None else recipe.picture.frame_rate
+    frame_rate = 0.0 if picture is None else recipe.picture.frame_rate
     whole = Clip(piece.name, 0, audio.shape[1], recipe.sample_rate, players, frame_rate, audio, take.notes)
     yield from cut_piece(whole, recipe)
 
@@ -161,7 +161,7 @@ def _splits(train: Sequence[_Segment], test: Sequence[_Segment], seed: int) -> d
 
 
 def _media(segment: _Segment, folder: Path) -> tuple[Path | None, float]:
-    """The file that holds a segment, if any does, and the second at which it begins there."""
+    """The file that holds a segment, if any does, and the second at which it starts there."""
     for stem, begin in ((segment.name, 0.0), (segment.video_id, segment.begin)):
         path = file_called(folder / "media", stem, ENDINGS)
         if path is not None:
@@ -212,7 +212,7 @@ def _instruments(path: Path) -> list[str]:
     """Display names of the ontology's leaves below Musical instrument."""
     if not path.is_file():
         raise ConfigError(
-            f"options.classes must name the classes that are kept, or {path} must say which are instruments",
+            f"options.classes must name the classes that are kept, or {path} must list the instruments",
             got="neither",
             fix=f"set options.classes, or download {path.name}",
         )

@@ -1,12 +1,12 @@
 """Clarinetists 4 Science: videos of clarinettists, each alone, and the seconds at which notes begin.
 
-How the corpus lies on disk is not published, so a table says it:
+The layout of the corpus on disk is not published, so a table gives it:
 
     SOURCE/clips.csv              video,player,piece,onsets
                                   videos/p1_mozart.mp4,p1,Mozart,onsets/p1_mozart.csv
                                   videos/p2_mozart.mp4,p2,Mozart,
-    SOURCE/videos/p1_mozart.mp4   wherever the table says, below SOURCE
-    SOURCE/onsets/p1_mozart.csv   a line per note, which begins with its second; the rest of the line is ignored
+    SOURCE/videos/p1_mozart.mp4   at the path in the table, below SOURCE
+    SOURCE/onsets/p1_mozart.csv   a line per note, which starts with its second; the rest of the line is ignored
 
 The column `onsets` may be empty or absent. Each video is a piece of one player with a stem and, where there is one, a
 picture; the player's name is the timbre by which reports group. Splits are dealt by what is played: nobody plays in
@@ -33,7 +33,7 @@ TABLE = "clips.csv"
 COLUMNS = ("video", "player", "piece")
 LABEL = "cl"
 FRACTION = re.compile(r"\d+(?![\w.,])")
-"""How a word begins that may be what follows a decimal comma."""
+"""How a word starts that may be what follows a decimal comma."""
 
 
 VERSION = 1
@@ -139,7 +139,7 @@ def _path(folder: Path, text: str, where: str) -> Path:
     path = find_file(folder, text)
     if path is None:
         raise DataError(
-            f"{where}: paths must be those of files below {folder}, as seen from there",
+            f"{where}: paths must be those of files below {folder}, relative to it",
             got=text,
             fix="correct the path, complete the download, or take the line away",
         )

@@ -1,8 +1,8 @@
 """A user's own stems: a folder per piece, a sound file per player, and a video of all of them where there is one.
 
     SOURCE/PIECE/vn.wav            the instrument is the first word of the name: a label or its English name,
-    SOURCE/PIECE/violin-2.flac     then, of several players, whatever tells them apart
-    SOURCE/PIECE/instruments.csv   instead, for names that say something else: lines of file,instrument
+    SOURCE/PIECE/violin-2.flac     then, of several players, whatever distinguishes them
+    SOURCE/PIECE/instruments.csv   instead, for names without instruments: lines of file,instrument
     SOURCE/PIECE/mixture.wav       the recorded mix, where it is not the sum of the stems
     SOURCE/PIECE/video.mp4         the players side by side in equal columns, in the order of the stems' names (of the
                                    lines of instruments.csv, where there is one)
@@ -244,12 +244,12 @@ def _listed_stems(table: Path, sounds: list[Path], recipe: Recipe) -> list[_Stem
         where = f"line {row.line} of {table}"
         with problems.of(where):
             words = dict(enumerate(row.words))
-            text, told = words.pop(file, ""), words.pop(instrument, "") if instrument is not None else ""
+            text, given = words.pop(file, ""), words.pop(instrument, "") if instrument is not None else ""
             path = _listed_file(text, table.parent, sounds, where)
             if path in stems:
                 raise DataError(f"{where} must name a file of its own", got=f"{text} twice", fix="take one line away")
             # Further columns are comments.
-            labels = [label_of(word, recipe.labels) for word in ([told] if told else words.values())]
+            labels = [label_of(word, recipe.labels) for word in ([given] if given else words.values())]
             label = next((label for label in labels if label is not None), None)
             if label is None:
                 raise DataError(
@@ -282,7 +282,7 @@ def _listed_file(text: str, folder: Path, sounds: list[Path], where: str) -> Pat
 
 
 def _label(text: str, path: Path, recipe: Recipe) -> str:
-    """The label that a name begins with; DataError where it begins with none."""
+    """The label that a name starts with; DataError where it starts with none."""
     label = label_of(text, recipe.labels)
     if label is None:
         raise DataError(

@@ -4,15 +4,15 @@
     SOURCE/MUSIC_duet_videos.json                     the same; the keys are two classes with a space between them
     SOURCE/cello/ID.mp4                               the video (or .mkv, .webm) of a solo
     SOURCE/saxophone acoustic_guitar/ID.mp4           that of a duet
-    SOURCE/pairs.csv                                  yours, if options.pairs says so: two ids of test solos per line
+    SOURCE/pairs.csv                                  yours, if options.pairs names it: two ids of test solos per line
 
 Instead of a video, the files that Sound-of-Pixels (Zhao et al., 2018) prepares:
 
     SOURCE/data/audio/cello/ID.mp3                    or .wav
     SOURCE/data/frames/cello/ID.mp4/000001.jpg        a folder; 8 pictures per second, see options.frame_rate
 
-A solo is one player with a stem. A duet is two players without stems and a mixture. Each of the two is seen in one half
-of the picture, but nobody wrote down who sits where: a duet's pictures are right for half of the duets, on average.
+A solo is one player with a stem. A duet is two players without stems and a mixture. Each of the two is in one half of
+the picture, but who sits where is not recorded: a duet's pictures are right for half of the duets, on average.
 The splits are dealt per class over all ids of the lists, so that a video that is missing moves no other. A video in two
 lists or classes is in one split. The videos belong to those who put them on YouTube.
 """
@@ -216,7 +216,7 @@ def _seconds(video: _Video, sound: Path, options: Options, folder: Path) -> floa
 def _pictures(
     sound: Path, images: Sequence[Path], players: int, recipe: Recipe, options: Options, seconds: float
 ) -> tuple[list[UInt8[np.ndarray, "v h w 3"]], tuple[str, ...]]:
-    """What is seen of each player, over the whole recording, and what was met; nothing where there is no picture."""
+    """The picture of each player over the whole recording, and notes; nothing where there is no picture."""
     if images:
         rate = recipe.picture.frame_rate
         times = (np.arange(max(1, round(seconds * rate))) + 0.5) / rate

@@ -10,10 +10,10 @@
     SOURCE/video/train/cello12.mp4      not needed: the picture that belongs to a sound file
 
 Each stretch is a piece, NAME-NUMBER; without a table every file is one piece. A recording without a stretch is left out
-and listed as missing, as is one that only the table knows.
+and listed as missing, as is one that only the table has.
 
-A solo is one player with a stem. A duet is two players without stems, and the recording as mixture; both are seen in
-the whole picture, because nobody wrote down who stands where.
+A solo is one player with a stem. A duet is two players without stems, and the recording as mixture; both have
+the whole picture, because who stands where is not recorded.
 
 The corpus comes with segment_times.npy, which is a pickle: opening one runs whatever program it holds. It is not opened
 here; convert it where you trust it.
@@ -68,7 +68,7 @@ DUETS = {
     "xf": ("xylophone", "fl"),
 }
 CODES = {code: (label,) for code, label in (SOLOS | LETTERS).items()} | DUETS
-"""What a name begins with, and the labels of the players."""
+"""What a name starts with, and the labels of the players."""
 TABLE = "segment_times"
 CONVERT = (
     'python -c "import json, numpy; '
@@ -175,7 +175,7 @@ def _recordings(folder: Path) -> dict[str, _Recording]:
                         fix="take one away, or rename it where it is another recording",
                     )
                 found[path.stem] = _Recording(path, match[1], part)
-    # A name that says nothing gives no label, and moves others to another split: it is never left out.
+    # A name without instruments gives no label, and moves others to another split: it is never left out.
     problems.refuse()
     if not found:
         raise DataError(
@@ -246,13 +246,13 @@ def _parse(path: Path, load: Callable[[Path], Any]) -> dict[str, list[Stretch]]:
 def _picture(
     folder: Path, recording: _Recording, recipe: Recipe, begin: float, seconds: float
 ) -> tuple[UInt8[np.ndarray, "v h w 3"] | None, tuple[str, ...]]:
-    """What is seen of all players, and what was met; None where there is no video."""
+    """The picture of all players, and notes; None where there is no video."""
     video = _video(folder, recording)
     if video is None:
         return None, ()
     box = middle_square(video) if len(CODES[recording.code]) == 1 else columns(video, 1)[0]
-    (seen,), notes = read_pictures(video, [box], recipe, seconds, begin)
-    return seen, notes
+    (picture,), notes = read_pictures(video, [box], recipe, seconds, begin)
+    return picture, notes
 
 
 def _video(folder: Path, recording: _Recording) -> Path | None:

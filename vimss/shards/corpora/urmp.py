@@ -11,9 +11,10 @@
                                               part,left,top,right,bottom in pixels of the video
     SOURCE/44_K515_vn_vn_va_va_vc/ ...        SOURCE/Dataset/01_Jupiter_vn_vc works too; other folders are ignored
 
-A part's instrument is what the folder says: the files of part 3 of 15_Surprise_tpt_tpt_tbn say tpt. Two violins are two
-players. Arrangements of one composition share takes (the viola of 24 and 25 is one file), so compositions are in one
-split as a whole. Players are recorded one by one and put side by side: what one does is never in another's picture.
+A part's instrument is that in the folder's name: the files of part 3 of 15_Surprise_tpt_tpt_tbn have tpt. Two violins
+are two players. Arrangements of one composition share takes (the viola of 24 and 25 is one file), so compositions are
+in one split as a whole. Players are recorded one by one and put side by side: what one does is never in another's
+picture.
 """
 
 import fnmatch
@@ -71,7 +72,7 @@ class Options(Config):
 
     The defaults were chosen so that training (24 pieces) and test (10) have all 13 instruments and duets to quintets.
     Double bass and bassoon are in two compositions each, so valid and promote (5 each) lack them; promote also lacks
-    oboe and tuba. The five fugues may be several works, but the name does not tell them apart.
+    oboe and tuba. The five fugues may be several works, but the name does not distinguish them.
     """
 
     valid: tuple[str, ...] = Field(("dance", "maria", "king", "chorale"), description="compositions in valid")
@@ -157,7 +158,7 @@ def _piece(folder: Path, recipe: Recipe, options: Options) -> Piece:
 
 
 def _stems(folder: Path) -> list[Path]:
-    """One stem per part, in their order. Names of files say the instrument too, but not always the right one."""
+    """One stem per part, in their order. Names of files have the instrument too, but not always the right one."""
     stems: list[Path] = []
     for number, instrument in enumerate(_instruments(folder.name), 1):
         found = _files(folder, f"AuSep_{number}_*.wav")
@@ -191,7 +192,7 @@ def _is_sum(mix: Float32[np.ndarray, "c t"], sounds: Sequence[Float32[np.ndarray
 def _pictures(
     folder: Path, players: int, seconds: float, recipe: Recipe
 ) -> tuple[list[UInt8[np.ndarray, "v h w 3"]], tuple[str, ...]]:
-    """What each player does, over the whole piece, and what was met; nothing where there is no video."""
+    """The picture of each player over the whole piece, and notes; nothing where there is no video."""
     videos = _files(folder, "Vid_*.mp4")
     if not videos:
         return [], ()
@@ -223,7 +224,7 @@ def _boxes(path: Path, players: int) -> list[Box]:
 
 
 def _annotations(folder: Path, part: int) -> dict[str, Float64[np.ndarray, "k n"]]:
-    """What is written down about a part, as far as it is there."""
+    """The annotations of a part that are there."""
     return {
         kind: _read_rows(path, names)
         for kind, (prefix, names) in ANNOTATIONS.items()

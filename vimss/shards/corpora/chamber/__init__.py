@@ -16,10 +16,10 @@ It is made on first use and is not a recording of people. How a piece comes to b
     skeleton    the joints of a drawn player, and their order
     make        all of these for one piece, cut into clips
 
-The split test_unheard has sounds that training never has: other patches where the bank has them, samples shifted by 4
-or 5 semitones, another tilt of the equaliser, a larger room; or, with `unheard_bank`, another bank altogether. Without
-it the bank is the same, and five instruments (bn, cl, db, tba, tbn) have no second patch: it shows a change of timbre
-within one bank, no more.
+The split test_unseen_timbres has sounds that training never has: other patches where the bank has them, samples shifted
+by 4 or 5 semitones, another tilt of the equaliser, a larger room; or, with `unseen_bank`, another bank altogether.
+Without it the bank is the same, and five instruments (bn, cl, db, tba, tbn) have no second patch: it shows a change of
+timbre within one bank, no more.
 
 Everything random in a piece comes from the recipe's seed and the piece's name alone, so that the bytes do not depend on
 the number of processes or on the order of reading.
@@ -27,7 +27,7 @@ the number of processes or on the order of reading.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -45,6 +45,8 @@ VERSION = 2
 
 class Options(Config):
     """Settings of the chamber corpus."""
+
+    renamed: ClassVar = {"unheard_bank": "unseen_bank"}
 
     minutes: float = Field(60.0, ge=1, le=3000, description="music in all splits together, minutes")
     piece_seconds: float = Field(30.0, ge=3, le=300, description="longest piece, one stretch of a score, seconds")
@@ -64,21 +66,24 @@ class Options(Config):
         1.0,
         ge=0,
         le=1,
-        description="of the sounds in all splits but test_unheard: share of players who do not have their instrument's "
-        "plain patch, and strength of their equalisers",
+        description="of the sounds in all splits but test_unseen_timbres: share of players who do not have their "
+        "instrument's plain patch, and strength of their equalisers",
     )
     banks: tuple[Path, ...] = Field(
-        (), description="more General MIDI sound banks (.sf2), used as often as TimGM6mb in all splits but test_unheard"
+        (),
+        description="more General MIDI sound banks (.sf2), used as often as TimGM6mb in all splits but "
+        "test_unseen_timbres",
     )
-    unheard_bank: Path | None = Field(
+    unseen_bank: Path | None = Field(
         None,
-        description="a General MIDI sound bank (.sf2) for test_unheard; none: patches of TimGM6mb unused elsewhere",
+        description="a General MIDI sound bank (.sf2) for test_unseen_timbres; none: patches of TimGM6mb that no other "
+        "split uses",
     )
 
     @model_validator(mode="after")
-    def _unheard_bank_is_not_heard(self) -> "Options":
-        if self.unheard_bank in self.banks:
-            raise ValueError("unheard_bank must not stand in banks, or it would be heard in training")
+    def _unseen_bank_is_not_in_training(self) -> "Options":
+        if self.unseen_bank in self.banks:
+            raise ValueError("unseen_bank must not stand in banks, or training would have its sounds")
         return self
 
 
@@ -109,8 +114,8 @@ def read(piece: Piece, recipe: Recipe, options: Options, source: Path | None) ->
     from vimss.shards.corpora.chamber.sound import default_bank
 
     banks = (default_bank(), *options.banks)
-    if casting.split == "test_unheard":
-        banks = (options.unheard_bank or default_bank(),)
+    if casting.split == "test_unseen_timbres":
+        banks = (options.unseen_bank or default_bank(),)
     style = Style(options.notes_per_second, options.register_semitones, options.variety)
     yield from cut(casting, make(casting, recipe, banks, style), recipe)
 

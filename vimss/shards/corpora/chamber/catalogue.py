@@ -35,7 +35,7 @@ _QUARTETS = {
     "valid": (("mozart/k80", 4),),
     "promote": (("mozart/k156", 4),),
     "test": (("haydn/opus1no1", 5), ("beethoven/opus59no2", 4)),
-    "test_unheard": (("beethoven/opus59no3", 4),),
+    "test_unseen_timbres": (("beethoven/opus59no3", 4),),
 }
 """Folder of the work and the number of its movements."""
 
@@ -67,7 +67,7 @@ _CHORALES = {
         62.6,274 69.6-a 85.6 90.5,101.7,102.7,245.5,416 115.6 121.6 145-a 156.6,306,339 290 296 319 346 379 384
         386 388 400 426 435
     """,
-    "test_unheard": """
+    "test_unseen_timbres": """
         9.7,86.6,117.4,155.5,177.4 20.11,20.7,264,397 38.6 40.3,110.7,248.35-3 67.7,116.6 133.6 248.28,314 282
         300 315 378
     """,

@@ -41,10 +41,10 @@ def make(casting: Casting, recipe: Recipe, banks: tuple[Path, ...], style: Style
 
     parts = arrange(casting, recipe.seed, style)
     rng = generator(recipe.seed, "sound", casting.name)
-    unheard = casting.split == "test_unheard"
+    unseen = casting.split == "test_unseen_timbres"
     # Sounds that training never has are as far from it in an easy corpus as in a hard one.
-    variety = 1.0 if unheard else style.variety
-    timbres = [choose_timbre(rng, instrument, banks, unheard, variety) for instrument in casting.instruments]
+    variety = 1.0 if unseen else style.variety
+    timbres = [choose_timbre(rng, instrument, banks, unseen, variety) for instrument in casting.instruments]
     samples = round(casting.seconds * recipe.sample_rate)
     stems = perform(timbres, parts, samples, recipe.sample_rate, recipe.channels, rng, variety)
     seats = [

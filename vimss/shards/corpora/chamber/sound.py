@@ -1,6 +1,6 @@
 """From tones to stems: recorded instrument samples played by a synthesiser, coloured, placed in a room, levelled.
 
-    timbre = choose_timbre(rng, "vn", banks=(default_bank(),), unheard=False)
+    timbre = choose_timbre(rng, "vn", banks=(default_bank(),), unseen=False)
     stems = perform([timbre], [tones], samples=240000, sample_rate=8000, channels=1, rng=rng)
     stems[0]  # int16 "c t"; the mix is the exact sum of the stems and stays below 0.7
 
@@ -48,10 +48,10 @@ PATCHES = {
     "vc": (42,),
     "vn": (40, 110),
 }
-"""General MIDI programs of each instrument outside of test_unheard: an oboe is sometimes an English horn, a saxophone a
-soprano. The alto saxophone of TimGM6mb has mute keys."""
+"""General MIDI programs of each instrument outside of test_unseen_timbres: an oboe is sometimes an English horn, a
+saxophone a soprano. The alto saxophone of TimGM6mb has mute keys."""
 
-UNHEARD_PATCHES = {
+UNSEEN_PATCHES = {
     "bn": (70,),
     "cl": (71,),
     "db": (43,),
@@ -66,13 +66,14 @@ UNHEARD_PATCHES = {
     "vc": (48,),
     "vn": (48,),
 }
-"""Programs of test_unheard: piccolo and recorder, brass and string sections, shawm, muted trumpet, baritone saxophone.
+"""Programs of test_unseen_timbres: piccolo and recorder, brass and string sections, shawm, muted trumpet, baritone
+saxophone.
 
 Five instruments have no second patch in a General MIDI bank; with them only the shift, equaliser and room are new.
 """
 
 SHIFTS = (-2, -1, 0, 0, 1, 2)
-UNHEARD_SHIFTS = (-5, -4, 4, 5)
+UNSEEN_SHIFTS = (-5, -4, 4, 5)
 """Semitones by which the samples are sped up or slowed down."""
 
 _RENDER_RATE = 48000
@@ -87,11 +88,11 @@ class Timbre:
     bank: Path
     program: int
     shift: int
-    unheard: bool
+    unseen: bool
 
     def __str__(self) -> str:
         bank = "sf2" if self.bank == default_bank() else self.bank.stem
-        return f"{bank}:{self.program}{self.shift:+d}" if self.unheard else f"{bank}:{self.program}"
+        return f"{bank}:{self.program}{self.shift:+d}" if self.unseen else f"{bank}:{self.program}"
 
 
 def default_bank() -> Path:
@@ -101,18 +102,18 @@ def default_bank() -> Path:
 
 
 def choose_timbre(
-    rng: np.random.Generator, instrument: str, banks: Sequence[Path], unheard: bool, variety: float = 1.0
+    rng: np.random.Generator, instrument: str, banks: Sequence[Path], unseen: bool, variety: float = 1.0
 ) -> Timbre:
     """A sound for one player, drawn from the patches of the split; with less `variety` the plain one more often."""
-    programs = (UNHEARD_PATCHES if unheard else PATCHES)[instrument]
-    shifts = UNHEARD_SHIFTS if unheard else SHIFTS
+    programs = (UNSEEN_PATCHES if unseen else PATCHES)[instrument]
+    shifts = UNSEEN_SHIFTS if unseen else SHIFTS
     # The first patch is the plain instrument and comes two times in three.
     weights = np.array([2.0] + [1.0] * (len(programs) - 1)) if len(programs) > 1 else np.ones(1)
     program = int(rng.choice(np.array(programs), p=weights / weights.sum()))
     shift = int(rng.choice(np.array(shifts)))
-    if not unheard and rng.random() >= variety:
+    if not unseen and rng.random() >= variety:
         program, shift = programs[0], 0
-    return Timbre(banks[int(rng.integers(len(banks)))], program, shift, unheard)
+    return Timbre(banks[int(rng.integers(len(banks)))], program, shift, unseen)
 
 
 def perform(
@@ -126,12 +127,12 @@ def perform(
 ) -> list[Int16[np.ndarray, "c t"]]:
     """The stems of one piece, one per player with tones; their sum is the mix. DataError for a broken sound bank."""
     cents = rng.uniform(-25, 25)
-    unheard = any(timbre.unheard for timbre in timbres)
-    echoes = _room(rng, unheard)
+    unseen = any(timbre.unseen for timbre in timbres)
+    echoes = _room(rng, unseen)
     stems = []
     for timbre, tones in zip(timbres, parts, strict=True):
         dry = _render(timbre, tones, samples, sample_rate, cents + rng.normal(0, 4), rng)
-        wet = _colour(dry * _expression(tones, samples, sample_rate, rng), sample_rate, echoes, unheard, rng, variety)
+        wet = _colour(dry * _expression(tones, samples, sample_rate, rng), sample_rate, echoes, unseen, rng, variety)
         level = 10 ** (rng.uniform(-LEVEL_DB, LEVEL_DB) / 20) / _active_rms(wet)
         pan = rng.uniform(0.15, 0.85) * np.pi / 2
         sides = np.array([np.cos(pan), np.sin(pan)] if channels == 2 else [1.0])
@@ -146,7 +147,7 @@ def _bank(path: Path) -> bytes:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(
-            f"{path} must be a sound bank", got=str(error), fix="correct `banks` or `unheard_bank`"
+            f"{path} must be a sound bank", got=str(error), fix="correct `banks` or `unseen_bank`"
         ) from error
     if content[:4] != b"RIFF" or content[8:12] != b"sfbk":
         raise DataError(f"{path} must be a SoundFont 2 bank (.sf2)", got="another format", fix="convert it to sf2")
@@ -241,14 +242,14 @@ def _expression(
     return np.interp(np.arange(samples), np.arange(len(coarse)) * 64, coarse).astype(np.float32)
 
 
-def _room(rng: np.random.Generator, unheard: bool) -> Float64[np.ndarray, "2 n"]:
-    """Delays (seconds) and gains of a small room's early reflections; test_unheard has a larger room."""
+def _room(rng: np.random.Generator, unseen: bool) -> Float64[np.ndarray, "2 n"]:
+    """Delays (seconds) and gains of a small room's early reflections; test_unseen_timbres has a larger room."""
     number = int(rng.integers(4, 9))
-    delays = np.sort(rng.uniform(0.065, 0.12, number) if unheard else rng.uniform(0.004, 0.045, number))
+    delays = np.sort(rng.uniform(0.065, 0.12, number) if unseen else rng.uniform(0.004, 0.045, number))
     gains = (
         rng.choice(np.array((-1.0, 1.0)), number)
         * rng.uniform(0.1, 0.35)
-        * np.exp(-delays / 0.03 * (0.4 if unheard else 1))
+        * np.exp(-delays / 0.03 * (0.4 if unseen else 1))
     )
     return np.stack([delays, gains])
 
@@ -257,7 +258,7 @@ def _colour(
     sound: Float32[np.ndarray, " t"],
     sample_rate: int,
     echoes: Float64[np.ndarray, "2 n"],
-    unheard: bool,
+    unseen: bool,
     rng: np.random.Generator,
     variety: float,
 ) -> Float32[np.ndarray, " t"]:
@@ -268,7 +269,7 @@ def _colour(
     # Single precision halves the work, and 16-bit samples need no more.
     frequencies = np.fft.rfftfreq(size, 1 / sample_rate).astype(np.float32)
     octaves = np.log2(np.maximum(frequencies, 40.0) / 40.0)
-    tilt = rng.choice(np.array((-1.0, 1.0))) * rng.uniform(1.2, 2.0) if unheard else rng.uniform(-0.8, 0.8)
+    tilt = rng.choice(np.array((-1.0, 1.0))) * rng.uniform(1.2, 2.0) if unseen else rng.uniform(-0.8, 0.8)
     decibels = variety * (np.interp(octaves, np.arange(9), rng.normal(0, 2.5, 9)) + tilt * (octaves - 4))
     # Each player stands elsewhere: the same walls, other distances. High tones are damped at the walls.
     walls = np.zeros(size, np.float32)
