@@ -47,8 +47,8 @@ from vimss.shards.recipe import Recipe, load_recipe, recipe_name
 from vimss.shards.written import written_shards
 from vimss.storage import Folder, kept_beside
 from vimss.track import TrackedStudy, Tracker, model_folder, provenance
-from vimss.train.config import NEW
 from vimss.train.objectives import OBJECTIVES
+from vimss.train.start_from import NEW
 
 
 def write_shards(

@@ -10,65 +10,22 @@ that takes the context away, `without_idle` leaves it out, so that equal trainin
 import functools
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, field_validator, model_validator
 
 from vimss.config import Config, Rule
-from vimss.model.card import WEIGHTS, check_model_folder
 from vimss.model.config import VisionConfig
 from vimss.model.contexts import CONTEXTS
 from vimss.model.networks import BY_NETWORK, DEFAULT, NETWORKS, AnyNetwork
-from vimss.storage import sha256
 from vimss.stream.config import MixingConfig
+from vimss.train.start_from import StartFrom
 
 if TYPE_CHECKING:
     from vimss.train.objectives import Entry
 
 MUCH_WAITING = 0.1
 """Share of the time that a loop may wait for batches before a warning says what to change."""
-
-
-MODELS = "models:/"
-"""Begin of the name of a model in the registry."""
-
-NEW = "new"
-"""`start_from` of a training that starts from new weights."""
-
-
-class StartFrom(Config):
-    """The weights that a training starts from; in YAML a string."""
-
-    sha256: str = Field("", description="of their file; a trial is known by it, wherever the file is")
-    folder: str = Field("", exclude=True, description="of the model; empty for new weights")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _is_a_string_in_a_file(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        if value == NEW:
-            return {}
-        if value.startswith(MODELS):
-            return {"folder": value}
-        folder = Path(value).expanduser().resolve()
-        check_model_folder(folder)
-        return {"folder": str(folder), "sha256": _digest(folder / WEIGHTS, (folder / WEIGHTS).stat().st_mtime_ns)}
-
-    @property
-    def path(self) -> Path:
-        """The folder."""
-        return Path(self.folder)
-
-    def __str__(self) -> str:
-        return self.folder or NEW
-
-
-@functools.lru_cache
-def _digest(path: Path, _changed: int) -> str:
-    # Settings are made for every draw of a search, and a file of weights may be large.
-    return sha256(path)
 
 
 class TrainingConfig(Config):

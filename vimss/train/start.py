@@ -15,8 +15,9 @@ from vimss.model.card import WEIGHTS
 from vimss.model.separator import read_card
 from vimss.shards.recipe import Recipe
 from vimss.storage import sha256
-from vimss.train.config import MODELS, Settings
+from vimss.train.config import Settings
 from vimss.train.objectives import OBJECTIVES
+from vimss.train.start_from import MODELS
 
 VISION = "vision."
 """Begin of the names of the vision network's weights, whatever model it is part of."""

@@ -1,0 +1,56 @@
+"""The setting `training.start_from`: which weights a training starts from, known by their digest.
+
+    StartFrom.model_validate("runs/eyes/model").sha256      # that of its weights, wherever they are
+
+How they get into the network: `vimss.train.start`.
+"""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from vimss.config import Config
+from vimss.model.card import WEIGHTS, check_model_folder
+from vimss.storage import sha256
+
+MODELS = "models:/"
+"""Begin of the name of a model in the registry."""
+
+NEW = "new"
+"""`start_from` of a training that starts from new weights."""
+
+
+class StartFrom(Config):
+    """The weights that a training starts from; in YAML a string."""
+
+    sha256: str = Field("", description="of their file; a trial is known by it, wherever the file is")
+    folder: str = Field("", exclude=True, description="of the model; empty for new weights")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_a_string_in_a_file(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if value == NEW:
+            return {}
+        if value.startswith(MODELS):
+            return {"folder": value}
+        folder = Path(value).expanduser().resolve()
+        check_model_folder(folder)
+        return {"folder": str(folder), "sha256": _digest(folder / WEIGHTS, (folder / WEIGHTS).stat().st_mtime_ns)}
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return Path(self.folder)
+
+    def __str__(self) -> str:
+        return self.folder or NEW
+
+
+@functools.lru_cache
+def _digest(path: Path, _changed: int) -> str:
+    # Settings are made for every draw of a search, and a file of weights may be large.
+    return sha256(path)
