@@ -5,19 +5,10 @@ import pytest
 from pydantic import Field
 
 from vimss import config
-from vimss.config import (
-    Config,
-    differences,
-    find_yaml,
-    is_path,
-    known_names,
-    load_yaml,
-    parse_config,
-    parse_yaml,
-    signature,
-)
+from vimss.config import Config, differences, load_yaml, parse_config, parse_yaml, signature
 from vimss.errors import ConfigError
 from vimss.renamed import current_key, first_key, with_current_names
+from vimss.yaml_files import find_yaml, is_path, known_names
 
 
 class Inner(Config):

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from vimss.config import known_names
 from vimss.errors import VimssError
 from vimss.experiment import EXPERIMENTS
 from vimss.runtime import PLACES, Place, check_reachable, load_place, open_store, ray_running, temporary_folder, unfit
 from vimss.shards.recipe import RECIPES
 from vimss.storage import Store, explain_os_errors
+from vimss.yaml_files import known_names
 
 LIBRARIES = (
     "torch",

@@ -23,16 +23,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from vimss.choice import choice_of
-from vimss.config import (
-    Config,
-    check_file_name,
-    differences,
-    find_yaml,
-    load_yaml,
-    parse_config,
-    parse_loosely,
-    signature,
-)
+from vimss.config import Config, differences, load_yaml, parse_config, parse_loosely, signature
 from vimss.errors import ConfigError
 from vimss.model.networks import BY_NETWORK
 from vimss.renamed import first_key
@@ -46,6 +37,7 @@ from vimss.train.config import (
 )
 from vimss.train.figure import Figure
 from vimss.train.objectives import figure_of
+from vimss.yaml_files import check_file_name, find_yaml
 
 Scalar = bool | int | float | str
 

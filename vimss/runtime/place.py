@@ -12,9 +12,10 @@ from pathlib import Path
 
 from pydantic import Field
 
-from vimss.config import Config, find_named, is_path, known_names, load_yaml
+from vimss.config import Config, load_yaml
 from vimss.errors import ConfigError
 from vimss.storage import LocalFolder, Store, folder_at
+from vimss.yaml_files import find_named, is_path, known_names
 
 PLACES = "platform/*/runtime.yaml"
 """Where the places lie in a repository."""

@@ -392,9 +392,8 @@ class _Run:
 
 def _tune_has_ended(error: Exception) -> PlaceError:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return PlaceError(
-        "Ray Tune must run a search to its end", got=lines[-1], fix="run the same command again, which resumes it"
-    )
+    rule, fix = "Ray Tune must run a search to its end", "run the same command again, which resumes it"
+    return PlaceError(rule, got=lines[-1], fix=fix)
 
 
 def _short_name(trial: Any) -> str:

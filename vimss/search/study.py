@@ -27,7 +27,7 @@ from typing import Any, Literal, TextIO
 
 from pydantic import Field, ValidationError
 
-from vimss.config import MAX_NAME, Config, differences, parse_config, signature
+from vimss.config import Config, differences, parse_config, signature
 from vimss.errors import ConfigError, DataError, StorageError, TrainingError, VimssError
 from vimss.experiment import Axis, Cell, Experiment, Scalar, field_type, topological_order
 from vimss.renamed import current_key, with_current_names
@@ -36,6 +36,7 @@ from vimss.storage import TEMPORARY, Store, atomic_write, explain_os_errors
 from vimss.train.config import Settings, has_key, scored_sources
 from vimss.train.figure import Figure
 from vimss.train.objectives import figure_of
+from vimss.yaml_files import MAX_NAME
 
 RECORD = "trial.json"
 

@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from vimss.config import Config, check_file_name, find_yaml, load_yaml
+from vimss.config import Config, load_yaml
 from vimss.shards.instruments import INSTRUMENTS
+from vimss.yaml_files import check_file_name, find_yaml
 
 SPLITS = ("train", "valid", "promote", "test", "test_unseen_timbres")
 """`valid` steers a search, `promote` decides on champions, `test` makes tables only;
