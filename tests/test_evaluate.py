@@ -189,7 +189,7 @@ def test_every_kind_of_model_can_be_listened_to(small_manifest, kind):
     experiment = Experiment(name="e", question="q", expected="x", shards="small")
     files = excerpt_files(experiment, record, kind, piece, 8000)
     assert files["listen.html"].count(b"<audio") == 1 + 2 * len(piece.references)
-    assert (b"an oracle tells outputs" in files["listen.html"]) == (not kind.ordered)
+    assert (b"an oracle assigns outputs" in files["listen.html"]) == (not kind.ordered)
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def test_features_that_a_training_reads_are_checked(small_manifest, computed):
 def test_features_of_another_network_than_their_name_says_are_refused(small_manifest, computed):
     with (
         _changed(small_manifest, computed, "network", "resnet50"),
-        pytest.raises(DataError, match="must be of resnet18, as their name says; got resnet50"),
+        pytest.raises(DataError, match="must be of resnet18, as in their name; got resnet50"),
     ):
         find_features(small_manifest, VISION, 512)
 

@@ -35,11 +35,14 @@ def test_what_is_changed_and_left_out_for_a_model_is_said(small_manifest, save):
     first, second, third, last = fit.sentences
     assert first == (
         "a: resampled from 8000 Hz to its 4000 Hz and back; it gives nothing above 2000 Hz, which its figures include; "
-        "it hears mono in both channels, and the mean of its answer is scored"
+        "it reads mono in both channels, and the mean of its output is scored"
     )
-    assert second.startswith("a: vc is its cello; vn is its violin; it does not know bn, cl, ")
-    assert third.startswith("b: it does not know bn, ")
-    assert last.startswith("scored in every row: vn; bn, ") and "stay in the mixtures, no row is told of them" in last
+    assert second.startswith("a: vc is its cello; vn is its violin; it lacks bn, cl, ")
+    assert third.startswith("b: it lacks bn, ")
+    assert (
+        last.startswith("scored in every row: vn; bn, ")
+        and "stay in the mixtures, no row is conditioned on them" in last
+    )
     assert fitted(small_manifest, own=save()).sentences == ()
 
 

@@ -92,7 +92,7 @@ def _labels_of(manifest: Manifest, split: str = "") -> list[str]:
 def _about_labels(name: str, names: Mapping[str, str], played: Sequence[str]) -> list[str]:
     unknown = [label for label in played if label not in names]
     called = [f"{label} is its {names[label]}" for label in played if names.get(label, label) != label]
-    found = [f"it does not know {', '.join(unknown)}"] if unknown else []
+    found = [f"it lacks {', '.join(unknown)}"] if unknown else []
     return [f"{name}: {'; '.join([*called, *found])}"] if called or found else []
 
 
