@@ -64,7 +64,7 @@ def parse(arguments: tuple[str, ...]) -> None:
 def tree() -> list[str]:
     """The paths of the tree: two columns of spaces mean one folder further in.
 
-    Below a package of vimss/, files share lines, without `.py`, and so do folders of the package.
+    Files may share a line. Those of a package of vimss/ stand without `.py`, those of its folders with the folder.
     """
     (block,) = [block for block in blocks("text") if block.startswith("README.md ")]
     found: list[str] = []
@@ -72,8 +72,8 @@ def tree() -> list[str]:
     for line in block.splitlines():
         depth = (len(line) - len(line.lstrip())) // 2
         names = re.split(r" {2,}", line.strip())[0]
-        several = [name if "." in name else f"{name}.py" for name in names.split(", ")]
-        found += [folders[depth] + name for name in (several if depth == 2 else [names])]
+        ending = ".py" if depth == 2 else ""
+        found += [folders[depth] + name + ("" if "." in name else ending) for name in names.split(", ")]
         folders[depth + 1 :] = [found[-1]] * (2 - depth)
     return found
 
