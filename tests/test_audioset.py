@@ -163,7 +163,9 @@ def ontology(source):
 
 
 def test_without_classes_the_ontology_says_which_are_instruments(source):
-    with pytest.raises(ConfigError, match=r"options.classes must name .* or .*ontology.json must say .*; got neither"):
+    with pytest.raises(
+        ConfigError, match=r"options.classes must name .* or .*ontology.json must list the instruments; got neither"
+    ):
         listing(source, audioset.Options())
     ontology(source)
     found = {piece.name for piece in listing(source, audioset.Options()).pieces}

@@ -4,7 +4,7 @@ from typing import ClassVar
 import pytest
 from pydantic import Field
 
-from vimss import config
+from vimss import yaml_files
 from vimss.config import Config, differences, load_yaml, parse_config, parse_yaml, signature
 from vimss.errors import ConfigError
 from vimss.renamed import current_key, first_key, with_current_names
@@ -194,7 +194,7 @@ def test_kinds_of_one_group_differ_also_where_all_their_settings_are_defaults():
 @pytest.fixture
 def repository(monkeypatch, tmp_path) -> Path:
     """A repository with one recipe; the package lies in none."""
-    monkeypatch.setattr(config, "PACKAGE_HOME", tmp_path / "wheel")
+    monkeypatch.setattr(yaml_files, "PACKAGE_HOME", tmp_path / "wheel")
     root = tmp_path / "music [1]" / "vimss"
     (root / "shards").mkdir(parents=True)
     (root / "pyproject.toml").touch()
@@ -211,7 +211,7 @@ def test_a_name_is_found_from_every_folder_of_the_repository(repository, monkeyp
 
 def test_a_name_is_found_where_the_package_lies(repository, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(config, "PACKAGE_HOME", repository)
+    monkeypatch.setattr(yaml_files, "PACKAGE_HOME", repository)
     assert find_yaml("mine", "shards/*.yaml") == repository / "shards" / "mine.yaml"
 
 

@@ -66,7 +66,7 @@ def test_features_of_other_shards_are_refused(small_manifest, computed):
 
 
 def test_damaged_features_are_refused(small_manifest, computed):
-    _with_entry(small_manifest, computed, "files", {"train-0000.safetensors": "0"}, "must have the SHA-256 that its")
+    _with_entry(small_manifest, computed, "files", {"train-0000.safetensors": "0"}, "must have the SHA-256 in its")
 
 
 def _with_entry(manifest, name, key, value, message):

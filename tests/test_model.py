@@ -43,7 +43,7 @@ REFUSED = {
 @pytest.mark.parametrize("context", get_args(WaveUNetConfig.model_fields["context"].annotation))
 def test_every_condition_acts_on_its_own_example_or_is_refused(context, op, site, outputs):
     settings = {"context": context, "op": op, "site": site, "outputs": outputs, "vision": TINY_VISION}
-    settings |= {"feature_size": 5} if context == "features" else {}
+    settings |= {"features": {"feature_size": 5}, "skeleton": {"skeleton_size": 5}}.get(context, {})
     if (outputs, site != "none") in REFUSED:
         with pytest.raises(ConfigError, match=REFUSED[outputs, site != "none"]):
             parse_config(settings, WaveUNetConfig, "model")
@@ -93,7 +93,7 @@ def _context_for(separator, batch=3, count=2):
         case "labels":
             count = 1 if separator.config.outputs == "instruments" else count
             return torch.rand(batch, count, len(LABELS), dtype=torch.float64, generator=generator)
-        case "features":
+        case "features" | "skeleton":
             return torch.randn(batch, count, 3, 5, dtype=torch.float64, generator=generator)
         case "frames":
             return torch.randint(0, 256, (batch, count, 1, 16, 16, 3), dtype=torch.uint8, generator=generator)

@@ -182,7 +182,8 @@ def test_a_missing_or_short_object_is_an_error_when_the_manifest_is_opened(remot
     with remote.atomic_write("train-000000.tar") as temporary:
         temporary.write_bytes(whole[:-1])
     with pytest.raises(
-        DataError, match=rf"{remote}/train-000000.tar must have \d+ bytes .*; got {len(whole) - 1} bytes"
+        DataError,
+        match=rf"{remote}/train-000000.tar must have \d+ bytes, as in its manifest; got {len(whole) - 1} bytes",
     ):
         open_shards(remote, store)
     s3fs.S3FileSystem().rm(f"{remote.url}/train-000000.tar")

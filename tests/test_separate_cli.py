@@ -152,7 +152,7 @@ def test_a_folder_that_cannot_be_is_refused_before_the_work(vimss_says, tmp_path
             ["--channel", "centre"],
             "'centre' is not one of 'all', 'left', 'right', 'mid', 'side'",
         ),
-        (["--channel", "side"], "must have two channels to hear their difference; got mono"),
+        (["--channel", "side"], "must have two channels for their difference; got mono"),
         (["--instruments", "2 violins"], "got '2 violins'. To fix: did you mean 'vn,vn'?"),
         (["--references", "nowhere"], "--references must be a folder of true stems; got nowhere, which does not exist"),
     ],

@@ -2,7 +2,7 @@
 
     read_yaml(find_yaml("quickstart", "shards/*.yaml"))
 
-Where PyYAML follows 1.1: here `1e-4` is a number, `off` and `no` are words, `012` is no octal, a repeated key is an error.
+Unlike in PyYAML, which follows 1.1: `1e-4` is a number, `off` a word, `012` no octal, and a repeated key is an error.
 """
 
 import os
