@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import numpy as np
-import pytest
+import torch
 import yaml
 
 from vimss.baselines import Baseline
@@ -15,6 +15,7 @@ from vimss.runtime import load_place
 from vimss.shards.clip import Clip, Player
 from vimss.shards.recipe import load_recipe
 from vimss.stream.scene import Scene
+from vimss.train.objectives import Objective
 
 TEXT = Path(".github/CONTRIBUTING.md").read_text(encoding="utf-8")
 
@@ -68,6 +69,11 @@ def test_the_example_of_a_context_gives_a_view_of_a_player():
     np.testing.assert_allclose(context.of_player(Clip("p", 0, 8, 8, (player,)), player), 0.2)
 
 
-@pytest.mark.parametrize("heading", ["An objective"])
-def test_the_other_examples_are_python(heading):
-    compile(example(heading), heading, "exec")
+def test_the_example_of_an_objective_has_its_members_and_a_figure():
+    names = run("An objective")
+    # `interface` is set when it is made.
+    members = {name for name in dir(Objective) if not name.startswith("_")} - {"interface"}
+    assert members <= set(dir(names["Energy"]))
+    assert names["ENTRY"].figure.better(0.1, than=0.2)
+    kept = torch.tensor([[1.0, 4.0], [1.0, 4.0]], dtype=torch.float64)
+    assert names["Energy"].value(None, kept) == 0.25

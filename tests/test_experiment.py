@@ -210,9 +210,9 @@ def write(tmp_path, text):
         ("compare: {seed: [0, -1]}", r"experiment mine: seed: .*greater than or equal to 0.*got -1"),
         (
             "compare: {seed.x: [0]}",
-            r"a varied key must be model\.\*, mixing\.\* or training\.\*, or seed; got 'seed.x'",
+            r"a varied key must be model\.\*, mixing\.\* or training\.\*, seed or objective; got 'seed.x'",
         ),
-        ("controls: {a: {seeds: 1}}", r"a varied key must be model\.\*, .*, or seed; got 'seeds'"),
+        ("controls: {a: {seeds: 1}}", r"a varied key must be model\.\*, .*, seed or objective; got 'seeds'"),
         (
             "training: {report_seconds: 9}\ncompare: {training.audio_seconds: [30, 60, 30.0]}",
             r"no two values of a key in `compare` may mean the same; got the cells audio_seconds=30 and "

@@ -461,7 +461,7 @@ def test_the_command_line_writes_finds_and_checks_them(server, ray, tmp_path, sm
     assert json.loads(says("shard", recipe, "--json")[1].out) == told
     assert not [path for method, path in server.requests if method == "PUT"]
     code, said = says("shard", recipe, "--check")
-    assert code == 0 and said.out.endswith("MB: all whole\n")
+    assert code == 0 and said.out.endswith("MB: no errors\n")
     home = folder_at(told["folder"])
     manifest = {**json.loads(home.read_bytes("manifest.json")), "missing": [f"piece{number}" for number in range(12)]}
     manifest |= {"odd_mixtures": ["p: the mix is silent"], "notes": ["[x] was left out"]}

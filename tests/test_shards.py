@@ -29,10 +29,15 @@ from vimss.stream.read import join_clips
 
 
 def test_every_corpus_of_a_recipe_has_a_reader():
-    for corpus in Recipe.model_fields["corpus"].annotation.__args__:
+    for corpus in corpora.CORPORA:
         reader = corpora.reader_of(corpus)
         assert {"Options", "pieces", "read"} <= set(dir(reader))
         assert type(reader.VERSION) is int and reader.VERSION >= 1
+
+
+def test_a_recipe_of_no_known_corpus_is_refused_with_all_that_there_are():
+    with pytest.raises(ConfigError, match=r"corpus: must be one of chamber, urmp, .*; got 'jazz'"):
+        load_recipe("quickstart", ["corpus=jazz"])
 
 
 def test_every_split_is_there_with_every_instrument(small_manifest):

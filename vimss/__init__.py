@@ -3,8 +3,8 @@
 Shards say what data, experiments say what question, platform says where, vimss says how.
 The stages, in the order in which data flows and modules import each other:
 
-    shards -> stream -> model -> features -> train -> evaluate -> experiment -> search
-           -> track -> promote -> separate
+    shards -> stream -> baselines -> model -> features -> train -> systems -> evaluate -> experiment
+           -> search -> track -> evaluations -> promote -> separate
 
 Below them is the ground (errors, choice, config, storage, runtime, media, metrics, intervals); above them are pages to
 look at and listen to, tables, the public functions (api), the quickstart, which calls them, and the command line (cli).

@@ -282,7 +282,7 @@ def best_trials(experiment: Experiment, study: Study) -> dict[str, TrialRecord]:
 
 
 def best_trial(experiment: Experiment, study: Study) -> TrialRecord:
-    """The best trial of all cells but the baselines; TrainingError where none has weights."""
+    """The best trial of all cells but the controls; TrainingError where none has weights."""
     return study.best([cell.name for cell in experiment.cells() if not cell.is_control])
 
 

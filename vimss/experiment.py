@@ -6,8 +6,9 @@
 
 `compare` lists the variables of the question, which may be `seed`: every combination is a cell, with a budget of its
 own, and a row of the result table. `tune` is what Optuna chooses inside a cell. `controls` are cells with one trial,
-which take batch size, learning rate and its decay from the best trial, run the whole budget and are never pruned. Their
-seed is the experiment's, whatever the best trial's is, where they do not set one.
+which take batch size, learning rate, its decay and whatever else is tuned outside `model` from the best trial, run the
+whole budget and are never pruned. Their seed is the experiment's, whatever the best trial's is, where they do not set
+one.
 
 This is the file's schema. `vimss.search.consistency.load_experiment` checks its parts against each other, and
 `vimss.search.checks` against shards and place.
@@ -184,7 +185,7 @@ class Experiment(Config):
                 continue
             if group not in GROUPS or not name:
                 raise ConfigError(
-                    f"experiment {self.name}: a varied key must be model.*, mixing.* or training.*, or seed",
+                    f"experiment {self.name}: a varied key must be model.*, mixing.* or training.*, seed or objective",
                     got=repr(key),
                     fix="write for example training.batch_size",
                 )

@@ -8,12 +8,12 @@ for example that a setting of `model` belongs to a network that the experiment t
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
 from vimss.experiment import GROUPS, OBJECTIVE, SEED, Experiment
-from vimss.shards.corpora import reader_of
+from vimss.shards.corpora import CORPORA, reader_of
 from vimss.shards.recipe import Recipe
 from vimss.train.config import Settings
 from vimss.train.objectives import OBJECTIVES
@@ -55,15 +55,16 @@ def _experiment() -> Schema:
 
 def _recipe() -> Schema:
     """A recipe, whose `options` are those of its corpus's reader."""
-    corpora = get_args(Recipe.model_fields["corpus"].annotation)
-    schemas, definitions = _schemas({"recipe": Recipe, **{corpus: reader_of(corpus).Options for corpus in corpora}})
+    options = {corpus: reader_of(corpus).Options for corpus in CORPORA}
+    schemas, definitions = _schemas({"recipe": Recipe, **options})
     root = definitions[schemas["recipe"].pop("$ref").rpartition("/")[2]]
+    root["properties"]["corpus"] |= {"enum": list(CORPORA)}
     root["allOf"] = [
         {
             "if": {"properties": {"corpus": {"const": corpus}}, "required": ["corpus"]},
             "then": {"properties": {"options": schemas[corpus]}},
         }
-        for corpus in corpora
+        for corpus in CORPORA
     ]
     return {"$schema": DIALECT, **root, "$defs": definitions}
 

@@ -1,6 +1,6 @@
 """The losses of 20 steps on fixed data, and the command that writes them anew, with a reason in the commit:
 
-    .venv/bin/python tests/golden/losses.py
+    platform/local/run python tests/golden/losses.py
 
 On the machine and version of torch that the file names, they must be equal to the bit.
 """

@@ -1,6 +1,6 @@
 """The README's figures of the quickstart, and the command that pastes them from a store where it ran:
 
-    .venv/bin/python tests/golden/quickstart.py STORE
+    platform/local/run python tests/golden/quickstart.py STORE
 
 It reads STORE/quickstart-seed0.json and those of all other seeds, keeps the figures in quickstart.json beside this file
 and writes the README's blocks anew: what stands between `<!-- quickstart: NAME -->` and `<!-- /quickstart -->`.

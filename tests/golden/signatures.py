@@ -1,6 +1,6 @@
 """Signatures of all that ships and the defaults behind them, and the command that writes them anew, with a reason:
 
-    .venv/bin/python tests/golden/signatures.py
+    platform/local/run python tests/golden/signatures.py
 
 A signature names what was written and trained: where it changes, that is not found any more. It does not hold the
 defaults, so where one of those changes, what was made with the old one is taken for the new one.
@@ -14,7 +14,7 @@ from vimss.config import signature
 from vimss.model.networks import BY_NETWORK, NETWORKS
 from vimss.search.consistency import load_experiment
 from vimss.search.study import cell_folder, study_folder
-from vimss.shards.corpora import reader_of
+from vimss.shards.corpora import CORPORA, reader_of
 from vimss.shards.manifest import Manifest
 from vimss.shards.recipe import Recipe, load_recipe, recipe_name
 from vimss.shards.write import shards_signature
@@ -22,7 +22,6 @@ from vimss.storage import Store
 from vimss.train.config import Settings, ValidationConfig
 
 FILE = Path(__file__).with_suffix(".json")
-CORPORA = Recipe.model_fields["corpus"].annotation.__args__
 
 
 def signatures() -> dict[str, str]:

@@ -32,7 +32,7 @@ REACHED: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("  on timbres that training never saw, dB", ("best", "unseen_timbres", "si_sdr_improvement"), "-"),
     ("label contrast: right label minus an absent one, dB", ("best", "metrics", "label_contrast"), "at least +2.0"),
     ("absent label's output against the mixture, dB", ("best", "metrics", "absent_level"), "at most -15.0"),
-    ("gain from labels: best trial minus the baseline without, mean, dB", ("labels_gain",), "at least +0.2"),
+    ("gain from labels: best trial minus the control without, mean, dB", ("labels_gain",), "at least +0.2"),
 )
 """The aims of the quickstart: a name, the key path in quickstart.json, and the aim."""
 
@@ -158,16 +158,16 @@ def reached(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def labels_gain(experiment: Experiment, two_sources: Mapping[str, float]) -> float:
-    """The gain from labels in dB: the best trial minus the baseline that trains in the same way without labels.
+    """The gain from labels in dB: the best trial minus the control that trains in the same way without labels.
 
     `two_sources` holds mean SI-SDR improvements, so the difference is the mean paired one, which varies less than a
-    difference of medians. NaN if the experiment has no such baseline, or one of them has no figure.
+    difference of medians. NaN if the experiment has no such control, or one of them has no figure.
     """
     return two_sources.get(BEST, float("nan")) - two_sources.get(without_labels(experiment), float("nan"))
 
 
 def without_labels(experiment: Experiment) -> str:
-    """The unconditioned baseline with one output per label; empty if there is none."""
+    """The unconditioned control with one output per label; empty if there is none."""
     for cell in experiment.cells():
         model = experiment.settings(cell.overrides).model
         if cell.is_control and model.outputs == "instruments" and model.site == "none":

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from vimss.config import Config, load_yaml
 from vimss.shards.instruments import INSTRUMENTS
@@ -45,9 +45,7 @@ class Expectation(Config):
 class Recipe(Config):
     """One corpus: where it comes from and how its clips are written."""
 
-    corpus: Literal[
-        "chamber", "urmp", "musdb18", "solos", "music", "sopjfm", "clarinet4science", "audioset", "folder"
-    ] = Field(description="reader, a module of vimss.shards.corpora")
+    corpus: str = Field(description="reader, a name in vimss.shards.corpora.CORPORA")
     description: str = Field(description="one sentence for people")
     licence: str = Field(description="licence of the data, and its conditions")
     obtain: str = Field(description="how to obtain the data")
@@ -74,6 +72,15 @@ class Recipe(Config):
     picture: Picture = Picture()
     seed: int = Field(0, ge=0, description="seed of everything that is drawn at random while the corpus is made")
     options: dict[str, Any] = Field(default_factory=dict, description="settings of the reader, checked by it")
+
+    @field_validator("corpus")
+    @classmethod
+    def _has_a_reader(cls, corpus: str) -> str:
+        from vimss.shards.corpora import CORPORA  # readers import recipes
+
+        if corpus not in CORPORA:
+            raise ValueError(f"must be one of {', '.join(CORPORA)}")
+        return corpus
 
     @model_validator(mode="after")
     def _labels_are_unique(self) -> "Recipe":

@@ -55,7 +55,9 @@ class TrainingConfig(Config):
     weight_decay: float = Field(0.0, ge=0, description="decoupled (AdamW); 0 is none")
     gradient_clip: float = Field(1.0, ge=0, description="largest norm of the gradient; 0 does not clip")
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the moving average of the weights per step; 0 keeps none")
-    loss: Literal["snr", "l1", "mse", "si_sdr", "l1_stft"] = Field("snr", description="see vimss.train.loss")
+    loss: Literal["snr", "l1", "mse", "si_sdr", "l1_stft"] = Field(
+        "snr", description="see vimss.train.objectives.separation"
+    )
     absent_weight: float = Field(
         1.0, ge=0, description="weight of outputs whose target is silence, in the snr and si_sdr losses"
     )

@@ -44,7 +44,7 @@ class Context(Protocol):
     settings: ClassVar[tuple[str, ...]]
     """Keys of the model's settings that it depends on; where no context depends on one, it changes nothing."""
     dtype: ClassVar[type[np.generic]]
-    """The axes of the array that a served model takes."""
+    """The number type of the array that a served model takes."""
 
     def __init__(self, config: ModelConfig, labels: tuple[str, ...]) -> None:
         """From the model's settings and its labels."""

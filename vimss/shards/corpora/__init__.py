@@ -1,4 +1,4 @@
-"""Readers of corpora: one module or package per corpus, named like its recipe's `corpus`.
+"""Readers of corpora: one module or package per corpus, and its line in CORPORA.
 
 Each has
 
@@ -31,6 +31,19 @@ from vimss.shards.clip import Clip, Player
 from vimss.shards.recipe import SPLITS, Recipe
 from vimss.shards.source import Problems, first_of, together
 from vimss.shards.unchanged import stamp
+
+CORPORA = {
+    "chamber": "vimss.shards.corpora.chamber",
+    "urmp": "vimss.shards.corpora.urmp",
+    "musdb18": "vimss.shards.corpora.musdb18",
+    "solos": "vimss.shards.corpora.solos",
+    "music": "vimss.shards.corpora.music",
+    "sopjfm": "vimss.shards.corpora.sopjfm",
+    "clarinet4science": "vimss.shards.corpora.clarinet4science",
+    "audioset": "vimss.shards.corpora.audioset",
+    "folder": "vimss.shards.corpora.folder",
+}
+"""`corpus` of a recipe to the module of its reader, which is imported when it is used: readers need heavy libraries."""
 
 SHARES = dict(zip(SPLITS[:4], (0.7, 0.1, 0.1, 0.1), strict=True))
 """Share of the pieces in each split, where a corpus has no splits of its own."""
@@ -337,5 +350,5 @@ def _fit(one: Any, other: Any) -> bool:
 
 
 def reader_of(corpus: str) -> ModuleType:
-    """The reader's module. It is imported only now, because readers need heavy libraries."""
-    return importlib.import_module(f"{__name__}.{corpus}")
+    """The reader's module."""
+    return importlib.import_module(CORPORA[corpus])
