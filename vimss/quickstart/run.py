@@ -19,7 +19,7 @@ from vimss.experiment import Experiment
 from vimss.media import write_video, write_wav
 from vimss.promote import promote_best
 from vimss.quickstart.estimate import expected_time
-from vimss.quickstart.result import BEST, Result
+from vimss.quickstart.result import BEST, ROWS, Result
 from vimss.runtime import start_ray
 from vimss.search.consistency import load_experiment
 from vimss.search.study import Study
@@ -127,7 +127,9 @@ def _evaluate(
         other = pool.submit(
             evaluate_systems, manifest, only_best, "test_unseen_timbres", references=(), whole_pieces=False
         )
-        test = evaluate_systems(manifest, models, "test", on_progress=show_rate(show_progress, "parts"))
+        test = evaluate_systems(
+            manifest, models, "test", references=ROWS, on_progress=show_rate(show_progress, "parts")
+        )
     (unseen,) = other.result()
     save_evaluations(study, "test", test)
     save_evaluations(study, "test_unseen_timbres", [unseen])
