@@ -43,6 +43,9 @@ from vimss.systems import (
 )
 from vimss.train.config import Settings
 
+# Systems are scored by museval in most of them.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def save(small_manifest, tmp_path_factory):

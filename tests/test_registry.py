@@ -39,6 +39,9 @@ from vimss.track import (
 from vimss.track.names import check_registered
 from vimss.track.spool import Spool
 
+# MLflow's database is written in most of them.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def registry(

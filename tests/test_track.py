@@ -42,6 +42,9 @@ from vimss.track import (
 from vimss.track.spool import Spool
 from vimss.train.config import Settings
 
+# MLflow's database is written in most of them.
+pytestmark = pytest.mark.slow
+
 STUDY = TrackedStudy(
     "quickstart", "3f9c2a1b07", "Which site?", {"manifest": "d1"}, ("objective",), ("training.batch_size",)
 )
