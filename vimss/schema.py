@@ -72,6 +72,7 @@ def _recipe() -> Schema:
 def _schemas(kinds: Mapping[str, Any]) -> tuple[dict[str, Schema], Schema]:
     """The schema of each type by name, and the definitions that they refer to."""
     adapters = [(name, "validation", TypeAdapter(kind)) for name, kind in kinds.items()]
+    # Pydantic's types want the mode as a Literal, which the list has lost.
     found, definitions = TypeAdapter.json_schemas(adapters)  # type: ignore[arg-type]
     return {name: schema for (name, _), schema in found.items()}, definitions["$defs"]
 

@@ -27,13 +27,13 @@ __all__ = ["BASELINES", "Baseline", "ConditionedOn", "TrainStems"]
 
 @runtime_checkable
 class Baseline(Protocol):
-    """What each of them has. Instances travel to other processes, so they hold plain values and arrays."""
+    """The members of a baseline. Instances are pickled for other processes, so they hold plain values and arrays."""
 
     conditioned_on: ClassVar[ConditionedOn]
-    """What it knows beside the mixture; label contrast varies this, and a model is compared with a row of equal
-    knowledge."""
+    """The information that it uses beside the mixture. Label contrast varies it, and a model is compared with a
+    baseline that has the same information."""
     fitted: ClassVar[bool]
-    """Whether `fit` reads stems, so that the row is left out where the shards have none for training."""
+    """Whether `fit` reads training stems; without them, the row is left out."""
 
     @classmethod
     def fit(cls, train: TrainStems) -> "Baseline":

@@ -1,4 +1,4 @@
-"""What baselines are made from: the stems of a train split, one at a time, and what was learned of them.
+"""The stems of a train split, one at a time, and what baselines have learned from them.
 
 train = TrainStems(manifest)
 for label, stem in train: ...                   # every stem that sounds, [c t] in [-1, 1]
@@ -16,8 +16,8 @@ from vimss.shards.manifest import Manifest
 from vimss.stream.read import read_clips
 
 ConditionedOn = Literal["nothing", "label", "all_labels", "stems"]
-"""What a baseline knows beside the mixture: nothing; for each estimate its label; all labels that sound; or, as an
-oracle, the true stems."""
+"""The information that a baseline uses beside the mixture: nothing; the label of each estimate; all labels that sound;
+or, as an oracle, the true stems."""
 
 LabelledStems = Iterable[tuple[str, Float32[np.ndarray, "c t"]]]
 

@@ -54,7 +54,7 @@ def fit_spectra(stems: Iterable[tuple[str, Float[np.ndarray, "_ _"]]], sample_ra
 
 
 class WienerPerLabel:
-    """One fixed filter for each label, P_k / (P_k + mean of all other P), whoever else plays."""
+    """One fixed filter for each label, P_k / (P_k + mean of all other P), whatever else sounds."""
 
     conditioned_on: ClassVar[ConditionedOn] = "label"
     fitted: ClassVar[bool] = True

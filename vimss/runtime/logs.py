@@ -59,6 +59,7 @@ def log_to(path: Path) -> Iterator[None]:
     with _handled(_BoundedFile(path), logging.INFO):
         try:
             yield
+        # Any error belongs in the log; it is raised again.
         except Exception:
             log.exception("ended by an error")
             raise

@@ -234,6 +234,7 @@ class Observer(tune.Callback):
         """Keep our own error (a full disk, for example) for `search`, which raises it after Tune has ended."""
         try:
             yield
+        # Tune would wrap any error in a traceback of its own; it is raised again.
         except Exception as error:
             self.error = self.error or error
             raise
