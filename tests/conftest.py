@@ -23,6 +23,33 @@ from vimss.shards.write import write_shards  # noqa: E402
 from vimss.storage import Store  # noqa: E402
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Skip a test marked `gpu`, `gpu(2)` or `gpu("mps")` without a GPU, without two of them, without one of Apple's."""
+    marker = item.get_closest_marker("gpu")
+    if marker is None:
+        return
+    import torch
+
+    needed = marker.args[0] if marker.args else 1
+    if needed == "mps":
+        missing = "" if torch.backends.mps.is_available() else "needs a Mac with an Apple GPU"
+    else:
+        found = torch.cuda.device_count()
+        missing = "" if found >= needed else f"needs {needed} GPU{'s' * (needed > 1)}; PyTorch finds {found}"
+    if missing:
+        pytest.skip(missing)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU that multiplies with all 24 bits, so that its results are those of the CPU; for tests marked `gpu`."""
+    import torch
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    return torch.device("cuda")
+
+
 @pytest.fixture(scope="session")
 def small_recipe() -> Recipe:
     """A minute of chamber music in 20 pieces: every split, every instrument."""

@@ -132,8 +132,7 @@ def test_stereo_is_heard_as_its_mean_by_a_mono_model_whose_answer_stands_in_both
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_gives_the_estimates_of_the_cpu(small_manifest, kind, save):
+def test_a_gpu_gives_the_estimates_of_the_cpu(small_manifest, kind):
     piece = next(pieces_of(small_manifest, "test", kind.views))
     labels = sorted(piece.references)
     expected = kind(piece, labels)

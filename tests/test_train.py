@@ -408,14 +408,20 @@ def test_report_longer_than_the_budget_is_refused():
         TrainingConfig(audio_seconds=10, report_seconds=20)
 
 
-def _rank(rank, port, manifest, folder, chosen):
+def _rank(rank, port, manifest, folder, chosen, kind):
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    device = torch.device(kind, rank) if kind == "cuda" else torch.device(kind)
+    if kind == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
+        torch.cuda.set_device(device)  # as Ray Train does
+    torch.distributed.init_process_group("nccl" if kind == "cuda" else "gloo", rank=rank, world_size=2)
     reports = []
-    training = Training(chosen, manifest, ValidationConfig(mixtures=6, seconds=0.25), rank=rank, world_size=2)
+    few = ValidationConfig(mixtures=6, seconds=0.25)
+    training = Training(chosen, manifest, few, rank=rank, world_size=2, device=device)
     separator = train(training, lambda metrics, checkpoint: reports.append({**metrics, "kept": checkpoint is not None}))
-    save_file(separator.state_dict(), folder / f"{rank}.safetensors")
+    state = {name: tensor.cpu() for name, tensor in separator.state_dict().items()}
+    save_file(state, folder / f"{rank}.safetensors")
     (folder / f"{rank}.json").write_text(json.dumps(reports[-1]))
     torch.distributed.destroy_process_group()
 
@@ -426,9 +432,9 @@ def _free_port():
         return free.getsockname()[1]
 
 
-def _two_ranks(manifest, folder, chosen):
+def _two_ranks(manifest, folder, chosen, kind="cpu"):
     """Metrics and weights of both."""
-    multiprocessing.spawn(_rank, (_free_port(), manifest, folder, chosen), nprocs=2)
+    multiprocessing.spawn(_rank, (_free_port(), manifest, folder, chosen, kind), nprocs=2)
     metrics = [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
     return metrics, [load_file(folder / f"{rank}.safetensors") for rank in (0, 1)]
 
@@ -456,11 +462,12 @@ def _one_process(manifest, chosen):
 
 
 @pytest.mark.slow
-def test_two_ranks_do_what_one_process_does_with_the_batches_of_both(small_manifest, tmp_path):
+@pytest.mark.parametrize("kind", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu(2))])
+def test_two_ranks_do_what_one_process_does_with_the_batches_of_both(small_manifest, tmp_path, kind):
     # 8 steps; shares of absent outputs differ between the ranks, so means of means would differ.
     seconds = 8 * 4 * 2005 / small_manifest.recipe.sample_rate
     chosen = settings(training={"audio_seconds": seconds, "report_seconds": seconds})
-    metrics, (one, other) = _two_ranks(small_manifest, tmp_path, chosen)
+    metrics, (one, other) = _two_ranks(small_manifest, tmp_path, chosen, kind)
     expected, loss = _one_process(small_manifest, chosen)
     assert metrics[0].pop("kept") and not metrics[1].pop("kept")
     assert metrics[0]["steps"] == 8

@@ -6,10 +6,14 @@ On the machine and version of torch that the file names, they must be equal to t
 """
 
 import json
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vimss.model.separator import Separator
 from vimss.shards.recipe import load_recipe
@@ -22,6 +26,7 @@ from vimss.train.optimize import make_optimizers
 
 LOSSES = Path(__file__).with_suffix(".json")
 STEPS = 20
+CPU = torch.device("cpu")
 SMALL = {"levels": 4, "filters": 6, "max_filters": 16, "down_kernel": 9}
 CASES = {
     "paper": {"model": {"output_type": "difference"}, "training": {"loss": "mse"}},
@@ -55,33 +60,34 @@ def machine() -> dict[str, str]:
     return {"torch": torch.__version__, "cpu": f"{capabilities['cpu_name']}: {' '.join(units)}"}
 
 
-def losses(case: str) -> list[float]:
-    """The loss of each step, on one thread."""
-    content = CASES[case]
-    training = {"learning_rate": 1e-3, **content.get("training", {})}
-    settings = Settings.model_validate({"model": {**SMALL, **content["model"]}, "training": training})
+def losses(case: str, device: torch.device = CPU, steps: int = STEPS, **training: Any) -> list[float]:
+    """The loss of each step, on one thread; `training` changes the settings of the case."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    found = [float(loss) for _, loss in islice(trained(case, device, **training), steps)]
+    torch.set_num_threads(threads)
+    return found
+
+
+def trained(case: str, device: torch.device = CPU, **training: Any) -> Iterator[tuple[Separator, Tensor]]:
+    """Train without end on one device; the network and the loss after each step."""
+    content = CASES[case]
+    training = {"learning_rate": 1e-3, **content.get("training", {}), **training}
+    settings = Settings.model_validate({"model": {**SMALL, **content["model"]}, "training": training})
     torch.manual_seed(0)
     separator = Separator(settings.model, ("fl", "va", "vc"), 8000)
     output = separator.geometry.window_at_least(500)
     window = Window(separator.input_samples(output), output, 8000)
-    gradients = Gradients(
-        separator,
-        Separation(settings, load_recipe("quickstart")),
-        settings.training,
-        torch.device("cpu"),
-        micro_batch=2,
-    )
-    optimizers = make_optimizers(separator, settings.training, torch.device("cpu"))
+    separator.to(device)
+    objective = Separation(settings, load_recipe("quickstart"))
+    gradients = Gradients(separator, objective, settings.training, device, micro_batch=2)
+    optimizers = make_optimizers(separator, settings.training, device)
     rng = np.random.default_rng(0)
-    found = []
-    for _ in range(STEPS):
-        found.append(float(gradients(_batch(separator, window, rng))))
+    while True:
+        loss = gradients(_batch(separator, window, rng))
         for optimizer in optimizers:
             optimizer.step()
-    torch.set_num_threads(threads)
-    return found
+        yield separator, loss
 
 
 def _batch(separator: Separator, window: Window, rng: np.random.Generator) -> Batch:

@@ -72,11 +72,14 @@ class Between(NamedTuple):
 def between(frames: FrameGrid, count: int, layer: Layer, samples: int, like: Tensor) -> Between:
     """Between which of `count` frames each of a layer's `samples` samples lies; beyond the ends the end frame holds."""
     # In double precision: positions of a recording of hours would lose fractions of a frame in single.
-    where = torch.arange(samples, device=like.device, dtype=torch.float64) * layer.stride + layer.first
+    # Apple's GPUs have no double precision.
+    device = torch.device("cpu") if like.device.type == "mps" else like.device
+    where = torch.arange(samples, device=device, dtype=torch.float64) * layer.stride + layer.first
     place = ((where - frames.first) / frames.step).clamp(0, count - 1)
     before = place.floor().clamp(max=max(count - 2, 0))
     part = (place - before).to(like.dtype)
-    return Between(before.long(), (before.long() + 1).clamp(max=count - 1), part)
+    found = Between(before.long(), (before.long() + 1).clamp(max=count - 1), part)
+    return Between(*(each.to(like.device) for each in found))
 
 
 def at_samples(

@@ -10,7 +10,7 @@ import os
 import unicodedata
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vimss.config import Config, load_yaml
 from vimss.errors import ConfigError
@@ -57,6 +57,13 @@ class Place(Config):
     max_concurrent_trials: int = Field(
         0, ge=0, description="trials that run at once; 0: as many as the cluster's cores and GPUs allow"
     )
+
+    @model_validator(mode="after")
+    def _gpus_can_be_shared_out(self) -> "Place":
+        if self.gpus_per_worker % 1 and (self.gpus_per_worker > 1 or self.workers_per_trial > 1):
+            # Ray refuses one and a half GPUs, NCCL two workers on one GPU.
+            raise ValueError("gpus_per_worker must be a whole number, or below 1 where workers_per_trial is 1")
+        return self
 
 
 def load_place(name: str | Path = "local") -> Place:

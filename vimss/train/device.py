@@ -3,7 +3,8 @@
 with autocast("bfloat16", torch.device("cuda")): ...
 """
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Literal, cast
 
@@ -62,6 +63,9 @@ def compiled(network: nn.Module, how: Literal["off", "compile", "cuda_graphs"], 
         raise ConfigError(
             "training.compile: cuda_graphs needs a GPU", got=str(device), fix="set training.compile: compile or off"
         )
+    # A process trains one network after the other. What an earlier one left behind holds memory, and after eight sizes
+    # of network (torch._dynamo.config.recompile_limit) torch.compile would give up and run eagerly.
+    torch.compiler.reset()
     mode = "reduce-overhead" if how == "cuda_graphs" else "default"
     return cast(nn.Module, torch.compile(network, dynamic=False, mode=mode))
 
@@ -75,4 +79,22 @@ def context_of(batch: Batch, device: torch.device) -> tuple[Tensor | None, Tenso
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
     """An array as a tensor; through pinned memory and without waiting where the device is a GPU."""
     tensor = torch.from_numpy(np.ascontiguousarray(array))
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+class InFlight:
+    """Keeps batches until the GPU has copied them.
+
+    PyTorch itself keeps pinned memory until it was copied, but it knows a copy by the address of a whole block alone
+    (CachingHostAllocator.h): those of all parts of a batch but the first go unnoticed, and the next batch would be
+    written over what is not copied yet.
+    """
+
+    def __init__(self) -> None:
+        self.kept: deque[tuple[Callable[[], bool], Batch]] = deque()
+
+    def keep(self, batch: Batch, is_copied: Callable[[], bool]) -> None:
+        """Keep a batch until `is_copied()`, and let go of those before it that are."""
+        self.kept.append((is_copied, batch))
+        while self.kept and self.kept[0][0]():
+            self.kept.popleft()

@@ -25,6 +25,7 @@ import ray.train.torch
 import torch
 from ray.util.queue import Empty, Queue
 
+from vimss.errors import PlaceError
 from vimss.runtime import LOG, Place, log_to, rank_log
 from vimss.shards.manifest import open_manifest
 from vimss.storage import TEMPORARY, atomic_write
@@ -84,6 +85,19 @@ def worker_resources(place: Place) -> dict[str, float]:
     return {"CPU": place.cpus_per_worker} | ({"GPU": place.gpus_per_worker} if place.gpus_per_worker else {})
 
 
+def own_device(place: Place) -> torch.device:
+    """Where a single worker trains; of the GPUs that Ray counts it sees its own alone."""
+    if not place.gpus_per_worker:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise PlaceError(
+            f"'{place.name}' must have GPUs that PyTorch finds, for gpus_per_worker: {place.gpus_per_worker:g}",
+            got=f"none, with PyTorch {torch.__version__}",
+            fix="install its driver, and PyTorch for CUDA or ROCm, on every node, or set gpus_per_worker: 0",
+        )
+    return torch.device("cuda")
+
+
 def checkpoint_name(steps: float) -> str:
     """Folder of the checkpoint that was reported after so many steps, in the folder of the job's checkpoints."""
     return f"step_{int(steps):08d}"
@@ -109,7 +123,7 @@ def _fit_here(job: Job, report: Callable[[Metrics], None]) -> None:
     damaged = checkpoints if resume is None else checkpoints[: checkpoints.index(resume)]
     for useless in (*damaged, *folder.glob(f"{TEMPORARY}*")):
         shutil.rmtree(useless, ignore_errors=True)
-    device = torch.device("cuda" if job.place.gpus_per_worker else "cpu")
+    device = own_device(job.place)
     progress = _SignOfLife(job.storage / PROGRESS)
     progress(0.0)
     train(_training(job, 0, 1, device), keep_and_report, resume, progress)

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from vimss.errors import TrainingError
 from vimss.stream.batch import Batch
 from vimss.train.config import TrainingConfig
-from vimss.train.device import autocast, compiled, to_device
+from vimss.train.device import InFlight, autocast, compiled, to_device
 from vimss.train.objectives import Objective
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ class Gradients:
         self.device = device
         self.micro_batch = micro_batch
         self.rehearsed = self.parallel is None
+        self.in_flight = InFlight()
 
     def __call__(self, batch: Batch) -> Float[Tensor, ""]:
         """The loss of the batch, as far as it is this worker's share, without waiting for a GPU.
@@ -62,6 +63,8 @@ class Gradients:
                     fix="lower training.batch_size; the last checkpoint is kept",
                 )
             self._halve()
+        if self.device.type == "cuda":
+            self.in_flight.keep(batch, torch.cuda.current_stream(self.device).record_event().query)
         return loss
 
     def _attempt(self, batch: Batch, totals: Float[Tensor, " n"], exchange: bool) -> Float[Tensor, ""] | None:
