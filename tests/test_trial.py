@@ -77,7 +77,7 @@ def test_the_newest_checkpoint_and_the_best_before_it_are_kept_and_the_same_job_
             raise KeyboardInterrupt
 
     # Such a learning rate makes it worse and worse: the first checkpoint stays the best.
-    hopeless = job(small_manifest, tmp_path, audio_seconds=20, report_seconds=2, learning_rate=0.03)
+    hopeless = job(small_manifest, tmp_path, audio_seconds=10, report_seconds=2, learning_rate=0.03)
     with pytest.raises(KeyboardInterrupt):
         fit(hopeless, interrupt)
     kept = {min(reports[:-1], key=lambda report: report["valid_loss"])["steps"], reports[-1]["steps"]}
@@ -95,7 +95,7 @@ def test_a_damaged_newest_checkpoint_is_deleted_and_training_goes_on_from_the_on
     small_manifest, tmp_path, file
 ):
     reports: list[dict[str, float]] = []
-    better = job(small_manifest, tmp_path, audio_seconds=12, report_seconds=4)
+    better = job(small_manifest, tmp_path, audio_seconds=8, report_seconds=4)
     fit(better, reports.append)
     newest = tmp_path / "train" / checkpoint_name(reports[-1]["steps"])
     before = next(path for path in (tmp_path / "train").iterdir() if path != newest)
@@ -143,7 +143,7 @@ def test_a_checkpoint_of_another_validation_set_is_no_better_than_one_of_this_se
 
 def test_one_job_after_the_other_in_one_process_trains_as_each_alone(small_manifest, tmp_path):
     reports: dict[str, list[float]] = {"first": [], "second": [], "second alone": []}
-    for name, seconds in (("first", 4), ("second", 6), ("second alone", 6)):
+    for name, seconds in (("first", 2), ("second", 4), ("second alone", 4)):
         made = job(small_manifest, tmp_path / name, audio_seconds=seconds, report_seconds=2)
         fit(made, lambda metrics, name=name: reports[name].append(metrics["train_loss"]))
     assert reports["second"] == reports["second alone"]
@@ -177,6 +177,17 @@ def test_a_trial_whose_reports_are_read_late_ends_with_all_of_them(small_manifes
         config = tune.RunConfig(name="late", storage_path=str(tmp_path / "tune"), verbose=0)
         (result,) = tune.Tuner(trainable, run_config=config).fit()
     assert result.error is None and result.metrics["audio_seconds"] >= 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.gpu), pytest.param(2, marks=pytest.mark.gpu(2))])
+def test_a_search_on_a_place_with_gpus_trains_on_them(small_manifest, tmp_path, workers):
+    short = {**SMALL["training"], "audio_seconds": 4, "batch_size": 2}
+    once, store = experiment(tune={}, controls={}, training=short), Store(tmp_path).make()
+    place = Place(name="test", workers_per_trial=workers, gpus_per_worker=1)
+    with ray_running(place, num_cpus=2):
+        (record,) = search(once, small_manifest, place, store).records
+    assert record.state == "finished" and math.isfinite(record.reports[-1]["valid_loss"])
 
 
 @pytest.mark.slow
