@@ -22,6 +22,27 @@ from vimss.shards.recipe import Recipe, load_recipe  # noqa: E402
 from vimss.shards.write import write_shards  # noqa: E402
 from vimss.storage import Store  # noqa: E402
 
+LONGEST = [
+    "search",
+    "trial",
+    "quickstart",
+    "cli",
+    "search_top_k",
+    "runtime",
+    "platform",
+    "registry",
+    "track",
+    "evaluate",
+]
+"""Stages whose tests start Ray, MLflow or whole evaluations: their files come first, so that at the end no process is
+left alone with one of them while the other has nothing to do."""
+
+
+def pytest_collection_modifyitems(items):
+    """Sort the tests by their files; those of a file stay in their order."""
+    places = {f"test_{stage}": place for place, stage in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):

@@ -101,6 +101,7 @@ def test_a_file_that_is_no_archive_is_named() -> None:
         read_score("license.txt")
 
 
+@pytest.mark.slow
 def test_no_tune_crosses_from_one_split_to_another() -> None:
     runs = {
         (split, score): _interval_runs(read_score(score).parts[0])

@@ -28,7 +28,6 @@ from vimss.session import open_session
 from vimss.shards.recipe import load_recipe
 from vimss.shards.write import shards_folder, write_shards
 from vimss.storage import Store
-from vimss.track import Tracking
 
 HEAVY = {"torch", "ray", "mlflow", "av", "matplotlib", "webdataset", "numpy", "optuna", "cv2", "music21", "pydantic"}
 
@@ -65,14 +64,6 @@ OPTIONS = {
 """Verbs and their options. Each one is a promise to scripts: a new one is added here on purpose or not at all."""
 
 HELP_SECONDS = 0.4
-
-
-@pytest.fixture(scope="module")
-def migrated(tmp_path_factory) -> Path:
-    """The folder of MLflow's empty database: making one takes seconds."""
-    tracking = Tracking(Store(tmp_path_factory.mktemp("migrated")))
-    tracking.client()
-    return tracking.folder
 
 
 def modules_after(code: str) -> set[str]:
@@ -438,8 +429,8 @@ def test_an_interrupted_verb_ends_with_1_and_says_that_it_resumes(ctrl_c, tmp_pa
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_the_pages_of_the_runs_well(ctrl_c, tmp_path, migrated):
-    shutil.copytree(migrated, Store(tmp_path / "store").make().tracking)
+def test_ctrl_c_ends_the_pages_of_the_runs_well(ctrl_c, tmp_path, empty_database):
+    shutil.copytree(empty_database, Store(tmp_path / "store").make().tracking)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     settings = {**os.environ, "VIMSS_STORE": str(tmp_path / "store"), "PYTHONUNBUFFERED": "1"}
@@ -451,8 +442,9 @@ def test_ctrl_c_ends_the_pages_of_the_runs_well(ctrl_c, tmp_path, migrated):
     assert process.returncode == 0
 
 
-def test_an_alias_that_does_not_exist_fails_and_lists_what_there_is(vimss_says, tmp_path, migrated):
-    shutil.copytree(migrated, Store(tmp_path / "store").make().tracking)
+@pytest.mark.slow
+def test_an_alias_that_does_not_exist_fails_and_lists_what_there_is(vimss_says, tmp_path, empty_database):
+    shutil.copytree(empty_database, Store(tmp_path / "store").make().tracking)
     code, out, err = vimss_says("separate", "quartet.mp4", "--model", "models:/quickstart@champion")
     assert (code, out) == (1, "")
     assert "version or alias 'champion'; got no model 'quickstart'. To fix: run a search first" in err

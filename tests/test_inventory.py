@@ -112,6 +112,7 @@ def registered(tmp_path_factory) -> Store:
     return tracking.store
 
 
+@pytest.mark.slow
 def test_models_have_alias_scores_and_size(registered):
     first, second = inventory(registered)
     assert [entry.name for entry in (first, second)] == ["models:/mine/1", "models:/mine/2"]
@@ -121,6 +122,7 @@ def test_models_have_alias_scores_and_size(registered):
     assert second.size_bytes == weights > 1000 and abs(time.time() - second.changed) < HOUR
 
 
+@pytest.mark.slow
 def test_models_of_a_store_that_was_moved_are_found_where_it_is_now(registered, tmp_path):
     shutil.copytree(registered.root, tmp_path / "moved")
     _, second = inventory(Store(tmp_path / "moved"))

@@ -67,6 +67,7 @@ def test_silent_stems_are_an_error():
         fit_dictionaries([("vn", 0 * STEMS[0][1])], RATE)
 
 
+@pytest.mark.slow
 def test_baselines_load_without_scikit_learn():
     code = "import sys, vimss.baselines; sys.exit('sklearn' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

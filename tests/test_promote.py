@@ -112,23 +112,27 @@ def aliases(tracking: Tracking) -> dict[str, int]:
     return {alias: version.version for alias, version in found.items() if version is not None}
 
 
+@pytest.mark.slow
 def test_the_first_champion_has_no_predecessor(versions: Tracking) -> None:
     assert promote(versions, "quickstart", 1, GAIN)
     assert aliases(versions) == {"champion": 1}
 
 
+@pytest.mark.slow
 def test_a_new_champion_makes_the_old_one_the_previous(versions: Tracking) -> None:
     for version in (1, 2, 3):
         promote(versions, "quickstart", version, GAIN)
     assert aliases(versions) == {"champion": 3, "previous": 2}
 
 
+@pytest.mark.slow
 def test_promoting_again_changes_nothing(versions: Tracking) -> None:
     for version in (1, 2, 2):
         assert promote(versions, "quickstart", version, GAIN)
     assert aliases(versions) == {"champion": 2, "previous": 1}
 
 
+@pytest.mark.slow
 def test_a_challenger_must_beat_the_champion_and_the_champion_the_one_before(versions: Tracking) -> None:
     assert champion_to_beat(versions, "quickstart", 1) is None
     promote(versions, "quickstart", 1, GAIN)
@@ -139,6 +143,7 @@ def test_a_challenger_must_beat_the_champion_and_the_champion_the_one_before(ver
     assert champion_to_beat(versions, "quickstart", 1) == 2
 
 
+@pytest.mark.slow
 def test_a_promotion_that_was_cut_off_is_finished(versions: Tracking) -> None:
     promote(versions, "quickstart", 1, GAIN)
     versions.client().set_registered_model_alias("quickstart", "previous", "1")
@@ -146,6 +151,7 @@ def test_a_promotion_that_was_cut_off_is_finished(versions: Tracking) -> None:
     assert aliases(versions) == {"champion": 2, "previous": 1}
 
 
+@pytest.mark.slow
 def test_a_refused_version_gets_no_alias_and_says_why(versions: Tracking) -> None:
     promote(versions, "quickstart", 1, GAIN)
     assert not promote(versions, "quickstart", 2, NO_GAIN)
@@ -153,6 +159,7 @@ def test_a_refused_version_gets_no_alias_and_says_why(versions: Tracking) -> Non
     assert find_version(versions, "quickstart", "2").tags["promotion"] == NO_GAIN.sentence
 
 
+@pytest.mark.slow
 def test_a_champion_says_how_it_was_promoted(versions: Tracking) -> None:
     promote(versions, "quickstart", 1, Decision(True, 0.6, 0.5, 0.7, 12, "the baseline", "Promoted: ..."))
     tags = find_version(versions, "quickstart", "champion").tags
@@ -160,6 +167,7 @@ def test_a_champion_says_how_it_was_promoted(versions: Tracking) -> None:
     assert tags["promoted_against"] == "the baseline"
 
 
+@pytest.mark.slow
 def test_a_version_that_does_not_exist_cannot_be_promoted(versions: Tracking) -> None:
     with pytest.raises(ModelError, match="must have a version or alias '9'; got versions 1, 2, 3; aliases none"):
         promote(versions, "quickstart", 9, GAIN)

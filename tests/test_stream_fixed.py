@@ -185,6 +185,7 @@ def count_decodings(monkeypatch):
     return calls
 
 
+@pytest.mark.slow
 def test_what_one_process_drew_another_one_reads(manifest):
     code = (
         "from vimss.shards.manifest import open_manifest; from vimss.stream.fixed import FixedSpec, fixed_set\n"
@@ -202,6 +203,7 @@ def test_what_one_process_drew_another_one_reads(manifest):
         np.testing.assert_array_equal(one.sound, other.sound)
 
 
+@pytest.mark.slow
 def test_two_processes_that_draw_at_once_leave_one_whole_file(manifest):
     code = (
         "from vimss.shards.manifest import open_manifest; from vimss.stream.fixed import FixedSpec, fixed_set\n"

@@ -109,10 +109,10 @@ def test_no_report_comes_before_its_share_of_the_budget(small_manifest, tmp_path
 
 
 def test_reports_count_audio_seconds_and_loss_falls(small_manifest, tmp_path):
-    longer = settings(training={"audio_seconds": 40, "report_seconds": 10, "learning_rate": 3e-3})
+    longer = settings(training={"audio_seconds": 24, "report_seconds": 6, "learning_rate": 3e-3})
     reports = run(small_manifest, tmp_path, longer)
     seconds = [report["audio_seconds"] for report in reports]
-    assert seconds == pytest.approx([10, 20, 30, 40], abs=1.01)
+    assert seconds == pytest.approx([6, 12, 18, 24], abs=1.01)
     assert reports[-1]["valid_loss"] < reports[0]["valid_loss"]
 
 
@@ -362,7 +362,7 @@ def test_a_slow_machine_measures_one_step(small_recipe):
 # Early stopping
 
 
-IMPATIENT = {"learning_rate": 1e-12, "weight_decay": 0, "audio_seconds": 10, "report_seconds": 1, "patience_seconds": 3}
+IMPATIENT = {"learning_rate": 1e-12, "weight_decay": 0, "audio_seconds": 6, "report_seconds": 1, "patience_seconds": 3}
 
 
 def test_training_stops_early_after_its_patience(small_manifest, tmp_path):
@@ -374,7 +374,7 @@ def test_training_stops_early_after_its_patience(small_manifest, tmp_path):
 
 def test_without_patience_training_never_stops_early(small_manifest, tmp_path):
     reports = run(small_manifest, tmp_path, settings(training={**IMPATIENT, "patience_seconds": 0}))
-    assert len(reports) == 10 and reports[-1]["stopped_early"] == 0
+    assert len(reports) == 6 and reports[-1]["stopped_early"] == 0
 
 
 @pytest.mark.parametrize(("number", "left"), [(1, 3), (3, 1)])
