@@ -1,5 +1,6 @@
 """The contract of every context: what it shows of a player, and what that does to the network."""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from vimss.config import key_paths
 from vimss.errors import DataError, ModelError
 from vimss.model import ModelConfig, VisionConfig
 from vimss.model.config import Site
@@ -17,25 +19,18 @@ from vimss.model.contexts import CONTEXTS, Context
 from vimss.model.networks.wave_u_net.config import WaveUNetConfig
 from vimss.model.separator import Separator
 from vimss.shards.clip import Clip, Player
+from vimss.stream.read import PARTS
 
 LABELS = ("fl", "va", "vc")
 SITES = tuple(site for site in get_args(Site) if site != "none")
-FRAMES, SIDE, FEATURES, SKELETON = 3, 16, 5, 141
+FRAMES, SIDE = 3, 16
 
 each = pytest.mark.parametrize("name", CONTEXTS)
 
 
 def config(name, **settings) -> ModelConfig:
-    """A small network; a context reads those of the settings that it names."""
-    small = {
-        "levels": 2,
-        "filters": 4,
-        "down_kernel": 5,
-        "feature_size": FEATURES,
-        "skeleton_size": SKELETON,
-        "outputs": "queries",
-        "site": "output",
-    }
+    """A small network, with the context's own settings as they are by default."""
+    small = {"levels": 2, "filters": 4, "down_kernel": 5, "outputs": "queries", "site": "output"}
     vision = VisionConfig(network="resnet18", weights="random")
     return WaveUNetConfig(**{**small, "vision": vision, "context": name, **settings})
 
@@ -44,15 +39,15 @@ def context_of(name) -> Context:
     return CONTEXTS[name](config(name), LABELS)
 
 
-def player(label, seed) -> Player:
-    """Of whom a clip holds everything."""
+def player(label, seed, width=1) -> Player:
+    """Of whom a clip holds everything, vectors of this width."""
     rng = np.random.default_rng(seed)
     return Player(
         label,
         label,
         picture=rng.integers(0, 256, (FRAMES, SIDE, SIDE, 3), np.uint8),
-        features=rng.random((FRAMES, FEATURES)).astype(np.float16),
-        skeleton=rng.random((FRAMES, SKELETON)).astype(np.float16),
+        features=rng.random((FRAMES, width)).astype(np.float16),
+        skeleton=rng.random((FRAMES, width)).astype(np.float16),
     )
 
 
@@ -90,6 +85,8 @@ def mixture_for(separator, batch=3) -> Tensor:
 
 def test_the_settings_name_the_contexts_that_there_are():
     assert get_args(ModelConfig.model_fields["context"].annotation) == tuple(CONTEXTS)
+    described = ModelConfig.model_fields["context"].description
+    assert all(re.search(rf"\b{name}: \w+ ", described) for name in CONTEXTS)
 
 
 @each
@@ -97,19 +94,36 @@ def test_it_has_all_members_of_the_protocol(name):
     context = context_of(name)
     assert isinstance(context, Context)
     assert bool(context.source) == context.uses_players == bool(context.members)
-    for setting in context.settings:
-        group, _, key = setting.rpartition(".")
-        assert hasattr(config(name).vision if group else config(name), key)
+    assert set(context.members) <= set(PARTS) and set(context.source.split()) <= set(PARTS)
+    assert context.computed == (context.members == ("features",))
+
+
+@each
+def test_its_settings_are_keys_of_every_model(name):
+    kind = CONTEXTS[name].Settings
+    assert isinstance(config(name), kind)
+    for key, field in kind.model_fields.items():
+        own = ModelConfig.model_fields[key]
+        assert (own.annotation, own.description) == (field.annotation, field.description), "two contexts have this key"
+    assert set(CONTEXTS[name].idle) <= set(key_paths(kind))
+
+
+@each
+def test_what_it_reads_is_prepared_in_a_folder_beside_the_shards_where_it_is_computed(name, small_manifest):
+    context = context_of(name)
+    if not context.computed:
+        assert context.prepare(small_manifest) == ""
 
 
 @each
 def test_a_players_view_depends_on_that_player_alone(name):
-    context, players = context_of(name), [player("fl", 0), player("vc", 1)]
+    context = context_of(name)
+    players = [player("fl", 0, context.width), player("vc", 1, context.width)]
     view = context.of_player(clip(*players), players[0])
     assert all(wanted in (-1, size) for size, wanted in zip(view.shape, context.view_shape, strict=True))
     assert not context.uses_players or len(view) == FRAMES
-    np.testing.assert_array_equal(context.of_player(clip(players[0], player("va", 2)), players[0]), view)
-    other = replace(player("va", 3), part="fl")
+    np.testing.assert_array_equal(context.of_player(clip(players[0], player("va", 2, context.width)), players[0]), view)
+    other = replace(player("va", 3, context.width), part="fl")
     assert not np.array_equal(context.of_player(clip(other, players[1]), other), view)
 
 

@@ -10,7 +10,6 @@ import yaml
 from vimss.baselines import Baseline
 from vimss.media import write_wav
 from vimss.model.contexts import Context
-from vimss.model.networks.wave_u_net import WaveUNetConfig
 from vimss.runtime import load_place
 from vimss.shards.clip import Clip, Player
 from vimss.shards.recipe import load_recipe
@@ -63,10 +62,11 @@ def test_the_example_of_a_network_has_windows_and_sites():
 
 
 def test_the_example_of_a_context_gives_a_view_of_a_player():
-    context = run("A context")["Brightness"](WaveUNetConfig(), ("vn",))
-    assert isinstance(context, Context)
+    names = run("A context")
+    context = names["Brightness"](names["BrightnessSettings"](brightness_bands=2), ("vn",))
+    assert isinstance(context, Context) and context.width == 2
     player = Player("vn", "1", picture=np.full((3, 4, 4, 3), 51, np.uint8))
-    np.testing.assert_allclose(context.of_player(Clip("p", 0, 8, 8, (player,)), player), 0.2)
+    np.testing.assert_allclose(context.of_player(Clip("p", 0, 8, 8, (player,)), player), np.full((3, 2), 0.2))
 
 
 def test_the_example_of_an_objective_has_its_members_and_a_figure():

@@ -7,11 +7,14 @@ import pytest
 import torch
 
 from vimss.errors import ConfigError, DataError
-from vimss.features import ENTRY, available_features, compute_features, find_features, read_features
+from vimss.features import compute_features
 from vimss.model import VisionConfig
+from vimss.model.contexts import CONTEXTS
+from vimss.model.contexts.features import read_features
 from vimss.model.networks.wave_u_net import WaveUNetConfig
 from vimss.model.separator import Separator
-from vimss.shards.cache import FEATURES
+from vimss.shards.cache import ENTRY, FEATURES
+from vimss.shards.computed import available_features
 from vimss.stream.read import read_clips
 from vimss.train.config import Settings, ValidationConfig
 from vimss.train.loop import Training, train
@@ -84,13 +87,18 @@ def _changed(manifest, name, key, value):
     path.write_text(whole)
 
 
+def prepare(manifest, **settings) -> str:
+    """The folder that a training of features reads."""
+    return CONTEXTS["features"](WaveUNetConfig(vision=VISION, **settings), ()).prepare(manifest)
+
+
 def test_features_that_a_training_reads_are_checked(small_manifest, computed):
-    assert find_features(small_manifest, VISION, 512) == computed
+    assert prepare(small_manifest) == computed
     with (
         _changed(small_manifest, computed, "files", {"train-0000.safetensors": "0"}),
         pytest.raises(DataError, match="must have the SHA-256"),
     ):
-        find_features(small_manifest, VISION, 512)
+        prepare(small_manifest)
 
 
 def test_features_of_another_network_than_their_name_says_are_refused(small_manifest, computed):
@@ -98,12 +106,12 @@ def test_features_of_another_network_than_their_name_says_are_refused(small_mani
         _changed(small_manifest, computed, "network", "resnet50"),
         pytest.raises(DataError, match="must be of resnet18, as in their name; got resnet50"),
     ):
-        find_features(small_manifest, VISION, 512)
+        prepare(small_manifest)
 
 
 def test_features_of_another_size_are_refused(small_manifest, computed):
     with pytest.raises(ConfigError, match="feature_size must be that of the features .* got 2048 instead of 512"):
-        find_features(small_manifest, VISION, 2048)
+        prepare(small_manifest, feature_size=2048)
 
 
 def test_feature_size_follows_the_vision_network():

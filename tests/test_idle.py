@@ -8,6 +8,7 @@ import yaml
 
 from vimss.errors import ConfigError
 from vimss.experiment import Experiment
+from vimss.model.contexts import CONTEXT_KEYS, CONTEXTS, contexts_with
 from vimss.runtime import Place
 from vimss.search.checks import check_experiment
 from vimss.search.consistency import load_experiment
@@ -34,8 +35,6 @@ IDLE = {
     "model.vision.network": ("resnet50", {"model.site": "decoder"}, LOOKS),
     "model.vision.weights": ("random", {"model.site": "decoder"}, LOOKS),
     "model.vision.frozen": (False, {"model.site": "decoder", "model.context": "features"}, LOOKS),
-    "model.feature_size": (7, LOOKS, {"model.site": "decoder", "model.context": "features"}),
-    "model.skeleton_size": (7, LOOKS, {"model.site": "decoder", "model.context": "skeleton"}),
     "mixing.aligned_probability": (0.5, {"mixing.min_sources": 1, "mixing.max_sources": 1}, {"mixing.max_sources": 3}),
     "mixing.absent_probability": (0.5, {}, {"model.outputs": "queries", "model.site": "output"}),
     "mixing.queries": (3, {"model.outputs": "slots"}, {"model.outputs": "queries", "model.site": "output"}),
@@ -48,6 +47,17 @@ IDLE = {
 """A setting to a value that is not the default, to others under which it changes nothing, and under which it does.
 
 Those of every network and of the default one; another network's test has its own."""
+
+
+def _under(contexts) -> dict[str, str]:
+    return {"model.site": "decoder", "model.context": next(iter(contexts))}
+
+
+# The numbers that single contexts add; any other kind of setting has a row above.
+for name in [key for key in CONTEXT_KEYS if f"model.{key}" not in IDLE]:
+    having = contexts_with(name)
+    others = [context for context in CONTEXTS if context not in having]
+    IDLE[f"model.{name}"] = (default_of(f"model.{name}") + 1, _under(others), _under(having))
 
 
 def nested(flat) -> dict:

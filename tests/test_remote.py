@@ -21,11 +21,14 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 from vimss import cli, storage
 from vimss.errors import ConfigError, DataError, StorageError
-from vimss.features import available_features, compute_features, find_features
+from vimss.features import compute_features
 from vimss.model import VisionConfig
+from vimss.model.contexts import CONTEXTS
+from vimss.model.networks.wave_u_net import WaveUNetConfig
 from vimss.runtime import JOB_VARIABLE, Place, open_store, ray_running
 from vimss.shards import cache
 from vimss.shards.cache import FEATURES, FILES, local_shard
+from vimss.shards.computed import available_features
 from vimss.shards.manifest import open_manifest, open_shards
 from vimss.shards.verify import check_shards
 from vimss.shards.write import shards_folder, write_shards
@@ -371,6 +374,11 @@ def test_a_protocol_without_a_driver_is_told():
         folder_at("nfs9://a").sizes()
 
 
+def _reads(manifest, vision) -> str:
+    """The folder that a context of features finds."""
+    return CONTEXTS["features"](WaveUNetConfig(vision=vision), ()).prepare(manifest)
+
+
 @pytest.mark.slow
 def test_features_lie_beside_remote_shards(remote, store, server, small_manifest):
     vision = VisionConfig(network="resnet18", weights="random")
@@ -378,7 +386,7 @@ def test_features_lie_beside_remote_shards(remote, store, server, small_manifest
     name = compute_features(manifest, vision)
     there = (remote / FEATURES / name).sizes()
     assert len(there) == len(manifest.shards) + 1
-    assert available_features(manifest) == (name,) and find_features(manifest, vision, 512) == name
+    assert available_features(manifest) == (name,) and _reads(manifest, vision) == name
     server.requests.clear()
     clip = next(read_clips(manifest, "valid", parts=("features",), features=name))
     assert all(player.features.shape[1] == 512 for player in clip.players)

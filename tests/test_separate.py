@@ -19,10 +19,10 @@ from vimss import media
 from vimss.errors import ConfigError, MediaError, ModelError, StorageError
 from vimss.metrics import si_sdr_improvement
 from vimss.model.apply import separate_all
-from vimss.model.config import VisionConfig
 from vimss.model.contexts import Recording
 from vimss.model.networks.wave_u_net import WaveUNetConfig
 from vimss.model.separator import Separator, load_separator, save_separator
+from vimss.model.vision_config import VisionConfig
 from vimss.pages import listening, of_recording
 from vimss.separate import Options, Reports, Separated, separate_recording
 from vimss.separate import folder as folders

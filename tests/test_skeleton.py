@@ -107,7 +107,7 @@ def test_no_recording_can_be_separated_with_it(tmp_path):
     with pytest.raises(
         ModelError,
         match=r"a model whose context is skeleton needs the joints of every player, and VIMSS has no pose estimator; "
-        r"got the recording .*duet.mp4\. To fix: separate it with a model whose context is labels, frames or",
+        r"got the recording .*duet.mp4\. To fix: separate it with a model of another context, such as labels, or",
     ):
         context.of_recording(Recording(tmp_path / "duet.mp4", ("vn", "vc")))
 

@@ -95,7 +95,9 @@ def test_slots_are_told_apart_by_an_oracle(small_manifest, save):
 
 def test_a_model_that_does_not_name_its_features_is_refused(small_manifest, save):
     folder = save(KINDS["queries by features"], card={})
-    with pytest.raises(ModelError, match=r"card of the model 'm', whose context is features, must name them; got none"):
+    with pytest.raises(
+        ModelError, match=r"card of the model 'm', whose context is features, must name its features; got none"
+    ):
         model_system(folder, small_manifest, "m")
 
 

@@ -5,9 +5,9 @@ import itertools
 import torch
 
 from vimss.features import compute_features
-from vimss.model.config import VisionConfig
 from vimss.model.networks.wave_u_net.config import WaveUNetConfig
 from vimss.model.separator import Separator, save_separator
+from vimss.model.vision_config import VisionConfig
 
 VISION = VisionConfig(network="resnet18", weights="random")
 TINY = {

@@ -20,7 +20,7 @@ from vimss.console import err
 from vimss.errors import ConfigError, DataError, TrainingError
 from vimss.experiment import Experiment
 from vimss.model.card import WEIGHTS
-from vimss.model.config import VisionConfig
+from vimss.model.vision_config import VisionConfig
 from vimss.pages.of_clip import write_clip_pages
 from vimss.pages.of_trial import run_files
 from vimss.progress import SoundProgress

@@ -110,6 +110,18 @@ def differences(config: BaseModel) -> dict[str, Any]:
     return found
 
 
+def key_paths(kind: type[BaseModel]) -> list[str]:
+    """The keys of a class of settings; those of a group, as in `vision.network`, in place of the group."""
+    found: list[str] = []
+    for name, field in kind.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, Config):
+            found += [f"{name}.{key}" for key in key_paths(inner)]
+        else:
+            found.append(name)
+    return found
+
+
 def _kind(field: FieldInfo, value: BaseModel) -> dict[str, Any]:
     """What distinguishes settings of one class from those of another: their own key, or else the name of the class."""
     choice = choice_of(field)

@@ -227,21 +227,18 @@ def _check_same_recipe(separator: Separator, folder: Path, manifest: Manifest, n
 
 
 def _features_of(separator: Separator, folder: Path, manifest: Manifest, name: str) -> str:
-    """The folder of the vision features that a model reads, after a look at them; empty where it reads none."""
-    if "features" not in separator.interface.members:
+    """The folder beside the shards that a model reads, after a look at it; empty where it reads none."""
+    interface = separator.interface
+    if not interface.computed:
         return ""
     card = read_card(folder)["card"]
     if "features" not in card:
         raise ModelError(
-            f"the card of the model '{name}', whose context is features, must name them",
+            f"the card of the model '{name}', whose context is {separator.config.context}, must name its features",
             got=f"none in {folder}",
             fix="train it again, or add the key 'features' to the card in model.json",
         )
-    # Only networks that look at pictures pay for importing torchvision.
-    from vimss.features import read_features
-
-    read_features(manifest, card["features"])
-    return str(card["features"])
+    return interface.prepare(manifest, str(card["features"]))
 
 
 def _best_slots(

@@ -22,12 +22,13 @@ import numpy as np
 import webdataset as wds
 
 from vimss.config import parse_config
-from vimss.features import FeaturesTask, available_features, compute_features, run_features
+from vimss.features import FeaturesTask, compute_features, run_features
 from vimss.media import encode_audio, write_video, write_wav
-from vimss.model.config import VisionConfig
 from vimss.model.interface import Interface
 from vimss.model.networks.wave_u_net.config import WaveUNetConfig
+from vimss.model.vision_config import VisionConfig
 from vimss.runtime import load_place, parallel_map, ray_running
+from vimss.shards.computed import available_features
 from vimss.shards.corpora import chamber
 from vimss.shards.manifest import Manifest
 from vimss.shards.recipe import load_recipe

@@ -2,7 +2,7 @@
 
     WaveUNetConfig(op="film", site="decoder", outputs="queries")    # a ModelConfig with the settings of one network
 
-Combinations that cannot be built are refused here, with the reason.
+Combinations that cannot be built are refused here, with the reason. Keys that a context adds are in the context's file.
 """
 
 from abc import ABC, abstractmethod
@@ -11,51 +11,22 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from vimss.config import Config, Rule
+from vimss.config import Rule
+from vimss.model.contexts import ContextName, ContextSettings, describe_contexts
 from vimss.model.geometry import Geometry
 
 Op = Literal["concat", "add", "multiply", "film", "attention"]
 Site = Literal["none", "every_layer", "decoder", "bottleneck", "output"]
 
-VISION_FEATURES = {"resnet18": 512, "resnet50": 2048, "mobilenet_v2": 1280}
-"""Network of torchvision to the width of the features it gives."""
 
-
-class VisionConfig(Config):
-    """The network that turns a player's pictures into features."""
-
-    network: Literal["resnet18", "resnet50", "mobilenet_v2"] = Field("resnet18", description="network of torchvision")
-    weights: str = Field(
-        "torchvision",
-        min_length=1,
-        description="torchvision: its ImageNet weights, downloaded once; random; or a path (.safetensors or .pth)",
-    )
-    frozen: bool = Field(
-        True, description="true: weights stay as they are; false: trained along, but for batch norm's statistics"
-    )
-
-    @model_validator(mode="after")
-    def _sees_something(self) -> "VisionConfig":
-        if self.network == "mobilenet_v2" and self.weights == "random":
-            # Batch norm keeps its statistics, so training would not correct that.
-            raise ValueError("random weights of mobilenet_v2 give features of 1e-10: use its own or a resnet")
-        return self
-
-    @property
-    def feature_size(self) -> int:
-        """Numbers per picture."""
-        return VISION_FEATURES[self.network]
-
-
-class ModelConfig(Config, ABC):
-    """Settings that every network has; each network adds its own (see `vimss.model.networks`)."""
+class ModelConfig(ContextSettings, ABC):
+    """Settings that every network has, those of the contexts too; each network adds its own."""
 
     network: str = Field(description="which network; the other settings of this group are its own")
 
-    context: Literal["labels", "frames", "features", "skeleton"] = Field(
+    context: ContextName = Field(
         "labels",
-        description="what the network is conditioned on, where `site` is not none: labels, pictures, features of "
-        "pictures, or skeletons",
+        description=f"what the network is conditioned on, where `site` is not none. {describe_contexts()}",
     )
     op: Op = Field("film", description="how the context changes a layer before its non-linearity")
     site: Site = Field(
@@ -68,20 +39,6 @@ class ModelConfig(Config, ABC):
     )
     slots: int = Field(2, ge=1, le=32, description="number of outputs of a slots model")
     channels: Literal[1, 2] = Field(1, description="audio channels: 1 mono, 2 stereo")
-    vision: VisionConfig = VisionConfig()
-    feature_size: int = Field(
-        default_factory=lambda settings: settings["vision"].feature_size,
-        ge=1,
-        le=16384,
-        description="numbers per frame of a `features` context; those of the vision network where not given",
-    )
-    skeleton_size: int = Field(
-        48,
-        ge=1,
-        le=16384,
-        description="numbers per frame of a `skeleton` context: 48 are the 16 joints of the embedded corpus, Solos has "
-        "141",
-    )
 
     window_keys: ClassVar[tuple[str, ...]] = ()
     """Names of the settings that decide which windows the network allows."""

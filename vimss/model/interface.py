@@ -21,6 +21,7 @@ from vimss.model.config import ModelConfig
 from vimss.model.contexts import CONTEXTS, Context, Recording
 from vimss.model.contexts.labels import one_hot
 from vimss.shards.clip import Clip, Player
+from vimss.shards.manifest import Manifest
 from vimss.stream.config import MixingConfig
 from vimss.stream.mix import Mixture, PlayerView, Source
 
@@ -43,7 +44,7 @@ class Interface:
     config: ModelConfig
     labels: tuple[str, ...]
     features: str = ""
-    """Folder of the vision features that are read, where the context is made of them."""
+    """Folder beside the shards that the context reads, where it is computed; `prepare` gives it."""
 
     @cached_property
     def context(self) -> Context:
@@ -64,6 +65,15 @@ class Interface:
     def members(self) -> tuple[str, ...]:
         """Members of a clip to read."""
         return ("audio", *self.context.members) if self.is_conditioned else ("audio",)
+
+    @property
+    def computed(self) -> bool:
+        """Whether the context was computed from the shards beforehand, into a folder beside them."""
+        return self.is_conditioned and self.context.computed
+
+    def prepare(self, manifest: Manifest, folder: str = "") -> str:
+        """The folder beside the shards that the context reads, checked, or empty: see `Context.prepare`."""
+        return self.context.prepare(manifest, folder) if self.is_conditioned else ""
 
     def of_player(self, clip: Clip, player: Player) -> np.ndarray:
         """The view of a player in a whole clip, "v ...": one entry per picture."""

@@ -6,6 +6,7 @@ stems = separator(mixture, torch.from_numpy(context)[None])   # [1 c t] -> [1 2 
 save_separator(folder, separator, card={"experiment": "joint"})
 """
 
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from vimss.config import key_paths
 from vimss.errors import ModelError
 from vimss.model.card import CARD, WEIGHTS
 from vimss.model.conditioning import Context, FrameGrid
@@ -234,7 +236,5 @@ def _compare(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> Non
 
 
 def _flat(config: ModelConfig) -> dict[str, Any]:
-    """Settings by their whole keys, `vision.network` too."""
-    plain = config.model_dump()
-    vision = plain.pop("vision")
-    return plain | {f"vision.{key}": value for key, value in vision.items()}
+    """Settings by their whole keys, as in `vision.network`."""
+    return {key: functools.reduce(getattr, key.split("."), config) for key in key_paths(type(config))}

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vimss.errors import ModelError
-from vimss.model.config import VisionConfig
+from vimss.model.vision_config import VisionConfig
 
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)

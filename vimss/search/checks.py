@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 from vimss.errors import ConfigError
 from vimss.experiment import NETWORK, Experiment, Scalar, sample_values
-from vimss.model.contexts import CONTEXTS
+from vimss.model.contexts import CONTEXT_KEYS
 from vimss.model.contexts.stored import check_stored
 from vimss.model.interface import Interface
 from vimss.runtime import Place
@@ -18,8 +18,6 @@ from vimss.shards.manifest import Manifest
 from vimss.train.config import Settings
 from vimss.train.idle import check_uses
 from vimss.train.objectives import OBJECTIVES
-
-CONTEXT_SETTINGS = {name for context in CONTEXTS.values() for name in context.settings}
 
 
 def check_experiment(experiment: Experiment, manifest: Manifest, place: Place) -> None:
@@ -97,7 +95,7 @@ def check_settings(settings: Settings, manifest: Manifest, place: Place, undecid
         )
     if not open_keys & {NETWORK, "model.outputs", *(f"model.{name}" for name in model.label_keys)}:
         model.check_labels(recipe.labels, manifest.name)
-    if not open_keys & {NETWORK, "model.context", "model.site", *(f"model.{name}" for name in CONTEXT_SETTINGS)}:
+    if not open_keys & {NETWORK, "model.context", "model.site", *(f"model.{name}" for name in CONTEXT_KEYS)}:
         _check_stored(Interface(model, recipe.labels), manifest)
     if "model.channels" not in open_keys and model.channels != recipe.channels:
         raise ConfigError(

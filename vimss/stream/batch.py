@@ -31,6 +31,9 @@ LOWEST_RMS = 1e-5
 class NetworkInterface(PlayerViews, Protocol):
     """The inputs of a network beside the mixture, and its targets: see `vimss.model.interface`."""
 
+    def prepare(self, manifest: Manifest, folder: str = "") -> str:
+        """The folder beside the shards whose arrays are read as features, checked; empty where none are."""
+
     def num_outputs(self, queries: int = 1) -> int:
         """Number of outputs, for that many queries where the network takes queries."""
 

@@ -4,9 +4,9 @@
     stems = model.predict({"mixture": mixture}, params={"instruments": ["vn", "vc"], "sample_rate": 44100})
     stems["vn"]  # float32 "b c t", at the rate and length of the mixture
 
-`mixture` is float32 "b c t". A model conditioned on pictures takes their `features` (float32 "b p v d") or the
-`frames` themselves (uint8 "b p v h w 3") beside it, spread evenly over the mixture, one p per player: see the context
-of that name in `vimss.model.contexts`.
+`mixture` is float32 "b c t". A model conditioned on players takes their views beside it, under the name of its context,
+as float32 "b p v d" or, of pictures, uint8 "b p v h w 3": spread evenly over the mixture, one p per player (see
+`vimss.model.contexts`).
 It needs the package vimss, and loads JSON and safetensors: nothing here is a pickle.
 """
 

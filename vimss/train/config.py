@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, field_validator, model_validator
 
-from vimss.config import Config, Rule
-from vimss.model.config import VisionConfig
-from vimss.model.contexts import CONTEXTS
+from vimss.config import Config, Rule, key_paths
+from vimss.model.contexts import CONTEXT_KEYS, contexts_with
 from vimss.model.networks import BY_NETWORK, DEFAULT, NETWORKS, AnyNetwork
 from vimss.stream.config import MixingConfig
 from vimss.train.start_from import StartFrom
@@ -196,7 +195,7 @@ _SITE = "a model.site other than none"
 
 def _of_contexts(setting: str) -> Rule:
     """When a setting of the model works that some contexts depend on."""
-    names = [name for name, context in CONTEXTS.items() if setting in context.settings]
+    names = contexts_with(setting)
     return Rule(
         f"model.context: {' or '.join(names)}, and {_SITE}",
         ("model.context", "model.site"),
@@ -205,8 +204,7 @@ def _of_contexts(setting: str) -> Rule:
 
 
 OF_SOME_OBJECTIVES = (
-    *(f"model.{name}" for name in dict.fromkeys(name for kind in NETWORKS.values() for name in kind.model_fields)),
-    *(f"model.vision.{name}" for name in VisionConfig.model_fields),
+    *dict.fromkeys(f"model.{key}" for kind in NETWORKS.values() for key in key_paths(kind)),
     "training.loss",
     "training.absent_weight",
 )
@@ -232,10 +230,7 @@ RULES: dict[str, Rule] = {
     "model.op": Rule(_SITE, ("model.site",), _is_conditioned),
     "model.slots": Rule("model.outputs: slots", ("model.outputs",), lambda settings: settings.model.outputs == "slots"),
     **_rules_of_networks(),
-    **{
-        f"model.{setting}": _of_contexts(setting)
-        for setting in dict.fromkeys(setting for context in CONTEXTS.values() for setting in context.settings)
-    },
+    **{f"model.{setting}": _of_contexts(setting) for setting in CONTEXT_KEYS},
     "mixing.aligned_probability": Rule(
         "mixtures of several sources", ("mixing.max_sources",), lambda settings: settings.mixing.max_sources > 1
     ),
@@ -280,8 +275,7 @@ def rule_at(settings: Settings, key: str) -> Rule:
 
 def keys_with_rules() -> tuple[str, ...]:
     """Key paths of all settings that may change nothing."""
-    # `model.vision` is a group, whose own keys are looked at.
-    return tuple(key for key in dict.fromkeys((*RULES, *OF_SOME_OBJECTIVES)) if key != "model.vision")
+    return tuple(dict.fromkeys((*RULES, *OF_SOME_OBJECTIVES)))
 
 
 def is_idle(settings: Settings, key: str) -> bool:
@@ -354,12 +348,13 @@ def value_at(settings: Settings, key: str) -> Any:
 
 
 def default_of(key: str, settings: Settings | None = None) -> Any:
-    """The default at a key path, of the settings' own network; that of feature_size depends on the other settings."""
-    if key == "model.feature_size" and settings is not None:
-        return settings.model.vision.feature_size
-    if settings is not None and key.startswith("model."):
-        return value_at(_defaults(settings.model.network), key)
-    return value_at(next(_defaults(name) for name in NETWORKS if has_key(_defaults(name), key)), key)
+    """The default at a key path, of the settings' own network; it may depend on the other settings of its group."""
+    if settings is None or not has_key(settings, key):
+        settings = next(_defaults(name) for name in NETWORKS if has_key(_defaults(name), key))
+    *groups, last = key.split(".")
+    group = value_at(settings, ".".join(groups)) if groups else settings
+    field = type(group).model_fields[last]
+    return field.get_default(call_default_factory=True, validated_data=group.__dict__)
 
 
 def _without(content: Mapping[str, Any], path: list[str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch import nn
 
 from vimss.errors import ConfigError, ModelError
 from vimss.model.card import WEIGHTS
+from vimss.model.contexts import contexts_with
 from vimss.model.separator import read_card
 from vimss.shards.recipe import Recipe
 from vimss.storage import sha256
@@ -84,10 +85,11 @@ def _fitting(settings: Settings, network: nn.Module) -> list[str]:
             f"{folder / WEIGHTS} must be a safetensors file", got=str(error), fix="save the model again"
         ) from error
     if not wanted or not found:
+        looking = " or ".join(contexts_with("vision.frozen"))
         raise ModelError(
             f"training.start_from: {folder} is of another objective or network, so its vision network alone is taken",
             got=f"no vision network in {'this training' if not wanted else 'that model'}",
-            fix="set model.context: frames with a model.site, or start from a model of the same kind",
+            fix=f"set model.context: {looking} with a model.site, or start from a model of the same kind",
         )
     misfits = [
         f"{name}: {found.get(name, 'none')} for {wanted.get(name, 'none')}"

@@ -3,28 +3,43 @@
     context = CONTEXTS["frames"](config, labels)
     view = context.of_player(clip, clip.players[0])     # "v h w 3": that player's pictures in the clip
 
-To add a context, write a file with a class that has the members of `Context`, and name it in `CONTEXTS` and in the
-`context` of ModelConfig. Nothing here imports torch before `modules` or `encode` is called: threads that load data,
+To add a context, write a file with a class that has the members of `Context`, and name it in `CONTEXTS`; the keys of
+its `Settings` are then keys of every model. Where its rows are vectors that need no weights, `vectors.PlayerVectors`
+has most of the members; where they are computed beforehand, `vimss.stream.compute` writes them beside the shards.
+tests/test_contexts.py holds each context to the protocol.
+
+Nothing here imports torch before `modules` or `encode` is called: threads that load data,
 and processes that only start others, use the rest.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from vimss.model.config import ModelConfig
+from vimss.config import Config, key_paths
 from vimss.model.contexts.features import Features
 from vimss.model.contexts.frames import Frames
 from vimss.model.contexts.labels import Labels
 from vimss.model.contexts.recording import Recording
 from vimss.model.contexts.skeleton import Skeleton
+from vimss.model.vision_config import VisionSettings
 from vimss.shards.clip import Clip, Player
+from vimss.shards.manifest import Manifest
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["CONTEXTS", "Context", "Recording"]
+__all__ = [
+    "CONTEXTS",
+    "CONTEXT_KEYS",
+    "Context",
+    "ContextName",
+    "ContextSettings",
+    "Recording",
+    "contexts_with",
+    "describe_contexts",
+]
 
 
 @runtime_checkable
@@ -35,19 +50,25 @@ class Context(Protocol):
     `view_shape`. Axis letters: b batch, p player, q query, v video frame, h w pixels, i instrument (label), d feature.
     """
 
+    Settings: ClassVar[type[Config]]
+    """The keys that it adds to the model's settings; a key of several contexts is in a class that they share. A model
+    with a context that does not depend on a key is refused where it sets it."""
+    idle: ClassVar[tuple[str, ...]]
+    """Those of these keys on which it does not depend after all."""
     members: ClassVar[tuple[str, ...]]
     """Members of a clip that it reads, beside the sound."""
     source: ClassVar[str]
     """The member that shards must hold for it, where they hold what it is computed from; empty where none is needed."""
+    computed: ClassVar[bool]
+    """Whether it reads what was computed from the shards and lies in a folder beside them, which `prepare` finds; it is
+    then the member `features` of a clip."""
     uses_players: ClassVar[bool]
     """Whether it shows players, so that resting ones are needed as distractors; else it names labels."""
-    settings: ClassVar[tuple[str, ...]]
-    """Keys of the model's settings that it depends on; where no context depends on one, it changes nothing."""
     dtype: ClassVar[type[np.generic]]
     """The number type of the array that a served model takes."""
 
-    def __init__(self, config: ModelConfig, labels: tuple[str, ...]) -> None:
-        """From the model's settings and its labels."""
+    def __init__(self, config: Any, labels: tuple[str, ...]) -> None:
+        """From the model's settings, which have the keys of `Settings`, and its labels."""
 
     @property
     def view_shape(self) -> tuple[int, ...]:
@@ -60,6 +81,13 @@ class Context(Protocol):
     @property
     def norm(self) -> float:
         """About how long such a vector is: first weights are divided by it."""
+
+    def prepare(self, manifest: Manifest, folder: str = "") -> str:
+        """The folder beside the shards that it reads, checked, where it is `computed`; otherwise empty.
+
+        `folder` is the one that a model was trained on, as its card says; the same must then be there. A context may
+        compute what is missing, or raise a DataError with the command that does.
+        """
 
     def of_player(self, clip: Clip, player: Player) -> np.ndarray:
         """The player's row in a clip: "v ..." with one entry per picture, at the clip's frame rate; of labels "i".
@@ -97,3 +125,43 @@ CONTEXTS: dict[str, type[Context]] = {
     "skeleton": Skeleton,
 }
 """`context` of ModelConfig to the class."""
+
+
+def keys_of(name: str) -> tuple[str, ...]:
+    """The keys on which a context depends; of a group its own, as in `vision.network`."""
+    context = CONTEXTS[name]
+    return tuple(key for key in key_paths(context.Settings) if key not in context.idle)
+
+
+def contexts_with(key: str) -> tuple[str, ...]:
+    """Names of the contexts that depend on a key."""
+    return tuple(name for name in CONTEXTS if key in keys_of(name))
+
+
+CONTEXT_KEYS = tuple(dict.fromkeys(key for name in CONTEXTS for key in keys_of(name)))
+"""The keys on which contexts depend."""
+
+
+def describe_contexts() -> str:
+    """Each context with what it is, for people: the first line about its class."""
+    about = {name: (context.__doc__ or "").partition("\n")[0].rstrip(".") for name, context in CONTEXTS.items()}
+    return "; ".join(f"{name}: {text[:1].lower()}{text[1:]}" for name, text in about.items())
+
+
+def _settings_of_all() -> type[Config]:
+    """One class with the keys of all contexts, in their order; those of pictures are always there, for objectives."""
+    kinds: list[type[Config]] = [VisionSettings, *(context.Settings for context in CONTEXTS.values())]
+    # A class that another one extends is in that one.
+    last = [kind for kind in dict.fromkeys(kinds) if not any(kind in other.__mro__[1:] for other in kinds)]
+    # pydantic takes the fields of the last base class first.
+    made: type[Config] = type(Config)("ContextSettings", tuple(reversed(last)), {"__module__": __name__})  # type: ignore[misc]
+    return made
+
+
+if TYPE_CHECKING:
+    ContextName = str
+    # What others read; each context reads its own keys through its own class.
+    ContextSettings = VisionSettings
+else:
+    ContextName = Literal[tuple(CONTEXTS)]
+    ContextSettings = _settings_of_all()

@@ -1,42 +1,64 @@
 """The context `features`: vectors that a vision network made of each player's pictures, before training.
 
-Features(config, labels).of_player(clip, player)      # Float16 "v d"
+    Features(config, labels).of_player(clip, player)      # Float16 "v d"
+
+They lie in a folder beside the shards (see `vimss.shards.computed`), which `vimss.features` writes.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float, Float32
+from pydantic import Field
 
-from vimss.errors import ModelError
-from vimss.model.config import ModelConfig
+from vimss.config import Config
+from vimss.errors import ConfigError, DataError, ModelError
 from vimss.model.contexts.recording import Recording, player_pictures
-from vimss.model.contexts.refusals import misfit, no_view, shape_of
+from vimss.model.contexts.refusals import no_view
+from vimss.model.contexts.vectors import PlayerVectors
+from vimss.model.vision_config import VisionSettings
 from vimss.shards.clip import Clip, Player
+from vimss.shards.computed import ComputedEntry, available_features, read_entry
+from vimss.shards.manifest import Manifest
 
-if TYPE_CHECKING:
-    import torch
+
+class FeaturesSettings(VisionSettings):
+    """The vision network, and the size of its features."""
+
+    feature_size: int = Field(
+        default_factory=lambda settings: settings["vision"].feature_size,
+        ge=1,
+        le=16384,
+        description="numbers per frame of a `features` context; those of the vision network where not given",
+    )
+
+
+class FeatureEntry(ComputedEntry):
+    """Contents of a folder of features."""
+
+    network: str = Field(description="network of torchvision")
+    weights_sha256: str = Field(description="of all weights of the network, in the order of their names")
+    feature_size: int = Field(ge=1, description="numbers per frame")
+
+
+def read_features(manifest: Manifest, name: str) -> FeatureEntry:
+    """The entry of a folder of features; DataError where it is not complete, or not of these very shards."""
+    return read_entry(manifest, name, FeatureEntry, f"run `vimss features {manifest.name}`")
 
 
 @dataclass(frozen=True)
-class Features:
-    """One row of feature vectors per player."""
+class Features(PlayerVectors):
+    """Features of these pictures, computed before."""
 
-    config: ModelConfig
-    labels: tuple[str, ...]
+    config: FeaturesSettings
 
+    Settings: ClassVar[type[Config]] = FeaturesSettings
+    idle: ClassVar[tuple[str, ...]] = ("vision.frozen",)
     members: ClassVar[tuple[str, ...]] = ("features",)
     source: ClassVar[str] = "picture"
-    uses_players: ClassVar[bool] = True
-    settings: ClassVar[tuple[str, ...]] = ("vision.network", "vision.weights", "feature_size")
-    dtype: ClassVar[type[np.generic]] = np.float32
-
-    @property
-    def view_shape(self) -> tuple[int, ...]:
-        """The shape of a row, "v d"."""
-        return (-1, self.width)
+    computed: ClassVar[bool] = True
+    plural: ClassVar[str] = "features"
 
     @property
     def width(self) -> int:
@@ -47,6 +69,42 @@ class Features:
     def norm(self) -> float:
         """Features are about 1 each."""
         return self.width**0.5
+
+    def prepare(self, manifest: Manifest, folder: str = "") -> str:
+        """The complete folder of features of this network, after a check of every file.
+
+        Raises:
+            DataError: where there is none, or more than one, or where it is damaged or of other shards or another
+                network.
+            ConfigError: where its features have another size.
+
+        """
+        if folder:
+            read_features(manifest, folder)
+            return folder
+        network = self.config.vision.network
+        write = f"run `vimss features {manifest.name} --network {network}`"
+        found = [name for name in available_features(manifest) if name.rpartition("-")[0] == network]
+        if len(found) != 1:
+            raise DataError(
+                f"a `features` context needs one complete folder of {network} features beside {manifest.home}",
+                got=", ".join(found) or "none",
+                fix="delete all but one" if found else write,
+            )
+        entry = read_features(manifest, found[0])
+        if entry.network != network:
+            raise DataError(
+                f"the features '{found[0]}' must be of {network}, as in their name",
+                got=entry.network,
+                fix=f"delete them and {write}",
+            )
+        if entry.feature_size != self.width:
+            raise ConfigError(
+                f"model.feature_size must be that of the features '{found[0]}'",
+                got=f"{self.width} instead of {entry.feature_size}",
+                fix=f"set model.feature_size: {entry.feature_size}, or leave it out",
+            )
+        return found[0]
 
     def of_player(self, clip: Clip, player: Player) -> Float[np.ndarray, "v d"]:
         """The features of the player's pictures."""
@@ -79,16 +137,3 @@ class Features:
             )
         with torch.inference_mode():
             return vision(torch.from_numpy(pictures)[None])[0].numpy()
-
-    def modules(self) -> dict[str, Any]:
-        """None: the vision network has done its work."""
-        return {}
-
-    def encode(
-        self, array: "torch.Tensor", players: "torch.Tensor | None", modules: Mapping[str, Any], dtype: "torch.dtype"
-    ) -> "torch.Tensor":
-        """Features "b p v d" as they are."""
-        if array.ndim != 4 or array.shape[-1] != self.width:
-            rule = f"features as batch x players x frames x {self.width}"
-            raise misfit(rule, shape_of(tuple(array.shape)))
-        return array.to(dtype)

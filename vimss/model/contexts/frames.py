@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from jaxtyping import UInt8
 
-from vimss.model.config import ModelConfig
+from vimss.config import Config
 from vimss.model.contexts.recording import Recording, player_pictures
 from vimss.model.contexts.refusals import misfit, no_view, shape_of
+from vimss.model.vision_config import VisionSettings
 from vimss.shards.clip import Clip, Player
+from vimss.shards.manifest import Manifest
 
 if TYPE_CHECKING:
     import torch
@@ -21,15 +23,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Frames:
-    """One row of pictures per player."""
+    """Pictures of the players."""
 
-    config: ModelConfig
+    config: VisionSettings
     labels: tuple[str, ...]
 
+    Settings: ClassVar[type[Config]] = VisionSettings
+    idle: ClassVar[tuple[str, ...]] = ()
     members: ClassVar[tuple[str, ...]] = ("picture",)
     source: ClassVar[str] = "picture"
     uses_players: ClassVar[bool] = True
-    settings: ClassVar[tuple[str, ...]] = ("vision.network", "vision.weights", "vision.frozen")
+    computed: ClassVar[bool] = False
     dtype: ClassVar[type[np.generic]] = np.uint8
 
     @property
@@ -56,6 +60,10 @@ class Frames:
     def of_recording(self, recording: Recording) -> UInt8[np.ndarray, "p v h w 3"]:
         """Pictures of the players, in equal columns of the video."""
         return player_pictures(recording)
+
+    def prepare(self, manifest: Manifest, folder: str = "") -> str:
+        """Nothing: the shards hold the pictures."""
+        return ""
 
     def modules(self) -> dict[str, Any]:
         """The vision network; ModelError where its weights are not available."""

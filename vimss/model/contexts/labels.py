@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from jaxtyping import Float32
 
-from vimss.model.config import ModelConfig
+from vimss.config import Config
 from vimss.model.contexts.recording import Recording
 from vimss.model.contexts.refusals import misfit, shape_of
 from vimss.shards.clip import Clip, Player
+from vimss.shards.manifest import Manifest
 
 if TYPE_CHECKING:
     import torch
@@ -27,15 +28,17 @@ def one_hot(names: Iterable[str], labels: tuple[str, ...]) -> Float32[np.ndarray
 
 @dataclass(frozen=True)
 class Labels:
-    """One row per label, with a 1 at its place."""
+    """The labels of instruments."""
 
-    config: ModelConfig
+    config: Config
     labels: tuple[str, ...]
 
+    Settings: ClassVar[type[Config]] = Config
+    idle: ClassVar[tuple[str, ...]] = ()
     members: ClassVar[tuple[str, ...]] = ()
     source: ClassVar[str] = ""
     uses_players: ClassVar[bool] = False
-    settings: ClassVar[tuple[str, ...]] = ()
+    computed: ClassVar[bool] = False
     dtype: ClassVar[type[np.generic]] = np.float32
 
     @property
@@ -60,6 +63,10 @@ class Labels:
     def of_recording(self, recording: Recording) -> Float32[np.ndarray, "q i"]:
         """One row per label, however many players have it."""
         return one_hot(dict.fromkeys(recording.players), self.labels)
+
+    def prepare(self, manifest: Manifest, folder: str = "") -> str:
+        """Nothing: labels are in the recipe."""
+        return ""
 
     def modules(self) -> dict[str, Any]:
         """None: a row is a vector."""

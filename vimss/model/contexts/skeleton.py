@@ -8,40 +8,43 @@ player's crop. No recording can be separated with it, because VIMSS has no pose 
 posture and movement say.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
+from pydantic import Field
 
+from vimss.config import Config
 from vimss.errors import ConfigError, ModelError
-from vimss.model.config import ModelConfig
 from vimss.model.contexts.recording import Recording
-from vimss.model.contexts.refusals import misfit, no_view, shape_of
+from vimss.model.contexts.refusals import no_view
+from vimss.model.contexts.vectors import PlayerVectors
 from vimss.shards.clip import Clip, Player
 
-if TYPE_CHECKING:
-    import torch
+
+class SkeletonSettings(Config):
+    """The size of a skeleton."""
+
+    skeleton_size: int = Field(
+        48,
+        ge=1,
+        le=16384,
+        description="numbers per frame of a `skeleton` context: 48 are the 16 joints of the embedded corpus, Solos has "
+        "141",
+    )
 
 
 @dataclass(frozen=True)
-class Skeleton:
-    """One row of joints per player."""
+class Skeleton(PlayerVectors):
+    """Joints of the players."""
 
-    config: ModelConfig
-    labels: tuple[str, ...]
+    config: SkeletonSettings
 
+    Settings: ClassVar[type[Config]] = SkeletonSettings
     members: ClassVar[tuple[str, ...]] = ("skeleton",)
     source: ClassVar[str] = "skeleton"
-    uses_players: ClassVar[bool] = True
-    settings: ClassVar[tuple[str, ...]] = ("skeleton_size",)
-    dtype: ClassVar[type[np.generic]] = np.float32
-
-    @property
-    def view_shape(self) -> tuple[int, ...]:
-        """Of a row: "v j"."""
-        return (-1, self.width)
+    plural: ClassVar[str] = "skeletons"
 
     @property
     def width(self) -> int:
@@ -72,19 +75,6 @@ class Skeleton:
         raise ModelError(
             "a model whose context is skeleton needs the joints of every player, and VIMSS has no pose estimator",
             got=f"the recording {recording.file}",
-            fix="separate it with a model whose context is labels, frames or features, or evaluate this one on shards "
-            "that hold skeletons",
+            fix="separate it with a model of another context, such as labels, or evaluate this one on shards that hold "
+            "skeletons",
         )
-
-    def modules(self) -> dict[str, Any]:
-        """None: a row is a vector."""
-        return {}
-
-    def encode(
-        self, array: "torch.Tensor", players: "torch.Tensor | None", modules: Mapping[str, Any], dtype: "torch.dtype"
-    ) -> "torch.Tensor":
-        """Joints "b p v j" as they are."""
-        if array.ndim != 4 or array.shape[-1] != self.width:
-            rule = f"skeletons as batch x players x frames x {self.width}"
-            raise misfit(rule, shape_of(tuple(array.shape)))
-        return array.to(dtype)

@@ -42,7 +42,7 @@ class Objective(Protocol):
     """
 
     def __init__(self, settings: Settings, recipe: Recipe, features: str = "") -> None:
-        """From the settings, the recipe of the shards, and the folder of the vision features beside them, if any."""
+        """From the settings, the recipe of the shards, and the folder of features beside them that is read, if any."""
 
     @property
     def interface(self) -> "NetworkInterface":
@@ -128,20 +128,16 @@ def figure_of(objective: str = "separation") -> Figure:
 
 
 def open_objective(settings: Settings, manifest: Manifest) -> Objective:
-    """The objective of these settings on these shards, with the vision features beside them where it reads some.
+    """The objective of these settings on these shards, with the folder beside them that it reads, if any.
 
     Raises:
         ConfigError: pictures or features of another size.
         DataError: features that are missing or damaged.
 
     """
-    from vimss.features import find_features, read_features  # loads torch
-
     entry, recipe = OBJECTIVES[settings.objective], manifest.recipe
     interface = entry.make(settings, recipe).interface
-    model, features = settings.model, ""
-    if "features" in interface.members:
-        features = find_features(manifest, model.vision, model.feature_size)
+    features = interface.prepare(manifest)
     for other, _ in manifest.more:
         if interface.uses_players and other.recipe.picture != recipe.picture:
             raise ConfigError(
@@ -150,5 +146,5 @@ def open_objective(settings: Settings, manifest: Manifest) -> Objective:
                 fix="write both recipes with the same `picture`",
             )
         if features:
-            read_features(other, features)
+            interface.prepare(other, features)
     return entry.make(settings, recipe, features)

@@ -30,11 +30,12 @@ from torch import Tensor, nn
 
 from vimss.errors import ModelError
 from vimss.model.card import CARD, WEIGHTS
-from vimss.model.config import VisionConfig
 from vimss.model.interface import Interface
 from vimss.model.separator import read_card
 from vimss.model.vision import Vision
+from vimss.model.vision_config import VisionConfig
 from vimss.shards.clip import Clip, Player
+from vimss.shards.manifest import Manifest
 from vimss.shards.recipe import Recipe
 from vimss.storage import atomic_write, sha256
 from vimss.stream.batch import Batch
@@ -86,6 +87,10 @@ class PlayersShown:
     def of_player(self, clip: Clip, player: Player) -> UInt8[np.ndarray, "v h w 3"]:
         """The player's pictures."""
         return self.inner.of_player(clip, player)
+
+    def prepare(self, manifest: Manifest, folder: str = "") -> str:
+        """Nothing: the shards hold the pictures."""
+        return self.inner.prepare(manifest, folder)
 
     def num_outputs(self, queries: int = 1) -> int:
         """One per label."""
