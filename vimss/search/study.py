@@ -32,7 +32,7 @@ from vimss.errors import ConfigError, DataError, StorageError, TrainingError, Vi
 from vimss.experiment import Axis, Cell, Experiment, Scalar, field_type, topological_order
 from vimss.renamed import current_key, with_current_names
 from vimss.shards.manifest import Manifest
-from vimss.storage import TEMPORARY, Store, atomic_write, explain_os_errors
+from vimss.storage import TEMPORARY, Store, atomic_write, explain_os_errors, finish_replacement
 from vimss.train.config import Settings, has_key, scored_sources
 from vimss.train.figure import Figure
 from vimss.train.objectives import figure_of
@@ -304,6 +304,7 @@ def read_record(path: Path) -> TrialRecord:
     Keys of another version of VIMSS that this one lacks are ignored. Settings with unknown keys are None: no cell of
     this version has them.
     """
+    finish_replacement(path.parent / "model")
     try:
         content = _with_current_names({**json.loads(path.read_text(encoding="utf-8")), "folder": path.parent})
         known = {key: value for key, value in content.items() if key in TrialRecord.model_fields}

@@ -12,6 +12,7 @@ from vimss.storage.files import (
     explain_os_errors,
     free_bytes,
     put,
+    remove_whole,
     sha256,
     temporary_beside,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "free_bytes",
     "kept_beside",
     "put",
+    "remove_whole",
     "sha256",
     "sync",
     "temporary_beside",

@@ -106,6 +106,14 @@ def remove_leftovers(folder: Path) -> None:
             remove(path)
 
 
+def remove_whole(path: Path) -> None:
+    """Remove a file or folder at once, for those who look: what a kill leaves of it has a temporary name."""
+    temporary = _temporary_name(path)
+    with suppress(FileNotFoundError):
+        path.rename(temporary)
+    remove(temporary)
+
+
 _in_use: set[Path] = set()
 """Temporary names of this process."""
 
