@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,8 @@ class Case:
     """Which version is there; 0 where there is none, an error where it is not whole."""
     first: int = 1
     """The version that is there before: 0 for what is never written over."""
+    prepare: Callable[[Path], None] = lambda folder: None
+    """Writes what must be there before the first version."""
     exchange: bool = True
     """Whether the file system can let two folders change places."""
     goes_on: bool = False
@@ -114,11 +117,155 @@ def _record() -> Case:
     return Case(write, read)
 
 
-CASES: dict[str, Callable[[], Case]] = {
-    "file": _file,
-    "folder": lambda: _folder(exchange=True),
-    "folder in two steps": lambda: _folder(exchange=False),
-    "record": _record,
+def _network(version: int, kind: str = "wave_u_net"):
+    """A small separator, whose first weights are its version."""
+    import torch
+
+    from vimss.model.networks import NETWORKS
+    from vimss.model.separator import Separator
+
+    small = {
+        "wave_u_net": {"levels": 2, "filters": 2, "down_kernel": 5},
+        "spectrogram_u_net": {"levels": 2, "filters": 2},
+    }[kind]
+    separator = Separator(NETWORKS[kind](**small, site="none"), ("vn", "vc"), 8000)
+    with torch.no_grad():
+        next(separator.parameters()).fill_(version)
+    return separator
+
+
+def _model(kind: str) -> Case:
+    from vimss.model.separator import load_separator, save_separator
+
+    return Case(
+        lambda folder, version: save_separator(folder / "model", _network(version, kind), {}),
+        lambda folder: int(next(load_separator(folder / "model").parameters()).flatten()[0]),
+    )
+
+
+def _checkpoint() -> Case:
+    import torch
+
+    from vimss.model.separator import save_separator
+    from vimss.stream.batch import Position
+    from vimss.train.checkpoint import State, folder_for_checkpoint, newest_valid, save_state
+    from vimss.train.distribute import keep_checkpoint
+    from vimss.train.objectives import figure_of
+
+    figure = figure_of()
+
+    def write(folder: Path, version: int) -> None:
+        network = _network(version)
+        optimizer = torch.optim.AdamW(network.parameters())
+        state = State("s", "v", version, Position(), 0.0, 0.0, {figure.name: float(version)})
+        tempfile.tempdir = str(folder / "TMPDIR")
+        (folder / "TMPDIR").mkdir(exist_ok=True)
+        with folder_for_checkpoint() as made:
+            save_separator(made / "model", network, {})
+            save_state(made, state, network, None, [optimizer])
+            keep_checkpoint(made, folder / "train" / f"step_{version}", figure)
+
+    def read(folder: Path) -> int:
+        newest = newest_valid(sorted((folder / "train").glob("step_*"), reverse=True))
+        assert newest is not None
+        return int(newest.name[-1])
+
+    return Case(write, read)
+
+
+def _evaluation() -> Case:
+    from vimss.evaluate.records import Evaluation, Part
+    from vimss.evaluations import load_evaluations, save_evaluations
+    from vimss.search.study import Study
+
+    def write(folder: Path, version: int) -> None:
+        rows = [Evaluation.of(Part(f"{version}", "", (), ()), "test") for _ in range(2)]
+        save_evaluations(Study(folder, ()), "test", rows)
+
+    def read(folder: Path) -> int:
+        one, other = load_evaluations(Study(folder, ()), "test")
+        assert one.system == other.system
+        return int(one.system)
+
+    return Case(write, read)
+
+
+def _duets(home: Path):
+    """Four duets of tones, and their recipe."""
+    import numpy as np
+
+    from vimss.media import write_wav
+    from vimss.shards.recipe import load_recipe
+
+    source = home / "source"
+    for number in range(4 if not source.exists() else 0):
+        for name, pitch in (("vn", 400 + 20 * number), ("vc", 100 + 20 * number)):
+            sound = 0.2 * np.sin(2 * np.pi * pitch * np.arange(8000) / 4000)
+            write_wav(source / f"no{number}" / f"{name}.wav", sound.astype(np.float32)[None], 4000)
+    return source, load_recipe("folder", ["sample_rate=4000", "clip_seconds=1"])
+
+
+def _shards(home: Path) -> Case:
+    from vimss.shards.manifest import MANIFEST, open_manifest
+    from vimss.shards.write import shards_folder, write_shards
+    from vimss.storage import Store, sha256
+
+    source, recipe = _duets(home)
+
+    def read(folder: Path) -> int:
+        shards = shards_folder(recipe, "duets", Store(folder)).path
+        (shards / MANIFEST).stat()
+        manifest = open_manifest(shards)
+        assert len(manifest.shards) == 4
+        assert all(sha256(shards / shard.name) == shard.sha256 for shard in manifest.shards)
+        return 2
+
+    return Case(lambda folder, _: void(write_shards(recipe, "duets", Store(folder), source)), read, first=0)
+
+
+def _validation_set(home: Path) -> Case:
+    from vimss.shards.manifest import open_manifest
+    from vimss.shards.write import shards_folder, write_shards
+    from vimss.storage import Store
+    from vimss.stream.fixed import _read, fixed_path, fixed_set
+    from vimss.train.config import ValidationConfig
+    from vimss.train.validation import validation_spec
+
+    source, recipe = _duets(home)
+
+    def where(folder: Path):
+        manifest = open_manifest(shards_folder(recipe, "duets", Store(folder)).path)
+        return manifest, validation_spec(manifest, ValidationConfig(mixtures=4, seconds=0.25))
+
+    def read(folder: Path) -> int:
+        manifest, spec = where(folder)
+        assert len(_read(fixed_path(manifest, spec), manifest, spec).drawn) == 4
+        return 2
+
+    return Case(
+        lambda folder, _: void(fixed_set(*where(folder))),
+        read,
+        first=0,
+        prepare=lambda folder: void(write_shards(recipe, "duets", Store(folder), source)),
+        goes_on=True,  # each process draws it then
+    )
+
+
+def void(_: object) -> None:
+    """Nothing, of a call that returns something."""
+
+
+CASES: dict[str, Callable[[Path], Case]] = {
+    "file": lambda home: _file(),
+    "folder": lambda home: _folder(exchange=True),
+    "folder in two steps": lambda home: _folder(exchange=False),
+    "record": lambda home: _record(),
+    "model wave_u_net": lambda home: _model("wave_u_net"),
+    "model spectrogram_u_net": lambda home: _model("spectrogram_u_net"),
+    "checkpoint": lambda home: _checkpoint(),
+    "evaluation": lambda home: _evaluation(),
+    "validation set": _validation_set,
+    "shards": _shards,
 }
 
 
@@ -134,6 +281,7 @@ class _Harness:
     def run(self) -> dict:
         prepared = self.home / "prepared"
         prepared.mkdir()
+        self.case.prepare(prepared)
         if self.case.first:
             self.case.write(prepared, self.case.first)
         count = self._count(prepared)
@@ -185,7 +333,8 @@ class _Harness:
         except Exception as error:
             self.wrong.append(f"{where}the next attempt fails: {type(error).__name__} {error}")
         else:
-            left = [str(path) for path in folder.rglob(".tmp-*")]
+            # What is left in the system's own folder for temporary files is for the system to remove.
+            left = [str(path) for path in folder.rglob(".tmp-*") if "TMPDIR" not in path.parts]
             if again != 2 or left:
                 self.wrong.append(f"{where}then version {again}, and left {left}")
         shutil.rmtree(folder)
@@ -208,4 +357,5 @@ class _Harness:
 
 if __name__ == "__main__":
     os.umask(0o022)
-    print(json.dumps(_Harness(CASES[sys.argv[1]](), Path(sys.argv[2]).resolve()).run()))
+    home = Path(sys.argv[2]).resolve()
+    print(json.dumps(_Harness(CASES[sys.argv[1]](home), home).run()))

@@ -3,7 +3,6 @@
 import itertools
 import logging
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from vimss.search.failures import LOST, error_message, pickled_error, was_interr
 from vimss.search.heartbeat import Heartbeat
 from vimss.search.study import RECORD, TrialRecord, read_record, write_record
 from vimss.search.trial import REPORTED, RUNG, TrialPlan
-from vimss.storage import atomic_write
+from vimss.storage import atomic_write, copy_folder
 from vimss.train.checkpoint import is_whole
 from vimss.train.config import reaches
 from vimss.train.distribute import CHECKPOINTS, PROGRESS, checkpoint_name
@@ -188,9 +187,9 @@ class Observer(tune.Callback):
             try:
                 if model.is_dir() and is_whole(model.parent):
                     with atomic_write(record.folder / "model") as temporary:
-                        shutil.copytree(model, temporary)
+                        copy_folder(model, temporary)
                     break
-            except (FileNotFoundError, shutil.Error):
+            except FileNotFoundError:
                 if model.is_dir():
                     raise
         self._keep(trial_id, record)

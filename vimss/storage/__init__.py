@@ -9,6 +9,7 @@ store    the layout of the store
 from vimss.storage.files import (
     NAME_BYTES,
     atomic_write,
+    copy_folder,
     explain_os_errors,
     free_bytes,
     put,
@@ -28,6 +29,7 @@ __all__ = [
     "RemoteFolder",
     "Store",
     "atomic_write",
+    "copy_folder",
     "explain_os_errors",
     "finish_replacement",
     "finish_replacements",

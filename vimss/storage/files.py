@@ -10,6 +10,7 @@ renamed, otherwise it is removed. A full disk becomes a StorageError that says h
 import errno
 import hashlib
 import os
+import re
 import shutil
 import socket
 import uuid
@@ -106,6 +107,16 @@ def remove_leftovers(folder: Path) -> None:
             remove(path)
 
 
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy a folder to a new one; OSError of the first file that cannot be copied, unlike that of shutil.copytree."""
+    target.mkdir()
+    for path in sorted(source.iterdir()):
+        if path.is_dir():
+            copy_folder(path, target / path.name)
+        else:
+            shutil.copyfile(path, target / path.name)
+
+
 def remove_whole(path: Path) -> None:
     """Remove a file or folder at once, for those who look: what a kill leaves of it has a temporary name."""
     temporary = _temporary_name(path)
@@ -180,7 +191,8 @@ def explain_os_errors(path: Path, variable: str = "VIMSS_STORE") -> Iterator[Non
     are not there, are the caller's business.
     """
     try:
-        yield
+        with _system_errors():
+            yield
     except OSError as error:
         if error.errno in FULL:
             raise StorageError(
@@ -224,6 +236,19 @@ def explain_os_errors(path: Path, variable: str = "VIMSS_STORE") -> Iterator[Non
                 fix=f"check the disk or the link, or set {variable} to another folder",
             ) from error
         raise
+
+
+@contextmanager
+def _system_errors() -> Iterator[None]:
+    """Turn the errors of safetensors about files into OSErrors: they have the system's code, but only in their text."""
+    try:
+        yield
+    except Exception as error:
+        code = re.search(r"\(os error (\d+)\)", str(error))
+        # Known by name, so that safetensors need not be imported.
+        if code is None or type(error).__name__ != "SafetensorError":
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
 
 
 def free_bytes(path: Path) -> int:

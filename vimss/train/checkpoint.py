@@ -9,7 +9,9 @@ reports, of a training that was interrupted, has no model/.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vimss.errors import DataError
-from vimss.storage import atomic_write, sha256
+from vimss.storage import atomic_write, explain_os_errors, sha256
 from vimss.stream.batch import Position
 from vimss.train.figure import Figure
 
@@ -47,6 +49,15 @@ class State:
     """The last report, for a driver that crashed before recording it; empty before the first."""
     since_report: dict[str, float] = field(default_factory=dict)
     """Sums of the next report so far, where this is a checkpoint between two reports; empty where it is one's own."""
+
+
+@contextmanager
+def folder_for_checkpoint() -> Iterator[Path]:
+    """An empty folder for the block, to make a checkpoint in; StorageError where there can be none."""
+    with explain_os_errors(Path(tempfile.gettempdir()), TEMPORARY_FOLDER):
+        made = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    with made as name:
+        yield Path(name)
 
 
 def save_state(

@@ -28,7 +28,7 @@ from ray.util.queue import Empty, Queue
 
 from vimss.runtime import LOG, Place, log_to, rank_log, told_to_end
 from vimss.shards.manifest import open_manifest
-from vimss.storage import TEMPORARY, atomic_write, finish_replacements, remove_whole
+from vimss.storage import TEMPORARY, atomic_write, copy_folder, finish_replacements, remove_whole
 from vimss.train.config import Settings, ValidationConfig
 from vimss.train.figure import Figure
 from vimss.train.objectives import figure_of
@@ -120,7 +120,7 @@ def _fit_here(job: Job, report: Callable[[Metrics], None], should_stop: Callable
 def keep_checkpoint(checkpoint: Path, kept: Path, figure: Figure) -> None:
     """Copy a finished checkpoint to where it is kept, whole or not at all, and remove those that it supersedes."""
     with atomic_write(kept) as temporary:
-        shutil.copytree(checkpoint, temporary)
+        copy_folder(checkpoint, temporary)
     _delete_old_checkpoints(kept.parent, figure)
 
 

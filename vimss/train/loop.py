@@ -10,7 +10,6 @@ import copy
 import functools
 import logging
 import math
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -26,7 +25,7 @@ from vimss.errors import ConfigError, InterruptionError, TrainingError
 from vimss.shards.manifest import Manifest
 from vimss.stream.batch import Examples, Levels, NetworkInterface, Position
 from vimss.train.between_reports import Clock, Losses
-from vimss.train.checkpoint import State, load_state, save_state
+from vimss.train.checkpoint import State, folder_for_checkpoint, load_state, save_state
 from vimss.train.config import MUCH_WAITING, Settings, TrainingConfig, ValidationConfig, reaches
 from vimss.train.device import distribute
 from vimss.train.figure import Figure
@@ -243,8 +242,7 @@ def _checkpoint(
     if training.rank != 0:
         yield None
         return
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with folder_for_checkpoint() as folder:
         if not state.since_report:
             seen = {key: state.metrics[key] for key in ("audio_seconds", figure_of(training.settings.objective).name)}
             card = {**data_card(training.manifest, objective.interface), **seen, "validation": state.validation}
