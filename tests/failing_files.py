@@ -21,10 +21,11 @@ from pathlib import Path
 
 SOURCE = Path(__file__).with_suffix(".c")
 KILLED = 99
-ERRORS = {"full disk": errno.ENOSPC, "failing disk": errno.EIO, "kill": 0}
+ERRORS = {"full disk": errno.ENOSPC, "failing disk": errno.EIO, "read-only": errno.EROFS, "kill": 0}
 REMEDIES = {
     "full disk": ("must fit on the disk", "free some space"),
     "failing disk": ("must be readable and writable", "check the disk"),
+    "read-only": ("must be writable", "choose another folder or correct its permissions"),
 }
 
 

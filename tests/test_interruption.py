@@ -1,6 +1,7 @@
 """A training that is told to end writes a checkpoint, and resumed it ends as if nothing had happened."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from test_train import one_thread, settings  # noqa: F401 - a fixture that all use
 from test_trial import job
 
-from vimss.errors import InterruptionError
+from vimss.errors import InterruptionError, StorageError
 from vimss.runtime import termination, told_to_end
 from vimss.search.failures import was_interrupted, was_lost
 from vimss.train.checkpoint import newest_valid
@@ -188,3 +189,26 @@ with told_to_end(0.2):
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert ran.returncode == 1 and time.monotonic() - begin < 25
     assert "ends 0 s after SIGTERM, in the middle of its work" in ran.stderr
+
+
+# A full disk
+
+
+def test_a_disk_that_is_full_while_training_destroys_nothing_and_the_same_job_goes_on(small_manifest, tmp_path):
+    reports = []
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(metrics):
+        reports.append(metrics)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+
+    short = job(small_manifest, tmp_path, audio_seconds=4, report_seconds=2)
+    try:
+        with pytest.raises(StorageError, match=r"must fit on the disk; got File too large with \d+ MB free"):
+            fit(short, fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    (kept,) = (tmp_path / "train").iterdir()
+    assert newest_valid([kept]) == kept and len(reports) == 1
+    fit(short, reports.append)
+    assert reports[1] == reports[0] and len(reports) == 3

@@ -16,7 +16,7 @@ from vimss.runtime import WarningReader, is_forwarding
 from vimss.search.events import Event, TrialContinues, TrialEnded, TrialReported, TrialStarted, TrialWaits
 from vimss.search.failures import LOST, error_message, pickled_error, was_interrupted, was_lost
 from vimss.search.heartbeat import Heartbeat
-from vimss.search.study import RECORD, TrialRecord, read_record, write_record
+from vimss.search.study import RECORD, TrialRecord, begins_now, read_record, write_record
 from vimss.search.trial import REPORTED, RUNG, TrialPlan
 from vimss.storage import atomic_write, copy_folder
 from vimss.train.checkpoint import is_whole
@@ -160,7 +160,7 @@ class Observer(tune.Callback):
                 settings=settings,
                 figure=self.plan.experiment.figure,
                 validation=self.validation,
-                begun=time.time(),
+                begun=begins_now(self.plan.folder),
                 folder=folder,
             )
         place, now = self.plan.place, time.monotonic()

@@ -298,6 +298,14 @@ def read_study(folder: Path) -> Study:
     return Study(folder, tuple(read_record(path) for path in paths))
 
 
+def begins_now(folder: Path) -> float:
+    """The time for the record of a trial that begins: later than that of all others, also where the clock was set back.
+
+    Trials are in the order of their start, on which draws and so the next trials depend.
+    """
+    return max([time.time(), *(record.begun + 1e-3 for record in read_study(folder).records)])
+
+
 def read_record(path: Path) -> TrialRecord:
     """One trial.json; DataError where it cannot be read.
 
