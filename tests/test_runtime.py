@@ -1,8 +1,10 @@
 import os
+import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import time
 from collections import namedtuple
 from pathlib import Path
 
@@ -304,3 +306,29 @@ for gpus in (0, 1):
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["0.0 [0.0, 0.0]", "1.0 [0.0, 0.25]"]
+
+
+@pytest.mark.slow
+def test_a_local_ray_ends_with_a_process_that_is_killed(tmp_path):
+    script = """
+import os, signal
+from vimss.runtime import Place, ray_running
+with ray_running(Place(name="here"), num_cpus=1):
+    import psutil
+    print(*(child.pid for child in psutil.Process().children(recursive=True)), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert ran.returncode == -signal.SIGKILL, ran.stderr
+    processes = [int(word) for word in ran.stdout.splitlines()[-1].split()]
+    assert len(processes) > 5
+    end = time.monotonic() + 30
+    while (left := [process for process in processes if lives(process)]) and time.monotonic() < end:
+        time.sleep(0.2)
+    assert left == []
+
+
+def lives(process: int) -> bool:
+    """Whether a process runs; one that has ended stays until its parent asks."""
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(process)], capture_output=True, text=True, check=False)
+    return bool(state.stdout) and not state.stdout.startswith("Z")

@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 from vimss.errors import StorageError
-from vimss.storage import LocalFolder, Store, atomic_write, explain_os_errors, folder_at, put, sha256
+from vimss.storage import (
+    LocalFolder,
+    Store,
+    atomic_write,
+    explain_os_errors,
+    files,
+    finish_replacements,
+    folder_at,
+    put,
+    sha256,
+)
 
 
 def test_a_file_appears_only_when_its_block_succeeds(tmp_path):
@@ -158,6 +168,11 @@ def test_folders_that_were_made_for_nothing_are_removed(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def library_without_exchange(*_, **__):
+    """Of a system where two folders cannot change places."""
+    raise OSError
+
+
 def test_the_old_folder_is_back_where_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "old").touch()
@@ -170,6 +185,7 @@ def test_the_old_folder_is_back_where_the_new_one_cannot_take_its_place(tmp_path
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", fails)
+    monkeypatch.setattr("ctypes.CDLL", library_without_exchange)
     with pytest.raises(OSError, match="Input/output error"):
         put(tmp_path / "new", tmp_path / "a")
     assert (tmp_path / "a" / "old").exists()
@@ -191,3 +207,40 @@ def test_what_is_there_is_replaced_only_where_that_is_meant(tmp_path, folder):
     with pytest.raises(FileExistsError):
         put(tmp_path / "new", tmp_path / "a", replace=False)
     assert (tmp_path / "a" / "old").exists() and (tmp_path / "new").exists()
+
+
+def test_a_folder_that_a_killed_process_put_aside_is_found_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("ctypes.CDLL", library_without_exchange)
+    (tmp_path / "a").mkdir()
+    (tmp_path / ".tmp-old-b").mkdir()
+    (tmp_path / ".tmp-old-a").mkdir()  # of a replacement that came to its end
+    finish_replacements(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".tmp-old-a", "a", "b"]
+    with atomic_write(tmp_path / "a") as temporary:
+        temporary.mkdir()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_what_dead_processes_left_is_removed_and_nothing_else(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    with atomic_write(tmp_path / "a") as temporary:
+        own = temporary.name
+        temporary.touch()
+    others = [own.replace(str(os.getpid()), str(os.getppid())), f".tmp-a.{dead.pid}.0123456789ab", ".tmp-a"]
+    folder = tmp_path / "below"
+    folder.mkdir()
+    for name in (own, own.replace(str(os.getpid()), str(dead.pid)), *others):
+        (folder / name).touch()
+    with atomic_write(folder / "a") as temporary:
+        temporary.touch()
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*others, "a"])
+
+
+def test_two_writers_in_one_process_leave_each_other_alone(tmp_path):
+    with atomic_write(tmp_path / "a") as one:
+        one.touch()
+        files._without_leftovers.clear()  # as where it could not remove one
+        with atomic_write(tmp_path / "b") as other:
+            other.touch()
+        assert one.exists()

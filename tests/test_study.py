@@ -15,6 +15,7 @@ from vimss.search.study import (
     LOCK,
     RECORD,
     TrialRecord,
+    begins_now,
     cell_folder,
     in_cells,
     locked,
@@ -289,3 +290,16 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
     rule = r"must be on a file system with file locks; got No locks available"
     with pytest.raises(StorageError, match=rule), locked(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("jump", [-86400.0, 86400.0])
+def test_a_clock_that_jumps_does_not_change_the_order_of_trials(tmp_path, monkeypatch, jump):
+    clock = time.time
+    for number in range(3):
+        if number == 1:
+            monkeypatch.setattr(time, "time", lambda: clock() + jump)
+        folder = tmp_path / "cell" / f"{9 - number}"
+        state = {"cell": "c", "state": "finished", "chosen": {}, "settings": None}
+        write_record(TrialRecord(trial=folder.name, begun=begins_now(tmp_path), folder=folder, **state))
+        monkeypatch.setattr(time, "time", clock)
+    assert [record.trial for record in read_study(tmp_path).of_cell("c")] == ["9", "8", "7"]

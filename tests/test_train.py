@@ -20,17 +20,12 @@ from vimss.shards.clip import Clip, Player
 from vimss.stream.batch import Batch, Examples, Position, whole_batch
 from vimss.stream.config import MixingConfig
 from vimss.stream.mix import Pool, Window
+from vimss.train.between_reports import LOOK_EVERY, Losses
 from vimss.train.checkpoint import newest_valid
 from vimss.train.config import Settings, TrainingConfig, ValidationConfig
 from vimss.train.device import autocast, context_of, has_bfloat16_units, multiplies_bfloat16
 from vimss.train.gradients import Gradients
-from vimss.train.loop import (
-    LOOK_EVERY,
-    Losses,
-    Training,
-    learning_rate,
-    train,
-)
+from vimss.train.loop import Training, learning_rate, train
 from vimss.train.measure import step_seconds
 from vimss.train.objectives import open_objective
 from vimss.train.optimize import make_optimizers
@@ -215,7 +210,7 @@ def test_a_validation_that_is_not_finite_stops_before_a_checkpoint(small_manifes
 
 
 def test_on_a_gpu_losses_are_looked_at_before_they_are_reported(small_manifest):
-    losses = Losses(Training(settings(), small_manifest, ValidationConfig()))
+    losses = Losses(settings().training, (0, 1), torch.device("cpu"))
     losses.look_every = LOOK_EVERY
     for step, loss in enumerate([1.0, math.nan, 2.0]):
         losses.add(torch.tensor(loss), torch.tensor(1.0), f"step {step}")
@@ -224,7 +219,7 @@ def test_on_a_gpu_losses_are_looked_at_before_they_are_reported(small_manifest):
 
 
 def test_looks_at_losses_come_at_intervals(small_manifest):
-    losses = Losses(Training(settings(), small_manifest, ValidationConfig()))
+    losses = Losses(settings().training, (0, 1), torch.device("cpu"))
     losses.look_every = 3
     for step in range(2):
         losses.add(torch.tensor(math.inf), torch.tensor(1.0), f"step {step}")

@@ -20,13 +20,14 @@ from torch.optim import AdamW
 from vimss.errors import PlaceError, TrainingError
 from vimss.runtime import Place
 from vimss.stream.batch import Batch, Examples, Position
+from vimss.train.between_reports import LOOK_EVERY
 from vimss.train.checkpoint import State, load_state, save_state
 from vimss.train.config import Settings, TrainingConfig, ValidationConfig
 from vimss.train.device import InFlight, compiled, distribute, to_device
 from vimss.train.distribute import own_device
 from vimss.train.gradients import Gradients
 from vimss.train.loader import load
-from vimss.train.loop import LOOK_EVERY, Losses, Training
+from vimss.train.loop import Losses, Training
 from vimss.train.objectives import OBJECTIVES, open_objective
 from vimss.train.optimize import make_optimizers, orthogonal
 

@@ -6,6 +6,7 @@
     ├── MediaError       a sound or video file cannot be read or written
     ├── ModelError       weights, model names or aliases that do not fit
     ├── TrainingError    training cannot continue (a loss that is not finite)
+    ├── InterruptionError  training was told to end, and a checkpoint keeps it; not a failure
     ├── StorageError     the disk is full or a path cannot be written
     └── PlaceError       the place where work should run does not exist or does not answer
 
@@ -55,6 +56,10 @@ class ModelError(VimssError):
 
 class TrainingError(VimssError):
     """Training cannot continue."""
+
+
+class InterruptionError(VimssError):
+    """Training was told to end (SIGTERM, a preemption) and has written a checkpoint: the same command resumes it."""
 
 
 class StorageError(VimssError):

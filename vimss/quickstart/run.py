@@ -54,7 +54,7 @@ class Stages:
     @property
     def total(self) -> float:
         """Seconds since `began`."""
-        return round(time.time() - self.began, 1)
+        return round(time.monotonic() - self.began, 1)
 
 
 def run(
@@ -66,9 +66,9 @@ def run(
 ) -> Result:
     """Run every stage, and write quickstart.json into the store; `seed` replaces that of the experiment and the recipe.
 
-    `began` is the start of the clock in seconds since 1970: imports take seconds too.
+    `began` is what time.monotonic() said at the start: imports take seconds too.
     """
-    stages = Stages(time.time() if began is None else began)
+    stages = Stages(time.monotonic() if began is None else began)
     experiment = load_experiment(experiment_name, seed=seed)
     recipe = api.experiment_recipe(experiment)
     with open_session(place) as session:

@@ -7,6 +7,8 @@
 
 place     platform/<name>/runtime.yaml, and the store of a place
 cluster   Ray's start and end, its tokens and its temporary files
+watchdog  Ray ends with the process that started it, however that one ends
+termination  what a process does that is told to end
 logs      log files of trials, and warnings of other processes
 parallel  a function over many items, on Ray or without it
 commit    which code runs
@@ -33,6 +35,7 @@ from vimss.runtime.logs import (
 )
 from vimss.runtime.parallel import parallel_map
 from vimss.runtime.place import JOB_VARIABLE, PLACES, Place, in_ray_job, load_place, open_store, sqlite_url
+from vimss.runtime.termination import told_to_end
 
 __all__ = [
     "JOB_VARIABLE",
@@ -57,5 +60,6 @@ __all__ = [
     "sqlite_url",
     "start_ray",
     "temporary_folder",
+    "told_to_end",
     "unfit",
 ]

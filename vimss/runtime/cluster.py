@@ -22,6 +22,7 @@ from typing import Any
 
 from vimss.errors import PlaceError
 from vimss.runtime.place import Place, in_ray_job
+from vimss.runtime.watchdog import watched
 
 CONNECT_SECONDS = 10.0
 
@@ -109,6 +110,7 @@ def ray_running(place: Place, num_cpus: int = 0) -> Iterator[None]:
             _connect(address)
         else:
             _start_here(stack.enter_context(_short_folder()), num_cpus)
+            stack.enter_context(watched())
         stack.callback(ray.shutdown)
         if TRIAL_SLOT not in ray.cluster_resources():
             raise PlaceError(

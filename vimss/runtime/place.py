@@ -54,6 +54,12 @@ class Place(Config):
         description="a trial that shows no progress for longer, and for longer than ten times its longest interval "
         "between reports so far, is ended and left to be resumed",
     )
+    grace_seconds: float = Field(
+        30.0,
+        gt=0,
+        description="how long a training that is told to end by SIGTERM may take to finish its step and write a "
+        "checkpoint; less than what sends SIGKILL then, such as terminationGracePeriodSeconds of Kubernetes",
+    )
     max_concurrent_trials: int = Field(
         0, ge=0, description="trials that run at once; 0: as many as the cluster's cores and GPUs allow"
     )

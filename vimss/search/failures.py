@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from ray import cloudpickle
 
-from vimss.errors import VimssError
+from vimss.errors import InterruptionError, VimssError
 
 LOST = "its process died (killed, or out of memory) or its node is gone; the same command resumes it"
 """Message of a trial that was lost."""
@@ -38,6 +38,11 @@ def was_lost(error: BaseException | None) -> bool:
     causes = list(_causes(error))
     ours = any(isinstance(cause, VimssError) for cause in causes)
     return not ours and any(isinstance(cause, _LOSSES) for cause in causes)
+
+
+def was_interrupted(error: BaseException | None) -> bool:
+    """Whether a training was told to end, and has written a checkpoint."""
+    return any(isinstance(cause, InterruptionError) for cause in _causes(error))
 
 
 def our_error(error: BaseException) -> VimssError | None:

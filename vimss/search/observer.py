@@ -3,7 +3,6 @@
 import itertools
 import logging
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,11 +14,12 @@ from ray import tune
 from vimss.errors import PlaceError
 from vimss.runtime import WarningReader, is_forwarding
 from vimss.search.events import Event, TrialContinues, TrialEnded, TrialReported, TrialStarted, TrialWaits
-from vimss.search.failures import LOST, error_message, pickled_error, was_lost
+from vimss.search.failures import LOST, error_message, pickled_error, was_interrupted, was_lost
 from vimss.search.heartbeat import Heartbeat
-from vimss.search.study import RECORD, TrialRecord, read_record, write_record
+from vimss.search.study import RECORD, TrialRecord, begins_now, read_record, write_record
 from vimss.search.trial import REPORTED, RUNG, TrialPlan
-from vimss.storage import atomic_write
+from vimss.storage import atomic_write, copy_folder
+from vimss.train.checkpoint import is_whole
 from vimss.train.config import reaches
 from vimss.train.distribute import CHECKPOINTS, PROGRESS, checkpoint_name
 
@@ -119,6 +119,8 @@ class Observer(tune.Callback):
                 self._close(trial.trial_id, "interrupted", self.ended[trial.trial_id])
             elif self.error is not None or was_lost(error):
                 self._close(trial.trial_id, "interrupted", LOST if self.error is None else str(self.error))
+            elif was_interrupted(error):
+                self._close(trial.trial_id, "interrupted", error_message(error, trial))
             else:
                 self._close(trial.trial_id, "failed", error_message(error, trial))
 
@@ -158,7 +160,7 @@ class Observer(tune.Callback):
                 settings=settings,
                 figure=self.plan.experiment.figure,
                 validation=self.validation,
-                begun=time.time(),
+                begun=begins_now(self.plan.folder),
                 folder=folder,
             )
         place, now = self.plan.place, time.monotonic()
@@ -183,11 +185,11 @@ class Observer(tune.Callback):
             model = record.folder / CHECKPOINTS / checkpoint_name(report["steps"]) / "model"
             # Ray Train may delete a checkpoint meanwhile, where a trial was stopped: the next best one is kept then.
             try:
-                if model.is_dir():
+                if model.is_dir() and is_whole(model.parent):
                     with atomic_write(record.folder / "model") as temporary:
-                        shutil.copytree(model, temporary)
+                        copy_folder(model, temporary)
                     break
-            except (FileNotFoundError, shutil.Error):
+            except FileNotFoundError:
                 if model.is_dir():
                     raise
         self._keep(trial_id, record)

@@ -37,6 +37,7 @@ from vimss.search.study import (
     RECORD,
     Study,
     TrialRecord,
+    begins_now,
     cell_folder,
     in_cells,
     read_record,
@@ -274,7 +275,7 @@ class _Run:
                 chosen=chosen,
                 settings=settings,
                 figure=self.experiment.figure,
-                begun=time.time(),
+                begun=begins_now(self.folder),
                 folder=folder,
                 **state,
             )
@@ -330,7 +331,7 @@ class _Run:
                 **how,
             ),
             run_config=tune.RunConfig(
-                name=f"{int(time.time())}",
+                name=f"{time.time_ns()}",
                 storage_path=str(self.folder / TUNE_FOLDER),
                 callbacks=[observer],
                 verbose=0,
@@ -347,8 +348,7 @@ class _Run:
             time.sleep(_SETTLE_SECONDS)
         if observer.error is not None:
             raise observer.error
-        # Only Ray's own bookkeeping; weights and records lie beside it.
-        shutil.rmtree(self.folder / TUNE_FOLDER, ignore_errors=True)
+        shutil.rmtree(self.folder / TUNE_FOLDER, ignore_errors=True)  # only Ray's own bookkeeping
 
     def _resume(self, cell: Cell) -> tuple[list[TrialRecord], list[TrialRecord]]:
         """The ended and the interrupted trials of the cell; ended and waiting ones are replayed to the reporters."""

@@ -32,7 +32,7 @@ from vimss.errors import ConfigError, DataError, StorageError, TrainingError, Vi
 from vimss.experiment import Axis, Cell, Experiment, Scalar, field_type, topological_order
 from vimss.renamed import current_key, with_current_names
 from vimss.shards.manifest import Manifest
-from vimss.storage import TEMPORARY, Store, atomic_write, explain_os_errors
+from vimss.storage import TEMPORARY, Store, atomic_write, explain_os_errors, finish_replacement
 from vimss.train.config import Settings, has_key, scored_sources
 from vimss.train.figure import Figure
 from vimss.train.objectives import figure_of
@@ -298,12 +298,21 @@ def read_study(folder: Path) -> Study:
     return Study(folder, tuple(read_record(path) for path in paths))
 
 
+def begins_now(folder: Path) -> float:
+    """The time for the record of a trial that begins: later than that of all others, also where the clock was set back.
+
+    Trials are in the order of their start, on which draws and so the next trials depend.
+    """
+    return max([time.time(), *(record.begun + 1e-3 for record in read_study(folder).records)])
+
+
 def read_record(path: Path) -> TrialRecord:
     """One trial.json; DataError where it cannot be read.
 
     Keys of another version of VIMSS that this one lacks are ignored. Settings with unknown keys are None: no cell of
     this version has them.
     """
+    finish_replacement(path.parent / "model")
     try:
         content = _with_current_names({**json.loads(path.read_text(encoding="utf-8")), "folder": path.parent})
         known = {key: value for key, value in content.items() if key in TrialRecord.model_fields}

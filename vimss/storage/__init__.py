@@ -1,21 +1,24 @@
 """Storage: files that are complete or do not exist, folders on disks and behind URLs, the store's layout.
 
 files    atomic writes, and the operating system's errors in words
+replace  a folder in place of another one
 folders  the same methods for a folder here and one behind a URL
 store    the layout of the store
 """
 
 from vimss.storage.files import (
     NAME_BYTES,
-    TEMPORARY,
     atomic_write,
+    copy_folder,
     explain_os_errors,
     free_bytes,
     put,
+    remove_whole,
     sha256,
     temporary_beside,
 )
 from vimss.storage.folders import Folder, LocalFolder, RemoteFolder, folder_at
+from vimss.storage.replace import TEMPORARY, finish_replacement, finish_replacements, sync
 from vimss.storage.store import Store, kept_beside
 
 __all__ = [
@@ -26,11 +29,16 @@ __all__ = [
     "RemoteFolder",
     "Store",
     "atomic_write",
+    "copy_folder",
     "explain_os_errors",
+    "finish_replacement",
+    "finish_replacements",
     "folder_at",
     "free_bytes",
     "kept_beside",
     "put",
+    "remove_whole",
     "sha256",
+    "sync",
     "temporary_beside",
 ]

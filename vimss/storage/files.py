@@ -10,16 +10,17 @@ renamed, otherwise it is removed. A full disk becomes a StorageError that says h
 import errno
 import hashlib
 import os
+import re
 import shutil
+import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from vimss.errors import StorageError
-
-TEMPORARY = ".tmp-"
-"""Prefix of temporary files; readers ignore them."""
+from vimss.storage.replace import TEMPORARY, finish_replacement, remove, replace_folder, sync, sync_folder
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """Error codes of a full disk, a quota or a file that is too large."""
@@ -53,36 +54,34 @@ def temporary_beside(target: Path) -> Iterator[Path]:
         os.lstat(target)  # OSError for a name that is too long
     made = [folder for folder in target.parents if not folder.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
+    for folder in made:
+        sync_folder(folder.parent)
+    remove_leftovers(target.parent)
+    finish_replacement(target)
     temporary = _temporary_name(target)
+    _in_use.add(temporary)
     try:
         yield temporary
     except BaseException:
-        _remove(temporary)
+        _remove_temporary(temporary)
         with suppress(OSError):  # a folder that something else has been put into
             for folder in made:
                 folder.rmdir()
         raise
-    _remove(temporary)
+    _remove_temporary(temporary)
 
 
 def put(temporary: Path, target: Path, replace: bool = True) -> None:
-    """Give a file or folder its name, when all of it is on the disk.
+    """Give a file or folder its name, when all of it is on the disk. Killed at any time, the old or the new is there.
 
     FileExistsError where it must not `replace` what is there; an empty folder is nothing.
     """
     target = _real(target)
-    _sync(temporary)
+    sync(temporary)
     if not replace and os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir())):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
     if replace and temporary.is_dir() and target.is_dir():
-        aside = _temporary_name(target)
-        target.rename(aside)
-        try:
-            temporary.rename(target)
-        except OSError:
-            aside.rename(target)
-            raise
-        _remove(aside)
+        replace_folder(temporary, target)
     else:
         try:
             temporary.replace(target)
@@ -90,7 +89,77 @@ def put(temporary: Path, target: Path, replace: bool = True) -> None:
             if error.errno == errno.ENOTEMPTY:  # another process was faster
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
             raise
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of dead processes of this machine from a folder; a process looks once.
+
+    Those of other machines that share the folder stay: whether their processes live cannot be known here.
+    """
+    if folder in _without_leftovers:
+        return
+    _without_leftovers.add(folder)
+    for path in folder.glob(f"{TEMPORARY}*"):
+        _, _, own = path.name.rpartition(".")
+        number = path.name.rpartition(".")[0].rpartition(".")[2]
+        if own.startswith(_machine()) and number.isdigit() and path not in _in_use and not _lives(int(number)):
+            remove(path)
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy a folder to a new one; OSError of the first file that cannot be copied, unlike that of shutil.copytree."""
+    target.mkdir()
+    for path in sorted(source.iterdir()):
+        if path.is_dir():
+            copy_folder(path, target / path.name)
+        else:
+            shutil.copyfile(path, target / path.name)
+
+
+def remove_whole(path: Path) -> None:
+    """Remove a file or folder at once, for those who look: what a kill leaves of it has a temporary name."""
+    temporary = _temporary_name(path)
+    with suppress(FileNotFoundError):
+        path.rename(temporary)
+    remove(temporary)
+
+
+_in_use: set[Path] = set()
+"""Temporary names of this process."""
+
+_without_leftovers: set[Path] = set()
+"""Folders in which this process has looked for what others left."""
+
+
+def _lives(process: int) -> bool:
+    """Whether another process has that number; what has the number of this one is of an earlier one."""
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
+@cache
+def _machine() -> str:
+    """Six digits that stand for this machine, or container: process numbers mean something within it."""
+    try:
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        namespace = ""
+    return hashlib.sha256(f"{socket.gethostname()} {namespace}".encode()).hexdigest()[:6]
+
+
+def _remove_temporary(path: Path) -> None:
+    remove(path)
+    _in_use.discard(path)
+    if os.path.lexists(path):  # the next writer tries again
+        _without_leftovers.discard(path.parent)
 
 
 def _real(path: Path) -> Path:
@@ -103,7 +172,7 @@ def _real(path: Path) -> Path:
 
 def _temporary_name(target: Path) -> Path:
     """A free name beside `target`, no longer than the file system allows."""
-    own = f".{os.getpid()}.{uuid.uuid4().hex[:6]}"
+    own = f".{os.getpid()}.{_machine()}{uuid.uuid4().hex[:6]}"
     try:
         longest = os.pathconf(target.parent, "PC_NAME_MAX")
     except (OSError, ValueError):
@@ -114,13 +183,6 @@ def _temporary_name(target: Path) -> Path:
     return target.with_name(f"{TEMPORARY}{shown}{own}")
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
 @contextmanager
 def explain_os_errors(path: Path, variable: str = "VIMSS_STORE") -> Iterator[None]:
     """Turn the operating system's errors into StorageErrors that name path, space and what to do.
@@ -129,7 +191,8 @@ def explain_os_errors(path: Path, variable: str = "VIMSS_STORE") -> Iterator[Non
     are not there, are the caller's business.
     """
     try:
-        yield
+        with _system_errors():
+            yield
     except OSError as error:
         if error.errno in FULL:
             raise StorageError(
@@ -175,6 +238,19 @@ def explain_os_errors(path: Path, variable: str = "VIMSS_STORE") -> Iterator[Non
         raise
 
 
+@contextmanager
+def _system_errors() -> Iterator[None]:
+    """Turn the errors of safetensors about files into OSErrors: they have the system's code, but only in their text."""
+    try:
+        yield
+    except Exception as error:
+        code = re.search(r"\(os error (\d+)\)", str(error))
+        # Known by name, so that safetensors need not be imported.
+        if code is None or type(error).__name__ != "SafetensorError":
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+
+
 def free_bytes(path: Path) -> int:
     """Free space on the disk of a path, which need not exist yet."""
     existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if os.access(parent, os.F_OK))
@@ -185,22 +261,3 @@ def sha256(path: Path) -> str:
     """Hex digest of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    if path.is_dir():
-        for child in path.rglob("*"):
-            if child.is_file():
-                _sync(child)
-        _sync_folder(path)
-        return
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

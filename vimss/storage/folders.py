@@ -14,7 +14,8 @@ from typing import Any
 from urllib.parse import unquote
 
 from vimss.errors import ConfigError, StorageError
-from vimss.storage.files import FULL, TEMPORARY, atomic_write, explain_os_errors
+from vimss.storage.files import FULL, atomic_write, explain_os_errors
+from vimss.storage.replace import TEMPORARY
 
 ATTEMPTS = 3
 """Attempts of a download, beyond those of a protocol's own driver."""

@@ -2,14 +2,17 @@
 
     folder/model/             the weights for use (moving average where there is one), as save_separator writes them
     folder/state.safetensors  raw weights, moving average and optimisers
-    folder/state.json         position in the stream, what was reported, signature, SHA-256 of the tensors
+    folder/state.json         position in the stream, what was reported, signature, SHA-256 of all other files
 
-No pickle. A checkpoint is complete and verified or an error; who looks for one takes the newest valid.
+No pickle. A checkpoint is complete and verified or an error; who looks for one takes the newest valid. One between two
+reports, of a training that was interrupted, has no model/.
 """
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -17,12 +20,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vimss.errors import DataError
-from vimss.storage import atomic_write, sha256
+from vimss.storage import atomic_write, explain_os_errors, sha256
 from vimss.stream.batch import Position
 from vimss.train.figure import Figure
 
 TENSORS = "state.safetensors"
 ABOUT = "state.json"
+
+TEMPORARY_FOLDER = "TMPDIR"
+"""Environment variable that decides where a checkpoint is made, before it is kept."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +46,24 @@ class State:
     best_seconds: float
     """Audio seconds at which it was."""
     metrics: dict[str, float]
-    """The report of this checkpoint, for a driver that crashed before recording it."""
+    """The last report, for a driver that crashed before recording it; empty before the first."""
+    since_report: dict[str, float] = field(default_factory=dict)
+    """Sums of the next report so far, where this is a checkpoint between two reports; empty where it is one's own."""
+
+
+@contextmanager
+def folder_for_checkpoint() -> Iterator[Path]:
+    """An empty folder for the block, to make a checkpoint in; StorageError where there can be none."""
+    with explain_os_errors(Path(tempfile.gettempdir()), TEMPORARY_FOLDER):
+        made = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    with made as name:
+        yield Path(name)
 
 
 def save_state(
     folder: Path, state: State, model: nn.Module, average: nn.Module | None, optimizers: Sequence[torch.optim.Optimizer]
 ) -> None:
-    """Write the tensors and the JSON of a checkpoint into `folder`."""
+    """Write the tensors and the JSON of a checkpoint into `folder`, beside the model, which must be there before."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     if average is not None:
@@ -54,10 +71,12 @@ def save_state(
     for number, optimizer in enumerate(optimizers):
         for index, values in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer{number}.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
-    with atomic_write(folder / TENSORS) as temporary:
+    with atomic_write(folder / TENSORS, TEMPORARY_FOLDER) as temporary:
         save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, temporary)
-    with atomic_write(folder / ABOUT) as temporary:
-        temporary.write_text(json.dumps({**asdict(state), "sha256": sha256(folder / TENSORS)}), encoding="utf-8")
+    files = {path.relative_to(folder).as_posix(): sha256(path) for path in folder.glob("*/*")}
+    about = {**asdict(state), "sha256": sha256(folder / TENSORS), "files": files}
+    with atomic_write(folder / ABOUT, TEMPORARY_FOLDER) as temporary:
+        temporary.write_text(json.dumps(about), encoding="utf-8")
 
 
 def load_state(
@@ -92,26 +111,35 @@ def load_state(
         optimizer.load_state_dict(content)
     kept = {name: about[name] for name in ("steps", "best", "best_seconds", "metrics")}
     # Older checkpoints name no validation set, which counts as another one.
-    validation = about.get("validation", "")
-    return State(signature=signature, validation=validation, position=Position(**about["position"]), **kept)
+    validation, since = about.get("validation", ""), about.get("since_report", {})
+    place = Position(**about["position"])
+    return State(signature=signature, validation=validation, position=place, since_report=since, **kept)
 
 
 def reported_value(folder: Path, figure: Figure) -> tuple[str, float]:
-    """The signature of the validation set of a checkpoint, and the value of the figure that was reported with it."""
+    """The signature of the validation set of a checkpoint, and the value of the figure that was reported with it.
+
+    The worst possible value where it is between two reports: its weights were not validated.
+    """
     about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-    return about.get("validation", ""), about["metrics"][figure.name]
+    value = figure.worst if about.get("since_report") else about["metrics"][figure.name]
+    return about.get("validation", ""), value
 
 
 def newest_valid(folders: Iterable[Path]) -> Path | None:
-    """The first of the folders, newest first, whose tensors are as their JSON says."""
-    for folder in folders:
-        try:
-            about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-            if sha256(folder / TENSORS) == about["sha256"]:
-                return folder
-        except (OSError, ValueError, KeyError):
-            continue
-    return None
+    """The first of the folders, newest first, that is whole."""
+    return next(filter(is_whole, folders), None)
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether all files of a checkpoint are as its JSON says."""
+    try:
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        # Older checkpoints have no digests of the model's files.
+        digests = {TENSORS: about["sha256"], **about.get("files", {})}
+        return all(sha256(folder / name) == digest for name, digest in digests.items())
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -2,7 +2,8 @@
 
     fit(Job(...), report=print)     # inside a Ray Tune trial, or alone
 
-The same job again continues where it stopped or paused. Its folder holds:
+The same job again continues where it stopped or paused; one that is told to end by SIGTERM writes a checkpoint first.
+Its folder holds:
 
     train/step_00000120/    a checkpoint: the newest, and the best of those before it
     progress                a count and the audio seconds seen, a sign of life between two reports
@@ -26,9 +27,9 @@ import torch
 from ray.util.queue import Empty, Queue
 
 from vimss.errors import PlaceError
-from vimss.runtime import LOG, Place, log_to, rank_log
+from vimss.runtime import LOG, Place, log_to, rank_log, told_to_end
 from vimss.shards.manifest import open_manifest
-from vimss.storage import TEMPORARY, atomic_write
+from vimss.storage import TEMPORARY, atomic_write, copy_folder, finish_replacements, remove_whole
 from vimss.train.config import Settings, ValidationConfig
 from vimss.train.figure import Figure
 from vimss.train.objectives import figure_of
@@ -71,11 +72,12 @@ def fit(job: Job, report: Callable[[Metrics], None]) -> None:
     """Run the job to its end.
 
     `report` is called with the metrics of each validation, in order, in the thread that called `fit`; what it raises
-    ends the job. Raises what a worker raised.
+    ends the job. Raises what a worker raised: InterruptionError where one was told to end.
     """
     with log_to(job.storage / LOG):
         if job.place.workers_per_trial == 1:
-            _fit_here(job, report)
+            with told_to_end(job.place.grace_seconds) as should_stop:
+                _fit_here(job, report, should_stop)
         else:
             _fit_on_workers(job, report)
 
@@ -103,21 +105,21 @@ def checkpoint_name(steps: float) -> str:
     return f"step_{int(steps):08d}"
 
 
-def _fit_here(job: Job, report: Callable[[Metrics], None]) -> None:
+def _fit_here(job: Job, report: Callable[[Metrics], None], should_stop: Callable[[], bool]) -> None:
     """With one worker: no processes beside this one, which a search may use again for the next trial."""
     # Only here: the process of a trial with several workers does not need the loop.
     from vimss.train.checkpoint import newest_valid
     from vimss.train.loop import train
 
-    folder = job.storage / CHECKPOINTS
+    folder, figure = job.storage / CHECKPOINTS, figure_of(job.settings.objective)
 
     def keep_and_report(metrics: Metrics, checkpoint: Path | None) -> None:
         if checkpoint is not None:
-            with atomic_write(folder / checkpoint_name(metrics["steps"])) as temporary:
-                shutil.copytree(checkpoint, temporary)
-            _delete_old_checkpoints(folder, figure_of(job.settings.objective))
-        report(metrics)
+            keep_checkpoint(checkpoint, folder / checkpoint_name(metrics["steps"]), figure)
+        if figure.name in metrics:
+            report(metrics)
 
+    finish_replacements(folder)
     checkpoints = sorted(folder.glob("step_*"), reverse=True)
     resume = newest_valid(checkpoints)
     damaged = checkpoints if resume is None else checkpoints[: checkpoints.index(resume)]
@@ -126,7 +128,14 @@ def _fit_here(job: Job, report: Callable[[Metrics], None]) -> None:
     device = own_device(job.place)
     progress = _SignOfLife(job.storage / PROGRESS)
     progress(0.0)
-    train(_training(job, 0, 1, device), keep_and_report, resume, progress)
+    train(_training(job, 0, 1, device), keep_and_report, resume, progress, should_stop)
+
+
+def keep_checkpoint(checkpoint: Path, kept: Path, figure: Figure) -> None:
+    """Copy a finished checkpoint to where it is kept, whole or not at all, and remove those that it supersedes."""
+    with atomic_write(kept) as temporary:
+        copy_folder(checkpoint, temporary)
+    _delete_old_checkpoints(kept.parent, figure)
 
 
 def _fit_on_workers(job: Job, report: Callable[[Metrics], None]) -> None:
@@ -181,7 +190,7 @@ def _trainer(job: Job, queue: Queue) -> ray.train.torch.TorchTrainer:
         run_config=ray.train.RunConfig(
             name=CHECKPOINTS,
             storage_path=str(job.storage),
-            callbacks=[_PutReports(queue)],
+            callbacks=[_PutReports(queue, figure)],
             checkpoint_config=ray.train.CheckpointConfig(
                 num_to_keep=KEPT_CHECKPOINTS,
                 checkpoint_score_attribute=figure.name,
@@ -192,13 +201,18 @@ def _trainer(job: Job, queue: Queue) -> ray.train.torch.TorchTrainer:
 
 
 class _PutReports(ray.train.UserCallback):
-    """In the process of Train's controller: puts what the first worker reports into a queue, which has no bound."""
+    """In the process of Train's controller: puts what the first worker reports into a queue, which has no bound.
 
-    def __init__(self, queue: Queue) -> None:
+    Without the figure it is only the checkpoint of a training that was told to end.
+    """
+
+    def __init__(self, queue: Queue, figure: Figure) -> None:
         self.queue = queue
+        self.figure = figure
 
     def after_report(self, run_context: Any, metrics: list[Metrics], checkpoint: Any) -> None:
-        self.queue.put(metrics[0])
+        if self.figure.name in metrics[0]:
+            self.queue.put(metrics[0])
 
 
 def _train_worker(config: dict[str, Any]) -> None:
@@ -217,8 +231,13 @@ def _train_worker(config: dict[str, Any]) -> None:
     training = _training(job, rank, context.get_world_size(), ray.train.torch.get_device())
     progress = _SignOfLife(job.storage / PROGRESS) if rank == 0 else _no_progress
     progress(0.0)
-    with log_to(job.storage / rank_log(rank)):
-        train(training, report, _latest_checkpoint(), progress)
+    with log_to(job.storage / rank_log(rank)), told_to_end(job.place.grace_seconds) as was_told:
+
+        def should_stop() -> bool:
+            # A node that is drained is known to Train, where its watcher of preemptions runs.
+            return was_told() or ray.train.get_preemption_info() is not None
+
+        train(training, report, _latest_checkpoint(), progress, should_stop)
 
 
 def _training(job: Job, rank: int, world_size: int, device: torch.device) -> Any:
@@ -255,10 +274,15 @@ def _delete_old_checkpoints(folder: Path, figure: Figure) -> None:
 
     *before, newest = sorted(folder.glob("step_*"))
     scored_on, _ = reported_value(newest, figure)
-    best = best_of_checkpoints({each: reported_value(each, figure) for each in before}, scored_on, figure)
+    values: dict[Path, tuple[str, float]] = {}
+    for checkpoint in before:
+        with suppress(OSError, ValueError, KeyError):  # a damaged one
+            values[checkpoint] = reported_value(checkpoint, figure)
+    best = best_of_checkpoints(values, scored_on, figure)
     for checkpoint in before:
         if checkpoint != best:
-            shutil.rmtree(checkpoint)
+            with suppress(OSError):  # one that stays does no harm
+                remove_whole(checkpoint)
 
 
 def best_of_checkpoints(values: Mapping[Path, tuple[str, float]], validation: str, figure: Figure) -> Path | None:

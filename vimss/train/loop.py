@@ -10,24 +10,22 @@ import copy
 import functools
 import logging
 import math
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from vimss.config import signature
-from vimss.errors import ConfigError, TrainingError
+from vimss.errors import ConfigError, InterruptionError, TrainingError
 from vimss.shards.manifest import Manifest
 from vimss.stream.batch import Examples, Levels, NetworkInterface, Position
-from vimss.train.checkpoint import State, load_state, save_state
+from vimss.train.between_reports import Clock, Losses
+from vimss.train.checkpoint import State, folder_for_checkpoint, load_state, save_state
 from vimss.train.config import MUCH_WAITING, Settings, TrainingConfig, ValidationConfig, reaches
 from vimss.train.device import distribute
 from vimss.train.figure import Figure
@@ -41,13 +39,15 @@ from vimss.train.validation import Validation
 log = logging.getLogger(__name__)
 
 Report = Callable[[dict[str, float], Path | None], None]
-"""Called on every rank with the metrics, and on rank 0 with the folder of the checkpoint, where it is a new one."""
+"""Called on every rank with the metrics, and on rank 0 with the folder of the checkpoint, where it is a new one.
+
+Metrics without the figure come with the checkpoint of a training that was told to stop between two reports."""
 
 Progress = Callable[[float], None]
 """Called after each step, and each batch of the validation, with the audio seconds seen so far."""
 
-LOOK_EVERY = 50
-"""Steps between two looks at the losses on a GPU: then its work is never waited for, and an error is soon seen."""
+STOP_EVERY = 8
+"""Steps on several GPUs between two times at which their workers ask each other: the answer is waited for."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ def train(
     report: Report,
     resume: Path | None = None,
     progress: Progress = lambda audio_seconds: None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> nn.Module:
     """Train until the budget of audio seconds or the patience is spent, or to the pause.
 
@@ -88,9 +89,12 @@ def train(
         report: called after each validation, and first of all with the metrics of the checkpoint that is resumed.
         resume: folder of a checkpoint to go on from.
         progress: called often, so that others see that training goes on.
+        should_stop: asked after each step, and during validation, whether the training has to end soon.
 
     Raises:
         ConfigError: where the settings do not fit the data, the device or the number of workers.
+        InterruptionError: where it had to stop; resumed from the checkpoint that was reported then, training goes on as
+            if it had never stopped.
         TrainingError: where a loss, a gradient or the validation is not finite; the checkpoint before it is kept.
 
     """
@@ -117,10 +121,14 @@ def train(
     )
     if resume is not None:
         state = load_state(resume, training.signature, network, average, optimizers)
-        if state.validation == validate.signature:
+        if state.validation == validate.signature or not state.metrics:
             # Re-report the restored metrics: the driver may have crashed before recording them, and this may be the
             # last report. The checkpoint itself is there.
-            report(state.metrics, None)
+            if state.metrics:
+                report(state.metrics, None)
+        elif state.since_report:
+            # The weights of its last report are gone: a better value on the new set can only come later.
+            state = replace(state, validation=validate.signature, best=validate.figure.worst, metrics={})
         else:
             state = _scored_again(state, validate, network, average)
             with _checkpoint(training, objective, state, network, average, optimizers) as folder:
@@ -137,12 +145,17 @@ def train(
     num_reports = config.num_reports
     # At the first step that reaches the share of the budget: a report just before a rung of ASHA would miss it.
     report_steps = {math.ceil(total_steps * (number + 1) / num_reports) for number in range(num_reports)}
-    steps, best, best_seconds = state.steps, state.best, state.best_seconds
-    patient = should_continue(config, steps * seconds_per_step, best_seconds)
-    # A checkpoint is always that of a report.
-    paused = reaches(steps * seconds_per_step, training.pause_seconds)
-    losses, levels = Losses(training), Levels()
-    clock = _Clock()
+    steps, best, best_seconds, position = state.steps, state.best, state.best_seconds, state.position
+    # Both were decided at the last report, which may lie before the checkpoint of an interrupted training.
+    reported_seconds = state.metrics.get("audio_seconds", 0.0)
+    patient = should_continue(config, reported_seconds, best_seconds)
+    paused = reaches(reported_seconds, training.pause_seconds)
+    losses, levels, clock, lost = Losses(config, share, device), Levels(), Clock(), 0.0
+    if state.since_report:
+        losses.go_on(state.since_report)
+        lost = _go_on(levels, state.since_report)
+    # Where it was interrupted in the validation of its last step, that comes first.
+    due = bool(state.since_report) and steps in report_steps
     log.info("begins after step %d of %d, %s", steps, total_steps, "resumed" if resume else "anew")
 
     with closing(
@@ -156,33 +169,41 @@ def train(
             pinned=device.type == "cuda",
         )
     ) as batches:
-        while steps < total_steps and patient and not paused:
-            with clock.waiting():
-                made = next(batches)
-            levels.add(made.batch)
-            steps += 1
-            seconds = steps * seconds_per_step
-            rate = learning_rate(config, seconds)
-            for optimizer in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-            loss = gradients(made.batch)
-            norm = nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip or math.inf)
-            losses.add(loss, norm, f"step {steps}, {seconds:.0f} audio seconds, {_place_of(made.position)}")
-            for optimizer in optimizers:
-                optimizer.step()
-            if average is not None:
-                update_ema(average, network, config.ema)
-            progress(seconds)
+        while (due or steps < total_steps) and patient and not paused:
+            if not due:
+                with clock.waiting():
+                    made = next(batches)
+                position, lost = made.position, float(made.lost)
+                levels.add(made.batch)
+                steps += 1
+                rate = learning_rate(config, steps * seconds_per_step)
+                for optimizer in optimizers:
+                    for group in optimizer.param_groups:
+                        group["lr"] = rate
+                loss = gradients(made.batch)
+                norm = nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip or math.inf)
+                where = f"step {steps}, {steps * seconds_per_step:.0f} audio seconds, {_place_of(position)}"
+                losses.add(loss, norm, where)
+                for optimizer in optimizers:
+                    optimizer.step()
+                if average is not None:
+                    update_ema(average, network, config.ema)
+                due = steps in report_steps
 
-            if steps in report_steps:
+            seconds = steps * seconds_per_step
+            progress(seconds)
+            stops = _agree(should_stop, steps, training)
+            if due and not stops:
                 metrics = {"audio_seconds": seconds, "train_loss": losses.mean()}
-                metrics |= {"learning_rate": rate, "steps": float(steps), "micro_batch": float(gradients.micro_batch)}
-                metrics |= clock.metrics(losses.steps * seconds_per_step) | {"lost_clips": float(made.lost)}
-                metrics |= levels.metrics()
+                metrics |= {"learning_rate": learning_rate(config, seconds), "steps": float(steps)}
+                metrics |= {"micro_batch": float(gradients.micro_batch)} | clock.metrics(seconds_per_step)
+                metrics |= {"lost_clips": lost} | levels.metrics()
                 _warn_of_waiting(metrics["loader_wait"])
-                going_on = functools.partial(progress, seconds)
-                metrics |= _validated(validate, network, average, going_on)
+                going_on = functools.partial(_go_on_validating, progress, seconds, should_stop, training)
+                values = _validated(validate, network, average, going_on)
+                stops = not values
+            if due and not stops:
+                metrics |= values
                 _check_validation(metrics, validate.figure)
                 log.info("%s", ", ".join(f"{name} {value:.6g}" for name, value in metrics.items()))
                 if validate.figure.better(metrics[validate.figure.name], best):
@@ -190,12 +211,21 @@ def train(
                 patient = should_continue(config, seconds, best_seconds)
                 metrics["stopped_early"] = float(not patient)
                 paused = reaches(seconds, training.pause_seconds)
-                position, scored_on = made.position, validate.signature
-                now = State(training.signature, scored_on, steps, position, best, best_seconds, metrics)
-                with _checkpoint(training, objective, now, network, average, optimizers) as folder:
+                signatures = training.signature, validate.signature
+                state = State(*signatures, steps, position, best, best_seconds, metrics)
+                with _checkpoint(training, objective, state, network, average, optimizers) as folder:
                     report(metrics, folder)
-                losses, levels = Losses(training), Levels()
-                clock = _Clock()
+                losses, levels, clock, due = Losses(config, share, device), Levels(), Clock(), False
+            if stops and (due or steps < total_steps):
+                sums = {**losses.sums(), **vars(levels), "lost": lost}
+                state = replace(state, validation=validate.signature, steps=steps, position=position, since_report=sums)
+                with _checkpoint(training, objective, state, network, average, optimizers) as folder:
+                    report({"audio_seconds": seconds, "steps": float(steps)}, folder)
+                raise InterruptionError(
+                    "training must not be interrupted",
+                    got=f"SIGTERM or a preemption after step {steps} of {total_steps}, where it wrote a checkpoint",
+                    fix="run the same command again, which resumes it",
+                )
     return network
 
 
@@ -212,11 +242,11 @@ def _checkpoint(
     if training.rank != 0:
         yield None
         return
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        seen = {key: state.metrics[key] for key in ("audio_seconds", figure_of(training.settings.objective).name)}
-        card = {**data_card(training.manifest, objective.interface), **seen, "validation": state.validation}
-        objective.save(folder / "model", average or network, card)
+    with folder_for_checkpoint() as folder:
+        if not state.since_report:
+            seen = {key: state.metrics[key] for key in ("audio_seconds", figure_of(training.settings.objective).name)}
+            card = {**data_card(training.manifest, objective.interface), **seen, "validation": state.validation}
+            objective.save(folder / "model", average or network, card)
         save_state(folder, state, network, average, optimizers)
         yield folder
 
@@ -227,10 +257,42 @@ def _validated(
     average: nn.Module | None,
     going_on: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """The figure of the weights for use, and of the raw ones where those are an average."""
+    """The figure of the weights for use, and of the raw ones where those are an average; empty where told to stop."""
     figure = validate.figure
-    values = {figure.name: validate(average or network, going_on)}
-    return values if average is None else {**values, figure.raw_name: validate(network, going_on)}
+    try:
+        values = {figure.name: validate(average or network, going_on)}
+        return values if average is None else {**values, figure.raw_name: validate(network, going_on)}
+    except _ToldToStopError:
+        return {}
+
+
+class _ToldToStopError(Exception):
+    """In the middle of a validation."""
+
+
+def _go_on_validating(progress: Progress, seconds: float, should_stop: Callable[[], bool], training: Training) -> None:
+    """Show progress. One worker alone stops at once; several, which wait for each other, validate to the end."""
+    progress(seconds)
+    if training.world_size == 1 and should_stop():
+        raise _ToldToStopError
+
+
+def _agree(should_stop: Callable[[], bool], steps: int, training: Training) -> bool:
+    """Whether a worker was told to stop; several ask each other now and then, at the same steps."""
+    if training.world_size == 1:
+        return should_stop()
+    if training.device.type == "cuda" and steps % STOP_EVERY:
+        return False
+    told = torch.tensor(float(should_stop()), device=training.device)
+    torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
+    return bool(told)
+
+
+def _go_on(levels: Levels, sums: Mapping[str, float]) -> float:
+    """Begin with the levels of a training that was interrupted; returns how many clips it had lost."""
+    for name in vars(levels):
+        setattr(levels, name, sums[name])
+    return sums["lost"]
 
 
 def _scored_again(state: State, validate: Validation, network: nn.Module, average: nn.Module | None) -> State:
@@ -239,53 +301,6 @@ def _scored_again(state: State, validate: Validation, network: nn.Module, averag
     _check_validation(metrics, validate.figure)
     best, seconds = metrics[validate.figure.name], metrics["audio_seconds"]
     return replace(state, validation=validate.signature, metrics=metrics, best=best, best_seconds=seconds)
-
-
-class Losses:
-    """Losses and gradient norms since the last report: they must be finite, or nothing is reported any more.
-
-    On a GPU they are looked at now and then, since a look waits for all that the GPU has to do. Weights that are lost
-    in between are in no checkpoint.
-    """
-
-    def __init__(self, training: Training) -> None:
-        self.world_size = training.world_size
-        clip = training.settings.training.gradient_clip
-        self.remedy = f"lower training.learning_rate, or {'lower' if clip else 'set'} training.gradient_clip" + (
-            f", now {clip:g}" if clip else ": 1"
-        )
-        self.look_every = LOOK_EVERY if training.device.type == "cuda" else 1
-        self.steps = 0
-        self.total = torch.zeros((), dtype=torch.float64, device=training.device)
-        self.unseen: list[tuple[str, Tensor, Tensor]] = []
-
-    def add(self, loss: Float[Tensor, ""], norm: Float[Tensor, ""], where: str) -> None:
-        """Keep what a step gave; `where` it was is for the error."""
-        self.steps += 1
-        self.total += loss
-        self.unseen.append((where, loss, norm))
-        if len(self.unseen) >= self.look_every:
-            self._look()
-
-    def mean(self) -> float:
-        """The mean loss per batch over all workers, after a look at what was not looked at."""
-        self._look()
-        if self.world_size > 1:
-            torch.distributed.all_reduce(self.total)
-        return float(self.total) / max(self.steps, 1)
-
-    def _look(self) -> None:
-        if not self.unseen:
-            return
-        values = torch.stack([torch.stack([loss, norm]) for _, loss, norm in self.unseen]).tolist()
-        for (where, _, _), (loss, norm) in zip(self.unseen, values, strict=True):
-            if not math.isfinite(loss + norm):
-                raise TrainingError(
-                    "loss and gradient must be finite",
-                    got=f"loss {loss:g} and gradient norm {norm:g} at {where}",
-                    fix=f"{self.remedy}; the checkpoint before it is kept",
-                )
-        self.unseen = []
 
 
 def learning_rate(config: TrainingConfig, audio_seconds: float) -> float:
@@ -348,23 +363,3 @@ def _check_validation(metrics: dict[str, float], figure: Figure) -> None:
             got=f"{values} after {metrics['steps']:.0f} steps, {metrics['audio_seconds']:.0f} audio seconds",
             fix="lower training.learning_rate; the checkpoint before it is kept",
         )
-
-
-class _Clock:
-    """Where the time goes between two reports."""
-
-    def __init__(self) -> None:
-        self.begin = time.monotonic()
-        self.waited = 0.0
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Count the time inside as waiting for a batch."""
-        begin = time.monotonic()
-        yield
-        self.waited += time.monotonic() - begin
-
-    def metrics(self, audio_seconds: float) -> dict[str, float]:
-        """Audio seconds per second, and the share of the time spent waiting for batches."""
-        passed = max(time.monotonic() - self.begin, 1e-9)
-        return {"audio_seconds_per_second": audio_seconds / passed, "loader_wait": self.waited / passed}
