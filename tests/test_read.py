@@ -19,7 +19,8 @@ from vimss.shards.manifest import Manifest
 from vimss.shards.verify import check_shards
 from vimss.shards.write import write_shards
 from vimss.storage import Store
-from vimss.stream.read import ENDINGS, PARTS, Damage, has_part, read_clips
+from vimss.stream.members import ENDINGS, PARTS
+from vimss.stream.read import Damage, has_part, read_clips
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import shutil
 import tarfile
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from vimss.stream import corpus as corpus_module
 from vimss.stream.batch import Examples, Position, make_batch, whole_batch
 from vimss.stream.config import MixingConfig
 from vimss.stream.fixed import FixedSpec, fixed_set, mixtures_of
+from vimss.stream.lazy import LazyClip, entry_of
 from vimss.stream.mix import SOUND_ALONE, Pool, Window, _Take
 from vimss.stream.read import join_clips, read_clips, read_pieces
 from vimss.stream.stems import cut, equalise
@@ -181,7 +183,7 @@ def test_epochs_differ(examples):
 def test_every_clip_is_an_anchor_in_every_epoch(examples):
     count = examples.manifest.clips("train") * examples.mixing.windows_per_clip
     mixtures = examples._mixtures(0, 0, 1, range(count), count)
-    anchors = [next(mixtures).sources for _ in range(count)]
+    anchors = [next(mixtures).draw().sources for _ in range(count)]
     named = {source.clip for sources in anchors for source in sources}
     assert named == {clip.key for clip in read_clips(examples.manifest, "train")}
 
@@ -194,13 +196,12 @@ def test_ranks_read_different_shards_and_get_equally_many_batches(examples):
     assert positions[0] == positions[1]
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-def test_processes_that_share_the_work_make_the_same_batches(examples, processes):
+def test_batches_that_are_made_in_another_order_are_the_same(examples):
     whole = take(examples, 14, position=Position(0, 1))
-    shares = [take(examples, 14, position=Position(0, 1), share=(k, processes)) for k in range(processes)]
+    planned = list(islice(examples.plan(4, Position(0, 1)), 14))
+    made = {number: examples.make(planned[number]) for number in np.random.default_rng(0).permutation(14)}
     for number, (batch, position) in enumerate(whole):
-        shared, after = shares[number % processes][number // processes]
-        assert same(batch, shared) and position == after
+        assert same(batch, made[number]) and position == planned[number].after
     assert whole[-1][1].epoch == 2
 
 
@@ -221,7 +222,8 @@ def blended(small_manifest, examples):
 
 def test_corpora_are_mixed_by_their_shares_and_none_is_cut_short(blended, small_manifest):
     count = 4 * blended.batches_per_epoch(0, 4, 1)
-    drawn = [list(blended._mixtures(epoch, 0, 1, range(count), count)) for epoch in range(12)]
+    planned = [list(blended._mixtures(epoch, 0, 1, range(count), count)) for epoch in range(12)]
+    drawn = [[mixture.draw() for mixture in mixtures] for mixtures in planned]
     own = {clip.key for clip in read_clips(small_manifest, "train")}
     firsts = [mix.sources[0].clip for mixtures in drawn for mix in mixtures]
     others = [clip for clip in firsts if clip not in own]
@@ -233,13 +235,13 @@ def test_corpora_are_mixed_by_their_shares_and_none_is_cut_short(blended, small_
     assert not np.array_equal(drawn[0][0].sound, drawn[1][0].sound)
 
 
-def test_a_blend_of_corpora_resumes_and_is_shared_like_one(blended):
+def test_a_blend_of_corpora_resumes_and_is_made_in_any_order_like_one(blended):
     whole = take(blended, 9)
     resumed = take(blended, 4, position=whole[4][1])
-    shared = [take(blended, 5, share=(k, 2)) for k in (0, 1)]
-    for number, (batch, position) in enumerate(whole):
-        other, after = shared[number % 2][number // 2]
-        assert same(batch, other) and position == after
+    planned = list(islice(blended.plan(4, Position()), 9))
+    made = [blended.make(one) for one in planned[::-1]]
+    for (batch, position), plan, other in zip(whole, planned, made[::-1], strict=True):
+        assert same(batch, other) and position == plan.after
     assert all(same(one, other) for (one, _), (other, _) in zip(whole[5:], resumed, strict=True))
 
 
@@ -267,8 +269,8 @@ def test_clips_that_end_between_two_pictures_have_as_many_views_as_others():
     window = Window(15_000, 8000, 8000)
     for extra in range(0, 640, 40):
         clips = [*piece(16_000, "vn"), *piece(16_000 + extra, "vc")]
-        pool = Pool(clips, plain(), window, interface(context="features"))
-        mixture = pool.draw(np.random.default_rng(0), clips[0], 2, aligned=False)
+        pool = Pool(list(map(LazyClip.of, clips)), plain(), window, interface(context="features"))
+        mixture = pool.draw(np.random.default_rng(0), pool.clips[0], 2, aligned=False)
         assert {len(source.view) for source in mixture.sources} == {round(15_000 / 640)}
 
 
@@ -278,9 +280,12 @@ def test_clips_without_stems_leave_their_places_to_others_of_their_pool(monkeypa
     shard = examples.manifest.of_split("train")[0].model_copy(update={"clips": 13})
     examples.corpus.manifest = examples.manifest.model_copy(update={"shards": (shard,)})
     others = [Clip(f"other{n}", 0, 2000, 8000, duet.players) for n in range(4)]
-    monkeypatch.setattr(corpus_module, "read_clips", lambda *_: iter([*bare, duet, *bare, *others]))
+    listed = tuple(entry_of(clip, shard.name) for clip in (*bare, duet, *bare, *others))
+    lazy = {clip.key: LazyClip.of(clip) for clip in (duet, *others)}
+    monkeypatch.setattr(corpus_module, "list_shard", lambda *_: listed)
+    monkeypatch.setattr(corpus_module, "lazy_clips", lambda _, __, found, *rest: [lazy[clip.key] for clip in found])
     drawn = examples.corpus.mixtures(0, 0, 1, range(26), 2)
-    mixtures = [next(drawn) for _ in range(26)]
+    mixtures = [next(drawn).draw() for _ in range(26)]
     # The first pool has the four bare clips and the duet, which is the anchor of all ten; the second has the others.
     assert [{source.clip for source in mixture.sources} for mixture in mixtures[:10]] == [{duet.key}] * 10
     assert all(source.clip.startswith("other") for mixture in mixtures[10:] for source in mixture.sources)
@@ -311,8 +316,8 @@ def plain(**more) -> MixingConfig:
 
 def test_two_players_of_one_label_are_one_target_for_who_asks_by_label():
     duo = Clip("p", 0, 2000, 8000, (tone("vn", 3000), tone("vn", 5000), tone("fl", 7000)))
-    pool = Pool([duo], plain(), WINDOW, SOUND_ALONE)
-    mixture = pool.draw(np.random.default_rng(0), duo, 3, aligned=True)
+    pool = Pool([LazyClip.of(duo)], plain(), WINDOW, SOUND_ALONE)
+    mixture = pool.draw(np.random.default_rng(0), pool.clips[0], 3, aligned=True)
     batch = make_batch([mixture], 1, WINDOW, interface("instruments"), plain(), np.random.default_rng(0))
     levels = batch.targets[0, :, 0, 400] * 32768
     np.testing.assert_allclose(levels, [7000, 0, 8000], atol=0.01)
@@ -322,8 +327,8 @@ def test_two_players_of_one_label_are_one_target_for_who_asks_by_label():
 
 def test_an_absent_query_has_silence_as_its_target():
     duet = Clip("p", 0, 2000, 8000, (tone("vn", 3000), tone("fl", 5000)))
-    pool = Pool([duet], plain(), WINDOW, SOUND_ALONE)
-    mixture = pool.draw(np.random.default_rng(0), duet, 2, aligned=True)
+    pool = Pool([LazyClip.of(duet)], plain(), WINDOW, SOUND_ALONE)
+    mixture = pool.draw(np.random.default_rng(0), pool.clips[0], 2, aligned=True)
     batch = make_batch(
         [mixture], 1, WINDOW, interface(), plain(queries=2, absent_probability=1.0), np.random.default_rng(0)
     )
@@ -333,8 +338,8 @@ def test_an_absent_query_has_silence_as_its_target():
 
 def test_a_query_by_label_names_its_own_stem():
     duet = Clip("p", 0, 2000, 8000, (tone("vn", 3000), tone("fl", 5000)))
-    pool = Pool([duet], plain(), WINDOW, SOUND_ALONE)
-    mixture = pool.draw(np.random.default_rng(1), duet, 2, aligned=True)
+    pool = Pool([LazyClip.of(duet)], plain(), WINDOW, SOUND_ALONE)
+    mixture = pool.draw(np.random.default_rng(1), pool.clips[0], 2, aligned=True)
     batch = whole_batch(mixture, WINDOW, interface())
     level = {"fl": 5000, "vn": 3000}
     for query, target in zip(batch.context[0], batch.targets[0], strict=True):
@@ -347,7 +352,7 @@ def test_pictures_lie_at_the_time_of_their_sound():
     film = Clip(
         "p", 0, 16000, 8000, (tone("vn", 3000, 16000, picture=picture), tone("fl", 1, 16000, picture=picture)), 25.0
     )
-    pool = Pool([film], plain(), Window(3200, 800, 8000), interface(context="frames"))
+    pool = Pool([LazyClip.of(film)], plain(), Window(3200, 800, 8000), interface(context="frames"))
     view = pool._view(_Take(film, film.players[0], start=3200 + 1200, speed=1.0))
     # The input window begins 1200 samples before the output: at 0.4 s, and lasts 0.4 s, ten frames.
     assert view[:, 0, 0, 0].tolist() == list(range(10, 20))
@@ -356,8 +361,8 @@ def test_pictures_lie_at_the_time_of_their_sound():
 def test_pictures_of_fewer_players_are_padded_and_marked():
     film = [tone(label, 3000, picture=np.ones((4, 2, 2, 3), np.uint8)) for label in LABELS]
     trio = Clip("p", 0, 2000, 8000, tuple(film), 16.0)
-    pool = Pool([trio], plain(), WINDOW, interface(context="frames"))
-    drawn = [pool.draw(np.random.default_rng(0), trio, count, aligned=True) for count in (2, 3)]
+    pool = Pool([LazyClip.of(trio)], plain(), WINDOW, interface(context="frames"))
+    drawn = [pool.draw(np.random.default_rng(0), pool.clips[0], count, aligned=True) for count in (2, 3)]
     batch = make_batch(drawn, 2, WINDOW, interface("instruments", "frames"), plain(), np.random.default_rng(0))
     assert batch.players.tolist() == [[True, True, False], [True, True, True]]
     assert not batch.context[0, 2].any() and batch.context[1, 2].any()
@@ -365,15 +370,15 @@ def test_pictures_of_fewer_players_are_padded_and_marked():
 
 def test_a_model_that_looks_needs_pictures():
     deaf = Clip("p", 0, 2000, 8000, (tone("vn", 3000), tone("fl", 5000)))
-    pool = Pool([deaf], plain(), WINDOW, interface(context="frames"))
+    pool = Pool([LazyClip.of(deaf)], plain(), WINDOW, interface(context="frames"))
     with pytest.raises(DataError, match="model.context: frames needs a picture of every player; got none for vn"):
-        pool.draw(np.random.default_rng(0), deaf, 2, aligned=True)
+        pool.draw(np.random.default_rng(0), pool.clips[0], 2, aligned=True)
 
 
 def test_slots_hold_the_stems_and_too_few_are_refused():
     trio = Clip("p", 0, 2000, 8000, (tone("vn", 3000), tone("fl", 5000), tone("vc", 7000)))
-    pool = Pool([trio], plain(max_sources=3), WINDOW, SOUND_ALONE)
-    mixture = pool.draw(np.random.default_rng(0), trio, 3, aligned=True)
+    pool = Pool([LazyClip.of(trio)], plain(max_sources=3), WINDOW, SOUND_ALONE)
+    mixture = pool.draw(np.random.default_rng(0), pool.clips[0], 3, aligned=True)
     assert whole_batch(mixture, WINDOW, interface("slots", slots=4)).present.tolist() == [[True, True, True, False]]
     with pytest.raises(ConfigError, match="one for each source; got model.slots: 2 and a mixture of 3"):
         whole_batch(mixture, WINDOW, interface("slots", slots=2))
@@ -382,7 +387,7 @@ def test_slots_hold_the_stems_and_too_few_are_refused():
 def test_a_pool_with_too_few_instruments_is_refused():
     solo = Clip("p", 0, 2000, 8000, (tone("vn", 3000),))
     with pytest.raises(DataError, match="must hold 2 different instruments that sound; got 1"):
-        Pool([solo], plain(), WINDOW, SOUND_ALONE)
+        Pool([LazyClip.of(solo)], plain(), WINDOW, SOUND_ALONE)
 
 
 def test_cutting_beyond_the_ends_gives_silence():
@@ -392,9 +397,13 @@ def test_cutting_beyond_the_ends_gives_silence():
 
 def test_gain_stays_within_its_bound():
     duet = Clip("p", 0, 2000, 8000, (tone("vn", 3000), tone("fl", 3000)))
-    pool = Pool([duet], MixingConfig(gain_db=6, flip_polarity=True), WINDOW, SOUND_ALONE)
+    pool = Pool([LazyClip.of(duet)], MixingConfig(gain_db=6, flip_polarity=True), WINDOW, SOUND_ALONE)
     rng = np.random.default_rng(0)
-    stems = [source.stem[0, 600] * 32768 / 3000 for _ in range(50) for source in pool.draw(rng, duet, 2, True).sources]
+    stems = [
+        source.stem[0, 600] * 32768 / 3000
+        for _ in range(50)
+        for source in pool.draw(rng, pool.clips[0], 2, True).sources
+    ]
     decibels = 20 * np.log10(np.abs(stems))
     assert np.abs(decibels).max() <= 6.01 and decibels.max() > 4 and decibels.min() < -4
     assert {bool(stem > 0) for stem in stems} == {True, False}

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,11 +17,13 @@ from test_stream import rewrite
 
 from vimss.errors import DataError
 from vimss.shards.manifest import open_manifest
-from vimss.storage import sha256
+from vimss.storage import atomic_write, sha256
 from vimss.stream import fixed as fixed_module
 from vimss.stream.fixed import FOLDER, FixedSpec, draw, fixed_path, fixed_set, mixtures_of
+from vimss.stream.lazy import ClipEntry, PlayerEntry
+from vimss.stream.mapped import map_arrays
 from vimss.stream.mix import SOUND_ALONE, Window
-from vimss.stream.read import ClipEntry, PlayerEntry, list_clips, read_clips
+from vimss.stream.read import list_clips, read_clips
 
 KINDS = ((2, False), (3, True), (4, False))
 SPEC = FixedSpec("valid", 2000, KINDS, margin=500)
@@ -310,3 +313,45 @@ def test_a_shard_that_is_no_tar_file_is_named(manifest):
     (manifest.folder / "manifest.json").write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(DataError, match=r"valid-000000.tar must be a tar file; got "):
         fixed_set(open_manifest(manifest.folder), SPEC)
+
+
+def mapped_files() -> str:
+    """The files that this process has mapped into its memory."""
+    return Path("/proc/self/maps").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux")
+def test_stems_are_pages_of_the_file_and_no_copy_of_it(manifest):
+    for _ in ("drawn", "read"):
+        kept = fixed_set(manifest, SPEC)
+        assert str(fixed_path(manifest, SPEC)) in mapped_files()
+        assert not any(stems.flags.writeable or stems.flags.owndata for stems in kept.stems)
+        del kept
+        assert str(fixed_path(manifest, SPEC)) not in mapped_files()
+
+
+def test_stems_stay_when_their_file_is_replaced_or_deleted(manifest):
+    kept = fixed_set(manifest, SPEC)
+    expected = [stems.copy() for stems in kept.stems]
+    with atomic_write(fixed_path(manifest, SPEC)) as temporary:
+        temporary.write_bytes(b"another")
+    fixed_path(manifest, SPEC).unlink()
+    assert all(np.array_equal(*pair) for pair in zip(kept.stems, expected, strict=True))
+
+
+def test_mapped_arrays_are_those_that_safetensors_reads(tmp_path):
+    rng = np.random.default_rng(0)
+    shapes = {"0": (2, 1, 700), "1": (3, 1, 7), "empty": (0, 1, 5)}
+    arrays = {name: rng.integers(-9, 9, shape).astype(np.int16) for name, shape in shapes.items()}
+    save_file(arrays, tmp_path / "a.safetensors", {"about": "é" * 3})
+    found = map_arrays(tmp_path / "a.safetensors")
+    assert set(found) == set(arrays)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array)
+
+
+def test_an_array_beyond_the_end_of_the_file_is_refused(tmp_path):
+    save_file({"0": np.zeros((1, 1, 700), np.int16)}, tmp_path / "a.safetensors")
+    os.truncate(tmp_path / "a.safetensors", 500)
+    with pytest.raises(ValueError, match="the array 0 does not lie in the file"):
+        map_arrays(tmp_path / "a.safetensors")

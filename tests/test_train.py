@@ -19,6 +19,7 @@ from vimss.model.separator import Separator
 from vimss.shards.clip import Clip, Player
 from vimss.stream.batch import Batch, Examples, Position, whole_batch
 from vimss.stream.config import MixingConfig
+from vimss.stream.lazy import LazyClip
 from vimss.stream.mix import Pool, Window
 from vimss.train.between_reports import LOOK_EVERY, Losses
 from vimss.train.checkpoint import newest_valid
@@ -508,8 +509,8 @@ def _clip(click=0.0, flash=0.0):
 
 def _heard(separator, window, clip, seed):
     """The output for a window of the clip, by the way of a validation mixture."""
-    pool = Pool([clip], MixingConfig(min_sources=1, max_sources=1), window, separator.interface)
-    mixture = pool.draw(np.random.default_rng(seed), clip, 1, aligned=True)
+    pool = Pool([LazyClip.of(clip)], MixingConfig(min_sources=1, max_sources=1), window, separator.interface)
+    mixture = pool.draw(np.random.default_rng(seed), pool.clips[0], 1, aligned=True)
     batch = whole_batch(mixture, window, separator.interface)
     with torch.no_grad():
         return separator(torch.from_numpy(batch.mixture), *context_of(batch, torch.device("cpu")))[0, 0, 0]

@@ -1,5 +1,7 @@
 """The validation set, and what networks score on it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -88,6 +90,16 @@ def test_ranks_share_the_set(small_manifest):
     assert [len(share.batches) for share in shares] == [2, 2, 1, 1]
     for number, batch in enumerate(whole.batches):
         assert np.array_equal(shares[number % 4].batches[number // 4].mixture, batch.mixture)
+
+
+@pytest.mark.parametrize("model", [{}, NETWORKS["pictures"]], ids=["labels", "pictures"])
+def test_a_batch_is_made_anew_each_time_and_is_always_the_same(small_manifest, model):
+    batches = validation(small_manifest, model).batches
+    first, again = batches[1], batches[1]
+    assert not np.shares_memory(first.mixture, again.mixture)
+    for field in dataclasses.fields(first):
+        np.testing.assert_array_equal(getattr(first, field.name), getattr(again, field.name))
+    assert np.array_equal(batches[-1].mixture, batches[4:][1].mixture)
 
 
 def test_more_validation_mixtures_begin_with_the_same_and_are_another_set(small_manifest):

@@ -3,7 +3,8 @@
     examples = Examples(manifest, "train", mixing, window, interface, seed=0)
     for batch, after in examples.batches(batch_size=4, position=Position(), rank=0, world_size=1): ...
 
-The sequence is a function of (seed, epoch, rank, world size). Resuming is therefore a position in it.
+The sequence is a function of (seed, epoch, rank, world size). Resuming is therefore a position in it, and planning,
+which decides everything but what the generators of batches and mixtures draw, begins there without decoding anything.
 """
 
 import math
@@ -18,7 +19,7 @@ from jaxtyping import Bool, Float32
 from vimss.errors import ConfigError
 from vimss.shards.manifest import Manifest
 from vimss.stream.config import MixingConfig
-from vimss.stream.corpus import Corpus
+from vimss.stream.corpus import Corpus, PlannedMixture
 from vimss.stream.mix import Mixture, PlayerViews, Source, Window, mix
 from vimss.stream.read import Damage
 from vimss.stream.stems import sounds
@@ -75,6 +76,17 @@ class Batch:
         return replace(self, **{name: array[chosen] for name, array in arrays.items() if array is not None})
 
 
+@dataclass(frozen=True, eq=False)
+class PlannedBatch:
+    """A batch that is decided, and not decoded."""
+
+    mixtures: tuple[PlannedMixture, ...]
+    seed: tuple[int, ...]
+    """What seeds the generators of the batch begin with."""
+    after: Position
+    """The position after it."""
+
+
 class Examples:
     """The endless, repeatable sequence of training batches of one split.
 
@@ -117,37 +129,38 @@ class Examples:
         return self.corpus.fewest_clips(epoch, world_size) * self.mixing.windows_per_clip // batch_size
 
     def batches(
-        self,
-        batch_size: int,
-        position: Position,
-        rank: int = 0,
-        world_size: int = 1,
-        share: tuple[int, int] = (0, 1),
+        self, batch_size: int, position: Position, rank: int = 0, world_size: int = 1
     ) -> Iterator[tuple[Batch, Position]]:
-        """Batches of `batch_size` mixtures for this rank from `position` on, each with the position after it.
+        """Batches of `batch_size` mixtures for this rank from `position` on, each with the position after it."""
+        for planned in self.plan(batch_size, position, rank, world_size):
+            yield self.make(planned), planned.after
 
-        With share (k, n) every n-th of them, beginning with number k: n processes with a share each make them all.
-        """
+    def plan(self, batch_size: int, position: Position, rank: int = 0, world_size: int = 1) -> Iterator[PlannedBatch]:
+        """What `make` needs for each batch: it reads the clips that a pool needs, and decodes nothing."""
         epoch, start = position.epoch, position.batch
-        made = 0
         while True:
             count = self.batches_per_epoch(epoch, batch_size, world_size)
-            chosen = [number for number in range(start, count) if (made + number - start) % share[1] == share[0]]
-            made += count - start
-            wanted = [number * batch_size + place for number in chosen for place in range(batch_size)]
+            wanted = range(start * batch_size, count * batch_size)
             mixtures = self._mixtures(epoch, rank, world_size, wanted, count * batch_size)
-            for number in chosen:
-                drawn = self._remixed(islice(mixtures, batch_size), (self.seed, epoch, rank, number, 2))
-                rng = np.random.default_rng((self.seed, epoch, rank, number, 1))
-                batch = make_batch(drawn, batch_size, self.window, self.interface, self.mixing, rng)
-                yield batch, Position(epoch, number + 1)
+            for number in range(start, count):
+                seed = (self.seed, epoch, rank, number)
+                yield PlannedBatch(tuple(islice(mixtures, batch_size)), seed, Position(epoch, number + 1))
             epoch, start = epoch + 1, 0
 
-    def _mixtures(self, epoch: int, rank: int, world_size: int, wanted: Sequence[int], count: int) -> Iterator[Mixture]:
+    def make(self, planned: PlannedBatch) -> Batch:
+        """A batch as planned; in any order, and in several threads at once, which share what they decode."""
+        drawn = (mixture.draw() for mixture in planned.mixtures)
+        size, rng = len(planned.mixtures), np.random.default_rng((*planned.seed, 1))
+        mixtures = self._remixed(drawn, (*planned.seed, 2))
+        return make_batch(mixtures, size, self.window, self.interface, self.mixing, rng)
+
+    def _mixtures(
+        self, epoch: int, rank: int, world_size: int, wanted: Sequence[int], count: int
+    ) -> Iterator[PlannedMixture]:
         """Those of an epoch's `count` mixtures that are wanted, in order."""
         most = most_sources(self.mixing, epoch)
         if not self.more:
-            yield from self.corpus.mixtures(epoch, rank, world_size, set(wanted), most)
+            yield from self.corpus.mixtures(epoch, rank, world_size, wanted, most)
             return
         choice = np.random.default_rng((self.seed, epoch, rank, 3)).choice(len(self.shares), count, p=self.shares)
         numbers = [number for number in wanted if choice[number] == 0]

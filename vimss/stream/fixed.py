@@ -9,13 +9,13 @@ The stems of the excerpts are kept as int16 with `margin` samples of what surrou
 reaches further has silence there. Of pictures and features only the place is kept: they are read from the shards.
 
 A file is one safetensors file with a digest of all that is in it, whole or not there. One that is damaged is made
-again; where none can be written, each process draws the mixtures itself, the same ones.
+again; where none can be written, each process draws the mixtures itself, the same ones. Readers map it into memory,
+so that all processes of a node share one copy of the stems.
 """
 
-import hashlib
 import json
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ from vimss.errors import ConfigError, DataError, StorageError
 from vimss.shards.clip import Clip
 from vimss.shards.manifest import Manifest
 from vimss.storage import atomic_write
+from vimss.stream.lazy import ClipEntry
+from vimss.stream.mapped import digest_of, map_arrays
 from vimss.stream.mix import (
     Mixture,
     PlayerView,
@@ -42,7 +44,7 @@ from vimss.stream.mix import (
     mix,
     start_of,
 )
-from vimss.stream.read import ClipEntry, list_clips, read_clips
+from vimss.stream.read import list_clips, read_clips
 from vimss.stream.stems import cut
 
 log = logging.getLogger(__name__)
@@ -149,6 +151,7 @@ def fixed_set(manifest: Manifest, spec: FixedSpec) -> FixedSet:
     try:
         with atomic_write(path) as temporary:
             temporary.write_bytes(_content(kept, spec.signature(manifest)))
+        return _read(path, manifest, spec)
     except (StorageError, OSError) as error:
         log.warning(
             "every process draws the mixtures of '%s' itself, because they cannot be kept: %s", spec.split, error
@@ -307,21 +310,26 @@ def mixtures_of(
     `window.output_samples` is the length of the excerpts, whatever the network answers beside them; they lie in the
     middle of the input. What `views` show of players is read from the shards.
     """
-    assert window.output_samples == kept.spec.samples, "a window around the excerpts"  # noqa: S101
     chosen = range(len(kept.drawn)) if numbers is None else numbers
-    shown = _read_views([kept.drawn[number] for number in chosen], kept.spec, manifest, window, views)
+    shown = read_views(kept, manifest, window, views, chosen)
     for number in chosen:
-        drawn, stems = kept.drawn[number], kept.stems[number]
-        # Mixed before it is cut to the window, so the level of a mixture does not depend on the window.
-        whole = mix(
-            [
-                Source(e.label, shown.get(e), e.clip, e.piece, e.timbre, cut(stem, 0, stem.shape[1], e.gain))
-                for e, stem in zip(drawn.sources, stems, strict=True)
-            ],
-            [PlayerView(e.label, shown.get(e), e.clip, e.piece, e.timbre) for e in drawn.distractors],
-            drawn.aligned,
-        )
-        yield _seen_through(whole, kept.spec.margin - window.margin, window.input_samples)
+        yield mixture_at(kept, number, window, shown)
+
+
+def mixture_at(kept: FixedSet, number: int, window: Window, shown: Mapping[Excerpt, np.ndarray]) -> Mixture:
+    """The mixture with this number, of players with the views that `read_views` found."""
+    assert window.output_samples == kept.spec.samples, "a window around the excerpts"  # noqa: S101
+    drawn, stems = kept.drawn[number], kept.stems[number]
+    # Mixed before it is cut to the window, so the level of a mixture does not depend on the window.
+    whole = mix(
+        [
+            Source(e.label, shown.get(e), e.clip, e.piece, e.timbre, cut(stem, 0, stem.shape[1], e.gain))
+            for e, stem in zip(drawn.sources, stems, strict=True)
+        ],
+        [PlayerView(e.label, shown.get(e), e.clip, e.piece, e.timbre) for e in drawn.distractors],
+        drawn.aligned,
+    )
+    return _seen_through(whole, kept.spec.margin - window.margin, window.input_samples)
 
 
 def _seen_through(mixture: Mixture, first: int, length: int) -> Mixture:
@@ -337,23 +345,23 @@ def _seen_through(mixture: Mixture, first: int, length: int) -> Mixture:
     return replace(mixture, sources=sources, sound=part(mixture.sound))
 
 
-def _read_views(
-    drawn: Sequence[Drawn], spec: FixedSpec, manifest: Manifest, window: Window, views: PlayerViews
+def read_views(
+    kept: FixedSet, manifest: Manifest, window: Window, views: PlayerViews, numbers: Sequence[int]
 ) -> dict[Excerpt, np.ndarray]:
-    """The views of the players during the window; each clip is decoded once."""
+    """The views of the players of some mixtures during the window; each clip is decoded once."""
     if not views.uses_players:
         return {}
     wanted: dict[str, dict[str, list[Excerpt]]] = {}
-    for mixture in drawn:
+    for mixture in (kept.drawn[number] for number in numbers):
         for excerpt in (*mixture.sources, *mixture.distractors):
             wanted.setdefault(excerpt.shard, {}).setdefault(excerpt.clip, []).append(excerpt)
     members = [member for member in views.members if member != "audio"]
     shown = {}
-    for shard in manifest.of_split(spec.split):
+    for shard in manifest.of_split(kept.spec.split):
         keys = wanted.get(shard.name, {})
         if not keys:
             continue
-        for clip in read_clips(manifest, spec.split, [shard], members, views.features, keys=keys):
+        for clip in read_clips(manifest, kept.spec.split, [shard], members, views.features, keys=keys):
             for excerpt in keys[clip.key]:
                 view = views.of_player(clip, clip.players[excerpt.player])
                 shown[excerpt] = during(view, clip, window, float(excerpt.start - window.margin))
@@ -365,7 +373,7 @@ def _content(kept: FixedSet, name: str) -> bytes:
     arrays = {str(number): stems for number, stems in enumerate(kept.stems)}
     about = json.dumps({"signature": name, "mixtures": [drawn.model_dump(mode="json") for drawn in kept.drawn]})
     # One entry: safetensors writes several in any order, and equal sets shall be equal files.
-    return save(arrays, {"about": f"{_digest(about, kept.stems)} {about}"})
+    return save(arrays, {"about": f"{digest_of(about, kept.stems)} {about}"})
 
 
 def _read(path: Path, manifest: Manifest, spec: FixedSpec) -> FixedSet:
@@ -374,9 +382,10 @@ def _read(path: Path, manifest: Manifest, spec: FixedSpec) -> FixedSet:
         pass  # safetensors reports every problem as a file that cannot be read
     with safe_open(path, framework="np") as file:
         metadata: dict[str, Any] = file.metadata() or {}
-        stems = tuple(file.get_tensor(str(number)) for number in range(len(file.keys())))
+    arrays = map_arrays(path)
+    stems = tuple(arrays[str(number)] for number in range(len(arrays)))
     digest, _, text = metadata["about"].partition(" ")
-    if _digest(text, stems) != digest:
+    if digest_of(text, stems) != digest:
         raise ValueError("its content does not have the SHA-256 that was written down")
     about = json.loads(text)
     drawn = tuple(parse_config(mixture, Drawn, str(path)) for mixture in about["mixtures"])
@@ -387,10 +396,3 @@ def _read(path: Path, manifest: Manifest, spec: FixedSpec) -> FixedSet:
     if about["signature"] != spec.signature(manifest) or len(drawn) != len(spec.pairs or spec.kinds):
         raise ValueError("it holds other mixtures than those of its name")
     return FixedSet(spec, drawn, stems)
-
-
-def _digest(about: str, stems: Sequence[np.ndarray]) -> str:
-    digest = hashlib.sha256(about.encode())
-    for array in stems:
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()

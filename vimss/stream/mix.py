@@ -3,9 +3,11 @@
 
     pool = Pool(clips, mixing, window, interface)
     mixture = pool.draw(rng, anchor=pool.clips[0], count=2, aligned=False)
+
+The clips of a pool are lazy: a mixture decodes those that its players are of, where no other one has.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -16,6 +18,7 @@ from vimss.errors import DataError
 from vimss.media import INT16_SCALE
 from vimss.shards.clip import Clip, Player
 from vimss.stream.config import MixingConfig
+from vimss.stream.lazy import ClipEntry, LazyClip
 from vimss.stream.stems import (
     EQUALISER_BANDS,
     FADE_SECONDS,
@@ -140,59 +143,74 @@ class _Take:
         return self.start - window.margin * self.speed
 
 
+@dataclass(frozen=True)
+class _Voice:
+    """A player that sounds."""
+
+    clip: LazyClip
+    player: int
+    """The place among the clip's players."""
+
+    @property
+    def instrument(self) -> str:
+        return self.clip.entry.players[self.player].instrument
+
+
 class Pool:
-    """Clips in memory, from which mixtures are drawn; players of `partner_clips`, of another corpus, may join them."""
+    """Clips from which mixtures are drawn; players of `partner_clips`, of another corpus, may join them."""
 
     def __init__(
         self,
-        clips: Sequence[Clip],
+        clips: Sequence[LazyClip],
         mixing: MixingConfig,
         window: Window,
         views: PlayerViews,
-        partner_clips: Sequence[Clip] = (),
+        partner_clips: Sequence[LazyClip] = (),
     ) -> None:
-        self.held = len(clips)
-        """Clips with those that cannot be used: too short, or without stems."""
-        self.clips = usable(clips, window)
+        self.clips = [clip for clip in clips if usable(clip.entry, window)]
         self.mixing = mixing
         self.window = window
         self.views = views
         clips_to_draw = [*self.clips, *partner_clips]
-        self._players = [(clip, player) for clip in clips_to_draw for player in _sounding(clip)]
-        if not self.clips or len(instruments_of(clips_to_draw)) < mixing.max_sources:
+        self._voices = [voice for clip in clips_to_draw for voice in _voices_of(clip)]
+        instruments = {voice.instrument for voice in self._voices}
+        if not self.clips or len(instruments) < mixing.max_sources:
             raise DataError(
                 f"a pool of clips must hold {mixing.max_sources} different instruments that sound",
-                got=f"{len(instruments_of(clips_to_draw))} in {len(self.clips)} clips",
+                got=f"{len(instruments)} in {len(self.clips)} clips",
                 fix="raise mixing.pool_clips, lower mixing.max_sources, or write a larger corpus",
             )
 
-    def draw(self, rng: np.random.Generator, anchor: Clip, count: int, aligned: bool) -> Mixture:
+    def draw(self, rng: np.random.Generator, anchor: LazyClip, count: int, aligned: bool) -> Mixture:
         """A mixture of `count` players; the first is of `anchor` (all are, where aligned and it has that many)."""
-        voices = _sounding(anchor)
+        voices = _voices_of(anchor)
         aligned = aligned and len(voices) >= count
         if aligned:
-            chosen = [(anchor, voices[index]) for index in rng.permutation(len(voices))[:count]]
-            speed = self._speed(rng, anchor)
-            start = self._start(rng, *chosen[0], speed)
-            sources = [self._source(rng, _Take(clip, player, start, speed)) for clip, player in chosen]
+            clip = anchor.decoded()
+            chosen = [clip.players[voices[index].player] for index in rng.permutation(len(voices))[:count]]
+            speed = self._speed(rng, clip)
+            start = self._start(rng, clip, chosen[0], speed)
+            sources = [self._source(rng, _Take(clip, player, start, speed)) for player in chosen]
         else:
-            first = (anchor, voices[rng.integers(len(voices))])
-            chosen = independent_voices(rng, self._players, first, count, lambda pair: pair[1].instrument)
-            sources = [self._source(rng, self._take(rng, clip, player)) for clip, player in chosen]
+            first = voices[rng.integers(len(voices))]
+            together = independent_voices(rng, self._voices, first, count, lambda voice: voice.instrument)
+            sources = [self._source(rng, self._take(rng, voice)) for voice in together]
         return self._with_distractors(rng, sources, aligned)
 
     def _with_distractors(self, rng: np.random.Generator, sources: Sequence[Source], aligned: bool) -> Mixture:
         labels = {source.label for source in sources}
-        others = [pair for pair in self._players if pair[1].instrument not in labels]
+        others = [voice for voice in self._voices if voice.instrument not in labels]
         distractors = []
         # An absent label needs no player; the picture of a resting player does.
         if self.views.uses_players and others:
-            clip, player = others[rng.integers(len(others))]
-            take = self._take(rng, clip, player)
+            take = self._take(rng, others[rng.integers(len(others))])
+            clip, player = take.clip, take.player
             distractors.append(PlayerView(player.instrument, self._view(take), clip.key, clip.piece, player.timbre))
         return mix(sources, distractors, aligned)
 
-    def _take(self, rng: np.random.Generator, clip: Clip, player: Player) -> _Take:
+    def _take(self, rng: np.random.Generator, voice: _Voice) -> _Take:
+        clip = voice.clip.decoded()
+        player = clip.players[voice.player]
         speed = self._speed(rng, clip)
         return _Take(clip, player, self._start(rng, clip, player, speed), speed)
 
@@ -247,14 +265,14 @@ class Pool:
         return during(view, take.clip, self.window, take.begin(self.window), take.speed)
 
 
-def usable(clips: Sequence[Clip], window: Window) -> list[Clip]:
-    """The clips from which mixtures are drawn: long enough, and with stems."""
-    return [clip for clip in clips if clip.samples >= window.output_samples and _sounding(clip)]
+def usable(clip: ClipEntry, window: Window) -> bool:
+    """Whether mixtures are drawn from a clip: it is long enough, and has stems."""
+    return clip.samples >= window.output_samples and bool(clip.sounding)
 
 
-def instruments_of(clips: Sequence[Clip]) -> set[str]:
+def instruments_of(clips: Iterable[ClipEntry]) -> set[str]:
     """The instruments that sound in some clips."""
-    return {player.instrument for clip in clips for player in _sounding(clip)}
+    return {clip.players[place].instrument for clip in clips for place in clip.sounding}
 
 
 def mix(sources: Sequence[Source], distractors: Sequence[PlayerView], aligned: bool) -> Mixture:
@@ -312,8 +330,8 @@ def view_times(window: Window, frame_rate: float) -> np.ndarray:
     return (np.arange(count) + 0.5) * seconds / count
 
 
-def _sounding(clip: Clip) -> list[Player]:
-    return [player for player in clip.players if player.audio is not None]
+def _voices_of(clip: LazyClip) -> list[_Voice]:
+    return [_Voice(clip, place) for place in clip.entry.sounding]
 
 
 def _stem(player: Player) -> Int16[np.ndarray, "c t"]:

@@ -7,52 +7,50 @@ Nothing of a shard is unpickled, no URL is run through a shell, and nothing deco
 Each shard's SHA-256 is compared with the manifest's before its first clip is used. A damaged shard is an error, unless
 `damage` counts what was lost: then the clips whose members have the SHA-256 in their JSON are used, and the
 others are left out, up to a share of the split.
-
-webdataset groups members into clips. It would read a shard as a stream of blocks of 10 kB; members of a local file are
-found by seeking instead, which takes a fifth of the time and skips members that are not decoded.
 """
 
 import functools
-import hashlib
 import json
 import logging
 import tarfile
 import threading
 import zipfile
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file
-from webdataset.tariterators import group_by_keys
+from safetensors import safe_open
 
 from vimss.errors import DataError, MediaError
 from vimss.shards.cache import local_features, local_shard
 from vimss.shards.clip import Clip, Player
 from vimss.shards.manifest import Manifest, Shard
 from vimss.shards.recipe import Recipe
-from vimss.storage import sha256
 from vimss.stream.decode import decode_clip
+from vimss.stream.lazy import ClipEntry, LazyClip, PlayerEntry, entry_of
+from vimss.stream.members import (
+    PARTS,
+    Place,
+    check_digests,
+    damaged,
+    is_whole,
+    known_places,
+    malformed,
+    members_by_clip,
+    no_tar,
+    places_of,
+    read_members,
+)
 
 log = logging.getLogger(__name__)
 
-PARTS = ("audio", "picture", "masks", "features", "skeleton", "annotations")
-"""The parts that can be decoded; the rest of a clip is always there. Pictures cost far more than sound."""
-
-ENDINGS = {
-    "audio": (".wav", ".flac"),
-    "picture": (".mp4",),
-    "masks": (".masks.npz", ".boxes.npy"),
-    "features": (".features.npy",),
-    "skeleton": (".skeleton.npy",),
-    "annotations": (".npy",),
-}
-"""Endings of the members that hold a part."""
-
 MOST_LOST = 0.01
 """Share of a split's clips that may be damaged before it is an error."""
+
+DECODING_ERRORS = (KeyError, TypeError, ValueError, EOFError, MediaError, zipfile.BadZipFile)
+"""Raised where a member is not what the writer of shards writes."""
 
 
 @dataclass
@@ -84,28 +82,6 @@ class Damage:
                 )
 
 
-@dataclass(frozen=True)
-class PlayerEntry:
-    """The metadata of a player in a shard."""
-
-    instrument: str
-    timbre: str
-    sounds: bool
-    """Whether there is a stem."""
-
-
-@dataclass(frozen=True)
-class ClipEntry:
-    """The metadata of a clip in a shard."""
-
-    shard: str
-    """Name of the shard."""
-    key: str
-    piece: str
-    samples: int
-    players: tuple[PlayerEntry, ...]
-
-
 def read_clips(
     manifest: Manifest,
     split: str,
@@ -132,9 +108,9 @@ def read_clips(
     """
     for shard in manifest.of_split(split) if shards is None else shards:
         path = local_shard(manifest, shard)
-        whole = _is_whole(path, shard.sha256)
+        whole = is_whole(path, shard.sha256)
         if not whole and damage is None:
-            raise _damaged(manifest, f"{path} must have the SHA-256 in its manifest", "another")
+            raise damaged(manifest, f"{path} must have the SHA-256 in its manifest", "another")
         computed = _read_features(manifest, features, shard) if "features" in parts and features else {}
         count = 0
         for clip in _clips(path, shard.sha256, parts, manifest.recipe, None if whole else damage, keys):
@@ -143,13 +119,12 @@ def read_clips(
                 yield _with_features(clip, computed) if computed else clip
         if keys is None and count != shard.clips:
             if whole or damage is None:
-                raise _damaged(manifest, f"{path} must hold {shard.clips} clips, as in its manifest", str(count))
+                raise _miscounted(manifest, path, shard, count)
             damage.add(f"the end of {path}", f"{shard.clips - count} clips cannot be found", shard.clips - count)
 
 
-def _damaged(manifest: Manifest, rule: str, got: str) -> DataError:
-    again = f"delete {manifest.folder} and run `vimss shard {manifest.name}` again"
-    return DataError(rule, got=got, fix=f"the shard was damaged: {again}")
+def _miscounted(manifest: Manifest, path: Path, shard: Shard, count: int) -> DataError:
+    return damaged(manifest, f"{path} must hold {shard.clips} clips, as in its manifest", str(count))
 
 
 def list_clips(manifest: Manifest, split: str) -> Iterator[ClipEntry]:
@@ -160,24 +135,92 @@ def list_clips(manifest: Manifest, split: str) -> Iterator[ClipEntry]:
 
     """
     for shard in manifest.of_split(split):
-        path = local_shard(manifest, shard)
-        if not _is_whole(path, shard.sha256):
-            raise _damaged(manifest, f"{path} must have the SHA-256 in its manifest", "another")
-        try:
-            for members in _members(path, _known_places(path, shard.sha256), ()):
-                name = members["fname"]
-                yield _list_clip(shard.name, name.removesuffix(".json"), json.loads(members["data"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise _malformed(f"{name} in {path}", f"{type(error).__name__}: {error}") from error
-        except tarfile.TarError as error:
-            raise _no_tar(path, error) from error
+        yield from list_shard(manifest, shard)
 
 
-def _list_clip(shard: str, key: str, about: dict[str, Any]) -> ClipEntry:
+def list_shard(
+    manifest: Manifest, shard: Shard, parts: Collection[str] = (), damage: Damage | None = None
+) -> tuple[ClipEntry, ...]:
+    """The content of a shard: the JSON of its clips, or, where it is damaged and `damage` counts, the clips that can be
+    decoded with these parts.
+    """
+    path = local_shard(manifest, shard)
+    if is_whole(path, shard.sha256):
+        return _list_whole(manifest, shard, path)
+    if damage is None:
+        raise damaged(manifest, f"{path} must have the SHA-256 in its manifest", "another")
+    return tuple(entry_of(clip, shard.name) for clip in read_clips(manifest, shard.split, [shard], parts, "", damage))
+
+
+def _list_whole(manifest: Manifest, shard: Shard, path: Path) -> tuple[ClipEntry, ...]:
+    entries = _entries(shard.name, path, shard.sha256)
+    if len(entries) != shard.clips:
+        raise _miscounted(manifest, path, shard, len(entries))
+    return entries
+
+
+@functools.lru_cache(maxsize=1024)
+def _entries(shard: str, path: Path, digest: str) -> tuple[ClipEntry, ...]:
+    """The content of the shard with this SHA-256."""
+    entries = []
+    try:
+        for members in read_members(path, known_places(path, digest), ()):
+            name = members["fname"]
+            entries.append(_entry(shard, name.removesuffix(".json"), json.loads(members["data"])))
+    except (KeyError, TypeError, ValueError) as error:
+        raise malformed(f"{name} in {path}", f"{type(error).__name__}: {error}") from error
+    except tarfile.TarError as error:
+        raise no_tar(path, error) from error
+    return tuple(entries)
+
+
+def _entry(shard: str, key: str, about: dict[str, Any]) -> ClipEntry:
     players = tuple(
         PlayerEntry(str(player["instrument"]), str(player["timbre"]), "audio" in player) for player in about["players"]
     )
     return ClipEntry(shard, key, str(about["piece"]), int(about["samples"]), players)
+
+
+def lazy_clips(
+    manifest: Manifest, shard: Shard, entries: Sequence[ClipEntry], parts: Collection[str], features: str = ""
+) -> Iterator[LazyClip]:
+    """These clips of a shard, as `list_shard` returned them: their members are read now and decoded when needed.
+
+    So clips stay there when the file goes, as one that was fetched from a URL may.
+    """
+    path = local_shard(manifest, shard)
+    wanted = {entry.key: entry for entry in entries}
+    names = {name for entry in entries for name in _feature_names(entry)}
+    computed = _read_features(manifest, features, shard, names) if "features" in parts and features else {}
+    for members in members_by_clip(path, _places_of_clips(path, shard.sha256, wanted), parts):
+        entry = wanted[members["__key__"]]
+        own = {name: computed[name] for name in _feature_names(entry) if name in computed}
+        yield LazyClip(entry, functools.partial(_decode, members, parts, manifest.recipe, path, own))
+
+
+def _places_of_clips(path: Path, digest: str, keys: Collection[str]) -> Iterator[Place]:
+    """The places of the members of these clips, which lie before the place where a damaged shard breaks off."""
+    try:
+        for place in known_places(path, digest) if is_whole(path, digest) else places_of(path):
+            if place[0].partition(".")[0] in keys:
+                yield place
+    except tarfile.TarError as error:
+        if is_whole(path, digest):
+            raise no_tar(path, error) from error
+
+
+def _decode(
+    members: dict[str, Any], parts: Collection[str], recipe: Recipe, path: Path, computed: Mapping[str, np.ndarray]
+) -> Clip:
+    try:
+        clip = decode_clip(members, parts, recipe)
+    except DECODING_ERRORS as error:
+        raise malformed(f"{members['__key__']} in {path}", _reason(error)) from error
+    return _with_features(clip, computed) if computed else clip
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, MediaError) else f"{type(error).__name__}: {error}"
 
 
 def _clips(
@@ -190,68 +233,22 @@ def _clips(
 ) -> Iterator[Clip | None]:
     """The clips of one shard; None for one that is damaged, where damage is counted."""
     try:
-        # Every epoch reads a shard again; where the members of a whole one lie need be found out once.
-        places: Iterable[tuple[str, int, int]] = _known_places(path, digest) if damage is None else _places(path)
+        places: Iterable[Place] = known_places(path, digest) if damage is None else places_of(path)
         if keys is not None:
             places = (place for place in places if place[0].partition(".")[0] in keys)
-        for members in group_by_keys(_members(path, places, parts if damage is None else PARTS)):
-            name = f"{members['__key__']} in {path}"
+        for members in members_by_clip(path, places, parts if damage is None else PARTS):
+            if damage is None:
+                yield _decode(members, parts, recipe, path, {})
+                continue
             try:
-                if damage is not None:
-                    _check_digests(members)
+                check_digests(members)
                 yield decode_clip(members, parts, recipe)
-            except (KeyError, TypeError, ValueError, EOFError, MediaError, zipfile.BadZipFile) as error:
-                reason = str(error) if isinstance(error, MediaError) else f"{type(error).__name__}: {error}"
-                if damage is None:
-                    raise _malformed(name, reason) from error
-                damage.add(name, reason)
+            except DECODING_ERRORS as error:
+                damage.add(f"{members['__key__']} in {path}", _reason(error))
                 yield None
     except tarfile.TarError as error:
         if damage is None:
-            raise _no_tar(path, error) from error
-
-
-def _malformed(clip: str, reason: str) -> DataError:
-    return DataError(
-        f"the clip {clip} must hold the members that its JSON lists, and no more in them",
-        got=reason,
-        fix="write the shards again with `vimss shard`",
-    )
-
-
-def _no_tar(path: Path, error: tarfile.TarError) -> DataError:
-    return DataError(f"{path} must be a tar file", got=str(error), fix="write the shards again with `vimss shard`")
-
-
-def _members(path: Path, places: Iterable[tuple[str, int, int]], parts: Collection[str]) -> Iterator[dict[str, Any]]:
-    """The members that the parts need, as webdataset groups them."""
-    wanted = (".json", *(ending for part in parts for ending in ENDINGS[part]))
-    with path.open("rb") as file:
-        for name, begin, size in places:
-            if name.endswith(wanted):
-                file.seek(begin)
-                yield {"fname": name, "data": file.read(size), "__url__": str(path)}
-
-
-def _places(path: Path) -> Iterator[tuple[str, int, int]]:
-    """Name, offset and size of each member of a tar file."""
-    with tarfile.open(path, mode="r:") as tar:
-        for member in tar:
-            if member.isfile():
-                yield member.name, member.offset_data, member.size
-
-
-@functools.lru_cache(maxsize=1024)
-def _known_places(path: Path, digest: str) -> tuple[tuple[str, int, int], ...]:
-    """The places of the members in the shard with this SHA-256."""
-    return tuple(_places(path))
-
-
-def _check_digests(members: dict[str, Any]) -> None:
-    """ValueError where a member does not have the SHA-256 in the clip's JSON."""
-    for member, digest in json.loads(members["json"])["sha256"].items():
-        if hashlib.sha256(members[member]).hexdigest() != digest:
-            raise ValueError(f"{member} must have the SHA-256 in the JSON")
+            raise no_tar(path, error) from error
 
 
 def read_pieces(
@@ -281,13 +278,13 @@ def has_part(manifest: Manifest, split: str, part: str) -> bool:
         path = local_shard(manifest, shard)
         try:
             with path.open("rb") as file:
-                for name, begin, size in _places(path):
+                for name, begin, size in places_of(path):
                     if name.endswith(".json"):
                         file.seek(begin)
                         if any(part in player for player in json.loads(file.read(size))["players"]):
                             return True
         except (tarfile.TarError, KeyError, TypeError, ValueError) as error:
-            raise _damaged(manifest, f"{path} must be a tar file of clips", str(error)) from error
+            raise damaged(manifest, f"{path} must be a tar file of clips", str(error)) from error
     return False
 
 
@@ -341,15 +338,10 @@ def _joined_rows(clips: Sequence[Clip], same: Sequence[Player], kind: str) -> np
     return np.concatenate(moved)
 
 
-@functools.cache
-def _is_whole(path: Path, digest: str) -> bool:
-    """Once per process and shard: a full read costs about as much as decoding it."""
-    if not path.exists():
-        raise DataError(f"{path} must exist", got="no such file", fix="run `vimss shard` again")
-    return sha256(path) == digest
-
-
-def _read_features(manifest: Manifest, folder: str, shard: Shard) -> dict[str, np.ndarray]:
+def _read_features(
+    manifest: Manifest, folder: str, shard: Shard, names: Collection[str] | None = None
+) -> dict[str, np.ndarray]:
+    """The features of a shard's players, those with these names where they are given."""
     path = local_features(manifest, folder, shard)
     if not path.exists():
         raise DataError(
@@ -357,10 +349,16 @@ def _read_features(manifest: Manifest, folder: str, shard: Shard) -> dict[str, n
             got="no such file",
             fix=f"run `vimss features {manifest.name}` first",
         )
-    return load_file(path)
+    with safe_open(path, framework="np") as file:
+        present = file.keys()
+        return {name: file.get_tensor(name) for name in present if names is None or name in names}
 
 
-def _with_features(clip: Clip, computed: dict[str, np.ndarray]) -> Clip:
+def _feature_names(clip: ClipEntry) -> list[str]:
+    return [f"{clip.key}.player{place}" for place in range(len(clip.players))]
+
+
+def _with_features(clip: Clip, computed: Mapping[str, np.ndarray]) -> Clip:
     players = (
         replace(player, features=computed.get(f"{clip.key}.player{index}")) for index, player in enumerate(clip.players)
     )

@@ -3,24 +3,23 @@
     with closing(load(examples, batch_size=16, position=Position(), workers=2)) as batches:
         for made in batches: made.batch, made.position
 
-The order of batches is the same for any number of threads: each makes every n-th batch. All of them read all shards,
-which costs little beside mixing. Threads, because numpy, soundfile and FFmpeg let others run while they work; processes
-took as long to hand over a batch of 30 MB as to make it.
+One more thread plans the batches and reads shards; those that make batches decode clips when they first need them, each
+clip once. They share one pool of clips, whatever their number. Threads, because numpy, soundfile and FFmpeg let others
+run while they work; processes took as long to hand over a batch of 30 MB as to make it.
 """
 
 from collections import deque
-from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import cycle
 
 import numpy as np
 import torch
 
-from vimss.stream.batch import Batch, Examples, Position
+from vimss.stream.batch import Batch, Examples, PlannedBatch, Position
 
 AHEAD = 2
-"""Batches that each thread makes before they are asked for."""
+"""Batches per thread that are made before they are asked for."""
 
 
 @dataclass(frozen=True)
@@ -58,26 +57,30 @@ def load(
         VimssError: as reading and mixing raise it.
 
     """
+    plan = examples.plan(batch_size, position, rank, world_size)
 
-    def share_of(number: int) -> Iterator[LoadedBatch]:
-        share = (number, max(workers, 1))
-        for batch, after in examples.batches(batch_size, position, rank, world_size, share):
-            yield LoadedBatch(_pinned(batch) if pinned else batch, after, examples.damage.count)
+    def make(planned: PlannedBatch) -> LoadedBatch:
+        batch = examples.make(planned)
+        return LoadedBatch(_pinned(batch) if pinned else batch, planned.after, examples.damage.count)
 
     if not workers:
-        yield from share_of(0)
+        yield from map(make, plan)
         return
-    shares = [share_of(number) for number in range(workers)]
-    threads = [ThreadPoolExecutor(1, "loader") for _ in shares]
-    turns = list(zip(threads, shares, strict=True))
-    waiting = deque(thread.submit(next, share) for thread, share in turns * AHEAD)
+    planner, makers = ThreadPoolExecutor(1, "planner"), ThreadPoolExecutor(workers, "loader")
+
+    def submit() -> Future[LoadedBatch]:
+        planned = planner.submit(next, plan)
+        return makers.submit(lambda: make(planned.result()))
+
+    waiting = deque(submit() for _ in range(workers * AHEAD))
     try:
-        for thread, share in cycle(turns):
+        while True:
             yield waiting.popleft().result()
-            waiting.append(thread.submit(next, share))
+            waiting.append(submit())
     finally:
-        for thread in threads:
-            thread.shutdown(cancel_futures=True)
+        # Those that make batches wait for the planner.
+        makers.shutdown(cancel_futures=True)
+        planner.shutdown(cancel_futures=True)
 
 
 def _pinned(batch: Batch) -> Batch:

@@ -12,15 +12,17 @@ never meets while it is trained. What is kept of each mixture, and the figure, a
 A network with K slots cannot answer more than K sources: it is scored on the mixtures of the set that have K or fewer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import overload
 
 import torch
 from torch import nn
 
 from vimss.errors import DataError
 from vimss.shards.manifest import Manifest
-from vimss.stream.batch import whole_batch
-from vimss.stream.fixed import FixedSpec, fixed_set, mixtures_of
+from vimss.stream.batch import Batch, NetworkInterface, whole_batch
+from vimss.stream.fixed import FixedSet, FixedSpec, fixed_set, mixture_at, read_views
+from vimss.stream.mix import Window
 from vimss.train.config import VALIDATION_SOURCES, Settings, ValidationConfig, scored_sources
 from vimss.train.objectives import OBJECTIVES, Objective, figure_of
 
@@ -47,6 +49,35 @@ def make_validation_set(manifest: Manifest, config: ValidationConfig, objective:
     spec = validation_spec(manifest, config, objective)
     fixed_set(manifest, spec)
     return spec.signature(manifest)
+
+
+class FixedBatches(Sequence[Batch]):
+    """Batches of one mixture each, made anew each time from the stems, which all processes share; the views are kept.
+
+    To mix takes a thousandth of the time of a network, and a kept batch would be a copy in each process.
+    """
+
+    def __init__(
+        self, kept: FixedSet, manifest: Manifest, window: Window, interface: NetworkInterface, numbers: Sequence[int]
+    ) -> None:
+        self.kept = kept
+        self.window = window
+        self.interface = interface
+        self.numbers = numbers
+        self.views = read_views(kept, manifest, window, interface, numbers)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> Batch: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Batch]: ...
+    def __getitem__(self, index: int | slice) -> Batch | list[Batch]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        mixture = mixture_at(self.kept, self.numbers[index], self.window, self.views)
+        return whole_batch(mixture, self.window, self.interface)
 
 
 class Validation:
@@ -82,8 +113,7 @@ class Validation:
             )
         self.count = len(numbers)
         """Mixtures of all workers."""
-        mixtures = mixtures_of(kept, manifest, self.window, objective.interface, numbers[share[0] :: share[1]])
-        self.batches = [whole_batch(mixture, self.window, objective.interface) for mixture in mixtures]
+        self.batches = FixedBatches(kept, manifest, self.window, objective.interface, numbers[share[0] :: share[1]])
 
     @torch.no_grad()
     def __call__(self, network: nn.Module, going_on: Callable[[], None] = lambda: None) -> float:
