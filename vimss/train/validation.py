@@ -54,7 +54,7 @@ def make_validation_set(manifest: Manifest, config: ValidationConfig, objective:
 class FixedBatches(Sequence[Batch]):
     """Batches of one mixture each, made anew each time from the stems, which all processes share; the views are kept.
 
-    To mix takes a thousandth of the time of a network, and a kept batch would be a copy in each process.
+    Mixing is cheap beside a pass of the network, and batches that are kept would be a copy in each process.
     """
 
     def __init__(
