@@ -214,8 +214,8 @@ def run_of(seed: int, shards_seconds: float = 30.0, gain: float | None = 1.0) ->
         "page": "/a machine/store/stems/piece/page.html",
         "champion": {"sentence": "Not promoted."},
         "best": best,
-        "baseline": {"no labels": row},
-        "references": {"mixture": row},
+        "controls": {"no labels": row},
+        "baselines": {"mixture": row},
         "labels_gain": gain,
     }
 
@@ -243,8 +243,8 @@ def test_the_readme_shows_medians_and_ranges_over_the_seeds_of_a_store(tmp_path)
 
 def test_a_row_that_some_runs_lack_is_shown_all_the_same(tmp_path):
     run = run_of(2)
-    row = {**run["references"]["mixture"], "pieces_sdr": 3.0}
-    store = write_store(tmp_path, run_of(1), {**run, "references": {**run["references"], "new": row}})
+    row = {**run["baselines"]["mixture"], "pieces_sdr": 3.0}
+    store = write_store(tmp_path, run_of(1), {**run, "baselines": {**run["baselines"], "new": row}})
     systems = quickstart.the_systems(quickstart.read_store(store))
     assert f"| new |{' +1.0 |' * 4} +3.0 |{' +1.0 |' * 2}" in systems
 
@@ -257,14 +257,18 @@ def test_a_row_that_some_runs_lack_is_shown_all_the_same(tmp_path):
             [run_of(0, shards_seconds=0.0)],
             "got runs that found shards or trials. To fix: run",
         ),
+        (
+            [{key: value for key, value in run_of(0).items() if key != "baselines"}],
+            "must be of this version's quickstart; got .*seed0.json without `baselines`. To fix: run",
+        ),
     ],
 )
-def test_figures_without_a_run_from_the_beginning_are_refused(tmp_path, runs, message):
+def test_figures_of_no_whole_run_of_this_version_are_refused(tmp_path, runs, message):
     with pytest.raises(SystemExit, match=message):
         quickstart.read_store(write_store(tmp_path, *runs))
 
 
-def test_no_path_of_a_machine_is_told():
+def test_no_page_holds_a_path_of_a_machine():
     texts = {path: path.read_text(encoding="utf-8") for path in (Path("README.md"), Path("experiments/README.md"))}
     for path, text in texts.items():
         assert re.findall(r"(?<![\w.])/(?:root|home|Users|work|tmp|mnt|opt)\b[^\s`]*", text) == [], path

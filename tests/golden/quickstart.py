@@ -43,7 +43,14 @@ def read_store(store: Path) -> Figures:
     paths = sorted(store.glob("quickstart-seed*.json"), key=lambda path: int(path.stem.removeprefix("quickstart-seed")))
     if not paths:
         sys.exit(f"{store} must hold quickstart-seed0.json; got no such file. To fix: run `vimss quickstart --seed 0`")
-    figures = [_shown(json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+    summaries = {path: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    for path, summary in summaries.items():
+        if "baselines" not in summary:
+            sys.exit(
+                "every file must be of this version's quickstart; "
+                f"got {path} without `baselines`. To fix: run the quickstart again"
+            )
+    figures = [_shown(summary) for summary in summaries.values()]
     if not any(_is_whole(run) for run in figures):
         sys.exit(
             "the seconds of a run must be of one that did all stages itself; got runs that found shards or trials. "
@@ -54,7 +61,7 @@ def read_store(store: Path) -> Figures:
 
 def _shown(summary: dict[str, Any]) -> dict[str, Any]:
     """The part of quickstart.json that the README shows; nothing of the machine's paths."""
-    rows = {BEST: summary["best"]["metrics"], **summary["baseline"], **summary["references"]}
+    rows = {BEST: summary["best"]["metrics"], **summary["controls"], **summary["baselines"]}
     return {
         "seed": summary["seed"],
         "stages": summary["stages"],

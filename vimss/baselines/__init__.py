@@ -49,8 +49,8 @@ class Baseline(Protocol):
 BASELINES: dict[str, type[Baseline]] = {
     "mixture": MixtureBaseline,
     "Wiener filter per label": WienerPerLabel,
-    "Wiener, all labels told": InformedWiener,
-    "NMF, all labels told": InformedNMF,
+    "Wiener filter, all labels": InformedWiener,
+    "NMF, all labels": InformedNMF,
     "oracle ratio mask": OracleMask,
 }
 """Row of a table -> what gives it."""

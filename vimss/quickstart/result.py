@@ -23,7 +23,7 @@ from vimss.systems import equally_informed
 BEST = "best trial"
 """Row of the searched model in the tables."""
 
-ROWS = ("mixture", "Wiener filter per label", "Wiener, all labels told", "oracle ratio mask")
+ROWS = ("mixture", "Wiener filter per label", "Wiener filter, all labels", "oracle ratio mask")
 """The baselines that the aims need; NMF, which takes 6 to 10 s more, is in the table of `vimss evaluate quickstart`."""
 
 REACHED: tuple[tuple[str, tuple[str, ...], str], ...] = (
@@ -103,9 +103,9 @@ class Result:
             "stages": self.stages,
             "seed": self.experiment.seed,
             "trials": sum(len(self.study.of_cell(cell.name)) for cell in cells if not cell.is_control),
-            "baseline": {cell.name: figures[cell.name] for cell in cells if cell.is_control and cell.name in figures},
+            "controls": {cell.name: figures[cell.name] for cell in cells if cell.is_control and cell.name in figures},
             "labels_gain": labels_gain(self.experiment, means),
-            "references": {name: figures[name] for name in ROWS},
+            "baselines": {name: figures[name] for name in ROWS},
             "best": {
                 "cell": best.cell,
                 "trial": best.trial,
