@@ -283,7 +283,7 @@ def test_cells_that_differ_in_their_seed_alone_are_one_group_with_mean_range_and
         ("blind / blind 1", "2", "-1.50", "-2.00", "-1.00"),
     ]
     assert next(spread.figures for spread in report.seed_spreads(SEEDS, Study(tmp_path, ()))) == {
-        "cells": 3, "with_loss": 0,
+        "cells": 3, "with_figure": 0,
     }  # fmt: skip
     assert report.seed_rows(SEEDS, Study(tmp_path, ()))[0] == ("site=none", "0 of 3", "-", "-", "-")
     report.print_comparison(SEEDS, study)

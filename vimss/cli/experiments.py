@@ -78,7 +78,8 @@ def _print_earlier(session: Any, experiment: Any, manifest: Any) -> None:
 def compare(
     experiment: ExperimentName,
     curves: Annotated[
-        Path | None, typer.Option(metavar="PNG", help="Draw the validation loss of each cell's best trial to a file.")
+        Path | None,
+        typer.Option(metavar="PNG", help="Draw the curve of each cell's best trial, its figure against audio seconds."),
     ] = None,
     seed: Seed = None,
     changes: Set = None,
@@ -88,7 +89,7 @@ def compare(
     """Print the result table of an experiment, one row per cell."""
     from vimss import api, report
     from vimss.console import print_json
-    from vimss.pages.of_trial import loss_curves
+    from vimss.pages.of_trial import figure_curves
     from vimss.search.consistency import load_experiment
     from vimss.session import open_session
     from vimss.storage import atomic_write
@@ -103,13 +104,13 @@ def compare(
     study = api.load_study(session, loaded, manifest)
     if curves is not None:
         with atomic_write(curves) as temporary:
-            temporary.write_bytes(loss_curves(api.best_trials(loaded, study)))
+            temporary.write_bytes(figure_curves(api.best_trials(loaded, study)))
     if as_json:
         rows = [
             dict(zip(report.comparison_columns(loaded), row, strict=True))
             for row in report.comparison_rows(loaded, study)
         ]
-        groups = [dict(zip(report.SEED_COLUMNS, row, strict=True)) for row in report.seed_rows(loaded, study)]
+        groups = [dict(zip(report.seed_columns(loaded), row, strict=True)) for row in report.seed_rows(loaded, study)]
         print_json([*rows, *groups])
         return
     report.print_comparison(loaded, study)

@@ -73,7 +73,7 @@ class TrainingConfig(Config):
     patience_seconds: float = Field(
         0.0,
         ge=0,
-        description="training stops after so many audio seconds without a lower validation loss; 0 never stops early",
+        description="audio seconds without a better figure after which training stops; 0: never stop early",
     )
     report_seconds: float = Field(
         3600.0, gt=0, description="about so many audio seconds between validations, each with a checkpoint"

@@ -31,6 +31,14 @@ class Figure(Config):
         """Of a column or an axis."""
         return f"{self.title}, {self.unit}" if self.unit else self.title
 
+    def text(self, value: float) -> str:
+        """A value with its unit.
+
+        >>> Figure(name="valid_loss", direction="min", title="validation loss", unit="dB").text(-2.5)
+        '-2.50 dB'
+        """
+        return f"{value:.2f} {self.unit}".rstrip()
+
     @property
     def worst(self) -> float:
         """What every value is better than: where there is none yet."""
