@@ -1,6 +1,7 @@
 """Verbs that answer the question of an experiment: train, search, compare, quickstart."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,34 +11,29 @@ from vimss.cli.checks import check_picture
 from vimss.cli.options import ExperimentName, Json, On, Seed, Set, Verbose, Wait
 
 
-def train(
-    experiment: ExperimentName,
-    seed: Seed = None,
-    changes: Set = None,
-    place: On = "local",
-    wait: Wait = False,
-    as_json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Train an experiment's own settings: a search with one trial."""
-    from vimss.search.consistency import load_experiment
+def _search_verb(name: str, description: str, whole: bool) -> Callable[..., None]:
+    """The verb `search`, or `train` for one trial: equal options, which typer reads from the signature."""
 
-    _search(load_experiment(experiment, changes or (), seed).without_search(), place, wait, as_json)
+    def verb(
+        experiment: ExperimentName,
+        seed: Seed = None,
+        changes: Set = None,
+        place: On = "local",
+        wait: Wait = False,
+        as_json: Json = False,
+        verbose: Verbose = False,
+    ) -> None:
+        from vimss.search.consistency import load_experiment
+
+        loaded = load_experiment(experiment, changes or (), seed)
+        _search(loaded if whole else loaded.without_search(), place, wait, as_json)
+
+    verb.__name__, verb.__doc__ = name, description
+    return verb
 
 
-def search(
-    experiment: ExperimentName,
-    seed: Seed = None,
-    changes: Set = None,
-    place: On = "local",
-    wait: Wait = False,
-    as_json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Search all cells of an experiment, or resume that search."""
-    from vimss.search.consistency import load_experiment
-
-    _search(load_experiment(experiment, changes or (), seed), place, wait, as_json)
+train = _search_verb("train", "Train an experiment's own settings: a search with one trial.", whole=False)
+search = _search_verb("search", "Search all cells of an experiment, or resume that search.", whole=True)
 
 
 def _search(experiment: Any, place: str, wait: bool, as_json: bool) -> None:
