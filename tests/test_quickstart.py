@@ -135,7 +135,7 @@ def test_what_a_finished_run_left_is_not_counted_again(runs, monkeypatch):
     store, result, _ = runs
     monkeypatch.setenv("VIMSS_STORE", str(store))
     said = expected_time(open_session("local"), result.experiment, api.experiment_recipe(result.experiment))
-    assert said.startswith("what is left takes about ")
+    assert said.startswith("the rest takes about ")
 
 
 @pytest.mark.slow

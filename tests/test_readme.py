@@ -193,8 +193,10 @@ def test_the_window_of_the_paper_is_what_its_command_prints():
 
 def test_the_figures_of_the_quickstart_are_those_of_a_run():
     figures = json.loads(quickstart.FIGURES.read_text(encoding="utf-8"))
-    assert quickstart.paste(README, figures) == README
-    assert sorted(name for _, name, _ in quickstart.BLOCK.findall(README)) == sorted(quickstart.BLOCKS)
+    texts = [page.read_text(encoding="utf-8") for page in quickstart.PAGES]
+    assert [quickstart.paste(text, figures) for text in texts] == texts
+    names = [name for text in texts for _, name, _ in quickstart.BLOCK.findall(text)]
+    assert sorted(names) == sorted(quickstart.BLOCKS)
 
 
 def test_a_figure_that_was_typed_would_be_noticed():
@@ -238,6 +240,8 @@ def test_the_readme_shows_medians_and_ranges_over_the_seeds_of_a_store(tmp_path)
     assert f"| best trial |{' +1.0 |' * 7}" in quickstart.the_systems(figures)
     assert "corpus and shards: 30 s\nsearch: 101 s\n" in quickstart.the_run(figures)
     assert quickstart.the_unseen(figures) == "+1.0 dB instead of +1.0"
+    assert quickstart.the_gain(figures) == "+1.0 dB (median of the seeds 1, 2 and 10, -1.0 to +3.0)"
+    assert quickstart.the_pieces(figures) == "+1.0 dB against its +1.0"
     assert "machine" not in json.dumps(figures)
 
 

@@ -4,8 +4,8 @@
     clips = read_clips(manifest, "train", parts=("audio", "features"), features="resnet18-3f9c2a1b07")
 
 One safetensors file per shard (arrays of float16, "v d", named CLIP.playerN) and, once all of them exist, an entry with
-the network, its weights and the shards. A file that exists is complete, so the same call again resumes; several
-processes may share the work by computing different shards.
+the network, its weights and the shards. A file that exists is complete, so the same call resumes; several
+processes may compute different shards.
 """
 
 import itertools
@@ -51,18 +51,18 @@ def compute_features(
     progress: Callable[[float], None] | None = None,
     device: str = "cpu",
 ) -> str:
-    """Write the features of every picture in `shards` (all where not given), and return the folder's name.
+    """Write the features of every picture in `shards` (default: all), and return the folder's name.
 
     Args:
         manifest: the shards.
-        vision: the network; it is used as it is, whether its settings freeze it or not.
+        vision: the network, with frozen weights whatever its settings are.
         shards: the shards of this process; the last process to finish writes the entry.
         progress: called after each shard with the seconds of music done.
-        device: where the network runs.
+        device: the device of the network.
 
     Raises:
-        DataError: where no player of a shard has a picture.
-        ModelError: where the network's weights are not available.
+        DataError: no player of a shard has a picture.
+        ModelError: the network's weights are not available.
 
     """
     network = on_device(Vision(vision.model_copy(update={"frozen": True})), device)
@@ -96,7 +96,7 @@ def compute_features(
 def write_features(
     manifest: Manifest, vision: VisionConfig, device: str = "cpu", on_done: Callable[[int], None] = lambda count: None
 ) -> Folder:
-    """`compute_features` with the shards side by side as tasks of Ray; returns the folder.
+    """`compute_features` in parallel, one Ray task per shard; returns the folder.
 
     `on_done` is called with the number of shards that are done.
     """
@@ -122,7 +122,7 @@ def run_features(task: FeaturesTask) -> str:
 
 
 def load_vision(network: str, weights: str | Path) -> VisionConfig:
-    """The settings of a vision network; ConfigError where its weights are neither a known word nor a file."""
+    """The settings of a vision network; ConfigError if its weights are neither a known word nor a file."""
     vision = parse_config({"network": network, "weights": str(weights)}, VisionConfig, "vimss features")
     if vision.weights not in {"torchvision", "random"} and not Path(vision.weights).is_file():
         raise ConfigError(
@@ -134,7 +134,7 @@ def load_vision(network: str, weights: str | Path) -> VisionConfig:
 
 
 def read_features(manifest: Manifest, name: str) -> FeatureEntry:
-    """The entry of a folder of features, after a check that it is complete and of these very shards."""
+    """The entry of a folder of features, after a check that it is complete and belongs to these shards."""
     folder = manifest.home / FEATURES / name
     again = f"run `vimss features {manifest.name}`"
     try:
@@ -175,8 +175,8 @@ def find_features(manifest: Manifest, vision: VisionConfig, feature_size: int) -
     """The complete folder of features of this network, after a check of every file.
 
     Raises:
-        DataError: where there is none, or more than one, or where it is damaged or of other shards or another network.
-        ConfigError: where its features have another size.
+        DataError: there is none or more than one, or it is damaged, or of other shards or another network.
+        ConfigError: its features have another size.
 
     """
     found = [name for name in available_features(manifest) if name.rpartition("-")[0] == vision.network]
@@ -197,7 +197,7 @@ def find_features(manifest: Manifest, vision: VisionConfig, feature_size: int) -
         raise ConfigError(
             f"model.feature_size must be that of the features '{found[0]}'",
             got=f"{feature_size} instead of {entry.feature_size}",
-            fix=f"set model.feature_size: {entry.feature_size}, or leave it out",
+            fix=f"set model.feature_size: {entry.feature_size}, or remove it",
         )
     return found[0]
 

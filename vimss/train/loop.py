@@ -1,6 +1,6 @@
 """The training loop: next batch, forward, loss, backward, step; once in a while validation and a checkpoint.
 
-Plain PyTorch, with torch.distributed where there are several workers. It reports through a callable and knows neither
+Plain PyTorch, with torch.distributed if there are several workers. It reports through a callable and knows neither
 Ray nor MLflow:
 
     train(Training(settings, manifest), report=lambda metrics, folder: print(metrics))
@@ -41,18 +41,18 @@ from vimss.train.validation import Validation
 log = logging.getLogger(__name__)
 
 Report = Callable[[dict[str, float], Path | None], None]
-"""Called on every rank with the metrics, and on rank 0 with the folder of the checkpoint, where it is a new one."""
+"""Called on every rank with the metrics; on rank 0 also with the folder of the checkpoint, if there is a new one."""
 
 Progress = Callable[[float], None]
 """Called after each step, and each batch of the validation, with the audio seconds seen so far."""
 
 LOOK_EVERY = 50
-"""Steps between two looks at the losses on a GPU: then its work is never waited for, and an error is soon seen."""
+"""Steps between two checks of the losses on a GPU: rare enough not to stall it, frequent enough to stop soon."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """What to train, on what, and who among how many does it."""
+    """A training: settings, shards, and this worker's rank and device."""
 
     settings: Settings
     manifest: Manifest
@@ -61,14 +61,14 @@ class Training:
     world_size: int = 1
     device: torch.device = torch.device("cpu")  # noqa: RUF009 - a constant
     loader_workers: int = 0
-    """Threads that make batches ahead of the loop; they do not change which."""
+    """Threads that make batches ahead of the loop; the batches do not depend on their number."""
     pause_seconds: float = math.inf
-    """Audio seconds: the first report at or after them is the last of this call. Resumed without them, training goes on
+    """Audio seconds: the first report at or after them is the last of this call. Resumed without it, training continues
     as if it had never paused."""
 
     @property
     def signature(self) -> str:
-        """Of everything the batches are a function of; a checkpoint belongs to one signature."""
+        """Signature of everything that determines the batches; a checkpoint belongs to one signature."""
         more = [[other.digest, share] for other, share in self.manifest.more]
         return signature(self.settings, self.manifest.digest, self.world_size, *more)
 
@@ -79,19 +79,19 @@ def train(
     resume: Path | None = None,
     progress: Progress = lambda audio_seconds: None,
 ) -> nn.Module:
-    """Train until the budget of audio seconds or the patience is spent, or to the pause.
+    """Train until the budget of audio seconds or the patience is used up, or until the pause.
 
     Returns the network with its raw weights.
 
     Args:
-        training: what to train on what.
-        report: called after each validation, and first of all with the metrics of the checkpoint that is resumed.
-        resume: folder of a checkpoint to go on from.
-        progress: called often, so that others see that training goes on.
+        training: settings, shards, rank and device.
+        report: called after each validation; when resuming, first with the metrics of the checkpoint.
+        resume: folder of the checkpoint to resume from.
+        progress: called after each step, as a sign of life.
 
     Raises:
-        ConfigError: where the settings do not fit the data, the device or the number of workers.
-        TrainingError: where a loss, a gradient or the validation is not finite; the checkpoint before it is kept.
+        ConfigError: the settings do not fit the data, the device or the number of workers.
+        TrainingError: a loss, a gradient or the validation figure is not finite; the last checkpoint is kept.
 
     """
     settings, config, device = training.settings, training.settings.training, training.device
@@ -119,7 +119,7 @@ def train(
         state = load_state(resume, training.signature, network, average, optimizers)
         if state.validation == validate.signature:
             # Re-report the restored metrics: the driver may have crashed before recording them, and this may be the
-            # last report. The checkpoint itself is there.
+            # last report. The checkpoint itself exists.
             report(state.metrics, None)
         else:
             state = _scored_again(state, validate, network, average)
@@ -135,11 +135,11 @@ def train(
     seconds_per_step = config.batch_size * window.output_samples / window.sample_rate
     total_steps = math.ceil(config.audio_seconds / seconds_per_step)
     num_reports = config.num_reports
-    # At the first step that reaches the share of the budget: a report just before a rung of ASHA would miss it.
+    # The first step that reaches each share of the budget: one step earlier, a report would miss ASHA's rung.
     report_steps = {math.ceil(total_steps * (number + 1) / num_reports) for number in range(num_reports)}
     steps, best, best_seconds = state.steps, state.best, state.best_seconds
     patient = should_continue(config, steps * seconds_per_step, best_seconds)
-    # A checkpoint is always that of a report.
+    # Every checkpoint belongs to a report.
     paused = reaches(steps * seconds_per_step, training.pause_seconds)
     losses, levels = Losses(training), Levels()
     clock = _Clock()
@@ -181,8 +181,8 @@ def train(
                 metrics |= clock.metrics(losses.steps * seconds_per_step) | {"lost_clips": float(made.lost)}
                 metrics |= levels.metrics()
                 _warn_of_waiting(metrics["loader_wait"])
-                going_on = functools.partial(progress, seconds)
-                metrics |= _validated(validate, network, average, going_on)
+                on_progress = functools.partial(progress, seconds)
+                metrics |= _validated(validate, network, average, on_progress)
                 _check_validation(metrics, validate.figure)
                 log.info("%s", ", ".join(f"{name} {value:.6g}" for name, value in metrics.items()))
                 if validate.figure.better(metrics[validate.figure.name], best):
@@ -225,16 +225,16 @@ def _validated(
     validate: Validation,
     network: nn.Module,
     average: nn.Module | None,
-    going_on: Callable[[], None] = lambda: None,
+    on_progress: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """The figure of the weights for use, and of the raw ones where those are an average."""
+    """The figure of the weights in use and, if those are a moving average, also of the raw ones."""
     figure = validate.figure
-    values = {figure.name: validate(average or network, going_on)}
-    return values if average is None else {**values, figure.raw_name: validate(network, going_on)}
+    values = {figure.name: validate(average or network, on_progress)}
+    return values if average is None else {**values, figure.raw_name: validate(network, on_progress)}
 
 
 def _scored_again(state: State, validate: Validation, network: nn.Module, average: nn.Module | None) -> State:
-    """A state whose losses are of another validation set, on the one of now: the best so far is that of its weights."""
+    """The state scored on the current validation set, after a change of the set; its best figure starts anew."""
     metrics = {**state.metrics, **_validated(validate, network, average)}
     _check_validation(metrics, validate.figure)
     best, seconds = metrics[validate.figure.name], metrics["audio_seconds"]
@@ -242,10 +242,10 @@ def _scored_again(state: State, validate: Validation, network: nn.Module, averag
 
 
 class Losses:
-    """Losses and gradient norms since the last report: they must be finite, or nothing is reported any more.
+    """Losses and gradient norms since the last report; a value that is not finite ends the training.
 
-    On a GPU they are looked at now and then, since a look waits for all that the GPU has to do. Weights that are lost
-    in between are in no checkpoint.
+    On a GPU they are checked only every LOOK_EVERY steps, because reading them waits for the GPU. They are checked
+    before each report too, so broken weights never reach a checkpoint.
     """
 
     def __init__(self, training: Training) -> None:
@@ -260,7 +260,7 @@ class Losses:
         self.unseen: list[tuple[str, Tensor, Tensor]] = []
 
     def add(self, loss: Float[Tensor, ""], norm: Float[Tensor, ""], where: str) -> None:
-        """Keep what a step gave; `where` it was is for the error."""
+        """Add the values of a step; `where` names the step in an error."""
         self.steps += 1
         self.total += loss
         self.unseen.append((where, loss, norm))
@@ -268,7 +268,7 @@ class Losses:
             self._look()
 
     def mean(self) -> float:
-        """The mean loss per batch over all workers, after a look at what was not looked at."""
+        """The mean loss per batch over all workers, after a check of the remaining steps."""
         self._look()
         if self.world_size > 1:
             torch.distributed.all_reduce(self.total)
@@ -283,13 +283,13 @@ class Losses:
                 raise TrainingError(
                     "loss and gradient must be finite",
                     got=f"loss {loss:g} and gradient norm {norm:g} at {where}",
-                    fix=f"{self.remedy}; the checkpoint before it is kept",
+                    fix=f"{self.remedy}; the last checkpoint is kept",
                 )
         self.unseen = []
 
 
 def learning_rate(config: TrainingConfig, audio_seconds: float) -> float:
-    """Of the step that ends at `audio_seconds`: linear warm-up, then exponential decay towards the budget's end."""
+    """Learning rate of the step that ends at `audio_seconds`: linear warm-up times exponential decay."""
     warmup = min(1.0, audio_seconds / config.warmup_seconds) if config.warmup_seconds else 1.0
     return config.learning_rate * warmup * config.learning_rate_decay ** (audio_seconds / config.audio_seconds)
 
@@ -301,12 +301,12 @@ def update_ema(average: nn.Module, network: nn.Module, decay: float) -> None:
 
 
 def should_continue(config: TrainingConfig, audio_seconds: float, best_seconds: float) -> bool:
-    """Whether to go on, where the best value of the figure was at `best_seconds`."""
+    """Whether the patience lasts, if the best value of the figure was at `best_seconds`."""
     return config.patience_seconds == 0 or audio_seconds - best_seconds < config.patience_seconds
 
 
 def data_card(manifest: Manifest, interface: NetworkInterface) -> dict[str, Any]:
-    """What a user of the weights must know of the data they come from."""
+    """Facts about the training data that a user of the weights needs."""
     recipe = manifest.recipe
     data = f"{manifest.name}: {recipe.description}"
     card: dict[str, Any] = {"data": data, "licence": recipe.licence, "shards": manifest.digest}
@@ -330,28 +330,28 @@ def _place_of(position: Position) -> str:
 
 
 def _warn_of_waiting(share: float) -> None:
-    """Tell who reads the log what to change where the loop waits for its batches."""
+    """Log how to speed up the loader if the loop waits for batches."""
     if share > MUCH_WAITING:
         log.warning(
-            "%.0f %% of the time went by waiting for batches: raise loader_workers of the place or "
+            "%.0f %% of the time was spent waiting for batches: raise loader_workers of the place or "
             "mixing.windows_per_clip; where pictures are decoded, compute features once with `vimss features`",
             100 * share,
         )
 
 
 def _check_validation(metrics: dict[str, float], figure: Figure) -> None:
-    """TrainingError where the network has no finite figure: no checkpoint may hold it."""
+    """TrainingError if the figure is not finite: such weights must not enter a checkpoint."""
     values = {name: value for name, value in metrics.items() if name in {figure.name, figure.raw_name}}
     if not all(map(math.isfinite, values.values())):
         raise TrainingError(
             f"the {figure.title} must be finite",
             got=f"{values} after {metrics['steps']:.0f} steps, {metrics['audio_seconds']:.0f} audio seconds",
-            fix="lower training.learning_rate; the checkpoint before it is kept",
+            fix="lower training.learning_rate; the last checkpoint is kept",
         )
 
 
 class _Clock:
-    """Where the time goes between two reports."""
+    """Measures throughput and waiting time between two reports."""
 
     def __init__(self) -> None:
         self.begin = time.monotonic()
