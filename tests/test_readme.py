@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from golden import quickstart
+from golden import baselines, quickstart
 
 import vimss
 from vimss.cli import app
@@ -197,6 +197,20 @@ def test_the_figures_of_the_quickstart_are_those_of_a_run():
     assert [quickstart.paste(text, figures) for text in texts] == texts
     names = [name for text in texts for _, name, _ in quickstart.BLOCK.findall(text)]
     assert sorted(names) == sorted(quickstart.BLOCKS)
+
+
+def test_the_figure_of_nmf_is_that_of_a_measurement():
+    figures = json.loads(baselines.FIGURES.read_text(encoding="utf-8"))
+    assert baselines.paste(README, figures) == README
+    typed = re.sub(r"(<!-- baselines: nmf -->)\+\d", r"\1+9", README)
+    assert typed != README == baselines.paste(typed, figures)
+
+
+def test_nmf_was_measured_on_the_shards_of_the_quickstart():
+    known = json.loads(quickstart.FIGURES.read_text(encoding="utf-8"))
+    figures = json.loads(baselines.FIGURES.read_text(encoding="utf-8"))
+    wiener = [run["systems"]["Wiener filter, all labels"]["si_sdr_improvement"] for run in known]
+    assert figures["test"]["Wiener filter, all labels"] == pytest.approx(wiener, abs=0.002)
 
 
 def test_a_figure_that_was_typed_would_be_noticed():
