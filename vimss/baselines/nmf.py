@@ -8,8 +8,8 @@ and Seung 2000 for the Kullback-Leibler divergence of magnitudes, and stay fixed
 (Smaragdis, Raj and Shashanka 2007).
 
 It is strong if test and train share their instruments, as in the embedded corpus, whose sound bank has one sample per
-note. On the quickstart's two-source mixtures, its SI-SDR improvement is 12.4 dB (median of three seeds), where the Wiener
-filter with the same information reaches 3.5; on unseen timbres, 3.1 and 1.5 (`tests/golden/baselines.py`).
+note. On the quickstart's two-source mixtures, its SI-SDR improvement is 12.4 dB (median of three seeds); the Wiener
+filter with the same information reaches 3.5. On unseen timbres, 3.1 and 1.5 (`tests/golden/baselines.py`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
