@@ -164,7 +164,7 @@ def written(tmp_path, small_manifest, small_recipe) -> Path:
         (2, "shard urmp --source {0}/file", "--source must name the folder of a corpus; got no folder"),
         (2, "shard quickstart --source {0}", "the chamber corpus is generated; got the source folder"),
         (2, "shard urmp", "the corpus 'urmp' needs the folder that it lies in; got no --source"),
-        (2, "shard quickstart --check --show", "--check reads what was written; got --source or --show beside it"),
+        (2, "shard quickstart --check --show", "--check reads existing shards; got --source or --show beside it"),
         (2, "shard quickstart --set options.minute=1", "unknown key 'minute'. To fix: did you mean 'minutes'?"),
         (2, "shard quickstart --minutes 0", "options: minutes: Input should be greater than or equal to 1; got 0"),
         (2, "shard quickstart --out=", "--out must name a folder or a URL; got ''"),
@@ -200,8 +200,8 @@ def written(tmp_path, small_manifest, small_recipe) -> Path:
         (2, "evaluate {asked} --split tset", "--split must name a split; got 'tset'. To fix: choose from train, valid"),
         (1, "evaluate {asked}", "must have been searched first"),
         (2, "evaluate", "takes an experiment, or models and the shards to score them on; got neither. To fix: name an"),
-        (2, "evaluate {asked} --model m --shards s", "asked.yaml' and --model m and --shards s. To fix: leave the exp"),
-        (2, "evaluate {asked} --shards s", "asked.yaml' and --shards s. To fix: leave the experiment out"),
+        (2, "evaluate {asked} --model m --shards s", "asked.yaml' and --model m and --shards s. To fix: remove the"),
+        (2, "evaluate {asked} --shards s", "asked.yaml' and --shards s. To fix: remove the experiment"),
         (2, "evaluate --shards s", "got --shards s. To fix: name an experiment, or give --model models:/NAME"),
         (2, "evaluate --model m", "got --model m. To fix: add --shards RECIPE"),
         (2, "evaluate --model m --model m --shards s", "each --model must be given once; got --model m and --model m"),
@@ -385,7 +385,7 @@ def test_a_search_whose_trials_all_fail_ends_with_1_and_says_why_in_a_line(vimss
     code, out, err = vimss_says("search", experiment)
     assert code == 1 and "search" in out
     assert "Traceback" not in err and "ERROR" not in err and len(err.splitlines()) < 15
-    assert "lower training.learning_rate, or set training.gradient_clip: 1; the checkpoint before it is kept" in err
+    assert "lower training.learning_rate, or set training.gradient_clip: 1; the last checkpoint is kept" in err
     assert "error: every cell must have a finished trial, and none that was interrupted; got cell 'search'" in err
     assert "1 failed; loss and gradient must be" in err
 

@@ -183,7 +183,7 @@ def test_the_lines_of_a_search_count_what_is_left_down_to_nothing(capsys):
         lines(TrialStarted("search", trial, None, {}))
     # Two at once: 0 and 225 to the rung, 225 after it, then twice 675 side by side.
     assert reported("a", 225.0).endswith(
-        "loss -1.00 dB (best -1.00), 10 x real time, about 2 minutes of the search left"
+        "validation loss -1.00 dB (best -1.00), 10 x real time, about 2 minutes of the search left"
     )
     lines(TrialWaits("search", "a"))
     reported("b", 225.0)
@@ -200,7 +200,9 @@ def test_the_lines_of_a_search_count_what_is_left_down_to_nothing(capsys):
     reported("a", 900.4)
     lines(TrialEnded("search", "a", "finished", Path()))
     assert reported("d", 450.0).endswith("about 45 seconds of the search left")
-    assert reported("d", 900.4).endswith("at 900 of 900 audio seconds, loss -1.00 dB (best -1.00), 10 x real time")
+    assert reported("d", 900.4).endswith(
+        "at 900 of 900 audio seconds, validation loss -1.00 dB (best -1.00), 10 x real time"
+    )
     assert not any("-0" in line or " 0 s" in line for line in said)
     told = capsys.readouterr().err
     assert told.count("waits at the rung for the others") == 4 and told.count("continues to its whole budget") == 2

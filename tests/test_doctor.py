@@ -53,7 +53,7 @@ ARM = {"neon": True, "bf16": True, "sve": False, "sve_max_length": 0}
         (AVX2, "AVX2", "AVX2; torch computes with AVX2"),
         (ARM, "DEFAULT", "NEON; torch computes with NEON"),
         ({**ARM, "sve": True}, "SVE256", "SVE, NEON; torch computes with SVE256"),
-        ({}, "DEFAULT", "none that is known; torch computes without AVX2: training and separation are slow here"),
+        ({}, "DEFAULT", "none known; torch computes without AVX2: training and separation are slow here"),
     ],
 )
 def test_doctor_names_the_vector_units(monkeypatch, capabilities, used, found):

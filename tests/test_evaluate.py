@@ -21,7 +21,6 @@ from vimss.evaluate import (
     TwoSources,
     evaluate,
     evaluate_piece,
-    evaluate_two_sources,
     score_mixtures,
     two_source_mixtures,
 )
@@ -67,14 +66,18 @@ def baseline(name, manifest):
     return system
 
 
+def on_two_sources(system, manifest) -> TwoSources:
+    return evaluate(system, manifest, "test", whole_pieces=False).two_sources
+
+
 def test_the_mixture_improves_nothing(small_manifest):
-    two = evaluate_two_sources(baseline("mixture", small_manifest), small_manifest, "test")
+    two = on_two_sources(baseline("mixture", small_manifest), small_manifest)
     assert two.si_sdr_improvement == pytest.approx(0, abs=1e-6)
     assert two.absent_level == pytest.approx(0, abs=1e-6)
 
 
 def test_the_oracle_is_far_above_the_wiener_filter(small_manifest, oracle):
-    wiener = evaluate_two_sources(baseline("Wiener filter per label", small_manifest), small_manifest, "test")
+    wiener = on_two_sources(baseline("Wiener filter per label", small_manifest), small_manifest)
     assert oracle.two_sources.si_sdr_improvement > wiener.si_sdr_improvement + 5
     assert np.isnan(oracle.two_sources.label_contrast) and math.isfinite(wiener.label_contrast)
 
@@ -138,7 +141,7 @@ def bare_manifest(small_manifest, tmp_path):
 @pytest.mark.parametrize("split", ["test", "test_unseen_timbres", "promote", "valid"])
 def test_several_systems_have_their_mixtures_decoded_once(bare_manifest, save, decoded, split):
     models = {"a": save(), "b": save(KINDS["slots"]), "c": save(KINDS["one output per label, frames"])}
-    evaluations.evaluate_systems(bare_manifest, {}, split, references=("mixture",), whole_pieces=False)
+    evaluations.evaluate_systems(bare_manifest, {}, split, baselines=("mixture",), whole_pieces=False)
     once = decoded.copy()
     assert once and set(once) == {(split, ("audio",))}
     decoded.clear()
@@ -156,34 +159,34 @@ def test_every_system_hears_the_same_mixtures_whatever_it_sees(bare_manifest, ki
         assert [source.label for source in one.sources] == [source.label for source in other.sources]
 
 
-class Told:
-    """A network with one output per label, told all that sound, which does as it is told; or not."""
+class InstrumentsSystem:
+    """A network with one output per label, conditioned on all that sound; it follows its context, or ignores it."""
 
-    name, views, ordered, weights, wrong_context = "told", SOUND_ALONE, True, "", "absent"
+    name, views, ordered, weights, wrong_context = "instruments", SOUND_ALONE, True, "", "absent"
 
-    def __init__(self, obeys: bool) -> None:
-        self.obeys = obeys
+    def __init__(self, follows: bool) -> None:
+        self.follows = follows
 
-    def __call__(self, scene, asked):
+    def __call__(self, scene, queried):
         stems = scene.references
-        return np.stack([stems.get(label, np.zeros_like(scene.mixture)) + 0.1 * scene.mixture for label in asked])
+        return np.stack([stems.get(label, np.zeros_like(scene.mixture)) + 0.1 * scene.mixture for label in queried])
 
     def exchanged(self, scene, label, absent):
         assert label in scene.references and absent not in scene.references
-        return scene.mixture if self.obeys else self(scene, [label])[0]
+        return scene.mixture if self.follows else self(scene, [label])[0]
 
 
 def test_contrast_is_what_the_context_changes_in_one_and_the_same_output(small_manifest):
-    obedient = evaluate_two_sources(Told(obeys=True), small_manifest, "test")
-    deaf = evaluate_two_sources(Told(obeys=False), small_manifest, "test")
-    assert obedient.label_contrast > 10 and deaf.label_contrast == 0
-    assert obedient.si_sdr_improvement == deaf.si_sdr_improvement
+    following = on_two_sources(InstrumentsSystem(follows=True), small_manifest)
+    ignoring = on_two_sources(InstrumentsSystem(follows=False), small_manifest)
+    assert following.label_contrast > 10 and ignoring.label_contrast == 0
+    assert following.si_sdr_improvement == ignoring.si_sdr_improvement
 
 
 def test_the_wiener_filters_have_a_contrast_as_networks_have_and_the_mixture_has_none(small_manifest):
-    for system in baseline_systems(small_manifest, ["Wiener filter per label", "Wiener, all labels told"]):
-        assert math.isfinite(evaluate_two_sources(system, small_manifest, "test").label_contrast)
-    assert np.isnan(evaluate_two_sources(baseline("mixture", small_manifest), small_manifest, "test").label_contrast)
+    for system in baseline_systems(small_manifest, ["Wiener filter per label", "Wiener filter, all labels"]):
+        assert math.isfinite(on_two_sources(system, small_manifest).label_contrast)
+    assert np.isnan(on_two_sources(baseline("mixture", small_manifest), small_manifest).label_contrast)
 
 
 def test_every_kind_of_model_can_be_listened_to(small_manifest, kind):
@@ -208,7 +211,7 @@ def test_every_kind_of_model_can_be_listened_to(small_manifest, kind):
 )
 def test_a_model_of_another_corpus_is_refused(small_manifest, save, change, message):
     with pytest.raises(ModelError, match=message + r".*To fix: evaluate it on shards of its own recipe; a champion"):
-        evaluations.evaluate_systems(small_manifest, {"old": save(**change)}, "promote", references=())
+        evaluations.evaluate_systems(small_manifest, {"old": save(**change)}, "promote", baselines=())
 
 
 @pytest.fixture(scope="module")
@@ -280,7 +283,7 @@ def test_cells_that_differ_in_their_seed_alone_are_one_group_with_mean_range_and
         ("blind / blind 1", "2", "-1.50", "-2.00", "-1.00"),
     ]
     assert next(spread.figures for spread in report.seed_spreads(SEEDS, Study(tmp_path, ()))) == {
-        "cells": 3, "with_loss": 0,
+        "cells": 3, "with_figure": 0,
     }  # fmt: skip
     assert report.seed_rows(SEEDS, Study(tmp_path, ()))[0] == ("site=none", "0 of 3", "-", "-", "-")
     report.print_comparison(SEEDS, study)
@@ -304,7 +307,7 @@ def test_the_table_of_cells_says_which_part_of_the_validation_set_a_loss_is_of(s
 
 def test_the_registry_shows_the_best_trial_wherever_it_stands_in_the_table(study, small_manifest, capsys):
     models = {cell: study.best([cell]).folder / "model" for cell in ("site=none", "site=decoder")}
-    tested = evaluations.evaluate_systems(small_manifest, models, "test", references=())
+    tested = evaluations.evaluate_systems(small_manifest, models, "test", baselines=())
     best = api.best_trial(EXPERIMENT, study)
     assert tested[0].system == "site=none"
     assert registry_figures(best, tested)["test_pieces_sdr"] == tested[1].median("sdr")
@@ -332,7 +335,7 @@ def test_a_stem_that_is_not_scored_stays_in_the_mixture_and_changes_no_other_fig
     assert alone.sources == len(piece.references)
 
 
-def test_labels_that_are_not_scored_are_told_to_nobody(small_manifest):
+def test_no_system_is_conditioned_on_labels_that_are_not_scored(small_manifest):
     class Curious(MixtureBaseline):
         def __call__(self, scene, labels):
             assert {*scene.references, *labels} <= {"vn", "vc", "fl"}
@@ -345,7 +348,7 @@ def test_labels_that_are_not_scored_are_told_to_nobody(small_manifest):
 
 
 def test_parts_make_the_whole(small_manifest, oracle):
-    (found,) = evaluations.evaluate_systems(small_manifest, {}, "test", references=("oracle ratio mask",))
+    (found,) = evaluations.evaluate_systems(small_manifest, {}, "test", baselines=("oracle ratio mask",))
     # As JSON, where an undefined figure equals itself.
     assert found.model_dump_json() == oracle.model_dump_json()
 
@@ -354,7 +357,7 @@ def test_the_progress_of_an_evaluation_has_rate_and_time_left(small_manifest):
     seen, shown = [], []
     show = show_rate(shown.append, "parts")
     evaluations.evaluate_systems(
-        small_manifest, {}, "test", references=("mixture",), whole_pieces=False,
+        small_manifest, {}, "test", baselines=("mixture",), whole_pieces=False,
         on_progress=lambda progress: (seen.append(progress), show(progress)),
     )  # fmt: skip
     assert [progress.done for progress in seen] == [0, 1, 2, 3, 4]

@@ -357,5 +357,5 @@ def test_the_key_that_controls_had_before_is_refused_with_the_one_of_now(tmp_pat
 
 def test_the_optimizer_that_was_called_adam_is_refused_by_the_name_of_now(tmp_path):
     path = write(tmp_path, "training: {optimizer: adam}")
-    with pytest.raises(ConfigError, match="training.optimizer: the optimizer that was called adam is AdamW: write ada"):
+    with pytest.raises(ConfigError, match="training.optimizer: the optimizer is AdamW: write ada"):
         load_experiment(path)

@@ -7,16 +7,20 @@ import optuna
 import pytest
 from test_search import experiment
 
-from vimss.report import comparison_columns
+from vimss.console import SearchLines, figure_text
+from vimss.report import comparison_columns, print_comparison, seed_columns
+from vimss.search.events import CellEnded, TrialReported, TrialStarted
 from vimss.search.sampler import known_to_optuna
 from vimss.search.study import Study, TrialRecord
 from vimss.search.top_k import choose, value_at_rung
+from vimss.train.config import Settings
 from vimss.train.distribute import best_of_checkpoints
 from vimss.train.figure import Figure
 from vimss.train.objectives import OBJECTIVES, figure_of
 
 RATE = Figure(name="accuracy", direction="max", title="accuracy")
 LOSS = figure_of()
+RECOGNITION = experiment(compare={"seed": (0, 1)}, objective="instruments", controls={}, tune={}, model={})
 
 
 def record(trial: str, *values: float, state: str = "waiting", folder: Path = Path(), **more: object) -> TrialRecord:
@@ -59,6 +63,59 @@ def test_the_best_report_and_the_best_trial_are_those_with_the_highest_figure(tm
 def test_the_heading_of_a_table_is_the_title_of_the_figure_with_its_unit():
     assert LOSS.heading == "validation loss, dB" and RATE.heading == "accuracy"
     assert "mean average precision" in comparison_columns(experiment().model_copy(update={"objective": "instruments"}))
+
+
+def instruments_study(folder: Path, *values: float) -> Study:
+    """One finished trial for each of these mean average precisions, seeds 0, 1, ..."""
+    figure = figure_of("instruments")
+    records = []
+    for seed, value in enumerate(values):
+        path = folder / f"seed={seed}"
+        (path / "model").mkdir(parents=True)
+        records.append(
+            TrialRecord(
+                cell=path.name, trial="t", state="finished", chosen={}, settings=RECOGNITION.settings(), figure=figure,
+                begun=0.0, reports=({figure.name: value, "audio_seconds": 1.0},), folder=path,
+            )
+        )  # fmt: skip
+    return Study(folder, tuple(records))
+
+
+def test_the_tables_of_pre_training_speak_of_its_figure_and_not_of_decibel(tmp_path, capsys):
+    study = instruments_study(tmp_path, 0.5, 0.75)
+    print_comparison(RECOGNITION, study)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert (
+        "Mean average precision: mean over the labels that play in the fixed set, 1 at most; higher is better." in shown
+    )
+    assert "Cells that differ in their seed alone: mean average precision of their best trials" in shown
+    assert "dB" not in shown and "loss" not in shown
+    assert seed_columns(RECOGNITION) == ("over seeds", "seeds", "mean", "lowest", "highest")
+    assert seed_columns(experiment()) == ("over seeds", "seeds", "mean, dB", "lowest, dB", "highest, dB")
+
+
+def test_the_figure_of_a_trial_is_written_with_the_unit_that_it_has(tmp_path):
+    (trial,) = instruments_study(tmp_path, 0.5).records
+    loss = TrialRecord(
+        cell="c", trial="t", state="finished", chosen={}, settings=Settings(), begun=0.0,
+        reports=({LOSS.name: -2.0, "audio_seconds": 1.0},),
+    )  # fmt: skip
+    assert figure_text(loss, with_unit=True) == "-2.00 dB" and figure_text(loss) == "-2.00"
+    assert figure_text(trial, with_unit=True) == "0.50"
+
+
+def test_the_progress_of_a_search_names_the_figure_of_its_objective(capsys):
+    shown = []
+    lines = SearchLines(shown.append, RECOGNITION)
+    metrics = {"valid_map": 0.5, "audio_seconds_per_second": 10.0}
+    for event in (
+        TrialStarted("seed=0", "t", None, {}),
+        TrialReported("seed=0", "t", 4.0, metrics),
+        CellEnded("seed=0", "t", metrics),
+    ):
+        lines(event)
+    assert "audio seconds, mean average precision 0.50 (best 0.50), 10 x real time" in shown[-1]
+    assert capsys.readouterr().err.rstrip().endswith("best mean average precision 0.50")
 
 
 def test_a_trial_without_reports_is_no_better_than_any_other():

@@ -15,7 +15,16 @@ from vimss.search.consistency import load_experiment
 from vimss.search.trial import trial_name
 from vimss.shards.manifest import Manifest, PieceEntry
 from vimss.shards.recipe import load_recipe
-from vimss.train.config import RULES, Settings, default_of, has_key, idle_settings, reasons, value_at, without_idle
+from vimss.train.config import (
+    RULES,
+    Settings,
+    deciding_keys,
+    default_of,
+    has_key,
+    idle_settings,
+    value_at,
+    without_idle,
+)
 
 HEAD = "question: q\nexpected: e\nshards: quickstart\n"
 
@@ -89,7 +98,7 @@ def test_a_setting_that_changes_nothing_is_refused_with_what_it_needs(tmp_path, 
     assert error.rule == f"experiment mine: {key} needs {RULES[key].needs}"
     asked = re.match(rf"{key}: (\S+) with ", error.got)
     assert asked is not None and asked[1] in {str(value), f"{value}.0"}
-    decide = reasons(Settings(), key)
+    decide = deciding_keys(Settings(), key)
     assert decide and all(f"{other}: " in error.got for other in decide)
     assert error.fix == f"remove {key}, or change {' or '.join(decide)}"
 

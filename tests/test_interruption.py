@@ -15,7 +15,7 @@ from test_train import one_thread, settings  # noqa: F401 - a fixture that all u
 from test_trial import job
 
 from vimss.errors import InterruptionError, StorageError
-from vimss.runtime import termination, told_to_end
+from vimss.runtime import termination, termination_requested
 from vimss.search.failures import was_interrupted, was_lost
 from vimss.train.checkpoint import newest_valid
 from vimss.train.config import ValidationConfig
@@ -149,14 +149,14 @@ def not_told(monkeypatch):
     monkeypatch.setattr(termination, "_told", threading.Event())
 
 
-def test_a_process_knows_that_it_was_told_to_end(not_told):
+def test_a_process_knows_that_it_was_termination_requested(not_told):
     before = signal.getsignal(signal.SIGTERM)
-    with told_to_end(60.0) as should_stop:
+    with termination_requested(60.0) as should_stop:
         assert not should_stop()
         os.kill(os.getpid(), signal.SIGTERM)
         assert should_stop()
     assert signal.getsignal(signal.SIGTERM) == before
-    with told_to_end(60.0) as should_stop:
+    with termination_requested(60.0) as should_stop:
         assert should_stop()
 
 
@@ -164,7 +164,7 @@ def test_a_thread_beside_a_main_thread_that_works_knows_it_too(not_told):
     found = []
 
     def work():
-        with told_to_end(60.0) as should_stop:
+        with termination_requested(60.0) as should_stop:
             os.kill(os.getpid(), signal.SIGTERM)
             while not should_stop():
                 time.sleep(0.01)
@@ -180,8 +180,8 @@ def test_a_thread_beside_a_main_thread_that_works_knows_it_too(not_told):
 def test_a_process_that_does_not_come_to_its_end_is_ended():
     script = """
 import os, signal, time
-from vimss.runtime import told_to_end
-with told_to_end(0.2):
+from vimss.runtime import termination_requested
+with termination_requested(0.2):
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(30)
 """

@@ -65,7 +65,7 @@ def test_a_sound_file_that_was_cut_off_is_refused(name: str) -> None:
         with pytest.raises(
             MediaError,
             match=r"must be whole; got (about )?[01]\.\d s(, and no end| of (about )?[12]\.\d s)\. "
-            r"To fix: copy, download or export it again; or read what is there: --allow-truncated",
+            r"To fix: copy, download or export it again; or read the existing part: --allow-truncated",
         ):
             media.read_audio(cut(data, share), RATE)
 

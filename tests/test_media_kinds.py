@@ -49,7 +49,7 @@ def test_every_usual_sound_file_opens(tmp_path: Path, kind: str, codec: str, rat
 
 UNREADABLE = {
     b"": ("an empty file", "copy, download or export it again"),
-    bytes(5000): ("a file of zeros", "its copy or download was never finished: do it again"),
+    bytes(5000): ("a file of zeros", "copy or download it again: the transfer was never finished"),
     b"x": ("a text file", "give a recording"),
     b"hello\n" * 100: ("a text file", "give a recording"),
     b"\xef\xbb\xbfhello\n": ("a text file", "give a recording"),
@@ -121,7 +121,7 @@ def test_a_folder_and_a_missing_file_are_named(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match=r"must be a media file; got no such file\. To fix: check the path"):
         media.read_audio(tmp_path / "a.wav", RATE)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(MediaError, match=r"got a pipe or a device\. To fix: write what it gives to a file first"):
+    with pytest.raises(MediaError, match=r"got a pipe or a device\. To fix: write its output to a file first"):
         media.read_audio(tmp_path / "pipe", RATE)
 
 

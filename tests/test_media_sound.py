@@ -81,7 +81,7 @@ def test_one_part_of_a_stereo_sound_can_be_heard_alone(
 def test_mono_has_a_left_and_a_right_but_no_side(tmp_path: Path) -> None:
     path = written(tmp_path / "a.wav", tone())
     assert np.allclose(media.read_audio(path, RATE, channel="left"), tone())
-    with pytest.raises(MediaError, match=r"two channels for their difference; got mono\. To fix: leave --channel"):
+    with pytest.raises(MediaError, match=r"two channels for their difference; got mono\. To fix: remove --channel"):
         media.read_audio(path, RATE, channel="side")
 
 
@@ -102,7 +102,7 @@ def test_more_channels_than_have_names_become_their_mean_and_are_noted(tmp_path:
     path = written(tmp_path / "a.wav", *(np.full((10, 100), 0.1) * np.arange(10)[:, None]))
     report = SoundReport()
     assert np.allclose(media.read_audio(path, RATE, 2, report=report), 0.45, atol=1e-3)
-    assert report.notes == ["10 channels that have no names: their mean stands on the left and on the right"]
+    assert report.notes == ["10 channels that have no names: their mean goes to the left and to the right"]
 
 
 @pytest.mark.parametrize("rate", [RATE, 22050])

@@ -105,7 +105,7 @@ def test_bss_eval_agrees_with_the_plain_energy_ratio_in_sdr() -> None:
     scores = metrics.bss_eval_v4(references[:, None], estimates[:, None], RATE)
     frames = metrics.snr(references.reshape(2, 3, RATE), estimates.reshape(2, 3, RATE))
     assert np.allclose(scores.sdr, np.median(frames, axis=1), atol=0.01)
-    assert np.isfinite([scores.isr, scores.sir, scores.sar]).all()
+    assert np.isfinite([scores.sir, scores.sar]).all()
 
 
 def test_bss_eval_leaves_silent_references_out_and_scores_the_rest() -> None:
@@ -131,8 +131,8 @@ def test_bss_eval_is_what_museval_computes() -> None:
     estimates = references + references[[1, 2, 0]] * 0.3 + noise(3, 3 * RATE, seed=5) * 0.2
     frames = metrics._museval().bss_eval(references, estimates, RATE, RATE)[:4]
     scores = metrics.bss_eval_v4(references[:, None], estimates[:, None], RATE)
-    expected = np.nanmedian(np.stack(frames), axis=2)
-    assert np.allclose([scores.sdr, scores.isr, scores.sir, scores.sar], expected, atol=1e-6)
+    sdr, _, sir, sar = np.nanmedian(np.stack(frames), axis=2)
+    assert np.allclose([scores.sdr, scores.sir, scores.sar], [sdr, sir, sar], atol=1e-6)
 
 
 def test_bss_eval_of_stereo_songs_is_what_museval_computes() -> None:
@@ -143,8 +143,8 @@ def test_bss_eval_of_stereo_songs_is_what_museval_computes() -> None:
     estimates = references + references[[1, 0]] * 0.3 + 0.2 * noise(4, 2 * RATE, seed=5).reshape(2, 2, -1)
     frames = metrics._museval().bss_eval(np.moveaxis(references, 1, 2), np.moveaxis(estimates, 1, 2), RATE, RATE)[:4]
     scores = metrics.bss_eval_v4(references, estimates, RATE)
-    expected = np.nanmedian(np.stack(frames), axis=2)
-    assert np.allclose([scores.sdr, scores.isr, scores.sir, scores.sar], expected, atol=1e-6)
+    sdr, _, sir, sar = np.nanmedian(np.stack(frames), axis=2)
+    assert np.allclose([scores.sdr, scores.sir, scores.sar], [sdr, sir, sar], atol=1e-6)
 
 
 def test_bss_eval_of_two_equal_references_is_finite() -> None:

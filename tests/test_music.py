@@ -12,7 +12,7 @@ import webdataset
 from interfaces import interface
 
 from vimss.errors import ConfigError, DataError, MediaError
-from vimss.evaluate import evaluate_two_sources
+from vimss.evaluate import evaluate
 from vimss.media import read_audio, read_images, write_video, write_wav
 from vimss.shards.corpora import music
 from vimss.shards.recipe import load_recipe
@@ -363,11 +363,12 @@ def test_evaluation_hears_the_pairs_where_there_are_any(manifest, monkeypatch):
     # Stems are as they were recorded.
     assert np.abs(mixtures[0].sources[0].stem).max() == pytest.approx(0.2, rel=0.05)
     mixture, oracle = baseline_systems(manifest, ["mixture", "oracle ratio mask"])
-    found = evaluate_two_sources(mixture, manifest, "test")
+    found = evaluate(mixture, manifest, "test", whole_pieces=False).two_sources
     assert found.mixtures == 3 and found.si_sdr_improvement == pytest.approx(0, abs=1e-6)
-    assert evaluate_two_sources(oracle, manifest, "test").si_sdr_improvement > 10
+    best = evaluate(oracle, manifest, "test", whole_pieces=False).two_sources
+    assert best.si_sdr_improvement > 10
     monkeypatch.setattr("vimss.evaluate.scores.TWO_SOURCE_MIXTURES", 1)
-    assert evaluate_two_sources(mixture, manifest, "valid").mixtures == 1
+    assert evaluate(mixture, manifest, "valid", whole_pieces=False).two_sources.mixtures == 1
 
 
 def test_a_pair_must_be_long_enough_for_a_window(manifest):

@@ -40,7 +40,7 @@ SMALL = {
     "validation": {"mixtures": 6, "seconds": 0.25},
     "controls": {
         "blind": {"model.outputs": "instruments", "model.site": "none"},
-        "told": {"model.outputs": "instruments", "model.site": "every_layer"},
+        "labels": {"model.outputs": "instruments", "model.site": "every_layer"},
     },
 }  # fmt: skip
 
@@ -49,9 +49,9 @@ KEYS = [
     "stages",
     "seed",
     "trials",
-    "baseline",
+    "controls",
     "labels_gain",
-    "references",
+    "baselines",
     "best",
     "intervals",
     "champion",
@@ -78,16 +78,18 @@ def test_the_figures_of_the_last_run_and_of_each_seed_are_kept(runs):
     summary = json.loads((store / "quickstart.json").read_text(encoding="utf-8"))
     assert list(summary) == KEYS == list(second.summary)
     assert json.loads((store / "quickstart-seed1.json").read_text(encoding="utf-8")) == summary
-    assert (summary["trials"], summary["seed"], set(summary["baseline"])) == (1, 1, {"blind", "told"})
+    assert (summary["trials"], summary["seed"], set(summary["controls"])) == (1, 1, {"blind", "labels"})
     assert summary["best"]["config"]["model"]["site"] == "decoder"
     assert sum(summary["stages"].values()) <= summary["seconds"]
 
 
 @pytest.mark.slow
-def test_the_gain_of_labels_is_the_difference_to_the_baseline_that_is_told_nothing(runs):
+def test_the_gain_of_labels_is_the_difference_to_the_control_without_labels(runs):
     summary = runs[1].summary
-    told, blind = (row["si_sdr_improvement_mean"] for row in (summary["best"]["metrics"], summary["baseline"]["blind"]))
-    assert summary["labels_gain"] == told - blind
+    informed, blind = (
+        row["si_sdr_improvement_mean"] for row in (summary["best"]["metrics"], summary["controls"]["blind"])
+    )
+    assert summary["labels_gain"] == informed - blind
 
 
 @pytest.mark.slow
@@ -107,9 +109,9 @@ def test_a_second_run_finds_what_the_first_one_made(runs):
 
 
 @pytest.mark.slow
-def test_a_first_champion_must_beat_the_wiener_filter_that_is_told_as_much(runs):
+def test_a_first_champion_must_beat_the_wiener_filter_with_the_same_information(runs):
     result = runs[1]
-    row = {"told": "Wiener, all labels told"}.get(result.promotion.cell, "Wiener filter per label")
+    row = {"labels": "Wiener filter, all labels"}.get(result.promotion.cell, "Wiener filter per label")
     best = min((record for record in result.study.records), key=lambda record: record.objective)
     assert result.promotion.cell == best.cell
     assert f"dB against the row '{row}' (95 % interval over pieces" in result.promotion.decision.sentence
@@ -133,7 +135,7 @@ def test_what_a_finished_run_left_is_not_counted_again(runs, monkeypatch):
     store, result, _ = runs
     monkeypatch.setenv("VIMSS_STORE", str(store))
     said = expected_time(open_session("local"), result.experiment, api.experiment_recipe(result.experiment))
-    assert said.startswith("what is left takes about ")
+    assert said.startswith("the rest takes about ")
 
 
 @pytest.mark.slow
@@ -186,7 +188,7 @@ def test_how_long_it_takes_is_said_of_this_machine_and_of_no_cluster(small_recip
         assert expected_time(elsewhere, chosen, small_recipe) == ""
 
 
-def test_without_a_baseline_that_is_told_nothing_the_gain_of_labels_is_not_defined():
+def test_without_a_control_without_labels_the_gain_of_labels_is_not_defined():
     experiment = load_experiment("quickstart")
     assert labels_gain(experiment, {BEST: 1.5, "no labels": 1.0}) == 0.5
     assert np.isnan(labels_gain(experiment, {BEST: 1.5}))
@@ -228,6 +230,6 @@ def test_every_figure_has_its_interval_over_pieces(runs):
     assert set(summary["intervals"]) == {"above_wiener", "pieces_above_wiener", "labels_gain"}
     low, high = summary["intervals"]["above_wiener"]
     assert (low + high) / 2 == pytest.approx(summary["best"]["above_wiener"])
-    for figures in (summary["best"]["metrics"], *summary["references"].values(), *summary["baseline"].values()):
+    for figures in (summary["best"]["metrics"], *summary["baselines"].values(), *summary["controls"].values()):
         assert {"si_sdr_improvement", "absent_level", "pieces_sdr"} <= set(figures["intervals"])
         assert "scores" not in figures

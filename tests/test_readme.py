@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from golden import quickstart
+from golden import baselines, quickstart
 
 import vimss
 from vimss.cli import app
@@ -193,8 +193,24 @@ def test_the_window_of_the_paper_is_what_its_command_prints():
 
 def test_the_figures_of_the_quickstart_are_those_of_a_run():
     figures = json.loads(quickstart.FIGURES.read_text(encoding="utf-8"))
-    assert quickstart.paste(README, figures) == README
-    assert sorted(name for _, name, _ in quickstart.BLOCK.findall(README)) == sorted(quickstart.BLOCKS)
+    texts = [page.read_text(encoding="utf-8") for page in quickstart.PAGES]
+    assert [quickstart.paste(text, figures) for text in texts] == texts
+    names = [name for text in texts for _, name, _ in quickstart.BLOCK.findall(text)]
+    assert sorted(names) == sorted(quickstart.BLOCKS)
+
+
+def test_the_figure_of_nmf_is_that_of_a_measurement():
+    figures = json.loads(baselines.FIGURES.read_text(encoding="utf-8"))
+    assert baselines.paste(README, figures) == README
+    typed = re.sub(r"(<!-- baselines: nmf -->)\+\d", r"\1+9", README)
+    assert typed != README == baselines.paste(typed, figures)
+
+
+def test_nmf_was_measured_on_the_shards_of_the_quickstart():
+    known = json.loads(quickstart.FIGURES.read_text(encoding="utf-8"))
+    figures = json.loads(baselines.FIGURES.read_text(encoding="utf-8"))
+    wiener = [run["systems"]["Wiener filter, all labels"]["si_sdr_improvement"] for run in known]
+    assert figures["test"]["Wiener filter, all labels"] == pytest.approx(wiener, abs=0.002)
 
 
 def test_a_figure_that_was_typed_would_be_noticed():
@@ -214,8 +230,8 @@ def run_of(seed: int, shards_seconds: float = 30.0, gain: float | None = 1.0) ->
         "page": "/a machine/store/stems/piece/page.html",
         "champion": {"sentence": "Not promoted."},
         "best": best,
-        "baseline": {"no labels": row},
-        "references": {"mixture": row},
+        "controls": {"no labels": row},
+        "baselines": {"mixture": row},
         "labels_gain": gain,
     }
 
@@ -238,13 +254,15 @@ def test_the_readme_shows_medians_and_ranges_over_the_seeds_of_a_store(tmp_path)
     assert f"| best trial |{' +1.0 |' * 7}" in quickstart.the_systems(figures)
     assert "corpus and shards: 30 s\nsearch: 101 s\n" in quickstart.the_run(figures)
     assert quickstart.the_unseen(figures) == "+1.0 dB instead of +1.0"
+    assert quickstart.the_gain(figures) == "+1.0 dB (median of the seeds 1, 2 and 10, -1.0 to +3.0)"
+    assert quickstart.the_pieces(figures) == "+1.0 dB against its +1.0"
     assert "machine" not in json.dumps(figures)
 
 
 def test_a_row_that_some_runs_lack_is_shown_all_the_same(tmp_path):
     run = run_of(2)
-    row = {**run["references"]["mixture"], "pieces_sdr": 3.0}
-    store = write_store(tmp_path, run_of(1), {**run, "references": {**run["references"], "new": row}})
+    row = {**run["baselines"]["mixture"], "pieces_sdr": 3.0}
+    store = write_store(tmp_path, run_of(1), {**run, "baselines": {**run["baselines"], "new": row}})
     systems = quickstart.the_systems(quickstart.read_store(store))
     assert f"| new |{' +1.0 |' * 4} +3.0 |{' +1.0 |' * 2}" in systems
 
@@ -257,14 +275,18 @@ def test_a_row_that_some_runs_lack_is_shown_all_the_same(tmp_path):
             [run_of(0, shards_seconds=0.0)],
             "got runs that found shards or trials. To fix: run",
         ),
+        (
+            [{key: value for key, value in run_of(0).items() if key != "baselines"}],
+            "must be of this version's quickstart; got .*seed0.json without `baselines`. To fix: run",
+        ),
     ],
 )
-def test_figures_without_a_run_from_the_beginning_are_refused(tmp_path, runs, message):
+def test_figures_of_no_whole_run_of_this_version_are_refused(tmp_path, runs, message):
     with pytest.raises(SystemExit, match=message):
         quickstart.read_store(write_store(tmp_path, *runs))
 
 
-def test_no_path_of_a_machine_is_told():
+def test_no_page_holds_a_path_of_a_machine():
     texts = {path: path.read_text(encoding="utf-8") for path in (Path("README.md"), Path("experiments/README.md"))}
     for path, text in texts.items():
         assert re.findall(r"(?<![\w.])/(?:root|home|Users|work|tmp|mnt|opt)\b[^\s`]*", text) == [], path

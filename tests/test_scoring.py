@@ -11,7 +11,7 @@ from vimss.errors import ConfigError, DataError
 from vimss.experiment import Cell
 from vimss.model.separator import Separator, load_separator, save_separator
 from vimss.runtime import Place, ray_running
-from vimss.search.consistency import check_scored_alike
+from vimss.search.consistency import check_same_validation_mixtures
 from vimss.search.events import (
     TrialsScoredAgain,
 )
@@ -133,10 +133,10 @@ def test_a_sampler_is_not_given_trials_that_are_scored_on_different_parts():
         {"model.outputs": {"choices": ["slots", "instruments"]}},
     ):
         with pytest.raises(ConfigError, match=fix):
-            check_scored_alike(experiment(model=free, tune=tune), Cell("search", {}))
+            check_same_validation_mixtures(experiment(model=free, tune=tune), Cell("search", {}))
     for tune in ({"model.slots": {"choices": [4, 8]}}, {"model.levels": {"choices": [2, 3]}}):
-        check_scored_alike(experiment(model=free, tune=tune), Cell("search", {}))
-    check_scored_alike(experiment(tune={"model.slots": {"choices": [2, 4]}}), Cell("search", {}))
+        check_same_validation_mixtures(experiment(model=free, tune=tune), Cell("search", {}))
+    check_same_validation_mixtures(experiment(tune={"model.slots": {"choices": [2, 4]}}), Cell("search", {}))
 
 
 @pytest.mark.slow

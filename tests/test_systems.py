@@ -34,7 +34,7 @@ def kind(request, small_manifest, save):
 @pytest.mark.parametrize(
     ("settings", "row"),
     [
-        ({"outputs": "instruments", "site": "decoder"}, "Wiener, all labels told"),
+        ({"outputs": "instruments", "site": "decoder"}, "Wiener filter, all labels"),
         ({"outputs": "instruments", "site": "none"}, "Wiener filter per label"),
         ({"outputs": "queries", "site": "decoder"}, "Wiener filter per label"),
         ({"outputs": "slots", "site": "none"}, "Wiener filter per label"),

@@ -295,7 +295,7 @@ def models_on_shards(
 ) -> evaluations.ModelsOnShards:
     """Check models (folders, or models:/NAME with or without alias or version) against a split; needs no Ray."""
     folders = {model: model_folder(resolve_model(session.tracking, model, note), session.tracking) for model in models}
-    return evaluations.models_on_shards(folders, manifest, split)
+    return evaluations.check_models(folders, manifest, split)
 
 
 def separate_file(

@@ -198,7 +198,7 @@ class SearchLines:
                 self._note(event, "finished" if state == "finished" else "over")
             case CellEnded(metrics=metrics) if metrics:
                 figure = self.experiment.figure
-                err.print(f"    best {figure.title} {metrics[figure.name]:.2f} {figure.unit}")
+                err.print(f"    best {figure.title} {figure.text(metrics[figure.name])}")
 
     @property
     def seconds_left(self) -> float:
@@ -226,7 +226,7 @@ class SearchLines:
         self.best = figure.best((self.best, metrics[figure.name]))
         parts = [
             f"trial {number} at {event.audio_seconds:.0f} of {self.budgets.get(event.cell, 0.0):.0f} audio seconds",
-            f"loss {metrics[figure.name]:.2f} {figure.unit} (best {self.best:.2f})",
+            f"{figure.title} {figure.text(metrics[figure.name])} (best {self.best:.2f})",
             f"{rate:.0f} x real time",
         ]
         left = self.seconds_left
@@ -302,7 +302,8 @@ def show_warnings_of_workers() -> None:
     forward_warnings()
 
 
-def loss_text(trial: TrialRecord, unit: str = "") -> str:
-    """The validation loss of a trial, and the part of the validation set that it is of, if that is not all of it."""
+def figure_text(trial: TrialRecord, with_unit: bool = False) -> str:
+    """The best figure of a trial; if it covers only a part of the validation set, that part too."""
+    value = trial.figure.text(trial.objective) if with_unit else f"{trial.objective:.2f}"
     part = f" (up to {trial.scored_sources} sources)" if trial.scored_sources < max(VALIDATION_SOURCES) else ""
-    return f"{trial.objective:.2f}{unit}{part}"
+    return f"{value}{part}"

@@ -1,4 +1,4 @@
-"""Checks of this machine: what is installed, what is missing, and how to get it."""
+"""Checks of this machine: hardware, libraries, place and store, with a fix for each problem."""
 
 import importlib.metadata
 import importlib.util
@@ -89,7 +89,7 @@ def _machine() -> Iterator[Finding]:
     )
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     yield Finding("GPUs", ", ".join(names) if names else "none: training runs on the cores")
-    # Unlike /proc/cpuinfo, this covers ARM, macOS and Windows.
+    # Unlike /proc/cpuinfo, this works on ARM, macOS and Windows too.
     capabilities = torch.cpu.get_capabilities()
     yield vector_units(capabilities, torch.backends.cpu.get_cpu_capability())
     on_gpu = bool(names) and has_bfloat16_units(torch.device("cuda"))
@@ -99,7 +99,7 @@ def _machine() -> Iterator[Finding]:
 def vector_units(capabilities: Mapping[str, object], used: str) -> Finding:
     """The vector units of the CPU, and those that torch uses: AVX512, AVX2, DEFAULT and others."""
     units = [name for unit, name in VECTOR_UNITS.items() if capabilities.get(unit) is True]
-    found = ", ".join(units) or "none that is known"
+    found = ", ".join(units) or "none known"
     limited = os.environ.get("ATEN_CPU_CAPABILITY")
     if limited is not None:
         fix = "unset ATEN_CPU_CAPABILITY, unless results must equal those of another machine"
@@ -112,7 +112,7 @@ def vector_units(capabilities: Mapping[str, object], used: str) -> Finding:
 
 
 def bfloat16_units(capabilities: Mapping[str, object], on_gpu: bool) -> Finding:
-    """The hardware that multiplies bfloat16 numbers, and what that means for training."""
+    """The hardware that multiplies bfloat16 numbers, and its consequences for training."""
     from vimss.train.device import multiplies_bfloat16
 
     present = [unit for unit in capabilities if multiplies_bfloat16({unit: capabilities[unit]})]

@@ -3,7 +3,7 @@
     evaluations = evaluate_systems(manifest, {"best": folder}, "test")
     save_evaluations(study, "test", evaluations)
 
-Models need not have been trained on the shards: `models_on_shards` fits them to the shards of any recipe.
+Models need not have been trained on the shards: `check_models` fits them to the shards of any recipe.
 """
 
 import json
@@ -43,13 +43,13 @@ def evaluate_systems(
     models: Mapping[str, str | Path],
     split: str,
     *,
-    references: Sequence[str] = tuple(BASELINES),
+    baselines: Sequence[str] = tuple(BASELINES),
     whole_pieces: bool = True,
     on_progress: Callable[[SoundProgress], None] = lambda progress: None,
     fit: Fit | None = None,
     device: str = "cpu",
 ) -> list[Evaluation]:
-    """Evaluate models (name to folder) and rows that need no training, by name, as tasks of Ray.
+    """Evaluate models (name to folder) and baselines, by name, as tasks of Ray.
 
     With `fit`, from `fit_models`, the models need not have been trained on shards of this recipe; all rows are scored
     on the labels that the models know.
@@ -66,7 +66,7 @@ def evaluate_systems(
     table = Table(manifest.folder, split, None if fit is None else fit.labels)
     names = {name: tuple(fit.names[name].items()) if fit is not None else () for name in models}
     rows = [Row(name, Path(folder).absolute(), names[name], device=device) for name, folder in models.items()]
-    rows += baseline_rows(manifest, references)
+    rows += baseline_rows(manifest, baselines)
     tasks = [evaluation_tasks(table, row, manifest, whole_pieces) for row in rows]
     flat = [task for of_row in tasks for task in of_row]
     total, done, seconds = sum(task.seconds for task in flat), 0, 0.0
@@ -90,13 +90,13 @@ class ModelsOnShards:
     split: str
     folders: Mapping[str, Path]
     fit: Fit
-    references: tuple[str, ...]
-    """Rows that need no training, without those that these shards cannot give."""
+    baselines: tuple[str, ...]
+    """All baselines, or those that need no stems to fit them on where these shards have none."""
     sentences: tuple[str, ...]
     """Sentences about what is adapted or left out."""
 
 
-def models_on_shards(folders: Mapping[str, Path], manifest: Manifest, split: str) -> ModelsOnShards:
+def check_models(folders: Mapping[str, Path], manifest: Manifest, split: str) -> ModelsOnShards:
     """Check models (name to folder) against a split; needs no Ray.
 
     Raises:
@@ -109,23 +109,23 @@ def models_on_shards(folders: Mapping[str, Path], manifest: Manifest, split: str
     fit = fit_models({model: load_separator(folder) for model, folder in folders.items()}, manifest, split)
     for model, folder in folders.items():
         model_system(folder, manifest, model, fit.names[model])
-    sentences, references = list(fit.sentences), tuple(BASELINES)
+    sentences, baselines = list(fit.sentences), tuple(BASELINES)
     if "train" not in manifest.splits or not has_part(manifest, "train", "audio"):
-        references = tuple(name for name, baseline in BASELINES.items() if not baseline.fitted)
+        baselines = tuple(name for name, baseline in BASELINES.items() if not baseline.fitted)
         left_out = " and ".join(f"'{name}'" for name, baseline in BASELINES.items() if baseline.fitted)
         sentences.append(f"no rows {left_out}: '{manifest.name}' has no train split with stems to fit them on")
-    return ModelsOnShards(manifest, split, folders, fit, references, tuple(sentences))
+    return ModelsOnShards(manifest, split, folders, fit, baselines, tuple(sentences))
 
 
 def evaluate_models(
     models: ModelsOnShards, device: str, on_progress: Callable[[SoundProgress], None]
 ) -> list[Evaluation]:
-    """The table of `models_on_shards`."""
+    """The table of `check_models`."""
     return evaluate_systems(
         models.manifest,
         models.folders,
         models.split,
-        references=models.references,
+        baselines=models.baselines,
         on_progress=on_progress,
         fit=models.fit,
         device=device,

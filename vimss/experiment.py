@@ -33,7 +33,7 @@ from vimss.train.config import (
     Settings,
     TrainingConfig,
     ValidationConfig,
-    unchecked,
+    unchecked_settings,
     without_idle,
 )
 from vimss.train.figure import Figure
@@ -222,7 +222,7 @@ class Experiment(Config):
 
     def as_written(self, overrides: Mapping[str, Scalar]) -> Settings | None:
         """The same with what changes nothing; None where a group is wrong by itself."""
-        return unchecked(self._content(overrides))
+        return unchecked_settings(self._content(overrides))
 
     def audio_seconds(self, cell: "Cell") -> float:
         """The budget of a trial of the cell; the largest one where it is tuned."""

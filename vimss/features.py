@@ -4,7 +4,7 @@
     clips = read_clips(manifest, "train", parts=("audio", "features"), features="resnet18-3f9c2a1b07")
 
 The context `features` reads them (`vimss.model.contexts.features`). A file that exists is complete, so the same call
-again resumes; several processes may share the work by computing different shards.
+resumes; several processes may compute different shards.
 """
 
 import functools
@@ -38,18 +38,18 @@ def compute_features(
     progress: Callable[[float], None] | None = None,
     device: str = "cpu",
 ) -> str:
-    """Write the features of every picture in `shards` (all where not given), and return the folder's name.
+    """Write the features of every picture in `shards` (default: all), and return the folder's name.
 
     Args:
         manifest: the shards.
-        vision: the network; it is used as it is, whether its settings freeze it or not.
+        vision: the network, with frozen weights whatever its settings are.
         shards: the shards of this process; the last process to finish writes the entry.
         progress: called after each shard with the seconds of music done.
-        device: where the network runs.
+        device: the device of the network.
 
     Raises:
-        DataError: where no player of a shard has a picture.
-        ModelError: where the network's weights are not available.
+        DataError: no player of a shard has a picture.
+        ModelError: the network's weights are not available.
 
     """
     network = on_device(Vision(vision.model_copy(update={"frozen": True})), device)
@@ -68,7 +68,7 @@ def compute_features(
 def write_features(
     manifest: Manifest, vision: VisionConfig, device: str = "cpu", on_done: Callable[[int], None] = lambda count: None
 ) -> Folder:
-    """`compute_features` with the shards side by side as tasks of Ray; returns the folder.
+    """`compute_features` in parallel, one Ray task per shard; returns the folder.
 
     `on_done` is called with the number of shards that are done.
     """
@@ -94,7 +94,7 @@ def run_features(task: FeaturesTask) -> str:
 
 
 def load_vision(network: str, weights: str | Path) -> VisionConfig:
-    """The settings of a vision network; ConfigError where its weights are neither a known word nor a file."""
+    """The settings of a vision network; ConfigError if its weights are neither a known word nor a file."""
     vision = parse_config({"network": network, "weights": str(weights)}, VisionConfig, "vimss features")
     if vision.weights not in {"torchvision", "random"} and not Path(vision.weights).is_file():
         raise ConfigError(

@@ -4,8 +4,8 @@
         print(entry.kind, entry.name, entry.state)
     print_inventory(store, as_json=True)
 
-Everything is read from the disk: no server and no Ray is started, and nothing is loaded that takes seconds. What cannot
-be read is listed with that state rather than ending the list.
+Everything is read from the disk, without starting a server or Ray and without slow imports. Unreadable entries are
+listed as such.
 """
 
 import math
@@ -27,7 +27,7 @@ from vimss.storage import TEMPORARY, LocalFolder, Store
 from vimss.track.names import DATABASE, RegisteredVersion, registered_versions
 
 SILENT_SECONDS = 600.0
-"""A trial that is recorded as running but wrote nothing for longer was left by a search that was killed."""
+"""A trial recorded as running that wrote nothing for longer belongs to a search that was killed."""
 
 ARTIFACTS = "/mlflow/artifacts/"
 """The part of the path of a registered model's files that is the same in every store."""
@@ -37,14 +37,14 @@ COLUMNS = ("name", "kind", "state", "best figure", "size", "age")
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing that a store holds."""
+    """One entry of a store."""
 
     kind: Literal["shards", "study", "trial", "model"]
     name: str
     """The name; of a trial with the folders of study and cell, of a model with its version."""
     state: str
     size_bytes: int | None
-    """On disk; None where the store does not hold the files."""
+    """On disk; None if the files are not in the store."""
     changed: float | None
     """Seconds since 1970; None of shards behind a URL."""
     figures: dict[str, float] = field(default_factory=dict)
@@ -58,7 +58,7 @@ def inventory(store: Store) -> list[Entry]:
 
 
 def print_inventory(store: Store, as_json: bool = False) -> None:
-    """Print what a store holds: a table for people, or JSON for scripts."""
+    """Print the content of a store as a table, or as JSON for scripts."""
     entries = inventory(store)
     if as_json:
         print_json({"store": str(store.root), "entries": [asdict(entry) for entry in entries]})
@@ -96,7 +96,7 @@ def size(number: int | float) -> str:
 
 
 def _shards(store: Store) -> Iterator[Entry]:
-    """One entry per folder of shards; behind a URL all of them cost one listing."""
+    """One entry per folder of shards; behind a URL, one listing covers all of them."""
     home = store.shards
     files: dict[str, dict[str, int]] = {}
     for path, number in sorted(home.sizes().items()):
@@ -131,7 +131,7 @@ def _studies(store: Store) -> Iterator[Entry]:
 
 
 def _trial(folder: Path) -> tuple[Entry, TrialRecord | None]:
-    """A trial as an entry, and its record where that can be read."""
+    """A trial as an entry, and its record if it is readable."""
     name, changed = "/".join(folder.parts[-3:]), _changed(folder)
     try:
         record = read_record(folder / RECORD)
@@ -148,7 +148,7 @@ def _models(store: Store) -> Iterator[Entry]:
     database = store.tracking / DATABASE
     try:
         versions = registered_versions(database)
-    except sqlite3.Error:  # a database of another MLflow, or one that is written
+    except sqlite3.Error:  # a database of another MLflow version, or one that is locked
         yield Entry("model", DATABASE, "unreadable", None, _changed(database), location=str(database))
         return
     for version in versions:
@@ -165,7 +165,7 @@ def _models(store: Store) -> Iterator[Entry]:
 
 
 def _files_of(version: RegisteredVersion, store: Store) -> Path | None:
-    """The folder of a version's files in this store, which may have been moved; None where it does not hold them."""
+    """The folder of a version's files in this store, which may have been moved; None if they are not in it."""
     location = version.location
     path = unquote(location.removeprefix("file://")) if location.startswith("file://") else location
     _, artifacts, below = path.rpartition(ARTIFACTS)
@@ -178,7 +178,7 @@ def _is_kept(path: Path) -> bool:
 
 
 def _bytes(folder: Path) -> int:
-    """All files below, without following links; what goes away meanwhile does not count."""
+    """Size of all files below, without following links; files deleted meanwhile do not count."""
     total = 0
     for home, _, names in os.walk(folder):
         for name in names:
@@ -190,7 +190,7 @@ def _bytes(folder: Path) -> int:
 
 
 def _changed(path: Path) -> float:
-    """When a folder, or a file right in it, was written last; 0 where it has gone away."""
+    """Time of the last change of a folder or a file directly in it; 0 if it was deleted."""
     try:
         return max(each.lstat().st_mtime for each in (path, *(path.iterdir() if path.is_dir() else ())))
     except FileNotFoundError:

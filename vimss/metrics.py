@@ -141,10 +141,9 @@ def level_db(estimate: Float[np.ndarray, "c t"], mixture: Float[np.ndarray, "c t
 
 @dataclass(frozen=True, eq=False)
 class BssEval:
-    """museval's four ratios in dB, medians over frames, one value per source; NaN where undefined."""
+    """Three of museval's ratios in dB, medians over frames, one value per source; NaN where undefined."""
 
     sdr: Float[np.ndarray, " s"]
-    isr: Float[np.ndarray, " s"]
     sir: Float[np.ndarray, " s"]
     sar: Float[np.ndarray, " s"]
 
@@ -169,7 +168,8 @@ def bss_eval_v4(
         frames = _bss_frames(references[sounding].astype(np.float64), given, min(sample_rate, references.shape[2]))
         frames[:, silent] = np.nan
         scores[:, sounding] = np.clip(_nanmedian(frames), -LIMIT_DB, LIMIT_DB)
-    return BssEval(*scores)
+    sdr, _, sir, sar = scores
+    return BssEval(sdr, sir, sar)
 
 
 def _bss_frames(

@@ -96,15 +96,17 @@ def promote_best(
         model_card(experiment, manifest),
     )
     models = {"challenger": best.folder / "model"}
-    rows: tuple[str, ...] = ()
+    baselines: tuple[str, ...] = ()
     champion = champion_to_beat(session.tracking, experiment.name, version)
     if champion is None:
         incumbent = equally_informed(load_separator(best.folder / "model").config)
-        rows, against = (incumbent,), f"the row '{incumbent}'"
+        baselines, against = (incumbent,), f"the row '{incumbent}'"
     else:
         incumbent, against = "champion", f"the champion, version {champion}"
         models[incumbent] = model_folder(f"models:/{experiment.name}/{champion}", session.tracking)
-    found = {row.system: piece_scores(row) for row in evaluate_systems(manifest, models, "promote", references=rows)}
+    found = {
+        row.system: piece_scores(row) for row in evaluate_systems(manifest, models, "promote", baselines=baselines)
+    }
     decision = decide(found["challenger"], found[incumbent], against)
     is_champion = promote(session.tracking, experiment.name, version, decision)
     return Promotion(experiment.name, version, best.cell, decision, is_champion)

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from statistics import mean
 
 from vimss.config import signature
-from vimss.console import decibel, loss_text, out, print_table, short
+from vimss.console import decibel, figure_text, out, print_table, short
 from vimss.evaluate import Evaluation
 from vimss.evaluations import evaluation_of
 from vimss.experiment import SEED, Cell, Experiment, cell_name
 from vimss.metrics import CONVENTIONS
 from vimss.search.study import Study, TrialRecord, best_of_cell
 from vimss.shards.instruments import INSTRUMENTS
-
-SEED_COLUMNS = ("over seeds", "seeds", "mean, dB", "lowest, dB", "highest, dB")
+from vimss.train.config import VALIDATION_SOURCES
+from vimss.train.objectives import OBJECTIVES
 
 MIXTURE_COLUMNS = {"SI-SDRi": "si_sdr_improvement", "contrast": "label_contrast", "absent": "absent_level"}
 
@@ -39,9 +39,9 @@ def comparison_rows(experiment: Experiment, study: Study) -> list[tuple[str, ...
         chosen = (
             ", ".join(f"{key.rpartition('.')[2]} {short(value)}" for key, value in best.chosen.items()) if best else ""
         )
-        loss = loss_text(best) if best and math.isfinite(best.objective) else "-"
+        figure = figure_text(best) if best and math.isfinite(best.objective) else "-"
         finished = sum(record.state == "finished" for record in records)
-        rows.append((cell.name, str(len(records)), str(finished), loss, chosen))
+        rows.append((cell.name, str(len(records)), str(finished), figure, chosen))
     return rows
 
 
@@ -51,16 +51,16 @@ class SeedSpread:
 
     name: str
     cells: int
-    losses: tuple[float, ...]
-    """The validation loss of each cell's best trial; cells without weights have none."""
+    values: tuple[float, ...]
+    """The figure of each cell's best trial; cells without weights have none."""
 
     @property
     def figures(self) -> dict[str, int | float]:
-        """For a script; without any loss, there are only the numbers of cells."""
-        counts = {"cells": self.cells, "with_loss": len(self.losses)}
-        if not self.losses:
+        """For a script; if no cell has a figure, only the numbers of cells."""
+        counts = {"cells": self.cells, "with_figure": len(self.values)}
+        if not self.values:
             return {**counts}
-        return {**counts, "mean": mean(self.losses), "lowest": min(self.losses), "highest": max(self.losses)}
+        return {**counts, "mean": mean(self.values), "lowest": min(self.values), "highest": max(self.values)}
 
 
 def seed_spreads(experiment: Experiment, study: Study) -> list[SeedSpread]:
@@ -73,35 +73,54 @@ def seed_spreads(experiment: Experiment, study: Study) -> list[SeedSpread]:
     for (control, _), cells in groups.items():
         others = {key: value for key, value in cells[0].overrides.items() if key != SEED}
         best = [best_of_cell(study, cell.name) for cell in cells]
-        losses = tuple(trial.objective for trial in best if trial is not None and math.isfinite(trial.objective))
+        values = tuple(trial.objective for trial in best if trial is not None and math.isfinite(trial.objective))
         name = " / ".join(cell.name for cell in cells) if control else cell_name(others)
         # Two controls may change the same settings, the seed included.
         if len({cell.overrides.get(SEED, experiment.seed) for cell in cells}) == len(cells) > 1:
-            spreads.append(SeedSpread(name, len(cells), losses))
+            spreads.append(SeedSpread(name, len(cells), values))
     return spreads
 
 
+def seed_columns(experiment: Experiment) -> tuple[str, ...]:
+    """Of the table over seeds; the values are figures of the experiment's objective."""
+    unit = f", {experiment.figure.unit}" if experiment.figure.unit else ""
+    return "over seeds", "seeds", f"mean{unit}", f"lowest{unit}", f"highest{unit}"
+
+
 def seed_rows(experiment: Experiment, study: Study) -> list[tuple[str, ...]]:
-    """One row per group of cells that differ in their seed alone, under SEED_COLUMNS."""
+    """One row per group of cells that differ in their seed alone, under `seed_columns`."""
     rows: list[tuple[str, ...]] = []
     for spread in seed_spreads(experiment, study):
         found = [spread.figures.get(name) for name in ("mean", "lowest", "highest")]
         # Say if the mean is over fewer seeds than the experiment has.
-        seeds = f"{len(spread.losses)}" + (f" of {spread.cells}" if len(spread.losses) < spread.cells else "")
+        seeds = f"{len(spread.values)}" + (f" of {spread.cells}" if len(spread.values) < spread.cells else "")
         rows.append((spread.name, seeds, *("-" if value is None else f"{value:.2f}" for value in found)))
     return rows
 
 
 def print_comparison(experiment: Experiment, study: Study) -> None:
     """The result table of an experiment."""
-    caption = (
-        "Validation loss: mean -SNR in dB, floored at -30, over present sources of the fixed set; lower is better. "
-        "Networks with fewer slots than its mixtures have sources answer only a part of it, which is easier."
+    print_table(
+        experiment.question,
+        comparison_columns(experiment),
+        comparison_rows(experiment, study),
+        _caption(experiment, study),
     )
-    print_table(experiment.question, comparison_columns(experiment), comparison_rows(experiment, study), caption)
     over_seeds = seed_rows(experiment, study)
     if over_seeds:
-        print_table("Cells that differ in their seed alone: the losses of their best trials", SEED_COLUMNS, over_seeds)
+        title = f"Cells that differ in their seed alone: {experiment.figure.title} of their best trials"
+        print_table(title, seed_columns(experiment), over_seeds)
+
+
+def _caption(experiment: Experiment, study: Study) -> str:
+    """The figure of the cells, for people who read their table."""
+    entry = OBJECTIVES[experiment.objective]
+    better = "lower" if entry.figure.direction == "min" else "higher"
+    title = entry.figure.title[0].upper() + entry.figure.title[1:]
+    sentence = f"{title}: {entry.meaning}; {better} is better." if entry.meaning else f"{title}: {better} is better."
+    if any(0 < record.scored_sources < max(VALIDATION_SOURCES) for record in study.records):
+        sentence += " A network with K slots is scored on mixtures of at most K sources, which are easier."
+    return sentence
 
 
 def mixture_rows(evaluations: Sequence[Evaluation]) -> list[tuple[str, ...]]:

@@ -1,9 +1,9 @@
-"""The README's figures of the quickstart, and the command that pastes them from a store where it ran:
+"""Figures of the quickstart in the README and the lab log, and the command that pastes them from a store where it ran:
 
     platform/local/run python tests/golden/quickstart.py STORE
 
 It reads STORE/quickstart-seed0.json and those of all other seeds, keeps the figures in quickstart.json beside this file
-and writes the README's blocks anew: what stands between `<!-- quickstart: NAME -->` and `<!-- /quickstart -->`.
+and replaces the blocks of both pages, from `<!-- quickstart: NAME -->` to `<!-- /quickstart -->`.
 """
 
 import functools
@@ -19,7 +19,7 @@ from vimss.console import decibel
 from vimss.quickstart import BEST, REACHED
 
 FIGURES = Path(__file__).with_suffix(".json")
-README = Path(__file__).parents[2] / "README.md"
+PAGES = tuple(Path(__file__).parents[2] / page for page in ("README.md", "experiments/README.md"))
 BLOCK = re.compile(r"(<!-- quickstart: (\w+) -->).*?(<!-- /quickstart -->)", re.DOTALL)
 COLUMNS = {
     "si_sdr_improvement": "SI-SDRi, two sources",
@@ -43,7 +43,14 @@ def read_store(store: Path) -> Figures:
     paths = sorted(store.glob("quickstart-seed*.json"), key=lambda path: int(path.stem.removeprefix("quickstart-seed")))
     if not paths:
         sys.exit(f"{store} must hold quickstart-seed0.json; got no such file. To fix: run `vimss quickstart --seed 0`")
-    figures = [_shown(json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+    summaries = {path: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    for path, summary in summaries.items():
+        if "baselines" not in summary:
+            sys.exit(
+                "every file must be of this version's quickstart; "
+                f"got {path} without `baselines`. To fix: run the quickstart again"
+            )
+    figures = [_shown(summary) for summary in summaries.values()]
     if not any(_is_whole(run) for run in figures):
         sys.exit(
             "the seconds of a run must be of one that did all stages itself; got runs that found shards or trials. "
@@ -54,7 +61,7 @@ def read_store(store: Path) -> Figures:
 
 def _shown(summary: dict[str, Any]) -> dict[str, Any]:
     """The part of quickstart.json that the README shows; nothing of the machine's paths."""
-    rows = {BEST: summary["best"]["metrics"], **summary["baseline"], **summary["references"]}
+    rows = {BEST: summary["best"]["metrics"], **summary["controls"], **summary["baselines"]}
     return {
         "seed": summary["seed"],
         "stages": summary["stages"],
@@ -138,6 +145,21 @@ def the_unseen(figures: Figures) -> str:
     return f"{unseen} dB instead of {seen}"
 
 
+def the_gain(figures: Figures) -> str:
+    """The gain from labels on two-source mixtures."""
+    (name,) = (name.strip() for name, path, _ in REACHED if path == ("labels_gain",))
+    gains = [gain for run in figures if (gain := run["reached"][name]) is not None]
+    seeds = _list([run["seed"] for run in figures])
+    return f"{_median(gains)} dB (median of the seeds {seeds}, {decibel(min(gains))} to {decibel(max(gains))})"
+
+
+def the_pieces(figures: Figures) -> str:
+    """The best trial and the control without labels on whole pieces."""
+    rows = (BEST, "no labels")
+    best, blind = (_median([run["systems"][row]["pieces_si_sdr_improvement"] for run in figures]) for row in rows)
+    return f"{best} dB against its {blind}"
+
+
 def _median(values: Sequence[float | None]) -> str:
     defined = [value for value in values if value is not None]
     return decibel(statistics.median(defined)) if defined else "-"
@@ -148,16 +170,24 @@ def _list(numbers: Sequence[int]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-BLOCKS = {"run": the_run, "seeds": the_seeds, "systems": the_systems, "unseen": the_unseen}
+BLOCKS = {
+    "run": the_run,
+    "seeds": the_seeds,
+    "systems": the_systems,
+    "unseen": the_unseen,
+    "gain": the_gain,
+    "pieces": the_pieces,
+}
 """Name of a block to what makes it."""
 
 
 def paste(text: str, figures: Figures) -> str:
-    """The README with its blocks made anew."""
+    """A page with its blocks replaced."""
     return BLOCK.sub(lambda found: f"{found[1]}{BLOCKS[found[2]](figures)}{found[3]}", text)
 
 
 if __name__ == "__main__":
     figures = read_store(Path(sys.argv[1]))
     FIGURES.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    README.write_text(paste(README.read_text(encoding="utf-8"), figures), encoding="utf-8")
+    for page in PAGES:
+        page.write_text(paste(page.read_text(encoding="utf-8"), figures), encoding="utf-8")

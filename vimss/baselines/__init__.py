@@ -1,7 +1,7 @@
 """Systems that need no training and give a dB its meaning: rows beside every model, under the same evaluation.
 
-To add one is one file with a class of the members of Baseline, and one line of BASELINES. The order of the lines is
-that of the tables, and the name is what the row is called. See `vimss.systems.baseline_systems` for their use:
+To add one, write a file with a class that has the members of Baseline, and a line of BASELINES: the name of the row, in
+the order of the tables. `vimss.systems.baseline_systems` uses them:
 
     train = TrainStems(manifest)
     estimates = BASELINES["Wiener filter per label"].fit(train)(scene, ["vn", "vc"])     # [2 c t]
@@ -37,10 +37,10 @@ class Baseline(Protocol):
 
     @classmethod
     def fit(cls, train: TrainStems) -> "Baseline":
-        """Make it for shards of a sample rate, from the stems of their train split where it is `fitted`."""
+        """Make a baseline for some shards, from the stems of their train split if it is `fitted`."""
 
     def __call__(self, scene: Scene, labels: Sequence[str]) -> Float[np.ndarray, "s c t"]:
-        """Estimates for these labels, of which some may not sound, as loud as they come and as long as the mixture.
+        """Estimates for these labels, some of which may not sound; as long as the mixture, at any level.
 
         The keys of `scene.references` are the labels that sound; their audio is for `conditioned_on = "stems"` alone.
         """
@@ -49,8 +49,8 @@ class Baseline(Protocol):
 BASELINES: dict[str, type[Baseline]] = {
     "mixture": MixtureBaseline,
     "Wiener filter per label": WienerPerLabel,
-    "Wiener, all labels told": InformedWiener,
-    "NMF, all labels told": InformedNMF,
+    "Wiener filter, all labels": InformedWiener,
+    "NMF, all labels": InformedNMF,
     "oracle ratio mask": OracleMask,
 }
-"""Row of a table -> what gives it."""
+"""Name of a table's row -> its baseline."""

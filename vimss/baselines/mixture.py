@@ -18,7 +18,7 @@ class MixtureBaseline:
 
     @classmethod
     def fit(cls, train: TrainStems) -> "MixtureBaseline":
-        """There is nothing to set."""
+        """Nothing is fitted."""
         return cls()
 
     def __call__(self, scene: Scene, labels: Sequence[str]) -> Float[np.ndarray, "s c t"]:

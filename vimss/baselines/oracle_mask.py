@@ -1,4 +1,4 @@
-"""The power ratio mask of the true stems: about the best that a mask on a spectrogram can reach."""
+"""The power ratio mask of the true stems: nearly an upper bound for masks on a spectrogram."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -12,7 +12,7 @@ from vimss.stream.scene import Scene
 
 
 class OracleMask:
-    """An oracle: it hears the true stems."""
+    """An oracle, which reads the true stems."""
 
     conditioned_on: ClassVar[ConditionedOn] = "stems"
     fitted: ClassVar[bool] = False

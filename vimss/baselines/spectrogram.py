@@ -24,7 +24,7 @@ def masked(
     """The mixture through one ratio mask per source: the source's power over that of all.
 
     The channels k of `power` are those of the mixture, or 1 for all of them; its frames n those of the mixture, or 1
-    for all. Where no source has power, all get equal shares.
+    for all. Bins in which no source has power are shared equally.
     """
     total = power.sum(axis=0)
     spectrum, window = spectrum_of(mixture, sample_rate), _window(sample_rate)

@@ -1,8 +1,8 @@
-"""The stems of a train split, one at a time, and what baselines have learned from them.
+"""The stems of a train split, one at a time, and a cache of what baselines learn from them.
 
 train = TrainStems(manifest)
 for label, stem in train: ...                   # every stem that sounds, [c t] in [-1, 1]
-spectra = train.learned(fit_spectra)            # at the first call; the same object at the next
+spectra = train.learned(fit_spectra)            # computed by the first call, returned by later ones
 """
 
 from collections.abc import Callable, Iterable, Iterator

@@ -1,10 +1,10 @@
-"""Time-invariant Wiener filters: what can be had by knowing the average spectrum of each instrument.
+"""Time-invariant Wiener filters: separation with nothing but the average spectrum of each instrument.
 
     spectra = fit_spectra([("vn", stem), ("vc", other)], sample_rate)
     estimates = WienerPerLabel(spectra)(scene, ["vn", "vc"])
 
 A network that does not beat them has learned a fixed equaliser. P is the mean power spectrum of a label's stems at
-equal level, in the train split. There are two, which differ in what they know of a mixture.
+equal level, in the train split. The two filters differ in the labels that they know.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,17 +27,17 @@ class LabelSpectra:
 
     sample_rate: int
     power: Mapping[str, Float[np.ndarray, " f"]]
-    """Of each label that some stem had, the sum over its stems, each at level 1."""
+    """For each label with stems, the sum over its stems, each at level 1."""
 
     def of(self, label: str) -> Float[np.ndarray, " f"]:
-        """At level 1; of a label that no stem had, the mean of all others: the best guess that train allows."""
+        """The spectrum of a label at level 1; for one without stems, the mean of all others as the best guess."""
         if label in self.power:
             return self.power[label] / self.power[label].sum()
         return np.mean([self.of(known) for known in self.power], axis=0)
 
 
 def fit_spectra(stems: Iterable[tuple[str, Float[np.ndarray, "_ _"]]], sample_rate: int) -> LabelSpectra:
-    """Mean spectra from (label, stem) pairs, one pair in memory at a time; DataError where no stem sounds."""
+    """Mean spectra from (label, stem) pairs, one pair in memory at a time; DataError if no stem sounds."""
     found: dict[str, Float[np.ndarray, " f"]] = {}
     for label, stem in stems:
         sounding = stem[:, active_mask(stem, sample_rate)]
@@ -68,7 +68,7 @@ class WienerPerLabel:
         return cls(train.learned(fit_spectra))
 
     def __call__(self, scene: Scene, labels: Sequence[str]) -> Float[np.ndarray, "s c t"]:
-        """Each label by its own filter; the mixture itself where no other label is known."""
+        """Each label by its own filter; the mixture itself if no other label is known."""
         estimates = []
         for label in labels:
             others = [self.spectra.of(other) for other in self.spectra.power if other != label]
@@ -81,7 +81,7 @@ class WienerPerLabel:
 
 
 class InformedWiener:
-    """Filters among the labels j that sound, P_k / sum of P_j: it knows all of them, as no query does."""
+    """Filters among the labels j that sound, P_k / sum of P_j: unlike a query, it knows all of them."""
 
     conditioned_on: ClassVar[ConditionedOn] = "all_labels"
     fitted: ClassVar[bool] = True

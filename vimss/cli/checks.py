@@ -27,17 +27,17 @@ def check_evaluation(experiment: str | None, models: list[str], shards: str | No
     given += [f"--shards {shards}"] if shards is not None else []
     got = " and ".join(given) or "neither"
     if experiment is not None and len(given) > 1:
-        raise ConfigError(rule, got=got, fix="leave the experiment out, or --model and --shards")
+        raise ConfigError(rule, got=got, fix="remove the experiment, or --model and --shards")
     if experiment is None and not models:
         raise ConfigError(rule, got=got, fix="name an experiment, or give --model models:/NAME --shards RECIPE")
     if experiment is None and shards is None:
         raise ConfigError(rule, got=got, fix="add --shards RECIPE")
     if len(set(models)) < len(models):
-        raise ConfigError("each --model must be given once", got=got, fix="leave the second one out")
+        raise ConfigError("each --model must be given once", got=got, fix="remove the duplicate")
 
 
 def find_shards(models: list[str], recipe: str, split: str, given: tuple[int | None, list[str]], place: str) -> Any:
-    """The shards to score models on; an error where they, or the folder or name of a model, do not exist.
+    """The shards to score models on; an error if they, or the folder or name of a model, do not exist.
 
     `given` are --seed and --set of the recipe.
     """
@@ -60,7 +60,7 @@ def find_shards(models: list[str], recipe: str, split: str, given: tuple[int | N
 
 
 def check_picture(path: Path) -> None:
-    """ConfigError where --curves cannot be written."""
+    """ConfigError if --curves cannot be written."""
     if path.suffix.lower() != ".png":
         raise ConfigError("--curves must name a PNG file", got=str(path), fix=f"write {path.with_suffix('.png')}")
     if path.is_dir() or not path.absolute().parent.is_dir():

@@ -19,7 +19,7 @@ def shard(
             "--out", metavar="FOLDER|URL", help="Where to write; default: VIMSS_SHARDS, or the place's, or the store."
         ),
     ] = None,
-    check: Annotated[bool, typer.Option("--check", help="Read the written shards again and list errors.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Read existing shards again and list errors.")] = False,
     show: Annotated[
         bool, typer.Option("--show", help="Write a page to look at and listen to for one clip of each split.")
     ] = False,
@@ -38,7 +38,9 @@ def shard(
     loaded = load_recipe(recipe, changes or (), seed, minutes)
     if check and (show or source is not None):
         raise ConfigError(
-            "--check reads what was written", got="--source or --show beside it", fix="give them without --check"
+            "--check reads existing shards",
+            got="--source or --show beside it",
+            fix="remove --check, or the other option",
         )
     if check:
         _check_shards(recipe, loaded, place, shards, as_json)
@@ -75,7 +77,7 @@ def _print_shards(manifest: Any, pages: list[Path], as_json: bool) -> None:
 
 
 def _check_shards(name: str, recipe: Any, place: str, shards: str | None, as_json: bool) -> None:
-    """Read the written shards; exit code 1 if there are errors."""
+    """Read existing shards; exit code 1 if there are errors."""
     from vimss import api
     from vimss.console import out, print_json, stage
     from vimss.session import open_session
@@ -103,7 +105,7 @@ def _check_shards(name: str, recipe: Any, place: str, shards: str | None, as_jso
 def features(
     recipe: RecipeName,
     network: Annotated[str, typer.Option(help="Vision network: resnet18, resnet50 or mobilenet_v2.")] = "resnet18",
-    weights: Annotated[str, typer.Option(help="Its weights: torchvision, random, or the path of a file.")] = (
+    weights: Annotated[str, typer.Option(help="Weights: torchvision, random, or the path of a file.")] = (
         "torchvision"
     ),
     device: Device = "auto",

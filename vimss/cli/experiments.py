@@ -1,6 +1,7 @@
 """Verbs that answer the question of an experiment: train, search, compare, quickstart."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,34 +11,29 @@ from vimss.cli.checks import check_picture
 from vimss.cli.options import ExperimentName, Json, On, Seed, Set, Verbose, Wait
 
 
-def train(
-    experiment: ExperimentName,
-    seed: Seed = None,
-    changes: Set = None,
-    place: On = "local",
-    wait: Wait = False,
-    as_json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Train an experiment's own settings: a search with one trial."""
-    from vimss.search.consistency import load_experiment
+def _search_verb(name: str, description: str, whole: bool) -> Callable[..., None]:
+    """The verb `search`, or `train` for one trial: equal options, which typer reads from the signature."""
 
-    _search(load_experiment(experiment, changes or (), seed).without_search(), place, wait, as_json)
+    def verb(
+        experiment: ExperimentName,
+        seed: Seed = None,
+        changes: Set = None,
+        place: On = "local",
+        wait: Wait = False,
+        as_json: Json = False,
+        verbose: Verbose = False,
+    ) -> None:
+        from vimss.search.consistency import load_experiment
+
+        loaded = load_experiment(experiment, changes or (), seed)
+        _search(loaded if whole else loaded.without_search(), place, wait, as_json)
+
+    verb.__name__, verb.__doc__ = name, description
+    return verb
 
 
-def search(
-    experiment: ExperimentName,
-    seed: Seed = None,
-    changes: Set = None,
-    place: On = "local",
-    wait: Wait = False,
-    as_json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Search all cells of an experiment, or resume that search."""
-    from vimss.search.consistency import load_experiment
-
-    _search(load_experiment(experiment, changes or (), seed), place, wait, as_json)
+train = _search_verb("train", "Train an experiment's own settings: a search with one trial.", whole=False)
+search = _search_verb("search", "Search all cells of an experiment, or resume that search.", whole=True)
 
 
 def _search(experiment: Any, place: str, wait: bool, as_json: bool) -> None:
@@ -78,7 +74,8 @@ def _print_earlier(session: Any, experiment: Any, manifest: Any) -> None:
 def compare(
     experiment: ExperimentName,
     curves: Annotated[
-        Path | None, typer.Option(metavar="PNG", help="Draw the validation loss of each cell's best trial to a file.")
+        Path | None,
+        typer.Option(metavar="PNG", help="Draw the curve of each cell's best trial, its figure against audio seconds."),
     ] = None,
     seed: Seed = None,
     changes: Set = None,
@@ -88,7 +85,7 @@ def compare(
     """Print the result table of an experiment, one row per cell."""
     from vimss import api, report
     from vimss.console import print_json
-    from vimss.pages.of_trial import loss_curves
+    from vimss.pages.of_trial import figure_curves
     from vimss.search.consistency import load_experiment
     from vimss.session import open_session
     from vimss.storage import atomic_write
@@ -103,13 +100,13 @@ def compare(
     study = api.load_study(session, loaded, manifest)
     if curves is not None:
         with atomic_write(curves) as temporary:
-            temporary.write_bytes(loss_curves(api.best_trials(loaded, study)))
+            temporary.write_bytes(figure_curves(api.best_trials(loaded, study)))
     if as_json:
         rows = [
             dict(zip(report.comparison_columns(loaded), row, strict=True))
             for row in report.comparison_rows(loaded, study)
         ]
-        groups = [dict(zip(report.SEED_COLUMNS, row, strict=True)) for row in report.seed_rows(loaded, study)]
+        groups = [dict(zip(report.seed_columns(loaded), row, strict=True)) for row in report.seed_rows(loaded, study)]
         print_json([*rows, *groups])
         return
     report.print_comparison(loaded, study)

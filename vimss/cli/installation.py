@@ -12,7 +12,7 @@ from vimss.cli.options import Json, On
 def ui(
     port: Annotated[int, typer.Option(help="Port on this machine.", min=1, max=65535)] = 5000, place: On = "local"
 ) -> None:
-    """Show runs and models in MLflow's web page until Ctrl-C."""
+    """Serve MLflow's page of runs and models until Ctrl-C."""
     from vimss.console import out
     from vimss.session import open_session
     from vimss.track import runs_page, serve_ui
@@ -25,7 +25,7 @@ def ui(
 
 
 def doctor(place: On = "local", as_json: Json = False) -> None:
-    """List what this machine has, what is missing, and how to get it."""
+    """Check this machine: libraries, hardware, place, store."""
     from vimss.console import print_json, print_table
     from vimss.doctor import examine
 
@@ -39,7 +39,7 @@ def doctor(place: On = "local", as_json: Json = False) -> None:
 
 
 def list_store(place: On = "local", as_json: Json = False) -> None:
-    """List what the store holds: shards, studies with their trials, registered models."""
+    """List the content of the store: shards, studies with their trials, registered models."""
     from vimss.inventory import print_inventory
     from vimss.session import open_session
 

@@ -32,7 +32,7 @@ def evaluate(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Score best trials, or any models, beside untrained systems.
+    """Score best trials, or any models, beside baselines.
 
     With EXPERIMENT, the best trial of each of its cells; with --model and --shards, any models on any shards. --seed
     and --set change the experiment, or the recipe of --shards.
@@ -59,7 +59,7 @@ def evaluate(
 
 
 def _evaluate_models(models: list[str], manifest: Any, split: str, device: Any, place: str) -> list[Any]:
-    """Score models on shards, and print what is adapted or left out."""
+    """Score models on shards, and print adaptations and omissions."""
     from vimss import api
     from vimss.console import show_rate, stage
     from vimss.evaluations import evaluate_models

@@ -25,7 +25,7 @@ Verbose = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of corpus, sampler and training.", min=0)]
 Wait = Annotated[
-    bool, typer.Option("--wait", help="If another process is running the same search, wait until it has ended.")
+    bool, typer.Option("--wait", help="If another process is running the same search, wait for it to end.")
 ]
 Device = Annotated[
     Literal["auto", "cpu", "cuda", "mps"],

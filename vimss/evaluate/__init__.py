@@ -14,7 +14,6 @@ from vimss.evaluate.records import PIECE_FIGURES, Evaluation, MixtureScore, Part
 from vimss.evaluate.scores import (
     evaluate,
     evaluate_piece,
-    evaluate_two_sources,
     score_mixtures,
     two_source_mixtures,
     two_source_spec,
@@ -43,7 +42,6 @@ __all__ = [
     "baseline_rows",
     "evaluate",
     "evaluate_piece",
-    "evaluate_two_sources",
     "evaluation_tasks",
     "joined",
     "run_evaluation",

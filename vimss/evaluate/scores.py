@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from vimss.evaluate.records import Evaluation, MixtureScore, Part, SourceScore, TwoSources
+from vimss.evaluate.records import Evaluation, MixtureScore, Part, SourceScore
 from vimss.metrics import bss_eval_v4, level_db, si_sdr, si_sdr_improvement, silence_energy
 from vimss.shards.manifest import Manifest
 from vimss.stream.fixed import FixedSpec, fixed_set, mixtures_of
@@ -62,16 +62,6 @@ def evaluate_piece(system: System, piece: Scene, sample_rate: int) -> list[Sourc
     return scores
 
 
-def evaluate_two_sources(system: System, manifest: Manifest, split: str) -> TwoSources:
-    """Fixed mixtures of two instruments, the same for every system: separation quality and the effect of the query.
-
-    They are the corpus's own pairs where it has a frozen list of them for its test split, else drawn ones. The label
-    that does not sound is one that the train split has. Contrast is NaN for a system without a context, and the absent
-    level for one whose outputs have no labels.
-    """
-    return TwoSources.of(score_mixtures(system, manifest, split))
-
-
 def score_mixtures(
     system: System,
     manifest: Manifest,
@@ -79,9 +69,11 @@ def score_mixtures(
     labels: Collection[str] | None = None,
     numbers: range | None = None,
 ) -> list[MixtureScore]:
-    """The mixtures with these numbers, all where not given; of those labels, where given.
+    """Score the fixed mixtures of two sources: `numbers` chooses some of them, `labels` the labels to score.
 
-    Mixtures in which none of the labels sounds are left out.
+    They are the corpus's own pairs where it has a frozen list of them for its test split, else drawn ones. Mixtures in
+    which none of the labels sounds are left out. The absent label is one that the train split has. Contrast is not
+    defined for a system without a context, nor the absent level for one whose outputs have no labels.
     """
     chosen = range(count_mixtures(manifest, split)) if numbers is None else numbers
     # Labels without a training example say nothing about a model.

@@ -59,7 +59,7 @@ class EvaluationTask:
 
 
 def baseline_rows(manifest: Manifest, names: Sequence[str] = tuple(BASELINES)) -> list[Row]:
-    """Rows that need no training, fitted once, here: the tasks get them as they are."""
+    """Rows of baselines, fitted here once; the tasks get the fitted ones."""
     return [Row(system.name, baseline=system) for system in baseline_systems(manifest, names)]
 
 

@@ -4,9 +4,9 @@
     pictures = read_video(Path("quartet.mp4"), size=(96, 96), frame_rate=12.5)  # UInt8 "v h w 3"
     gain = write_wav(Path("vn.wav"), audio, sample_rate=22050)                  # int16, scaled where it would clip
 
-Time zero is where the picture starts (where the sound starts, in files without picture), so that what is read from one
-file stays aligned. The delay and padding of codecs such as AAC are removed. Reading is bounded: a file that decodes to
-more than MAX_SECONDS of sound or MAX_PICTURE_BYTES of picture is refused while it is read, however small it is on disk.
+Time zero is the start of the picture (of the sound, in files without picture), so that streams read from one file stay
+aligned. The delay and padding of codecs such as AAC are removed. Reading is bounded: a file that decodes to
+more than MAX_SECONDS of sound or MAX_PICTURE_BYTES of picture is refused during reading, no matter how small it is.
 """
 
 from vimss.media.container import MAX_SECONDS

@@ -1,12 +1,12 @@
-"""The length that a file claims, against what is there of it.
+"""Truncation: the length that a file claims, compared with its content.
 
     with opened(path) as container:
         shortfall(container, container.streams.audio[0], path, end=1.0, reached=1.0)  # "1.0 s of 2.0 s", or None
 
-Truncation shows in three kinds of files: their header holds a length in seconds (MP3, FLAC, MP4, Matroska), the
-size in bytes of the part that holds the sound (WAV, AIFF, CAF, AVI), or they end in a mark (Ogg, JPEG). Headers of
-writers that could not know the length, such as those into a pipe, claim nothing, and lengths that FFmpeg estimates from
-a bit rate are no claims. AAC, AC-3, AMR and MPEG streams claim nothing.
+Truncation can be detected in three kinds of files: those whose header holds a length in seconds (MP3, FLAC, MP4,
+Matroska), those whose header holds the size of the sound in bytes (WAV, AIFF, CAF, AVI), and those that end in a mark
+(Ogg, JPEG). A header written without knowing the length, such as one into a pipe, claims nothing, and a length that
+FFmpeg estimates from a bit rate is no claim. AAC, AC-3, AMR and MPEG streams claim nothing.
 """
 
 import io
@@ -18,35 +18,35 @@ from typing import Any
 from vimss.media.structure import BOXES, Chunk, is_unknown, jpeg_ends, media_chunk, mp3_claim, mp4_boxes, ogg_ends
 
 TOLERANCE = 0.1
-"""Seconds that encoders and containers round away."""
+"""Rounding by encoders and containers, seconds."""
 MOST_BEHIND = 4096
-"""Bytes behind the sound that may be a tag or padding."""
+"""Bytes after the sound that may be a tag or padding."""
 AVI_TOLERANCE = 1.0
-"""Seconds; the lengths in AVI count from where the sound should have started."""
+"""Seconds; lengths in AVI count from the intended start of the sound."""
 IN_SECONDS = {"mov", "matroska", "flv", "aiff", "au", "caf", "flac", "tta", "wv"}
 IN_SECONDS |= {"ape", "tak", "mpc", "mpc8", "dsf", "nistsphere"}
-"""Demuxers whose duration is the file's claim; others estimate it."""
+"""Demuxers that take the duration from the file; others estimate it."""
 
 
 @dataclass(frozen=True)
 class Shortfall:
-    """The part of a file that is missing, by its own claim."""
+    """The part of a file that is missing, according to its header."""
 
     text: str
-    """As in "1.0 s of 2.0 s"; a whole sentence where it is not cut off."""
+    """Such as "1.0 s of 2.0 s"; a whole sentence if the file is not cut off."""
     cut: bool
-    """Whether the end is missing; otherwise pieces of it are damaged, or more."""
+    """Whether the end is missing; otherwise the file is damaged, or longer than its header says."""
 
 
 def shortfall(container: Any, stream: Any, source: Path | bytes, end: float, reached: float) -> Shortfall | None:
-    """What is missing of a stream; None where it is whole, or claims nothing.
+    """The missing part of a stream; None if it is whole or claims nothing.
 
     Args:
         container: open, and read to its end.
         stream: the one that was read.
         source: the file.
-        end: where what was read of the stream ends, seconds after the beginning of the stream.
-        reached: where the last packet of any stream ends, in the file's own seconds.
+        end: the end of the part that was read, seconds after the beginning of the stream.
+        reached: the end of the last packet of any stream, in the file's own seconds.
 
     """
     kind = container.format.name.split(",")[0]
@@ -59,7 +59,7 @@ def shortfall(container: Any, stream: Any, source: Path | bytes, end: float, rea
         claimed = _claimed_seconds(kind, stream, duration)
         if claimed and end < claimed - TOLERANCE:
             return Shortfall(f"{end:.1f} s of {claimed:.1f} s", cut=True)
-        # A picture's last packet may have no length: at 5 pictures a second that is 0.2 s.
+        # The last packet of a video may have no length: at 5 pictures a second that is 0.2 s.
         rates = [float(video.average_rate) for video in container.streams.video if video.average_rate]
         slack = TOLERANCE + max([2 / rate for rate in rates if rate >= 1], default=0.0)
         if kind in ("matroska", "flv") and reached < duration - slack:
@@ -68,17 +68,17 @@ def shortfall(container: Any, stream: Any, source: Path | bytes, end: float, rea
             return Shortfall(f"{end:.1f} s, and no end", cut=True)
         short = _short_chunk(kind, file, end) or _more_behind(kind, file, end)
         length = float((stream.duration or 0) * stream.time_base)
-        # AVI counts the time of sound by what it finds: damage makes it shorter.
+        # The time of sound in AVI counts the packets found: damage makes it shorter.
         if short is None and kind == "avi" and media_chunk(kind, file) and end < length - AVI_TOLERANCE:
             return _damaged(end, length)
         return short
 
 
 def early_shortfall(container: Any, stream: Any, source: Path | bytes) -> Shortfall | None:
-    """What `shortfall` would return for a truncated file, before decoding, where that is certain.
+    """What `shortfall` would return for a truncated file, known before decoding; None if it is not certain yet.
 
-    So that the refusal of an hour of sound need not wait for its last second. Files whose bytes are not those of this
-    stream alone (AVI, Matroska), or of no known number (MP3, FLAC), show it at their end only.
+    An hour of sound is then refused without decoding it. Truncation of files that interleave streams (AVI, Matroska) or
+    have no known size (MP3, FLAC) is detected only at their end.
     """
     kind = container.format.name.split(",")[0]
     duration, rate = (container.duration or 0) / 1e6, stream.codec_context.bit_rate or 0
@@ -92,7 +92,7 @@ def early_shortfall(container: Any, stream: Any, source: Path | bytes) -> Shortf
             claimed = _claimed_seconds(kind, stream, duration)
             if share * claimed < claimed - TOLERANCE:
                 return Shortfall(f"about {max(0.0, share * claimed):.1f} s of {claimed:.1f} s", cut=True)
-        # The bit rate of other codecs than PCM is what an encoder wished for.
+        # The bit rate of codecs other than PCM is only nominal.
         plain = kind in ("wav", "aiff", "caf", "w64") and stream.codec_context.name.startswith("pcm_")
         chunk = media_chunk(kind, file) if plain and rate else None
         if chunk is not None and (chunk.end - size) * 8 > TOLERANCE * rate:
@@ -113,9 +113,9 @@ def _short_chunk(kind: str, file: io.BufferedIOBase, end: float) -> Shortfall | 
 
 
 def _more_behind(kind: str, file: io.BufferedIOBase, end: float) -> Shortfall | None:
-    """What follows the sound that the header describes; no player reads it.
+    """Data after the sound that the header describes; no player reads it.
 
-    A recorder that lost its power leaves the length that it had noted last; joined files keep that of the first.
+    After a power failure, the header holds the last length that was written; joined files keep that of the first.
     """
     size, behind = file.seek(0, io.SEEK_END), 0
     if kind == "wav":
@@ -144,19 +144,19 @@ def _short_mp3(file: io.BufferedIOBase, end: float) -> Shortfall | None:
         return None
     size = file.seek(0, io.SEEK_END)
     file.seek(max(0, size - 1024))
-    # A download that never ended may have the whole size, and zeros in the place of its end.
+    # An unfinished download may have the full size, with zeros in place of its end.
     ends = bool(claim.size) and size - claim.begin >= 0.99 * claim.size and bool(file.read().strip(b"\0"))
     return _damaged(end, claim.seconds) if ends else Shortfall(f"{end:.1f} s of {claim.seconds:.1f} s", cut=True)
 
 
 def _damaged(end: float, claimed: float) -> Shortfall:
-    """Damage in the middle is passed over, as players do, unless less than half is left."""
+    """Damage in the middle is skipped, as players do, unless less than half of the file is left."""
     text = f"{end:.1f} s of {claimed:.1f} s"
     return Shortfall(text, cut=True) if end < claimed / 2 else Shortfall(f"the file is damaged: {text}", cut=False)
 
 
 def breaks_off(source: Path | bytes) -> str:
-    """Why a file that cannot be opened has no end, where its structure shows it; "" where it does not."""
+    """A description of the truncation if the structure of an unreadable file shows it; otherwise ""."""
     with _open(source) as file:
         head = file.read(16)
         size = file.seek(0, io.SEEK_END)
@@ -176,7 +176,7 @@ def breaks_off(source: Path | bytes) -> str:
 
 
 def _claimed_seconds(kind: str, stream: Any, duration: float) -> float:
-    """The length of the stream that the file, which lasts `duration`, states; 0 where it states none."""
+    """The length of the stream according to the file, which lasts `duration`; 0 if the file states none."""
     text = re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", ""))
     if text and kind == "matroska":
         # The tag counts from the beginning of the file.

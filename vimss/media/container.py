@@ -17,11 +17,11 @@ from vimss.media.claims import Shortfall, breaks_off, shortfall
 from vimss.media.kinds import CONVERT, FORMATS, unreadable
 
 MAX_SECONDS = 6 * 3600.0
-"""Longest recording that is read, seconds; digital silence packs so well that bytes on disk bound nothing."""
+"""Longest recording that is read, seconds; the size on disk is no bound, since silence compresses to almost nothing."""
 MAX_PICTURE_BYTES = 4 * 2**30
 """Largest array of pictures that is returned, bytes."""
 IMAGES = {".jpg", ".jpeg"}
-"""Endings of pictures in files of their own."""
+"""File name extensions of still images."""
 
 Source = Path | bytes
 
@@ -31,14 +31,14 @@ def no_stream(container: Any, kind: Literal["sound", "video"], source: Source) -
     streams = container.streams.audio if kind == "sound" else container.streams.video
     got = f"{len(streams)} of an unknown codec" if streams else "none"
     fix = f"give a recording with {'sound' if kind == 'sound' else 'picture'}"
-    # The index of an MP4 may end before it has come to this stream.
+    # The index of an MP4 may be cut off before the entry of this stream.
     if breaks_off(source):
         got, fix = "a file that was cut off", "copy, download or export it again"
     return MediaError(f"{name_of(source)} must have a {kind} stream", got=got, fix=fix)
 
 
 def name_of(source: Source) -> str:
-    """How errors call it."""
+    """The name of a source in errors."""
     return "media in memory" if isinstance(source, bytes) else str(source)
 
 
@@ -54,7 +54,7 @@ def opened(source: Source) -> Iterator[Any]:
         raise MediaError(
             f"{name} must be a file that can be read",
             got=f"an error of the system ({error.strerror})",
-            fix="check who may read it, and the disk that it lies on",
+            fix="check its permissions, and the disk that it is on",
         ) from error
     with container:
         try:
@@ -68,12 +68,12 @@ def opened(source: Source) -> Iterator[Any]:
 
 
 def _open(source: Source) -> Any:
-    """MediaError where it is no media, OSError where it cannot be read."""
+    """Open a source; MediaError if it is no media, OSError if it cannot be read."""
     name = name_of(source)
-    # FFmpeg takes the name of a JPEG file for a pattern of many: it gets the content alone.
+    # FFmpeg treats the name of a JPEG file as a pattern for many files, so it gets the content instead.
     if isinstance(source, Path) and source.suffix.lower() in IMAGES:
         source = source.read_bytes()
-    # An absolute path cannot be read as a URL, and what the file refers to is not opened.
+    # An absolute path cannot be taken for a URL, and files that the source refers to are not opened.
     file = io.BytesIO(source) if isinstance(source, bytes) else str(source.absolute())
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
     try:
@@ -88,12 +88,12 @@ def _no_file(path: Path) -> MediaError:
     if path.is_dir():
         got, fix = "a folder", "give a file in it"
     elif path.exists():
-        got, fix = "a pipe or a device", "write what it gives to a file first"
+        got, fix = "a pipe or a device", "write its output to a file first"
     return MediaError(f"{path} must be a media file", got=got, fix=fix)
 
 
 def picture_stream(container: Any) -> Any | None:
-    """The first video stream that can be decoded and is not the cover of an album."""
+    """The first video stream that can be decoded and is not album art."""
     cover = av.stream.Disposition.attached_pic
     streams = (stream for stream in container.streams.video if stream.codec_context is not None)
     return next((stream for stream in streams if not stream.disposition & cover), None)
@@ -105,39 +105,39 @@ def sound_streams(container: Any) -> list[Any]:
 
 
 def start_of(stream: Any) -> float:
-    """Where a stream starts, in the file's own seconds."""
+    """The start of a stream, in the file's own seconds."""
     return float((stream.start_time or 0) * stream.time_base)
 
 
 def time_zero(container: Any) -> float:
-    """Where reading starts, in the file's own seconds."""
+    """Time zero: the start of reading, in the file's own seconds."""
     first = picture_stream(container) or next(iter(sound_streams(container)), None)
     return start_of(first) if first else 0.0
 
 
 def check_picture_bytes(count: int, size: tuple[int, ...], name: str) -> None:
-    """MediaError where `count` pictures of (height, width) would be too much."""
+    """MediaError if `count` pictures of (height, width) would exceed MAX_PICTURE_BYTES."""
     if count * size[0] * size[1] * 3 > MAX_PICTURE_BYTES:
         raise MediaError(
             f"{name} must give at most {MAX_PICTURE_BYTES >> 20} MB of pictures",
             got=f"more than {count - 1} pictures of {size[1]}x{size[0]}",
-            fix="cut the video, or read it smaller or at a lower frame rate",
+            fix="cut the video, or read it at a smaller size or a lower frame rate",
         )
 
 
 def check_whole(
     container: Any, stream: Any, source: Source, end: float, reached: float, *, allowed: bool, notes: list[str]
 ) -> None:
-    """FFmpeg ends a truncated file without an error; most headers still hold the length that it should have had.
+    """Refuse or report truncation, which FFmpeg does not: most headers still hold the intended length.
 
     Args:
         container: read to its end.
         stream: the one that was read.
         source: the file.
-        end: where what was read ends, seconds after time zero.
+        end: the end of the part that was read, seconds after time zero.
         reached: where the last packet of any stream ends, in the file's own seconds.
-        allowed: whether it may be cut off.
-        notes: get a sentence about what is missing.
+        allowed: whether the file may be cut off.
+        notes: get a sentence about the missing part.
 
     Raises:
         MediaError: the file was cut off, and that is not allowed.
@@ -153,11 +153,11 @@ def check_whole(
 
 
 def cut_off(source: Source, short: Shortfall) -> MediaError:
-    """The error for a file that lacks its end."""
+    """The error for a truncated file."""
     return MediaError(
         f"{name_of(source)} must be whole",
         got=short.text,
-        fix="copy, download or export it again; or read what is there: --allow-truncated",
+        fix="copy, download or export it again; or read the existing part: --allow-truncated",
     )
 
 

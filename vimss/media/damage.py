@@ -1,4 +1,4 @@
-"""The frames of one stream of an open file, past what is damaged, as players do; and what was lost on the way.
+"""The frames of one stream of an open file, skipping damage as players do, and a record of the losses.
 
 with opened(Path("old.mp3")) as container:
     losses = Losses()
@@ -19,15 +19,15 @@ CHECKED = {"flac", "wavpack", "tta"}
 COUNTED = {"mp3", "aac", "loas", "ac3", "eac3", "dts", "dtshd", "mlp", "truehd", "amr"}
 """Containers without time stamps."""
 RESTART_SECONDS = 1.0
-"""Time stamps that jump back by more than this start another recording, joined to the first."""
+"""A time stamp that jumps back by more than this many seconds starts another recording, joined to the first."""
 DISCONTINUOUS = {"mpegts", "mpeg"}
 JUMP_SECONDS = 10.0
-"""So do those of MPEG streams that jump ahead by more than this, as for FFmpeg's own programs; in other files such a
-jump is sound that is missing, unless it leads beyond the end that the file states: then the time stamp is damaged."""
+"""So does one of an MPEG stream that jumps ahead by more than this, as in FFmpeg's own programs. In other files such a
+jump means missing sound, or a damaged time stamp if it leads beyond the end that the file states."""
 MOST_FAILURES = 100
-"""A file is given up after so many errors in a row: some demuxers stand still at the first."""
+"""Reading stops after this many errors in a row: some demuxers never get past the first."""
 MOST_ODD_SECONDS = 1.0
-"""Junk may look like a block of another sample rate; what lasts longer is another recording."""
+"""Seconds: shorter blocks of another sample rate are junk, longer ones another recording."""
 
 
 @dataclass
@@ -35,24 +35,24 @@ class Losses:
     """The losses in reading a sound stream."""
 
     skipped: int = 0
-    """Packets that could not be decoded."""
+    """Number of packets that could not be decoded."""
     decoded: int = 0
-    """Packets that could."""
+    """Number of packets that could be decoded."""
     skipped_bytes: int = 0
     decoded_bytes: int = 0
     first_skipped: float = 0.0
-    """Second of what was given, where the first of them would stand."""
+    """Time in the output at which the first of them would lie, seconds."""
     fresh: bool = False
     """Whether something was skipped since the last frame."""
     gave_up: bool = False
     holes: list[tuple[float, float]] = field(default_factory=list)
-    """Where silence replaces missing sound: second and length."""
+    """Silence in place of missing sound: begin and length, seconds."""
     restarts: list[float] = field(default_factory=list)
-    """Seconds where the time stamps began again."""
+    """Times at which the time stamps restarted, seconds."""
     reached: dict[int, int] = field(default_factory=dict)
     """End of the last packet of each stream by its index, in its own time base."""
     seconds: float = 0.0
-    """How much sound was given so far."""
+    """Seconds of sound in the output so far."""
     odd: dict[int, float] = field(default_factory=dict)
     """Seconds of sound that had another sample rate, by this rate."""
 
@@ -81,7 +81,9 @@ class Losses:
         if self.holes:
             total = sum(length for _, length in self.holes)
             where = f", in {len(self.holes)} places, the first" if len(self.holes) > 1 else ""
-            found.append(f"{total:.2f} s of sound are missing{where} at {self.holes[0][0]:.1f} s: silence stands there")
+            found.append(
+                f"{total:.2f} s of sound are missing{where} at {self.holes[0][0]:.1f} s, and replaced by silence"
+            )
         if self.restarts:
             seconds = ", ".join(f"{second:.1f} s" for second in self.restarts[:5])
             found.append(
@@ -97,7 +99,7 @@ def decoded_frames(container: Any, stream: Any, losses: Losses) -> Iterator[Any]
     if stream.codec_context.name in CHECKED:
         stream.codec_context.options = {"err_detect": "crccheck+explode"}
     if container.format.name == "caf" and stream.codec_context.name == "alac":
-        # FFmpeg 8.1 takes the padding of the last packet off twice: up to half a second at 8 kHz. It never was decoded.
+        # FFmpeg 8.1 removes the padding of the last packet twice: up to half a second at 8 kHz. It was never decoded.
         stream.codec_context.flags2 |= av.codec.context.Flags2.skip_manual
     own, reached = stream.index, losses.reached
     for packet in _packets(container, losses):
@@ -121,7 +123,7 @@ def decoded_frames(container: Any, stream: Any, losses: Losses) -> Iterator[Any]
 
 
 def restarts(container: Any, time: float, ahead: float) -> bool:
-    """Whether a time stamp that is `ahead` seconds from where it should be starts another recording, or is damaged."""
+    """Whether a time stamp that is `ahead` seconds off starts another recording, or is damaged."""
     if ahead < -RESTART_SECONDS:
         return True
     last = ((container.start_time or 0) + (container.duration or 0)) / av.time_base
@@ -130,13 +132,13 @@ def restarts(container: Any, time: float, ahead: float) -> bool:
 
 
 def _packets(container: Any, losses: Losses) -> Iterator[Any]:
-    """Packets of all streams; reading continues after an error, where the demuxer does."""
+    """Packets of all streams; reading continues after an error if the demuxer does."""
     packets, failures = container.demux(), 0
     while failures < MOST_FAILURES:
         try:
             packet = next(packets, None)
         except (av.error.InvalidDataError, av.error.BlockingIOError):
-            # EAGAIN is what MPEG-TS answers to zeros.
+            # The MPEG-TS demuxer raises EAGAIN at zeros.
             packets, failures = container.demux(), failures + 1
             losses.fresh = True
             continue
@@ -148,7 +150,7 @@ def _packets(container: Any, losses: Losses) -> Iterator[Any]:
 
 
 def check_losses(losses: Losses, name: str) -> None:
-    """MediaError where less was decoded than skipped: what plays then is noise."""
+    """MediaError if more was skipped than decoded: the rest would be noise."""
     if losses.skipped > losses.decoded:
         raise MediaError(
             f"{name} must be sound or video that can be decoded",
@@ -158,7 +160,7 @@ def check_losses(losses: Losses, name: str) -> None:
 
 
 def check_rate(losses: Losses, frame: Any, rate: int, name: str) -> bool:
-    """Whether a frame has the stream's sample rate; MediaError where another one lasts."""
+    """Whether a frame has the stream's sample rate; MediaError if another rate persists."""
     if frame.sample_rate == rate > 0:
         return True
     losses.skip()

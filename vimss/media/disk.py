@@ -1,11 +1,11 @@
-"""Sound on disk: float samples to append and to read at any place, and 16-bit WAVs written as they come.
+"""Sound on disk: float samples to append and to read at any position, and 16-bit WAVs written block by block.
 
     with DiskAudio(folder, channels=2) as sound:
         for block in audio_blocks(path, 44100, 2):
             sound.append(block)
         write_wav_blocks(Path("mix.wav"), map(quantise, sound.blocks()), sound.samples, 2, 44100)
 
-Plain reads and writes: of a map, pages count as the process's memory, and a full disk kills it.
+Plain reads and writes instead of mmap: mapped pages count as the process's memory, and a full disk kills it.
 """
 
 import struct
@@ -23,14 +23,14 @@ from vimss.storage import atomic_write
 BLOCK_SAMPLES = 2**16
 WAV_HEADER = "<4sI4s4sIHHIIHH4sI"
 WAV_BYTES = 2**32 - 1
-"""A WAV file's size is a number of 32 bits."""
+"""The size field of a WAV file has 32 bits."""
 
 
 class DiskAudio:
-    """Samples in a file without a name, which is gone when it is closed and when its process dies."""
+    """Samples in an anonymous file, which vanishes when it is closed or its process dies."""
 
     def __init__(self, folder: Path, channels: int) -> None:
-        """OSError where `folder` cannot be written to."""
+        """Open the file; OSError if `folder` is not writable."""
         self.channels = channels
         self.samples = 0
         self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115, `close` closes it
@@ -44,11 +44,11 @@ class DiskAudio:
         self.close()
 
     def close(self) -> None:
-        """Give the space on the disk back."""
+        """Free the space on the disk."""
         self._file.close()
 
     def append(self, block: Float32[np.ndarray, "c n"]) -> None:
-        """Write samples behind the last one; OSError where the disk is full."""
+        """Append samples; OSError if the disk is full."""
         self._write(self.samples, block)
 
     def add(self, begin: int, block: Float32[np.ndarray, "c n"]) -> None:
@@ -59,7 +59,7 @@ class DiskAudio:
         self._write(begin, total)
 
     def cut(self, samples: int) -> None:
-        """Make it this long: later samples are lost, missing ones are silence."""
+        """Set the length: later samples are dropped, missing ones are silence."""
         self._file.truncate(samples * self.channels * 4)
         self.samples = samples
 
@@ -71,7 +71,7 @@ class DiskAudio:
         view = memoryview(data)
         while view:
             taken = self._file.readinto(view)
-            assert taken, "what was written can be read"  # noqa: S101
+            assert taken, "samples that were written can be read"  # noqa: S101
             view = view[taken:]
         return np.ascontiguousarray(np.frombuffer(data, np.float32).reshape(count, self.channels).T)
 

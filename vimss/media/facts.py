@@ -1,4 +1,4 @@
-"""The metadata of a media file: its length, streams and metadata.
+"""The length, streams and metadata of a media file.
 
 probe(Path("quartet.mp4")).size   # (height, width) as a viewer sees it
 """
@@ -28,26 +28,26 @@ class Probe:
     frame_rate: float
     """Pictures per second; 0 where the file has no picture."""
     picture_seconds: float
-    """Length of the picture; that of the file where it is not given, 0 where there is no picture."""
+    """Length of the video stream, or of the file if the stream states none; 0 if there is no picture."""
     sound_seconds: tuple[float, ...]
-    """Length of each sound stream that can be decoded, in their order; that of the file where none is given."""
+    """Length of each sound stream that can be decoded, in order, or of the file if the stream states none."""
     metadata: Mapping[str, str]
     """The `key=value` entries in the file's comment, such as `instruments=vn, cl`; a value ends before the next key
     or with its line."""
 
     @property
     def instruments(self) -> tuple[str, ...]:
-        """Labels of the players from left to right, as the metadata names them; empty where it does not."""
+        """Labels of the players from left to right in the metadata; empty if it has none."""
         parts = re.split("[,;]", self.metadata.get("instruments", ""))
         return tuple(part.strip() for part in parts if part.strip())
 
 
 def probe(path: Path) -> Probe:
-    """Length, streams and metadata of a media file; MediaError where it is none. One picture is decoded."""
+    """Length, streams and metadata of a media file; MediaError if it is no media. Decodes one picture."""
     with opened(path) as container:
         sounds = sound_streams(container)
         picture = picture_stream(container)
-        # Matroska has names of metadata in capitals.
+        # Matroska writes metadata keys in capitals.
         comment = next((text for key, text in container.metadata.items() if key.lower() == "comment"), "")
         seconds = (container.duration or 0) / av.time_base
         return Probe(
@@ -63,7 +63,7 @@ def probe(path: Path) -> Probe:
 
 
 def _seconds(stream: Any, otherwise: float) -> float:
-    """The length of a stream, where its header has it."""
+    """The length of a stream, if its header has it."""
     return float(stream.duration * stream.time_base) if stream.duration else otherwise
 
 

@@ -15,11 +15,11 @@ FORMATS = (
     "wv,tta,ape,tak,mpc,mpc8,amr,dsf,nistsphere,jpeg_pipe"
 )
 """Containers that may be opened. Playlists (HLS, DASH, concat) are not among them: they make FFmpeg open further files.
-Nor are formats without a signature, for which any file would do."""
+Nor are formats without a signature, which would match any file."""
 OPENS = (
     "WAV, AIFF, CAF, AU, FLAC, MP3, M4A, MP4, MOV, Ogg, Opus, WMA, WavPack, AC-3, AMR, Matroska, WebM, AVI, MPEG, FLV"
 )
-"""The usual ones, in the words of those who have such files."""
+"""The common ones, by the names that users know."""
 CONVERT = f"check that it plays, or convert it to one of {OPENS}"
 
 SIGNATURES = {
@@ -49,7 +49,7 @@ MAGIC = {
     b"\xff\xd8": "JPEG",
 }
 HEAD_BYTES = 65536
-"""So much of a file is looked at."""
+"""Number of bytes of a file that are examined."""
 PLAYLISTS = (b"#extm3u", b"[playlist]", b"ffconcat", b"<asx", b"<?wpl", b"<smil", b"<mpd")
 
 
@@ -63,7 +63,7 @@ def unreadable(source: Path | bytes, error: str) -> tuple[str, str]:
     if not head:
         return "an empty file", "copy, download or export it again"
     if not head.strip(b"\0"):
-        return "a file of zeros", "its copy or download was never finished: do it again"
+        return "a file of zeros", "copy or download it again: the transfer was never finished"
     for signature, words in SIGNATURES.items():
         if head.startswith(signature):
             return words
@@ -85,7 +85,7 @@ def _is_text(head: bytes) -> bool:
     """Whether the first bytes of a file are text: UTF-8, or UTF-16 with a byte order mark, as Windows writes it."""
     encoding = "utf-16" if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
-        # The last character may be cut off where the file is longer.
+        # The last character may be incomplete if the file is longer.
         text = codecs.getincrementaldecoder(encoding)().decode(head, final=len(head) < HEAD_BYTES)
     except UnicodeDecodeError:
         return False

@@ -34,8 +34,8 @@ def read_video(
 ) -> UInt8[np.ndarray, "v h w 3"]:
     """The picture of a file, scaled to `size` (height, width) and resampled to `frame_rate` pictures per second.
 
-    Row j is what a viewer sees at (j + 0.5) / frame_rate seconds, of the first `seconds` of the file. Players side by
-    side in equal columns are read in one pass: crop the width of all of them and split the result.
+    Row j is the picture on screen at (j + 0.5) / frame_rate seconds, within the first `seconds` of the file. Players
+    side by side in equal columns are read in one pass: crop the width of all of them and split the result.
 
     Raises:
         MediaError: no such file, no media, no picture, empty, cut off, or more than MAX_PICTURE_BYTES.
@@ -58,11 +58,11 @@ def read_crops(
 ) -> list[UInt8[np.ndarray, "v h w 3"]]:
     """The crop of each box of the picture, scaled to a square of `size` pixels, over `seconds` from `begin` on.
 
-    Row j is what a viewer sees at begin + (j + 0.5) / frame_rate seconds; a file that ends earlier keeps its last
-    picture. `columns` gives the boxes of players side by side. `notes` get a sentence about what is missing.
+    Row j is the picture on screen at begin + (j + 0.5) / frame_rate seconds; a file that ends earlier keeps its last
+    picture. `columns` gives the boxes of players side by side. `notes` get a sentence about the missing part.
 
     Raises:
-        MediaError: as `read_video`, and where a box does not lie in the picture.
+        MediaError: as in `read_video`, or a box does not lie in the picture.
 
     """
     name = name_of(source)
@@ -90,7 +90,7 @@ def read_images(
     A path that repeats is read once. `notes` get a sentence about each file that was cut off.
 
     Raises:
-        MediaError: no such file, no picture, cut off where that is not allowed, and where a box does not lie in it.
+        MediaError: no such file, no picture, cut off if that is not allowed, or a box does not lie in it.
 
     """
     check_picture_bytes(len(paths), (size, len(boxes) * size), str(paths[0]))
@@ -108,14 +108,14 @@ def read_images(
 
 
 def columns(path: Path, players: int) -> list[Box]:
-    """Boxes of players side by side, from left to right; MediaError where the file has no picture."""
+    """Boxes of players side by side, from left to right; MediaError if the file has no picture."""
     height, width = _picture_size(path)
     edges = [round(place * width / players) for place in range(players + 1)]
     return [(left, 0, right, height) for left, right in itertools.pairwise(edges)]
 
 
 def middle_square(path: Path) -> Box:
-    """The largest square in the middle of a file's picture; MediaError where it has none."""
+    """The largest square in the middle of a file's picture; MediaError if it has none."""
     height, width = _picture_size(path)
     side = min(height, width)
     left, top = (width - side) // 2, (height - side) // 2
@@ -141,7 +141,7 @@ def _crop(
 
 
 def _apart(pictures: UInt8[np.ndarray, "v h w 3"], size: int) -> list[UInt8[np.ndarray, "v h h 3"]]:
-    """Squares of `size` pixels side by side, each on its own."""
+    """Squares of `size` pixels side by side as separate pictures."""
     edges = range(0, pictures.shape[2], size)
     return [np.ascontiguousarray(pictures[:, :, edge : edge + size]) for edge in edges]
 
@@ -159,14 +159,14 @@ def _picture_size(path: Path) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class _Span:
-    """The times of the pictures that are read."""
+    """The times of the pictures to read."""
 
     frame_rate: float
     begin: float
     seconds: float
     allow_truncated: bool
     notes: list[str] | None = None
-    """Get a sentence about what is missing."""
+    """Get a sentence about the missing part."""
 
 
 def _read_pictures(
@@ -175,7 +175,7 @@ def _read_pictures(
     size: tuple[int, int],
     span: _Span,
 ) -> UInt8[np.ndarray, "v h w 3"]:
-    """The picture on screen at begin + (j + 0.5) / frame_rate, until the file ends; each is converted once."""
+    """The picture on screen at begin + (j + 0.5) / frame_rate, until the file ends; each picture is converted once."""
     name, begin, end = name_of(source), span.begin, span.begin + span.seconds
     rows: list[UInt8[np.ndarray, "h w 3"]] = []
 
@@ -206,7 +206,7 @@ def _read_pictures(
 
 
 def decode_video(data: bytes, most_pictures: int = sys.maxsize, side: int = MAX_SIDE) -> UInt8[np.ndarray, "v h w 3"]:
-    """Every picture of a video made by `encode_video`, at the size it was given.
+    """Every picture of a video made by `encode_video`, at its original size.
 
     Raises:
         MediaError: no such video, more than `most_pictures`, or pictures that are higher or wider than `side`.
@@ -217,7 +217,7 @@ def decode_video(data: bytes, most_pictures: int = sys.maxsize, side: int = MAX_
         comment = re.search(r"picture=(\d+)x(\d+)", container.metadata.get("comment", ""))
         for shown in picture_frames(container, data):
             frame = shown.frame
-            # An even side is at most one pixel more than an odd one that was padded.
+            # Padding adds at most one pixel to an odd side.
             if len(pictures) + 1 > most_pictures or max(frame.height, frame.width) > side + side % 2:
                 raise MediaError(
                     f"a video must hold at most {most_pictures} pictures of at most {side}x{side} pixels",

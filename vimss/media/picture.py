@@ -29,9 +29,9 @@ MAX_SIDE = 8192
 MAX_PIXELS = MAX_SIDE * MAX_SIDE
 """Largest picture that is decoded, pixels."""
 ASPECTS = (1 / 4, 4.0)
-"""Pixels that are narrower or wider than this are a mistake of the file."""
+"""Pixel aspect ratios beyond this are errors in the file."""
 Turn = tuple[tuple[int, int], tuple[int, int]]
-"""Where the file's way to the right and its way down lead on screen, each as (right, down)."""
+"""Directions on screen of the file's right and down, each as (right, down)."""
 UPRIGHT: Turn = ((1, 0), (0, 1))
 EXIF_TURNS: tuple[Turn, ...] = (
     UPRIGHT,
@@ -51,9 +51,9 @@ class Picture:
     """One decoded picture."""
 
     frame: Any
-    """As the file has it: lying, where a phone was turned."""
+    """As stored: on its side if a phone was turned."""
     exif: Turn | None
-    """How the orientation in a JPEG file turns it."""
+    """The rotation from the orientation tag of a JPEG file."""
     aspect: float
     """Width of a pixel over its height."""
     begin: float = 0.0
@@ -62,7 +62,7 @@ class Picture:
 
     @property
     def turn(self) -> Turn:
-        """How the file is turned on screen."""
+        """The rotation of the picture on screen."""
         return self.exif or _turn(self.frame)
 
     @property
@@ -87,13 +87,13 @@ class Picture:
 def picture_frames(
     container: Any, source: Source, *, allow_truncated: bool = False, notes: list[str] | None = None
 ) -> Iterator[Picture]:
-    """Pictures in the order of showing.
+    """Pictures in display order.
 
-    What cannot be decoded is passed over, as players do: the picture before it stays. `notes` get a sentence about what
-    is missing at the end.
+    A picture that cannot be decoded is skipped, as players do: the previous one stays. `notes` get a sentence about a
+    missing end.
 
     Raises:
-        MediaError: no picture, most of them damaged, or cut off where that is not allowed.
+        MediaError: no picture, most of them damaged, or cut off if that is not allowed.
 
     """
     stream, name, losses = picture_stream(container), name_of(source), Losses()
@@ -115,9 +115,9 @@ def picture_frames(
 
 
 def shown_size(container: Any, source: Source) -> tuple[int, int] | None:
-    """Height and width of the picture as a viewer sees it; None where the file has none.
+    """Height and width of the picture as a viewer sees it; None if the file has none.
 
-    Only the first picture gives the rotation: MP4, Matroska, H.264 and EXIF keep that in places of their own.
+    The rotation is read from the first picture: MP4, Matroska, H.264 and EXIF store it in different places.
     """
     stream = picture_stream(container)
     if stream is None:
@@ -136,24 +136,24 @@ def _aspect(stream: Any) -> float:
 
 
 def _turn(frame: Any) -> Turn:
-    """How FFmpeg's display matrix turns a picture, in quarter turns and flips."""
+    """The rotation in FFmpeg's display matrix, in quarter turns and flips."""
     try:
         data = frame.side_data.get("DISPLAYMATRIX")
     except ValueError:
-        # PyAV 18.1 reads no side data newer than FFmpeg 7.1 (EXIF is one): what is left is the angle, without flips.
+        # PyAV 18.1 reads no side data newer than FFmpeg 7.1, such as EXIF: only the angle remains, without flips.
         quarter = round(frame.rotation / 90) % 4
         return (UPRIGHT, EXIF_TURNS[7], EXIF_TURNS[2], EXIF_TURNS[5])[quarter]
     if data is None:
         return UPRIGHT
     matrix = np.frombuffer(bytes(data), np.int32).reshape(3, 3)[:2, :2].astype(float)
     (a, b), (c, d) = np.rint(matrix / max(1.0, np.abs(matrix).max())).astype(int).tolist()
-    # Angles between the quarters do not occur in practice; the file's own upright is as good as any.
+    # Other angles do not occur in practice; leave such a picture as stored.
     found: Turn = ((a, b), (c, d))
     return found if found in EXIF_TURNS else UPRIGHT
 
 
 def _exif_turn(source: Source) -> Turn | None:
-    """How the orientation in a JPEG file turns it; None where the file is no JPEG or has none."""
+    """The rotation from the orientation tag of a JPEG file; None if it is no JPEG or has no tag."""
     if isinstance(source, Path) and source.suffix.lower() not in IMAGES:
         return None
     data = source if isinstance(source, bytes) else source.read_bytes()

@@ -15,7 +15,7 @@ from jaxtyping import Float32, Int16
 from vimss.errors import MediaError
 from vimss.media.container import MAX_SECONDS, Source, name_of, opened, too_long
 from vimss.media.report import Channel, SoundReport
-from vimss.media.sound import Wanted, sound_blocks
+from vimss.media.sound import Selection, sound_blocks
 
 
 def audio_blocks(
@@ -30,13 +30,13 @@ def audio_blocks(
 ) -> Iterator[Float32[np.ndarray, "c n"]]:
     """`read_audio` block by block, so that a recording of any length fits into memory. Blocks may be empty.
 
-    `report` is filled in meanwhile.
+    `report` is filled in along the way.
     """
     name, report = name_of(source), report if report is not None else SoundReport()
-    wanted = Wanted(channels, stream, channel, allow_truncated)
+    selection = Selection(channels, stream, channel, allow_truncated)
     resample: soxr.ResampleStream | None = None
     with opened(source) as container:
-        for block, rate in sound_blocks(container, wanted, source, report):
+        for block, rate in sound_blocks(container, selection, source, report):
             if rate != sample_rate:
                 resample = resample or soxr.ResampleStream(rate, sample_rate, channels, dtype="float32", quality="HQ")
                 block = resample.resample_chunk(np.ascontiguousarray(block.T)).reshape(-1, channels).T
@@ -63,8 +63,8 @@ def read_audio(
     """One sound stream of a file, resampled (soxr HQ) to `sample_rate` and mapped to 1 or 2 channels.
 
     `stream` counts from 0, as `Probe.sound_seconds` does. All streams of a file have the same time zero.
-    Mono is the mean of left and right; mono in a stereo result stands on both sides; of surround sound the low
-    frequency effects are left out and centre channels stand on both sides.
+    Mono is the mean of left and right; mono is copied to both sides of a stereo result; of surround sound, the
+    low frequency effects are left out and centre channels go to both sides.
 
     Raises:
         MediaError: no such file, no media, no such sound, empty, not finite, cut off, or longer than MAX_SECONDS.
@@ -85,7 +85,7 @@ def decode_audio(data: bytes, most_samples: int = sys.maxsize) -> tuple[Int16[np
     """
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
-            # The header's count is what soundfile allocates for, before it has read a sample.
+            # soundfile allocates memory for the header's count before it reads a sample.
             if file.frames > MAX_SECONDS * file.samplerate:
                 raise too_long("sound in memory")
             if file.frames > most_samples:

@@ -1,10 +1,10 @@
-"""A report on a sound stream that was read, as numbers and as sentences for the user of `vimss separate`.
+"""A report on the sound stream that was read, as numbers and as sentences for users of `vimss separate`.
 
 report = SoundReport()
 read_audio(Path("duet.mkv"), 22050, report=report)
 report.sentence   # read stream 0 of 2, stereo, 44.1 kHz, 63.0 s, -18.3 dBFS
-report.notes      # what the file lacks, and what replaces it
-report.warnings   # advice, where the sound is silent, cancels out or is far too loud
+report.notes      # damage and missing parts, and their replacement
+report.warnings   # advice if the sound is silent, cancels out or is far too loud
 """
 
 import math
@@ -15,24 +15,24 @@ import numpy as np
 from jaxtyping import Float32
 
 Channel = Literal["all", "left", "right", "mid", "side"]
-"""Which part of a stereo sound is read: mid is (left + right) / 2, side (left - right) / 2."""
+"""The part of a stereo sound to read: mid is (left + right) / 2, side (left - right) / 2."""
 
 SILENCE_DB = -60.0
 """Below this RMS level a recording is called silent: 16-bit noise lies at -98 dBFS, a quiet room at -70."""
 CANCEL_DB = 20.0
-"""Their mean is this much below left or right: they cancel out. Two unlike channels lose 3 dB, one silent channel 6."""
+"""Left and right cancel out if their mean is this much weaker. Uncorrelated ones lose 3 dB, a silent one 6."""
 LOUD_DB = 20.0
-"""A peak that is this much over full scale is no mix that was driven too hard."""
+"""A peak that is this far above full scale is more than an overdriven mix."""
 
 
 @dataclass
 class SoundReport:
-    """A report on a sound stream; complete once the last block was read."""
+    """A report on a sound stream, complete after the last block."""
 
     stream: int = 0
     """Number of the stream that was read, from 0."""
     streams: int = 1
-    """How many sound streams the file has."""
+    """Number of sound streams in the file."""
     channel: Channel = "all"
     channels: tuple[str, ...] = ()
     """FFmpeg's names of the stream's channels: FL, FR, FC, LFE and so on."""
@@ -40,29 +40,29 @@ class SoundReport:
     """The stream's rate, before resampling."""
     seconds: float = 0.0
     peak: float = 0.0
-    """Largest absolute sample of what was given, after mapping to mono or stereo; full scale is 1."""
+    """Largest absolute sample of the output, after mapping to mono or stereo; full scale is 1."""
     energy: float = 0.0
-    """Mean square of what was given."""
+    """Mean square of the output."""
     energies: dict[Channel, float] = field(default_factory=dict)
-    """Mean squares of left, right, mid and side at the file's own rate; empty where the stream is mono."""
+    """Mean squares of left, right, mid and side at the file's own rate; empty if the stream is mono."""
     notes: list[str] = field(default_factory=list)
-    """Sentences about what was skipped, was filled with silence, or is missing."""
+    """Sentences about parts that were skipped, replaced by silence, or are missing."""
     counted: int = 0
     """Samples of the stream that are counted in `energies`."""
 
     @property
     def level_db(self) -> float:
-        """RMS of what was given, dB of full scale; minus infinity for digital silence."""
+        """RMS of the output, dB of full scale; minus infinity for digital silence."""
         return _db(self.energy)
 
     def levels(self) -> dict[Channel, float]:
-        """RMS of left, right, mid and side, dB of full scale; empty where the stream is mono."""
+        """RMS of left, right, mid and side, dB of full scale; empty if the stream is mono."""
         return {channel: _db(energy) for channel, energy in self.energies.items()}
 
     def add_sides(self, left: Float32[np.ndarray, " n"], right: Float32[np.ndarray, " n"]) -> None:
         """Count a block of the stream in `energies`."""
         both = [float(np.dot(one, other)) for one, other in ((left, left), (right, right), (left, right))]
-        # Rounding may leave a negative rest of a sum that cancels.
+        # Rounding may leave a negative remainder of a sum that cancels.
         mid, side = (max(0.0, both[0] + both[1] + sign * 2 * both[2]) / 4 for sign in (1, -1))
         sums: dict[Channel, float] = {"left": both[0], "right": both[1], "mid": mid, "side": side}
         counted = self.counted + len(left)
@@ -71,7 +71,7 @@ class SoundReport:
         self.counted = counted
 
     def add_given(self, block: Float32[np.ndarray, "c n"], sample_rate: int) -> None:
-        """Count a block of what is given in `seconds`, `peak` and `energy`."""
+        """Count a block of the output in `seconds`, `peak` and `energy`."""
         if not block.size:
             return
         seconds = block.shape[1] / sample_rate
@@ -93,13 +93,13 @@ class SoundReport:
 
     @property
     def warnings(self) -> list[str]:
-        """Advice, where the sound is silent, cancels out or is far too loud; empty where all is well."""
+        """Advice if the sound is silent, cancels out or is far too loud; otherwise empty."""
         advice = [self._cancelling(), self._silent(), self._loud()]
         return [sentence for sentence in advice if sentence]
 
     @property
     def cancelled(self) -> Channel | None:
-        """The louder one of left and right, where both cancel out in mono and are not silent."""
+        """The louder one of left and right if both cancel out in mono and are not silent."""
         levels = self.levels()
         if not levels:
             return None

@@ -6,5 +6,5 @@ from jaxtyping import Float32
 
 
 def resample(audio: Float32[np.ndarray, "c t"], rate: int | float, wanted: int | float) -> Float32[np.ndarray, "c u"]:
-    """Sound of one sample rate at another (soxr HQ); its first sample stays where it was."""
+    """Sound at another sample rate (soxr HQ); the first sample keeps its place."""
     return soxr.resample(np.ascontiguousarray(audio.T), rate, wanted).T

@@ -1,7 +1,7 @@
 """The sound of an open file as blocks on one time scale: every channel checked, mapped to mono or stereo, reported.
 
 with opened(Path("quartet.mp4")) as container:
-    for block, rate in sound_blocks(container, Wanted(channels=1), Path("quartet.mp4"), SoundReport()): ...
+    for block, rate in sound_blocks(container, Selection(channels=1), Path("quartet.mp4"), SoundReport()): ...
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,13 +31,13 @@ from vimss.media.damage import COUNTED, Losses, check_losses, check_rate, decode
 from vimss.media.report import Channel, SoundReport
 
 MAX_SAMPLE = 1000.0
-"""Largest sample that is read, 60 dB over full scale. A hundred stems at full scale sum to 40 dB over it, and what is
-louder is no sound but broken data or other numbers: one such sample drives a network's normalisation into silence."""
+"""Largest sample that is read, 60 dB over full scale. A hundred stems at full scale sum to 40 dB over it; anything
+louder is broken data or scaled differently, and one such sample drives a network's normalisation into silence."""
 GAP_SECONDS = 0.1
-"""Holes in the time stamps of a sound stream below this are rounding of the container, above it silence."""
+"""Gaps in the time stamps of a sound stream: shorter ones are rounding of the container, longer ones silence."""
 EXACT = {"flac", "ogg", "tta", "wv"}
 EXACT_GAP_SECONDS = 0.02
-"""The same for containers that count samples: one lost block of FLAC is 0.09 s."""
+"""The same for containers that count samples: a lost block of FLAC is 0.09 s."""
 SILENCE_BLOCK = 1 << 20
 FULL_SCALES = {32768.0: "16-bit", 8388608.0: "24-bit", 2147483648.0: "32-bit"}
 LAYOUTS = {
@@ -50,13 +50,13 @@ LAYOUTS = {
     7: "FL FR FC LFE BC SL SR",
     8: "FL FR FC LFE BL BR SL SR",
 }
-"""The order of channels where a file names none: that of WAVE and FLAC. FFmpeg's own would take the third of three for
-a subwoofer, and nobody would hear it."""
+"""The order of channels if a file names none: that of WAVE and FLAC. FFmpeg's own order would take the third of three
+for a subwoofer, and drop it."""
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """The part of a file that is read."""
+class Selection:
+    """The part of a file to read."""
 
     channels: int = 1
     stream: int = 0
@@ -65,21 +65,21 @@ class Wanted:
 
 
 def sound_blocks(
-    container: Any, wanted: Wanted, source: Source, report: SoundReport
+    container: Any, selection: Selection, source: Source, report: SoundReport
 ) -> Iterator[tuple[Float32[np.ndarray, "c n"], int]]:
-    """Blocks of a sound stream from time zero on, mapped to `wanted.channels`, all with one sample rate.
+    """Blocks of a sound stream from time zero on, mapped to `selection.channels`, all with one sample rate.
 
-    Where packets are damaged or missing, silence fills the time between the time stamps.
+    Silence replaces damaged or missing packets, according to the time stamps.
     """
     name = name_of(source)
-    stream, count, rate, losses = _numbered_sound(container, wanted.stream, source), 0, 0, Losses()
-    report.stream, report.streams, report.channel = wanted.stream, len(sound_streams(container)), wanted.channel
-    early = None if wanted.allow_truncated else early_shortfall(container, stream, source)
+    stream, count, rate, losses = _numbered_sound(container, selection.stream, source), 0, 0, Losses()
+    report.stream, report.streams, report.channel = selection.stream, len(sound_streams(container)), selection.channel
+    early = None if selection.allow_truncated else early_shortfall(container, stream, source)
     if early is not None:
         raise cut_off(source, early)
-    # Without a picture the first sample is the beginning, whatever its time stamp: FFmpeg's are 3 ms late in Vorbis.
+    # Without a picture, time zero is the first sample, whatever its time stamp: FFmpeg's are 3 ms late in Vorbis.
     zero = time_zero(container) if picture_stream(container) else None
-    # Streams without time stamps get theirs by counting, junk too: nothing is known of a gap.
+    # Streams without time stamps get them by counting, including junk: gaps cannot be detected.
     counted = container.format.name in COUNTED
     most_gap = EXACT_GAP_SECONDS if container.format.name in EXACT else GAP_SECONDS
     late = start_of(stream) - time_zero(container)
@@ -100,12 +100,12 @@ def sound_blocks(
         if gap > 0 and (count == 0 or losses.fresh or gap > most_gap * rate):
             if count:
                 losses.holes.append((count / rate, gap / rate))
-            yield from _silence(wanted.channels, gap, rate)
+            yield from _silence(selection.channels, gap, rate)
             count += gap
         losses.fresh = False
-        samples = samples[:, max(0, -position) :]  # what comes before the picture
+        samples = samples[:, max(0, -position) :]  # sound before the picture
         _check_samples(samples, count / rate, rate, name)
-        yield _selected(samples, frame, wanted, name, report), rate
+        yield _selected(samples, frame, selection, name, report), rate
         count += samples.shape[1]
         losses.seconds = count / rate
     report.notes += losses.notes()
@@ -115,14 +115,14 @@ def sound_blocks(
         source,
         losses.seconds,
         losses.end_of_file(container),
-        allowed=wanted.allow_truncated,
+        allowed=selection.allow_truncated,
         notes=report.notes,
     )
     check_losses(losses, name)
 
 
 def _silence(channels: int, samples: int, rate: int) -> Iterator[tuple[Float32[np.ndarray, "c n"], int]]:
-    """Silence in blocks, as an hour of it must fit into memory too."""
+    """Silence in blocks, so that an hour of it fits into memory."""
     for begin in range(0, samples, SILENCE_BLOCK):
         yield np.zeros((channels, min(SILENCE_BLOCK, samples - begin)), np.float32), rate
 
@@ -156,7 +156,7 @@ def _samples(frame: Any) -> Float32[np.ndarray, "c n"]:
 
 
 def _selected(
-    samples: Float32[np.ndarray, "c n"], frame: Any, wanted: Wanted, name: str, report: SoundReport
+    samples: Float32[np.ndarray, "c n"], frame: Any, selection: Selection, name: str, report: SoundReport
 ) -> Float32[np.ndarray, "k n"]:
     """The requested channels of a block of all channels."""
     names = tuple(channel.name for channel in frame.layout.channels)
@@ -165,40 +165,40 @@ def _selected(
     if not report.channels:
         report.channels, report.sample_rate = names, frame.sample_rate
         report.notes += _layout_notes(frame, names)
-        if wanted.channel == "side" and len(names) == 1:
+        if selection.channel == "side" and len(names) == 1:
             raise MediaError(
-                f"{name} must have two channels for their difference", got="mono", fix="leave --channel side out"
+                f"{name} must have two channels for their difference", got="mono", fix="remove --channel side"
             )
     if len(samples) == 1:
-        return np.repeat(samples, wanted.channels, axis=0)
+        return np.repeat(samples, selection.channels, axis=0)
     left, right = _sides(samples, names)
     report.add_sides(left, right)
-    if wanted.channel == "all" and wanted.channels == 2:
+    if selection.channel == "all" and selection.channels == 2:
         return np.stack([left, right])
     chosen = {"all": (0.5, 0.5), "left": (1, 0), "right": (0, 1), "mid": (0.5, 0.5), "side": (0.5, -0.5)}
-    of_left, of_right = np.array(chosen[wanted.channel], np.float32)
-    return np.repeat((of_left * left + of_right * right)[None], wanted.channels, axis=0)
+    of_left, of_right = np.array(chosen[selection.channel], np.float32)
+    return np.repeat((of_left * left + of_right * right)[None], selection.channels, axis=0)
 
 
 def _layout_notes(frame: Any, names: Sequence[str]) -> list[str]:
     if len(names) < 3 or frame.layout.channels[0].name != "NONE":
         return []
     if "NONE" in names:
-        return [f"{len(names)} channels that have no names: their mean stands on the left and on the right"]
+        return [f"{len(names)} channels that have no names: their mean goes to the left and to the right"]
     return [f"{len(names)} channels that the file does not name: taken for {' '.join(names)}"]
 
 
 def _sides(block: Float32[np.ndarray, "c n"], names: Sequence[str]) -> list[Float32[np.ndarray, " n"]]:
     """Left and right of any layout, by FFmpeg's channel names; centre channels are part of both."""
     kept = [index for index, name in enumerate(names) if not name.startswith("LFE")]
-    # FLC and FRC are left and right of the centre.
+    # FLC and FRC are left and right of centre.
     left = [index for index in kept if not names[index].removesuffix("C").endswith("R")]
     right = [index for index in kept if not names[index].removesuffix("C").endswith("L")]
     return [block[side[0]] if len(side) == 1 else block[side or slice(None)].mean(axis=0) for side in (left, right)]
 
 
 def _check_samples(samples: Float32[np.ndarray, "c n"], begin: float, rate: int, name: str) -> None:
-    """MediaError where samples are no sound."""
+    """MediaError if samples are not finite, or far above full scale."""
     # NaN passes through min and max, and compares as False.
     if not samples.size or (samples.max() <= MAX_SAMPLE and samples.min() >= -MAX_SAMPLE):
         return
@@ -215,7 +215,7 @@ def _check_samples(samples: Float32[np.ndarray, "c n"], begin: float, rate: int,
     peak = float(np.abs(samples[np.isfinite(samples)]).max())
     fix = "export it again as 16-bit WAV, or cut that place out"
     scale = next((scale for scale in FULL_SCALES if peak <= scale), None)
-    # A spike stands alone; numbers of another scale are all large.
+    # A spike is alone; samples of another scale are all large.
     if scale and np.mean(np.abs(samples) > 1) > 0.1:
         bits = FULL_SCALES[scale]
         fix = f"these look like {bits} numbers kept as floats: divide them by {scale:.0f}, and export it again"

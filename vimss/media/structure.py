@@ -1,9 +1,9 @@
-"""The headers of media files, read as bytes: where the sound lies, how long it should be, and whether the end is there.
+"""The headers of media files as bytes: position and size of the sound, its length, and the mark at the end.
 
     with open("a.wav", "rb") as file:
-        media_chunk("wav", file)   # Chunk(begin=44, size=88200): where the sound should lie
+        media_chunk("wav", file)   # Chunk(begin=44, size=88200): the claimed place of the sound
 
-FFmpeg reads all of them too, but shortens the lengths in them to what is there.
+FFmpeg reads them too, but limits the lengths in them to the size of the file.
 """
 
 import io
@@ -15,9 +15,9 @@ from typing import Any
 PLACEHOLDERS = ((0x7EFFFF00, 0x7F0000FF), (0x7FFF0000, 0x8000FFFF), (0xFFFF0000, 0xFFFFFFFF), (1 << 62, 1 << 64))
 """Sizes of chunks that mean "unknown": SoX writes 0x7F000000 or 0x7FFFF000, arecord 0x80000000, FFmpeg 0xFFFFFFFF."""
 FARTHEST = 1 << 60
-"""No file is as large; places beyond cannot be sought."""
+"""Larger than any file; positions beyond cannot be sought."""
 BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"styp")
-"""How files of the MP4 family start, after a size of 4 bytes."""
+"""Names of the first box in files of the MP4 family, after a size of 4 bytes."""
 OGG_PAGE = 65307
 """Largest page of Ogg, bytes."""
 SAMPLES = {(3, 1): 384, (3, 2): 1152, (3, 3): 1152, (2, 1): 384, (2, 2): 1152, (2, 3): 576}
@@ -25,7 +25,7 @@ SAMPLES = {(3, 1): 384, (3, 2): 1152, (3, 3): 1152, (2, 1): 384, (2, 2): 1152, (
 
 
 def jpeg_ends(data: bytes) -> bool:
-    """Whether a JPEG file has its end mark, after the picture itself and not only after the thumbnail in its header."""
+    """Whether a JPEG file has its end mark after the picture itself, and not only after the thumbnail in its header."""
     place = 2
     while place + 4 <= len(data) and data[place] == 0xFF and data[place + 1] != 0xDA:
         place += 2 + int.from_bytes(data[place + 2 : place + 4], "big") if data[place + 1] != 0xFF else 1
@@ -39,16 +39,16 @@ class Chunk:
     begin: int
     size: int
     even: bool = True
-    """Whether a share of its bytes is the same share of its seconds."""
+    """Whether bytes are proportional to seconds."""
 
     @property
     def end(self) -> int:
-        """The first byte behind it, if it is all there."""
+        """The first byte after it, if it is complete."""
         return self.begin + self.size
 
 
 def media_chunk(kind: str, file: io.BufferedIOBase) -> Chunk | None:
-    """The last chunk that holds sound or picture; None where the file has none, or not its size."""
+    """The last chunk that holds sound or picture; None if there is none, or its size is unknown."""
     chunks = {"wav": _riff, "avi": _avi, "aiff": _aiff, "caf": _caf, "w64": _w64, "mov": _fragments, "asf": _asf}
     if kind not in chunks:
         return None
@@ -61,7 +61,7 @@ def media_chunk(kind: str, file: io.BufferedIOBase) -> Chunk | None:
 
 
 def is_unknown(size: int) -> bool:
-    """Whether a size stands for one that the writer did not know."""
+    """Whether a size is a placeholder for an unknown one."""
     return size == 0 or any(low <= size <= high for low, high in PLACEHOLDERS)
 
 
@@ -112,7 +112,7 @@ def _caf(file: io.BufferedIOBase) -> Iterator[Chunk]:
 
 
 def _w64(file: io.BufferedIOBase) -> Iterator[Chunk]:
-    """Names of 16 bytes, of which the first 4 read; sizes of 8 that count name and size, padded to 8."""
+    """Names of 16 bytes, the first 4 of which are text; sizes of 8 bytes that include name and size; padding to 8."""
     file.seek(40)
     while len(header := file.read(24)) == 24:
         size = int.from_bytes(header[16:], "little")
@@ -138,7 +138,7 @@ def mp4_boxes(file: io.BufferedIOBase) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _fragments(file: io.BufferedIOBase) -> Iterator[Chunk]:
-    """The `mdat` boxes of a fragmented MP4, whose index holds no more than there is."""
+    """The `mdat` boxes of a fragmented MP4, whose index covers only the existing part."""
     fragmented = False
     for name, begin, size in mp4_boxes(file):
         fragmented = fragmented or name == b"moof"
@@ -160,7 +160,7 @@ def _asf(file: io.BufferedIOBase) -> Iterator[Chunk]:
 
 
 def _headers(file: io.BufferedIOBase, order: Any, width: int = 4) -> Iterator[tuple[bytes, int]]:
-    """Name and size of each chunk; the file stands behind its header, and goes to the next one afterwards."""
+    """Name and size of each chunk; the file is positioned after its header, then moves to the next chunk."""
     while len(header := file.read(4 + width)) == 4 + width:
         begin, size = file.tell(), int.from_bytes(header[4:], order)
         yield header[:4], size
@@ -191,15 +191,15 @@ class Mp3Claim:
     """The content of a Xing, Info or VBRI header."""
 
     seconds: float
-    """Without the encoder's delay and padding."""
+    """Length without the encoder's delay and padding."""
     begin: int
-    """Where the first frame starts, which is the header's own."""
+    """Start of the first frame, which holds the header."""
     size: int
-    """Bytes from there on; 0 where the header has no size."""
+    """Bytes from there on; 0 if the header has no size."""
 
 
 def mp3_claim(file: io.BufferedIOBase) -> Mp3Claim | None:
-    """The Xing, Info or VBRI header in the first frame of an MP3; None where it has none."""
+    """The Xing, Info or VBRI header in the first frame of an MP3; None if there is none."""
     file.seek(0)
     head = file.read(10)
     while head[:3] == b"ID3" and len(head) == 10:

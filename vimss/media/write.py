@@ -35,11 +35,11 @@ def encode_video(
     sample_rate: int = 44100,
     metadata: Mapping[str, str] | None = None,
 ) -> bytes:
-    """Pictures, and sound where there is some, as MP4: H.264 yuv420p and AAC, which every player and browser supports.
+    """Pictures, with sound if given, as MP4: H.264 yuv420p and AAC, which every player and browser supports.
 
-    Equal input gives equal bytes: one thread, no dates, no encoder names in the container. There is a key frame each
-    second. A picture of odd size is padded by its last row or column; `decode_video` takes the padding off.
-    `metadata`, such as {"instruments": "vn,cl"}, goes to the comment as `key=value` words, which `probe` reads.
+    Equal input gives equal bytes: one thread, no dates, no encoder names in the container. There is a key frame every
+    second. A picture of odd size is padded with its last row or column; `decode_video` removes the padding. `metadata`,
+    such as {"instruments": "vn,cl"}, is written into the comment as `key=value` words, which `probe` reads.
 
     Raises:
         MediaError: no pictures, or metadata that does not fit in a comment.
@@ -59,7 +59,7 @@ def encode_video(
         # All streams must be known before the first packet is written.
         picture = _encode_picture(container, frames, frame_rate)
         sound = _encode_sound(container, audio, sample_rate) if audio is not None else iter(())
-        # In step, so that players need not search.
+        # Interleaved by time, so that players need not seek.
         for _, packets in heapq.merge(picture, sound, key=lambda entry: entry[0]):
             container.mux(packets)
     return buffer.getvalue()
@@ -87,12 +87,12 @@ def fitting_gain(*signals: Float[np.ndarray, "..."]) -> float:
 
 
 def quantise(audio: Float[np.ndarray, "c t"]) -> Int16[np.ndarray, "c t"]:
-    """Float in [-1, 1] to int16; full scale is 32768, and what lies beyond it is clipped (see `fitting_gain`)."""
+    """Float in [-1, 1] to int16; full scale is 32768, and larger samples are clipped (see `fitting_gain`)."""
     return np.clip(np.rint(audio * INT16_SCALE), -INT16_SCALE, INT16_SCALE - 1).astype(np.int16)
 
 
 def write_wav(path: Path, audio: Float[np.ndarray, "c t"], sample_rate: int) -> float:
-    """Write a 16-bit WAV that is complete or absent; returns the gain, below 1 where the sound would have clipped.
+    """Write a 16-bit WAV that is complete or absent; returns the gain, below 1 if the sound would have clipped.
 
     Nothing is clipped: a signal whose peak exceeds full scale is scaled down as a whole.
     """
@@ -113,12 +113,12 @@ def encode_audio(audio: Int16[np.ndarray, "c t"], sample_rate: int, kind: Litera
 def _encode_picture(
     container: Any, frames: UInt8[np.ndarray, "v h w 3"], frame_rate: float
 ) -> Iterator[tuple[float, Any]]:
-    """Add an H.264 stream, and give its packets with the second where each starts."""
+    """Add an H.264 stream, and yield its packets with their start in seconds."""
     rate = Fraction(frame_rate).limit_denominator(1001)
     stream = container.add_stream("libx264", rate=rate)
     stream.height, stream.width = frames.shape[1:3]
     stream.pix_fmt = "yuv420p"
-    # Key frames at fixed places alone, so that reading at a position costs the same everywhere.
+    # Key frames at fixed intervals only, so that seeking costs the same everywhere.
     options = {"preset": "veryfast", "crf": "20", "g": str(max(1, round(rate))), "sc_threshold": "0", "threads": "1"}
     # x264's look-ahead decided differently between processes: equal pictures gave other bytes in 9 of 24.
     stream.options = options | {"x264-params": "rc-lookahead=0:mbtree=0:weightp=0"}
@@ -135,11 +135,11 @@ def _picture_packets(stream: Any, frames: UInt8[np.ndarray, "v h w 3"], rate: Fr
 
 
 def _encode_sound(container: Any, audio: Float[np.ndarray, "c t"], sample_rate: int) -> Iterator[tuple[float, Any]]:
-    """Add an AAC stream, and give its packets with the second where each starts."""
+    """Add an AAC stream, and yield its packets with their start in seconds."""
     rate = next((rate for rate in AAC_RATES if rate >= sample_rate), AAC_RATES[-1])
     if rate != sample_rate:
         audio = soxr.resample(np.ascontiguousarray(audio.T, np.float32), sample_rate, rate).T
-    # AAC itself has no full scale, but players do.
+    # AAC has no full scale, but players do.
     audio = np.ascontiguousarray(audio * fitting_gain(audio), np.float32)
     layout = "mono" if len(audio) == 1 else "stereo"
     stream = container.add_stream("aac", rate=rate, layout=layout)

@@ -1,6 +1,6 @@
 """Arrays to pictures: spectrograms, curves, bars; the home of matplotlib.
 
-png = curves_png({"search": (audio_seconds, losses)}, "audio seconds seen", "validation loss, dB")
+png = curves_png({"search": (audio_seconds, values)}, "audio seconds seen", "validation loss, dB")
 Path("curves.png").write_bytes(png)
 """
 

@@ -1,4 +1,4 @@
-"""The pictures and the page of each trial of a study, for MLflow: loss curves, a spectrogram, an excerpt to listen to.
+"""The pictures and the page of each trial of a study, for MLflow: curves, a spectrogram, an excerpt to listen to.
 
 for cell, trial, files in run_files(experiment, manifest, study):
     tracker.log_files(cell, trial, files)
@@ -6,7 +6,7 @@ for cell, trial, files in run_files(experiment, manifest, study):
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from vimss.console import decibel, loss_text
+from vimss.console import decibel, figure_text
 from vimss.evaluate import Evaluation
 from vimss.experiment import Experiment
 from vimss.metrics import CONVENTIONS, si_sdr_improvement
@@ -34,7 +34,7 @@ def run_files(experiment: Experiment, manifest: Manifest, study: Study) -> Itera
     for cell in experiment.cells():
         records = study.of_cell(cell.name)
         best = best_of_cell(study, cell.name)
-        yield cell.name, "", {"curves.png": loss_curves({record.trial: record for record in records})}
+        yield cell.name, "", {"curves.png": figure_curves({record.trial: record for record in records})}
         for record in records:
             if not (record is best or (record.state == "finished" and (record.folder / "model").is_dir())):
                 continue
@@ -43,7 +43,7 @@ def run_files(experiment: Experiment, manifest: Manifest, study: Study) -> Itera
             if shown not in excerpts:
                 piece = next(pieces_of(manifest, "valid", system.views), None)
                 excerpts[shown] = piece.beginning(round(EXCERPT_SECONDS * rate)) if piece is not None else None
-            files = {"curve.png": loss_curves({record.trial: record})}
+            files = {"curve.png": figure_curves({record.trial: record})}
             excerpt = excerpts[shown]
             # A corpus of solos has nothing to separate.
             if excerpt is not None and excerpt.references:
@@ -51,8 +51,8 @@ def run_files(experiment: Experiment, manifest: Manifest, study: Study) -> Itera
             yield cell.name, record.trial, files
 
 
-def loss_curves(records: Mapping[str, TrialRecord]) -> bytes:
-    """The figure of a search against audio seconds, of trials by name."""
+def figure_curves(records: Mapping[str, TrialRecord]) -> bytes:
+    """The figure of trials, by name, against audio seconds."""
     figure = next((record.figure for record in records.values()), figure_of())
     series = {
         name: (
@@ -83,7 +83,7 @@ def excerpt_files(
         "experiment": experiment.name,
         "cell": record.cell,
         "trial": record.trial,
-        "validation loss": loss_text(record, " dB"),
+        record.figure.title: figure_text(record, with_unit=True),
     }
     if not system.ordered:
         facts["slots"] = CONVENTIONS["slots"]

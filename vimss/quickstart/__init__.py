@@ -1,8 +1,8 @@
-"""From scores to stems in three minutes: the ordinary verbs in their order, with small settings.
+"""From scores to stems in three minutes: the verbs in their order, with small settings.
 
     vimss quickstart    # shards/quickstart.yaml, experiments/quickstart.yaml, then a test piece as stems and a page
 
-Everything is kept by signature, so a second run reuses the results of the first. `quickstart.json` in the store holds
+Results are stored by signature, so a second run reuses those of the first. `quickstart.json` in the store holds
 the figures of the last run, and `quickstart-seed1.json` those of the last one with that seed.
 """
 

@@ -1,4 +1,4 @@
-"""How long a quickstart takes on this machine, from one measured training step.
+"""The expected duration of a quickstart on this machine, from one measured training step.
 
 print(expected_time(session, experiment, recipe))  # this takes about 3 minutes on this machine (a training step ...)
 """
@@ -18,7 +18,7 @@ from vimss.shards.recipe import Recipe
 from vimss.train.measure import step_seconds
 
 REFERENCE_STEP_SECONDS = 0.05
-"""`step_seconds` of the quickstart's first trial on the idle machine of the constants below."""
+"""`step_seconds` of the quickstart's first trial, measured on the idle machine of the constants below."""
 
 STAGE_SECONDS = {"start": 10.0, "corpus": 29.0, "evaluate": 30.0, "promote": 11.0, "separate": 5.0}
 """Seconds of the stages of a first run on that machine."""
@@ -28,7 +28,7 @@ TRAINING_OVERHEAD = 1.3
 
 
 def expected_time(session: Session, experiment: Experiment, recipe: Recipe) -> str:
-    """A sentence on the duration of a run; empty on a cluster, which is not measured.
+    """A sentence on the duration of a run; empty on a cluster, where no step is measured.
 
     Trials and shards of an earlier run are not counted.
     """
@@ -37,7 +37,7 @@ def expected_time(session: Session, experiment: Experiment, recipe: Recipe) -> s
         at_once = concurrent_trials(session.place, [{"CPU": float(len(os.sched_getaffinity(0)))}])
         settings = experiment.settings({**cell.overrides, **dict(*experiment.search.first_trials[:1])})
     except (ConfigError, PlaceError):
-        return ""  # the place needs GPUs or a cluster, or the settings are incomplete without those that are tuned
+        return ""  # the place needs GPUs or a cluster, or the settings lack those that are tuned
     if session.place.ray_address:
         return ""
     try:
@@ -50,7 +50,7 @@ def expected_time(session: Session, experiment: Experiment, recipe: Recipe) -> s
     step = step_seconds(settings, recipe, threads=threads)
     per_audio_second = step * recipe.sample_rate / (settings.training.batch_size * settings.training.output_samples)
     left = longest(audio_left(experiment, progress_of(records)), at_once) * per_audio_second
-    what = "what is left takes" if records else "this takes"
+    what = "the rest takes" if records else "this takes"
     return (
         f"{what} about {duration(expected_seconds(step, left, has_shards))} on this machine "
         f"(a training step takes {step:.2g} s)"
@@ -64,7 +64,7 @@ def expected_seconds(step: float, training: float, has_shards: bool) -> float:
 
 
 def progress_of(records: Iterable[TrialRecord]) -> dict[str, list[Progress]]:
-    """The progress of the trials of an earlier run, by cell. Failed ones are left out: others replace them."""
+    """The progress of the trials of an earlier run, by cell. Failed ones are left out, because others replace them."""
     found: dict[str, list[Progress]] = {}
     for record in records:
         trained = max((report["audio_seconds"] for report in record.reports), default=0.0)

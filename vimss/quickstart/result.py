@@ -1,4 +1,4 @@
-"""The figures of a quickstart, and how they are printed.
+"""The figures of a quickstart, as JSON and as printed tables.
 
 print_result(result)
 result.summary  # the content of quickstart.json
@@ -23,8 +23,8 @@ from vimss.systems import equally_informed
 BEST = "best trial"
 """Row of the searched model in the tables."""
 
-ROWS = ("mixture", "Wiener filter per label", "Wiener, all labels told", "oracle ratio mask")
-"""The baselines that the aims need; NMF, which takes 6 to 10 s more, is in the table of `vimss evaluate quickstart`."""
+ROWS = ("mixture", "Wiener filter per label", "Wiener filter, all labels", "oracle ratio mask")
+"""The baselines that the aims need. NMF takes 6 to 10 s more and is in the table of `vimss evaluate quickstart`."""
 
 REACHED: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("whole run, s", ("seconds",), "at most 210"),
@@ -103,9 +103,9 @@ class Result:
             "stages": self.stages,
             "seed": self.experiment.seed,
             "trials": sum(len(self.study.of_cell(cell.name)) for cell in cells if not cell.is_control),
-            "baseline": {cell.name: figures[cell.name] for cell in cells if cell.is_control and cell.name in figures},
+            "controls": {cell.name: figures[cell.name] for cell in cells if cell.is_control and cell.name in figures},
             "labels_gain": labels_gain(self.experiment, means),
-            "references": {name: figures[name] for name in ROWS},
+            "baselines": {name: figures[name] for name in ROWS},
             "best": {
                 "cell": best.cell,
                 "trial": best.trial,
@@ -132,7 +132,7 @@ def print_result(result: Result) -> None:
     print_table("Trials", comparison_columns(result.experiment), comparison_rows(result.experiment, result.study))
     print_evaluations("test", result.test, best_trial(result.experiment, result.study))
     print_table(
-        "What the best trial reached",
+        "The best trial beside the aims",
         ("", "reached", "aim"),
         reached(summary),
         "Aims are for medians of three seeds of the quickstart on two idle cores. Intervals: over pieces of this seed.",

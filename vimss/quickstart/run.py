@@ -125,11 +125,9 @@ def _evaluate(
     # At the same time: the cores of Ray would be idle while the Wiener filters are fitted here.
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(
-            evaluate_systems, manifest, only_best, "test_unseen_timbres", references=(), whole_pieces=False
+            evaluate_systems, manifest, only_best, "test_unseen_timbres", baselines=(), whole_pieces=False
         )
-        test = evaluate_systems(
-            manifest, models, "test", references=ROWS, on_progress=show_rate(show_progress, "parts")
-        )
+        test = evaluate_systems(manifest, models, "test", baselines=ROWS, on_progress=show_rate(show_progress, "parts"))
     (unseen,) = other.result()
     save_evaluations(study, "test", test)
     save_evaluations(study, "test_unseen_timbres", [unseen])

@@ -35,7 +35,7 @@ from vimss.runtime.logs import (
 )
 from vimss.runtime.parallel import parallel_map
 from vimss.runtime.place import JOB_VARIABLE, PLACES, Place, in_ray_job, load_place, open_store, sqlite_url
-from vimss.runtime.termination import told_to_end
+from vimss.runtime.termination import termination_requested
 
 __all__ = [
     "JOB_VARIABLE",
@@ -60,6 +60,6 @@ __all__ = [
     "sqlite_url",
     "start_ray",
     "temporary_folder",
-    "told_to_end",
+    "termination_requested",
     "unfit",
 ]

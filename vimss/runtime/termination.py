@@ -1,6 +1,6 @@
 """A process that is told to end by SIGTERM gets to know it, and has some seconds to close its work.
 
-    with told_to_end(grace_seconds=30) as should_stop:
+    with termination_requested(grace_seconds=30) as should_stop:
         while not should_stop():
             ...
 
@@ -30,7 +30,7 @@ _for_main_thread: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
 
 @contextmanager
-def told_to_end(grace_seconds: float) -> Iterator[Callable[[], bool]]:
+def termination_requested(grace_seconds: float) -> Iterator[Callable[[], bool]]:
     """Yield a function that says whether the process was told to end. SIGTERM is handled so during the block."""
     before: list[Any] = []
 

@@ -63,7 +63,7 @@ def _check(experiment: Experiment) -> None:
             experiment.settings(cell.overrides)
         else:
             _check_tuned(experiment, cell)
-            check_scored_alike(experiment, cell)
+            check_same_validation_mixtures(experiment, cell)
     _check_rung(experiment)
     _check_cells_differ(experiment)
 
@@ -244,7 +244,7 @@ def _check_tuned(experiment: Experiment, cell: Cell) -> None:
         experiment.settings({**cell.overrides, **first})
 
 
-def check_scored_alike(experiment: Experiment, cell: Cell) -> None:
+def check_same_validation_mixtures(experiment: Experiment, cell: Cell) -> None:
     """The sampler compares the trials of a cell, so all must be scored on the same validation mixtures."""
     model = {**experiment.model, **{key.removeprefix("model."): value for key, value in cell.overrides.items()}}
 

@@ -1,4 +1,4 @@
-"""What is summed between two reports of a training: losses, and where the time goes.
+"""Sums between two reports of a training: losses, throughput and waiting time.
 
 losses, clock = Losses(config, (rank, world_size), device), Clock()
 with clock.waiting():
@@ -20,14 +20,14 @@ from vimss.errors import TrainingError
 from vimss.train.config import TrainingConfig
 
 LOOK_EVERY = 50
-"""Steps between two looks at the losses on a GPU: then its work is never waited for, and an error is soon seen."""
+"""Steps between two checks of the losses on a GPU: rare enough not to stall it, frequent enough to stop soon."""
 
 
 class Losses:
-    """Losses and gradient norms since the last report: they must be finite, or nothing is reported any more.
+    """Losses and gradient norms since the last report; a value that is not finite ends the training.
 
-    On a GPU they are looked at now and then, since a look waits for all that the GPU has to do. Weights that are lost
-    in between are in no checkpoint.
+    On a GPU they are checked only every LOOK_EVERY steps, because reading them waits for the GPU. They are checked
+    before each report too, so broken weights never reach a checkpoint.
     """
 
     def __init__(self, config: TrainingConfig, rank_of: tuple[int, int], device: torch.device) -> None:
@@ -42,7 +42,7 @@ class Losses:
         self.unseen: list[tuple[str, Tensor, Tensor]] = []
 
     def add(self, loss: Float[Tensor, ""], norm: Float[Tensor, ""], where: str) -> None:
-        """Keep what a step gave; `where` it was is for the error."""
+        """Add the values of a step; `where` names the step in an error."""
         self.steps += 1
         self.total += loss
         self.unseen.append((where, loss, norm))
@@ -50,18 +50,18 @@ class Losses:
             self._look()
 
     def mean(self) -> float:
-        """The mean loss per batch over all workers, after a look at what was not looked at."""
+        """The mean loss per batch over all workers, after a check of the remaining steps."""
         return self.sums()["loss"] / max(self.steps, 1)
 
     def sums(self) -> dict[str, float]:
-        """What `go_on` takes: the steps, and their losses over all workers."""
+        """The number of steps and the sum of their losses over all workers, for `restore`."""
         self._look()
         if self.world_size > 1:
             torch.distributed.all_reduce(self.total)
         return {"loss": float(self.total), "steps": self.steps}
 
-    def go_on(self, sums: Mapping[str, float]) -> None:
-        """Begin with the sums of a training that was interrupted; the other workers' losses are in the first one's."""
+    def restore(self, sums: Mapping[str, float]) -> None:
+        """Restore the sums of an interrupted training on rank 0; they already hold the other ranks' losses."""
         self.steps = int(sums["steps"])
         self.total += sums["loss"] if self.rank == 0 else 0.0
 
@@ -74,13 +74,13 @@ class Losses:
                 raise TrainingError(
                     "loss and gradient must be finite",
                     got=f"loss {loss:g} and gradient norm {norm:g} at {where}",
-                    fix=f"{self.remedy}; the checkpoint before it is kept",
+                    fix=f"{self.remedy}; the last checkpoint is kept",
                 )
         self.unseen = []
 
 
 class Clock:
-    """Where the time goes between two reports."""
+    """Measures throughput and waiting time between two reports."""
 
     def __init__(self) -> None:
         self.begin = time.monotonic()

@@ -1,10 +1,10 @@
-"""Settings of one training: network, mixing and how the weights are found.
+"""Settings of one training: network, mixing and optimisation.
 
 Budgets, decay and reports count audio seconds, because batch size changes what a step is.
 
 A setting that changes nothing under the others, such as `op` without a `site`, is idle: `RULES` lists them all. A file
-that asks for one is refused (see `vimss.experiment`); where one part of a file makes another idle, as a control does
-that takes the context away, `without_idle` leaves it out, so that equal trainings have equal settings.
+that sets one is refused (see `vimss.experiment`). Where one part of a file makes another idle, such as a control that
+removes the context, `without_idle` drops it, so that equal trainings have equal settings.
 """
 
 import functools
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from vimss.train.objectives import Entry
 
 MUCH_WAITING = 0.1
-"""Share of the time that a loop may wait for batches before a warning says what to change."""
+"""Share of its time that a loop may wait for batches before it logs a warning."""
 
 
 class TrainingConfig(Config):
-    """How the weights are found."""
+    """Settings of the optimisation."""
 
     batch_size: int = Field(16, ge=1, description="mixtures per optimiser step, over all workers")
     output_samples: int = Field(
-        16389, ge=1, description="output window, audio samples; the network says which are legal"
+        16389, ge=1, description="output window, audio samples; the network defines the legal ones"
     )
     audio_seconds: float = Field(
         36000.0, gt=0, description="budget: batch_size x output window / sample rate, summed over steps"
@@ -41,19 +41,19 @@ class TrainingConfig(Config):
         "adamw",
         description="adamw: AdamW for all weights; muon: Muon for the matrices of convolutions, AdamW for the rest",
     )
-    learning_rate: float = Field(1e-4, gt=0, le=1, description="at the start")
+    learning_rate: float = Field(1e-4, gt=0, le=1, description="initial learning rate")
     learning_rate_decay: float = Field(
         1.0,
         gt=0,
         le=1,
-        description="the rate falls exponentially to this share of itself at the end of the budget; 1 keeps it",
+        description="final learning rate as a share of the initial one, reached exponentially; 1 keeps it constant",
     )
-    warmup_seconds: float = Field(
-        0.0, ge=0, description="audio seconds over which the rate rises linearly; 0 starts with the whole rate"
+    warmup_seconds: float = Field(0.0, ge=0, description="audio seconds of linear warm-up; 0: none")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay (AdamW); 0: none")
+    gradient_clip: float = Field(1.0, ge=0, description="maximum gradient norm; 0: no clipping")
+    ema: float = Field(
+        0.0, ge=0, lt=1, description="decay per step of the moving average of the weights; 0: no average"
     )
-    weight_decay: float = Field(0.0, ge=0, description="decoupled (AdamW); 0 is none")
-    gradient_clip: float = Field(1.0, ge=0, description="largest norm of the gradient; 0 does not clip")
-    ema: float = Field(0.0, ge=0, lt=1, description="decay of the moving average of the weights per step; 0 keeps none")
     loss: Literal["snr", "l1", "mse", "si_sdr", "l1_stft"] = Field(
         "snr", description="see vimss.train.objectives.separation"
     )
@@ -61,33 +61,33 @@ class TrainingConfig(Config):
         1.0, ge=0, description="weight of outputs whose target is silence, in the snr and si_sdr losses"
     )
     precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="bfloat16 autocast; refused where the device has no such units"
+        "float32", description="bfloat16: autocast, refused if the device has no bfloat16 units"
     )
     compile: Literal["off", "compile", "cuda_graphs"] = Field(
-        "off", description="compile: by torch.compile; cuda_graphs: replayed as CUDA graphs too, on GPUs only"
+        "off", description="compile: torch.compile; cuda_graphs: torch.compile with CUDA graphs, on GPUs only"
     )
     gradient_compression: Literal["none", "bfloat16"] = Field(
-        "none", description="how gradients travel between workers; bfloat16 halves the bytes"
+        "none", description="compression of the gradients that workers exchange; bfloat16 halves the bytes"
     )
     patience_seconds: float = Field(
         0.0,
         ge=0,
-        description="training stops after so many audio seconds without a lower validation loss; 0 never stops early",
+        description="audio seconds without a better figure after which training stops; 0: never stop early",
     )
     report_seconds: float = Field(
-        3600.0, gt=0, description="about so many audio seconds between validations, each with a checkpoint"
+        3600.0, gt=0, description="approximate audio seconds between validations, each of which writes a checkpoint"
     )
     start_from: Annotated[StartFrom, WithJsonSchema({"type": "string"})] = Field(
         StartFrom(),
-        description="new: new weights; or those of a model, all of them or, of another objective or network, those of "
-        "its vision network: a folder, models:/NAME@ALIAS or models:/NAME/VERSION",
+        description="initial weights. new: random; else a model: a folder, models:/NAME@ALIAS or models:/NAME/VERSION. "
+        "From a model of another objective or network, only the weights of its vision network are loaded",
     )
 
     @field_validator("optimizer", mode="before")
     @classmethod
-    def _name_is_that_of_now(cls, name: Any) -> Any:
+    def _name_is_current(cls, name: Any) -> Any:
         if name == "adam":
-            raise ValueError("the optimizer that was called adam is AdamW: write adamw")
+            raise ValueError("the optimizer is AdamW: write adamw")
         return name
 
     @model_validator(mode="after")
@@ -105,12 +105,12 @@ class TrainingConfig(Config):
 
     @property
     def num_reports(self) -> int:
-        """Validations in the whole budget, evenly spread; the last is at its end."""
+        """Number of validations, evenly spaced; the last one is at the end of the budget."""
         return max(1, round(self.audio_seconds / self.report_seconds))
 
     @property
     def longest_patience(self) -> float:
-        """Patience that can still stop a training: counted from the first report, over by the last but one."""
+        """The longest patience that can still stop a training, between the first report and the last but one."""
         return max(0.0, self.audio_seconds * (self.num_reports - 2) / self.num_reports)
 
 
@@ -126,13 +126,13 @@ class ValidationConfig(Config):
         ge=6,
         multiple_of=6,
         description="2, 3 and 4 sources, aligned and random, in equal shares, as far as the split has such mixtures; "
-        "more begin with the same ones, and weights that were found before are scored again",
+        "a larger number extends the same set, and existing weights are scored again",
     )
     seconds: float = Field(2.0, gt=0, description="length of each mixture")
 
 
 def reaches(audio_seconds: float, goal: float) -> bool:
-    """Whether so many audio seconds reach the goal; steps times seconds may miss it by a rounding."""
+    """Whether `audio_seconds` reach the goal, within the rounding of steps times seconds."""
     return audio_seconds >= goal or math.isclose(audio_seconds, goal, rel_tol=1e-9)
 
 
@@ -143,7 +143,7 @@ def _known_objective(name: str) -> str:
 
 
 def _objectives() -> "Mapping[str, Entry]":
-    # Imported late: an objective is made from the settings of this module.
+    # Imported late: objectives are built from the settings of this module.
     from vimss.train.objectives import OBJECTIVES
 
     return OBJECTIVES
@@ -154,13 +154,13 @@ ObjectiveName = Annotated[str, AfterValidator(_known_objective)]
 
 
 class Settings(Config):
-    """Everything that one training is a function of, besides the shards."""
+    """Everything besides the shards that determines a training."""
 
     model: AnyNetwork = DEFAULT
     mixing: MixingConfig = MixingConfig()
     training: TrainingConfig = TrainingConfig()
     seed: int = Field(0, ge=0, description="seed of weights, batches and sampler")
-    objective: ObjectiveName = Field("separation", description="what is learned; see vimss.train.objectives")
+    objective: ObjectiveName = Field("separation", description="learning task; see vimss.train.objectives")
 
     @model_validator(mode="after")
     def _has_no_idle_setting(self) -> "Settings":
@@ -174,7 +174,7 @@ def _is_conditioned(settings: Settings) -> bool:
 
 
 def _rules_of_networks() -> dict[str, Rule]:
-    """The rules of the networks' own settings, by key path; settings of one name in two networks share the words."""
+    """The rules of the networks' own settings, by key path; two networks' settings of one name share a rule's text."""
     found: dict[str, Rule] = {}
     for kind in NETWORKS.values():
         for name, rule in kind.idle_rules.items():
@@ -194,7 +194,7 @@ _SITE = "a model.site other than none"
 
 
 def _of_contexts(setting: str) -> Rule:
-    """When a setting of the model works that some contexts depend on."""
+    """The rule for a model setting that only some contexts use."""
     names = contexts_with(setting)
     return Rule(
         f"model.context: {' or '.join(names)}, and {_SITE}",
@@ -208,17 +208,17 @@ OF_SOME_OBJECTIVES = (
     "training.loss",
     "training.absent_weight",
 )
-"""Key paths of the settings that only those objectives depend on that say so; all objectives depend on all others."""
+"""Key paths of the settings that an objective uses only if it lists them; every objective uses all other settings."""
 
 
 def _has_use_for(objective: str, key: str) -> bool:
-    """Whether an objective depends on a setting."""
+    """Whether an objective uses a setting."""
     used = _objectives()[objective].settings
     return key not in OF_SOME_OBJECTIVES or any(key == one or key.startswith(f"{one}.") for one in used)
 
 
 def _rule_of_objectives(key: str) -> Rule:
-    """When a setting works that only some objectives depend on."""
+    """The rule for a setting that only some objectives use."""
     names = [name for name in _objectives() if _has_use_for(name, key)]
     return Rule(
         f"objective: {' or '.join(names)}", ("objective",), lambda settings: _has_use_for(settings.objective, key)
@@ -257,16 +257,16 @@ RULES: dict[str, Rule] = {
         "training.loss: snr or si_sdr", ("training.loss",), lambda settings: settings.training.loss in {"snr", "si_sdr"}
     ),
     "training.patience_seconds": Rule(
-        "a report that comes so long after the first one, and is not the last",
+        "to be over before the last report, counted from the first",
         ("training.audio_seconds", "training.report_seconds"),
         lambda settings: settings.training.patience_seconds <= settings.training.longest_patience,
     ),
 }
-"""Key paths of settings to when they change something. Settings that are not listed always do."""
+"""Key path of a setting -> when it has an effect. Settings that are not listed always have one."""
 
 
 def rule_at(settings: Settings, key: str) -> Rule:
-    """The rule that decides about a setting: that of the objective or, where a separator is trained, that in RULES."""
+    """The rule of a setting: the one in RULES if a separator is trained, otherwise the one about objectives."""
     of_separators = _objectives()[settings.objective].separates or key not in OF_SOME_OBJECTIVES
     if key in RULES and of_separators and _has_use_for(settings.objective, key):
         return RULES[key]
@@ -274,17 +274,17 @@ def rule_at(settings: Settings, key: str) -> Rule:
 
 
 def keys_with_rules() -> tuple[str, ...]:
-    """Key paths of all settings that may change nothing."""
+    """Key paths of all settings that may be idle."""
     return tuple(dict.fromkeys((*RULES, *OF_SOME_OBJECTIVES)))
 
 
 def is_idle(settings: Settings, key: str) -> bool:
-    """Whether the setting at a key path changes nothing under the others."""
+    """Whether the setting at a key path has no effect under the others."""
     return not rule_at(settings, key).works(settings)
 
 
 def idle_settings(settings: Settings) -> list[str]:
-    """Key paths of the settings that are not the defaults, though they change nothing."""
+    """Key paths of the settings that differ from their defaults but have no effect."""
     return [
         key
         for key in keys_with_rules()
@@ -292,19 +292,19 @@ def idle_settings(settings: Settings) -> list[str]:
     ]
 
 
-def reasons(settings: Settings, key: str) -> list[str]:
-    """Key paths of the settings that decide whether another changes something; of those that the network has."""
+def deciding_keys(settings: Settings, key: str) -> list[str]:
+    """Key paths of the settings, among those of this network, that decide whether another one has an effect."""
     return [other for other in rule_at(settings, key).depends_on if has_key(settings, other)]
 
 
 def describe_idle(settings: Settings, key: str) -> str:
-    """An idle setting beside those that make it so, for an error."""
-    others = ", ".join(f"{other}: {value_at(settings, other)}" for other in reasons(settings, key))
+    """An idle setting and the settings that make it idle, for an error."""
+    others = ", ".join(f"{other}: {value_at(settings, other)}" for other in deciding_keys(settings, key))
     return f"{key}: {value_at(settings, key)} with {others}"
 
 
-def unchecked(content: Mapping[str, Any]) -> Settings | None:
-    """The settings of plain groups, idle ones too; None where a group is wrong by itself."""
+def unchecked_settings(content: Mapping[str, Any]) -> Settings | None:
+    """Settings from plain groups without the check for idle ones; None if a group is invalid by itself."""
     try:
         return Settings.model_construct(
             model=BY_NETWORK.parse(content.get("model", {})),
@@ -318,8 +318,8 @@ def unchecked(content: Mapping[str, Any]) -> Settings | None:
 
 
 def without_idle(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The same plain groups without what changes nothing: equal trainings, equal settings."""
-    settings = unchecked(content)
+    """The same plain groups without idle settings: equal trainings, equal settings."""
+    settings = unchecked_settings(content)
     if settings is None or settings.objective not in _objectives():
         return dict(content)  # parsing it names the error
     kept = dict(content)
@@ -330,7 +330,7 @@ def without_idle(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def has_key(settings: Settings, key: str) -> bool:
-    """Whether there is such a setting: those of `model` depend on the network."""
+    """Whether the setting exists: those of `model` depend on the network."""
     value: Any = settings
     for part in key.split("."):
         if not isinstance(value, Config) or part not in type(value).model_fields:
@@ -376,6 +376,6 @@ def _defaults(network: str) -> Settings:
 
 
 def scored_sources(settings: Settings) -> int:
-    """The most sources of the validation mixtures that these networks are scored on: no more than they have slots."""
+    """The largest number of sources in the validation mixtures that a network is scored on: at most its slots."""
     most = max(VALIDATION_SOURCES)
     return min(settings.model.slots, most) if settings.model.outputs == "slots" else most

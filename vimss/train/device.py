@@ -1,4 +1,4 @@
-"""What a training asks of the machine it runs on: precision, compilation, several workers, and how arrays get there.
+"""Device-dependent parts of a training: precision, compilation, several workers, and copying arrays to the device.
 
 with autocast("bfloat16", torch.device("cuda")): ...
 """
@@ -19,7 +19,7 @@ from vimss.stream.batch import Batch
 
 
 def autocast(precision: Literal["float32", "bfloat16"], device: torch.device) -> torch.autocast | nullcontext[None]:
-    """The context of a forward pass; ConfigError where the device has no bfloat16 units."""
+    """The context of a forward pass; ConfigError if the device has no bfloat16 units."""
     if precision == "float32":
         return nullcontext()
     if not has_bfloat16_units(device):
@@ -46,7 +46,7 @@ def multiplies_bfloat16(capabilities: Mapping[str, object]) -> bool:
 def distribute(
     network: nn.Module, device: torch.device, compression: Literal["none", "bfloat16"]
 ) -> DistributedDataParallel:
-    """The network with gradients that are means over all workers; `compression` is how they travel."""
+    """The network with gradients averaged over all workers, exchanged with this `compression`."""
     parallel = DistributedDataParallel(
         network, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
     )
@@ -77,7 +77,7 @@ def context_of(batch: Batch, device: torch.device) -> tuple[Tensor | None, Tenso
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """An array as a tensor; through pinned memory and without waiting where the device is a GPU."""
+    """An array as a tensor; on a GPU through pinned memory and without waiting."""
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 

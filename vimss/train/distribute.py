@@ -27,7 +27,7 @@ import torch
 from ray.util.queue import Empty, Queue
 
 from vimss.errors import PlaceError
-from vimss.runtime import LOG, Place, log_to, rank_log, told_to_end
+from vimss.runtime import LOG, Place, log_to, rank_log, termination_requested
 from vimss.shards.manifest import open_manifest
 from vimss.storage import TEMPORARY, atomic_write, copy_folder, finish_replacements, remove_whole
 from vimss.train.config import Settings, ValidationConfig
@@ -76,7 +76,7 @@ def fit(job: Job, report: Callable[[Metrics], None]) -> None:
     """
     with log_to(job.storage / LOG):
         if job.place.workers_per_trial == 1:
-            with told_to_end(job.place.grace_seconds) as should_stop:
+            with termination_requested(job.place.grace_seconds) as should_stop:
                 _fit_here(job, report, should_stop)
         else:
             _fit_on_workers(job, report)
@@ -231,7 +231,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     training = _training(job, rank, context.get_world_size(), ray.train.torch.get_device())
     progress = _SignOfLife(job.storage / PROGRESS) if rank == 0 else _no_progress
     progress(0.0)
-    with log_to(job.storage / rank_log(rank)), told_to_end(job.place.grace_seconds) as was_told:
+    with log_to(job.storage / rank_log(rank)), termination_requested(job.place.grace_seconds) as was_told:
 
         def should_stop() -> bool:
             # A node that is drained is known to Train, where its watcher of preemptions runs.

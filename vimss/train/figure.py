@@ -1,12 +1,11 @@
-"""The figure that steers a search, and which of two values of it is better.
+"""The figure that steers a search, and the comparison of its values.
 
     figure = Figure(name="valid_loss", direction="min", title="validation loss", unit="dB")
     figure.better(-3.0, -2.5)                 # True
     best = min(reports, key=lambda report: figure.rank(report[figure.name]))
 
 Each objective names one figure of each report: see `vimss.train.objectives.figure_of`. Searching, pruning, early
-stopping, checkpoints and the choice of the best trial ask it which value is better, so that none of them knows whether
-low or high is good.
+stopping, checkpoints and the choice of the best trial compare values through it, so that the direction is defined once.
 """
 
 import math
@@ -23,22 +22,30 @@ class Figure(Config):
 
     name: str = Field(description="in reports, records and MLflow")
     direction: Literal["min", "max"] = Field(description="whether the lowest or the highest value is the best")
-    title: str = Field(description="for people")
+    title: str = Field(description="in tables and on axes")
     unit: str = ""
 
     @property
     def heading(self) -> str:
-        """Of a column or an axis."""
+        """Heading of a column or an axis."""
         return f"{self.title}, {self.unit}" if self.unit else self.title
+
+    def text(self, value: float) -> str:
+        """A value with its unit.
+
+        >>> Figure(name="valid_loss", direction="min", title="validation loss", unit="dB").text(-2.5)
+        '-2.50 dB'
+        """
+        return f"{value:.2f} {self.unit}".rstrip()
 
     @property
     def worst(self) -> float:
-        """What every value is better than: where there is none yet."""
+        """A value that every other one beats, for the time before the first."""
         return math.inf if self.direction == "min" else -math.inf
 
     @property
     def raw_name(self) -> str:
-        """Name of the same figure of the raw weights, where those in use are a moving average."""
+        """Name of the figure of the raw weights if the weights in use are a moving average."""
         return f"{self.name}_raw"
 
     def rank(self, value: float) -> float:
@@ -46,9 +53,9 @@ class Figure(Config):
         return value if self.direction == "min" else -value
 
     def better(self, value: float, than: float) -> bool:
-        """Whether a value is better than another one; one that is not a number never is."""
+        """Whether a value is better than another one; NaN never is."""
         return self.rank(value) < self.rank(than)
 
     def best(self, values: Iterable[float]) -> float:
-        """The best of some values; the worst possible where there are none."""
+        """The best of some values; the worst possible value if there are none."""
         return min(values, key=self.rank, default=self.worst)

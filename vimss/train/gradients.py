@@ -1,10 +1,10 @@
-"""From a batch to gradients: forward, loss, backward, in as many parts as the memory asks for.
+"""From a batch to gradients: forward, loss, backward, in as many parts as memory requires.
 
     gradients = Gradients(network, objective, settings.training, device, micro_batch=16)
-    loss = gradients(batch)      # and every weight of the network has its gradient
+    loss = gradients(batch)      # every weight of the network now has its gradient
 
 Parts and workers divide by the counts of the whole batch, so their gradients add up to those of the batch at once.
-Where a part does not fit into memory, the whole batch is begun again with parts half as long.
+If a part does not fit into memory, the whole batch starts over with parts of half the size.
 """
 
 import logging
@@ -26,12 +26,12 @@ log = logging.getLogger(__name__)
 
 
 class Gradients:
-    """Puts the gradients of a batch's loss into the weights of a network."""
+    """Computes the gradients of a batch's loss."""
 
     def __init__(
         self, network: nn.Module, objective: Objective, config: TrainingConfig, device: torch.device, micro_batch: int
     ) -> None:
-        """`network` may be a DistributedDataParallel; `micro_batch` is the longest part, in mixtures."""
+        """`network` may be a DistributedDataParallel; `micro_batch` is the largest part, in mixtures."""
         self.parallel = network if isinstance(network, DistributedDataParallel) else None
         self.workers = torch.distributed.get_world_size() if self.parallel is not None else 1
         self.network = compiled(network, config.compile, device)
@@ -43,15 +43,15 @@ class Gradients:
         self.in_flight = InFlight()
 
     def __call__(self, batch: Batch) -> Float[Tensor, ""]:
-        """The loss of the batch, as far as it is this worker's share, without waiting for a GPU.
+        """The worker's share of the batch's loss, computed without waiting for a GPU.
 
         Raises:
-            TrainingError: where not even one mixture fits into memory.
+            TrainingError: not even one mixture fits into memory.
 
         """
         totals = self._totals(batch)
         while not self.rehearsed:
-            # Workers must agree on the parts before they exchange gradients: one who begins again would wait for ever.
+            # Workers must agree on the parts before they exchange gradients, or one that starts over waits forever.
             self.rehearsed = self._all(self._attempt(batch, totals, exchange=False) is not None)
             if not self.rehearsed:
                 self._halve()
@@ -68,7 +68,7 @@ class Gradients:
         return loss
 
     def _attempt(self, batch: Batch, totals: Float[Tensor, " n"], exchange: bool) -> Float[Tensor, ""] | None:
-        """The share of the loss, or None where memory ran out; `exchange` makes gradients those of all workers."""
+        """The share of the loss, or None if memory ran out; `exchange` averages the gradients over all workers."""
         try:
             return self._accumulate(batch, totals, exchange)
         except torch.OutOfMemoryError:
@@ -88,7 +88,7 @@ class Gradients:
         return loss
 
     def _share(self, part: Batch, totals: Float[Tensor, " n"]) -> Float[Tensor, ""]:
-        """The share of a part in the loss of the batch."""
+        """A part's share of the batch's loss."""
         if self.config.compile == "cuda_graphs":
             torch.compiler.cudagraph_mark_step_begin()
         return self.objective.loss(self._forward, part, totals)
@@ -103,7 +103,7 @@ class Gradients:
             yield batch.part(slice(start, start + self.micro_batch))
 
     def _totals(self, batch: Batch) -> Float[Tensor, " n"]:
-        """Counts of the batch over all workers, made before anything is on a GPU: nothing waits for them."""
+        """Counts of the batch over all workers, computed on the CPU so that nothing waits for a GPU."""
         counts = to_device(self.objective.totals(batch), self.device)
         if self.parallel is not None:
             torch.distributed.all_reduce(counts)
@@ -113,7 +113,7 @@ class Gradients:
         if self.config.compile != "cuda_graphs":
             self.network.zero_grad(set_to_none=True)
             return
-        # A graph writes gradients into memory of its own, which its next run overwrites: parts add to ours.
+        # A CUDA graph's next run overwrites its gradients, so parts accumulate into our own.
         for parameter in self.network.parameters():
             if parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)
@@ -133,7 +133,7 @@ class Gradients:
             torch.cuda.empty_cache()
 
     def _all(self, fits: bool) -> bool:
-        """Whether it is so on every worker."""
+        """Whether it is true on every worker."""
         everywhere = torch.tensor(float(fits), device=self.device)
         torch.distributed.all_reduce(everywhere, torch.distributed.ReduceOp.MIN)
         return bool(everywhere)

@@ -1,9 +1,9 @@
-"""Settings that were asked for and change nothing, as errors.
+"""Errors for settings that a file sets although they have no effect.
 
-    error = idle_error(trainings, "model.op", "mine", "compare.model.op")   # None: it changes one of them
+    error = idle_error(trainings, "model.op", "mine", "compare.model.op")   # None: it affects one of them
     check_uses(trainings, "experiment mine", manifest, place)
 
-`vimss.train.config.RULES` says what makes a setting idle whatever the data; here is what shards and place can do.
+`vimss.train.config.RULES` makes a setting idle whatever the data is; this module adds the shards and the place.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,24 +13,23 @@ from vimss.errors import ConfigError
 from vimss.runtime import Place
 from vimss.shards.manifest import Manifest
 from vimss.shards.recipe import Recipe
-from vimss.train.config import Settings, default_of, describe_idle, has_key, is_idle, reasons, rule_at, value_at
+from vimss.train.config import Settings, deciding_keys, default_of, describe_idle, has_key, is_idle, rule_at, value_at
 
 
 def idle_error(trainings: Sequence[Settings], key: str, experiment: str, where: str) -> ConfigError | None:
-    """What to say of a setting that stands at `where` in an experiment, for these trainings; None where it is of use.
+    """The error for a setting at `where` in an experiment if it is idle in all these trainings; otherwise None.
 
-    It is refused where it changes none of them and is not the default. Those whose network has no such setting ask for
-    nothing.
+    A default is never refused. Trainings whose network lacks the setting do not count.
     """
     trainings = [settings for settings in trainings if has_key(settings, key)]
-    asked = [settings for settings in trainings if value_at(settings, key) != default_of(key, settings)]
-    if not asked or not all(is_idle(settings, key) for settings in trainings):
+    set_in = [settings for settings in trainings if value_at(settings, key) != default_of(key, settings)]
+    if not set_in or not all(is_idle(settings, key) for settings in trainings):
         return None
-    rule = rule_at(asked[0], key)
+    rule = rule_at(set_in[0], key)
     return ConfigError(
         f"experiment {experiment}: {where} needs {rule.needs}",
-        got=describe_idle(asked[0], key),
-        fix=f"remove {where}, or change {' or '.join(reasons(asked[0], key))}",
+        got=describe_idle(set_in[0], key),
+        fix=f"remove {where}, or change {' or '.join(deciding_keys(set_in[0], key))}",
     )
 
 
@@ -40,8 +39,8 @@ class _Use:
 
     needs: str
     fix: str
-    hindered_by: Callable[[Settings, Recipe, Place], str]
-    """What makes it idle; empty where nothing does."""
+    idle_because: Callable[[Settings, Recipe, Place], str]
+    """What makes it idle; empty if nothing does."""
 
 
 def _one_worker(settings: Settings, recipe: Recipe, place: Place) -> str:
@@ -78,10 +77,10 @@ _USES = {
 }
 
 
-def check_uses(trainings: Sequence[Settings], asker: str, manifest: Manifest, place: Place) -> None:
-    """ConfigError where a setting that `asker` asks for changes none of its trainings on these shards at this place."""
+def check_uses(trainings: Sequence[Settings], origin: str, manifest: Manifest, place: Place) -> None:
+    """ConfigError if a setting of `origin` affects none of its trainings on these shards at this place."""
     for key, use in _USES.items():
-        asked = [settings for settings in trainings if value_at(settings, key) != default_of(key)]
-        hindered = [use.hindered_by(settings, manifest.recipe, place) for settings in asked]
-        if hindered and all(hindered):
-            raise ConfigError(f"{asker}: {key} needs {use.needs}", got=hindered[0], fix=use.fix)
+        set_in = [settings for settings in trainings if value_at(settings, key) != default_of(key)]
+        found = [use.idle_because(settings, manifest.recipe, place) for settings in set_in]
+        if found and all(found):
+            raise ConfigError(f"{origin}: {key} needs {use.needs}", got=found[0], fix=use.fix)

@@ -1,11 +1,11 @@
-"""Batches for the loop, made ahead of it by threads where there are some.
+"""Batches for the loop, made ahead of it by threads if there are any.
 
     with closing(load(examples, batch_size=16, position=Position(), workers=2)) as batches:
         for made in batches: made.batch, made.position
 
-One more thread plans the batches and reads shards; those that make batches decode clips when they first need them, each
-clip once. They share one pool of clips, whatever their number. Threads, because numpy, soundfile and FFmpeg let others
-run while they work; processes took as long to hand over a batch of 30 MB as to make it.
+One more thread plans the batches and reads shards; those that make batches decode each clip once, when a mixture first
+needs it, and share one pool of clips. Threads suffice because numpy, soundfile and FFmpeg release the GIL; processes
+took as long to hand over a batch of 30 MB as to make it.
 """
 
 from collections import deque
@@ -19,12 +19,12 @@ import torch
 from vimss.stream.batch import Batch, Examples, PlannedBatch, Position
 
 AHEAD = 2
-"""Batches per thread that are made before they are asked for."""
+"""Batches that each thread makes ahead."""
 
 
 @dataclass(frozen=True)
 class LoadedBatch:
-    """A batch and what belongs to it."""
+    """A batch with its position."""
 
     batch: Batch
     position: Position
@@ -42,19 +42,19 @@ def load(
     workers: int = 0,
     pinned: bool = False,
 ) -> Generator[LoadedBatch, None, None]:
-    """The endless sequence of batches of one rank from a position on; to close it ends the threads.
+    """The endless sequence of batches of one rank from a position on; closing it ends the threads.
 
     Args:
-        examples: where they come from.
+        examples: the source of the batches.
         batch_size: mixtures in a batch, of this rank.
-        position: where to begin.
+        position: the first batch.
         rank: of this worker.
         world_size: number of workers.
-        workers: threads that make batches ahead; 0 makes each when it is asked for.
-        pinned: into pinned memory, from which a GPU copies without waiting.
+        workers: threads that make batches ahead; 0 makes each one on demand.
+        pinned: whether batches lie in pinned memory, from which copies to a GPU are asynchronous.
 
     Raises:
-        VimssError: as reading and mixing raise it.
+        VimssError: from reading and mixing.
 
     """
     plan = examples.plan(batch_size, position, rank, world_size)
@@ -84,7 +84,7 @@ def load(
 
 
 def _pinned(batch: Batch) -> Batch:
-    """The same in memory that the operating system never moves."""
+    """The same batch in pinned memory."""
     return replace(
         batch,
         mixture=_pin(batch.mixture),

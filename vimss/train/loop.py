@@ -1,6 +1,6 @@
 """The training loop: next batch, forward, loss, backward, step; once in a while validation and a checkpoint.
 
-Plain PyTorch, with torch.distributed where there are several workers. It reports through a callable and knows neither
+Plain PyTorch, with torch.distributed if there are several workers. It reports through a callable and knows neither
 Ray nor MLflow:
 
     train(Training(settings, manifest), report=lambda metrics, folder: print(metrics))
@@ -39,20 +39,20 @@ from vimss.train.validation import Validation
 log = logging.getLogger(__name__)
 
 Report = Callable[[dict[str, float], Path | None], None]
-"""Called on every rank with the metrics, and on rank 0 with the folder of the checkpoint, where it is a new one.
+"""Called on every rank with the metrics; on rank 0 also with the folder of the checkpoint, if there is a new one.
 
-Metrics without the figure come with the checkpoint of a training that was told to stop between two reports."""
+The checkpoint of a training that was interrupted between two reports comes with metrics that lack the figure."""
 
 Progress = Callable[[float], None]
 """Called after each step, and each batch of the validation, with the audio seconds seen so far."""
 
 STOP_EVERY = 8
-"""Steps on several GPUs between two times at which their workers ask each other: the answer is waited for."""
+"""Steps between two collective checks for an interruption on several GPUs: each check waits for the GPU."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """What to train, on what, and who among how many does it."""
+    """A training: settings, shards, and this worker's rank and device."""
 
     settings: Settings
     manifest: Manifest
@@ -61,14 +61,14 @@ class Training:
     world_size: int = 1
     device: torch.device = torch.device("cpu")  # noqa: RUF009 - a constant
     loader_workers: int = 0
-    """Threads that make batches ahead of the loop; they do not change which."""
+    """Threads that make batches ahead of the loop; the batches do not depend on their number."""
     pause_seconds: float = math.inf
-    """Audio seconds: the first report at or after them is the last of this call. Resumed without them, training goes on
+    """Audio seconds: the first report at or after them is the last of this call. Resumed without it, training continues
     as if it had never paused."""
 
     @property
     def signature(self) -> str:
-        """Of everything the batches are a function of; a checkpoint belongs to one signature."""
+        """Signature of everything that determines the batches; a checkpoint belongs to one signature."""
         more = [[other.digest, share] for other, share in self.manifest.more]
         return signature(self.settings, self.manifest.digest, self.world_size, *more)
 
@@ -80,22 +80,22 @@ def train(
     progress: Progress = lambda audio_seconds: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> nn.Module:
-    """Train until the budget of audio seconds or the patience is spent, or to the pause.
+    """Train until the budget of audio seconds or the patience is used up, or until the pause.
 
     Returns the network with its raw weights.
 
     Args:
-        training: what to train on what.
-        report: called after each validation, and first of all with the metrics of the checkpoint that is resumed.
-        resume: folder of a checkpoint to go on from.
-        progress: called often, so that others see that training goes on.
-        should_stop: asked after each step, and during validation, whether the training has to end soon.
+        training: settings, shards, rank and device.
+        report: called after each validation; when resuming, first with the metrics of the checkpoint.
+        resume: folder of the checkpoint to resume from.
+        progress: called after each step, as a sign of life.
+        should_stop: polled after each step and during validation; once true, training writes a checkpoint and ends.
 
     Raises:
-        ConfigError: where the settings do not fit the data, the device or the number of workers.
-        InterruptionError: where it had to stop; resumed from the checkpoint that was reported then, training goes on as
-            if it had never stopped.
-        TrainingError: where a loss, a gradient or the validation is not finite; the checkpoint before it is kept.
+        ConfigError: the settings do not fit the data, the device or the number of workers.
+        InterruptionError: `should_stop` became true; a training that resumes from the checkpoint that was reported then
+            equals one that was never interrupted.
+        TrainingError: a loss, a gradient or the validation figure is not finite; the last checkpoint is kept.
 
     """
     settings, config, device = training.settings, training.settings.training, training.device
@@ -123,11 +123,11 @@ def train(
         state = load_state(resume, training.signature, network, average, optimizers)
         if state.validation == validate.signature or not state.metrics:
             # Re-report the restored metrics: the driver may have crashed before recording them, and this may be the
-            # last report. The checkpoint itself is there.
+            # last report. The checkpoint itself exists.
             if state.metrics:
                 report(state.metrics, None)
         elif state.since_report:
-            # The weights of its last report are gone: a better value on the new set can only come later.
+            # The weights of its last report are gone, so its value on the new set cannot be computed.
             state = replace(state, validation=validate.signature, best=validate.figure.worst, metrics={})
         else:
             state = _scored_again(state, validate, network, average)
@@ -143,18 +143,18 @@ def train(
     seconds_per_step = config.batch_size * window.output_samples / window.sample_rate
     total_steps = math.ceil(config.audio_seconds / seconds_per_step)
     num_reports = config.num_reports
-    # At the first step that reaches the share of the budget: a report just before a rung of ASHA would miss it.
+    # The first step that reaches each share of the budget: one step earlier, a report would miss ASHA's rung.
     report_steps = {math.ceil(total_steps * (number + 1) / num_reports) for number in range(num_reports)}
     steps, best, best_seconds, position = state.steps, state.best, state.best_seconds, state.position
-    # Both were decided at the last report, which may lie before the checkpoint of an interrupted training.
+    # Both were decided at the last report, which may be earlier than the checkpoint of an interrupted training.
     reported_seconds = state.metrics.get("audio_seconds", 0.0)
     patient = should_continue(config, reported_seconds, best_seconds)
     paused = reaches(reported_seconds, training.pause_seconds)
     losses, levels, clock, lost = Losses(config, share, device), Levels(), Clock(), 0.0
     if state.since_report:
-        losses.go_on(state.since_report)
-        lost = _go_on(levels, state.since_report)
-    # Where it was interrupted in the validation of its last step, that comes first.
+        losses.restore(state.since_report)
+        lost = _restore(levels, state.since_report)
+    # If it was interrupted during the validation of its last step, that validation comes first.
     due = bool(state.since_report) and steps in report_steps
     log.info("begins after step %d of %d, %s", steps, total_steps, "resumed" if resume else "anew")
 
@@ -192,15 +192,15 @@ def train(
 
             seconds = steps * seconds_per_step
             progress(seconds)
-            stops = _agree(should_stop, steps, training)
+            stops = _any_should_stop(should_stop, steps, training)
             if due and not stops:
                 metrics = {"audio_seconds": seconds, "train_loss": losses.mean()}
                 metrics |= {"learning_rate": learning_rate(config, seconds), "steps": float(steps)}
                 metrics |= {"micro_batch": float(gradients.micro_batch)} | clock.metrics(seconds_per_step)
                 metrics |= {"lost_clips": lost} | levels.metrics()
                 _warn_of_waiting(metrics["loader_wait"])
-                going_on = functools.partial(_go_on_validating, progress, seconds, should_stop, training)
-                values = _validated(validate, network, average, going_on)
+                on_progress = functools.partial(_during_validation, progress, seconds, should_stop, training)
+                values = _validated(validate, network, average, on_progress)
                 stops = not values
             if due and not stops:
                 metrics |= values
@@ -255,48 +255,48 @@ def _validated(
     validate: Validation,
     network: nn.Module,
     average: nn.Module | None,
-    going_on: Callable[[], None] = lambda: None,
+    on_progress: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """The figure of the weights for use, and of the raw ones where those are an average; empty where told to stop."""
+    """The figure of the weights in use and, if those are a moving average, of the raw ones; empty if interrupted."""
     figure = validate.figure
     try:
-        values = {figure.name: validate(average or network, going_on)}
-        return values if average is None else {**values, figure.raw_name: validate(network, going_on)}
-    except _ToldToStopError:
+        values = {figure.name: validate(average or network, on_progress)}
+        return values if average is None else {**values, figure.raw_name: validate(network, on_progress)}
+    except _ValidationInterrupted:
         return {}
 
 
-class _ToldToStopError(Exception):
-    """In the middle of a validation."""
+class _ValidationInterrupted(Exception):
+    """Raised from the progress callback to leave a validation."""
 
 
-def _go_on_validating(progress: Progress, seconds: float, should_stop: Callable[[], bool], training: Training) -> None:
-    """Show progress. One worker alone stops at once; several, which wait for each other, validate to the end."""
+def _during_validation(progress: Progress, seconds: float, should_stop: Callable[[], bool], training: Training) -> None:
+    """Report progress. A single worker stops at once; several wait for each other, so they finish the validation."""
     progress(seconds)
     if training.world_size == 1 and should_stop():
-        raise _ToldToStopError
+        raise _ValidationInterrupted
 
 
-def _agree(should_stop: Callable[[], bool], steps: int, training: Training) -> bool:
-    """Whether a worker was told to stop; several ask each other now and then, at the same steps."""
+def _any_should_stop(should_stop: Callable[[], bool], steps: int, training: Training) -> bool:
+    """Whether any worker should stop; several workers exchange this at the same steps."""
     if training.world_size == 1:
         return should_stop()
     if training.device.type == "cuda" and steps % STOP_EVERY:
         return False
-    told = torch.tensor(float(should_stop()), device=training.device)
-    torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
-    return bool(told)
+    stops = torch.tensor(float(should_stop()), device=training.device)
+    torch.distributed.all_reduce(stops, torch.distributed.ReduceOp.MAX)
+    return bool(stops)
 
 
-def _go_on(levels: Levels, sums: Mapping[str, float]) -> float:
-    """Begin with the levels of a training that was interrupted; returns how many clips it had lost."""
+def _restore(levels: Levels, sums: Mapping[str, float]) -> float:
+    """Restore the levels of an interrupted training; returns how many clips it had lost."""
     for name in vars(levels):
         setattr(levels, name, sums[name])
     return sums["lost"]
 
 
 def _scored_again(state: State, validate: Validation, network: nn.Module, average: nn.Module | None) -> State:
-    """A state whose losses are of another validation set, on the one of now: the best so far is that of its weights."""
+    """The state scored on the current validation set, after a change of the set; its best figure starts anew."""
     metrics = {**state.metrics, **_validated(validate, network, average)}
     _check_validation(metrics, validate.figure)
     best, seconds = metrics[validate.figure.name], metrics["audio_seconds"]
@@ -304,7 +304,7 @@ def _scored_again(state: State, validate: Validation, network: nn.Module, averag
 
 
 def learning_rate(config: TrainingConfig, audio_seconds: float) -> float:
-    """Of the step that ends at `audio_seconds`: linear warm-up, then exponential decay towards the budget's end."""
+    """Learning rate of the step that ends at `audio_seconds`: linear warm-up times exponential decay."""
     warmup = min(1.0, audio_seconds / config.warmup_seconds) if config.warmup_seconds else 1.0
     return config.learning_rate * warmup * config.learning_rate_decay ** (audio_seconds / config.audio_seconds)
 
@@ -316,12 +316,12 @@ def update_ema(average: nn.Module, network: nn.Module, decay: float) -> None:
 
 
 def should_continue(config: TrainingConfig, audio_seconds: float, best_seconds: float) -> bool:
-    """Whether to go on, where the best value of the figure was at `best_seconds`."""
+    """Whether the patience lasts, if the best value of the figure was at `best_seconds`."""
     return config.patience_seconds == 0 or audio_seconds - best_seconds < config.patience_seconds
 
 
 def data_card(manifest: Manifest, interface: NetworkInterface) -> dict[str, Any]:
-    """What a user of the weights must know of the data they come from."""
+    """Facts about the training data that a user of the weights needs."""
     recipe = manifest.recipe
     data = f"{manifest.name}: {recipe.description}"
     card: dict[str, Any] = {"data": data, "licence": recipe.licence, "shards": manifest.digest}
@@ -345,21 +345,21 @@ def _place_of(position: Position) -> str:
 
 
 def _warn_of_waiting(share: float) -> None:
-    """Tell who reads the log what to change where the loop waits for its batches."""
+    """Log how to speed up the loader if the loop waits for batches."""
     if share > MUCH_WAITING:
         log.warning(
-            "%.0f %% of the time went by waiting for batches: raise loader_workers of the place or "
+            "%.0f %% of the time was spent waiting for batches: raise loader_workers of the place or "
             "mixing.windows_per_clip; where pictures are decoded, compute features once with `vimss features`",
             100 * share,
         )
 
 
 def _check_validation(metrics: dict[str, float], figure: Figure) -> None:
-    """TrainingError where the network has no finite figure: no checkpoint may hold it."""
+    """TrainingError if the figure is not finite: such weights must not enter a checkpoint."""
     values = {name: value for name, value in metrics.items() if name in {figure.name, figure.raw_name}}
     if not all(map(math.isfinite, values.values())):
         raise TrainingError(
             f"the {figure.title} must be finite",
             got=f"{values} after {metrics['steps']:.0f} steps, {metrics['audio_seconds']:.0f} audio seconds",
-            fix="lower training.learning_rate; the checkpoint before it is kept",
+            fix="lower training.learning_rate; the last checkpoint is kept",
         )

@@ -1,8 +1,8 @@
-"""How long a training step takes on this machine.
+"""Seconds of a training step on this machine.
 
     step_seconds(experiment.settings(), recipe)    # 0.08
 
-Measured as the loop does it (forward, loss, backward, optimiser), on noise: there need be no shards yet.
+Measured like a step of the loop (forward, loss, backward, optimiser) on noise, so no shards are needed.
 """
 
 import copy
@@ -30,11 +30,11 @@ from vimss.train.optimize import make_optimizers
 AT_MOST_SECONDS = 2.0
 
 STEPS = 9
-"""Timed steps, where there is time for as many."""
+"""Maximum number of timed steps."""
 
 
 def step_seconds(settings: Settings, recipe: Recipe, threads: int = 1, at_most: float = AT_MOST_SECONDS) -> float:
-    """The median seconds of a training step on the CPU, alone; the measuring itself takes about `at_most` seconds.
+    """The median seconds of a training step on the CPU; measuring takes about `at_most` seconds.
 
     A network that is conditioned by pictures is measured without them.
     """
@@ -42,7 +42,7 @@ def step_seconds(settings: Settings, recipe: Recipe, threads: int = 1, at_most: 
     uses_players = Interface(settings.model, recipe.labels).uses_players
     blind = {"site": "none", "outputs": "instruments"} if uses_players else {}
     model = settings.model.model_copy(update={**blind, "channels": recipe.channels})
-    # torch.compile takes longer than is asked for here.
+    # Compiling takes longer than this measurement may.
     training = settings.training.model_copy(update={"compile": "off"})
     measured = settings.model_copy(update={"model": model, "training": training})
     with _threads(threads):
@@ -55,10 +55,10 @@ def step_seconds(settings: Settings, recipe: Recipe, threads: int = 1, at_most: 
 
 
 def _steps(settings: Settings, recipe: Recipe) -> Iterator[float]:
-    """Train on noise for ever; each step's seconds."""
+    """Train on noise forever; yield the seconds of each step."""
     config, device = settings.training, torch.device("cpu")
     window = Window(settings.model.geometry.input_samples(config.output_samples), config.output_samples, 1)
-    # The global generator stays as it is.
+    # Leave the global generator unchanged.
     with torch.random.fork_rng(devices=()):
         separator = Separator(settings.model, recipe.labels, recipe.sample_rate)
     average = copy.deepcopy(separator).requires_grad_(False) if config.ema else None

@@ -1,4 +1,4 @@
-"""How weights follow their gradients: AdamW, or Muon for the matrices of convolutions and AdamW for the rest.
+"""From gradients to weights: AdamW, or Muon for the matrices of convolutions and AdamW for the rest.
 
     optimizers = make_optimizers(separator, TrainingConfig(optimizer="muon"), torch.device("cpu"))
     for optimizer in optimizers:
@@ -22,20 +22,20 @@ from vimss.train.config import TrainingConfig
 
 @runtime_checkable
 class Trainable(Protocol):
-    """What optimisers need of a network."""
+    """The members of a network that optimisers need."""
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """All weights, as of any nn.Module."""
 
     def matrices(self) -> list[nn.Parameter]:
-        """The weights from feature to feature, each a matrix: those that Muon trains."""
+        """The weights between features, each a matrix: Muon trains these."""
 
 
 class Muon(torch.optim.Muon):
-    """PyTorch's Muon, with its settings and its state, but matrices of one shape together, and in float32 on CPUs.
+    """PyTorch's Muon with the same settings and state, but batched over matrices of one shape, and in float32 on CPUs.
 
-    PyTorch iterates in bfloat16, one matrix after the other, on whatever device. A CPU without units for it takes as
-    long over that as over the gradients of a small network.
+    PyTorch iterates in bfloat16, one matrix at a time, on any device. On a CPU without bfloat16 units, that takes
+    as long as the gradients of a small network.
     """
 
     @torch.no_grad()
@@ -58,7 +58,7 @@ class Muon(torch.optim.Muon):
         return loss
 
     def _momenta(self, matrices: Iterable[Tensor], group: dict[str, Any]) -> list[Tensor]:
-        """The momentum of each matrix, moved by its gradient; Nesterov's where the settings say."""
+        """The momentum of each matrix, updated with its gradient; Nesterov's if the settings enable it."""
         given = []
         for matrix in matrices:
             state = self.state[matrix]
@@ -75,7 +75,7 @@ def orthogonal(matrices: Float[Tensor, "n r c"], settings: dict[str, Any]) -> Fl
     x = matrices.bfloat16() if matrices.is_cuda else matrices
     wide = x.shape[1] <= x.shape[2]
     x = x if wide else x.mT
-    # No singular value above 1.
+    # Scale all singular values to at most 1.
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=settings["eps"])
     a, b, c = settings["ns_coefficients"]
     for _ in range(settings["ns_steps"]):
@@ -85,7 +85,7 @@ def orthogonal(matrices: Float[Tensor, "n r c"], settings: dict[str, Any]) -> Fl
 
 
 def make_optimizers(network: Trainable, config: TrainingConfig, where: device) -> tuple[Optimizer, ...]:
-    """Optimisers that share out all trainable weights of the network, each to one of them."""
+    """Optimisers that together cover all trainable weights, each weight in exactly one."""
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
     shared: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     fused = where.type == "cuda"

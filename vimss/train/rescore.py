@@ -1,4 +1,4 @@
-"""Weights of a trial on another validation set than the one that they were trained beside.
+"""Scores a trial's weights on another validation set than that of its training.
 
 score(ScoringTask(folder / "model", settings, manifest.folder, ValidationConfig(mixtures=48)))  # Score(value=-7.2, ...)
 """
@@ -16,7 +16,7 @@ from vimss.train.validation import Validation
 
 @dataclass(frozen=True)
 class ScoringTask:
-    """Whose weights to score on what; plain values that travel to another process."""
+    """Weights to score, and the validation set; plain values that can be sent to another process."""
 
     model: Path
     settings: Settings
@@ -26,16 +26,16 @@ class ScoringTask:
 
 @dataclass(frozen=True)
 class Score:
-    """What came of a task."""
+    """The result of a task."""
 
     model: Path
     value: float = math.nan
     error: str = ""
-    """Why there is no value."""
+    """The reason if there is no value."""
 
 
 def score(task: ScoringTask) -> Score:
-    """The figure of the weights, on the CPU; an error of the data is raised, one of the weights returned."""
+    """The figure of the weights, on the CPU; errors of the data are raised, those of the weights returned."""
     try:
         manifest = open_manifest(task.shards)
         objective = open_objective(task.settings, manifest)

@@ -1,9 +1,9 @@
 """Weights to start from: all of another model, or its vision network alone.
 
-    check_start(settings, recipe)        # before anything is started: do they fit?
-    start(network, settings)             # put them into a new network
+    check_start(settings, recipe)        # before a search starts: do they fit?
+    start(network, settings)             # load them into a new network
 
-All are taken where the model is of the same objective and network, those of the vision network where it is of another.
+All weights are loaded from a model of the same objective and network, only those of the vision network from another.
 """
 
 import torch
@@ -21,14 +21,14 @@ from vimss.train.objectives import OBJECTIVES
 from vimss.train.start_from import MODELS
 
 VISION = "vision."
-"""Begin of the names of the vision network's weights, whatever model it is part of."""
+"""Prefix of the names of the vision network's weights in every model."""
 
 AT_MOST_NAMED = 8
-"""Weights that do not fit and are named in the error."""
+"""Maximum number of misfits that an error names."""
 
 
 def check_start(settings: Settings, recipe: Recipe) -> None:
-    """ModelError where the weights to start from do not fit; nothing is built, and only names and shapes are read."""
+    """ModelError if the weights to start from do not fit; reads only their names and shapes."""
     chosen = settings.training.start_from
     if not chosen.folder:
         return
@@ -36,9 +36,9 @@ def check_start(settings: Settings, recipe: Recipe) -> None:
         raise ConfigError(
             f"training.start_from: {chosen.folder} must be looked up in the registry before a search",
             got="the name alone",
-            fix="call vimss.api.resolve_models(session, experiment) and go on with what it gives",
+            fix="call vimss.api.resolve_models(session, experiment) and use the experiment that it returns",
         )
-    # Nothing may be downloaded for a check.
+    # A check must not download weights.
     vision = settings.model.vision.model_copy(update={"weights": "random"})
     model = settings.model.model_copy(update={"vision": vision})
     with torch.device("meta"):
@@ -47,10 +47,10 @@ def check_start(settings: Settings, recipe: Recipe) -> None:
 
 
 def start(network: nn.Module, settings: Settings) -> None:
-    """Put the weights that the settings name into a network.
+    """Load the weights that the settings name into a network.
 
     Raises:
-        ModelError: weights that do not fit, or that are no longer those that the settings were made for.
+        ModelError: the weights do not fit, or have changed since the settings were made.
 
     """
     chosen = settings.training.start_from
@@ -69,7 +69,7 @@ def start(network: nn.Module, settings: Settings) -> None:
 
 
 def _fitting(settings: Settings, network: nn.Module) -> list[str]:
-    """Names of the weights to take; ModelError with all that do not fit."""
+    """Names of the weights to load; ModelError with all misfits."""
     folder = settings.training.start_from.path
     about = read_card(folder)
     whole = about.get("objective", "separation") == settings.objective

@@ -1,8 +1,8 @@
-"""The setting `training.start_from`: which weights a training starts from, known by their digest.
+"""The setting `training.start_from`: the initial weights of a training, identified by their digest.
 
-    StartFrom.model_validate("runs/eyes/model").sha256      # that of its weights, wherever they are
+    StartFrom.model_validate("runs/eyes/model").sha256      # digest of its weights, independent of their path
 
-How they get into the network: `vimss.train.start`.
+`vimss.train.start` loads them into the network.
 """
 
 import functools
@@ -16,7 +16,7 @@ from vimss.model.card import WEIGHTS, check_model_folder
 from vimss.storage import sha256
 
 MODELS = "models:/"
-"""Begin of the name of a model in the registry."""
+"""Prefix of the name of a model in the registry."""
 
 NEW = "new"
 """`start_from` of a training that starts from new weights."""
@@ -25,7 +25,7 @@ NEW = "new"
 class StartFrom(Config):
     """The weights that a training starts from; in YAML a string."""
 
-    sha256: str = Field("", description="of their file; a trial is known by it, wherever the file is")
+    sha256: str = Field("", description="of the file of weights; identifies a trial independently of the file's path")
     folder: str = Field("", exclude=True, description="of the model; empty for new weights")
 
     @model_validator(mode="before")
@@ -52,5 +52,5 @@ class StartFrom(Config):
 
 @functools.lru_cache
 def _digest(path: Path, _changed: int) -> str:
-    # Settings are made for every draw of a search, and a file of weights may be large.
+    # Every draw of a search builds settings, and a file of weights may be large.
     return sha256(path)

@@ -4,12 +4,12 @@
     validate = Validation(objective, settings, manifest, ValidationConfig())
     value = validate(network)
 
-The set is a function of the shards, and of length and number of the mixtures (see `vimss.stream.fixed`), drawn with the
-recipe's seed: the same excerpts for every network. Around each excerpt lies what surrounds it in the clip, as in
-training, for up to MARGIN_SECONDS and then silence; silence alone would be an input that a network with a wide context
-never meets while it is trained. What is kept of each mixture, and the figure, are the objective's.
+The set is a function of the shards and of the length and number of its mixtures (see `vimss.stream.fixed`), drawn with
+the recipe's seed: the same excerpts for every network. As in training, the input extends beyond each excerpt into the
+clip, by up to MARGIN_SECONDS, and then into silence. With silence alone, a network with a wide context would get inputs
+that it never saw in training. The objective defines the values kept per mixture, and the figure.
 
-A network with K slots cannot answer more than K sources: it is scored on the mixtures of the set that have K or fewer.
+A network with K slots can separate at most K sources, so it is scored on the mixtures with K sources or fewer.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,11 +27,11 @@ from vimss.train.config import VALIDATION_SOURCES, Settings, ValidationConfig, s
 from vimss.train.objectives import OBJECTIVES, Objective, figure_of
 
 MARGIN_SECONDS = 3.0
-"""What is kept around each excerpt: as far as the paper's network looks at 22050 Hz."""
+"""Margin around each excerpt: the receptive field of the paper's network at 22050 Hz."""
 
 
 def validation_spec(manifest: Manifest, config: ValidationConfig, objective: str = "separation") -> FixedSpec:
-    """The mixtures of the validation set; more of them begin with the same ones."""
+    """The mixtures of the validation set; a larger set starts with the mixtures of a smaller one."""
     recipe = manifest.recipe
     kinds = [(count, aligned) for count in VALIDATION_SOURCES for aligned in (False, True)]
     return FixedSpec(
@@ -45,7 +45,7 @@ def validation_spec(manifest: Manifest, config: ValidationConfig, objective: str
 
 
 def make_validation_set(manifest: Manifest, config: ValidationConfig, objective: str = "separation") -> str:
-    """Draw the validation set and keep it beside the shards, where it is not there yet; returns its signature."""
+    """Draw the validation set and store it beside the shards, unless it exists; returns its signature."""
     spec = validation_spec(manifest, config, objective)
     fixed_set(manifest, spec)
     return spec.signature(manifest)
@@ -83,7 +83,7 @@ class FixedBatches(Sequence[Batch]):
 class Validation:
     """The figure of the objective on the validation set.
 
-    `share` is the number of this worker and how many there are: each examines some of the mixtures.
+    `share` is (rank, number of workers): each worker examines some of the mixtures.
     """
 
     def __init__(
@@ -116,23 +116,23 @@ class Validation:
         self.batches = FixedBatches(kept, manifest, self.window, objective.interface, numbers[share[0] :: share[1]])
 
     @torch.no_grad()
-    def __call__(self, network: nn.Module, going_on: Callable[[], None] = lambda: None) -> float:
-        """The figure on the whole set, the same on every rank; `going_on` is called after each mixture."""
+    def __call__(self, network: nn.Module, on_progress: Callable[[], None] = lambda: None) -> float:
+        """The figure on the whole set, equal on every rank; `on_progress` is called after each mixture."""
         was_training = network.training
         network.eval()
         rows = []
         for batch in self.batches:
             rows.append(self.objective.examine(network, batch, self.device))
-            going_on()
+            on_progress()
         network.train(was_training)
         return self.objective.value(self._of_all_workers(rows))
 
     def _of_all_workers(self, rows: list[torch.Tensor]) -> torch.Tensor:
-        """The rows of all mixtures in their order: so the figure does not depend on who examined which of them."""
+        """The rows of all mixtures in order, so that the figure does not depend on how workers share them."""
         rank, workers = self.share
         if workers == 1:
             return torch.stack(rows)
-        # A worker may have no mixture, and does not know then how long a row is.
+        # A worker without mixtures does not know the length of a row.
         width = torch.tensor(len(rows[0]) if rows else 0, device=self.device)
         torch.distributed.all_reduce(width, torch.distributed.ReduceOp.MAX)
         table = torch.zeros(self.count, int(width), dtype=torch.float64, device=self.device)

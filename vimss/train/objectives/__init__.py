@@ -96,6 +96,8 @@ class Entry:
     """Whether its network is a Separator, which can be evaluated, promoted and used to separate."""
     distractors: bool = False
     """Whether each validation mixture also has a player who does not sound."""
+    meaning: str = ""
+    """The definition of the figure, for the caption of a table."""
 
     def make(self, settings: Settings, recipe: Recipe, features: str = "") -> Objective:
         """One of its class; this loads torch."""
@@ -110,6 +112,7 @@ OBJECTIVES: dict[str, Entry] = {
         Figure(name="valid_loss", direction="min", title="validation loss", unit="dB"),
         settings=("model", "training.loss", "training.absent_weight"),
         separates=True,
+        meaning="mean -SNR in dB, floored at -30, over present sources of the fixed set",
     ),
     "instruments": Entry(
         "vimss.train.objectives.instruments:Instruments",
@@ -117,6 +120,7 @@ OBJECTIVES: dict[str, Entry] = {
         settings=("model.vision",),
         separates=False,
         distractors=True,
+        meaning="mean over the labels that play in the fixed set, 1 at most",
     ),
 }
 """`objective` of the settings to what it is."""

@@ -4,7 +4,7 @@
     for piece in pieces(recipe, options, None).pieces:
         for clip in read(piece, recipe, options, None): ...
 
-It is made on first use and is not a recording of people. How a piece comes to be, a module for each step:
+It is generated on first use and is not a recording of people. A piece is made in these steps, one module each:
 
     catalogue   which works belong to which split: by opus, and by tune among Bach's chorales
     casting     pieces, splits, instruments: a deck of 13 instruments dealt without replacement
@@ -12,17 +12,17 @@ It is made on first use and is not a recording of people. How a piece comes to b
     arrange     any part for any instrument, moved by octaves into its range; tempo; silent passages
     sound       one stem per player from a sound bank: patch, shifted samples, equaliser, room, level
     motion      the same tones as movements: bow, fingers, slide, breath, sway
-    drawing     figure and postures of the 13 instruments, light, camera; masks, boxes and skeletons come with them
+    drawing     figure and postures of the 13 instruments, light, camera; with masks, boxes and skeletons
     skeleton    the joints of a drawn player, and their order
     make        all of these for one piece, cut into clips
 
-The split test_unseen_timbres has sounds that training never has: other patches where the bank has them, samples shifted
+The split test_unseen_timbres has sounds that are not in training: other patches if the bank has them, samples shifted
 by 4 or 5 semitones, another tilt of the equaliser, a larger room; or, with `unseen_bank`, another bank altogether.
-Without it the bank is the same, and five instruments (bn, cl, db, tba, tbn) have no second patch: it shows a change of
-timbre within one bank, no more.
+Without it the bank is the same, and five instruments (bn, cl, db, tba, tbn) have no second patch: the split then tests
+a change of timbre within one bank only.
 
-Everything random in a piece comes from the recipe's seed and the piece's name alone, so that the bytes do not depend on
-the number of processes or on the order of reading.
+All random numbers of a piece depend only on the recipe's seed and the piece's name, so its bytes do not depend on the
+number of processes or the order of reading.
 """
 
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ from vimss.shards.instruments import INSTRUMENTS
 from vimss.shards.recipe import Recipe
 
 VERSION = 2
-"""Raised when what this reader gives for the same source and settings changes: shards are then written anew."""
+"""Increased when the output for the same settings changes, so that shards are written anew."""
 
 
 class Options(Config):
@@ -51,23 +51,23 @@ class Options(Config):
     minutes: float = Field(60.0, ge=1, le=3000, description="music in all splits together, minutes")
     piece_seconds: float = Field(30.0, ge=3, le=300, description="longest piece, one stretch of a score, seconds")
     scores: Literal["all", "chorales"] = Field(
-        "all", description="chorales: only Bach's, whose voices move together and leave their register rarely"
+        "all", description="chorales: Bach's alone, whose voices move together and rarely leave their register"
     )
     notes_per_second: tuple[float, float] = Field(
-        (1.2, 3.0), description="of one part: the tempo of each piece is chosen for a rate between these"
+        (1.2, 3.0), description="range of the note rate of one part; the tempo of each piece is chosen for a rate in it"
     )
     register_semitones: float = Field(
         12.0,
         gt=0,
-        description="how far melodies lie from the middle of their instrument's range, standard deviation; a small one "
-        "keeps players apart, a large one lets everybody play high and low",
+        description="standard deviation of a melody's distance from the middle of its instrument's range; a small one "
+        "keeps players apart, a large one spreads them over their whole ranges",
     )
     variety: float = Field(
         1.0,
         ge=0,
         le=1,
-        description="of the sounds in all splits but test_unseen_timbres: share of players who do not have their "
-        "instrument's plain patch, and strength of their equalisers",
+        description="of the sounds in all splits but test_unseen_timbres: probability of another patch than an "
+        "instrument's plain one, and strength of the equalisers",
     )
     banks: tuple[Path, ...] = Field(
         (),
@@ -88,7 +88,7 @@ class Options(Config):
 
 
 def pieces(recipe: Recipe, options: Options, source: Path | None) -> Listing:
-    """All pieces of the corpus, split by split; ConfigError where the recipe lacks labels or has a source."""
+    """All pieces of the corpus, split by split; ConfigError if the recipe lacks labels or there is a source."""
     _check(recipe, source)
     return Listing(
         tuple(
@@ -99,7 +99,7 @@ def pieces(recipe: Recipe, options: Options, source: Path | None) -> Listing:
 
 
 def read(piece: Piece, recipe: Recipe, options: Options, source: Path | None) -> Iterator[Clip]:
-    """Make one piece and yield its clips, each at most `recipe.clip_seconds` long; DataError for a foreign piece."""
+    """Make one piece and yield its clips, each at most `recipe.clip_seconds` long; DataError for an unknown piece."""
     _check(recipe, source)
     casting = _plan(recipe, options).get(piece.name)
     if casting is None:
@@ -108,7 +108,7 @@ def read(piece: Piece, recipe: Recipe, options: Options, source: Path | None) ->
             got=repr(piece.name),
             fix="use the same seed, minutes and piece_seconds",
         )
-    # Imported here: `pieces` then takes milliseconds, and listing a corpus needs neither synthesiser nor drawing.
+    # Imported here, so that `pieces` takes milliseconds: listing a corpus needs neither synthesiser nor drawing.
     from vimss.shards.corpora.chamber.arrange import Style
     from vimss.shards.corpora.chamber.make import cut, make
     from vimss.shards.corpora.chamber.sound import default_bank
@@ -130,9 +130,7 @@ def _check(recipe: Recipe, source: Path | None) -> None:
         raise ConfigError(
             f"labels: the chamber corpus needs at least {MOST_PLAYERS} of {', '.join(INSTRUMENTS)}",
             got=", ".join(recipe.labels),
-            fix="choose among them, or leave `labels` out for all",
+            fix="choose among them, or remove `labels` to use all",
         )
     if source is not None:
-        raise ConfigError(
-            "the chamber corpus is generated", got=f"the source folder {source}", fix="leave the source out"
-        )
+        raise ConfigError("the chamber corpus is generated", got=f"the source folder {source}", fix="remove the source")

@@ -1,10 +1,10 @@
-"""From a score to what each player of a piece plays: tones in seconds, within the instrument's range, with rests.
+"""From a score to the tones of each player: in seconds, within the instrument's range, with rests.
 
     players = arrange(casting, seed=0, style=Style())
     players[0][0]  # Tone(start=0.31, end=0.82, pitch=67, loud=0.7)
 
-Chorales hardly ever rest and move together, so that a model that ignores the picture would do as well as one that
-looks. Therefore silent passages are cut into each part, and pieces differ in tempo and articulation.
+The voices of chorales hardly ever rest and move together, so a model that ignores the picture would do as well as one
+that uses it. Therefore silent passages are cut into each part, and pieces differ in tempo and articulation.
 """
 
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ BEATS_PER_MINUTE = (54.0, 160.0)
 """Slowest and fastest tempo of a quarter note."""
 
 SHORTEST_TONE = 0.07
-"""Seconds; what is shorter after all cuts is left out."""
+"""Tones that are shorter after all cuts are dropped, seconds."""
 
 LAST_RELEASE = 0.25
-"""Seconds before the end of a piece in which no tone sounds, so that the last ones die away."""
+"""Silence at the end of a piece in which the last tones decay, seconds."""
 
 
 class Tone(NamedTuple):
@@ -37,7 +37,7 @@ class Tone(NamedTuple):
 
 @dataclass(frozen=True)
 class Style:
-    """How hard the music is to take apart; settings of the corpus, see its Options."""
+    """Settings of the corpus that decide how hard its music is to separate; see its Options."""
 
     notes_per_second: tuple[float, float] = (1.2, 3.0)
     register_semitones: float = 12.0
@@ -60,13 +60,13 @@ def arrange(casting: Casting, seed: int, style: Style) -> tuple[tuple[Tone, ...]
 
 
 def _tempo(rng: np.random.Generator, score: Score, notes_per_second: tuple[float, float]) -> float:
-    """Quarter notes per minute that give the parts of this score a rate of notes drawn at random."""
+    """Quarter notes per minute at which the parts of this score have a randomly drawn rate of notes."""
     density = sum(map(len, score.parts)) / (len(score.parts) * score.quarters)
     return float(np.clip(60 * rng.uniform(*notes_per_second) / density, *BEATS_PER_MINUTE))
 
 
 def _choose_stretch(rng: np.random.Generator, score: Score, casting: Casting, span: float) -> list[list[Note]]:
-    """As many parts as there are players, cut to `span` quarter notes where most of them are busy."""
+    """One part per player, cut to the `span` quarter notes in which most of them play."""
     first, of = casting.slot
     low, high = score.quarters * first / of, score.quarters * (first + 1) / of
     starts = [bar for bar in score.bars if low <= bar < max(low + 1e-6, min(high, score.quarters - span))]
@@ -87,12 +87,12 @@ def _choose_stretch(rng: np.random.Generator, score: Score, casting: Casting, sp
 
 
 def _activity(part: Sequence[Note], span: float, seconds: float) -> float:
-    """How much of the time the part sounds; less where it only holds a few long notes."""
+    """The share of the time in which the part sounds; reduced if it has only a few long notes."""
     return sum(note.length for note in part) / span * min(1.0, len(part) / (0.8 * seconds))
 
 
 def _cut(part: Sequence[Note], start: float, span: float, quarters: float) -> list[Note]:
-    """The notes of `part` in [start, start + span), from the stretch's beginning; a short score begins again."""
+    """The notes of `part` in [start, start + span), relative to `start`; a short score starts over."""
     notes: list[Note] = []
     offset = -start
     while offset < span:
@@ -107,7 +107,7 @@ def _cut(part: Sequence[Note], start: float, span: float, quarters: float) -> li
 def _into_range(
     rng: np.random.Generator, pitches: Sequence[int], limits: tuple[int, int], register_semitones: float
 ) -> list[int]:
-    """The melody in one of the octaves where the instrument can play (nearly) all of it; the rest is folded back.
+    """The melody in an octave in which the instrument can play (nearly) all of it; the rest is folded into its range.
 
     Octaves near the middle of the range are likelier: their distance from it has a normal distribution.
     """
@@ -117,7 +117,7 @@ def _into_range(
     inside = np.array([np.mean((melody + shift >= low) & (melody + shift <= high)) for shift in shifts])
     fitting = shifts[inside >= min(0.97, float(inside.max()))]
     distance = (melody.mean() + fitting - (low + high) / 2) / register_semitones
-    # Relative to the nearest octave, so that a narrow distribution cannot come out as all zeros.
+    # Relative to the nearest octave, so that a narrow distribution does not underflow to zeros.
     likely = np.exp(-0.5 * (distance**2 - np.min(distance**2)))
     moved = melody + int(rng.choice(fitting, p=likely / likely.sum()))
     moved = np.where(moved < low, moved + 12 * -((moved - low) // 12), moved)
@@ -133,7 +133,7 @@ def _play(
     seconds: float,
     accents: np.ndarray,
 ) -> tuple[Tone, ...]:
-    """One player's tones: own articulation, small errors of timing, loudness in arcs with accents that all share."""
+    """One player's tones: individual articulation and timing errors, loudness in arcs, and accents shared by all."""
     legato = rng.uniform(0.78, 0.99)
     late = rng.normal(0, 0.008)
     arc, phase = rng.uniform(4, 12), rng.uniform(0, 2 * np.pi)
@@ -160,7 +160,7 @@ def _rest(rng: np.random.Generator, tones: tuple[Tone, ...], seconds: float) -> 
                 tone = tone._replace(start=begin + length)
             if tone.end - tone.start >= SHORTEST_TONE:
                 kept.append(tone)
-        # A part with long rests of its own keeps what it has.
+        # A part that already has long rests is not cut further.
         if sum(tone.end - tone.start for tone in kept) >= 0.3 * seconds:
             tones = tuple(kept)
     return tones

@@ -2,8 +2,8 @@
 
     draw_flute(pen, body, look, moment)
 
-The player faces us, so the right hand is at the picture's left. Each instrument is drawn in its own coordinates (along
-the tube from the mouthpiece, a complex number) and set in place by an origin and a turn.
+The player faces us, so the right hand is at the picture's left. Each instrument is drawn in its own coordinates
+(complex numbers, along the tube from the mouthpiece) and placed by an origin and a turn.
 """
 
 from vimss.shards.corpora.chamber.figure import (

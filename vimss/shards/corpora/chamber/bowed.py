@@ -3,7 +3,7 @@
     draw_violin(pen, body, look, moment)
 
 The player faces us, so the bow hand is at the picture's left. Instrument and bow are drawn in their own coordinates
-(along the instrument from where it is held, a complex number) and set in place by an origin and a turn.
+(complex numbers, along the instrument from its support) and placed by an origin and a turn.
 """
 
 import numpy as np
@@ -59,7 +59,7 @@ def _draw_viol(
 
 
 def _draw_bow(pen: Pen, look: Look, contact: complex, turn: complex, length: float, place: float) -> complex:
-    """The bow with its point `place` (0 frog, 1 tip) on the string at `contact`; returns where the hand is."""
+    """The bow with its point `place` (0 frog, 1 tip) on the string at `contact`; returns the place of the hand."""
     frog = contact - turn * length * (0.08 + 0.84 * place)
     tip = frog + turn * length
     pen.mark("bow frog", frog)

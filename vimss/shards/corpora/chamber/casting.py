@@ -1,10 +1,10 @@
-"""Who plays what: the pieces of the corpus, their splits, scores and instruments, before any score is read.
+"""The plan of the corpus: pieces with their splits, scores and instruments, before any score is read.
 
     plan = make_plan(seed=0, minutes=14.0, piece_seconds=30.0)
     plan["train-000-bwv66_6"].instruments  # ("vn", "tba", "cl")
 
-Every four pieces of a split are a duet, a trio and two quartets, 13 players in all, and deal the whole deck of 13
-instruments once: so every split holds every instrument, and all of them equally often.
+Every four pieces of a split are a duet, a trio and two quartets, 13 players in all, which use each of the 13
+instruments once: so every split has every instrument, and all of them equally often.
 """
 
 import hashlib
@@ -19,20 +19,20 @@ from vimss.shards.instruments import INSTRUMENTS
 from vimss.shards.recipe import SPLITS
 
 SHARES = dict(zip(SPLITS, (0.55, 0.12, 0.11, 0.12, 0.10), strict=True))
-"""Part of the minutes that each split gets."""
+"""Share of each split in the minutes."""
 
 FEWEST_PIECES = 4
-"""In any split: with four pieces the deck of 13 instruments is dealt once."""
+"""Fewest pieces of a split: four use each of the 13 instruments once."""
 
 JUDGING, PIECES_TO_JUDGE, SHORTEST_TO_JUDGE = ("promote", "test"), 16, 10.0
-"""Splits whose pieces are compared, how many tell something, and the seconds that each has at least: intervals are over
-pieces, so a small corpus has there more and shorter ones."""
+"""Splits whose pieces are compared, the number of pieces that this needs, and the shortest piece in seconds. Intervals
+are over pieces, so in these splits a small corpus has more and shorter ones."""
 
 MOST_PLAYERS = 4
-"""Of different instruments in a piece."""
+"""Largest number of different instruments in a piece."""
 
 DOUBLES_FROM_MINUTES = 30.0
-"""From this length on, every tenth piece has two players of one instrument."""
+"""In corpora of at least this length, every tenth piece has two players of one instrument."""
 
 RANGES = {
     "bn": (34, 74),
@@ -49,7 +49,7 @@ RANGES = {
     "vc": (36, 77),
     "vn": (55, 96),
 }
-"""Lowest and highest MIDI pitch (sounding) that a player of a chamber ensemble plays on each instrument."""
+"""Lowest and highest sounding MIDI pitch of each instrument in chamber music."""
 
 
 @dataclass(frozen=True)
@@ -61,15 +61,15 @@ class Casting:
     composition: str
     score: str
     slot: tuple[int, int]
-    """The stretch is the first-th of second equal parts of the score, where several pieces use one score."""
+    """(index, count): the piece is this one of `count` equal parts of the score, which several pieces may share."""
     seconds: float
     instruments: tuple[str, ...]
     resting: str | None
-    """Instrument of one more player, who is there, is seen and plays nothing."""
+    """Instrument of an additional player, who is visible and plays nothing."""
 
 
 def generator(seed: int, *names: object) -> np.random.Generator:
-    """Random numbers that depend on the seed and the names alone, not on order or process."""
+    """A generator that depends only on the seed and the names, not on order or process."""
     digest = hashlib.sha256(":".join(map(str, (seed, *names))).encode()).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
 
@@ -82,7 +82,7 @@ def make_plan(
     only_chorales: bool = False,
     labels: tuple[str, ...] = tuple(INSTRUMENTS),
 ) -> dict[str, Casting]:
-    """All pieces of the corpus by name, in the order of the splits; `labels` are the instruments, at least four."""
+    """All pieces of the corpus by name, in the order of the splits; `labels` are at least four instruments."""
     plan: dict[str, Casting] = {}
     for split in SPLITS:
         rng = generator(seed, "cast", split)
@@ -105,7 +105,7 @@ def make_plan(
 def _choose_scores(
     rng: np.random.Generator, split: str, count: int, only_chorales: bool
 ) -> list[tuple[str, str, tuple[int, int]]]:
-    """Composition, score file and slot of each piece: chorales and quartets in turn, each work as rarely as can be."""
+    """Composition, score and slot of each piece: chorales and quartets in turn, each work as rarely as possible."""
     sources = [_in_turn(rng, chorales(split))]
     if not only_chorales:
         sources.append(_in_turn(rng, quartets(split)))
@@ -121,7 +121,7 @@ def _choose_scores(
 
 
 def _in_turn(rng: np.random.Generator, works: tuple[Work, ...]) -> list[tuple[str, str]]:
-    """(composition, score) of all scores, ordered so that every work comes once before one comes again."""
+    """(composition, score) of all scores, ordered so that no work repeats before all others were used."""
     shuffled = [(work.composition, rng.permutation(np.array(work.scores))) for work in works]
     shuffled = [shuffled[index] for index in rng.permutation(len(shuffled))]
     longest = max(len(scores) for _, scores in shuffled)
@@ -141,7 +141,7 @@ def _deal(rng: np.random.Generator, count: int, labels: tuple[str, ...]) -> list
         deck = deck or _shuffled(rng, labels)
         for players in rng.permutation(np.array([2, 3, 4, 4])):
             if len(deck) < players:
-                # What is left is dealt first, so that no label falls behind.
+                # The rest of the deck is dealt first, so that all labels occur equally often.
                 deck += [code for code in _shuffled(rng, labels) if code not in deck]
             hands.append(tuple(deck[:players]))
             del deck[:players]
@@ -155,7 +155,7 @@ def _shuffled(rng: np.random.Generator, labels: tuple[str, ...]) -> list[str]:
 def _guests(
     rng: np.random.Generator, instruments: tuple[str, ...], labels: tuple[str, ...], doubles: bool
 ) -> tuple[tuple[str, ...], str | None]:
-    """The players, sometimes with a second one of the same instrument or with one who rests all the time."""
+    """The players, sometimes with a second one of the same instrument, or one who rests throughout."""
     chance = rng.random()
     if len(instruments) == 4:
         return instruments, None

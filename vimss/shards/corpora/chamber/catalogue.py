@@ -1,13 +1,13 @@
-"""Which works belong to which split: the table of scores that the chamber corpus is made from.
+"""The scores of the chamber corpus, and the split of each work.
 
     quartets("valid")[0].scores  # ("mozart/k80/movement1.mxl", ...)
 
-A work stands in one split only. Quartets are split by opus. Bach's chorales share tunes, so they are split by tune: two
-four-part chorales belong together when their sopranos share 15 % of their runs of 10 intervals (or 30 % of the runs
-of 8), or their basses 15 % of the runs of 10; repeated notes are skipped. The groups are joined by commas below, and
-a test measures again that no tune crosses from one split to another.
+A work is in one split only. Quartets are split by opus. Bach's chorales share tunes, so they are split by tune: two
+four-part chorales form a group if their sopranos share 15 % of their runs of 10 intervals (or 30 % of the runs
+of 8), or their basses 15 % of the runs of 10; repeated notes are skipped. The groups are joined by commas below, and a
+test checks that no tune is in two splits.
 
-Left out: Monteverdi (tagged with a publisher), chorales with obbligato instruments, works that come as one file of
+Left out: Monteverdi (tagged with a publisher), chorales with obbligato instruments, works in one file for
 all movements (half a second to read).
 """
 

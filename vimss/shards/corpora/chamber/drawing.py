@@ -1,4 +1,4 @@
-"""One player's film: scene, light, camera and the moving figure, with masks, boxes and joints read off the drawing.
+"""One player's film: scene, light, camera and the moving figure, with exact masks, boxes and joints.
 
     film = draw("vc", moments, size=96, rng=rng)
     film.picture  # uint8 "v h w 3"
@@ -22,7 +22,7 @@ from vimss.shards.corpora.chamber.postures import POSTURES, body_of
 from vimss.shards.corpora.chamber.skeleton import JOINTS, UNSEEN, skeleton_rows
 
 _MARGIN = 0.06
-"""The background is so much larger on each side than the picture: room for the camera to drift."""
+"""Extra background on each side, as a share of the picture, for the drift of the camera."""
 
 _DRIFT = 0.012
 """Slow displacement of the camera, in parts of the picture."""
@@ -112,7 +112,7 @@ def _background(side: int, warmth: np.ndarray, rng: np.random.Generator) -> UInt
 
 
 def _light(size: int, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
-    """How bright the light is at each pixel, 200 being neutral: from one side, and less in the corners."""
+    """Brightness of the light at each pixel, 200 being neutral: brighter on one side, darker in the corners."""
     across = np.linspace(-1, 1, size)
     side = rng.uniform(-0.2, 0.2) * across[None, :] + rng.uniform(-0.12, 0.12) * across[:, None]
     corners = rng.uniform(0, 0.12) * (across[None, :] ** 2 + across[:, None] ** 2)
@@ -120,13 +120,13 @@ def _light(size: int, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _grain(size: int, rng: np.random.Generator) -> UInt8[np.ndarray, "large large 3"]:
-    """Sensor noise about 32, larger than the picture: each frame takes another piece of it."""
+    """Sensor noise around 32, larger than the picture: each frame uses another part of it."""
     noise = rng.normal(32, rng.uniform(1.0, 3.5), (size + 48, size + 48, 3))
     return np.clip(np.rint(noise), 0, 64).astype(np.uint8)
 
 
 def _camera(frames: int, rng: np.random.Generator) -> np.ndarray:
-    """A slow wandering of the camera as complex displacements."""
+    """Slow drift of the camera as complex displacements."""
     rates, phases = rng.uniform(0.0005, 0.004, (2, 2)), rng.uniform(0, 2 * np.pi, (2, 2))
     axes = np.sin(2 * np.pi * np.arange(frames)[:, None, None] * rates + phases).mean(axis=2) * _DRIFT
     return axes[:, 0] + 1j * axes[:, 1]

@@ -1,8 +1,8 @@
 """A pen that draws on a canvas with a fourth channel for masks, and the body of a player.
 
 Places are complex numbers: the picture is the square from 0 to 1 + 1j, x to the right, y down. The canvas has twice
-the picture's side and is averaged down, which smooths the edges; the fourth channel says what a pixel belongs to and
-is never mixed: that makes the masks exact and nearly free.
+the picture's side and is averaged down, which smooths the edges; the fourth channel holds what a pixel belongs to and
+is never averaged, so masks are exact and nearly free.
 """
 
 import cmath
@@ -21,10 +21,10 @@ SCENE, PLAYER, INSTRUMENT = 0, 1, 2
 SUPERSAMPLING = 2
 
 Paint = tuple[int, int, int, int]
-"""Red, green, blue and what it belongs to."""
+"""Red, green, blue, and the value of the fourth channel."""
 
 _FRACTION = 4
-"""Bits behind the point in OpenCV's coordinates."""
+"""Fractional bits of OpenCV's coordinates."""
 
 cv2.setNumThreads(1)  # the callers run one process per core
 
@@ -40,10 +40,10 @@ class Pen:
         self.turn = 1 + 0j
         self.shift = 0j
         self.joints: dict[str, complex] = {}
-        """Where the joints of `skeleton.JOINTS` are in the picture, of those that were marked."""
+        """Places in the picture of the joints of `skeleton.JOINTS` marked so far."""
 
     def mark(self, joint: str, place: complex) -> None:
-        """Note where a joint is; nothing is drawn."""
+        """Record the place of a joint; draws nothing."""
         self.joints[joint] = place * self.turn + self.shift
 
     def line(self, begin: complex, end: complex, width: float, paint: Paint) -> None:
@@ -89,13 +89,13 @@ def bent(*places: complex | float) -> Complex128[np.ndarray, " n"]:
 
 @lru_cache(maxsize=512)
 def outline(*places: complex | float) -> Complex128[np.ndarray, " n"]:
-    """Corners of a shape in its own coordinates, which stay: made once."""
+    """Corners of a shape in its own coordinates; cached, since they never change."""
     return _unchangeable(bent(*places))
 
 
 @lru_cache(maxsize=512)
 def oval(centre: complex, across: float, down: float, points: int = 14) -> Complex128[np.ndarray, " n"]:
-    """An ellipse as a polygon, half axes `across` (x) and `down` (y); made once, like `outline`."""
+    """An ellipse as a polygon, half axes `across` (x) and `down` (y); cached like `outline`."""
     angles = np.arange(points) * (2 * np.pi / points)
     return _unchangeable(centre + across * np.cos(angles) + 1j * down * np.sin(angles))
 
@@ -106,7 +106,7 @@ def _unchangeable(places: Complex128[np.ndarray, " n"]) -> Complex128[np.ndarray
 
 
 def between(rest: complex, play: complex, ready: float) -> complex:
-    """A place on the way from resting (ready 0) to playing (ready 1)."""
+    """The place between resting (ready 0) and playing (ready 1)."""
     return rest + (play - rest) * ready
 
 
@@ -190,7 +190,7 @@ def draw_look(rng: np.random.Generator, warmth: np.ndarray) -> Look:
 
 @dataclass(frozen=True)
 class Body:
-    """Where the trunk of a player is, upright."""
+    """Place and size of a player's trunk, upright."""
 
     centre: float
     """x of the spine."""
@@ -206,12 +206,12 @@ class Body:
 
     @property
     def mouth(self) -> complex:
-        """Where reeds and mouthpieces go."""
+        """The place of reeds and mouthpieces."""
         return self.at(0.0, -0.055)
 
 
 def draw_legs(pen: Pen, body: Body, look: Look, spread: float = 0.14) -> None:
-    """Chair and legs; they stay while the upper body sways. `spread` is half the distance of the knees."""
+    """Chair and legs, which stay still while the upper body sways. `spread` is half the distance of the knees."""
     s = body.scale
     if body.standing:
         for side in (-1, 1):
@@ -260,7 +260,7 @@ def draw_trunk(pen: Pen, body: Body, look: Look, face: complex = 0j) -> None:
 def draw_arm(pen: Pen, body: Body, look: Look, side: int, hand: complex, raised: bool = False) -> None:
     """An arm from the shoulder to `hand`, the elbow outside and below; `side` is -1 for the picture's left.
 
-    `raised` is for a hand held out at the height of the face: the elbow of the outer arm then hangs under it.
+    `raised` is for a hand at the height of the face: the elbow then hangs below it.
     """
     s = body.scale
     shoulder = body.at(0.118 * look.build * side, 0.06)

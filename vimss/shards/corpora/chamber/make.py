@@ -42,7 +42,7 @@ def make(casting: Casting, recipe: Recipe, banks: tuple[Path, ...], style: Style
     parts = arrange(casting, recipe.seed, style)
     rng = generator(recipe.seed, "sound", casting.name)
     unseen = casting.split == "test_unseen_timbres"
-    # Sounds that training never has are as far from it in an easy corpus as in a hard one.
+    # Unseen timbres differ from training as much in an easy corpus as in a hard one.
     variety = 1.0 if unseen else style.variety
     timbres = [choose_timbre(rng, instrument, banks, unseen, variety) for instrument in casting.instruments]
     samples = round(casting.seconds * recipe.sample_rate)

@@ -1,7 +1,7 @@
-"""From a player's tones to how the player moves: one row of curves per video frame.
+"""From a player's tones to movements: one moment per video frame.
 
 moments = move(tones, frames=375, frame_rate=12.5, rng=rng)
-moments[0].bow  # where on the bow the string is, 0 at the frog, 1 at the tip
+moments[0].bow  # the place on the bow that touches the string, 0 frog, 1 tip
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ LONG_REST = 2.4
 """Seconds of silence after which a player lowers the instrument."""
 
 _STILL = 0.12
-"""How much a player sways in rests, compared with playing."""
+"""Swaying in rests relative to playing."""
 
 
 class Moment(NamedTuple):
-    """What a player does in one frame; all from 0 to 1 unless said otherwise."""
+    """A player's movement in one frame; values from 0 to 1 unless stated otherwise."""
 
     fingers: int
     """Six bits, one per finger, by pitch."""
@@ -33,7 +33,7 @@ class Moment(NamedTuple):
     loud: float
     """Loudness of the tone."""
     bow: float
-    """Place on the bow that touches the string: 0 frog, 1 tip; turns round at each tone."""
+    """Place on the bow that touches the string: 0 frog, 1 tip; changes direction at each tone."""
     height: float
     """Pitch within the part's compass."""
     slide: float
@@ -59,7 +59,7 @@ def move(tones: Sequence[Tone], frames: int, frame_rate: float, rng: np.random.G
     current = np.clip(np.searchsorted(starts, times, side="right") - 1, 0, None)
     age = times - starts[current]
     playing = ((age >= 0) & (times < ends[current] + 0.03)).astype(float)
-    # The hand goes to the next tone's place a little before the tone.
+    # The hand moves to the next tone's place shortly before the tone.
     coming = np.clip(np.searchsorted(starts, times + 0.06, side="right") - 1, 0, None)
     compass = max(12, int(pitches.max() - pitches.min()))
     height = (pitches - pitches.min()) / compass
@@ -68,7 +68,7 @@ def move(tones: Sequence[Tone], frames: int, frame_rate: float, rng: np.random.G
     rate = rng.uniform(4.8, 6.2)
     wobble = np.sin(2 * np.pi * rate * times) * playing * np.clip((age - 0.15) * 5, 0, 1)
     nod = np.where(age >= 0, louds[current] * np.exp(-np.clip(age, 0, 2) / 0.13), 0.0)
-    # Whoever plays sways; whoever waits sits nearly still.
+    # Players sway while they play and sit nearly still while they rest.
     swaying = sway * (_STILL + (1 - _STILL) * _smooth(playing, frame_rate, 0.3))
     curves = np.stack(
         [
@@ -93,7 +93,7 @@ def move(tones: Sequence[Tone], frames: int, frame_rate: float, rng: np.random.G
 def _ready(
     times: Float64[np.ndarray, " v"], starts: Float64[np.ndarray, " n"], ends: Float64[np.ndarray, " n"]
 ) -> Float64[np.ndarray, " v"]:
-    """1 around tones; goes down in half a second after a tone and up again before the next, in long rests."""
+    """1 around tones; in long rests it falls within half a second after a tone and rises before the next."""
     before = np.searchsorted(ends, times, side="right") - 1
     after = np.searchsorted(starts, times, side="right")
     ended = np.where(before >= 0, ends[np.clip(before, 0, None)], -10.0)
@@ -141,7 +141,7 @@ def _sway(times: Float64[np.ndarray, " v"], rng: np.random.Generator) -> np.ndar
 
 
 def _smooth(curve: Float64[np.ndarray, " v"], frame_rate: float, seconds: float) -> Float64[np.ndarray, " v"]:
-    """A moving average over about `seconds`, at least three frames long where that is more than one frame."""
+    """A moving average over about `seconds`, an odd number of frames."""
     width = 2 * round(seconds * frame_rate / 2) + 1
     if width == 1:
         return curve

@@ -1,8 +1,8 @@
-"""Which posture belongs to which instrument.
+"""The posture of each instrument.
 
     POSTURES["vc"](pen, body_of("vc", 0.3), look, moment)
 
-Each posture draws one moment: legs, trunk, instrument and arms in its own order. Where `moment.ready` is 0 the
+Each posture draws one moment: legs, trunk, instrument and arms in its own order. If `moment.ready` is 0 the
 instrument is lowered, at 1 it is in playing position.
 """
 

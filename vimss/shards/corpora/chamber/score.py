@@ -3,10 +3,10 @@
     score = read_score("bach/bwv66.6.mxl")
     score.parts[0][0]  # Note(start=0.0, length=0.5, pitch=73): quarter notes and MIDI pitch
 
-music21 itself is not imported: that alone costs about a second, and its parser 0.3 s for a chorale and 1.5 s for a
-quartet movement. What is needed here (pitch, start, length, ties, barlines) is a few elements of compressed MusicXML
-(MusicXML 4.0, W3C Community Group), read in 5 to 90 ms. Repeats are played once, grace notes are left out, of a double
-stop the first written note is kept, so that every part is one melody.
+music21 itself is not imported: that alone takes about a second, and its parser 0.3 s for a chorale and 1.5 s for a
+quartet movement. The few elements that are needed (pitch, start, length, ties, barlines) are read from compressed
+MusicXML (MusicXML 4.0, W3C Community Group) in 5 to 90 ms. Repeats are played once, grace notes are dropped, and of a
+double stop only the first written note is kept, so that every part is one melody.
 """
 
 import io
@@ -21,7 +21,7 @@ from typing import NamedTuple
 from vimss.errors import DataError
 
 MAX_XML_BYTES = 40_000_000
-"""The largest score of the package unpacks to 7 MB; far more than that is a damaged or hostile archive."""
+"""The largest score of the package unpacks to 7 MB; an archive of far more is damaged or hostile."""
 
 _STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 
@@ -36,7 +36,7 @@ class Note(NamedTuple):
 
 @dataclass(frozen=True)
 class Score:
-    """The parts of a score from top to bottom, and where its bars begin, in quarter notes."""
+    """The parts of a score from top to bottom, and the starts of its bars, in quarter notes."""
 
     parts: tuple[tuple[Note, ...], ...]
     bars: tuple[float, ...]
@@ -48,7 +48,7 @@ class Score:
 
 
 def corpus_folder() -> Path:
-    """Where music21 keeps its scores, found without importing it."""
+    """The folder of music21's scores, found without importing it."""
     spec = find_spec("music21")
     folder = Path(spec.origin).parent / "corpus" if spec and spec.origin else Path("music21/corpus")
     if not (folder / "bach").is_dir():
@@ -62,7 +62,7 @@ def corpus_folder() -> Path:
 
 @lru_cache(maxsize=4)
 def read_score(name: str) -> Score:
-    """The score `name`, a path below music21's corpus folder; DataError where it cannot be read."""
+    """The score `name`, a path below music21's corpus folder; DataError if it cannot be read."""
     path = corpus_folder() / name
     try:
         root = ElementTree.fromstring(_unpack(path))  # noqa: S314 - installed file, size capped, expat limits entities
@@ -111,7 +111,7 @@ def _read_part(part: ElementTree.Element) -> tuple[tuple[Note, ...], list[float]
                 now += length
                 pitch = element.find("pitch")
                 last = notes[-1] if notes else None
-                # A rest, a second voice of the staff, or another voice where one sounds already.
+                # A rest, a second voice of the staff, or a note while another one sounds.
                 if pitch is None or length <= 0 or element.findtext("voice", "1") not in ("1", "5"):
                     continue
                 free = last.start + last.length if last else 0.0

@@ -1,11 +1,11 @@
-"""The skeleton of a drawn player: where the joints are in each picture, as the pen was told while it drew.
+"""The skeleton of a drawn player: the joints in each picture, which the postures mark while they draw.
 
     pen.mark("left hand", place)
     rows = skeleton_rows([[pen.joints.get(joint, UNSEEN) for joint in JOINTS]], mirrored=False)
     rows[0, :16]  # x of each of the 16 joints of JOINTS; then their y, then their confidence
 
-x and y are relative to the player's crop, 0 to 1, to the right and down. The confidence is 1; a joint that the player
-does not have, such as a bow, or that lies outside of the crop is 0, 0 with confidence 0.
+x and y are relative to the player's crop, 0 to 1, to the right and down. The confidence is 1; a joint that is missing,
+such as a bow, or that lies outside the crop is 0, 0 with confidence 0.
 """
 
 from collections.abc import Sequence
@@ -43,10 +43,10 @@ _MIRRORED = [JOINTS.index(" ".join(_EXCHANGE.get(word, word) for word in joint.s
 
 
 def skeleton_rows(places: Sequence[Sequence[complex]], mirrored: bool) -> Float16[np.ndarray, "v j"]:
-    """Rows of numbers from the places of all JOINTS in each picture; in a mirrored one, left and right change."""
+    """Rows of numbers from the places of all JOINTS in each picture; mirroring exchanges left and right."""
     joints = np.array(places, np.complex128).reshape(-1, len(JOINTS))
     if mirrored:
         joints = (1 - joints.conj())[:, _MIRRORED]
     x, y = joints.real, joints.imag
-    seen = (x >= 0) & (x <= 1) & (y >= 0) & (y <= 1)  # not where either is NaN
+    seen = (x >= 0) & (x <= 1) & (y >= 0) & (y <= 1)  # false for NaN
     return np.concatenate([np.where(seen, x, 0), np.where(seen, y, 0), seen], axis=1).astype(np.float16)

@@ -4,9 +4,9 @@
     stems = perform([timbre], [tones], samples=240000, sample_rate=8000, channels=1, rng=rng)
     stems[0]  # int16 "c t"; the mix is the exact sum of the stems and stays below 0.7
 
-One bank gives one sound per instrument, and a network trained on one fails on another. So the sound of a player varies:
-related patches; `shift`, by which the samples are played on a key so many semitones lower and sped up by as much, which
-moves formants and attacks as in a smaller instrument (the tuning of the piece rides on the same resampling);
+A bank has one sound per instrument, and a network trained on one bank fails on another. So the sound of a player
+varies: related patches; `shift`, which plays the samples that many semitones lower and speeds them up by as much, so
+that formants and attacks move as in a smaller instrument (the same resampling sets the tuning of the piece);
 equaliser; room.
 """
 
@@ -31,7 +31,7 @@ PEAK = 0.69
 """Largest absolute sample of the mix and of every stem, full scale being 1."""
 
 LEVEL_DB = 5.0
-"""Stems of a piece differ from equal active level by at most so many decibels, either way."""
+"""Largest deviation of a stem from equal active level, dB either way."""
 
 PATCHES = {
     "bn": (70,),
@@ -69,7 +69,7 @@ UNSEEN_PATCHES = {
 """Programs of test_unseen_timbres: piccolo and recorder, brass and string sections, shawm, muted trumpet, baritone
 saxophone.
 
-Five instruments have no second patch in a General MIDI bank; with them only the shift, equaliser and room are new.
+Five instruments have no second patch in a General MIDI bank; for them only shift, equaliser and room are new.
 """
 
 SHIFTS = (-2, -1, 0, 0, 1, 2)
@@ -83,7 +83,7 @@ _TICKS = 1000
 
 @dataclass(frozen=True)
 class Timbre:
-    """Where a player's sound comes from: sound bank, General MIDI program, shift in semitones."""
+    """The source of a player's sound: sound bank, General MIDI program, shift in semitones."""
 
     bank: Path
     program: int
@@ -104,10 +104,10 @@ def default_bank() -> Path:
 def choose_timbre(
     rng: np.random.Generator, instrument: str, banks: Sequence[Path], unseen: bool, variety: float = 1.0
 ) -> Timbre:
-    """A sound for one player, drawn from the patches of the split; with less `variety` the plain one more often."""
+    """A sound for one player, drawn from the patches of the split; a lower `variety` draws the plain one more often."""
     programs = (UNSEEN_PATCHES if unseen else PATCHES)[instrument]
     shifts = UNSEEN_SHIFTS if unseen else SHIFTS
-    # The first patch is the plain instrument and comes two times in three.
+    # The first patch is the plain instrument, drawn with a probability of two thirds if there are two.
     weights = np.array([2.0] + [1.0] * (len(programs) - 1)) if len(programs) > 1 else np.ones(1)
     program = int(rng.choice(np.array(programs), p=weights / weights.sum()))
     shift = int(rng.choice(np.array(shifts)))
@@ -142,7 +142,7 @@ def perform(
 
 @lru_cache(maxsize=4)
 def _bank(path: Path) -> bytes:
-    """A sound bank's bytes; DataError where it is missing or no bank."""
+    """A sound bank's bytes; DataError if it is missing or no bank."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -173,7 +173,7 @@ def _render(
         ) from error
     with wave.open(io.BytesIO(sound)) as file:
         stereo = np.frombuffer(file.readframes(file.getnframes()), np.int16).reshape(-1, 2)
-    # Solo patches are the same left and right; section patches have two sides.
+    # Solo patches have equal channels; section patches are stereo.
     mono = stereo[:, 0] * np.float32(0.5 / 32768)
     mono += stereo[:, 1] * np.float32(0.5 / 32768)
     resampled = soxr.resample(mono, _RENDER_RATE * speed, sample_rate, quality="MQ")[:samples]
@@ -181,7 +181,7 @@ def _render(
 
 
 def _midi(timbre: Timbre, tones: Sequence[Tone], speed: float, seconds: float, rng: np.random.Generator) -> bytes:
-    """A MIDI file of one track, `speed` times faster and lower than it will sound."""
+    """A MIDI file of one track, for the synthesiser, `speed` times slower and lower than the result."""
     events: list[tuple[int, bytes]] = []
     depth, rate = rng.uniform(0, 0.18), rng.uniform(4.5, 6.5)
     for tone in tones:
@@ -189,7 +189,7 @@ def _midi(timbre: Timbre, tones: Sequence[Tone], speed: float, seconds: float, r
         on, off = round(tone.start * speed * _TICKS), round(tone.end * speed * _TICKS)
         events += [(on, bytes((0x90, key, round(50 + 70 * tone.loud)))), (off, bytes((0x80, key, 0)))]
         events += _vibrato(tone, depth, rate, speed)
-    # The renderer stops at the last event, so one that does nothing keeps it going until the end.
+    # The renderer stops at the last event, so an event without effect extends it to the end.
     events.append((round(seconds * speed * _TICKS) + 1, b"\xb0\x5b\x00"))
     # Quarter notes of one second; the patch; no reverberation and no chorus from the synthesiser.
     track = bytearray(
@@ -205,7 +205,7 @@ def _midi(timbre: Timbre, tones: Sequence[Tone], speed: float, seconds: float, r
 
 
 def _vibrato(tone: Tone, depth: float, rate: float, speed: float) -> Iterable[tuple[int, bytes]]:
-    """Pitch bends of at most 18 cents that set in a quarter of a second into a long tone."""
+    """Pitch bends of at most 18 cents that start a quarter of a second into a long tone."""
     times = (
         np.arange(tone.start + 0.25, tone.end, 0.03) if tone.end - tone.start > 0.45 and depth > 0.04 else np.empty(0)
     )
@@ -226,9 +226,9 @@ def _variable_length(number: int) -> bytes:
 def _expression(
     tones: Sequence[Tone], samples: int, sample_rate: int, rng: np.random.Generator
 ) -> Float32[np.ndarray, " t"]:
-    """A smooth gain: each tone speaks, swells and fades as this player likes it.
+    """A smooth gain curve: attack, swell and fade of each tone, in proportions drawn per player.
 
-    A smooth curve on the finished sound, because volume steps inside the synthesiser make a 25 Hz zipper noise.
+    It is applied to the rendered sound because volume steps inside the synthesiser cause zipper noise at 25 Hz.
     """
     speak, swell, fade = rng.uniform(0.6, 1.0), rng.uniform(0.9, 1.2), rng.uniform(0.5, 0.95)
     peak_at = rng.uniform(0.2, 0.6)
@@ -237,7 +237,7 @@ def _expression(
         long = tone.end - tone.start
         times += [tone.start, tone.start + peak_at * long, tone.end]
         gains += [tone.loud * speak, tone.loud * swell, tone.loud * fade]
-    # The curve needs far fewer points than the sound; the second step is a plain linear ramp between them.
+    # The curve needs far fewer points than the sound; linear ramps connect them.
     coarse = np.interp(np.arange(0, samples + 64, 64) / sample_rate, times, gains)
     return np.interp(np.arange(samples), np.arange(len(coarse)) * 64, coarse).astype(np.float32)
 
@@ -266,12 +266,12 @@ def _colour(
     samples = len(sound)
     # Padded beyond the longest reflection, to a length whose factors are small.
     size = -(-(samples + int(0.15 * sample_rate)) // 4096) * 4096
-    # Single precision halves the work, and 16-bit samples need no more.
+    # Single precision halves the work and suffices for 16-bit samples.
     frequencies = np.fft.rfftfreq(size, 1 / sample_rate).astype(np.float32)
     octaves = np.log2(np.maximum(frequencies, 40.0) / 40.0)
     tilt = rng.choice(np.array((-1.0, 1.0))) * rng.uniform(1.2, 2.0) if unseen else rng.uniform(-0.8, 0.8)
     decibels = variety * (np.interp(octaves, np.arange(9), rng.normal(0, 2.5, 9)) + tilt * (octaves - 4))
-    # Each player stands elsewhere: the same walls, other distances. High tones are damped at the walls.
+    # Each player has another place: the same walls at other distances. Walls absorb high frequencies.
     walls = np.zeros(size, np.float32)
     np.add.at(walls, np.rint(echoes[0] * rng.uniform(0.85, 1.15) * sample_rate).astype(int), echoes[1])
     response = 1 + np.fft.rfft(walls) / (1 + frequencies / 4000)
