@@ -262,11 +262,11 @@ def _validated(
     try:
         values = {figure.name: validate(average or network, on_progress)}
         return values if average is None else {**values, figure.raw_name: validate(network, on_progress)}
-    except _ValidationInterrupted:
+    except _ValidationInterruptedError:
         return {}
 
 
-class _ValidationInterrupted(Exception):
+class _ValidationInterruptedError(Exception):
     """Raised from the progress callback to leave a validation."""
 
 
@@ -274,7 +274,7 @@ def _during_validation(progress: Progress, seconds: float, should_stop: Callable
     """Report progress. A single worker stops at once; several wait for each other, so they finish the validation."""
     progress(seconds)
     if training.world_size == 1 and should_stop():
-        raise _ValidationInterrupted
+        raise _ValidationInterruptedError
 
 
 def _any_should_stop(should_stop: Callable[[], bool], steps: int, training: Training) -> bool:
