@@ -1,7 +1,7 @@
 """From batches to weights.
 
-config       settings
-objectives/  what is learned, and the figure that says how well: separation
+config       settings; of single objectives: objective_settings
+objectives/  what is learned, and the figure that says how well: separation, instruments
 figure       which of two values of such a figure is better
 device       precision, compilation, several workers
 start        weights of another model to start from

@@ -19,6 +19,7 @@ from vimss.model.config import VisionConfig
 from vimss.model.contexts import CONTEXTS
 from vimss.model.networks import BY_NETWORK, DEFAULT, NETWORKS, AnyNetwork
 from vimss.stream.config import MixingConfig
+from vimss.train.objective_settings import InstrumentsConfig
 from vimss.train.start_from import StartFrom
 
 if TYPE_CHECKING:
@@ -162,6 +163,7 @@ class Settings(Config):
     training: TrainingConfig = TrainingConfig()
     seed: int = Field(0, ge=0, description="seed of weights, batches and sampler")
     objective: ObjectiveName = Field("separation", description="what is learned; see vimss.train.objectives")
+    instruments: InstrumentsConfig = InstrumentsConfig()
 
     @model_validator(mode="after")
     def _has_no_idle_setting(self) -> "Settings":
@@ -209,6 +211,7 @@ OF_SOME_OBJECTIVES = (
     *(f"model.vision.{name}" for name in VisionConfig.model_fields),
     "training.loss",
     "training.absent_weight",
+    *(f"instruments.{name}" for name in InstrumentsConfig.model_fields),
 )
 """Key paths of the settings that only those objectives depend on that say so; all objectives depend on all others."""
 
@@ -272,10 +275,13 @@ RULES: dict[str, Rule] = {
 
 def rule_at(settings: Settings, key: str) -> Rule:
     """The rule that decides about a setting: that of the objective or, where a separator is trained, that in RULES."""
-    of_separators = _objectives()[settings.objective].separates or key not in OF_SOME_OBJECTIVES
-    if key in RULES and of_separators and _has_use_for(settings.objective, key):
-        return RULES[key]
-    return _rule_of_objectives(key)
+    entry = _objectives()[settings.objective]
+    if not _has_use_for(settings.objective, key):
+        return _rule_of_objectives(key)
+    if key in entry.rules:
+        return entry.rules[key]
+    of_separators = entry.separates or key not in OF_SOME_OBJECTIVES
+    return RULES[key] if key in RULES and of_separators else _rule_of_objectives(key)
 
 
 def keys_with_rules() -> tuple[str, ...]:
@@ -318,6 +324,7 @@ def unchecked(content: Mapping[str, Any]) -> Settings | None:
             training=TrainingConfig.model_validate(content.get("training", {})),
             seed=content.get("seed", 0),
             objective=content.get("objective", Settings.model_fields["objective"].default),
+            instruments=InstrumentsConfig.model_validate(content.get("instruments", {})),
         )
     except ValidationError:
         return None

@@ -12,15 +12,15 @@ never meets while it is trained. What is kept of each mixture, and the figure, a
 A network with K slots cannot answer more than K sources: it is scored on the mixtures of the set that have K or fewer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import nn
 
 from vimss.errors import DataError
 from vimss.shards.manifest import Manifest
-from vimss.stream.batch import whole_batch
-from vimss.stream.fixed import FixedSpec, fixed_set, mixtures_of
+from vimss.stream.batch import Batch, whole_batch
+from vimss.stream.fixed import FixedSet, FixedSpec, fixed_set, mixtures_of
 from vimss.train.config import VALIDATION_SOURCES, Settings, ValidationConfig, scored_sources
 from vimss.train.objectives import OBJECTIVES, Objective, figure_of
 
@@ -28,12 +28,17 @@ MARGIN_SECONDS = 3.0
 """What is kept around each excerpt: as far as the paper's network looks at 22050 Hz."""
 
 
-def validation_spec(manifest: Manifest, config: ValidationConfig, objective: str = "separation") -> FixedSpec:
-    """The mixtures of the validation set; more of them begin with the same ones."""
+def validation_spec(
+    manifest: Manifest, config: ValidationConfig, objective: str = "separation", split: str = "valid"
+) -> FixedSpec:
+    """The mixtures of the validation set, or of a set that is drawn like it from another split.
+
+    More of them begin with the same ones.
+    """
     recipe = manifest.recipe
     kinds = [(count, aligned) for count in VALIDATION_SOURCES for aligned in (False, True)]
     return FixedSpec(
-        split="valid",
+        split=split,
         samples=min(round(config.seconds * recipe.sample_rate), recipe.clip_samples),
         kinds=tuple(kinds[number % len(kinds)] for number in range(config.mixtures)),
         margin=round(MARGIN_SECONDS * recipe.sample_rate),
@@ -47,6 +52,13 @@ def make_validation_set(manifest: Manifest, config: ValidationConfig, objective:
     spec = validation_spec(manifest, config, objective)
     fixed_set(manifest, spec)
     return spec.signature(manifest)
+
+
+def batches_of(objective: Objective, manifest: Manifest, kept: FixedSet, numbers: Sequence[int]) -> Iterator[Batch]:
+    """The mixtures with these numbers, each as a batch of one, as `examine` of the objective takes it."""
+    window = objective.window_around(kept.spec.samples)
+    for mixture in mixtures_of(kept, manifest, window, objective.interface, numbers):
+        yield whole_batch(mixture, window, objective.interface)
 
 
 class Validation:
@@ -82,8 +94,7 @@ class Validation:
             )
         self.count = len(numbers)
         """Mixtures of all workers."""
-        mixtures = mixtures_of(kept, manifest, self.window, objective.interface, numbers[share[0] :: share[1]])
-        self.batches = [whole_batch(mixture, self.window, objective.interface) for mixture in mixtures]
+        self.batches = list(batches_of(objective, manifest, kept, numbers[share[0] :: share[1]]))
 
     @torch.no_grad()
     def __call__(self, network: nn.Module, going_on: Callable[[], None] = lambda: None) -> float:
