@@ -5,16 +5,15 @@ import pytest
 import torch
 from test_train import one_thread, run, settings  # noqa: F401 - a fixture that all use
 
-from vimss import api
-from vimss.errors import ConfigError, ModelError
+from vimss.errors import ModelError
 from vimss.features import load_vision
 from vimss.model.separator import Separator, load_separator
 from vimss.model.vision import Vision
 from vimss.runtime import Place
 from vimss.search.checks import check_settings
-from vimss.search.consistency import load_experiment
 from vimss.train.config import Settings
-from vimss.train.objectives.instruments import InstrumentsByPicture, average_precision
+from vimss.train.objectives.instruments import average_precision
+from vimss.train.objectives.instruments_network import InstrumentsNetwork
 from vimss.train.start import check_start, start
 
 VISION = {"network": "resnet18", "weights": "random", "frozen": False}
@@ -45,16 +44,6 @@ def test_it_separates_nothing_and_says_so(trained):
         load_separator(trained[1])
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "promote"])
-def test_evaluate_and_promote_refuse_its_experiment(verb):
-    experiment = load_experiment("instruments")
-    with pytest.raises(
-        ConfigError, match=f"`vimss {verb}` needs an experiment whose networks separate; got instruments"
-    ):
-        api.check_separates(experiment, verb)
-    api.check_separates(load_experiment("quickstart"), verb)
-
-
 def test_a_network_that_looks_at_players_starts_from_its_vision_network(trained, small_recipe):
     chosen = settings(model={"context": "frames", "vision": VISION}, training={"start_from": str(trained[1])})
     check_start(chosen, small_recipe)
@@ -75,12 +64,12 @@ def test_no_window_or_channels_of_a_separator_are_asked_for(small_manifest):
 
 def test_the_highest_of_all_players_counts_and_padding_does_not():
     torch.manual_seed(0)
-    network = InstrumentsByPicture(CHOSEN.model.vision, ("vn", "vc")).eval()
+    network = InstrumentsNetwork(CHOSEN, ("vn", "vc"), 8000).eval()
     pictures = torch.randint(0, 255, (1, 3, 2, 32, 32, 3), dtype=torch.uint8)
     real = torch.tensor([[True, True, False]])
     with torch.no_grad():
-        both = network(pictures, real)
-        each = [network(pictures[:, [k]], torch.ones(1, 1, dtype=torch.bool)) for k in (0, 1)]
+        both = network(None, pictures, real)
+        each = [network(None, pictures[:, [k]], torch.ones(1, 1, dtype=torch.bool)) for k in (0, 1)]
     torch.testing.assert_close(both, torch.maximum(*each), rtol=1e-4, atol=1e-5)
 
 
@@ -94,5 +83,5 @@ def test_the_highest_of_all_players_counts_and_padding_does_not():
     ],
 )
 def test_average_precision_is_that_of_the_definition(scores, expected):
-    found = average_precision(np.array(scores, np.float64), np.array([True, False, True, False]))
-    assert found == pytest.approx(expected, nan_ok=True)
+    given, plays = np.array(scores, np.float64)[:, None], np.array([True, False, True, False])[:, None]
+    assert average_precision(given, plays).item() == pytest.approx(expected, nan_ok=True)

@@ -8,11 +8,13 @@ from statistics import mean
 from vimss.config import signature
 from vimss.console import decibel, loss_text, out, print_table, short
 from vimss.evaluate import Evaluation
+from vimss.evaluate.figures import FigureEvaluation
 from vimss.evaluations import evaluation_of
 from vimss.experiment import SEED, Cell, Experiment, cell_name
 from vimss.metrics import CONVENTIONS
 from vimss.search.study import Study, TrialRecord, best_of_cell
 from vimss.shards.instruments import INSTRUMENTS
+from vimss.train.objectives import OBJECTIVES
 
 SEED_COLUMNS = ("over seeds", "seeds", "mean, dB", "lowest, dB", "highest, dB")
 
@@ -94,10 +96,13 @@ def seed_rows(experiment: Experiment, study: Study) -> list[tuple[str, ...]]:
 
 def print_comparison(experiment: Experiment, study: Study) -> None:
     """The result table of an experiment."""
-    caption = (
-        "Validation loss: mean -SNR in dB, floored at -30, over present sources of the fixed set; lower is better. "
-        "Networks with fewer slots than its mixtures have sources answer only a part of it, which is easier."
-    )
+    figure, better = experiment.figure, "lower" if experiment.figure.direction == "min" else "higher"
+    caption = f"{figure.title.capitalize()} on the fixed validation set; {better} is better."
+    if OBJECTIVES[experiment.objective].separates:
+        caption = (
+            "Validation loss: mean -SNR in dB, floored at -30, over present sources of the fixed set; lower is better. "
+            "Networks with fewer slots than its mixtures have sources answer only a part of it, which is easier."
+        )
     print_table(experiment.question, comparison_columns(experiment), comparison_rows(experiment, study), caption)
     over_seeds = seed_rows(experiment, study)
     if over_seeds:
@@ -158,6 +163,35 @@ def print_evaluations(split: str, evaluations: Sequence[Evaluation], best: Trial
     for found in detailed:
         if found is not None and found.scores:
             print_table(f"{found.system} on whole pieces", BREAKDOWN_COLUMNS, breakdown_rows(found))
+
+
+def figure_rows(evaluations: Sequence[FigureEvaluation]) -> list[tuple[str, ...]]:
+    """One row per system: the figure of its objective, and the interval."""
+    return [
+        (one.system, f"{one.value:.2f}", f"{one.interval[0]:.2f} to {one.interval[1]:.2f}" if one.interval else "-")
+        for one in evaluations
+    ]
+
+
+def label_rows(evaluations: Sequence[FigureEvaluation]) -> list[tuple[str, ...]]:
+    """One row per label that has a figure, one column per system."""
+    labels = dict.fromkeys(label for one in evaluations for label in one.labels)
+    return [
+        (INSTRUMENTS.get(label, label), *(f"{one.labels.get(label, math.nan):.2f}" for one in evaluations))
+        for label in labels
+    ]
+
+
+def print_figures(split: str, evaluations: Sequence[FigureEvaluation]) -> None:
+    """The tables of networks that do not separate: the figure of each, and by label where it is of labels."""
+    figure, first = evaluations[0].figure, evaluations[0]
+    better = "Lower" if figure.direction == "min" else "Higher"
+    basis = f"{len(first.rows)} mixtures, {_pieces(first.num_pieces)}"
+    columns = ("", figure.heading, "95 % interval over pieces")
+    print_table(f"Split {split} ({basis})", columns, figure_rows(evaluations), f"{better} is better.")
+    by_label = label_rows(evaluations)
+    if by_label:
+        print_table(f"{figure.heading} of each label", ("", *(one.system for one in evaluations)), by_label)
 
 
 def _pieces(count: int) -> str:
