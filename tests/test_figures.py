@@ -26,6 +26,7 @@ from vimss.evaluate.figures import (
     gain_of,
 )
 from vimss.evaluations import load_figure_evaluations, save_evaluations
+from vimss.pages.of_trial import figure_bars
 from vimss.promote import MIN_PIECES, decide_by_figure
 from vimss.search.study import Study
 from vimss.stream.fixed import fixed_set
@@ -168,6 +169,10 @@ def test_the_table_has_the_guess_as_a_row_and_the_labels_as_rows_of_a_second_one
     assert ["mine", "1.00", "1.00", "to", "1.00"] in lines
     assert any(line[:3] == ["constant", "guess", f"{plays.mean():.2f}"] for line in lines)
     assert ["violin", "1.00", f"{guess.labels['vn']:.2f}"] in lines and "Higher is better." in shown
+
+
+def test_the_table_is_drawn_as_bars(perfect, guess):
+    assert figure_bars([perfect, guess]).startswith(b"\x89PNG")
 
 
 # Promotion

@@ -107,8 +107,8 @@ class Instruments:
     def load(self, folder: Path) -> nn.Module:
         """The network with the labels and the rate of these shards."""
         network = load_network(folder)
-        wanted = {"objective": self.chosen.objective, "labels": self.recipe.labels}
-        found = {"objective": network.settings.objective, "labels": network.labels}
+        wanted: dict[str, object] = {"objective": self.chosen.objective, "labels": self.recipe.labels}
+        found: dict[str, object] = {"objective": network.settings.objective, "labels": network.labels}
         if self.chosen.instruments.hears:
             wanted["sample_rate"], found["sample_rate"] = self.recipe.sample_rate, network.sample_rate
         for key, value in wanted.items():

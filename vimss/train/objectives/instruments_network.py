@@ -140,7 +140,7 @@ class InstrumentsNetwork(nn.Module):
     def matrices(self) -> list[nn.Parameter]:
         """Those of the linear layers."""
         layers = [self.joint, self.head] if hasattr(self, "joint") else [self.head]
-        return [layer.weight for layer in layers]
+        return [weight for layer in layers for weight in layer.parameters() if weight.ndim == 2]
 
     # What a registered model of it takes and gives
 
