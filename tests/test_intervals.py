@@ -54,7 +54,8 @@ def test_a_gain_resamples_the_same_pieces_for_both() -> None:
 
 
 def test_a_gain_over_one_piece_is_no_evidence() -> None:
-    gain = intervals.gain_over_pieces([("p",), ("p", "q")], lambda weights: weights.sum(1) * 1.0)
+    values = np.array([1.0, 3.0])
+    gain = intervals.gain_over_pieces([("p",), ("p", "q")], lambda weights: intervals.weighted_mean(values, weights))
     assert (gain.mean, gain.low, gain.high) == (2, -np.inf, np.inf) and not gain.significant
     assert np.isnan(intervals.gain_over_pieces([], lambda weights: weights.sum(1) * 1.0).mean)
 
