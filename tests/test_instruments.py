@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from test_train import one_thread, run, settings  # noqa: F401 - a fixture that all use
 
-from vimss import api
 from vimss.errors import ConfigError, ModelError
 from vimss.features import load_vision
 from vimss.model.separator import Separator, load_separator
@@ -14,7 +14,8 @@ from vimss.runtime import Place
 from vimss.search.checks import check_settings
 from vimss.search.consistency import load_experiment
 from vimss.train.config import Settings
-from vimss.train.objectives.instruments import InstrumentsByPicture, average_precision
+from vimss.train.objectives.instruments import average_precision
+from vimss.train.objectives.instruments_network import InstrumentsNetwork
 from vimss.train.start import check_start, start
 
 VISION = {"network": "resnet18", "weights": "random", "frozen": False}
@@ -45,16 +46,6 @@ def test_it_separates_nothing_and_says_so(trained):
         load_separator(trained[1])
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "promote"])
-def test_evaluate_and_promote_refuse_its_experiment(verb):
-    experiment = load_experiment("instruments")
-    with pytest.raises(
-        ConfigError, match=f"`vimss {verb}` needs an experiment whose networks separate; got instruments"
-    ):
-        api.check_separates(experiment, verb)
-    api.check_separates(load_experiment("quickstart"), verb)
-
-
 def test_a_network_that_looks_at_players_starts_from_its_vision_network(trained, small_recipe):
     chosen = settings(model={"context": "frames", "vision": VISION}, training={"start_from": str(trained[1])})
     check_start(chosen, small_recipe)
@@ -68,6 +59,53 @@ def test_a_network_that_looks_at_players_starts_from_its_vision_network(trained,
     assert torch.equal(network.unet.head.weight, before)
 
 
+def test_one_that_also_hears_starts_from_the_vision_network_of_one_that_only_sees(trained, small_recipe):
+    both = {"instruments": {"inputs": "both"}, "training": {"start_from": str(trained[1])}}
+    chosen = Settings.model_validate({"objective": "instruments", "model": {"vision": VISION}, **both})
+    check_start(chosen, small_recipe)
+    network = InstrumentsNetwork(chosen, small_recipe.labels, small_recipe.sample_rate)
+    before = network.joint.weight.clone()
+    start(network, chosen)
+    taken = load_file(trained[1] / "weights.safetensors")
+    assert torch.equal(network.vision.network.conv1.weight, taken["vision.network.conv1.weight"])
+    assert torch.equal(network.joint.weight, before)
+    hears = Settings.model_validate({"objective": "instruments", **both, "instruments": {"inputs": "sound"}})
+    with pytest.raises(ModelError, match="vision network alone is taken; got no vision network in this training"):
+        check_start(hears, small_recipe)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "objective: instruments\ninstruments: {inputs: sound}\nmodel: {vision: {frozen: false}}",
+            "model.vision.frozen needs instruments.inputs: pictures or both; got model.vision.frozen: False with "
+            "instruments.inputs: sound. To fix: remove model.vision.frozen, or change instruments.inputs",
+        ),
+        (
+            "instruments: {inputs: sound}",
+            "instruments.inputs needs objective: instruments; got .* objective: separation",
+        ),
+        ("compare: {instruments.inputs: [sound, both]}", "compare.instruments.inputs needs objective: instruments"),
+    ],
+)
+def test_a_setting_without_effect_is_refused(tmp_path, text, message):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"question: q\nexpected: e\nshards: quickstart\n{text}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"experiment mine: {message}"):
+        load_experiment(path)
+
+
+def test_sound_alone_is_recognised_whatever_its_level():
+    torch.manual_seed(0)
+    hears = Settings.model_validate({"objective": "instruments", "instruments": {"inputs": "sound"}})
+    network = InstrumentsNetwork(hears, ("vn", "vc"), 8000).eval()
+    sound = torch.randn(2, 1, 8000)
+    with torch.no_grad():
+        torch.testing.assert_close(network(sound, None, None), network(0.1 * sound, None, None), rtol=0, atol=0.02)
+        assert not torch.allclose(*network(sound, None, None), atol=1e-4)
+
+
 def test_no_window_or_channels_of_a_separator_are_asked_for(small_manifest):
     # 4000 samples are no window of the Wave-U-Net.
     check_settings(CHOSEN, small_manifest, Place.model_construct(name="here", workers_per_trial=1, gpus_per_worker=0.0))
@@ -75,12 +113,12 @@ def test_no_window_or_channels_of_a_separator_are_asked_for(small_manifest):
 
 def test_the_highest_of_all_players_counts_and_padding_does_not():
     torch.manual_seed(0)
-    network = InstrumentsByPicture(CHOSEN.model.vision, ("vn", "vc")).eval()
+    network = InstrumentsNetwork(CHOSEN, ("vn", "vc"), 8000).eval()
     pictures = torch.randint(0, 255, (1, 3, 2, 32, 32, 3), dtype=torch.uint8)
     real = torch.tensor([[True, True, False]])
     with torch.no_grad():
-        both = network(pictures, real)
-        each = [network(pictures[:, [k]], torch.ones(1, 1, dtype=torch.bool)) for k in (0, 1)]
+        both = network(None, pictures, real)
+        each = [network(None, pictures[:, [k]], torch.ones(1, 1, dtype=torch.bool)) for k in (0, 1)]
     torch.testing.assert_close(both, torch.maximum(*each), rtol=1e-4, atol=1e-5)
 
 
@@ -94,5 +132,5 @@ def test_the_highest_of_all_players_counts_and_padding_does_not():
     ],
 )
 def test_average_precision_is_that_of_the_definition(scores, expected):
-    found = average_precision(np.array(scores, np.float64), np.array([True, False, True, False]))
-    assert found == pytest.approx(expected, nan_ok=True)
+    given, plays = np.array(scores, np.float64)[:, None], np.array([True, False, True, False])[:, None]
+    assert average_precision(given, plays).item() == pytest.approx(expected, nan_ok=True)

@@ -43,6 +43,23 @@ def test_paired_gain_leaves_undefined_pairs_out() -> None:
     assert gain.sources == 3 and gain.mean == pytest.approx(2)
 
 
+def test_a_gain_resamples_the_same_pieces_for_both() -> None:
+    pieces = [(f"p{number % 6}",) for number in range(30)]
+    values = np.random.default_rng(0).normal(0, 10, 30)
+    of = intervals.weighted_mean
+    gain = intervals.gain_over_pieces(pieces, lambda weights: of(values + 1, weights) - of(values, weights))
+    # Pieces differ by ten times the gain, which is the same in all of them.
+    assert (gain.mean, gain.low, gain.high) == pytest.approx((1, 1, 1)) and gain.significant
+    assert (gain.sources, gain.pieces) == (30, 6)
+
+
+def test_a_gain_over_one_piece_is_no_evidence() -> None:
+    values = np.array([1.0, 3.0])
+    gain = intervals.gain_over_pieces([("p",), ("p", "q")], lambda weights: intervals.weighted_mean(values, weights))
+    assert (gain.mean, gain.low, gain.high) == (2, -np.inf, np.inf) and not gain.significant
+    assert np.isnan(intervals.gain_over_pieces([], lambda weights: weights.sum(1) * 1.0).mean)
+
+
 def test_one_piece_is_no_evidence() -> None:
     assert not intervals.paired_gain(scores_of([[9.0, 8.0, 9.0]]), scores_of([[0.0, 0.0, 0.0]])).significant
 

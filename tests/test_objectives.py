@@ -2,18 +2,23 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from test_train import one_thread  # noqa: F401 - a fixture that all use
 
 from vimss.errors import ConfigError
 from vimss.experiment import Experiment
+from vimss.model.separator import read_card
 from vimss.search.consistency import load_experiment
 from vimss.stream.batch import Examples, Position
 from vimss.train.config import Settings, ValidationConfig
 from vimss.train.figure import Figure
-from vimss.train.objectives import OBJECTIVES, Entry, Objective, open_objective
+from vimss.train.objectives import OBJECTIVES, Entry, FigureObjective, Objective, Predictor, open_objective
+from vimss.train.objectives.saved import load_network, settings_of
 from vimss.train.validation import Validation
+
+PICTURES = {"vision": {"network": "resnet18", "weights": "random", "frozen": False}}
 
 SMALL = {
     "separation": {
@@ -23,21 +28,36 @@ SMALL = {
         },
         "training": {"output_samples": 2000},
     },
-    "instruments": {
-        "model": {"vision": {"network": "resnet18", "weights": "random", "frozen": False}},
-        "training": {"output_samples": 4000},
+    "instruments": {"model": PICTURES, "training": {"output_samples": 4000}},
+    "instruments by sound": {"training": {"output_samples": 4000}, "instruments": {"inputs": "sound"}},
+    "instruments by both": {
+        "model": PICTURES, "training": {"output_samples": 4000}, "instruments": {"inputs": "both"},
     },
 }  # fmt: skip
-"""Settings under which an objective trains something small."""
+"""Settings under which an objective trains something small; their names begin with the objective's."""
 
-RATE = {"separation": 1e-2, "instruments": 3e-4}
+RATE = {"separation": 1e-2, "instruments": 3e-4, "instruments by sound": 1e-3, "instruments by both": 3e-4}
 """At which a batch is learned in a few steps."""
 
 
-@pytest.fixture(params=OBJECTIVES)
-def opened(request, small_manifest):
+def test_every_objective_is_held_to_this():
+    assert {name.partition(" ")[0] for name in SMALL} == set(OBJECTIVES)
+
+
+@pytest.fixture(params=SMALL)
+def case(request):
+    """The name of some settings."""
+    return request.param
+
+
+@pytest.fixture
+def opened(case, small_manifest):
     """Settings, objective, a new network and a batch of three mixtures."""
-    chosen = Settings.model_validate({"objective": request.param, **SMALL[request.param]})
+    return open_case(case, small_manifest)
+
+
+def open_case(case, small_manifest):
+    chosen = Settings.model_validate({"objective": case.partition(" ")[0], **SMALL[case]})
     objective = open_objective(chosen, small_manifest)
     torch.manual_seed(0)
     network = objective.build()
@@ -57,7 +77,10 @@ def kept(objective, network, batch):
 
 
 def test_it_has_the_members(opened):
-    assert isinstance(opened[1], Objective)
+    chosen, objective, network, _ = opened
+    assert isinstance(objective, Objective)
+    others = not OBJECTIVES[chosen.objective].separates
+    assert (isinstance(objective, FigureObjective), isinstance(network, Predictor)) == (others, others)
 
 
 def test_the_losses_of_parts_add_up_to_that_of_the_batch(opened):
@@ -89,9 +112,9 @@ def test_every_weight_that_it_trains_has_a_gradient(opened):
     assert all(any(matrix is weight for weight in weights) and matrix.ndim == 2 for matrix in network.matrices())
 
 
-def test_one_batch_can_be_overfitted_and_the_figure_improves(opened):
+def test_one_batch_can_be_overfitted_and_the_figure_improves(opened, case):
     chosen, objective, network, batch = opened
-    optimizer = torch.optim.AdamW(network.parameters(), RATE[chosen.objective])
+    optimizer = torch.optim.AdamW(network.parameters(), RATE[case])
     before, losses = objective.value(kept(objective, network, batch)), []
     for _ in range(25):
         optimizer.zero_grad()
@@ -125,6 +148,47 @@ def test_the_figure_is_the_same_for_any_share_of_the_ranks(opened, small_manifes
     assert objective.value(table) == value
 
 
+# Objectives that do not separate
+
+
+@pytest.fixture(params=[name for name in SMALL if not OBJECTIVES[name.partition(" ")[0]].separates])
+def by_figure(request, small_manifest):
+    """The same of objectives that do not separate."""
+    return open_case(request.param, small_manifest)
+
+
+def test_the_guess_depends_on_the_mixtures_alone(by_figure):
+    _, objective, network, batch = by_figure
+    guess = objective.guess(kept(objective, network, batch))
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.add_(0.1)
+    assert torch.equal(guess, objective.guess(kept(objective, network, batch)))
+    assert np.isfinite(objective.value(guess))
+
+
+def test_the_figure_of_a_label_is_part_of_the_figure(by_figure):
+    _, objective, network, batch = by_figure
+    rows = kept(objective, network, batch)
+    found = objective.by_label(rows)
+    assert set(found) <= set(objective.recipe.labels)
+    assert not found or objective.value(rows) == pytest.approx(sum(found.values()) / len(found))
+
+
+def test_a_saved_network_is_loaded_without_shards_and_predicts(by_figure, tmp_path):
+    chosen, objective, network, batch = by_figure
+    objective.save(tmp_path / "model", network, {})
+    loaded = load_network(tmp_path / "model")
+    assert (loaded.labels, loaded.sample_rate) == (network.labels, network.sample_rate)
+    assert settings_of(read_card(tmp_path / "model")).objective == chosen.objective
+    arrays = {"mixture": batch.mixture, "frames": batch.context}
+    found = loaded.predict({given.name: arrays[given.name] for given in loaded.inputs()})
+    assert list(found) == [given.name for given in loaded.outputs()]
+    assert all(found[given.name].dtype == given.dtype and len(found[given.name]) == 3 for given in loaded.outputs())
+    expected = network.eval().predict({given.name: arrays[given.name] for given in network.inputs()})
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
 # Settings
 
 
@@ -132,7 +196,7 @@ def test_the_figure_is_the_same_for_any_share_of_the_ranks(opened, small_manifes
 def _another(monkeypatch):
     """An objective that depends on no setting of the model, as if it had its entry."""
     figure = Figure(name="valid_guess", direction="max", title="guesses")
-    monkeypatch.setitem(OBJECTIVES, "guessing", Entry("", figure, settings=(), separates=False))
+    monkeypatch.setitem(OBJECTIVES, "guessing", Entry("", figure, settings=(), separates=False, kind="seed"))
 
 
 def written(folder, text):

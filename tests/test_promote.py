@@ -24,8 +24,8 @@ def better_by(gains: list[float]) -> dict[tuple[str, str], float]:
 def test_a_significant_gain_is_promoted() -> None:
     decision = decide(better_by([0.5, 0.7]), CHAMPION, "version 3")
     assert decision.promoted
-    assert decision.gain_db == pytest.approx(0.6)
-    assert decision.low_db == pytest.approx(0.6) == decision.high_db  # all pieces agree
+    assert decision.gain == pytest.approx(0.6)
+    assert decision.low == pytest.approx(0.6) == decision.high  # all pieces agree
     assert decision.sentence.startswith("Promoted: +0.60 dB against version 3 (95 % interval over pieces +0.60")
     assert "12 sources in 6 pieces" in decision.sentence
 
@@ -33,7 +33,7 @@ def test_a_significant_gain_is_promoted() -> None:
 def test_a_gain_within_its_own_spread_is_refused() -> None:
     decision = decide(better_by([-3.0, -2.0, 3.5, 2.5]), CHAMPION, "version 3")
     assert not decision.promoted
-    assert decision.gain_db == pytest.approx(0.25)
+    assert decision.gain == pytest.approx(0.25)
     assert decision.sentence.startswith("Not promoted: +0.25 dB against version 3")
     assert decision.sentence.endswith("the interval must lie above 0.")
 

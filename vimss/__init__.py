@@ -28,6 +28,7 @@ From a notebook, in the order of the flow (each is loaded when it is first used)
     run_search        run all its trials; earlier ones are kept
     load_study        the trials of an earlier search
     best_trials       the best trial of each cell
+    evaluate_experiment  evaluate the best trial of each cell on one split, by stems or by the figure of its objective
     evaluate_systems  score models, and rows that need no training, on one split
     promote_best      register the best trial; make it the champion if it is significantly better
     load_separator    the network in a folder
@@ -66,6 +67,7 @@ _HOMES = {
     "run_search": "vimss.api",
     "load_study": "vimss.api",
     "best_trials": "vimss.api",
+    "evaluate_experiment": "vimss.api",
     "evaluate_systems": "vimss.evaluations",
     "promote_best": "vimss.promote",
     "load_separator": "vimss.model.separator",

@@ -18,6 +18,8 @@ from typing import Any
 from vimss import evaluations, features
 from vimss.console import err
 from vimss.errors import ConfigError, DataError, TrainingError
+from vimss.evaluate import Evaluation
+from vimss.evaluate.figures import FigureEvaluation
 from vimss.experiment import Experiment
 from vimss.model.card import WEIGHTS
 from vimss.model.vision_config import VisionConfig
@@ -263,18 +265,6 @@ def check_finished(experiment: Experiment, study: Study) -> None:
         )
 
 
-def check_separates(experiment: Experiment, verb: str) -> None:
-    """ConfigError where the networks of an experiment separate nothing, so that a verb cannot be applied to them."""
-    if not OBJECTIVES[experiment.objective].separates:
-        figure = OBJECTIVES[experiment.objective].figure
-        raise ConfigError(
-            f"`vimss {verb}` needs an experiment whose networks separate",
-            got=f"{experiment.name}, with objective: {experiment.objective}",
-            fix=f"read its {figure.title} with `vimss compare`, and start the training of a separator from its best "
-            "trial with training.start_from",
-        )
-
-
 def best_trials(experiment: Experiment, study: Study) -> dict[str, TrialRecord]:
     """The best trial of each cell, by the cell's name; cells without weights are left out."""
     found = {cell.name: best_of_cell(study, cell.name) for cell in experiment.cells()}
@@ -284,6 +274,31 @@ def best_trials(experiment: Experiment, study: Study) -> dict[str, TrialRecord]:
 def best_trial(experiment: Experiment, study: Study) -> TrialRecord:
     """The best trial of all cells but the controls; TrainingError where none has weights."""
     return study.best([cell.name for cell in experiment.cells() if not cell.is_control])
+
+
+def evaluate_experiment(
+    experiment: Experiment,
+    manifest: Manifest,
+    study: Study,
+    split: str,
+    on_progress: Callable[[SoundProgress], None] = lambda progress: None,
+    device: str = "cpu",
+) -> list[Evaluation] | list[FigureEvaluation]:
+    """Evaluate the best trial of each cell on a split, and keep the table in the study.
+
+    Separators are evaluated by their stems, beside the untrained systems; networks that do not separate by the figure
+    of their objective, beside a constant guess.
+    """
+    trained = {name: trial.folder / "model" for name, trial in best_trials(experiment, study).items()}
+    found: list[Evaluation] | list[FigureEvaluation]
+    if OBJECTIVES[experiment.objective].separates:
+        found = evaluations.evaluate_systems(manifest, trained, split, on_progress=on_progress, device=device)
+    else:
+        found = evaluations.evaluate_by_figure(
+            manifest, trained, split, experiment.objective, on_progress=on_progress, device=device
+        )
+    evaluations.save_evaluations(study, split, found)
+    return found
 
 
 def models_on_shards(

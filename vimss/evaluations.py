@@ -3,19 +3,20 @@
     evaluations = evaluate_systems(manifest, {"best": folder}, "test")
     save_evaluations(study, "test", evaluations)
 
-Models need not have been trained on the shards: `check_models` fits them to the shards of any recipe.
+Models need not have been trained on the shards: `check_models` fits them to the shards of any recipe. Networks
+that do not separate have a table of their own, of the figure of their objective: `evaluate_by_figure`.
 """
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from vimss.baselines import BASELINES
 from vimss.config import parse_config
 from vimss.evaluate import (
     Evaluation,
-    Part,
     Row,
     Table,
     baseline_rows,
@@ -23,6 +24,15 @@ from vimss.evaluate import (
     joined,
     run_evaluation,
     two_source_spec,
+)
+from vimss.evaluate.figures import (
+    FigureEvaluation,
+    check_model,
+    constant_guess,
+    evaluation_by_figure,
+    examine_mixtures,
+    figure_spec,
+    figure_tasks,
 )
 from vimss.model.device import gpu_share
 from vimss.model.fit import Fit, fit_models
@@ -36,6 +46,8 @@ from vimss.storage import atomic_write
 from vimss.stream.fixed import fixed_set
 from vimss.stream.read import has_part
 from vimss.systems import model_system
+
+AnyEvaluation = TypeVar("AnyEvaluation", Evaluation, FigureEvaluation)
 
 
 def evaluate_systems(
@@ -68,18 +80,59 @@ def evaluate_systems(
     rows = [Row(name, Path(folder).absolute(), names[name], device=device) for name, folder in models.items()]
     rows += baseline_rows(manifest, baselines)
     tasks = [evaluation_tasks(table, row, manifest, whole_pieces) for row in rows]
+    return [joined(parts, table) for parts in _in_parallel(run_evaluation, tasks, on_progress)]
+
+
+def evaluate_by_figure(
+    manifest: Manifest,
+    models: Mapping[str, str | Path],
+    split: str,
+    objective: str,
+    *,
+    on_progress: Callable[[SoundProgress], None] = lambda progress: None,
+    device: str = "cpu",
+) -> list[FigureEvaluation]:
+    """Judge models (name to folder) of an objective that does not separate by its figure, as tasks of Ray.
+
+    The last row is the constant guess.
+
+    Raises:
+        ConfigError: There is no such split.
+        DataError: The shards do not hold it, or a model needs vision features that are not beside the shards.
+        ModelError: A model is of another objective, or of other labels or another rate than the shards.
+
+    """
+    check_split(manifest, split)
+    folders = {name: Path(folder).absolute() for name, folder in models.items()}
+    for name, folder in folders.items():
+        check_model(folder, name, objective, manifest)
+    # Draw it once, before the tasks read it at the same time.
+    fixed_set(manifest, figure_spec(manifest, split, objective))
+    table = Table(manifest.folder, split)
+    tasks = [figure_tasks(table, Row(name, folder, device=device)) for name, folder in folders.items()]
+    found = [
+        evaluation_by_figure(parts, objective, manifest, split)
+        for parts in _in_parallel(examine_mixtures, tasks, on_progress)
+    ]
+    return [*found, constant_guess(found[0], manifest)]
+
+
+def _in_parallel(
+    run: Callable[[Any], Any], tasks: Sequence[Sequence[Any]], on_progress: Callable[[SoundProgress], None]
+) -> list[list[Any]]:
+    """The parts of each row from its tasks, which run on the cores of Ray."""
     flat = [task for of_row in tasks for task in of_row]
     total, done, seconds = sum(task.seconds for task in flat), 0, 0.0
 
-    def count(part: Part) -> None:
+    def count(part: Any) -> None:
         nonlocal done, seconds
         done, seconds = done + 1, seconds + part.seconds
         on_progress(SoundProgress(done, len(flat), seconds, seconds / total, part.system))
 
     start_ray()
     on_progress(SoundProgress(0, len(flat), 0.0, 0.0))
-    parts = iter(parallel_map(run_evaluation, flat, count, lambda task: gpu_share(task.row.device)))
-    return [joined([next(parts) for _ in of_row], table) for of_row in tasks]
+    parts = iter(parallel_map(run, flat, count, lambda task: gpu_share(task.row.device)))
+    return [[next(parts) for _ in of_row] for of_row in tasks]
 
 
 @dataclass(frozen=True)
@@ -132,7 +185,7 @@ def evaluate_models(
     )
 
 
-def save_evaluations(study: Study, split: str, evaluations: Sequence[Evaluation]) -> Path:
+def save_evaluations(study: Study, split: str, evaluations: Sequence[Evaluation] | Sequence[FigureEvaluation]) -> Path:
     """Keep the table of a split in the study's folder."""
     path = study.folder / f"evaluation-{split}.json"
     with atomic_write(path) as temporary:
@@ -143,13 +196,22 @@ def save_evaluations(study: Study, split: str, evaluations: Sequence[Evaluation]
 
 def load_evaluations(study: Study, split: str) -> list[Evaluation]:
     """The table that `save_evaluations` kept; empty where the split was not evaluated."""
+    return _load(study, split, Evaluation)
+
+
+def load_figure_evaluations(study: Study, split: str) -> list[FigureEvaluation]:
+    """The same of networks that do not separate."""
+    return _load(study, split, FigureEvaluation)
+
+
+def _load(study: Study, split: str, kind: type[AnyEvaluation]) -> list[AnyEvaluation]:
     path = study.folder / f"evaluation-{split}.json"
     if not path.exists():
         return []
-    return [parse_config(content, Evaluation, str(path)) for content in json.loads(path.read_text(encoding="utf-8"))]
+    return [parse_config(content, kind, str(path)) for content in json.loads(path.read_text(encoding="utf-8"))]
 
 
-def evaluation_of(trial: TrialRecord, evaluations: Sequence[Evaluation]) -> Evaluation | None:
+def evaluation_of(trial: TrialRecord, evaluations: Sequence[AnyEvaluation]) -> AnyEvaluation | None:
     """The evaluation of the trial's weights; None where they were not evaluated."""
     weights = read_card(trial.folder / "model")["sha256"]
     return next((evaluation for evaluation in evaluations if evaluation.weights == weights), None)

@@ -42,7 +42,7 @@ from vimss.yaml_files import check_file_name, find_yaml
 
 Scalar = bool | int | float | str
 
-GROUPS = ("model", "mixing", "training")
+GROUPS = ("model", "mixing", "training", "instruments")
 """Groups of settings that an experiment sets, compares and tunes."""
 
 SEED = "seed"
@@ -153,6 +153,9 @@ class Experiment(Config):
     mixing: dict[str, Any] = Field(default_factory=dict, description="differences from the defaults of mixing")
     training: dict[str, Any] = Field(default_factory=dict, description="differences from the defaults of training")
     objective: ObjectiveName = Field("separation", description="what is learned; see vimss.train.objectives")
+    instruments: dict[str, Any] = Field(
+        default_factory=dict, description="differences from the defaults of `objective: instruments`"
+    )
     compare: dict[str, tuple[Scalar, ...]] = Field(
         default_factory=dict, description="variables of the question; `seed` may be one, and replaces the one above"
     )
@@ -175,6 +178,7 @@ class Experiment(Config):
             "model": dict(self.model),
             "mixing": dict(self.mixing),
             "training": dict(self.training),
+            "instruments": dict(self.instruments),
             "seed": self.seed,
             "objective": self.objective,
         }
@@ -184,8 +188,10 @@ class Experiment(Config):
                 content[key] = value
                 continue
             if group not in GROUPS or not name:
+                *most, last = (f"{one}.*" for one in GROUPS)
+                groups = f"{', '.join(most)} or {last}"
                 raise ConfigError(
-                    f"experiment {self.name}: a varied key must be model.*, mixing.* or training.*, seed or objective",
+                    f"experiment {self.name}: a varied key must be {groups}, seed or objective",
                     got=repr(key),
                     fix="write for example training.batch_size",
                 )

@@ -26,13 +26,13 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Gain:
-    """A paired difference and its 95 % interval over pieces, dB."""
+    """A paired difference and its 95 % interval over pieces, in the unit of what is compared."""
 
     mean: float
     low: float
     high: float
     sources: int
-    """Pairs that entered; those with an undefined value do not."""
+    """Sources, or mixtures, that entered; those with an undefined value do not."""
     pieces: int
     """Pieces that they are from."""
 
@@ -63,6 +63,19 @@ def paired_gain(challenger: Mapping[Source, float], champion: Mapping[Source, fl
     mean = float(means.mean())
     half = float(stdtrit(pieces - 1, 0.975) * means.std(ddof=1) / np.sqrt(pieces))
     return Gain(mean, mean - half, mean + half, sources, pieces)
+
+
+def gain_over_pieces(
+    pieces: Sequence[tuple[str, ...]], difference: Callable[[Int[np.ndarray, "b n"]], Float[np.ndarray, " b"]]
+) -> Gain:
+    """The difference of a figure of two systems on the same n mixtures, with the interval of `interval_over_pieces`.
+
+    Both are resampled together: `difference` gives it for each row of weights. With an interval that is not defined,
+    nothing is known of the spread: it is the whole line.
+    """
+    mean = difference(np.ones((1, len(pieces)), np.int64)).item() if pieces else float("nan")
+    low, high = interval_over_pieces(pieces, difference) or (-np.inf, np.inf)
+    return Gain(mean, low, high, len(pieces), len({piece for each in pieces for piece in each}))
 
 
 def interval_over_pieces(

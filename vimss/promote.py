@@ -1,26 +1,37 @@
-"""Whether a new model becomes the champion, decided on the whole pieces of the `promote` split.
+"""Whether a new model becomes the champion, decided on the `promote` split.
 
     promotion = promote_best(session, experiment, manifest, tracker, study)
     print(promotion.decision.sentence)
 
-The challenger, the best trial of a study, is compared with the champion, or with a Wiener filter where there is none,
-pair by pair: the same source in the same piece. It is promoted where the 95 % interval of the mean gain over pieces
-lies above 0 dB, and otherwise refused.
+The challenger, the best trial of a study, is compared with the champion. It is promoted where the 95 % interval of its
+gain over pieces lies above 0, and otherwise refused.
+
+Separators are compared on whole pieces, pair by pair: the same source in the same piece; without a champion, with a
+Wiener filter. Networks that do not separate are compared by the figure of their objective, on the same mixtures of the
+same pieces; without a champion, with a constant guess.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from vimss.errors import ModelError
 from vimss.evaluate import Evaluation
-from vimss.evaluations import evaluate_systems, evaluation_of, load_evaluations
+from vimss.evaluate.figures import GUESS, FigureEvaluation, gain_of
+from vimss.evaluations import (
+    evaluate_by_figure,
+    evaluate_systems,
+    evaluation_of,
+    load_evaluations,
+    load_figure_evaluations,
+)
 from vimss.experiment import Experiment
-from vimss.intervals import Source, paired_gain
+from vimss.intervals import Gain, Source, paired_gain
 from vimss.metrics import CONVENTIONS
 from vimss.model.separator import load_separator
-from vimss.pages.of_trial import evaluation_bars
+from vimss.pages.of_trial import evaluation_bars, figure_bars
 from vimss.runtime import git_commit
 from vimss.search.study import Study, TrialRecord
 from vimss.session import Session
@@ -37,6 +48,10 @@ from vimss.track import (
     set_alias,
     tag_version,
 )
+from vimss.train.objectives import OBJECTIVES
+
+CHALLENGER = "challenger"
+"""Name of the row of the best trial."""
 
 CHAMPION, PREVIOUS = "champion", "previous"
 """Aliases of the version in use and of the one that it replaced."""
@@ -53,13 +68,15 @@ class Decision:
     """The outcome of a comparison, with its basis."""
 
     promoted: bool
-    gain_db: float
-    low_db: float
-    high_db: float
+    gain: float
+    low: float
+    high: float
     num_pieces: int
     against: str
     sentence: str
     """The decision and its reason, for people."""
+    unit: str = "dB"
+    """Of the gain and its interval; empty where the figure has none."""
 
 
 @dataclass(frozen=True)
@@ -80,36 +97,68 @@ def promote_best(
     """Register the best trial of all cells, and make it the champion where it is significantly better on `promote`.
 
     It is compared with the champion; where there is none, with the Wiener filter that has the same information as the
-    model. If the study was evaluated on `test`, the registry shows the figures of the best trial, and its run shows the
-    table as bars.
+    model, or, where the model does not separate, with a constant guess. If the study was evaluated on `test`, the
+    registry shows the figures of the best trial, and its run shows the table as bars.
     """
+    separates = OBJECTIVES[experiment.objective].separates
     best = study.best([cell.name for cell in experiment.cells()])
-    tested = load_evaluations(study, "test")
-    if evaluation_of(best, tested) is not None:
-        tracker.log_files(best.cell, best.trial, {"test.png": evaluation_bars(tested)})
+    figures, bars = _tested_separator(best, study) if separates else _tested_by_figure(best, study)
+    if bars:
+        tracker.log_files(best.cell, best.trial, {"test.png": bars})
     version = register(
         session.tracking,
         experiment.name,
         best.folder / "model",
         tracker.run_id(best.cell, best.trial),
-        registry_figures(best, tested),
+        figures,
         model_card(experiment, manifest),
     )
-    models = {"challenger": best.folder / "model"}
-    baselines: tuple[str, ...] = ()
+    models = {CHALLENGER: best.folder / "model"}
     champion = champion_to_beat(session.tracking, experiment.name, version)
-    if champion is None:
-        incumbent = equally_informed(load_separator(best.folder / "model").config)
-        baselines, against = (incumbent,), f"the row '{incumbent}'"
+    if champion is not None:
+        models[CHAMPION] = model_folder(f"models:/{experiment.name}/{champion}", session.tracking)
+    against = "" if champion is None else f"the champion, version {champion}"
+    if separates:
+        decision = _compare_separators(manifest, models, against)
     else:
-        incumbent, against = "champion", f"the champion, version {champion}"
-        models[incumbent] = model_folder(f"models:/{experiment.name}/{champion}", session.tracking)
-    found = {
-        row.system: piece_scores(row) for row in evaluate_systems(manifest, models, "promote", baselines=baselines)
-    }
-    decision = decide(found["challenger"], found[incumbent], against)
+        decision = _compare_by_figure(manifest, models, against, experiment.objective)
     is_champion = promote(session.tracking, experiment.name, version, decision)
     return Promotion(experiment.name, version, best.cell, decision, is_champion)
+
+
+def _tested_separator(best: TrialRecord, study: Study) -> tuple[dict[str, float], bytes]:
+    """Figures for the registry, and the table as bars; empty where the trial was not evaluated on `test`."""
+    tested = load_evaluations(study, "test")
+    bars = b"" if evaluation_of(best, tested) is None else evaluation_bars(tested)
+    return registry_figures(best, tested), bars
+
+
+def _tested_by_figure(best: TrialRecord, study: Study) -> tuple[dict[str, float], bytes]:
+    """The same of a network that does not separate."""
+    tested = load_figure_evaluations(study, "test")
+    found = evaluation_of(best, tested)
+    if found is None:
+        return {}, b""
+    return {f"test_{found.figure.name.removeprefix('valid_')}": found.value}, figure_bars(tested)
+
+
+def _compare_separators(manifest: Manifest, models: Mapping[str, Path], against: str) -> Decision:
+    """The challenger against the champion, or else against the row with the same information."""
+    baselines: tuple[str, ...] = ()
+    incumbent = CHAMPION
+    if CHAMPION not in models:
+        incumbent = equally_informed(load_separator(models[CHALLENGER]).config)
+        baselines, against = (incumbent,), f"the row '{incumbent}'"
+    rows = evaluate_systems(manifest, models, "promote", baselines=baselines)
+    found = {row.system: piece_scores(row) for row in rows}
+    return decide(found[CHALLENGER], found[incumbent], against)
+
+
+def _compare_by_figure(manifest: Manifest, models: Mapping[str, Path], against: str, objective: str) -> Decision:
+    """The challenger against the champion, or else against the constant guess."""
+    found = {row.system: row for row in evaluate_by_figure(manifest, models, "promote", objective)}
+    incumbent = found[CHAMPION if CHAMPION in models else GUESS]
+    return decide_by_figure(found[CHALLENGER], incumbent, against or f"the row '{GUESS}'", manifest)
 
 
 def registry_figures(best: TrialRecord, tested: Sequence[Evaluation]) -> dict[str, float]:
@@ -130,7 +179,7 @@ def registry_figures(best: TrialRecord, tested: Sequence[Evaluation]) -> dict[st
 
 def model_card(experiment: Experiment, manifest: Manifest) -> dict[str, Any]:
     """The facts that a user of the model needs."""
-    recipe = manifest.recipe
+    recipe, separates = manifest.recipe, OBJECTIVES[experiment.objective].separates
     return {
         "experiment": experiment.name,
         "question": experiment.question,
@@ -138,7 +187,7 @@ def model_card(experiment: Experiment, manifest: Manifest) -> dict[str, Any]:
         "licence": recipe.licence,
         "sample_rate": recipe.sample_rate,
         "labels": ",".join(recipe.labels),
-        "convention": CONVENTIONS["SI-SDRi"],
+        "convention": CONVENTIONS["SI-SDRi"] if separates else experiment.figure.title,
         "shards": manifest.digest,
         "commit": git_commit(),
     }
@@ -164,18 +213,51 @@ def decide(challenger: Scores, champion: Scores, against: str) -> Decision:
     left_out = len(challenger) - len(keys)
     if left_out:
         pairs += f", without {left_out} for which {against} has no finite score"
+    undefined = ""
     if broken:
         piece, label = broken[0]
-        promoted, reason = False, f"it gives no finite score for {label} in {piece}, where {against} does"
+        undefined = f"it gives no finite score for {label} in {piece}, where {against} does"
+    return _decision(gain, pairs, against, undefined, "dB", "dB")
+
+
+def decide_by_figure(
+    challenger: FigureEvaluation, incumbent: FigureEvaluation, against: str, manifest: Manifest
+) -> Decision:
+    """The same of two networks that do not separate, by the figure of their objective.
+
+    Raises:
+        ModelError: The two were not judged on the same mixtures.
+
+    """
+    gain, figure = gain_of(challenger, incumbent, manifest), challenger.figure
+    pairs = f"{gain.sources} mixtures of {gain.pieces} pieces"
+    undefined = "" if math.isfinite(challenger.value) else f"its {figure.title} is not finite"
+    return _decision(gain, pairs, against, undefined, figure.unit or figure.title, figure.unit)
+
+
+def _decision(gain: Gain, pairs: str, against: str, undefined: str, gained: str, unit: str) -> Decision:
+    """What follows from a gain.
+
+    Args:
+        gain: Of the challenger.
+        pairs: What was compared, in words.
+        against: The incumbent, in words.
+        undefined: Why the challenger has no score; empty where it has.
+        gained: What the gain is of, in words that follow a number.
+        unit: Of the gain.
+
+    """
+    if undefined:
+        promoted, reason = False, undefined
     elif gain.pieces < MIN_PIECES:
         promoted, reason = False, f"{pairs} are too few to decide: at least {MIN_PIECES} pieces are needed"
     else:
         promoted = gain.significant
-        interval = f"95 % interval over pieces {gain.low:+.2f} to {gain.high:+.2f} dB"
-        comparison = f"{gain.mean:+.2f} dB against {against} ({interval}, {pairs})"
+        interval = " ".join(f"95 % interval over pieces {gain.low:+.2f} to {gain.high:+.2f} {unit}".split())
+        comparison = f"{gain.mean:+.2f} {gained} against {against} ({interval}, {pairs})"
         reason = comparison if promoted else f"{comparison}: the interval must lie above 0"
     verdict = "Promoted" if promoted else "Not promoted"
-    return Decision(promoted, gain.mean, gain.low, gain.high, gain.pieces, against, f"{verdict}: {reason}.")
+    return Decision(promoted, gain.mean, gain.low, gain.high, gain.pieces, against, f"{verdict}: {reason}.", unit)
 
 
 def champion_to_beat(tracking: Tracking, name: str, version: int) -> int | None:
@@ -204,9 +286,10 @@ def promote(tracking: Tracking, name: str, version: int, decision: Decision) -> 
     tag_version(tracking, name, version, {"promotion": decision.sentence})
     if not decision.promoted:
         return False
+    suffix = f"_{decision.unit.lower()}" if decision.unit else ""
     tags = {
-        "promoted_gain_db": f"{decision.gain_db:.3f}",
-        "promoted_interval_db": f"{decision.low_db:.3f} to {decision.high_db:.3f}",
+        f"promoted_gain{suffix}": f"{decision.gain:.3f}",
+        f"promoted_interval{suffix}": f"{decision.low:.3f} to {decision.high:.3f}",
         "promoted_against": decision.against,
     }
     tag_version(tracking, name, version, tags)

@@ -8,6 +8,7 @@ from statistics import mean
 from vimss.config import signature
 from vimss.console import decibel, figure_text, out, print_table, short
 from vimss.evaluate import Evaluation
+from vimss.evaluate.figures import FigureEvaluation
 from vimss.evaluations import evaluation_of
 from vimss.experiment import SEED, Cell, Experiment, cell_name
 from vimss.metrics import CONVENTIONS
@@ -177,6 +178,35 @@ def print_evaluations(split: str, evaluations: Sequence[Evaluation], best: Trial
     for found in detailed:
         if found is not None and found.scores:
             print_table(f"{found.system} on whole pieces", BREAKDOWN_COLUMNS, breakdown_rows(found))
+
+
+def figure_rows(evaluations: Sequence[FigureEvaluation]) -> list[tuple[str, ...]]:
+    """One row per system: the figure of its objective, and the interval."""
+    return [
+        (one.system, f"{one.value:.2f}", f"{one.interval[0]:.2f} to {one.interval[1]:.2f}" if one.interval else "-")
+        for one in evaluations
+    ]
+
+
+def label_rows(evaluations: Sequence[FigureEvaluation]) -> list[tuple[str, ...]]:
+    """One row per label that has a figure, one column per system."""
+    labels = dict.fromkeys(label for one in evaluations for label in one.labels)
+    return [
+        (INSTRUMENTS.get(label, label), *(f"{one.labels.get(label, math.nan):.2f}" for one in evaluations))
+        for label in labels
+    ]
+
+
+def print_figures(split: str, evaluations: Sequence[FigureEvaluation]) -> None:
+    """The tables of networks that do not separate: the figure of each, and by label where it is of labels."""
+    figure, first = evaluations[0].figure, evaluations[0]
+    better = "Lower" if figure.direction == "min" else "Higher"
+    basis = f"{len(first.rows)} mixtures, {_pieces(first.num_pieces)}"
+    columns = ("", figure.heading, "95 % interval over pieces")
+    print_table(f"Split {split} ({basis})", columns, figure_rows(evaluations), f"{better} is better.")
+    by_label = label_rows(evaluations)
+    if by_label:
+        print_table(f"{figure.heading} of each label", ("", *(one.system for one in evaluations)), by_label)
 
 
 def _pieces(count: int) -> str:

@@ -35,7 +35,8 @@ def evaluate(
     """Score best trials, or any models, beside baselines.
 
     With EXPERIMENT, the best trial of each of its cells; with --model and --shards, any models on any shards. --seed
-    and --set change the experiment, or the recipe of --shards.
+    and --set change the experiment, or the recipe of --shards. Networks that do not separate are scored by the figure
+    of their objective.
     """
     check_evaluation(experiment, models or [], shards)
     if experiment is None:
@@ -44,18 +45,22 @@ def evaluate(
     from vimss.console import print_json
     from vimss.search.consistency import load_experiment
     from vimss.session import open_session
+    from vimss.train.objectives import OBJECTIVES
 
     if experiment is None:
-        title, best = f"{split} of {manifest.name}", None
+        title, best, separates = f"{split} of {manifest.name}", None, True
         evaluations = _evaluate_models(models or [], manifest, split, device, place)
     else:
         title, loaded = split, load_experiment(experiment, changes or (), seed)
+        separates = OBJECTIVES[loaded.objective].separates
         with open_session(place) as session:
             best, evaluations = _evaluate_experiment(session, loaded, split, device)
     if as_json:
         print_json([evaluation.model_dump(mode="json") for evaluation in evaluations])
-    else:
+    elif separates:
         report.print_evaluations(title, evaluations, best)
+    else:
+        report.print_figures(title, evaluations)
 
 
 def _evaluate_models(models: list[str], manifest: Any, split: str, device: Any, place: str) -> list[Any]:
@@ -79,24 +84,18 @@ def _evaluate_experiment(session: Any, experiment: Any, split: str, device: Any)
     """The best trial of all cells, and the evaluations of each cell's best trial, which are kept in the study."""
     from vimss import api
     from vimss.console import show_rate, stage
-    from vimss.evaluations import evaluate_systems, save_evaluations
     from vimss.model.device import device_of_tasks
     from vimss.shards.written import check_split
 
-    api.check_separates(experiment, "evaluate")
     experiment = api.resolve_models(session, experiment)
     manifest = api.load_shards(session, experiment)
     check_split(manifest, split)
     study = api.load_study(session, experiment, manifest)
     best = api.best_trial(experiment, study)
-    trained = {name: trial.folder / "model" for name, trial in api.best_trials(experiment, study).items()}
     resolved = device_of_tasks(session.place, device)
     with stage(f"evaluation on {split}") as show_progress:
-        evaluations = evaluate_systems(
-            manifest, trained, split, on_progress=show_rate(show_progress, "parts"), device=resolved
-        )
-    save_evaluations(study, split, evaluations)
-    return best, evaluations
+        progress = show_rate(show_progress, "parts")
+        return best, api.evaluate_experiment(experiment, manifest, study, split, progress, resolved)
 
 
 def promote(
@@ -116,7 +115,6 @@ def promote(
     from vimss.shards.written import check_split
 
     loaded = load_experiment(experiment, changes or (), seed)
-    api.check_separates(loaded, "promote")
     with open_session(place) as session:
         loaded = api.resolve_models(session, loaded)
         manifest = api.load_shards(session, loaded)

@@ -1,11 +1,14 @@
 """How well systems separate: whole pieces of a split and fixed two-source mixtures, models beside baselines.
 
+Networks that do not separate are judged by the figure of their objective: `figures`.
+
     evaluation = evaluate(model_system(folder, manifest, "best trial"), manifest, "test")
     evaluation.two_sources.si_sdr_improvement
 
     records   the scores of sources and mixtures, and a row's figures with their intervals
     scores    one system on one split
     tasks     a table in parts, for many cores
+    figures   networks that do not separate, by the figure of their objective
 
 Every number has its convention (`metrics.CONVENTIONS`).
 """

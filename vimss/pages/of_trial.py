@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from vimss.console import decibel, figure_text
 from vimss.evaluate import Evaluation
+from vimss.evaluate.figures import FigureEvaluation
 from vimss.experiment import Experiment
 from vimss.metrics import CONVENTIONS, si_sdr_improvement
 from vimss.pages.charts import bars_png, curves_png, spectrogram_png
@@ -105,3 +106,9 @@ def evaluation_bars(evaluations: Sequence[Evaluation]) -> bytes:
         for evaluation in evaluations
     }
     return bars_png(groups, "SI-SDR improvement, dB", "Whole pieces")
+
+
+def figure_bars(evaluations: Sequence[FigureEvaluation]) -> bytes:
+    """The figure of networks that do not separate, and that of each label that has one."""
+    groups = {evaluation.system: {"all": evaluation.value, **evaluation.labels} for evaluation in evaluations}
+    return bars_png(groups, evaluations[0].figure.heading, "Fixed mixtures")

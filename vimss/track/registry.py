@@ -3,8 +3,9 @@
     version = register(tracking, "quickstart", folder, run_id, {"si_sdr_improvement": 3.1}, card)
     model_folder("models:/quickstart@champion", tracking)   # -> folder with model.json and weights.safetensors
 
-The registered model is named after the experiment. A version is a pyfunc made from code (served_model) with the
-model's folder as its one artifact. Registering the same weights again gives the version that exists.
+The registered model is named after the experiment. A version is a pyfunc made from code (served_model, or
+served_predictor where the network does not separate) with the model's folder as its one artifact. Registering the same
+weights again gives the version that exists.
 """
 
 import hashlib
@@ -38,6 +39,7 @@ from vimss.model.networks import parse_model
 from vimss.storage import atomic_write, sha256
 from vimss.track.names import URI, no_such_model, not_a_model
 from vimss.track.store import Tracking, explain_mlflow_errors
+from vimss.train.objectives import OBJECTIVES
 
 MODEL_FILES = (CARD, WEIGHTS)
 
@@ -45,6 +47,9 @@ ARTIFACT = "model"
 """Name of the folder inside the logged pyfunc."""
 
 DIGEST_TAG = "weights_sha256"
+
+SERVED = {True: "served_model.py", False: "served_predictor.py"}
+"""The code of a version, by whether its network separates."""
 
 MAX_TAG = 5000
 """Characters; MLflow's limit is 100000 for a description and 5000 for a version's tag."""
@@ -91,7 +96,7 @@ def register(
         same = [version for version in _versions(client, name) if version.tags.get(DIGEST_TAG) == digest]
         if same:
             return min(int(version.version) for version in same)
-        _make_registered_model(client, name)
+        _make_registered_model(client, name, _separates(facts))
         model_id = _log_model(tracking, name, folder, run_id, facts)
         scores = {f"metric.{key}": f"{value:.6g}" for key, value in metrics.items()}
         version = client.create_model_version(
@@ -195,7 +200,8 @@ def _log_model(tracking: Tracking, name: str, folder: Path, run_id: str, facts: 
     """Log a pyfunc as MLflow's own log_model does, but beside the run: that one would end and restart the run."""
     client = tracking.client()
     experiment = client.get_run(run_id).info.experiment_id
-    logged = client.create_logged_model(experiment, name=name, source_run_id=run_id, model_type="separator")
+    kind = "separator" if _separates(facts) else facts["objective"]
+    logged = client.create_logged_model(experiment, name=name, source_run_id=run_id, model_type=kind)
     try:
         with tempfile.TemporaryDirectory() as staging, warnings.catch_warnings():
             # MLflow asks for an input example, to infer what the signature already holds.
@@ -207,9 +213,9 @@ def _log_model(tracking: Tracking, name: str, folder: Path, run_id: str, facts: 
             identity = {"run_id": run_id, "model_id": logged.model_id, "model_uuid": logged.model_id}
             mlflow.pyfunc.save_model(
                 str(Path(staging) / "pyfunc"),
-                python_model=str(Path(__file__).with_name("served_model.py")),
+                python_model=str(Path(__file__).with_name(SERVED[_separates(facts)])),
                 artifacts={ARTIFACT: str(artifact)},
-                signature=_signature(facts),
+                signature=_signature(facts) if _separates(facts) else _signature_of_predictor(folder),
                 pip_requirements=[f"vimss=={vimss.__version__}"],
                 mlflow_model=Model(artifact_path=logged.artifact_location, **identity),
             )
@@ -224,6 +230,25 @@ def _log_model(tracking: Tracking, name: str, folder: Path, run_id: str, facts: 
         raise
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0)])
     return logged.model_id
+
+
+def _separates(facts: dict[str, Any]) -> bool:
+    """Whether the network of a model.json separates."""
+    return OBJECTIVES[facts.get("objective", "separation")].separates
+
+
+def _signature_of_predictor(folder: Path) -> ModelSignature:
+    """Input and output of a network that does not separate; see served_predictor."""
+    from vimss.train.objectives.saved import load_network  # loads torch
+
+    network = load_network(folder)
+    inputs, outputs = (
+        Schema([TensorSpec(np.dtype(each.dtype), each.shape, each.name) for each in arrays])
+        for arrays in (network.inputs(), network.outputs())
+    )
+    rate = ParamSpec("sample_rate", DataType.long, network.sample_rate)
+    hears = any(given.name == "mixture" for given in network.inputs())
+    return ModelSignature(inputs=inputs, outputs=outputs, params=ParamSchema([rate]) if hears else None)
 
 
 def _signature(facts: dict[str, Any]) -> ModelSignature:
@@ -243,12 +268,13 @@ def _signature(facts: dict[str, Any]) -> ModelSignature:
     )
 
 
-def _make_registered_model(client: MlflowClient, name: str) -> None:
+def _make_registered_model(client: MlflowClient, name: str, separates: bool) -> None:
+    purpose = "Separates a recording into instruments." if separates else "Separates nothing: others start from it."
     try:
         client.create_registered_model(
             name,
             tags={"project": "vimss"},
-            description="Separates a recording into instruments. The version in use has the alias `champion`, "
+            description=f"{purpose} The version in use has the alias `champion`, "
             "the one before it `previous`; each version records its training data and its scores.",
         )
     except MlflowException as error:

@@ -1,6 +1,6 @@
 """From batches to weights.
 
-config       settings
+config       settings; of single objectives: objective_settings
 objectives/  the learning tasks, each with its figure
 figure       compares two values of such a figure
 device       precision, compilation, several workers

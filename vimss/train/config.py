@@ -18,6 +18,7 @@ from vimss.config import Config, Rule, key_paths
 from vimss.model.contexts import CONTEXT_KEYS, contexts_with
 from vimss.model.networks import BY_NETWORK, DEFAULT, NETWORKS, AnyNetwork
 from vimss.stream.config import MixingConfig
+from vimss.train.objective_settings import InstrumentsConfig
 from vimss.train.start_from import StartFrom
 
 if TYPE_CHECKING:
@@ -161,6 +162,7 @@ class Settings(Config):
     training: TrainingConfig = TrainingConfig()
     seed: int = Field(0, ge=0, description="seed of weights, batches and sampler")
     objective: ObjectiveName = Field("separation", description="learning task; see vimss.train.objectives")
+    instruments: InstrumentsConfig = InstrumentsConfig()
 
     @model_validator(mode="after")
     def _has_no_idle_setting(self) -> "Settings":
@@ -207,6 +209,7 @@ OF_SOME_OBJECTIVES = (
     *dict.fromkeys(f"model.{key}" for kind in NETWORKS.values() for key in key_paths(kind)),
     "training.loss",
     "training.absent_weight",
+    *(f"instruments.{name}" for name in InstrumentsConfig.model_fields),
 )
 """Key paths of the settings that an objective uses only if it lists them; every objective uses all other settings."""
 
@@ -266,11 +269,14 @@ RULES: dict[str, Rule] = {
 
 
 def rule_at(settings: Settings, key: str) -> Rule:
-    """The rule of a setting: the one in RULES if a separator is trained, otherwise the one about objectives."""
-    of_separators = _objectives()[settings.objective].separates or key not in OF_SOME_OBJECTIVES
-    if key in RULES and of_separators and _has_use_for(settings.objective, key):
-        return RULES[key]
-    return _rule_of_objectives(key)
+    """The rule of a setting: that of the objective or, if a separator is trained, the one in RULES."""
+    entry = _objectives()[settings.objective]
+    if not _has_use_for(settings.objective, key):
+        return _rule_of_objectives(key)
+    if key in entry.rules:
+        return entry.rules[key]
+    of_separators = entry.separates or key not in OF_SOME_OBJECTIVES
+    return RULES[key] if key in RULES and of_separators else _rule_of_objectives(key)
 
 
 def keys_with_rules() -> tuple[str, ...]:
@@ -312,6 +318,7 @@ def unchecked_settings(content: Mapping[str, Any]) -> Settings | None:
             training=TrainingConfig.model_validate(content.get("training", {})),
             seed=content.get("seed", 0),
             objective=content.get("objective", Settings.model_fields["objective"].default),
+            instruments=InstrumentsConfig.model_validate(content.get("instruments", {})),
         )
     except ValidationError:
         return None

@@ -231,11 +231,11 @@ def _train_worker(config: dict[str, Any]) -> None:
     training = _training(job, rank, context.get_world_size(), ray.train.torch.get_device())
     progress = _SignOfLife(job.storage / PROGRESS) if rank == 0 else _no_progress
     progress(0.0)
-    with log_to(job.storage / rank_log(rank)), termination_requested(job.place.grace_seconds) as should_stop:
+    with log_to(job.storage / rank_log(rank)), termination_requested(job.place.grace_seconds) as is_requested:
 
         def should_stop() -> bool:
             # A node that is drained is known to Train, where its watcher of preemptions runs.
-            return was_told() or ray.train.get_preemption_info() is not None
+            return is_requested() or ray.train.get_preemption_info() is not None
 
         train(training, report, _latest_checkpoint(), progress, should_stop)
 

@@ -6,6 +6,8 @@
 All weights are loaded from a model of the same objective and network, only those of the vision network from another.
 """
 
+from typing import Any
+
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
@@ -16,7 +18,7 @@ from vimss.model.contexts import contexts_with
 from vimss.model.separator import read_card
 from vimss.shards.recipe import Recipe
 from vimss.storage import sha256
-from vimss.train.config import Settings
+from vimss.train.config import Settings, default_of, value_at
 from vimss.train.objectives import OBJECTIVES
 from vimss.train.start_from import MODELS
 
@@ -68,14 +70,22 @@ def start(network: nn.Module, settings: Settings) -> None:
         network.load_state_dict({name: file.get_tensor(name) for name in names}, strict=False)
 
 
+def _is_of_the_same_kind(about: dict[str, Any], settings: Settings) -> bool:
+    """Whether a saved model is of the objective and the network of these settings."""
+    entry = OBJECTIVES[settings.objective]
+    if about.get("objective", "separation") != settings.objective:
+        return False
+    found: Any = {"model": about["config"]} if entry.separates else about["config"]
+    for part in entry.kind.split("."):
+        # Models that were saved before there was a choice are of the default kind.
+        found = found.get(part, {})
+    return (found or default_of(entry.kind)) == value_at(settings, entry.kind)
+
+
 def _fitting(settings: Settings, network: nn.Module) -> list[str]:
     """Names of the weights to load; ModelError with all misfits."""
     folder = settings.training.start_from.path
-    about = read_card(folder)
-    whole = about.get("objective", "separation") == settings.objective
-    if OBJECTIVES[settings.objective].separates:
-        whole &= about["config"].get("network", "wave_u_net") == settings.model.network
-    begin = "" if whole else VISION
+    begin = "" if _is_of_the_same_kind(read_card(folder), settings) else VISION
     wanted = {name: list(tensor.shape) for name, tensor in network.state_dict().items() if name.startswith(begin)}
     try:
         with safe_open(folder / WEIGHTS, "pt") as file:

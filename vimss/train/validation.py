@@ -30,12 +30,17 @@ MARGIN_SECONDS = 3.0
 """Margin around each excerpt: the receptive field of the paper's network at 22050 Hz."""
 
 
-def validation_spec(manifest: Manifest, config: ValidationConfig, objective: str = "separation") -> FixedSpec:
-    """The mixtures of the validation set; a larger set starts with the mixtures of a smaller one."""
+def validation_spec(
+    manifest: Manifest, config: ValidationConfig, objective: str = "separation", split: str = "valid"
+) -> FixedSpec:
+    """The mixtures of the validation set, or of a set drawn like it from another split.
+
+    A larger set starts with the mixtures of a smaller one.
+    """
     recipe = manifest.recipe
     kinds = [(count, aligned) for count in VALIDATION_SOURCES for aligned in (False, True)]
     return FixedSpec(
-        split="valid",
+        split=split,
         samples=min(round(config.seconds * recipe.sample_rate), recipe.clip_samples),
         kinds=tuple(kinds[number % len(kinds)] for number in range(config.mixtures)),
         margin=round(MARGIN_SECONDS * recipe.sample_rate),

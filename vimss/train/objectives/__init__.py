@@ -7,13 +7,19 @@
 To add an objective, write a file with a class that has the members of `Objective`, and name it in `OBJECTIVES` with
 what must be known of it before torch is loaded: YAML is checked, and records are read, without it. The loop, gradients,
 validation, rescoring and the search call these members only; tests/test_objectives.py holds each objective to them.
+
+An objective that does not separate is evaluated and promoted by its own figure, and has the members of
+`FigureObjective` too; its network is a `Predictor`, which `saved` keeps and the registry serves.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from vimss.config import Rule
 from vimss.errors import ConfigError
+from vimss.model.vision_config import VisionConfig
 from vimss.shards.manifest import Manifest
 from vimss.shards.recipe import Recipe
 from vimss.train.config import Settings
@@ -29,6 +35,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Float64
     from torch import Tensor, nn
 
+    from vimss.model.interface import Input
     from vimss.stream.batch import Batch, NetworkInterface
     from vimss.stream.mix import Window
 
@@ -81,6 +88,38 @@ class Objective(Protocol):
         """The figure of the whole validation set, from what was kept of its mixtures in their order."""
 
 
+@runtime_checkable
+class FigureObjective(Objective, Protocol):
+    """What an objective that does not separate has beside it: its figure alone says how good a network is."""
+
+    def guess(self, kept: "Float64[Tensor, 'm k']") -> "Float64[Tensor, 'm k']":
+        """What would be kept of the same mixtures for a network that knows nothing, and gives all the same answer.
+
+        The first champion must be significantly better than that.
+        """
+
+    def by_label(self, kept: "Float64[Tensor, 'm k']") -> dict[str, float]:
+        """The figure of each label that has one; empty where the figure is not of labels."""
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """The network, an nn.Module, of an objective that does not separate; made of these three things."""
+
+    settings: Settings
+    labels: tuple[str, ...]
+    sample_rate: int
+
+    def inputs(self) -> "tuple[Input, ...]":
+        """The arrays that a registered model takes, with a batch axis. One called `mixture` is sound."""
+
+    def outputs(self) -> "tuple[Input, ...]":
+        """The arrays that it gives."""
+
+    def predict(self, arrays: "Mapping[str, np.ndarray]") -> "dict[str, np.ndarray]":
+        """The outputs for these inputs, each by name."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """An objective, as far as it is known before torch is loaded."""
@@ -93,7 +132,14 @@ class Entry:
     """Of the settings that only some objectives depend on (`vimss.train.config.OF_SOME_OBJECTIVES`), those that it
     does, by key path; a group stands for all of its keys."""
     separates: bool
-    """Whether its network is a Separator, which can be evaluated, promoted and used to separate."""
+    """Whether its network is a Separator, evaluated by the stems that it gives; else it is a FigureObjective."""
+    kind: str = "model.network"
+    """Key path of the setting that says which of its networks is trained: only one of the same kind has weights of the
+    same names."""
+    network: str = ""
+    """Module and name of the class of its network, a Predictor, where it does not separate."""
+    rules: Mapping[str, Rule] = field(default_factory=dict)
+    """When those of these settings work that do not always, by key path."""
     distractors: bool = False
     """Whether each validation mixture also has a player who does not sound."""
     meaning: str = ""
@@ -106,6 +152,10 @@ class Entry:
         return made
 
 
+_SEES = Rule(
+    "instruments.inputs: pictures or both", ("instruments.inputs",), lambda settings: settings.instruments.sees
+)
+
 OBJECTIVES: dict[str, Entry] = {
     "separation": Entry(
         "vimss.train.objectives.separation:Separation",
@@ -117,8 +167,11 @@ OBJECTIVES: dict[str, Entry] = {
     "instruments": Entry(
         "vimss.train.objectives.instruments:Instruments",
         Figure(name="valid_map", direction="max", title="mean average precision"),
-        settings=("model.vision",),
+        settings=("model.vision", "instruments"),
         separates=False,
+        kind="instruments.inputs",
+        network="vimss.train.objectives.instruments_network:InstrumentsNetwork",
+        rules={f"model.vision.{name}": _SEES for name in VisionConfig.model_fields},
         distractors=True,
         meaning="mean over the labels that play in the fixed set, 1 at most",
     ),

@@ -1,12 +1,11 @@
-"""The objective `instruments`: which instruments play in a window, seen in the pictures of all players.
+"""The objective `instruments`: which instruments play in a window, by the pictures of all players, the sound, or both.
 
     objective = Instruments(settings, recipe)
-    logits = objective.build()(pictures, players)      # "b i", one number per label
+    logits = objective.build()(mixture, pictures, players)      # "b i", one number per label
 
-Pre-training for networks that are conditioned on pictures. The players of a mixture and one who rests in it are shown;
-a vision network looks at each picture, its features are averaged over the window, a linear layer gives a number per
-label for each player, and the highest of all players counts: an instrument plays where somebody plays it. What is
-learned is that number, by binary cross entropy, each label by itself.
+Pre-training for networks that are conditioned on pictures. The players of a mixture and one who rests in it are shown,
+and the mixture is what is heard; `instruments.inputs` says which of both the network gets (see `instruments_network`).
+A label plays where it sounds. What is learned is a number per label, by binary cross entropy, each label by itself.
 
 Its figure is mean average precision (mAP, that of AudioSet: Gemmeke et al. 2017; Hershey et al. 2017): of each label
 that plays somewhere in the validation set, the precision at each of its mixtures when all are ordered by its number,
@@ -16,7 +15,6 @@ The vision network goes on in others: `training.start_from` with model.context: 
 path of weights.safetensors, for `vimss features` and model.context: features.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,63 +23,36 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, UInt8
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vimss.errors import ModelError
-from vimss.model.card import CARD, WEIGHTS
+from vimss.model.card import CARD
 from vimss.model.interface import Interface
-from vimss.model.separator import read_card
-from vimss.model.vision import Vision
-from vimss.model.vision_config import VisionConfig
 from vimss.shards.clip import Clip, Player
 from vimss.shards.manifest import Manifest
 from vimss.shards.recipe import Recipe
-from vimss.storage import atomic_write, sha256
 from vimss.stream.batch import Batch
 from vimss.stream.config import MixingConfig
 from vimss.stream.mix import Mixture, Source, Window
 from vimss.train.config import Settings
 from vimss.train.device import context_of, to_device
-
-NAME = "instruments"
-
-
-class InstrumentsByPicture(nn.Module):
-    """Pictures of players in, a number per label out."""
-
-    def __init__(self, config: VisionConfig, labels: tuple[str, ...]) -> None:
-        """ModelError where weights of the vision network cannot be had."""
-        super().__init__()
-        self.config = config
-        self.labels = labels
-        self.vision = Vision(config)
-        self.head = nn.Linear(config.feature_size, len(labels))
-
-    def forward(self, pictures: UInt8[Tensor, "b p v h w 3"], players: Bool[Tensor, "b p"]) -> Float[Tensor, "b i"]:
-        """Log-odds that each label plays; players who are not real are not looked at."""
-        real = self.vision(pictures[players].unsqueeze(0))[0].mean(1)
-        logits = self.head(real)
-        padded = logits.new_full((*players.shape, len(self.labels)), -torch.inf).index_put((players,), logits)
-        return padded.amax(1)
-
-    def matrices(self) -> list[nn.Parameter]:
-        """The linear layer's."""
-        return [weight for weight in self.head.parameters() if weight.ndim == 2]
+from vimss.train.objectives.instruments_network import InstrumentsNetwork
+from vimss.train.objectives.saved import load_network, save_network
 
 
 class PlayersShown:
-    """Shows all players, also one who rests, and asks which labels sound."""
+    """Shows all players, also one who rests, where pictures are an input, and asks which labels sound."""
 
     def __init__(self, settings: Settings, labels: tuple[str, ...]) -> None:
-        looking = {"context": "frames", "site": "decoder", "outputs": "instruments"}
+        site = "decoder" if settings.instruments.sees else "none"
+        looking = {"context": "frames", "site": site, "outputs": "instruments"}
         self.inner = Interface(settings.model.model_copy(update=looking), labels)
         self.features = ""
-        self.uses_players = True
+        self.uses_players = settings.instruments.sees
 
     @property
     def members(self) -> tuple[str, ...]:
-        """Stems, which say who sounds, and pictures."""
+        """Stems, which say who sounds, and pictures where they are an input."""
         return self.inner.members
 
     def of_player(self, clip: Clip, player: Player) -> UInt8[np.ndarray, "v h w 3"]:
@@ -101,18 +72,20 @@ class PlayersShown:
     ) -> tuple[list[Sequence[Source]], list[np.ndarray]]:
         """Of each label what sounds of it; and the pictures of all players, in random order."""
         targets, views = self.inner.query(mixture, mixing, rng)
+        if not self.uses_players:
+            return targets, []
         views = [*views, *(player.view for player in mixture.distractors if player.view is not None)]
         return targets, [views[index] for index in rng.permutation(len(views))]
 
     def join(
         self, contexts: Sequence[Sequence[np.ndarray]]
     ) -> tuple[np.ndarray | None, Bool[np.ndarray, "b p"] | None]:
-        """Pictures "b p v h w 3", and which players are real."""
+        """Pictures "b p v h w 3", and which players are real; neither where the sound is the only input."""
         return self.inner.join(contexts)
 
 
 class Instruments:
-    """Multi-label recognition of instruments by their players' pictures."""
+    """Multi-label recognition of instruments by their players' pictures, their sound, or both."""
 
     def __init__(self, settings: Settings, recipe: Recipe, features: str = "") -> None:
         self.chosen = settings
@@ -128,47 +101,30 @@ class Instruments:
         return Window(samples, samples, self.recipe.sample_rate)
 
     def build(self) -> nn.Module:
-        """The vision network of the settings, with a linear layer."""
-        return InstrumentsByPicture(self.chosen.model.vision, self.recipe.labels)
+        """The network of the settings."""
+        return InstrumentsNetwork(self.chosen, self.recipe.labels, self.recipe.sample_rate)
 
     def save(self, folder: Path, network: nn.Module, card: dict[str, Any]) -> None:
-        """As a separator is saved, with the objective's name, by which others refuse it."""
-        assert isinstance(network, InstrumentsByPicture), "the network of this objective"  # noqa: S101
-        with atomic_write(folder) as temporary:
-            temporary.mkdir()
-            state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-            save_file(state, temporary / WEIGHTS)
-            description = {
-                "objective": NAME,
-                "config": network.config.model_dump(mode="json"),
-                "labels": list(network.labels),
-                "sample_rate": self.recipe.sample_rate,
-                "sha256": sha256(temporary / WEIGHTS),
-                "card": card,
-            }
-            (temporary / CARD).write_text(json.dumps(description, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        """As `load_network` reads it."""
+        assert isinstance(network, InstrumentsNetwork), "the network of this objective"  # noqa: S101
+        save_network(folder, network, card)
 
     def load(self, folder: Path) -> nn.Module:
-        """The network with the labels of these shards, after a check of its digest."""
-        about, path = read_card(folder), folder / WEIGHTS
-        wanted = {
-            "objective": NAME,
-            "labels": list(self.recipe.labels),
-            "sha256": sha256(path) if path.is_file() else "",
-        }
+        """The network with the labels and the rate of these shards."""
+        network = load_network(folder)
+        wanted: dict[str, object] = {"objective": self.chosen.objective, "labels": self.recipe.labels}
+        found: dict[str, object] = {"objective": network.settings.objective, "labels": network.labels}
+        if self.chosen.instruments.hears:
+            wanted["sample_rate"], found["sample_rate"] = self.recipe.sample_rate, network.sample_rate
         for key, value in wanted.items():
-            if about.get(key) != value:
+            if found[key] != value:
                 raise ModelError(
                     f"the model in {folder} must have {key}: {value}",
-                    got=f"{key}: {about.get(key)} in {CARD}",
-                    fix="choose another model, or copy this one again",
+                    got=f"{key}: {found[key]} in {CARD}",
+                    fix="choose another model, or shards of the recipe that it was trained on",
                 )
-        # Everything is in the file: nothing may be downloaded again, nor read from a path of another machine.
-        config = self.chosen.model.vision.model_copy(update={"weights": "random"})
-        network = InstrumentsByPicture(config, self.recipe.labels)
-        network.load_state_dict(load_file(path))
-        network.config = self.chosen.model.vision
-        return network.eval()
+        assert isinstance(network, InstrumentsNetwork), "the network of this objective"  # noqa: S101
+        return network
 
     def totals(self, batch: Batch) -> Float64[np.ndarray, " n"]:
         """Labels of all examples."""
@@ -176,27 +132,52 @@ class Instruments:
 
     def loss(self, network: Callable[..., Tensor], batch: Batch, totals: Float[Tensor, " n"]) -> Float[Tensor, ""]:
         """Binary cross entropy, a mean over examples and labels."""
-        logits = network(*context_of(batch, totals.device)).float()
+        logits = network(to_device(batch.mixture, totals.device), *context_of(batch, totals.device)).float()
         present = to_device(batch.present, totals.device).to(logits.dtype)
         return F.binary_cross_entropy_with_logits(logits, present, reduction="sum") / totals[0]
 
     def examine(self, network: nn.Module, batch: Batch, device: torch.device) -> Float64[Tensor, " k"]:
         """The number of each label, then whether it plays."""
-        logits = network(*context_of(batch, device))[0].double().cpu()
+        logits = network(to_device(batch.mixture, device), *context_of(batch, device))[0].cpu().double()
         return torch.cat([logits, torch.from_numpy(batch.present[0]).double()])
 
     def value(self, kept: Float64[Tensor, "m k"]) -> float:
-        """The mean average precision."""
+        """The mean average precision; NaN where no label plays, or a number is not finite."""
         scores, present = (part.numpy() for part in kept.chunk(2, dim=1))
-        found = [average_precision(scores[:, i], present[:, i] > 0) for i in np.flatnonzero(present.any(0))]
-        return float(np.mean(found))
+        found = average_precision(scores, present > 0)[present.any(axis=0)]
+        return float(found.mean()) if found.size else float("nan")
+
+    def by_label(self, kept: Float64[Tensor, "m k"]) -> dict[str, float]:
+        """The average precision of each label that plays somewhere."""
+        scores, present = (part.numpy() for part in kept.chunk(2, dim=1))
+        found = average_precision(scores, present > 0)
+        return {
+            label: float(value)
+            for label, value in zip(self.recipe.labels, found, strict=True)
+            if value > 0 or np.isnan(value)
+        }
+
+    def guess(self, kept: Float64[Tensor, "m k"]) -> Float64[Tensor, "m k"]:
+        """The same number everywhere."""
+        scores, present = kept.chunk(2, dim=1)
+        return torch.cat([torch.zeros_like(scores), present], dim=1)
 
 
-def average_precision(scores: Float64[np.ndarray, " m"], present: Bool[np.ndarray, " m"]) -> float:
-    """The mean, over the mixtures where a label plays, of the precision among all with a number as high.
+def average_precision(
+    scores: Float64[np.ndarray, "m i"], present: Bool[np.ndarray, "m i"]
+) -> Float64[np.ndarray, " i"]:
+    """Of each label the mean, over the mixtures where it plays, of the precision among all with a number as high.
 
-    Mixtures of equal numbers count as one step, so that a constant gives the share in which the label plays.
+    Mixtures of equal numbers count as one step, so that a constant gives the share in which the label plays. A label
+    that plays nowhere has 0, and all have NaN where a number is not finite.
     """
     if not np.isfinite(scores).all():
-        return float("nan")
-    return float(np.mean([present[scores >= score].mean() for score in scores[present]]))
+        return np.full(scores.shape[1], np.nan)
+    order = np.argsort(-scores, axis=0, kind="stable")
+    scores, present = np.take_along_axis(scores, order, 0), np.take_along_axis(present, order, 0)
+    places = np.arange(len(scores))[:, None]
+    # The last place with the same number, looked for from the end.
+    ends = np.concatenate([scores[1:] != scores[:-1], np.ones_like(present[:1])])
+    last = np.minimum.accumulate(np.where(ends, places, len(scores))[::-1], axis=0)[::-1]
+    precision = np.take_along_axis(present.cumsum(axis=0) / (places + 1), last, 0)
+    return (precision * present).sum(axis=0) / np.maximum(present.sum(axis=0), 1)

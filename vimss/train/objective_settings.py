@@ -1,0 +1,28 @@
+"""Settings of single objectives: a group of `Settings` each, named after its objective.
+
+An objective depends on its own group alone (see `vimss.train.objectives`), so a group of another one is refused.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from vimss.config import Config
+
+
+class InstrumentsConfig(Config):
+    """Of `objective: instruments`."""
+
+    inputs: Literal["pictures", "sound", "both"] = Field(
+        "pictures", description="what the instruments are recognised by: the players' pictures, the sound, or both"
+    )
+
+    @property
+    def sees(self) -> bool:
+        """Whether pictures are an input."""
+        return self.inputs != "sound"
+
+    @property
+    def hears(self) -> bool:
+        """Whether the sound is an input."""
+        return self.inputs != "pictures"
