@@ -210,10 +210,6 @@ def test_a_search_on_a_place_with_gpus_trains_on_them(small_manifest, tmp_path, 
             *(1, "ImplicitFunc", psutil.Process.terminate, r"training must not be interrupted; got SIG.* resumes it"),
             id="is told to end",
         ),
-        pytest.param(
-            *(2, "RayTrainWorker", psutil.Process.terminate, r"training must not be interrupted; got SIG.* resumes it"),
-            marks=pytest.mark.faults, id="has a worker that is told to end",
-        ),
     ],
 )  # fmt: skip
 def test_a_trial_that_is_lost_is_named_and_resumed_by_the_same_search(
