@@ -52,7 +52,7 @@ def test_the_best_report_and_the_best_trial_are_those_with_the_highest_figure(tm
                  (("low", (0.1, 0.7)), ("high", (0.9, 0.8))))  # fmt: skip
     for each in (low, high):
         (each.folder / "model").mkdir(parents=True)
-    assert high.best_report["audio_seconds"] == 4.0 and high.objective == 0.9
+    assert high.best_report["audio_seconds"] == 4.0 and high.value == 0.9
     assert Study(tmp_path, (low, high)).best(["search"]) == high
 
 
@@ -62,7 +62,7 @@ def test_the_heading_of_a_table_is_the_title_of_the_figure_with_its_unit():
 
 
 def test_a_trial_without_reports_is_no_better_than_any_other():
-    assert not RATE.better(record("new").objective, -1e9)
+    assert not RATE.better(record("new").value, -1e9)
 
 
 def test_at_the_rung_the_highest_counts_and_the_highest_go_on():

@@ -465,7 +465,7 @@ def test_a_trial_whose_loss_is_not_finite_fails_with_its_position_and_the_search
     assert by_rate[1.0].state == "failed"
     assert "loss and gradient must be finite; got loss" in by_rate[1.0].message
     assert "audio seconds, batch" in by_rate[1.0].message
-    assert math.isfinite(study.best(["search"]).objective)
+    assert math.isfinite(study.best(["search"]).value)
     assert_model_is_of_the_best_report(by_rate[1.0])
 
 
@@ -473,7 +473,7 @@ def assert_model_is_of_the_best_report(trial: TrialRecord) -> None:
     separator = load_separator(trial.folder / "model")
     assert all(bool(torch.isfinite(tensor).all()) for tensor in separator.state_dict().values())
     card = json.loads((trial.folder / "model" / "model.json").read_text(encoding="utf-8"))
-    assert card["card"]["valid_loss"] == trial.objective
+    assert card["card"]["valid_loss"] == trial.value
 
 
 @pytest.mark.slow
@@ -493,7 +493,7 @@ def test_draws_that_go_together_in_no_network_fail_with_the_reason_and_equal_dra
     assert "queries needs a site" in by_site["none"].message
     for site in ("decoder", "bottleneck"):
         assert by_site[site].state in {"finished", "pruned"}
-        assert math.isfinite(by_site[site].objective)
+        assert math.isfinite(by_site[site].value)
     assert sum(isinstance(event, TrialEnded) for event in events) == 3
 
 
@@ -577,7 +577,7 @@ def test_seeds_are_compared_and_each_trains_other_weights(small_manifest, tmp_pa
     with ray_running(Place(name="test"), num_cpus=2):
         study = search(seeds, small_manifest, Place(name="test"), Store(tmp_path))
     zero, one = (study.of_cell(f"seed={seed}")[0] for seed in (0, 1))
-    assert (zero.settings.seed, one.settings.seed) == (0, 1) and zero.objective != one.objective
+    assert (zero.settings.seed, one.settings.seed) == (0, 1) and zero.value != one.value
 
 
 def test_a_study_is_read_without_ray(tmp_path):

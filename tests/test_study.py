@@ -11,13 +11,12 @@ import pytest
 from vimss.config import parse_config, signature
 from vimss.errors import StorageError
 from vimss.experiment import Experiment
+from vimss.search.lock import LOCK, locked
 from vimss.search.study import (
-    LOCK,
     RECORD,
     TrialRecord,
     cell_folder,
     in_cells,
-    locked,
     read_study,
     resolved_controls,
     study_folder,
@@ -250,7 +249,7 @@ def test_a_study_and_the_events_of_a_search_are_read_without_ray_and_torch():
 
 def test_a_study_that_is_searched_is_refused_with_the_name_of_the_process(tmp_path):
     code = (
-        "from pathlib import Path; from vimss.search.study import locked\n"
+        "from pathlib import Path; from vimss.search.lock import locked\n"
         f"with locked(Path({str(tmp_path / 'study')!r})): print('held', flush=True); input()"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:

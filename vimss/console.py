@@ -305,4 +305,4 @@ def show_warnings_of_workers() -> None:
 def loss_text(trial: TrialRecord, unit: str = "") -> str:
     """The validation loss of a trial, and the part of the validation set that it is of, if that is not all of it."""
     part = f" (up to {trial.scored_sources} sources)" if trial.scored_sources < max(VALIDATION_SOURCES) else ""
-    return f"{trial.objective:.2f}{unit}{part}"
+    return f"{trial.value:.2f}{unit}{part}"

@@ -39,7 +39,7 @@ def comparison_rows(experiment: Experiment, study: Study) -> list[tuple[str, ...
         chosen = (
             ", ".join(f"{key.rpartition('.')[2]} {short(value)}" for key, value in best.chosen.items()) if best else ""
         )
-        loss = loss_text(best) if best and math.isfinite(best.objective) else "-"
+        loss = loss_text(best) if best and math.isfinite(best.value) else "-"
         finished = sum(record.state == "finished" for record in records)
         rows.append((cell.name, str(len(records)), str(finished), loss, chosen))
     return rows
@@ -73,7 +73,7 @@ def seed_spreads(experiment: Experiment, study: Study) -> list[SeedSpread]:
     for (control, _), cells in groups.items():
         others = {key: value for key, value in cells[0].overrides.items() if key != SEED}
         best = [best_of_cell(study, cell.name) for cell in cells]
-        losses = tuple(trial.objective for trial in best if trial is not None and math.isfinite(trial.objective))
+        losses = tuple(trial.value for trial in best if trial is not None and math.isfinite(trial.value))
         name = " / ".join(cell.name for cell in cells) if control else cell_name(others)
         # Two controls may change the same settings, the seed included.
         if len({cell.overrides.get(SEED, experiment.seed) for cell in cells}) == len(cells) > 1:

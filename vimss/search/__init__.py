@@ -9,6 +9,7 @@ consistency  an experiment, read and checked against itself
 checks       an experiment against shards and place
 events       the events that a search reports
 study        the records of trials on disk, and the best of them
+lock         one process at a time may search a study
 remaining    the training that a search has left
 run          the cells in their order, each a run of Tune; resuming
 sampler      what Optuna draws
@@ -19,6 +20,6 @@ heartbeat    whether a trial still makes progress
 failures     why a trial ended with an error
 trial        what one trial does in its own process
 
-The first five need neither Ray nor Optuna nor torch, so the command line, reports and tracking read studies without
+Those up to `remaining` need neither Ray nor Optuna nor torch, so the command line, reports and tracking read studies without
 them; this package imports nothing by itself.
 """

@@ -74,7 +74,7 @@ def search(
     """Run every cell of an experiment, then its controls. Trials that ended before are kept.
 
     Ray starts where it does not run yet and a trial is left to train. One process at a time may search a study: see
-    `vimss.search.study.locked`.
+    `vimss.search.lock`.
 
     ConfigError, before any trial starts, where the shards or the place do not allow what the experiment needs.
     """

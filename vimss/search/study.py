@@ -13,35 +13,27 @@ is that of its settings. So a study grows with its experiment. Which trials lie 
 (see `in_cells`), wherever their folders are: more trials, other axes, cells or controls find what was trained before.
 """
 
-import fcntl
 import json
-import os
-import socket
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
 from vimss.config import Config, differences, parse_config, signature
-from vimss.errors import ConfigError, DataError, StorageError, TrainingError, VimssError
+from vimss.errors import ConfigError, DataError, TrainingError, VimssError
 from vimss.experiment import Axis, Cell, Experiment, Scalar, field_type, topological_order
 from vimss.renamed import current_key, with_current_names
 from vimss.shards.manifest import Manifest
-from vimss.storage import TEMPORARY, Store, atomic_write, explain_os_errors
+from vimss.storage import TEMPORARY, Store, atomic_write
 from vimss.train.config import Settings, has_key, scored_sources
 from vimss.train.figure import Figure
 from vimss.train.objectives import figure_of
 from vimss.yaml_files import MAX_NAME
 
 RECORD = "trial.json"
-
-LOCK = "lock"
-"""Lock file of a study; its content names the process that searches it."""
 
 
 class TrialRecord(Config):
@@ -76,7 +68,7 @@ class TrialRecord(Config):
         return min(self.reports, key=lambda report: self.figure.rank(report[self.figure.name]), default={})
 
     @property
-    def objective(self) -> float:
+    def value(self) -> float:
         """The best value of the figure; before the first report the worst possible, which is infinite."""
         return self.best_report.get(self.figure.name, self.figure.worst)
 
@@ -106,7 +98,7 @@ class Study:
         )
 
     def best(self, cells: Iterable[str]) -> TrialRecord:
-        """The trial with the best objective among those that finished in these cells.
+        """The trial with the best value among those that finished in these cells.
 
         A network with few slots is scored on the part of the validation set that has as few sources: it is the best
         only where all trials are scored on that part. DataError where trials were scored on different sets.
@@ -130,7 +122,7 @@ class Study:
         most = max(record.scored_sources for record in finished)
         return min(
             (record for record in finished if record.scored_sources == most),
-            key=lambda record: record.figure.rank(record.objective),
+            key=lambda record: record.figure.rank(record.value),
         )
 
 
@@ -243,50 +235,6 @@ def _allowed(key: str, axis: Axis, value: Scalar) -> bool:
     # The ends of a range of integers are rounded down when it is drawn from.
     whole = not axis.choices and field_type(key) is int
     return axis.model_copy(update={"low": int(axis.low), "high": int(axis.high)} if whole else {}).allows(value)
-
-
-@contextmanager
-def locked(folder: Path, on_wait: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Hold a study for the block, as one process at a time may search it.
-
-    Where another process holds it: StorageError that names that process; with `on_wait`, which is called with its name,
-    wait until it has ended instead. A process that dies lets go of its study.
-    """
-    with explain_os_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / LOCK).open("a+", encoding="utf-8")
-    with file:
-        if not _try_lock(file, folder):
-            file.seek(0)
-            owner = file.read() or "another process"
-            if on_wait is None:
-                raise StorageError(
-                    f"one process at a time may search the study {folder.name}",
-                    got=f"{owner}, which searches it now",
-                    fix="wait until it has ended, or give --wait; the same command then resumes from there",
-                )
-            on_wait(owner)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        with explain_os_errors(folder):
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-            file.flush()
-        yield
-
-
-def _try_lock(file: TextIO, folder: Path) -> bool:
-    """Whether the lock is ours now; StorageError where the file system has no locks."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        raise StorageError(
-            f"{folder} must be on a file system with file locks",
-            got=str(error.strerror),
-            fix="mount it with locks (Lustre: -o flock), or set VIMSS_STORE to a folder on another file system",
-        ) from error
-    return True
 
 
 def read_study(folder: Path) -> Study:
