@@ -7,8 +7,9 @@ import optuna
 import pytest
 from test_search import experiment
 
+from vimss.experiment import SearchConfig
 from vimss.report import comparison_columns
-from vimss.search.sampler import known_to_optuna
+from vimss.search.sampler import Space, optuna_study
 from vimss.search.study import Study, TrialRecord
 from vimss.search.top_k import choose, value_at_rung
 from vimss.train.distribute import best_of_checkpoints
@@ -72,8 +73,8 @@ def test_at_the_rung_the_highest_counts_and_the_highest_go_on():
 
 
 def test_optuna_learns_that_high_is_good():
-    storage = known_to_optuna("s", experiment().tune, [(record("a", 0.4), 0.4), (record("b", 0.9), 0.9)], RATE)
-    study = optuna.load_study(study_name="s", storage=storage)
+    space = Space({}, RATE, SearchConfig(), seed=0)
+    study = optuna_study(space, [record("a", 0.4, state="finished"), record("b", 0.9, 0.8, state="finished")])
     assert study.direction == optuna.study.StudyDirection.MAXIMIZE and study.best_value == 0.9
 
 

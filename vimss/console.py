@@ -231,8 +231,8 @@ class SearchLines:
         ]
         left = self.seconds_left
         if left >= 1:
-            # ASHA may prune some of it.
-            at_most = self.experiment.tune and self.experiment.search.scheduler == "asha"
+            # These may prune some of it.
+            at_most = self.experiment.tune and self.experiment.search.scheduler in {"asha", "median"}
             parts.append(f"{'at most ' if at_most else ''}about {duration(left)} of the search left")
         self.show_progress(", ".join(parts))
         self._warn(number, metrics)

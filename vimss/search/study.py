@@ -8,14 +8,18 @@ Needs neither Ray nor torch. A study is a folder per cell, and in it a folder pe
     CELL-SIGNATURE/TRIAL/trial.json    its settings, reports and state
     CELL-SIGNATURE/TRIAL/model/        its best weights
 
+The draws, reports and ends of all trials are numbered in the order in which they came. So the records say what was
+known whenever a search decided something, and every decision can be made again from them.
+
 The signatures: a study's is that of its data and its validation set, a cell's that of what it fixes, and a trial's name
 is that of its settings. So a study grows with its experiment. Which trials lie in a cell is decided by their settings
 (see `in_cells`), wherever their folders are: more trials, other axes, cells or controls find what was trained before.
 """
 
+import itertools
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -59,6 +63,17 @@ class TrialRecord(Config):
         default_factory=dict, description="reports on other validation sets, by their signatures"
     )
     message: str = ""
+    number: int | None = Field(
+        None, description="its place among the trials of its cell, from 0; null of older records, and without a draw"
+    )
+    is_refused: bool = Field(False, description="a draw that cannot be trained, and so no trial, in place of `number`")
+    draw_seed: int | None = Field(None, description="seed of the sampler for this draw; null as above")
+    drawn_at: int = Field(0, description="position of the draw among the events of the study; 0 of older records")
+    reported_at: dict[int, int] = Field(
+        default_factory=dict, description="steps of a report to its position among the events of the study"
+    )
+    ended_at: int = Field(0, description="position of its end among the events of the study; 0 before")
+    rung: float | None = Field(None, description="audio seconds at which the scheduler pruned it")
     begun: float = Field(description="seconds since 1970")
     folder: Path = Field(Path(), exclude=True)
 
@@ -77,6 +92,36 @@ class TrialRecord(Config):
         """The most sources of the validation mixtures that the objective is a mean over; 0 without a network."""
         return scored_sources(self.settings) if self.settings else 0
 
+    @property
+    def counts(self) -> bool:
+        """Whether it is one of the trials that an experiment asks for: older records do not say why they failed."""
+        return not self.is_refused and (self.state != "failed" or self.number is not None)
+
+    @property
+    def newest_position(self) -> int:
+        """The position of its newest event in the study."""
+        return max(self.drawn_at, self.ended_at, *self.reported_at.values(), 0)
+
+    def position_of(self, report: Mapping[str, float]) -> int:
+        """The position of a report among the events of the study; 0 in older records."""
+        return self.reported_at.get(round(report.get("steps", 0)), 0)
+
+    def with_report(self, metrics: dict[str, float], position: int) -> "TrialRecord":
+        """The same with another report; one that comes again, after an interruption, keeps its position."""
+        steps = round(metrics["steps"])
+        earlier = itertools.takewhile(lambda report: report["steps"] < steps, self.reports)
+        reported_at = {steps: position, **self.reported_at}
+        return self.model_copy(update={"reports": (*earlier, metrics), "reported_at": reported_at})
+
+    def as_of(self, position: int) -> "TrialRecord":
+        """The record as it was before the event at this position."""
+        update: dict[str, Any] = {
+            "reports": tuple(report for report in self.reports if self.position_of(report) < position)
+        }
+        if self.ended_at >= position:
+            update |= {"state": "running", "message": "", "rung": None, "ended_at": 0}
+        return self.model_copy(update=update)
+
     def moved_to(self, validation: str, reports: Iterable[dict[str, float]] = ()) -> "TrialRecord":
         """The same with `reports` on another validation set; the previous ones are kept in `earlier`."""
         earlier = {**self.earlier, **({self.validation: self.reports} if self.reports else {})}
@@ -92,10 +137,13 @@ class Study:
     records: tuple[TrialRecord, ...]
 
     def of_cell(self, cell: str) -> tuple[TrialRecord, ...]:
-        """The trials of one cell, in the order of their start."""
-        return tuple(
-            sorted((record for record in self.records if record.cell == cell), key=lambda record: record.begun)
-        )
+        """The trials of one cell, in the order of their draws; older records, which have no order, by their start."""
+        of_cell = (record for record in self.records if record.cell == cell)
+        return tuple(sorted(of_cell, key=lambda record: (record.drawn_at, record.begun)))
+
+    def events(self) -> Iterator[int]:
+        """The positions of the events that come next in the study, whatever the cell."""
+        return itertools.count(1 + max((record.newest_position for record in self.records), default=0))
 
     def best(self, cells: Iterable[str]) -> TrialRecord:
         """The trial with the best value among those that finished in these cells.
