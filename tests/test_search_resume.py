@@ -5,7 +5,10 @@ trials are functions of their settings and audio seconds. Two trials at once rep
 """
 
 import itertools
+import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +20,12 @@ from ray.tune.search import Searcher
 from test_search import SMALL, experiment
 
 from vimss.experiment import Experiment
-from vimss.runtime import Place
+from vimss.runtime import Place, ray_running
 from vimss.search.cells import PrunedCell, TopKCell
 from vimss.search.events import TrialEnded
 from vimss.search.launch import RecordScheduler
 from vimss.search.observer import Observer
+from vimss.search.run import search
 from vimss.search.running import RunningStudy
 from vimss.search.sampler import SAMPLERS, Space, draws
 from vimss.search.schedulers import SCHEDULERS
@@ -29,6 +33,7 @@ from vimss.search.study import RECORD, read_study
 from vimss.search.trial import RUNG, TrialPlan, for_tune
 from vimss.shards.manifest import Manifest
 from vimss.shards.recipe import load_recipe
+from vimss.storage import Store
 from vimss.train.config import reaches
 
 REPORT_SECONDS = 4.0
@@ -250,3 +255,48 @@ def test_a_trial_that_failed_is_tried_again_by_the_same_command_and_no_other_tak
         (before[0][0], "failed")
     ]
     assert table(tmp_path) == before
+
+
+KILLED = """
+import json, os, signal
+from pathlib import Path
+from vimss.config import parse_config
+from vimss.experiment import Experiment
+from vimss.runtime import Place, ray_running
+from vimss.search.run import search
+from vimss.shards.manifest import open_manifest
+from vimss.storage import Store
+
+seen = []
+
+def kill(event):
+    seen.append(type(event).__name__)
+    if seen.count("TrialReported") == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+place = Place(name="test", max_concurrent_trials=1)
+experiment = parse_config({**json.loads(CONTENT), "name": "small"}, Experiment, "test")
+with ray_running(place, num_cpus=2):
+    search(experiment, open_manifest(Path(SHARDS)), place, Store(Path(STORE)), [kill])
+"""
+
+
+@pytest.mark.slow
+def test_a_search_on_ray_that_was_killed_in_the_middle_decides_as_one_that_was_not(small_manifest, tmp_path):
+    """Four trials, one at a time; the driver is killed right after the fourth report was kept."""
+    search_config = {"trials": 4, "grace_seconds": 4, "reduction_factor": 2}
+    by, place = experiment(search=search_config, controls={}), Place(name="test", max_concurrent_trials=1)
+    killed, whole = Store(tmp_path / "killed").make(), Store(tmp_path / "whole").make()
+    words = {"CONTENT": json.dumps(by.model_dump(mode="json")), "SHARDS": str(small_manifest.folder)}
+    words["STORE"] = str(killed.root)
+    script = "".join(f"{name} = {value!r}\n" for name, value in words.items()) + KILLED
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+    assert done.returncode == -9, done.stderr[-2000:]
+    with ray_running(place, num_cpus=2):
+        resumed, expected = (search(by, small_manifest, place, store) for store in (killed, whole))
+    decided = [
+        [(each.trial, each.number, each.draw_seed, each.state, each.rung, len(each.reports)) for each in study.records]
+        for study in (resumed, expected)
+    ]
+    assert decided[0] == decided[1] and {each.state for each in expected.records} == {"finished", "pruned"}
+    assert reports_of(resumed.folder) == reports_of(expected.folder)
