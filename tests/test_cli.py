@@ -23,7 +23,8 @@ from vimss.baselines import BASELINES
 from vimss.model.networks.wave_u_net import WaveUNetConfig
 from vimss.model.separator import Separator, save_separator
 from vimss.search.consistency import load_experiment
-from vimss.search.study import TrialRecord, locked, study_folder, write_record
+from vimss.search.lock import locked
+from vimss.search.study import TrialRecord, study_folder, write_record
 from vimss.session import open_session
 from vimss.shards.recipe import load_recipe
 from vimss.shards.write import shards_folder, write_shards

@@ -181,6 +181,9 @@ def write(tmp_path, text):
             "search: {scheduler: top_k, reduction_factor: 4}",
             r"search: reduction_factor \(4\) needs `scheduler: asha`; top_k has `keep`",
         ),
+        ("search: {scheduler: none, keep: 2}", r"search: keep \(2\) needs `scheduler: top_k`; got"),
+        ("search: {scheduler: median, reduction_factor: 4}", r"reduction_factor \(4\) needs `scheduler: asha`; got"),
+        ("search: {scheduler: none, grace_seconds: 9}", r"grace_seconds \(9\) needs a scheduler that prunes"),
         (
             "search: {scheduler: top_k, trials: 4, keep: 4}",
             r"search: keep \(4\) must be below trials \(4\), or no trial is pruned",

@@ -8,9 +8,10 @@ import pytest
 from test_search import experiment
 
 from vimss.console import SearchLines, figure_text
+from vimss.experiment import SearchConfig
 from vimss.report import comparison_columns, print_comparison, seed_columns
 from vimss.search.events import CellEnded, TrialReported, TrialStarted
-from vimss.search.sampler import known_to_optuna
+from vimss.search.sampler import Space, optuna_study
 from vimss.search.study import Study, TrialRecord
 from vimss.search.top_k import choose, value_at_rung
 from vimss.train.config import Settings
@@ -56,7 +57,7 @@ def test_the_best_report_and_the_best_trial_are_those_with_the_highest_figure(tm
                  (("low", (0.1, 0.7)), ("high", (0.9, 0.8))))  # fmt: skip
     for each in (low, high):
         (each.folder / "model").mkdir(parents=True)
-    assert high.best_report["audio_seconds"] == 4.0 and high.objective == 0.9
+    assert high.best_report["audio_seconds"] == 4.0 and high.value == 0.9
     assert Study(tmp_path, (low, high)).best(["search"]) == high
 
 
@@ -119,7 +120,7 @@ def test_the_progress_of_a_search_names_the_figure_of_its_objective(capsys):
 
 
 def test_a_trial_without_reports_is_no_better_than_any_other():
-    assert not RATE.better(record("new").objective, -1e9)
+    assert not RATE.better(record("new").value, -1e9)
 
 
 def test_at_the_rung_the_highest_counts_and_the_highest_go_on():
@@ -129,8 +130,8 @@ def test_at_the_rung_the_highest_counts_and_the_highest_go_on():
 
 
 def test_optuna_learns_that_high_is_good():
-    storage = known_to_optuna("s", experiment().tune, [(record("a", 0.4), 0.4), (record("b", 0.9), 0.9)], RATE)
-    study = optuna.load_study(study_name="s", storage=storage)
+    space = Space({}, RATE, SearchConfig(), seed=0)
+    study = optuna_study(space, [record("a", 0.4, state="finished"), record("b", 0.9, 0.8, state="finished")])
     assert study.direction == optuna.study.StudyDirection.MAXIMIZE and study.best_value == 0.9
 
 

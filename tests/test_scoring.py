@@ -64,7 +64,7 @@ def test_weights_of_before_are_scored_on_the_set_of_now_and_the_best_is_chosen_t
         assert report == {
             "audio_seconds": 4.0, "steps": 2.0, "train_loss": 0.5, "valid_loss": loss_of(record, small_manifest),
         }  # fmt: skip
-    finished = {record.trial: record.objective for record in study.records if record.state == "finished"}
+    finished = {record.trial: record.value for record in study.records if record.state == "finished"}
     assert study.best(["search"]).trial == min(finished, key=finished.__getitem__)
     assert events == [TrialsScoredAgain(number, 4) for number in (1, 2, 3, 4)]
     # The same command again scores nothing.
@@ -157,7 +157,7 @@ def test_a_larger_validation_set_extends_a_search_without_training_again(small_m
     assert [event for event in events if isinstance(event, TrialsScoredAgain)][-1] == TrialsScoredAgain(2, 2)
     assert len({record.validation for record in after.records}) == 1
     for record in after.records:
-        assert record.objective == pytest.approx(loss_of(record, small_manifest), abs=1e-5)
+        assert record.value == pytest.approx(loss_of(record, small_manifest), abs=1e-5)
         if record.trial in old:
             assert record.earlier == {old[record.trial].validation: old[record.trial].reports}
             assert record.begun == old[record.trial].begun

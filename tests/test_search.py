@@ -1,4 +1,4 @@
-import functools
+import itertools
 import json
 import math
 import shutil
@@ -7,17 +7,15 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import optuna
 import pytest
 import ray
 import torch
+from ray._private.dict import flatten_dict
 from ray.train import WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
-from ray.tune.search import Searcher
-from ray.tune.search.optuna import OptunaSearch
 
 from vimss.config import parse_config
-from vimss.errors import ConfigError, DataError, PlaceError, StorageError, TrainingError
+from vimss.errors import DataError, PlaceError, StorageError, TrainingError
 from vimss.experiment import Experiment
 from vimss.model.separator import load_separator
 from vimss.runtime import TRIAL_SLOT, Place, ray_running
@@ -30,9 +28,9 @@ from vimss.search.events import (
     TrialStarted,
 )
 from vimss.search.failures import error_message, was_lost
+from vimss.search.launch import RecordScheduler, concurrent_trials
 from vimss.search.observer import Observer
-from vimss.search.run import concurrent_trials, search, still_to_try
-from vimss.search.sampler import DeduplicatingSearcher, known_to_optuna, startup_trials, suggest
+from vimss.search.run import search
 from vimss.search.study import Study, TrialRecord, read_study
 from vimss.search.trial import TrialPlan, for_tune, trial_resources
 from vimss.shards.write import write_shards
@@ -94,14 +92,6 @@ def test_without_a_finished_trial_the_best_pruned_one_counts(tmp_path):
     assert read_study(tmp_path).best(["search"]).trial == "a"
 
 
-def test_first_trials_that_began_are_not_begun_again_also_where_they_name_a_part(tmp_path):
-    record(tmp_path, "search", "a", -1.0)
-    (began,) = read_study(tmp_path).records
-    began = began.model_copy(update={"chosen": {"training.batch_size": 4, "training.learning_rate": 3e-3}})
-    part, whole = {"training.batch_size": 4}, {"training.batch_size": 2, "training.learning_rate": 3e-3}
-    assert still_to_try([part, whole], [began]) == [whole]
-
-
 def test_a_study_without_weights_tells_what_went_wrong(tmp_path):
     record(tmp_path, "search", "a", -1.0, "failed")
     shutil.rmtree(tmp_path / "search" / "a" / "model")
@@ -121,7 +111,8 @@ def observed(folder: Path, *reports: dict[str, float]) -> tuple[TrialRecord, lis
     alone = experiment(tune={}, controls={})
     plan = TrialPlan(alone, {cell.name: cell for cell in alone.cells()}, folder, (), Place(name="test"), folder)
     events: list[Event] = []
-    observer, trial = Observer(plan, (events.append,), "a set"), Started("t1", {})
+    observer, trial = Observer(plan, (events.append,), "a set", itertools.count(1)), Started("t1", {})
+    scheduler = RecordScheduler(observer.take_report)
     observer.on_trial_start(0, [], trial)
     for figures in reports:
         # As Tune gives it: with figures of its own.
@@ -133,7 +124,7 @@ def observed(folder: Path, *reports: dict[str, float]) -> tuple[TrialRecord, lis
             "trial_id": "t1",
             "done": False,
         }
-        observer.on_trial_result(0, [], trial, result)
+        scheduler.on_trial_result(None, trial, flatten_dict(result))
     (record,) = read_study(folder).records
     return record, [event for event in events if isinstance(event, TrialReported)]
 
@@ -155,119 +146,6 @@ def test_a_figure_that_is_not_finite_is_kept_as_it_is_and_told_once(tmp_path, ca
     ]
 
 
-def test_conditional_axes_are_drawn_only_where_their_condition_holds():
-    axes = experiment(
-        tune={
-            "model.op": {"choices": ["film", "add"], "when": {"model.site": ["decoder"]}},
-            "model.site": {"choices": ["decoder", "bottleneck"]},
-        }
-    ).tune
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    for _ in range(20):
-        trial = study.ask()
-        suggest(trial, axes)
-        assert ("model.op" in trial.params) == (trial.params["model.site"] == "decoder")
-
-
-def test_a_range_of_an_integer_setting_is_drawn_as_integers():
-    axes = experiment(
-        tune={
-            "training.batch_size": {"low": 2, "high": 16},
-            "mixing.windows_per_clip": {"low": 1, "high": 64, "log": True},
-            "mixing.gain_db": {"low": 2, "high": 16},
-        }
-    ).tune
-    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
-    suggest(trial, axes)
-    assert {key: type(value) for key, value in trial.params.items()} == {
-        "training.batch_size": int,
-        "mixing.windows_per_clip": int,
-        "mixing.gain_db": float,
-    }
-
-
-def test_tpe_has_its_turn_in_a_small_search():
-    assert [startup_trials(trials) for trials in (1, 2, 4, 8, 100)] == [1, 1, 2, 4, 5]
-
-
-def told(number: int, chosen: dict, *losses: float) -> TrialRecord:
-    reports = tuple({"audio_seconds": 4.0 * step, "valid_loss": loss} for step, loss in enumerate(losses, 1))
-    return TrialRecord(
-        cell="search", trial=str(number), state="pruned", chosen=chosen, settings=None, reports=reports, begun=number
-    )
-
-
-def test_optuna_is_told_what_trials_chose_and_their_losses_whatever_the_axes_were_before():
-    axes = experiment(
-        tune={
-            "model.site": {"choices": ["decoder", "bottleneck", "output"]},
-            "model.op": {"choices": ["film", "add"], "when": {"model.site": ["decoder"]}},
-            "training.batch_size": {"low": 2, "high": 8},
-            "training.learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},
-        }
-    ).tune
-    rest = {"training.batch_size": 2, "training.learning_rate": 1e-3}
-    records = [
-        told(1, {"model.site": "decoder", "model.op": "add", **rest}, -1.0, -3.0, -2.0),
-        told(2, {"model.site": "output", **rest}, -4.0),
-        told(3, {"model.site": "bottleneck", **rest}),
-    ]
-    storage = known_to_optuna("s", axes, zip(records, (-2.0, -4.0, None), strict=True), figure_of())
-    study = optuna.load_study(study_name="s", storage=storage, sampler=optuna.samplers.TPESampler(n_startup_trials=1))
-    assert [(trial.params, trial.value) for trial in study.trials] == [
-        (record.chosen, record.reports[-1]["valid_loss"]) for record in records[:2]
-    ]
-    # The same names with the same distributions, so that TPE learns from them.
-    drawn = study.ask()
-    suggest(drawn, axes)
-    assert drawn.distributions.items() <= {**study.trials[0].distributions, **drawn.distributions}.items()
-    assert all(drawn.distributions[key] == study.trials[0].distributions[key] for key in rest)
-
-
-def draws_of(choices, admit) -> DeduplicatingSearcher:
-    """TPE that chooses from the second trial on, and random draws, in one study."""
-    search_of = functools.partial(
-        OptunaSearch,
-        space=functools.partial(suggest, axes=experiment(tune={"model.levels": {"choices": choices}}).tune),
-        metric="valid_loss",
-        mode="min",
-        storage=optuna.storages.InMemoryStorage(),
-    )
-    return DeduplicatingSearcher(
-        search_of(sampler=optuna.samplers.TPESampler(seed=0, n_startup_trials=1)),
-        search_of(sampler=optuna.samplers.RandomSampler(seed=0)),
-        admit,
-    )
-
-
-def test_draws_that_are_not_admitted_are_drawn_anew_until_nothing_is_left():
-    admitted: list = []
-
-    def admit(chosen):
-        level = chosen["model.levels"]
-        new = level != 1 and level not in admitted
-        admitted.append(level)
-        return new
-
-    draws = draws_of([1, 2, 3, 4], admit)
-    drawn = []
-    for trial_id in "abc":
-        drawn.append(draws.suggest(trial_id)["model.levels"])
-        draws.on_trial_complete(trial_id, {"valid_loss": 0.0})
-    assert sorted(drawn) == [2, 3, 4]
-    assert draws.suggest("d") == Searcher.FINISHED
-
-
-def test_what_optuna_learns_belongs_to_the_draw_that_was_admitted():
-    admitted = iter([False, True])
-    draws = draws_of([1, 2], lambda _: next(admitted))
-    chosen = draws.suggest("a")
-    draws.on_trial_complete("a", {"valid_loss": -3.0})
-    refused, told = draws.chooser._ot_study.trials
-    assert refused.state == optuna.trial.TrialState.FAIL
-    assert (told.params, told.value) == (chosen, -3.0)
-
-
 @pytest.mark.parametrize(
     ("content", "got"),
     [
@@ -283,17 +161,6 @@ def test_a_record_that_cannot_be_read_is_named_with_what_to_do(tmp_path, content
     path.write_text(path.read_text().replace("-1.0", "null") if content == "null_loss" else content)
     with pytest.raises(DataError, match=rf"a/trial\.json must be the record of a trial; {got}.*fix: delete .*search/a"):
         read_study(tmp_path)
-
-
-def test_conditions_in_a_circle_are_refused():
-    axes = experiment(
-        tune={
-            "model.op": {"choices": ["film"], "when": {"model.site": ["decoder"]}},
-            "model.site": {"choices": ["decoder"], "when": {"model.op": ["film"]}},
-        }
-    ).tune
-    with pytest.raises(ConfigError, match="must not run in a circle"):
-        suggest(optuna.create_study().ask(), axes)
 
 
 def test_a_trial_that_does_not_fit_the_cluster_is_refused():
@@ -465,7 +332,7 @@ def test_a_trial_whose_loss_is_not_finite_fails_with_its_position_and_the_search
     assert by_rate[1.0].state == "failed"
     assert "loss and gradient must be finite; got loss" in by_rate[1.0].message
     assert "audio seconds, batch" in by_rate[1.0].message
-    assert math.isfinite(study.best(["search"]).objective)
+    assert math.isfinite(study.best(["search"]).value)
     assert_model_is_of_the_best_report(by_rate[1.0])
 
 
@@ -473,7 +340,7 @@ def assert_model_is_of_the_best_report(trial: TrialRecord) -> None:
     separator = load_separator(trial.folder / "model")
     assert all(bool(torch.isfinite(tensor).all()) for tensor in separator.state_dict().values())
     card = json.loads((trial.folder / "model" / "model.json").read_text(encoding="utf-8"))
-    assert card["card"]["valid_loss"] == trial.objective
+    assert card["card"]["valid_loss"] == trial.value
 
 
 @pytest.mark.slow
@@ -493,7 +360,7 @@ def test_draws_that_go_together_in_no_network_fail_with_the_reason_and_equal_dra
     assert "queries needs a site" in by_site["none"].message
     for site in ("decoder", "bottleneck"):
         assert by_site[site].state in {"finished", "pruned"}
-        assert math.isfinite(by_site[site].objective)
+        assert math.isfinite(by_site[site].value)
     assert sum(isinstance(event, TrialEnded) for event in events) == 3
 
 
@@ -577,7 +444,7 @@ def test_seeds_are_compared_and_each_trains_other_weights(small_manifest, tmp_pa
     with ray_running(Place(name="test"), num_cpus=2):
         study = search(seeds, small_manifest, Place(name="test"), Store(tmp_path))
     zero, one = (study.of_cell(f"seed={seed}")[0] for seed in (0, 1))
-    assert (zero.settings.seed, one.settings.seed) == (0, 1) and zero.objective != one.objective
+    assert (zero.settings.seed, one.settings.seed) == (0, 1) and zero.value != one.value
 
 
 def test_a_study_is_read_without_ray(tmp_path):

@@ -1,6 +1,5 @@
 """One round of successive halving: what goes on is a function of the records, and resuming loses nothing."""
 
-import functools
 import itertools
 import json
 import math
@@ -8,21 +7,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-import optuna
 import pytest
 import torch
 from ray.tune.search import Searcher
-from ray.tune.search.optuna import OptunaSearch
 from safetensors.torch import load_file
 from test_search import SMALL, experiment
 
 from vimss.api import check_finished
 from vimss.errors import StorageError, TrainingError
+from vimss.experiment import SearchConfig
 from vimss.model.separator import load_separator
 from vimss.runtime import Place, ray_running
+from vimss.search.draws import DeduplicatingSearcher
 from vimss.search.events import TrialContinues, TrialEnded, TrialReported, TrialStarted, TrialWaits
 from vimss.search.run import search
-from vimss.search.sampler import DeduplicatingSearcher, suggest
+from vimss.search.sampler import Space, optuna_study
 from vimss.search.study import TrialRecord, read_study, write_record
 from vimss.search.top_k import Rung, TopK, choose, value_at_rung
 from vimss.search.trial import RUNG
@@ -122,20 +121,16 @@ class SmallTune:
     def __init__(self, folder: Path, keep: int, trials: int) -> None:
         self.folder = folder
         axes = experiment(tune={"training.batch_size": {"low": 1, "high": 64}}).tune
-        of = functools.partial(
-            OptunaSearch,
-            functools.partial(suggest, axes=axes),
-            "valid_loss",
-            "min",
-            storage=optuna.storages.InMemoryStorage(),
-        )
-        # Random draws with a seed: the same whatever was reported before.
-        sampler = optuna.samplers.RandomSampler(seed=0)
-        self.draws = DeduplicatingSearcher(of(sampler=sampler), of(sampler=sampler), lambda chosen: True)
-        rung = Rung(4.0, keep, figure_of(), lambda: read_study(folder).of_cell("search"), self._prune, lambda _: ())
+        config = SearchConfig(trials=trials, sampler="random", scheduler="top_k", grace_seconds=4.0, keep=keep)
+        self.space = Space(axes, figure_of(), config, seed=0)
+        self.draws = DeduplicatingSearcher(self.space, self.records, lambda draw: True)
+        rung = Rung(4.0, keep, figure_of(), self.records, self._prune, lambda _: ())
         self.searcher = TopK(self.draws, rung, trials)
         self.running: dict[str, TrialRecord] = {}
         self.started = 0
+
+    def records(self) -> tuple[TrialRecord, ...]:
+        return read_study(self.folder).of_cell("search")
 
     def start(self) -> str | None:
         """Begin what the searcher suggests; its id where it suggests something."""
@@ -160,7 +155,6 @@ class SmallTune:
             "training_iteration": 1,
         }
         if state != "failed":
-            self.searcher.on_trial_result(name, result)
             reports = (*kept.reports, {key: result[key] for key in ("audio_seconds", "valid_loss")})
             kept = kept.model_copy(update={"reports": reports})
         self.searcher.on_trial_complete(name, None if state == "failed" else result, error=state == "failed")
@@ -201,7 +195,7 @@ def test_optuna_learns_the_loss_at_the_rung_of_every_trial_and_no_other(tmp_path
     for _ in range(2):
         tune.end(tune.start(), "waiting")
     tune.end(tune.start(), "finished")
-    known = tune.draws.chooser._ot_study.trials
+    known = optuna_study(tune.space, tune.records()).trials
     assert [(each.state.name, each.value) for each in known] == [
         ("COMPLETE", -float(each.params["training.batch_size"])) for each in known
     ]

@@ -11,14 +11,12 @@ import pytest
 from vimss.config import parse_config, signature
 from vimss.errors import StorageError
 from vimss.experiment import Experiment
+from vimss.search.lock import LOCK, locked
 from vimss.search.study import (
-    LOCK,
     RECORD,
     TrialRecord,
-    begins_now,
     cell_folder,
     in_cells,
-    locked,
     read_study,
     resolved_controls,
     study_folder,
@@ -251,7 +249,7 @@ def test_a_study_and_the_events_of_a_search_are_read_without_ray_and_torch():
 
 def test_a_study_that_is_searched_is_refused_with_the_name_of_the_process(tmp_path):
     code = (
-        "from pathlib import Path; from vimss.search.study import locked\n"
+        "from pathlib import Path; from vimss.search.lock import locked\n"
         f"with locked(Path({str(tmp_path / 'study')!r})): print('held', flush=True); input()"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
@@ -300,6 +298,7 @@ def test_a_clock_that_jumps_does_not_change_the_order_of_trials(tmp_path, monkey
             monkeypatch.setattr(time, "time", lambda: clock() + jump)
         folder = tmp_path / "cell" / f"{9 - number}"
         state = {"cell": "c", "state": "finished", "chosen": {}, "settings": None}
-        write_record(TrialRecord(trial=folder.name, begun=begins_now(tmp_path), folder=folder, **state))
+        position = next(read_study(tmp_path).events())
+        write_record(TrialRecord(trial=folder.name, begun=time.time(), drawn_at=position, folder=folder, **state))
         monkeypatch.setattr(time, "time", clock)
     assert [record.trial for record in read_study(tmp_path).of_cell("c")] == ["9", "8", "7"]

@@ -30,6 +30,7 @@ from vimss.promote import resolve_model
 from vimss.runtime import git_commit
 from vimss.search.checks import check_experiment
 from vimss.search.events import Reporter
+from vimss.search.lock import locked
 from vimss.search.run import search
 from vimss.search.study import (
     Study,
@@ -37,7 +38,6 @@ from vimss.search.study import (
     best_of_cell,
     cell_folder,
     in_cells,
-    locked,
     read_study,
     study_folder,
 )

@@ -231,8 +231,8 @@ class SearchLines:
         ]
         left = self.seconds_left
         if left >= 1:
-            # ASHA may prune some of it.
-            at_most = self.experiment.tune and self.experiment.search.scheduler == "asha"
+            # These may prune some of it.
+            at_most = self.experiment.tune and self.experiment.search.scheduler in {"asha", "median"}
             parts.append(f"{'at most ' if at_most else ''}about {duration(left)} of the search left")
         self.show_progress(", ".join(parts))
         self._warn(number, metrics)
@@ -304,6 +304,6 @@ def show_warnings_of_workers() -> None:
 
 def figure_text(trial: TrialRecord, with_unit: bool = False) -> str:
     """The best figure of a trial; if it covers only a part of the validation set, that part too."""
-    value = trial.figure.text(trial.objective) if with_unit else f"{trial.objective:.2f}"
+    value = trial.figure.text(trial.value) if with_unit else f"{trial.value:.2f}"
     part = f" (up to {trial.scored_sources} sources)" if trial.scored_sources < max(VALIDATION_SOURCES) else ""
     return f"{value}{part}"

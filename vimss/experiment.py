@@ -109,11 +109,23 @@ class SearchConfig(Config):
     first_trials: tuple[dict[str, Scalar], ...] = Field(
         (), description="settings to try first, before the sampler's own"
     )
-    scheduler: Literal["asha", "top_k"] = Field(
+    sampler: Literal["tpe", "gp", "random", "grid"] = Field(
+        "tpe",
+        description="of Optuna. tpe: tree-structured Parzen estimators, over all axes together (Bergstra et al. 2011, "
+        "Falkner et al. 2018); gp: a Gaussian process, which learns from whole trials alone; random; grid: each "
+        "combination once, in random order",
+    )
+    warm_start: tuple[str, ...] = Field(
+        (),
+        description="studies with the same axes and the same figure, by the names of their folders in the store: the "
+        "sampler knows the values of their trials too",
+    )
+    scheduler: Literal["asha", "median", "top_k", "none"] = Field(
         "asha",
-        description="asha: at each rung a trial continues or is pruned at once (Li et al. 2020); top_k: at the first "
+        description="asha: at each rung a trial continues or is pruned at once (Li et al. 2020); median: a trial is "
+        "pruned where it is worse than the median of the others' averages (Golovin et al. 2017); top_k: at the first "
         "rung trials wait for each other, and the best `keep` continue to the whole budget: one round of synchronous "
-        "successive halving (Karnin et al. 2013, Jamieson and Talwalkar 2016)",
+        "successive halving (Karnin et al. 2013, Jamieson and Talwalkar 2016); none: no trial is pruned",
     )
     grace_seconds: float = Field(
         3600.0, gt=0, description="audio seconds to the first rung, which every trial trains before it can be pruned"
@@ -123,12 +135,16 @@ class SearchConfig(Config):
 
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> "SearchConfig":
-        fields = SearchConfig.model_fields
-        if self.scheduler == "asha" and self.keep != fields["keep"].default:
-            raise ValueError(f"keep ({self.keep}) needs `scheduler: top_k`; asha has `reduction_factor`")
-        if self.scheduler == "top_k" and self.reduction_factor != fields["reduction_factor"].default:
-            raise ValueError(f"reduction_factor ({self.reduction_factor}) needs `scheduler: asha`; top_k has `keep`")
-        if self.scheduler == "top_k" and self.keep >= self.trials:
+        fields, scheduler = SearchConfig.model_fields, self.scheduler
+        if scheduler != "top_k" and self.keep != fields["keep"].default:
+            other = "; asha has `reduction_factor`" if scheduler == "asha" else ""
+            raise ValueError(f"keep ({self.keep}) needs `scheduler: top_k`{other}")
+        if scheduler != "asha" and self.reduction_factor != fields["reduction_factor"].default:
+            other = "; top_k has `keep`" if scheduler == "top_k" else ""
+            raise ValueError(f"reduction_factor ({self.reduction_factor}) needs `scheduler: asha`{other}")
+        if scheduler == "none" and self.grace_seconds != fields["grace_seconds"].default:
+            raise ValueError(f"grace_seconds ({self.grace_seconds:g}) needs a scheduler that prunes")
+        if scheduler == "top_k" and self.keep >= self.trials:
             raise ValueError(f"keep ({self.keep}) must be below trials ({self.trials}), or no trial is pruned")
         return self
 

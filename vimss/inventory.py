@@ -114,9 +114,9 @@ def _studies(store: Store) -> Iterator[Entry]:
     """Each study, and its trials in the order of their cells."""
     for folder in sorted(filter(_is_kept, store.studies.glob("*"))):
         trials = [_trial(path.parent) for path in sorted(folder.glob(f"*/*/{RECORD}")) if _is_kept(path.parent)]
-        records = [record for _, record in trials if record is not None and math.isfinite(record.objective)]
+        records = [record for _, record in trials if record is not None and math.isfinite(record.value)]
         finished = [record for record in records if record.state == "finished"] or records
-        best = min(finished, key=lambda record: record.figure.rank(record.objective), default=None)
+        best = min(finished, key=lambda record: record.figure.rank(record.value), default=None)
         counts = Counter(entry.state for entry, _ in trials)
         yield Entry(
             kind="study",
@@ -124,7 +124,7 @@ def _studies(store: Store) -> Iterator[Entry]:
             state=", ".join(f"{count} {state}" for state, count in counts.items()) or "no trial",
             size_bytes=_bytes(folder),
             changed=max((entry.changed for entry, _ in trials if entry.changed), default=_changed(folder)),
-            figures={} if best is None else {best.figure.name: best.objective},
+            figures={} if best is None else {best.figure.name: best.value},
             location=str(folder),
         )
         yield from (entry for entry, _ in trials)
@@ -139,7 +139,7 @@ def _trial(folder: Path) -> tuple[Entry, TrialRecord | None]:
         return Entry("trial", name, "unreadable", _bytes(folder), changed, location=str(folder)), None
     left_behind = record.state == "running" and time.time() - changed > SILENT_SECONDS
     state = "interrupted" if left_behind else record.state
-    figures = {record.figure.name: record.objective} if record.reports else {}
+    figures = {record.figure.name: record.value} if record.reports else {}
     return Entry("trial", name, state, _bytes(folder), changed, figures, str(folder)), record
 
 

@@ -40,7 +40,7 @@ def comparison_rows(experiment: Experiment, study: Study) -> list[tuple[str, ...
         chosen = (
             ", ".join(f"{key.rpartition('.')[2]} {short(value)}" for key, value in best.chosen.items()) if best else ""
         )
-        figure = figure_text(best) if best and math.isfinite(best.objective) else "-"
+        figure = figure_text(best) if best and math.isfinite(best.value) else "-"
         finished = sum(record.state == "finished" for record in records)
         rows.append((cell.name, str(len(records)), str(finished), figure, chosen))
     return rows
@@ -74,7 +74,7 @@ def seed_spreads(experiment: Experiment, study: Study) -> list[SeedSpread]:
     for (control, _), cells in groups.items():
         others = {key: value for key, value in cells[0].overrides.items() if key != SEED}
         best = [best_of_cell(study, cell.name) for cell in cells]
-        values = tuple(trial.objective for trial in best if trial is not None and math.isfinite(trial.objective))
+        values = tuple(trial.value for trial in best if trial is not None and math.isfinite(trial.value))
         name = " / ".join(cell.name for cell in cells) if control else cell_name(others)
         # Two controls may change the same settings, the seed included.
         if len({cell.overrides.get(SEED, experiment.seed) for cell in cells}) == len(cells) > 1:

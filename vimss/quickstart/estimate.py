@@ -10,8 +10,8 @@ from vimss.api import load_shards
 from vimss.console import duration
 from vimss.errors import ConfigError, DataError, PlaceError
 from vimss.experiment import Experiment
+from vimss.search.launch import concurrent_trials
 from vimss.search.remaining import Progress, audio_left, longest
-from vimss.search.run import concurrent_trials
 from vimss.search.study import TrialRecord, read_study, study_folder
 from vimss.session import Session
 from vimss.shards.recipe import Recipe

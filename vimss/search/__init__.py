@@ -1,24 +1,33 @@
-"""Trials: Ray Tune with Optuna's TPE, and ASHA or top_k, over the cells of an experiment.
+"""Trials: Ray Tune with Optuna's samplers, and schedulers that prune, over the cells of an experiment.
 
     from vimss.search.run import search
 
     study = search(experiment, manifest, place, store, reporters=[print])
     study.best(["search"]).folder / "model"
 
+Everything that a search decides is a function of its records on disk and the seed.
+
 consistency  an experiment, read and checked against itself
 checks       an experiment against shards and place
 events       the events that a search reports
 study        the records of trials on disk, and the best of them
+lock         one process at a time may search a study
 remaining    the training that a search has left
-run          the cells in their order, each a run of Tune; resuming
-sampler      what Optuna draws
-scoring      scoring earlier trials again on another validation set
+run          the cells in their order; resuming
+cells        the ways of running a cell: fixed settings, trials that are pruned one by one, top_k
+running      the records and events of a study while it is searched
+launch       one run of Tune
+draws        the trials that Tune is given: those to resume, then draws without repeated or impossible ones
+sampler      what Optuna draws, from the records
+schedulers   which trials are pruned while they train, by the records
 top_k        which trials continue from the first rung, where they wait for each other
-observer     Tune's callbacks as records and events
+warm_start   trials of other studies that the sampler knows too
+scoring      scoring earlier trials again on another validation set
+observer     Tune's reports as records and events
 heartbeat    whether a trial still makes progress
 failures     why a trial ended with an error
 trial        what one trial does in its own process
 
-The first five need neither Ray nor Optuna nor torch, so the command line, reports and tracking read studies without
-them; this package imports nothing by itself.
+Those up to `remaining` need neither Ray nor Optuna nor torch, so the command line, reports and tracking read studies
+without them; this package imports nothing by itself.
 """

@@ -65,6 +65,7 @@ def _check(experiment: Experiment) -> None:
             _check_tuned(experiment, cell)
             check_same_validation_mixtures(experiment, cell)
     _check_rung(experiment)
+    check_grid(experiment)
     _check_cells_differ(experiment)
 
 
@@ -185,6 +186,17 @@ def _check_rung(experiment: Experiment) -> None:
                 f"training.audio_seconds {budget:g}, or top_k prunes no trial",
                 got=f"{experiment.search.grace_seconds:g}",
                 fix=f"set for example search.grace_seconds: {budget / 4:g}",
+            )
+
+
+def check_grid(experiment: Experiment) -> None:
+    """A grid has a finite number of combinations."""
+    for key, axis in experiment.tune.items():
+        if experiment.search.sampler == "grid" and not axis.choices and field_type(key) is not int:
+            raise ConfigError(
+                f"experiment {experiment.name}: search.sampler: grid needs choices or whole numbers in tune.{key}",
+                got=f"a range from {axis}",
+                fix=f"write tune.{key}: {{choices: [{axis.low:g}, {axis.high:g}]}}, or use another sampler",
             )
 
 

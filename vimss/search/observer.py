@@ -1,6 +1,5 @@
-"""Tune's callbacks as trial.json files and events, in the driver; trials without progress are ended."""
+"""Tune's reports and callbacks as trial.json files and events, in the driver; trials without progress are ended."""
 
-import itertools
 import logging
 import math
 import time
@@ -16,8 +15,8 @@ from vimss.runtime import WarningReader, is_forwarding
 from vimss.search.events import Event, TrialContinues, TrialEnded, TrialReported, TrialStarted, TrialWaits
 from vimss.search.failures import LOST, error_message, pickled_error, was_interrupted, was_lost
 from vimss.search.heartbeat import Heartbeat
-from vimss.search.study import RECORD, TrialRecord, begins_now, read_record, write_record
-from vimss.search.trial import REPORTED, RUNG, TrialPlan
+from vimss.search.study import RECORD, TrialRecord, read_record, write_record
+from vimss.search.trial import RUNG, TrialPlan
 from vimss.storage import atomic_write, copy_folder
 from vimss.train.checkpoint import is_whole
 from vimss.train.config import reaches
@@ -30,13 +29,24 @@ LOOK_SECONDS = 1.0
 
 
 class Observer(tune.Callback):
-    """Keeps the records and reports events while Tune runs. Lives in the driver."""
+    """Keeps the records, prunes by them and reports events while Tune runs. Lives in the driver."""
 
-    def __init__(self, plan: TrialPlan, reporters: tuple[Callable[[Event], None], ...], validation: str) -> None:
+    def __init__(
+        self,
+        plan: TrialPlan,
+        reporters: tuple[Callable[[Event], None], ...],
+        validation: str,
+        positions: Iterator[int],
+        prune: Callable[[TrialRecord], float | None] = lambda _: None,
+    ) -> None:
         self.plan = plan
         self.reporters = reporters
         self.validation = validation
         """Signature of the validation set that the trials are scored on."""
+        self.positions = positions
+        """The positions of the next events in the study."""
+        self.prune = prune
+        """The audio seconds at which a trial is pruned by its last report, or None."""
         self.records: dict[str, TrialRecord] = {}
         self.heartbeats: dict[str, Heartbeat] = {}
         """Heartbeats of the running trials."""
@@ -53,7 +63,7 @@ class Observer(tune.Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks for a restore that we do not use; reporters hold threads and connections.
-        return {**self.__dict__, "reporters": ()}
+        return {}
 
     def interrupt(self) -> None:
         """Leave the trials that still run to be resumed, since Tune itself has ended."""
@@ -84,26 +94,27 @@ class Observer(tune.Callback):
         with self._own_errors():
             self._begin(trial)
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        """Add a report to the record."""
+    def take_report(self, trial: Any, metrics: dict[str, float]) -> bool:
+        """Add a report to the record; return whether the trial is pruned by it.
+
+        Called by Tune's scheduler, before Tune calls its callbacks. So that the same is decided after an interruption,
+        when the report comes a second time, the decision is made from what is on disk.
+        """
         with self._own_errors():
             self.heartbeats[trial.trial_id].report(time.monotonic())
-            metrics: dict[str, float] = dict(result[REPORTED])
             record = self.records[trial.trial_id]
             self._warn_of_odd(record, metrics)
-            # After an interruption a report may come a second time.
-            earlier = itertools.takewhile(lambda report: report["steps"] < metrics["steps"], record.reports)
-            self._keep(trial.trial_id, record.model_copy(update={"reports": (*earlier, metrics)}))
+            record = record.with_report(metrics, next(self.positions))
+            self._keep(trial.trial_id, record)
             self._report(TrialReported(record.cell, record.trial, metrics["audio_seconds"], metrics))
+            rung = None if RUNG in trial.config or self._is_done(trial, record) else self.prune(record)
+            self.records[trial.trial_id] = record.model_copy(update={"rung": rung})
+            return rung is not None
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Close the record of a trial that ended by itself or was pruned."""
         with self._own_errors():
-            record = self.records[trial.trial_id]
-            last = record.reports[-1] if record.reports else {}
-            budget = self.plan.resolve(trial.config)[1].training.audio_seconds
-            # Training that lost its patience came to its own end too; a scheduler only stops what would have gone on.
-            done = reaches(last.get("audio_seconds", 0.0), budget) or bool(last.get("stopped_early"))
+            done = self._is_done(trial, self.records[trial.trial_id])
             if done or RUNG not in trial.config:
                 self._close(trial.trial_id, "finished" if done else "pruned", "")
             else:
@@ -123,6 +134,12 @@ class Observer(tune.Callback):
                 self._close(trial.trial_id, "interrupted", error_message(error, trial))
             else:
                 self._close(trial.trial_id, "failed", error_message(error, trial))
+
+    def _is_done(self, trial: Any, record: TrialRecord) -> bool:
+        """Whether a training is at its own end: it has its budget, or lost its patience."""
+        last = record.reports[-1] if record.reports else {}
+        budget = self.plan.resolve(trial.config)[1].training.audio_seconds
+        return reaches(last.get("audio_seconds", 0.0), budget) or bool(last.get("stopped_early"))
 
     def _warn_of_odd(self, record: TrialRecord, metrics: dict[str, float]) -> None:
         """Say once of each figure that it is not finite; it is kept as it is."""
@@ -146,7 +163,7 @@ class Observer(tune.Callback):
             record = read_record(folder / RECORD)
             waited = record.state == "waiting"
             again = {"cell": cell.name, "chosen": chosen, "settings": settings, "state": "running", "message": ""}
-            record = record.model_copy(update=again)
+            record = record.model_copy(update={**again, "rung": None})
             if record.validation != self.validation:
                 # The training will score its checkpoint again on the current validation set.
                 record = record.moved_to(self.validation)
@@ -160,7 +177,8 @@ class Observer(tune.Callback):
                 settings=settings,
                 figure=self.plan.experiment.figure,
                 validation=self.validation,
-                begun=begins_now(self.plan.folder),
+                drawn_at=next(self.positions),
+                begun=time.time(),
                 folder=folder,
             )
         place, now = self.plan.place, time.monotonic()
@@ -180,7 +198,11 @@ class Observer(tune.Callback):
         self._forward_warnings(trial_id)
         self.warnings.pop(trial_id, None)
         self.last_change = time.monotonic()
-        record = self.records[trial_id].model_copy(update={"state": state, "message": message})
+        record = self.records[trial_id]
+        update = {"state": state, "message": message, "rung": record.rung if state == "pruned" else None}
+        if state != "interrupted":
+            update["ended_at"] = next(self.positions)
+        record = record.model_copy(update=update)
         for report in sorted(record.reports, key=lambda report: record.figure.rank(report[record.figure.name])):
             model = record.folder / CHECKPOINTS / checkpoint_name(report["steps"]) / "model"
             # Ray Train may delete a checkpoint meanwhile, where a trial was stopped: the next best one is kept then.

@@ -24,7 +24,8 @@ class Progress:
 def audio_left(experiment: Experiment, progress: Mapping[str, Sequence[Progress]]) -> list[list[float]]:
     """The training that a search has left, in audio seconds: a list per round, in which trainings run side by side.
 
-    A round starts when the one before has ended. For ASHA it is the most that may be left: no trial is pruned.
+    A round starts when the one before has ended. For asha and median it is the most
+    that may be left: no trial is pruned.
 
     Args:
         experiment: of the search.
@@ -43,7 +44,7 @@ def audio_left(experiment: Experiment, progress: Mapping[str, Sequence[Progress]
                 rounds.append(left)
             continue
         begun = [*running, *[0.0] * max(0, config.trials - len(known))]
-        if config.scheduler == "asha":
+        if config.scheduler != "top_k":
             rounds.append([budget - trained for trained in begun])
             continue
         rung = min(config.grace_seconds, budget)

@@ -8,40 +8,36 @@ Needs neither Ray nor torch. A study is a folder per cell, and in it a folder pe
     CELL-SIGNATURE/TRIAL/trial.json    its settings, reports and state
     CELL-SIGNATURE/TRIAL/model/        its best weights
 
+The draws, reports and ends of all trials are numbered in the order in which they came. So the records say what was
+known whenever a search decided something, and every decision can be made again from them.
+
 The signatures: a study's is that of its data and its validation set, a cell's that of what it fixes, and a trial's name
 is that of its settings. So a study grows with its experiment. Which trials lie in a cell is decided by their settings
 (see `in_cells`), wherever their folders are: more trials, other axes, cells or controls find what was trained before.
 """
 
-import fcntl
+import itertools
 import json
-import os
-import socket
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
 from vimss.config import Config, differences, parse_config, signature
-from vimss.errors import ConfigError, DataError, StorageError, TrainingError, VimssError
+from vimss.errors import ConfigError, DataError, TrainingError, VimssError
 from vimss.experiment import Axis, Cell, Experiment, Scalar, field_type, topological_order
 from vimss.renamed import current_key, with_current_names
 from vimss.shards.manifest import Manifest
-from vimss.storage import TEMPORARY, Store, atomic_write, explain_os_errors, finish_replacement
+from vimss.storage import TEMPORARY, Store, atomic_write, finish_replacement
 from vimss.train.config import Settings, has_key, scored_sources
 from vimss.train.figure import Figure
 from vimss.train.objectives import figure_of
 from vimss.yaml_files import MAX_NAME
 
 RECORD = "trial.json"
-
-LOCK = "lock"
-"""Lock file of a study; its content names the process that searches it."""
 
 
 class TrialRecord(Config):
@@ -67,6 +63,17 @@ class TrialRecord(Config):
         default_factory=dict, description="reports on other validation sets, by their signatures"
     )
     message: str = ""
+    number: int | None = Field(
+        None, description="its place among the trials of its cell, from 0; null of older records, and without a draw"
+    )
+    is_refused: bool = Field(False, description="a draw that cannot be trained, and so no trial, in place of `number`")
+    draw_seed: int | None = Field(None, description="seed of the sampler for this draw; null as above")
+    drawn_at: int = Field(0, description="position of the draw among the events of the study; 0 of older records")
+    reported_at: dict[int, int] = Field(
+        default_factory=dict, description="steps of a report to its position among the events of the study"
+    )
+    ended_at: int = Field(0, description="position of its end among the events of the study; 0 before")
+    rung: float | None = Field(None, description="audio seconds at which the scheduler pruned it")
     begun: float = Field(description="seconds since 1970")
     folder: Path = Field(Path(), exclude=True)
 
@@ -76,7 +83,7 @@ class TrialRecord(Config):
         return min(self.reports, key=lambda report: self.figure.rank(report[self.figure.name]), default={})
 
     @property
-    def objective(self) -> float:
+    def value(self) -> float:
         """The best value of the figure; before the first report the worst possible, which is infinite."""
         return self.best_report.get(self.figure.name, self.figure.worst)
 
@@ -84,6 +91,36 @@ class TrialRecord(Config):
     def scored_sources(self) -> int:
         """The most sources of the validation mixtures that the objective is a mean over; 0 without a network."""
         return scored_sources(self.settings) if self.settings else 0
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is one of the trials that an experiment asks for: older records do not say why they failed."""
+        return not self.is_refused and (self.state != "failed" or self.number is not None)
+
+    @property
+    def newest_position(self) -> int:
+        """The position of its newest event in the study."""
+        return max(self.drawn_at, self.ended_at, *self.reported_at.values(), 0)
+
+    def position_of(self, report: Mapping[str, float]) -> int:
+        """The position of a report among the events of the study; 0 in older records."""
+        return self.reported_at.get(round(report.get("steps", 0)), 0)
+
+    def with_report(self, metrics: dict[str, float], position: int) -> "TrialRecord":
+        """The same with another report; one that comes again, after an interruption, keeps its position."""
+        steps = round(metrics["steps"])
+        earlier = itertools.takewhile(lambda report: report["steps"] < steps, self.reports)
+        reported_at = {steps: position, **self.reported_at}
+        return self.model_copy(update={"reports": (*earlier, metrics), "reported_at": reported_at})
+
+    def as_of(self, position: int) -> "TrialRecord":
+        """The record as it was before the event at this position."""
+        update: dict[str, Any] = {
+            "reports": tuple(report for report in self.reports if self.position_of(report) < position)
+        }
+        if self.ended_at >= position:
+            update |= {"state": "running", "message": "", "rung": None, "ended_at": 0}
+        return self.model_copy(update=update)
 
     def moved_to(self, validation: str, reports: Iterable[dict[str, float]] = ()) -> "TrialRecord":
         """The same with `reports` on another validation set; the previous ones are kept in `earlier`."""
@@ -100,13 +137,16 @@ class Study:
     records: tuple[TrialRecord, ...]
 
     def of_cell(self, cell: str) -> tuple[TrialRecord, ...]:
-        """The trials of one cell, in the order of their start."""
-        return tuple(
-            sorted((record for record in self.records if record.cell == cell), key=lambda record: record.begun)
-        )
+        """The trials of one cell, in the order of their draws; older records, which have no order, by their start."""
+        of_cell = (record for record in self.records if record.cell == cell)
+        return tuple(sorted(of_cell, key=lambda record: (record.drawn_at, record.begun)))
+
+    def events(self) -> Iterator[int]:
+        """The positions of the events that come next in the study, whatever the cell."""
+        return itertools.count(1 + max((record.newest_position for record in self.records), default=0))
 
     def best(self, cells: Iterable[str]) -> TrialRecord:
-        """The trial with the best objective among those that finished in these cells.
+        """The trial with the best value among those that finished in these cells.
 
         A network with few slots is scored on the part of the validation set that has as few sources: it is the best
         only where all trials are scored on that part. DataError where trials were scored on different sets.
@@ -130,7 +170,7 @@ class Study:
         most = max(record.scored_sources for record in finished)
         return min(
             (record for record in finished if record.scored_sources == most),
-            key=lambda record: record.figure.rank(record.objective),
+            key=lambda record: record.figure.rank(record.value),
         )
 
 
@@ -194,7 +234,14 @@ def _fixed(experiment: Experiment, cells: Iterable[Cell], records: Iterable[Tria
         except ConfigError:
             continue  # a control that conflicts with what it inherits; the search reports it
         able = [record for record in same if record.state == "finished" or record.is_control == cell.is_control]
-        able.sort(key=lambda record: (record.state != "finished", record.is_control != cell.is_control, record.begun))
+        able.sort(
+            key=lambda record: (
+                record.state != "finished",
+                record.is_control != cell.is_control,
+                record.drawn_at,
+                record.begun,
+            )
+        )
         found += [record.model_copy(update={"cell": cell.name, "chosen": {}}) for record in able[:1]]
     return found
 
@@ -245,50 +292,6 @@ def _allowed(key: str, axis: Axis, value: Scalar) -> bool:
     return axis.model_copy(update={"low": int(axis.low), "high": int(axis.high)} if whole else {}).allows(value)
 
 
-@contextmanager
-def locked(folder: Path, on_wait: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Hold a study for the block, as one process at a time may search it.
-
-    Where another process holds it: StorageError that names that process; with `on_wait`, which is called with its name,
-    wait until it has ended instead. A process that dies lets go of its study.
-    """
-    with explain_os_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / LOCK).open("a+", encoding="utf-8")
-    with file:
-        if not _try_lock(file, folder):
-            file.seek(0)
-            owner = file.read() or "another process"
-            if on_wait is None:
-                raise StorageError(
-                    f"one process at a time may search the study {folder.name}",
-                    got=f"{owner}, which searches it now",
-                    fix="wait until it has ended, or give --wait; the same command then resumes from there",
-                )
-            on_wait(owner)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        with explain_os_errors(folder):
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-            file.flush()
-        yield
-
-
-def _try_lock(file: TextIO, folder: Path) -> bool:
-    """Whether the lock is ours now; StorageError where the file system has no locks."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        raise StorageError(
-            f"{folder} must be on a file system with file locks",
-            got=str(error.strerror),
-            fix="mount it with locks (Lustre: -o flock), or set VIMSS_STORE to a folder on another file system",
-        ) from error
-    return True
-
-
 def read_study(folder: Path) -> Study:
     """All trials of a study's folder, also those of cells that the experiment no longer has; see `in_cells`.
 
@@ -296,14 +299,6 @@ def read_study(folder: Path) -> Study:
     """
     paths = [path for path in sorted(folder.glob(f"*/*/{RECORD}")) if not path.parent.name.startswith(TEMPORARY)]
     return Study(folder, tuple(read_record(path) for path in paths))
-
-
-def begins_now(folder: Path) -> float:
-    """The time for the record of a trial that begins: later than that of all others, also where the clock was set back.
-
-    Trials are in the order of their start, on which draws and so the next trials depend.
-    """
-    return max([time.time(), *(record.begun + 1e-3 for record in read_study(folder).records)])
 
 
 def read_record(path: Path) -> TrialRecord:

@@ -11,14 +11,12 @@ another trial of Tune. Ray's own way is a scheduler that returns PAUSE (HyperBan
 counts such a trial among those that run at once: with more trials than that, it would wait for ever.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ray.tune.search import Searcher
 
-from vimss.search.sampler import DeduplicatingSearcher
 from vimss.search.study import TrialRecord
 from vimss.search.trial import RUNG
 from vimss.train.config import reaches
@@ -61,7 +59,7 @@ def choose(
     values = {record.trial: value_at_rung(record, rung) for record in able}
     on_their_way = others + sum(value is None for value in values.values())
     known = [(record.figure.rank(value), record) for record in able if (value := values[record.trial]) is not None]
-    ranked = [record for _, record in sorted(known, key=lambda pair: (pair[0], pair[1].begun))]
+    ranked = [record for _, record in sorted(known, key=lambda pair: (pair[0], pair[1].drawn_at, pair[1].begun))]
     pruned = [] if on_their_way else [r for r in ranked[keep:] if r.state not in {"finished", "pruned"}]
     return ranked[: max(0, keep - on_their_way)], pruned
 
@@ -88,19 +86,17 @@ class TopK(Searcher):
     one at the rung. Where a trial was lost before the rung, the others wait for the same command to resume it. One that
     fails after the rung makes room for the next best.
 
-    Optuna learns the value at the rung alone, of all trials: those can be compared, while the values at the end of the
-    few that continue are better for their longer training. With several trials at once the draws depend on the order of
-    their reports (ASHA's too). One at a time they are a function of the seed; a resumed search draws anew.
+    With several trials at once the draws depend on the order of their reports, as with every scheduler.
     """
 
-    def __init__(self, draws: DeduplicatingSearcher, rung: Rung, left: int) -> None:
-        """`left` trials have to reach the rung yet."""
+    def __init__(self, draws: Searcher, rung: Rung, left: int) -> None:
+        """`draws` suggests the trials that have to reach the rung yet; there are `left` of them."""
         super().__init__(metric=rung.figure.name, mode=rung.figure.direction)
         self.draws = draws
         self.rung = rung
         self.left = left
-        self.to_rung: dict[str, float] = {}
-        """Trials of Tune on their way to the rung, with their best value so far."""
+        self.to_rung: set[str] = set()
+        """Trials of Tune on their way to the rung."""
         self.beyond: set[str] = set()
         """Trials of Tune on their way to the whole budget."""
         self.continued: set[str] = set()
@@ -114,7 +110,7 @@ class TopK(Searcher):
             chosen = self.draws.suggest(trial_id)
             if chosen != Searcher.FINISHED:
                 self.left -= 1
-                self.to_rung[trial_id] = self.rung.figure.worst
+                self.to_rung.add(trial_id)
                 return {**chosen, RUNG: self.rung.seconds}
             self.left = 0
         record = self._next()
@@ -141,20 +137,10 @@ class TopK(Searcher):
         due = (record for record in continuing if record.state != "finished" and record.trial not in self.continued)
         return next(due, None)
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Pass on a report, up to the rung."""
-        if trial_id in self.to_rung:
-            figure = self.rung.figure
-            self.to_rung[trial_id] = figure.best((self.to_rung[trial_id], result[figure.name]))
-            self.draws.on_trial_result(trial_id, result)
-
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Pass on the end of a trial at the rung."""
+        """Forget a trial of Tune that has ended; its record says how."""
         self.beyond.discard(trial_id)
-        if trial_id in self.to_rung:
-            best = self.to_rung.pop(trial_id)
-            known = {**result, self.rung.figure.name: best} if result and math.isfinite(best) else result
-            self.draws.on_trial_complete(trial_id, known, error)
+        self.to_rung.discard(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: Tune saves its searcher for a restore that we do not use."""

@@ -1,0 +1,150 @@
+"""The ways of running a cell, each as runs of Tune: fixed settings, trials pruned one by one, and top_k.
+
+What to do is read from the records, so a search that was killed resumes with the same decisions.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from ray import tune
+
+from vimss.experiment import Cell
+from vimss.search.draws import DeduplicatingSearcher, searcher_of
+from vimss.search.launch import launch
+from vimss.search.remaining import trained_beside
+from vimss.search.running import RunningStudy
+from vimss.search.schedulers import SCHEDULERS
+from vimss.search.study import TrialRecord, resolved_controls
+from vimss.search.top_k import Rung, TopK, choose, value_at_rung
+from vimss.search.trial import CELL, trial_name
+
+
+class FixedCells:
+    """Cells without axes: one whole trial for each, side by side; one for all cells of the same settings."""
+
+    def __init__(self, running: RunningStudy, cells: Sequence[Cell]) -> None:
+        self.running = running
+        self.cells = cells
+
+    def run(self) -> None:
+        """Train what is missing."""
+        names: set[str] = set()
+        left, twins = list[Cell](), list[Cell]()
+        for cell in self.cells:
+            name = trial_name(self.running.experiment.settings(cell.fixes))
+            if name in names:
+                twins.append(cell)
+            elif not self.running.resume(cell)[0]:
+                left.append(cell)
+            names.add(name)
+        if left:
+            launch(self.running, left, {CELL: tune.grid_search([cell.name for cell in left])})
+        for cell in twins:
+            self.running.resume(cell)
+        for cell in self.cells:
+            self.running.end(cell)
+
+
+class PrunedCell:
+    """A cell whose trials are pruned one by one, as they report: asha and median; or not at all."""
+
+    def __init__(self, running: RunningStudy, cell: Cell, earlier: Sequence[TrialRecord] = ()) -> None:
+        """`earlier` are trials of other studies, known to the sampler."""
+        self.running = running
+        self.cell = cell
+        self.earlier = earlier
+
+    def run(self) -> None:
+        """The experiment's number of trials, less those that ended before."""
+        searcher, most = self.searcher()
+        if most:
+            launch(self.running, [self.cell], prune=self.rung_of, search_alg=searcher, num_samples=most)
+        self.running.end(self.cell)
+
+    def searcher(self) -> tuple[DeduplicatingSearcher, int]:
+        """Tune's searcher, and how many trials it shall suggest."""
+        ended, resumed = self.running.resume(self.cell)
+        trials = self.running.experiment.search.trials
+        searcher = searcher_of(self.running, self.cell, resumed, self.earlier)
+        new = max(0, trials - len(ended) - len(resumed))
+        return searcher, max(0, min(len(searcher.resumed) + new, trials - len(ended)))
+
+    def rung_of(self, record: TrialRecord) -> float | None:
+        """The audio seconds at which a trial is pruned by its last report, given what was known when it first came."""
+        config, position = self.running.experiment.search, record.position_of(record.reports[-1])
+        others = [
+            other.as_of(position)
+            for other in self.running.records(self.cell)
+            if other.trial != record.trial and other.counts and other.drawn_at < position
+        ]
+        return SCHEDULERS[config.scheduler](record, others, config)
+
+
+class TopKCell:
+    """A cell whose trials wait for each other at the rung: see `vimss.search.top_k`."""
+
+    def __init__(self, running: RunningStudy, cell: Cell, earlier: Sequence[TrialRecord] = ()) -> None:
+        """`earlier` are trials of other studies, known to the sampler."""
+        self.running = running
+        self.cell = cell
+        self.earlier = earlier
+        self.controls = [other for other in running.experiment.cells() if other.is_control]
+        self.beside: set[str] = set()
+        """Trials of controls that train, or have trained, beside a trial that continues."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its searcher, which calls back, for a restore that we do not use.
+        return {}
+
+    def run(self) -> None:
+        """Train what is missing to the rung, and the best from there on."""
+        searcher, most = self.searcher()
+        if searcher is not None:
+            launch(self.running, [self.cell, *self.controls], search_alg=searcher, num_samples=most)
+        self.running.end(self.cell)
+
+    def searcher(self) -> tuple[TopK | None, int]:
+        """Tune's searcher, and the most trials that it may suggest; None where nothing is left to train."""
+        self.running.resume(self.cell)
+        config = self.running.experiment.search
+        records = [record for record in self.running.records(self.cell) if record.counts]
+        to_rung = [record for record in records if value_at_rung(record, config.grace_seconds) is None]
+        at_rung = [record for record in records if record not in to_rung and record.state != "failed"]
+        draws = searcher_of(self.running, self.cell, to_rung, self.earlier)
+        left = len(draws.resumed) + max(0, config.trials - len(records))
+        continuing, pruned = choose(at_rung, config.grace_seconds, config.keep, left)
+        prune = functools.partial(self.running.prune, rung=config.grace_seconds)
+        for record in pruned:
+            prune(record)
+        if not left and all(record.state == "finished" for record in continuing):
+            return None, 0
+        rung = Rung(
+            seconds=config.grace_seconds,
+            keep=config.keep,
+            figure=self.running.experiment.figure,
+            records=functools.partial(self.running.records, self.cell),
+            prune=prune,
+            beside=self.controls_beside,
+        )
+        # At most: each to the rung and from there, with all controls beside it.
+        most = 2 * left + len(at_rung) + (left + len(at_rung)) * len(self.controls)
+        return TopK(draws, rung, left), most
+
+    def controls_beside(self, best: TrialRecord) -> list[dict[str, Any]]:
+        """The configurations of the controls that train beside the one trial that continues; none where several do.
+
+        Otherwise cores would be idle: what they inherit is known only when the last trial has ended.
+        """
+        experiment = self.running.experiment
+        if not trained_beside(experiment):
+            return []
+        found: list[dict[str, Any]] = []
+        for cell in resolved_controls(experiment, best):
+            name = trial_name(experiment.settings(cell.fixes))
+            # It may run already, beside a trial that was the best before it failed.
+            if name not in {best.trial, *self.beside} and not self.running.resume(cell)[0]:
+                inherited = {key: value for key, value in cell.inherited.items() if key not in cell.overrides}
+                found.append({CELL: cell.name, **inherited})
+            self.beside.add(name)
+        return found

@@ -1,0 +1,64 @@
+"""The lock of a study: one process at a time may search it.
+
+with locked(study_folder(experiment, manifest, store)):
+    search(experiment, manifest, place, store)
+"""
+
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from vimss.errors import StorageError
+from vimss.storage import explain_os_errors
+
+LOCK = "lock"
+"""Lock file of a study; its content names the process that searches it."""
+
+
+@contextmanager
+def locked(folder: Path, on_wait: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Hold a study for the block, as one process at a time may search it.
+
+    Where another process holds it: StorageError that names that process; with `on_wait`, which is called with its name,
+    wait until it has ended instead. A process that dies lets go of its study.
+    """
+    with explain_os_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("a+", encoding="utf-8")
+    with file:
+        if not _try_lock(file, folder):
+            file.seek(0)
+            owner = file.read() or "another process"
+            if on_wait is None:
+                raise StorageError(
+                    f"one process at a time may search the study {folder.name}",
+                    got=f"{owner}, which searches it now",
+                    fix="wait until it has ended, or give --wait; the same command then resumes from there",
+                )
+            on_wait(owner)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        with explain_os_errors(folder):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+            file.flush()
+        yield
+
+
+def _try_lock(file: TextIO, folder: Path) -> bool:
+    """Whether the lock is ours now; StorageError where the file system has no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise StorageError(
+            f"{folder} must be on a file system with file locks",
+            got=str(error.strerror),
+            fix="mount it with locks (Lustre: -o flock), or set VIMSS_STORE to a folder on another file system",
+        ) from error
+    return True

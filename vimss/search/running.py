@@ -1,0 +1,107 @@
+"""A study while it is searched: its records as they are on disk now, and the events for the reporters."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vimss.errors import TrainingError
+from vimss.experiment import Cell, Experiment
+from vimss.runtime import Place
+from vimss.search.events import (
+    CellEnded,
+    CellStarted,
+    Event,
+    Reporter,
+    TrialEnded,
+    TrialReported,
+    TrialStarted,
+    TrialWaits,
+)
+from vimss.search.study import Study, TrialRecord, cell_folder, in_cells, read_study, write_record
+from vimss.shards.manifest import Manifest
+from vimss.train.validation import validation_spec
+
+
+class RunningStudy:
+    """The study of one call of `search`."""
+
+    def __init__(
+        self, experiment: Experiment, manifest: Manifest, place: Place, folder: Path, reporters: Sequence[Reporter] = ()
+    ) -> None:
+        self.experiment = experiment
+        self.manifest = manifest
+        self.place = place
+        self.folder = folder
+        self.reporters = tuple(reporters)
+        self.validation = validation_spec(manifest, experiment.validation, experiment.objective).signature(manifest)
+        self.positions = read_study(folder).events()
+        """The positions of the next events in the study."""
+        self.replayed: set[str] = set()
+        """Cells whose start and earlier trials have been replayed to the reporters."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its searcher, which calls back to admit a draw, for a restore that we do not use.
+        return {}
+
+    def study(self) -> Study:
+        """The trials of the experiment's cells, as they are on disk now."""
+        return in_cells(self.experiment, read_study(self.folder))
+
+    def records(self, cell: Cell) -> tuple[TrialRecord, ...]:
+        """The trials of a cell, as they are on disk now."""
+        return self.study().of_cell(cell.name)
+
+    def trial_folder(self, cell: Cell, name: str) -> Path:
+        """The folder in which the trial started, possibly under an earlier cell, or a new one."""
+        began = (record.folder for record in self.records(cell) if record.trial == name)
+        return next(began, self.folder / cell_folder(self.experiment, cell) / name)
+
+    def resume(self, cell: Cell) -> tuple[list[TrialRecord], list[TrialRecord]]:
+        """The trials of a cell that ended, and those to resume; ended and waiting ones are replayed to the reporters.
+
+        What a search drew and failed in training is tried again, from its last checkpoint: its cause may be mended.
+        """
+        for record in self.records(cell):
+            if record.state == "running":
+                # Left by a driver that died.
+                write_record(record.model_copy(update={"state": "interrupted"}))
+        records = self.records(cell)
+        # Where nothing is tuned, a trial that was pruned in a search continues to the whole budget.
+        states = {"finished", "pruned"} if self.experiment.tune and not cell.is_control else {"finished"}
+        if cell.name not in self.replayed:
+            self._replay(cell, [record for record in records if record.state in {*states, "waiting"}])
+        ended = [record for record in records if record.state in states]
+        return ended, [record for record in records if record.counts and record.state not in states]
+
+    def prune(self, record: TrialRecord, rung: float) -> None:
+        """End a trial that waited at the rung."""
+        ended = {"state": "pruned", "message": "", "rung": rung, "ended_at": next(self.positions)}
+        write_record(record.model_copy(update=ended))
+        self.report(TrialEnded(record.cell, record.trial, "pruned", record.folder))
+
+    def end(self, cell: Cell) -> None:
+        """Report that a cell is over."""
+        try:
+            best = self.study().best([cell.name])
+        except TrainingError:
+            self.report(CellEnded(cell.name, ""))
+        else:
+            self.report(CellEnded(cell.name, best.trial, best.best_report))
+
+    def report(self, event: Event) -> None:
+        """Pass an event to the reporters."""
+        for reporter in self.reporters:
+            reporter(event)
+
+    def _replay(self, cell: Cell, records: Sequence[TrialRecord]) -> None:
+        self.replayed.add(cell.name)
+        self.report(CellStarted(cell.name, cell.fixes, cell.is_control))
+        for record in records:
+            self.report(TrialStarted(cell.name, record.trial, record.settings, record.chosen))
+            for report in record.reports:
+                self.report(TrialReported(cell.name, record.trial, report["audio_seconds"], report))
+            if record.state == "waiting":
+                self.report(TrialWaits(cell.name, record.trial))
+            else:
+                # It has ended, which mypy cannot infer for the items of a list.
+                self.report(TrialEnded(cell.name, record.trial, record.state, record.folder, record.message))  # type: ignore[arg-type]
