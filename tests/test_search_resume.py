@@ -207,7 +207,7 @@ def check_every_kill(by: Experiment, folder: Path, at_once: int, stride: int = 1
     return len(seen)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize("at_once", [1, 2])
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -216,11 +216,13 @@ def test_a_search_that_was_killed_after_any_event_decides_as_one_that_was_not(tm
     assert check_every_kill(by, tmp_path, at_once) > 4 * by.search.trials
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheduler", ["asha", "top_k"])
 def test_a_small_search_that_was_killed_decides_as_one_that_was_not(tmp_path, scheduler):
     check_every_kill(small("tpe", scheduler, trials=3), tmp_path, at_once=2, stride=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_decision_of_a_search_can_be_made_again_from_its_records(tmp_path, sampler, scheduler):
