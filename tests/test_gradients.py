@@ -12,7 +12,7 @@ from test_train import _free_port, one_thread, settings  # noqa: F401 - a fixtur
 from vimss.errors import TrainingError
 from vimss.model.separator import Separator
 from vimss.stream.batch import Examples, Position
-from vimss.train.device import distribute
+from vimss.train.ddp import distribute
 from vimss.train.gradients import Gradients
 from vimss.train.objectives import open_objective
 

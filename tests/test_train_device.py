@@ -23,7 +23,8 @@ from vimss.stream.batch import Batch, Examples, Position
 from vimss.train.between_reports import LOOK_EVERY
 from vimss.train.checkpoint import State, load_state, save_state
 from vimss.train.config import Settings, TrainingConfig, ValidationConfig
-from vimss.train.device import InFlight, compiled, distribute, to_device
+from vimss.train.ddp import distribute
+from vimss.train.device import InFlight, compiled, to_device
 from vimss.train.distribute import own_device
 from vimss.train.gradients import Gradients
 from vimss.train.loader import load

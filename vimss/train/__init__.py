@@ -3,7 +3,8 @@
 config       settings; of single objectives: objective_settings
 objectives/  the learning tasks, each with its figure
 figure       compares two values of such a figure
-device       precision, compilation, several workers
+device       precision, compilation, copies to a GPU
+ddp          DistributedDataParallel
 start        weights of another model to start from
 gradients    from a batch to gradients, in parts that fit into memory
 optimize     from gradients to weights

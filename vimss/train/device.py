@@ -1,4 +1,4 @@
-"""Device-dependent parts of a training: precision, compilation, several workers, and copying arrays to the device.
+"""Device-dependent parts of a training: precision, compilation, and copying arrays to the device.
 
 with autocast("bfloat16", torch.device("cuda")): ...
 """
@@ -11,8 +11,6 @@ from typing import Literal, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
-from torch.nn.parallel import DistributedDataParallel
 
 from vimss.errors import ConfigError
 from vimss.stream.batch import Batch
@@ -41,18 +39,6 @@ def has_bfloat16_units(device: torch.device) -> bool:
 def multiplies_bfloat16(capabilities: Mapping[str, object]) -> bool:
     """Whether a CPU has avx512_bf16, amx_bf16 or sve_bf16; oneDNN emulates them on any AVX-512."""
     return any(present is True for unit, present in capabilities.items() if unit.endswith("bf16"))
-
-
-def distribute(
-    network: nn.Module, device: torch.device, compression: Literal["none", "bfloat16"]
-) -> DistributedDataParallel:
-    """The network with gradients averaged over all workers, exchanged with this `compression`."""
-    parallel = DistributedDataParallel(
-        network, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
-    )
-    if compression == "bfloat16":
-        parallel.register_comm_hook(None, bf16_compress_hook)
-    return parallel
 
 
 def compiled(network: nn.Module, how: Literal["off", "compile", "cuda_graphs"], device: torch.device) -> nn.Module:

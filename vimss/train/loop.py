@@ -27,7 +27,7 @@ from vimss.stream.batch import Examples, Levels, NetworkInterface, Position
 from vimss.train.between_reports import Clock, Losses
 from vimss.train.checkpoint import State, folder_for_checkpoint, load_state, save_state
 from vimss.train.config import MUCH_WAITING, Settings, TrainingConfig, ValidationConfig, reaches
-from vimss.train.device import distribute
+from vimss.train.ddp import distribute
 from vimss.train.figure import Figure
 from vimss.train.gradients import Gradients
 from vimss.train.loader import load
