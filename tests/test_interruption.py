@@ -144,12 +144,12 @@ def test_a_process_that_gets_sigterm_writes_a_checkpoint_of_its_last_step(small_
 
 
 @pytest.fixture
-def not_told(monkeypatch):
+def no_request(monkeypatch):
     """This process was told nothing, before and after."""
-    monkeypatch.setattr(termination, "_told", threading.Event())
+    monkeypatch.setattr(termination, "_requested", threading.Event())
 
 
-def test_a_process_knows_that_it_was_termination_requested(not_told):
+def test_sigterm_is_known_in_the_main_thread(no_request):
     before = signal.getsignal(signal.SIGTERM)
     with termination_requested(60.0) as should_stop:
         assert not should_stop()
@@ -160,7 +160,7 @@ def test_a_process_knows_that_it_was_termination_requested(not_told):
         assert should_stop()
 
 
-def test_a_thread_beside_a_main_thread_that_works_knows_it_too(not_told):
+def test_sigterm_is_known_in_a_thread_beside_a_busy_main_thread(no_request):
     found = []
 
     def work():

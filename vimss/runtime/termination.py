@@ -1,11 +1,11 @@
-"""A process that is told to end by SIGTERM gets to know it, and has some seconds to close its work.
+"""SIGTERM as a flag that a training polls: the process has some seconds to write a checkpoint.
 
     with termination_requested(grace_seconds=30) as should_stop:
         while not should_stop():
             ...
 
-SIGTERM comes before a preemption, from Kubernetes, Slurm and `ray stop`, and Ray's own handler would end the process at
-once. A process that was told stays told, in later blocks too; after the grace period it ends with code 1.
+Kubernetes, Slurm and `ray stop` send SIGTERM before a preemption; Ray's own handler would end the process at once. The
+flag stays set in later blocks too. A process that is still in the block after the grace period ends with code 1.
 """
 
 import ctypes
@@ -23,19 +23,19 @@ log = logging.getLogger(__name__)
 MAIN_THREAD_SECONDS = 5.0
 """How long the main thread may take to install a handler. Those of Ray's actors took 0.05 s."""
 
-_told = threading.Event()
-"""Whether this process was told to end."""
+_requested = threading.Event()
+"""Set by SIGTERM."""
 
 _for_main_thread: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
 
 @contextmanager
 def termination_requested(grace_seconds: float) -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether the process was told to end. SIGTERM is handled so during the block."""
+    """Yield a function that returns whether SIGTERM has come, which it handles during the block."""
     before: list[Any] = []
 
     def install() -> None:
-        before.append(signal.signal(signal.SIGTERM, lambda number, frame: _told.set()))
+        before.append(signal.signal(signal.SIGTERM, lambda number, frame: _requested.set()))
 
     def restore() -> None:
         signal.signal(signal.SIGTERM, before[0])
@@ -43,10 +43,10 @@ def termination_requested(grace_seconds: float) -> Iterator[Callable[[], bool]]:
     if not _in_main_thread(install):
         log.warning("SIGTERM will end this training without a checkpoint: its process cannot handle the signal")
     ended = threading.Event()
-    # Made here, since a handler may interrupt the main thread while it holds the locks of the module threading.
+    # Started here, because a handler may interrupt the main thread while it holds the locks of the module threading.
     threading.Thread(target=_end_after, args=(grace_seconds, ended), name="SIGTERM", daemon=True).start()
     try:
-        yield _told.is_set
+        yield _requested.is_set
     finally:
         ended.set()
         if before:
@@ -54,8 +54,8 @@ def termination_requested(grace_seconds: float) -> Iterator[Callable[[], bool]]:
 
 
 def _end_after(grace_seconds: float, ended: threading.Event) -> None:
-    """End the process where it was told to end, has had its time and is still in the block."""
-    while not _told.wait(1.0):
+    """End the process if it is still in the block when the grace period is over."""
+    while not _requested.wait(1.0):
         if ended.is_set():
             return
     if not ended.wait(grace_seconds):
@@ -64,10 +64,10 @@ def _end_after(grace_seconds: float, ended: threading.Event) -> None:
 
 
 def _in_main_thread(function: Callable[[], None]) -> bool:
-    """Call a function in the main thread, which alone may install handlers; False where it does not come to that.
+    """Call a function in the main thread, which alone may install handlers; False if it is not run in time.
 
-    Ray runs the functions of Tune and Train in other threads; its main thread polls them, in Python, and so meets what
-    is pending for it.
+    Ray runs the functions of Tune and Train in other threads, and polls them from its main thread, in Python, where
+    pending calls are run.
     """
     if threading.current_thread() is threading.main_thread():
         function()
@@ -92,4 +92,4 @@ def _call_pending(_: int | None) -> int:
 
 
 _PENDING = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(_call_pending)
-"""Kept for good: the interpreter calls it by its address."""
+"""Never freed: the interpreter calls it by its address."""
