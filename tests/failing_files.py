@@ -127,7 +127,7 @@ def _network(version: int, kind: str = "wave_u_net"):
 
     small = {
         "wave_u_net": {"levels": 2, "filters": 2, "down_kernel": 5},
-        "spectrogram_u_net": {"levels": 2, "filters": 2},
+        "spectrogram_u_net": {"n_fft": 64, "hop_length": 16, "depth": 2, "filters": 2, "kernel_size": 3},
     }[kind]
     separator = Separator(NETWORKS[kind](**small, site="none"), ("vn", "vc"), 8000)
     with torch.no_grad():
@@ -236,11 +236,11 @@ def _validation_set(home: Path) -> Case:
 
     def where(folder: Path):
         manifest = open_manifest(shards_folder(recipe, "duets", Store(folder)).path)
-        return manifest, validation_spec(manifest, ValidationConfig(mixtures=4, seconds=0.25))
+        return manifest, validation_spec(manifest, ValidationConfig(mixtures=6, seconds=0.25))
 
     def read(folder: Path) -> int:
         manifest, spec = where(folder)
-        assert len(_read(fixed_path(manifest, spec), manifest, spec).drawn) == 4
+        assert len(_read(fixed_path(manifest, spec), manifest, spec).drawn) == 6
         return 2
 
     return Case(

@@ -16,7 +16,7 @@ LEAST_WITH_TORCH = {
 
 @pytest.mark.parametrize(
     ("case", "least"),
-    [*LEAST.items(), *(pytest.param(*item, marks=pytest.mark.slow) for item in LEAST_WITH_TORCH.items())],
+    [*LEAST.items(), *(pytest.param(*item, marks=pytest.mark.faults) for item in LEAST_WITH_TORCH.items())],
 )
 def test_the_old_or_the_new_is_left_whole_whatever_operation_fails(tmp_path, case, least):
     found = problems(case, tmp_path)

@@ -114,14 +114,16 @@ import sys
 from pathlib import Path
 from test_trial import job
 from vimss.shards.manifest import open_manifest
+from vimss.train import distribute
 from vimss.train.distribute import fit
-fit(job(open_manifest(Path({shards!r})), Path({folder!r}), audio_seconds=40, report_seconds=20), print)
+distribute.PROGRESS_SECONDS = 0.0
+fit(job(open_manifest(Path({shards!r})), Path({folder!r}), audio_seconds=80, report_seconds=40), print)
 """
 
 
 @pytest.mark.slow
 def test_a_process_that_gets_sigterm_writes_a_checkpoint_of_its_last_step(small_manifest, tmp_path):
-    long = {"audio_seconds": 40, "report_seconds": 20}
+    long = {"audio_seconds": 80, "report_seconds": 40}
     script = SCRIPT.format(shards=str(small_manifest.folder), folder=str(tmp_path / "a"))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), "tests"])}
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, env=environment)

@@ -200,8 +200,10 @@ def explain_os_errors(path: Path, variable: str = "VIMSS_STORE") -> Iterator[Non
                 got=f"{error.strerror} with {free_bytes(path) // 2**20} MB free",
                 fix=f"free some space or set {variable} to a folder on a larger disk, then run the same command again",
             ) from error
-        # The error may be of another file that is read meanwhile, such as one of a corpus.
-        met = Path(error.filename) if isinstance(error.filename, str) else path
+        # The error may be of another file that is read meanwhile, such as one of a corpus. Of a copy or a rename, the
+        # second name is the file that was to be written.
+        name = error.filename2 or error.filename
+        met = Path(name) if isinstance(name, str) else path
         met = met.parent if met.name.startswith(TEMPORARY) else met
         if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
             needed = "writable" if met.is_relative_to(path.parent) or path.is_relative_to(met) else "readable"
