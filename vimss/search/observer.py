@@ -13,7 +13,7 @@ from ray import tune
 from vimss.errors import PlaceError
 from vimss.runtime import WarningReader, is_forwarding
 from vimss.search.events import Event, TrialContinues, TrialEnded, TrialReported, TrialStarted, TrialWaits
-from vimss.search.failures import LOST, error_message, pickled_error, was_interrupted, was_lost
+from vimss.search.failures import LOST, error_message, lost_message, pickled_error, was_interrupted, was_lost
 from vimss.search.heartbeat import Heartbeat
 from vimss.search.study import RECORD, TrialRecord, read_record, write_record
 from vimss.search.trial import RUNG, TrialPlan
@@ -126,14 +126,20 @@ class Observer(tune.Callback):
             if trial.trial_id not in self.records:
                 self._begin(trial)  # lost before it began
             error = pickled_error(trial)
+            if self.error is not None:
+                self._close(trial.trial_id, "interrupted", str(self.error))
+                return
             if trial.trial_id in self.ended:
-                self._close(trial.trial_id, "interrupted", self.ended[trial.trial_id])
-            elif self.error is not None or was_lost(error):
-                self._close(trial.trial_id, "interrupted", LOST if self.error is None else str(self.error))
+                reason = self.ended[trial.trial_id]
+            elif was_lost(error):
+                reason = LOST
             elif was_interrupted(error):
-                self._close(trial.trial_id, "interrupted", error_message(error, trial))
+                reason = error_message(error, trial).partition(". To fix: ")[0]
             else:
                 self._close(trial.trial_id, "failed", error_message(error, trial))
+                return
+            message = lost_message(reason, self.records[trial.trial_id].retries, self.plan.place.max_retries)
+            self._close(trial.trial_id, "interrupted", message)
 
     def _is_done(self, trial: Any, record: TrialRecord) -> bool:
         """Whether a training is at its own end: it has its budget, or lost its patience."""
