@@ -5,6 +5,7 @@ with small_cluster(nodes=2) as cluster:
     cluster.processes("RayTrainWorker")
 """
 
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,19 +22,23 @@ from vimss.runtime.cluster import RAY_VARIABLES
 CPUS = 2
 """Of each node that trains: the other one can take over."""
 
-HOST = "127.0.0.1"
-
 WORK = ("ImplicitFunc", "RayTrainWorker", "TrainController", "QueueActor")
 """Names of the processes that a search starts."""
 
-ENVIRONMENT = {**RAY_VARIABLES, "RAY_AUTH_MODE": "disabled", "RAY_TRAIN_METRICS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {**RAY_VARIABLES, "RAY_AUTH_MODE": "token", "RAY_TRAIN_METRICS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+
+
+def token() -> str:
+    """The one that Ray keeps at home, which it may have read before, or else a new one."""
+    kept = Path.home() / ".ray" / "auth_token"
+    return kept.read_text(encoding="utf-8").strip() if kept.is_file() else secrets.token_hex(32)
 
 
 class SmallCluster:
     """A head, which trains nothing, and some nodes that do."""
 
     def __init__(self, nodes: int) -> None:
-        head = {"num_cpus": 0, "resources": {TRIAL_SLOT: 1000}, "include_dashboard": True, "node_ip_address": HOST}
+        head = {"num_cpus": 0, "resources": {TRIAL_SLOT: 1000}, "include_dashboard": True}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.address: str = self.cluster.address
         self.nodes: list[Any] = []
@@ -42,7 +47,7 @@ class SmallCluster:
 
     def add_node(self) -> None:
         """A node that trains."""
-        self.nodes.append(self.cluster.add_node(num_cpus=CPUS, node_ip_address=HOST))
+        self.nodes.append(self.cluster.add_node(num_cpus=CPUS))
 
     def processes(self, *names: str) -> list[psutil.Process]:
         """The processes of Ray's actors of these names, oldest first."""
@@ -87,6 +92,7 @@ def small_cluster(nodes: int = 2) -> Iterator[SmallCluster]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
+        patch.setenv("RAY_AUTH_TOKEN", token())
         patch.setenv("PYTHONPATH", str(Path.cwd()))
         cluster = SmallCluster(nodes)
         try:

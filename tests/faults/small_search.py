@@ -73,3 +73,5 @@ if __name__ == "__main__":
         main()
     except VimssError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command resumes")

@@ -7,6 +7,7 @@ seed draws, one of its processes or nodes is lost. `pytest -m faults` runs all o
 import json
 import random
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ import pytest
 from safetensors.torch import load_file
 from small_cluster import SmallCluster, small_cluster
 
+from vimss.search.observer import INTERRUPTED
 from vimss.search.study import TrialRecord, read_study
 from vimss.shards.manifest import Manifest
 
@@ -213,6 +215,32 @@ def test_the_same_command_ends_a_search_whose_own_process_was_killed(
     begin = time.monotonic()
     search.process.kill()
     assert search.wait() == -9
+    search.start()
+    search.wait_for_progress()
+    record_property("fault", [time.monotonic() - begin, "by the same command"])
+    assert search.wait() == 0, search.output()
+    check_as_undisturbed(search, expected)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("workers", "trials"), [(1, 2), (2, 1)], ids=["one worker", "two workers"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_a_search_that_is_told_to_end_leaves_checkpoints_for_the_same_command(
+    cluster, undisturbed, small_manifest, tmp_path, record_property, request, number, workers, trials
+):
+    drawn = random.Random(request.node.name)  # noqa: S311
+    expected = undisturbed(workers, trials)
+    search = Search(cluster, small_manifest, tmp_path / "search", workers, trials).start()
+    search.wait_for("TrialReported", drawn.choice([1, 2]) * trials)
+    time.sleep(drawn.uniform(0, 0.5))
+    begin = time.monotonic()
+    search.process.send_signal(number)
+    assert search.wait() == 1, search.output()
+    assert {record.message for record in search.records()} == {INTERRUPTED}
+    for record in search.records():
+        steps = [int(path.name.partition("_")[2]) for path in (record.folder / "train").glob("step_*")]
+        assert record.state == "interrupted" and max(steps) > record.reports[-1]["steps"]
+    assert search.cluster.work() == []
     search.start()
     search.wait_for_progress()
     record_property("fault", [time.monotonic() - begin, "by the same command"])

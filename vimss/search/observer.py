@@ -20,9 +20,11 @@ from vimss.search.trial import RUNG, TrialPlan
 from vimss.storage import atomic_write, copy_folder
 from vimss.train.checkpoint import is_whole
 from vimss.train.config import reaches
-from vimss.train.distribute import CHECKPOINTS, PROGRESS, checkpoint_name
+from vimss.train.distribute import CHECKPOINTS, PROGRESS, STOP, checkpoint_name
 
 log = logging.getLogger(__name__)
+
+INTERRUPTED = "the search was interrupted; the same command resumes it"
 
 LOOK_SECONDS = 1.0
 """Between two looks at the running trials."""
@@ -58,6 +60,12 @@ class Observer(tune.Callback):
         """Figures that were not finite."""
         self.ended: dict[str, str] = {}
         """Trials that were ended here, and why."""
+        self.is_ending = False
+        """Whether the search was told to end."""
+        self.asked: set[str] = set()
+        """Trials that were asked to write a checkpoint and end, since the search was told to end."""
+        self.give_up = 0.0
+        """When their time to do so is over."""
         self.error: Exception | None = None
         """The first error of our own, which Tune would hide behind its own or take for the trial's."""
 
@@ -65,16 +73,22 @@ class Observer(tune.Callback):
         # Tune pickles its callbacks for a restore that we do not use; reporters hold threads and connections.
         return {}
 
+    def end(self) -> None:
+        """Ask the running trials to write a checkpoint and end; called by a signal's handler, so that it only notes."""
+        self.is_ending = True
+
     def interrupt(self) -> None:
         """Leave the trials that still run to be resumed, since Tune itself has ended."""
         for trial_id in list(self.heartbeats):
-            self._close(trial_id, "interrupted", "the search was interrupted; the same command resumes it")
+            self._close(trial_id, "interrupted", INTERRUPTED)
 
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
         """End the trials that have been silent for too long; Tune calls this several times a second."""
         if self.error is not None:
             raise self.error
         now = time.monotonic()
+        if self.is_ending:
+            self._end_in_order(now)
         passed = now - self.last_look
         if passed < LOOK_SECONDS:
             return
@@ -128,6 +142,9 @@ class Observer(tune.Callback):
             error = pickled_error(trial)
             if self.error is not None:
                 self._close(trial.trial_id, "interrupted", str(self.error))
+                return
+            if self.is_ending and (was_lost(error) or was_interrupted(error)):
+                self._close(trial.trial_id, "interrupted", INTERRUPTED)
                 return
             if trial.trial_id in self.ended:
                 reason = self.ended[trial.trial_id]
@@ -201,6 +218,8 @@ class Observer(tune.Callback):
         self, trial_id: str, state: Literal["waiting", "finished", "pruned", "failed", "interrupted"], message: str
     ) -> None:
         self.heartbeats.pop(trial_id, None)
+        if trial_id in self.asked:
+            (self.records[trial_id].folder / STOP).unlink(missing_ok=True)
         self._forward_warnings(trial_id)
         self.warnings.pop(trial_id, None)
         self.last_change = time.monotonic()
@@ -225,6 +244,20 @@ class Observer(tune.Callback):
             self._report(TrialWaits(record.cell, record.trial))
         else:
             self._report(TrialEnded(record.cell, record.trial, state, record.folder, message))
+
+    def _end_in_order(self, now: float) -> None:
+        """KeyboardInterrupt when the trials that ran have ended, or have had their time; no later one counts."""
+        seconds = self.plan.place.grace_seconds
+        if not self.give_up:
+            self.give_up = now + seconds
+            self.asked = set(self.heartbeats)
+            log.warning(
+                "told to end: trainings write a checkpoint, for at most %.0f s; once more ends it at once", seconds
+            )
+            for trial_id in self.asked:
+                (self.records[trial_id].folder / STOP).touch()
+        if now > self.give_up or not self.asked & self.heartbeats.keys():
+            raise KeyboardInterrupt
 
     def _forward_warnings(self, trial_id: str) -> None:
         """Log what a trial's processes have warned of since the last call."""
