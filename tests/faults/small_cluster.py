@@ -5,7 +5,7 @@ with small_cluster(nodes=2) as cluster:
     cluster.processes("RayTrainWorker")
 """
 
-import secrets
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,20 +25,17 @@ CPUS = 2
 WORK = ("ImplicitFunc", "RayTrainWorker", "TrainController", "QueueActor")
 """Names of the processes that a search starts."""
 
-ENVIRONMENT = {**RAY_VARIABLES, "RAY_AUTH_MODE": "token", "RAY_TRAIN_METRICS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
-
-
-def token() -> str:
-    """The one that Ray keeps at home, which it may have read before, or else a new one."""
-    kept = Path.home() / ".ray" / "auth_token"
-    return kept.read_text(encoding="utf-8").strip() if kept.is_file() else secrets.token_hex(32)
+# Ray reads its mode when it is imported, so that the token of a test's own cannot be given to this process later.
+ENVIRONMENT = {**RAY_VARIABLES, "RAY_AUTH_MODE": "disabled", "RAY_TRAIN_METRICS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
 
 
 class SmallCluster:
     """A head, which trains nothing, and some nodes that do."""
 
     def __init__(self, nodes: int) -> None:
-        head = {"num_cpus": 0, "resources": {TRIAL_SLOT: 1000}, "include_dashboard": True}
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        head = {"num_cpus": 0, "resources": {TRIAL_SLOT: 1000}, "include_dashboard": True, "dashboard_port": port}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.address: str = self.cluster.address
         self.nodes: list[Any] = []
@@ -92,7 +89,6 @@ def small_cluster(nodes: int = 2) -> Iterator[SmallCluster]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
-        patch.setenv("RAY_AUTH_TOKEN", token())
         patch.setenv("PYTHONPATH", str(Path.cwd()))
         cluster = SmallCluster(nodes)
         try:
