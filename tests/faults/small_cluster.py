@@ -32,9 +32,7 @@ ENVIRONMENT = {**RAY_VARIABLES, "RAY_AUTH_MODE": "disabled", "RAY_TRAIN_METRICS_
 class SmallCluster:
     """A head, which trains nothing, and some nodes that do."""
 
-    def __init__(self, nodes: int) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+    def __init__(self, nodes: int, port: int) -> None:
         head = {"num_cpus": 0, "resources": {TRIAL_SLOT: 1000}, "include_dashboard": True, "dashboard_port": port}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.address: str = self.cluster.address
@@ -90,7 +88,12 @@ def small_cluster(nodes: int = 2) -> Iterator[SmallCluster]:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
         patch.setenv("PYTHONPATH", str(Path.cwd()))
-        cluster = SmallCluster(nodes)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        # Where several Rays run on a machine, the cleaner of Ray Train asks the wrong one whether its controller lives,
+        # hears that it does not, and removes the workers.
+        patch.setenv("RAY_API_SERVER_ADDRESS", f"http://127.0.0.1:{port}")
+        cluster = SmallCluster(nodes, port)
         try:
             yield cluster
         finally:
