@@ -62,6 +62,20 @@ def pytest_runtest_setup(item):
         pytest.skip(missing)
 
 
+def pytest_terminal_summary(terminalreporter):
+    """A table of the faults that were tried, and how long a search took to report again."""
+    found = [
+        (dict(report.user_properties)["fault"], report.nodeid.partition("[")[2].rstrip("]"))
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.getreports(outcome)
+        if report.when == "call" and "fault" in dict(report.user_properties)
+    ]
+    if found:
+        terminalreporter.section("seconds from a fault to the next new report")
+        for (seconds, how), name in sorted(found, key=lambda fault: fault[1]):
+            terminalreporter.write_line(f"{seconds:6.1f}  {how:20}  {name}")
+
+
 @pytest.fixture
 def gpu(monkeypatch):
     """A GPU that multiplies with all 24 bits, so that its results are those of the CPU; for tests marked `gpu`."""

@@ -207,7 +207,7 @@ def test_a_search_on_a_place_with_gpus_trains_on_them(small_manifest, tmp_path, 
             marks=pytest.mark.faults, id="loses a worker",
         ),
         pytest.param(
-            *(1, "ImplicitFunc", psutil.Process.terminate, r"training must not be interrupted; got SIG.* resumes it"),
+            *(1, "ImplicitFunc", psutil.Process.terminate, r"training must not be interrupted; got SIG.*resumes it"),
             id="is told to end",
         ),
     ],
@@ -228,7 +228,7 @@ def test_a_trial_that_is_lost_is_named_and_resumed_by_the_same_search(
                 meets(one)
 
     # Longer than the process takes to its first step, where the machine is slow.
-    place = Place(name="test", workers_per_trial=workers, silent_seconds=30)
+    place = Place(name="test", workers_per_trial=workers, silent_seconds=30, max_retries=0)
     with ray_running(place, num_cpus=2):
         (first,) = search(once, small_manifest, place, store, [lose]).records
         assert lost and first.state == "interrupted" and re.fullmatch(message, first.message)

@@ -3,7 +3,9 @@
 Exit codes: 0 done and complete, 1 failed or interrupted, 2 bad usage.
 """
 
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -39,15 +41,20 @@ class Verbs(TyperGroup):
     """The verbs, each of which may be interrupted."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a verb; typer itself would end without a message at Ctrl-C."""
+        """Run a verb; typer itself would end without a message at Ctrl-C, and SIGTERM would leave Ray's processes."""
         from vimss.console import err, print_warnings
 
         print_warnings()
+        is_main = threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler) if is_main else None
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             err.print("interrupted; the same command resumes")
             raise typer.Exit(1) from None
+        finally:
+            if is_main:
+                signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 app = typer.Typer(

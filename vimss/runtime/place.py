@@ -60,6 +60,12 @@ class Place(Config):
         description="how long a training that is told to end by SIGTERM may take to finish its step and write a "
         "checkpoint; less than what sends SIGKILL then, such as terminationGracePeriodSeconds of Kubernetes",
     )
+    max_retries: int = Field(
+        3,
+        ge=0,
+        description="how often one search starts a trial again that was lost with its process or node, told to end or "
+        "silent, each time from its newest valid checkpoint; errors of the training are not retried",
+    )
     max_concurrent_trials: int = Field(
         0, ge=0, description="trials that run at once; 0: as many as the cluster's cores and GPUs allow"
     )

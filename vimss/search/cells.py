@@ -29,21 +29,22 @@ class FixedCells:
 
     def run(self) -> None:
         """Train what is missing."""
-        names: set[str] = set()
-        left, twins = list[Cell](), list[Cell]()
-        for cell in self.cells:
-            name = trial_name(self.running.experiment.settings(cell.fixes))
-            if name in names:
-                twins.append(cell)
-            elif not self.running.resume(cell)[0]:
-                left.append(cell)
-            names.add(name)
-        if left:
+        settings = self.running.experiment.settings
+        first = {trial_name(settings(cell.fixes)): cell for cell in reversed(self.cells)}
+        cells = [cell for cell in self.cells if cell in first.values()]
+        while left := [cell for cell in cells if self._is_left(cell)]:
             launch(self.running, left, {CELL: tune.grid_search([cell.name for cell in left])})
-        for cell in twins:
-            self.running.resume(cell)
+            if not self.running.retry(left):
+                break
+        for cell in self.cells:
+            if cell not in cells:
+                self.running.resume(cell)
         for cell in self.cells:
             self.running.end(cell)
+
+    def _is_left(self, cell: Cell) -> bool:
+        ended, _ = self.running.resume(cell)
+        return not ended and not any(record.folder in self.running.over for record in self.running.records(cell))
 
 
 class PrunedCell:
@@ -58,15 +59,18 @@ class PrunedCell:
     def run(self) -> None:
         """The experiment's number of trials, less those that ended before."""
         searcher, most = self.searcher()
-        if most:
+        while most:
             launch(self.running, [self.cell], prune=self.rung_of, search_alg=searcher, num_samples=most)
+            if not self.running.retry([self.cell]):
+                break
+            searcher, most = self.searcher()
         self.running.end(self.cell)
 
     def searcher(self) -> tuple[DeduplicatingSearcher, int]:
         """Tune's searcher, and how many trials it shall suggest."""
         ended, resumed = self.running.resume(self.cell)
         trials = self.running.experiment.search.trials
-        searcher = searcher_of(self.running, self.cell, resumed, self.earlier)
+        searcher = searcher_of(self.running, self.cell, self.running.startable(resumed), self.earlier)
         new = max(0, trials - len(ended) - len(resumed))
         return searcher, max(0, min(len(searcher.resumed) + new, trials - len(ended)))
 
@@ -100,8 +104,11 @@ class TopKCell:
     def run(self) -> None:
         """Train what is missing to the rung, and the best from there on."""
         searcher, most = self.searcher()
-        if searcher is not None:
+        while searcher is not None:
             launch(self.running, [self.cell, *self.controls], search_alg=searcher, num_samples=most)
+            if not self.running.retry([self.cell]):
+                break
+            searcher, most = self.searcher()
         self.running.end(self.cell)
 
     def searcher(self) -> tuple[TopK | None, int]:
@@ -111,13 +118,17 @@ class TopKCell:
         records = [record for record in self.running.records(self.cell) if record.counts]
         to_rung = [record for record in records if value_at_rung(record, config.grace_seconds) is None]
         at_rung = [record for record in records if record not in to_rung and record.state != "failed"]
-        draws = searcher_of(self.running, self.cell, to_rung, self.earlier)
+        startable = self.running.startable(to_rung)
+        draws = searcher_of(self.running, self.cell, startable, self.earlier)
         left = len(draws.resumed) + max(0, config.trials - len(records))
-        continuing, pruned = choose(at_rung, config.grace_seconds, config.keep, left)
+        # For those that were lost too often the others wait at the rung, until the same command resumes them.
+        missing = sum(record.state == "interrupted" for record in to_rung if record not in startable)
+        continuing, pruned = choose(at_rung, config.grace_seconds, config.keep, left + missing)
         prune = functools.partial(self.running.prune, rung=config.grace_seconds)
         for record in pruned:
             prune(record)
-        if not left and all(record.state == "finished" for record in continuing):
+        given_up = {record.trial for record in records if record.folder in self.running.over}
+        if not left and all(record.state == "finished" or record.trial in given_up for record in continuing):
             return None, 0
         rung = Rung(
             seconds=config.grace_seconds,
@@ -129,7 +140,7 @@ class TopKCell:
         )
         # At most: each to the rung and from there, with all controls beside it.
         most = 2 * left + len(at_rung) + (left + len(at_rung)) * len(self.controls)
-        return TopK(draws, rung, left), most
+        return TopK(draws, rung, left, given_up), most
 
     def controls_beside(self, best: TrialRecord) -> list[dict[str, Any]]:
         """The configurations of the controls that train beside the one trial that continues; none where several do.

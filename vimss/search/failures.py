@@ -13,8 +13,8 @@ from ray import cloudpickle
 
 from vimss.errors import InterruptionError, VimssError
 
-LOST = "its process died (killed, or out of memory) or its node is gone; the same command resumes it"
-"""Message of a trial that was lost."""
+LOST = "its process died (killed, or out of memory) or its node is gone"
+"""Why a trial was lost, where nothing else is known."""
 
 _LOSSES = (
     ray.exceptions.RayActorError,
@@ -43,6 +43,16 @@ def was_lost(error: BaseException | None) -> bool:
 def was_interrupted(error: BaseException | None) -> bool:
     """Whether a training was told to end, and has written a checkpoint."""
     return any(isinstance(cause, InterruptionError) for cause in _causes(error))
+
+
+def lost_message(reason: str, retries: int, max_retries: int) -> str:
+    """The message of a trial that was lost, with what happens next: `retries` times it was started again before."""
+    if retries < max_retries:
+        return f"{reason}; this search resumes it, retry {retries + 1} of {max_retries}"
+    if max_retries:
+        again = f"started again {max_retries} time{'s' * (max_retries > 1)} already, max_retries of the place"
+        return f"{reason}; {again}: see what ends it in the logs in its folder, then the same command resumes it"
+    return f"{reason}; the same command resumes it"
 
 
 def our_error(error: BaseException) -> VimssError | None:

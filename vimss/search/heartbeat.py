@@ -42,8 +42,7 @@ class Heartbeat:
         if self.waits_for_cores or silent <= limit:
             return ""
         return (
-            f"no progress for {silent:.0f} s, at most {limit:.0f} allowed (silent_seconds of the place): it was ended, "
-            "and the same command resumes it"
+            f"no progress for {silent:.0f} s, at most {limit:.0f} allowed (silent_seconds of the place): it was ended"
         )
 
     def _read(self) -> str:

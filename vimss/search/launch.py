@@ -21,6 +21,7 @@ from ray.tune.schedulers import FIFOScheduler
 from vimss.errors import PlaceError, VimssError
 from vimss.experiment import TUNE_FOLDER, Cell
 from vimss.runtime import Place, start_ray
+from vimss.search.ending import told_to_end
 from vimss.search.failures import our_error
 from vimss.search.observer import Observer
 from vimss.search.running import RunningStudy
@@ -118,7 +119,11 @@ def launch(
         ),
     )
     try:
-        tuner.fit()
+        with told_to_end(observer.end):
+            tuner.fit()
+    except KeyboardInterrupt:
+        observer.interrupt()
+        raise
     except Exception as error:  # any error of Tune: its own, or around an error of ours
         with suppress(VimssError):  # a full disk, which is what the error is about
             observer.interrupt()
@@ -127,6 +132,8 @@ def launch(
         time.sleep(_SETTLE_SECONDS)
     if observer.error is not None:
         raise observer.error
+    if observer.is_ending:
+        raise KeyboardInterrupt
     # Only Ray's own bookkeeping; weights and records lie beside it.
     shutil.rmtree(running.folder / TUNE_FOLDER, ignore_errors=True)
 

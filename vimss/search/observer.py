@@ -13,16 +13,18 @@ from ray import tune
 from vimss.errors import PlaceError
 from vimss.runtime import WarningReader, is_forwarding
 from vimss.search.events import Event, TrialContinues, TrialEnded, TrialReported, TrialStarted, TrialWaits
-from vimss.search.failures import LOST, error_message, pickled_error, was_interrupted, was_lost
+from vimss.search.failures import LOST, error_message, lost_message, pickled_error, was_interrupted, was_lost
 from vimss.search.heartbeat import Heartbeat
 from vimss.search.study import RECORD, TrialRecord, read_record, write_record
 from vimss.search.trial import RUNG, TrialPlan
 from vimss.storage import atomic_write, copy_folder
 from vimss.train.checkpoint import is_whole
 from vimss.train.config import reaches
-from vimss.train.distribute import CHECKPOINTS, PROGRESS, checkpoint_name
+from vimss.train.distribute import CHECKPOINTS, PROGRESS, STOP, checkpoint_name
 
 log = logging.getLogger(__name__)
+
+INTERRUPTED = "the search was interrupted; the same command resumes it"
 
 LOOK_SECONDS = 1.0
 """Between two looks at the running trials."""
@@ -58,6 +60,12 @@ class Observer(tune.Callback):
         """Figures that were not finite."""
         self.ended: dict[str, str] = {}
         """Trials that were ended here, and why."""
+        self.is_ending = False
+        """Whether the search was told to end."""
+        self.asked: set[str] = set()
+        """Trials that were asked to write a checkpoint and end, since the search was told to end."""
+        self.give_up = 0.0
+        """When their time to do so is over."""
         self.error: Exception | None = None
         """The first error of our own, which Tune would hide behind its own or take for the trial's."""
 
@@ -65,16 +73,22 @@ class Observer(tune.Callback):
         # Tune pickles its callbacks for a restore that we do not use; reporters hold threads and connections.
         return {}
 
+    def end(self) -> None:
+        """Ask the running trials to write a checkpoint and end; called by a signal's handler, so that it only notes."""
+        self.is_ending = True
+
     def interrupt(self) -> None:
         """Leave the trials that still run to be resumed, since Tune itself has ended."""
         for trial_id in list(self.heartbeats):
-            self._close(trial_id, "interrupted", "the search was interrupted; the same command resumes it")
+            self._close(trial_id, "interrupted", INTERRUPTED)
 
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
         """End the trials that have been silent for too long; Tune calls this several times a second."""
         if self.error is not None:
             raise self.error
         now = time.monotonic()
+        if self.is_ending:
+            self._end_in_order(now)
         passed = now - self.last_look
         if passed < LOOK_SECONDS:
             return
@@ -126,14 +140,23 @@ class Observer(tune.Callback):
             if trial.trial_id not in self.records:
                 self._begin(trial)  # lost before it began
             error = pickled_error(trial)
+            if self.error is not None:
+                self._close(trial.trial_id, "interrupted", str(self.error))
+                return
+            if self.is_ending and (was_lost(error) or was_interrupted(error)):
+                self._close(trial.trial_id, "interrupted", INTERRUPTED)
+                return
             if trial.trial_id in self.ended:
-                self._close(trial.trial_id, "interrupted", self.ended[trial.trial_id])
-            elif self.error is not None or was_lost(error):
-                self._close(trial.trial_id, "interrupted", LOST if self.error is None else str(self.error))
+                reason = self.ended[trial.trial_id]
+            elif was_lost(error):
+                reason = LOST
             elif was_interrupted(error):
-                self._close(trial.trial_id, "interrupted", error_message(error, trial))
+                reason = error_message(error, trial).partition(". To fix: ")[0]
             else:
                 self._close(trial.trial_id, "failed", error_message(error, trial))
+                return
+            message = lost_message(reason, self.records[trial.trial_id].retries, self.plan.place.max_retries)
+            self._close(trial.trial_id, "interrupted", message)
 
     def _is_done(self, trial: Any, record: TrialRecord) -> bool:
         """Whether a training is at its own end: it has its budget, or lost its patience."""
@@ -195,6 +218,8 @@ class Observer(tune.Callback):
         self, trial_id: str, state: Literal["waiting", "finished", "pruned", "failed", "interrupted"], message: str
     ) -> None:
         self.heartbeats.pop(trial_id, None)
+        if trial_id in self.asked:
+            (self.records[trial_id].folder / STOP).unlink(missing_ok=True)
         self._forward_warnings(trial_id)
         self.warnings.pop(trial_id, None)
         self.last_change = time.monotonic()
@@ -219,6 +244,20 @@ class Observer(tune.Callback):
             self._report(TrialWaits(record.cell, record.trial))
         else:
             self._report(TrialEnded(record.cell, record.trial, state, record.folder, message))
+
+    def _end_in_order(self, now: float) -> None:
+        """KeyboardInterrupt when the trials that ran have ended, or have had their time; no later one counts."""
+        seconds = self.plan.place.grace_seconds
+        if not self.give_up:
+            self.give_up = now + seconds
+            self.asked = set(self.heartbeats)
+            log.warning(
+                "told to end: trainings write a checkpoint, for at most %.0f s; once more ends it at once", seconds
+            )
+            for trial_id in self.asked:
+                (self.records[trial_id].folder / STOP).touch()
+        if now > self.give_up or not self.asked & self.heartbeats.keys():
+            raise KeyboardInterrupt
 
     def _forward_warnings(self, trial_id: str) -> None:
         """Log what a trial's processes have warned of since the last call."""

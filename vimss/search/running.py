@@ -34,10 +34,16 @@ class RunningStudy:
         self.folder = folder
         self.reporters = tuple(reporters)
         self.validation = validation_spec(manifest, experiment.validation, experiment.objective).signature(manifest)
-        self.positions = read_study(folder).events()
+        before = read_study(folder)
+        self.positions = before.events()
         """The positions of the next events in the study."""
         self.replayed: set[str] = set()
         """Cells whose start and earlier trials have been replayed to the reporters."""
+        self.over: set[Path] = set()
+        """Folders of the trials that this call does not start again: they failed, or were lost too often."""
+        for record in before.records:
+            if record.retries:
+                write_record(record.model_copy(update={"retries": 0}))
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its searcher, which calls back to admit a draw, for a restore that we do not use.
@@ -72,6 +78,26 @@ class RunningStudy:
             self._replay(cell, [record for record in records if record.state in {*states, "waiting"}])
         ended = [record for record in records if record.state in states]
         return ended, [record for record in records if record.counts and record.state not in states]
+
+    def startable(self, records: Sequence[TrialRecord]) -> list[TrialRecord]:
+        """Those that this call may start again."""
+        return [record for record in records if record.folder not in self.over]
+
+    def retry(self, cells: Sequence[Cell]) -> bool:
+        """Whether trials of the cells were lost, and are started again now, each at most max_retries times in a call.
+
+        Call it when Tune has ended. To start them again is to resume the cell, as the same command would, so that the
+        records say what comes next; what failed in training is left to that command.
+        """
+        again = False
+        for record in (record for cell in cells for record in self.records(cell)):
+            lost = record.state in {"running", "interrupted"} and record.folder not in self.over
+            if lost and record.retries < self.place.max_retries:
+                write_record(record.model_copy(update={"state": "interrupted", "retries": record.retries + 1}))
+                again = True
+            elif lost or record.state == "failed":
+                self.over.add(record.folder)
+        return again
 
     def prune(self, record: TrialRecord, rung: float) -> None:
         """End a trial that waited at the rung."""

@@ -74,6 +74,7 @@ class TrialRecord(Config):
     )
     ended_at: int = Field(0, description="position of its end among the events of the study; 0 before")
     rung: float | None = Field(None, description="audio seconds at which the scheduler pruned it")
+    retries: int = Field(0, description="how often the newest call of search started it again after it was lost")
     begun: float = Field(description="seconds since 1970")
     folder: Path = Field(Path(), exclude=True)
 

@@ -11,7 +11,7 @@ another trial of Tune. Ray's own way is a scheduler that returns PAUSE (HyperBan
 counts such a trial among those that run at once: with more trials than that, it would wait for ever.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,14 +83,17 @@ class TopK(Searcher):
     """Suggests draws that train to the rung, then the best of them again.
 
     A trial continues as soon as it is sure to be among the best, so that cores and processes need not wait for the last
-    one at the rung. Where a trial was lost before the rung, the others wait for the same command to resume it. One that
+    one at the rung. Where a trial was lost before the rung, the others wait until it has been started again. One that
     fails after the rung makes room for the next best.
 
     With several trials at once the draws depend on the order of their reports, as with every scheduler.
     """
 
-    def __init__(self, draws: Searcher, rung: Rung, left: int) -> None:
-        """`draws` suggests the trials that have to reach the rung yet; there are `left` of them."""
+    def __init__(self, draws: Searcher, rung: Rung, left: int, given_up: Collection[str] = ()) -> None:
+        """`draws` suggests the trials that have to reach the rung yet; there are `left` of them.
+
+        `given_up` are names of trials that were lost too often, or failed, to continue in this call.
+        """
         super().__init__(metric=rung.figure.name, mode=rung.figure.direction)
         self.draws = draws
         self.rung = rung
@@ -99,8 +102,8 @@ class TopK(Searcher):
         """Trials of Tune on their way to the rung."""
         self.beyond: set[str] = set()
         """Trials of Tune on their way to the whole budget."""
-        self.continued: set[str] = set()
-        """Names of the trials that went on in this run of Tune: one that is lost again is left to be resumed."""
+        self.continued = set(given_up)
+        """Names of the trials that went on in this run of Tune, and so do not start in it again."""
         self.beside: list[dict[str, Any]] = []
         """Configurations that wait for a place beside them."""
 

@@ -7,6 +7,7 @@ Its folder holds:
 
     train/step_00000120/    a checkpoint: the newest, and the best of those before it
     progress                a count and the audio seconds seen, a sign of life between two reports
+    stop                    a file that asks the training to write a checkpoint and end
     log.txt                 what the trial's process logged, and log_rank0.txt and so on of its workers, if several
 """
 
@@ -45,6 +46,10 @@ PROGRESS = "progress"
 PROGRESS_SECONDS = 5.0
 """Between two signs of life."""
 
+STOP = "stop"
+STOP_SECONDS = 1.0
+"""Between two looks at the file that asks a training to end: the folder may be on another machine."""
+
 POLL_SECONDS = 1.0
 """How long the trial's process waits for a report before it looks whether the trainer has ended."""
 
@@ -74,10 +79,12 @@ def fit(job: Job, report: Callable[[Metrics], None]) -> None:
     `report` is called with the metrics of each validation, in order, in the thread that called `fit`; what it raises
     ends the job. Raises what a worker raised: InterruptionError where one was told to end.
     """
+    (job.storage / STOP).unlink(missing_ok=True)  # it was for an earlier call
     with log_to(job.storage / LOG):
         if job.place.workers_per_trial == 1:
-            with termination_requested(job.place.grace_seconds) as should_stop:
-                _fit_here(job, report, should_stop)
+            is_asked = _StopFile(job.storage / STOP)
+            with termination_requested(job.place.grace_seconds) as is_requested:
+                _fit_here(job, report, lambda: is_requested() or is_asked())
         else:
             _fit_on_workers(job, report)
 
@@ -231,11 +238,12 @@ def _train_worker(config: dict[str, Any]) -> None:
     training = _training(job, rank, context.get_world_size(), ray.train.torch.get_device())
     progress = _SignOfLife(job.storage / PROGRESS) if rank == 0 else _no_progress
     progress(0.0)
+    is_asked = _StopFile(job.storage / STOP)
     with log_to(job.storage / rank_log(rank)), termination_requested(job.place.grace_seconds) as is_requested:
 
         def should_stop() -> bool:
             # A node that is drained is known to Train, where its watcher of preemptions runs.
-            return is_requested() or ray.train.get_preemption_info() is not None
+            return is_requested() or is_asked() or ray.train.get_preemption_info() is not None
 
         train(training, report, _latest_checkpoint(), progress, should_stop)
 
@@ -296,6 +304,21 @@ def best_of_checkpoints(values: Mapping[Path, tuple[str, float]], validation: st
     """
     comparable = [checkpoint for checkpoint, (scored_on, _) in values.items() if scored_on == validation]
     return min(comparable, key=lambda checkpoint: figure.rank(values[checkpoint][1]), default=None)
+
+
+class _StopFile:
+    """Whether the file that asks a training to end is there, by a look now and then."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.is_there = False
+        self.looked = -STOP_SECONDS
+
+    def __call__(self) -> bool:
+        if not self.is_there and time.monotonic() - self.looked >= STOP_SECONDS:
+            self.looked = time.monotonic()
+            self.is_there = self.path.exists()
+        return self.is_there
 
 
 class _SignOfLife:
