@@ -29,8 +29,10 @@ from vimss.progress import SoundProgress
 from vimss.promote import resolve_model
 from vimss.runtime import git_commit
 from vimss.search.checks import check_experiment
+from vimss.search.estimate import Estimate, estimate_search
 from vimss.search.events import Reporter
 from vimss.search.lock import locked
+from vimss.search.room import check_room
 from vimss.search.run import search
 from vimss.search.study import (
     Study,
@@ -167,6 +169,7 @@ def run_search(
     searching this study: StorageError, or with `wait` wait until it has ended.
     """
     check_experiment(experiment, manifest, session.place)
+    check_room(session.place)
     with locked(study_folder(experiment, manifest, session.store), _print_lock_owner if wait else None):
         tracker = open_tracker(session, experiment, manifest)
         try:
@@ -174,6 +177,13 @@ def run_search(
         except BaseException:
             tracker.close()
             raise
+
+
+def estimate(session: Session, experiment: Experiment, manifest: Manifest) -> Estimate:
+    """What `run_search` would take from here; no trial starts, and nothing is written."""
+    check_experiment(experiment, manifest, session.place)
+    study = in_cells(experiment, read_study(study_folder(experiment, manifest, session.store)))
+    return estimate_search(experiment, manifest.recipe, session.place, study.records)
 
 
 def _print_lock_owner(owner: str) -> None:

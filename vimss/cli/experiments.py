@@ -1,7 +1,6 @@
 """Verbs that answer the question of an experiment: train, search, compare, quickstart."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,33 +10,63 @@ from vimss.cli.checks import check_picture
 from vimss.cli.options import ExperimentName, Json, On, Seed, Set, Verbose, Wait
 
 
-def _search_verb(name: str, description: str, whole: bool) -> Callable[..., None]:
-    """The verb `search`, or `train` for one trial: equal options, which typer reads from the signature."""
+def train(
+    experiment: ExperimentName,
+    seed: Seed = None,
+    changes: Set = None,
+    place: On = "local",
+    wait: Wait = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train an experiment's own settings: a search with one trial."""
+    from vimss.search.consistency import load_experiment
 
-    def verb(
-        experiment: ExperimentName,
-        seed: Seed = None,
-        changes: Set = None,
-        place: On = "local",
-        wait: Wait = False,
-        as_json: Json = False,
-        verbose: Verbose = False,
-    ) -> None:
-        from vimss.search.consistency import load_experiment
-
-        loaded = load_experiment(experiment, changes or (), seed)
-        _search(loaded if whole else loaded.without_search(), place, wait, as_json)
-
-    verb.__name__, verb.__doc__ = name, description
-    return verb
+    _search(load_experiment(experiment, changes or (), seed).without_search(), place, wait, as_json)
 
 
-train = _search_verb("train", "Train an experiment's own settings: a search with one trial.", whole=False)
-search = _search_verb("search", "Search all cells of an experiment, or resume that search.", whole=True)
+def search(
+    experiment: ExperimentName,
+    seed: Seed = None,
+    changes: Set = None,
+    place: On = "local",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what it would take, from measured steps; start nothing.")
+    ] = False,
+    wait: Wait = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Search all cells of an experiment, or resume that search."""
+    from vimss.search.consistency import load_experiment
+
+    loaded = load_experiment(experiment, changes or (), seed)
+    if dry_run:
+        _estimate(loaded, place, as_json)
+    else:
+        _search(loaded, place, wait, as_json)
+
+
+def _estimate(experiment: Any, place: str, as_json: bool) -> None:
+    """Print what a search has left; exit code 1 where this machine holds no trial."""
+    _check_room(place)
+    from vimss import api, report
+    from vimss.console import print_json
+    from vimss.session import open_session
+
+    session = open_session(place)
+    experiment = api.resolve_models(session, experiment)
+    manifest = api.load_shards(session, experiment)
+    found = api.estimate(session, experiment, manifest)
+    if as_json:
+        print_json(report.estimate_summary(found))
+    else:
+        report.print_estimate(experiment, found)
 
 
 def _search(experiment: Any, place: str, wait: bool, as_json: bool) -> None:
     """Search an experiment and print its results; exit code 1 where a cell has no finished trial."""
+    _check_room(place)
     from vimss import api, report
     from vimss.console import SearchLines, err, print_json, stage
     from vimss.session import open_session
@@ -59,6 +88,14 @@ def _search(experiment: Any, place: str, wait: bool, as_json: bool) -> None:
     else:
         report.print_comparison(experiment, study)
     api.check_finished(experiment, study)
+
+
+def _check_room(place: str) -> None:
+    """PlaceError where this machine holds no trial, before the imports that take seconds."""
+    from vimss.runtime import load_place
+    from vimss.search.room import check_room
+
+    check_room(load_place(place))
 
 
 def _print_earlier(session: Any, experiment: Any, manifest: Any) -> None:

@@ -13,6 +13,7 @@ events       the events that a search reports
 study        the records of trials on disk, and the best of them
 lock         one process at a time may search a study
 remaining    the training that a search has left
+room         how many trials a place holds at once
 run          the cells in their order; resuming
 cells        the ways of running a cell: fixed settings, trials that are pruned one by one, top_k
 running      the records and events of a study while it is searched
@@ -26,8 +27,9 @@ scoring      scoring earlier trials again on another validation set
 observer     Tune's reports as records and events
 heartbeat    whether a trial still makes progress
 failures     why a trial ended with an error
+estimate     what a search would take, from measured steps
 trial        what one trial does in its own process
 
-Those up to `remaining` need neither Ray nor Optuna nor torch, so the command line, reports and tracking read studies
+Those up to `room` need neither Ray nor Optuna nor torch, so the command line, reports and tracking read studies
 without them; this package imports nothing by itself.
 """

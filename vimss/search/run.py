@@ -14,6 +14,7 @@ from vimss.runtime import Place, ray_at_hand
 from vimss.search.cells import FixedCells, PrunedCell, TopKCell
 from vimss.search.checks import check_experiment
 from vimss.search.events import Reporter
+from vimss.search.room import check_room
 from vimss.search.running import RunningStudy
 from vimss.search.scoring import score_again
 from vimss.search.study import Study, resolved_controls, study_folder
@@ -30,9 +31,11 @@ def search(
     Ray starts where it does not run yet and a trial is left to train. One process at a time may search a study: see
     `vimss.search.lock`.
 
-    ConfigError, before any trial starts, where the shards or the place do not allow what the experiment needs.
+    ConfigError, before any trial starts, where the shards or the place do not allow what the experiment needs;
+    PlaceError, before Ray starts, where this machine can hold no trial.
     """
     check_experiment(experiment, manifest, place)
+    check_room(place)
     earlier = earlier_trials(experiment, manifest, store)
     cells = experiment.cells()
     searched = [cell for cell in cells if not cell.is_control]
