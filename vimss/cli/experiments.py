@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vimss.cli.checks import check_picture
+from vimss.cli.checks import check_picture, check_search
 from vimss.cli.options import ExperimentName, Json, On, Seed, Set, Verbose, Wait
 
 
@@ -33,6 +33,14 @@ def search(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what it would take, from measured steps; start nothing.")
     ] = False,
+    trial: Annotated[
+        str | None,
+        typer.Option(
+            "--continue",
+            metavar="TRIAL",
+            help="Train only this trial, which stopped, to its whole budget: its name, or how that begins.",
+        ),
+    ] = None,
     wait: Wait = False,
     as_json: Json = False,
     verbose: Verbose = False,
@@ -40,11 +48,12 @@ def search(
     """Search all cells of an experiment, or resume that search."""
     from vimss.search.consistency import load_experiment
 
+    check_search(dry_run, trial)
     loaded = load_experiment(experiment, changes or (), seed)
     if dry_run:
         _estimate(loaded, place, as_json)
     else:
-        _search(loaded, place, wait, as_json)
+        _search(loaded, place, wait, as_json, trial)
 
 
 def _estimate(experiment: Any, place: str, as_json: bool) -> None:
@@ -64,20 +73,26 @@ def _estimate(experiment: Any, place: str, as_json: bool) -> None:
         report.print_estimate(experiment, found)
 
 
-def _search(experiment: Any, place: str, wait: bool, as_json: bool) -> None:
-    """Search an experiment and print its results; exit code 1 where a cell has no finished trial."""
+def _search(experiment: Any, place: str, wait: bool, as_json: bool, trial: str | None = None) -> None:
+    """Search an experiment and print its results; exit code 1 where a cell has no finished trial.
+
+    With `trial`, this one alone is continued, and must finish.
+    """
     _check_room(place)
     from vimss import api, report
-    from vimss.console import SearchLines, err, print_json, stage
+    from vimss.console import err, print_json, stage
     from vimss.session import open_session
+    from vimss.trials_table import search_stage
 
     session = open_session(place)
     experiment = api.resolve_models(session, experiment)
     manifest = api.load_shards(session, experiment)
     _print_earlier(session, experiment, manifest)
-    with stage(f"search of {experiment.name}") as show_progress:
-        lines = SearchLines(show_progress, experiment)
-        study, tracker = api.run_search(session, experiment, manifest, [lines], wait=wait)
+    with search_stage(f"search of {experiment.name}", experiment, is_whole=trial is None) as reporter:
+        if trial is None:
+            study, tracker = api.run_search(session, experiment, manifest, [reporter], wait=wait)
+        else:
+            study, tracker = api.continue_trial(session, experiment, manifest, trial, [reporter], wait=wait)
     with api.closing_tracker(tracker, err.print), stage("pictures and pages"):
         api.log_pictures(experiment, manifest, study, tracker)
     best = api.best_trials(experiment, study)
@@ -87,7 +102,8 @@ def _search(experiment: Any, place: str, wait: bool, as_json: bool) -> None:
         print_json({"folder": str(study.folder), "cells": cells, **({"over seeds": seeds} if seeds else {})})
     else:
         report.print_comparison(experiment, study)
-    api.check_finished(experiment, study)
+    if trial is None:
+        api.check_finished(experiment, study)
 
 
 def _check_room(place: str) -> None:

@@ -14,7 +14,8 @@ study        the records of trials on disk, and the best of them
 lock         one process at a time may search a study
 remaining    the training that a search has left
 room         how many trials a place holds at once
-run          the cells in their order; resuming
+stopped      a trial that stopped, by its name
+run          the cells in their order; resuming; one trial that continues
 cells        the ways of running a cell: fixed settings, trials that are pruned one by one, top_k
 running      the records and events of a study while it is searched
 launch       one run of Tune
@@ -30,6 +31,6 @@ failures     why a trial ended with an error
 estimate     what a search would take, from measured steps
 trial        what one trial does in its own process
 
-Those up to `room` need neither Ray nor Optuna nor torch, so the command line, reports and tracking read studies
+Those up to `stopped` need neither Ray nor Optuna nor torch, so the command line, reports and tracking read studies
 without them; this package imports nothing by itself.
 """
