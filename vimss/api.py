@@ -192,7 +192,7 @@ def continue_trial(
     check_room(session.place)
     name = stopped_trial(experiment, load_study(session, experiment, manifest), trial).trial
     with _open_study(session, experiment, manifest, wait) as tracker:
-        every = (tracker, *reporters)
+        every: tuple[Reporter, ...] = (tracker, *reporters)
         study = run.continue_trial(experiment, manifest, session.place, session.store, name, every)
         (record,) = {record.folder: record for record in study.records if record.trial == name}.values()
         if record.state != "finished":
