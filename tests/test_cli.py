@@ -38,7 +38,7 @@ OPTIONS = {
     "shard": [*STUDY, "--check", "--minutes", "--out", "--show", "--source", "--verbose"],
     "features": [*STUDY, "--device", "--network", "--weights", "--verbose"],
     "train": [*STUDY, "--wait", "--verbose"],
-    "search": [*STUDY, "--wait", "--verbose"],
+    "search": [*STUDY, "--continue", "--dry-run", "--wait", "--verbose"],
     "evaluate": [*STUDY, "--device", "--model", "--shards", "--split", "--verbose"],
     "compare": [*STUDY, "--curves"],
     "promote": [*STUDY, "--verbose"],

@@ -10,7 +10,7 @@ from test_trial import job
 
 from vimss.errors import InterruptionError
 from vimss.runtime import Place
-from vimss.search.ending import SIGNALS, told_to_end
+from vimss.search.ending import SIGNALS, on_first_signal
 from vimss.search.observer import INTERRUPTED, Observer
 from vimss.search.trial import TrialPlan
 from vimss.train.checkpoint import newest_valid
@@ -29,7 +29,7 @@ def number(request):
 
 def test_the_first_signal_calls_and_the_second_one_ends_the_block(number):
     called = []
-    with pytest.raises(KeyboardInterrupt), told_to_end(lambda: called.append(1)):
+    with pytest.raises(KeyboardInterrupt), on_first_signal(lambda: called.append(1)):
         os.kill(os.getpid(), number)
         assert called == [1]
         os.kill(os.getpid(), number)
@@ -38,14 +38,14 @@ def test_the_first_signal_calls_and_the_second_one_ends_the_block(number):
 
 def test_after_the_block_the_handlers_are_those_of_before(number):
     before = signal.getsignal(number)
-    with told_to_end(lambda: None):
+    with on_first_signal(lambda: None):
         assert signal.getsignal(number) != before
     assert signal.getsignal(number) == before
 
 
 def test_a_signal_that_is_ignored_stays_so(number):
     signal.signal(number, signal.SIG_IGN)
-    with told_to_end(lambda: None):
+    with on_first_signal(lambda: None):
         assert signal.getsignal(number) == signal.SIG_IGN
 
 
@@ -53,7 +53,7 @@ def test_outside_the_main_thread_no_signal_is_handled(number):
     seen, before = [], signal.getsignal(number)
 
     def block():
-        with told_to_end(lambda: None):
+        with on_first_signal(lambda: None):
             seen.append(signal.getsignal(number))
 
     thread = threading.Thread(target=block)

@@ -16,10 +16,11 @@ from vimss.experiment import Experiment
 from vimss.media import probe, read_video
 from vimss.promote import resolve_model
 from vimss.quickstart import BEST, EXPERIMENT, Result, print_result, run
-from vimss.quickstart.estimate import expected_seconds, expected_time, progress_of
+from vimss.quickstart.estimate import expected_seconds, expected_time
 from vimss.quickstart.result import labels_gain
 from vimss.quickstart.run import job_command, write_recording
 from vimss.search.consistency import load_experiment
+from vimss.search.estimate import progress_of
 from vimss.search.remaining import Progress
 from vimss.search.study import TrialRecord
 from vimss.session import open_session

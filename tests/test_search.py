@@ -28,8 +28,9 @@ from vimss.search.events import (
     TrialStarted,
 )
 from vimss.search.failures import error_message, was_lost
-from vimss.search.launch import RecordScheduler, concurrent_trials
+from vimss.search.launch import RecordScheduler
 from vimss.search.observer import Observer
+from vimss.search.room import concurrent_trials
 from vimss.search.run import search
 from vimss.search.study import Study, TrialRecord, read_study
 from vimss.search.trial import TrialPlan, for_tune, trial_resources
@@ -376,6 +377,7 @@ from vimss.config import parse_config
 from vimss.experiment import Experiment
 from vimss.search.events import TrialReported
 from vimss.runtime import TRIAL_SLOT, Place, ray_running
+from vimss.search.room import concurrent_trials
 from vimss.search.run import search
 from vimss.shards.manifest import open_manifest
 from vimss.storage import Store

@@ -27,7 +27,7 @@ from vimss.train.config import Settings, TrainingConfig, ValidationConfig
 from vimss.train.device import autocast, context_of, has_bfloat16_units, multiplies_bfloat16
 from vimss.train.gradients import Gradients
 from vimss.train.loop import Training, learning_rate, train
-from vimss.train.measure import step_seconds
+from vimss.train.measure import measure_step
 from vimss.train.objectives import open_objective
 from vimss.train.optimize import make_optimizers
 
@@ -346,13 +346,13 @@ def test_a_step_of_any_network_is_measured_in_its_time_and_leaves_no_trace(small
     chosen = settings(model=model, training={"ema": 0.9, "compile": "compile"})
     before, threads = torch.get_rng_state(), torch.get_num_threads()
     begin = time.monotonic()
-    step = step_seconds(chosen, small_recipe, threads=2, at_most=0.5)
+    step = measure_step(chosen, small_recipe, threads=2, at_most=0.5).seconds
     assert 0 < step < time.monotonic() - begin
     assert torch.equal(torch.get_rng_state(), before) and torch.get_num_threads() == threads
 
 
 def test_a_slow_machine_measures_one_step(small_recipe):
-    assert step_seconds(settings(), small_recipe, at_most=0.0) > 0
+    assert measure_step(settings(), small_recipe, at_most=0.0).seconds > 0
 
 
 # Early stopping

@@ -28,10 +28,14 @@ from vimss.pages.of_trial import run_files
 from vimss.progress import SoundProgress
 from vimss.promote import resolve_model
 from vimss.runtime import git_commit
+from vimss.search import run
 from vimss.search.checks import check_experiment
+from vimss.search.estimate import Estimate, estimate_search
 from vimss.search.events import Reporter
 from vimss.search.lock import locked
+from vimss.search.room import check_room
 from vimss.search.run import search
+from vimss.search.stopped import stopped_trial
 from vimss.search.study import (
     Study,
     TrialRecord,
@@ -167,13 +171,56 @@ def run_search(
     searching this study: StorageError, or with `wait` wait until it has ended.
     """
     check_experiment(experiment, manifest, session.place)
+    check_room(session.place)
+    with _open_study(session, experiment, manifest, wait) as tracker:
+        return search(experiment, manifest, session.place, session.store, (tracker, *reporters)), tracker
+
+
+def continue_trial(
+    session: Session,
+    experiment: Experiment,
+    manifest: Manifest,
+    trial: str,
+    reporters: Sequence[Reporter] = (),
+    *,
+    wait: bool = False,
+) -> tuple[Study, Tracker]:
+    """Train one trial that stopped to its whole budget, and record it in MLflow; otherwise as `run_search`.
+
+    `trial` is its name or the beginning of it. TrainingError where it does not finish.
+    """
+    check_room(session.place)
+    name = stopped_trial(experiment, load_study(session, experiment, manifest), trial).trial
+    with _open_study(session, experiment, manifest, wait) as tracker:
+        every: tuple[Reporter, ...] = (tracker, *reporters)
+        study = run.continue_trial(experiment, manifest, session.place, session.store, name, every)
+        (record,) = {record.folder: record for record in study.records if record.trial == name}.values()
+        if record.state != "finished":
+            raise TrainingError(
+                f"trial {name} must be trained to its end",
+                got=f"{record.state}: {record.message.partition('. To fix:')[0]}",
+                fix="the same command continues it from its last checkpoint",
+            )
+        return study, tracker
+
+
+@contextmanager
+def _open_study(session: Session, experiment: Experiment, manifest: Manifest, wait: bool) -> Iterator[Tracker]:
+    """Hold the lock of a study for the block, with its tracker, which is closed after an error alone."""
     with locked(study_folder(experiment, manifest, session.store), _print_lock_owner if wait else None):
         tracker = open_tracker(session, experiment, manifest)
         try:
-            return search(experiment, manifest, session.place, session.store, (tracker, *reporters)), tracker
+            yield tracker
         except BaseException:
             tracker.close()
             raise
+
+
+def estimate(session: Session, experiment: Experiment, manifest: Manifest) -> Estimate:
+    """What `run_search` would take from here; no trial starts, and nothing is written."""
+    check_experiment(experiment, manifest, session.place)
+    study = in_cells(experiment, read_study(study_folder(experiment, manifest, session.store)))
+    return estimate_search(experiment, manifest.recipe, session.place, study.records)
 
 
 def _print_lock_owner(owner: str) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, ConsoleRenderable, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -113,14 +113,17 @@ def print_warnings() -> None:
 
 
 @contextmanager
-def stage(name: str) -> Iterator[ShowProgress]:
-    """Show that a stage runs, the progress that it reports, and at its end how long it took."""
+def stage(name: str, below: ConsoleRenderable | None = None) -> Iterator[ShowProgress]:
+    """Show that a stage runs, the progress that it reports, and at its end how long it took.
+
+    In a terminal `below` is drawn under the progress, several times a second.
+    """
     begin = time.monotonic()
     if err.is_terminal:
         # rich interprets a plain string as markup here, whatever the settings of the console.
         spinner = "dots" if err.encoding.startswith("utf") else "line"
-        with err.status(err.render_str(name), spinner=spinner) as status:
-            yield lambda progress: status.update(err.render_str(f"{name}: {progress}"))
+        with err.status(_above(below, name), spinner=spinner) as status:
+            yield lambda progress: status.update(_above(below, f"{name}: {progress}"))
     else:
         printed = begin
 
@@ -132,6 +135,11 @@ def stage(name: str) -> Iterator[ShowProgress]:
 
         yield show_progress
     err.print(f"{name}: {time.monotonic() - begin:.0f} s")
+
+
+def _above(below: ConsoleRenderable | None, text: str) -> ConsoleRenderable:
+    line = err.render_str(text)
+    return line if below is None else Group(line, below)
 
 
 def show_rate(show_progress: ShowProgress, parts: str) -> Callable[[SoundProgress], None]:
@@ -156,8 +164,10 @@ def show_rate(show_progress: ShowProgress, parts: str) -> Callable[[SoundProgres
 class SearchLines:
     """A reporter: a line when a trial starts or ends; other events update the progress, with rate and time left."""
 
-    def __init__(self, show_progress: ShowProgress, experiment: Experiment) -> None:
+    def __init__(self, show_progress: ShowProgress, experiment: Experiment, is_whole: bool = True) -> None:
+        """`is_whole`: whether all trials that are left run, or only those that start."""
         self.show_progress = show_progress
+        self.is_whole = is_whole
         self.experiment = experiment
         self.budgets = {cell.name: experiment.audio_seconds(cell) for cell in experiment.cells()}
         self.progress: dict[str, dict[str, Progress]] = {}
@@ -202,7 +212,9 @@ class SearchLines:
 
     @property
     def seconds_left(self) -> float:
-        """Seconds left of the whole search, from the rates of its trials; 0 before the first report."""
+        """Seconds left of what runs in this search, from the rates of its trials; 0 before the first report."""
+        if not self.is_whole:
+            return max((self.trial_seconds_left(cell, trial) for cell, trial in self._running()), default=0.0)
         rates = [rate for rate in self.rates.values() if rate > 0]
         progress = {cell: list(trials.values()) for cell, trials in self.progress.items()}
         left = longest(audio_left(self.experiment, progress), self.at_once)
@@ -215,8 +227,17 @@ class SearchLines:
     ) -> None:
         trials = self.progress.setdefault(event.cell, {})
         trials[event.trial] = replace(trials.get(event.trial, Progress()), state=state)
-        running = sum(trial.state == "running" for cell in self.progress.values() for trial in cell.values())
-        self.at_once = max(self.at_once, running)
+        self.at_once = max(self.at_once, len(self._running()))
+
+    def _running(self) -> list[tuple[str, str]]:
+        return [
+            (cell, name) for cell, of in self.progress.items() for name, one in of.items() if one.state == "running"
+        ]
+
+    def trial_seconds_left(self, cell: str, trial: str) -> float:
+        """Seconds until a trial that runs has its budget; 0 before its first report."""
+        rate, left = self.rates.get(trial, 0.0), self.budgets.get(cell, 0.0) - self.progress[cell][trial].audio_seconds
+        return max(0.0, left) / rate if rate > 0 else 0.0
 
     def _report(self, event: TrialReported) -> None:
         trials, metrics, number = self.progress[event.cell], event.metrics, self.numbers[event.trial]
@@ -232,8 +253,9 @@ class SearchLines:
         left = self.seconds_left
         if left >= 1:
             # These may prune some of it.
-            at_most = self.experiment.tune and self.experiment.search.scheduler in {"asha", "median"}
-            parts.append(f"{'at most ' if at_most else ''}about {duration(left)} of the search left")
+            at_most = self.is_whole and self.experiment.tune and self.experiment.search.scheduler in {"asha", "median"}
+            of = "search" if self.is_whole else "trial"
+            parts.append(f"{'at most ' if at_most else ''}about {duration(left)} of the {of} left")
         self.show_progress(", ".join(parts))
         self._warn(number, metrics)
 

@@ -19,6 +19,16 @@ def check_option_names(words: list[str]) -> None:
             )
 
 
+def check_search(dry_run: bool, trial: str | None) -> None:
+    """ConfigError where a trial is to continue and nothing is to start."""
+    if dry_run and trial is not None:
+        raise ConfigError(
+            "vimss search takes --dry-run or --continue",
+            got=f"--dry-run and --continue {trial}",
+            fix="remove one of them",
+        )
+
+
 def check_evaluation(experiment: str | None, models: list[str], shards: str | None) -> None:
     """ConfigError unless the arguments of `evaluate` name an experiment, or models and shards."""
     rule = "vimss evaluate takes an experiment, or models and the shards to score them on"

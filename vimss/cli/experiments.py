@@ -1,54 +1,98 @@
 """Verbs that answer the question of an experiment: train, search, compare, quickstart."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from vimss.cli.checks import check_picture
+from vimss.cli.checks import check_picture, check_search
 from vimss.cli.options import ExperimentName, Json, On, Seed, Set, Verbose, Wait
 
 
-def _search_verb(name: str, description: str, whole: bool) -> Callable[..., None]:
-    """The verb `search`, or `train` for one trial: equal options, which typer reads from the signature."""
+def train(
+    experiment: ExperimentName,
+    seed: Seed = None,
+    changes: Set = None,
+    place: On = "local",
+    wait: Wait = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train an experiment's own settings: a search with one trial."""
+    from vimss.search.consistency import load_experiment
 
-    def verb(
-        experiment: ExperimentName,
-        seed: Seed = None,
-        changes: Set = None,
-        place: On = "local",
-        wait: Wait = False,
-        as_json: Json = False,
-        verbose: Verbose = False,
-    ) -> None:
-        from vimss.search.consistency import load_experiment
-
-        loaded = load_experiment(experiment, changes or (), seed)
-        _search(loaded if whole else loaded.without_search(), place, wait, as_json)
-
-    verb.__name__, verb.__doc__ = name, description
-    return verb
+    _search(load_experiment(experiment, changes or (), seed).without_search(), place, wait, as_json)
 
 
-train = _search_verb("train", "Train an experiment's own settings: a search with one trial.", whole=False)
-search = _search_verb("search", "Search all cells of an experiment, or resume that search.", whole=True)
+def search(
+    experiment: ExperimentName,
+    seed: Seed = None,
+    changes: Set = None,
+    place: On = "local",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what it would take, from measured steps; start nothing.")
+    ] = False,
+    trial: Annotated[
+        str | None,
+        typer.Option(
+            "--continue",
+            metavar="TRIAL",
+            help="Train only this trial, which stopped, to its whole budget: its name, or how that begins.",
+        ),
+    ] = None,
+    wait: Wait = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Search all cells of an experiment, or resume that search."""
+    from vimss.search.consistency import load_experiment
+
+    check_search(dry_run, trial)
+    loaded = load_experiment(experiment, changes or (), seed)
+    if dry_run:
+        _estimate(loaded, place, as_json)
+    else:
+        _search(loaded, place, wait, as_json, trial)
 
 
-def _search(experiment: Any, place: str, wait: bool, as_json: bool) -> None:
-    """Search an experiment and print its results; exit code 1 where a cell has no finished trial."""
+def _estimate(experiment: Any, place: str, as_json: bool) -> None:
+    """Print what a search has left; exit code 1 where this machine holds no trial."""
+    _check_room(place)
     from vimss import api, report
-    from vimss.console import SearchLines, err, print_json, stage
+    from vimss.console import print_json
     from vimss.session import open_session
 
     session = open_session(place)
     experiment = api.resolve_models(session, experiment)
     manifest = api.load_shards(session, experiment)
+    found = api.estimate(session, experiment, manifest)
+    if as_json:
+        print_json(report.estimate_summary(found))
+    else:
+        report.print_estimate(experiment, found)
+
+
+def _search(experiment: Any, place: str, wait: bool, as_json: bool, trial: str | None = None) -> None:
+    """Search an experiment and print its results; exit code 1 where a cell has no finished trial.
+
+    With `trial`, this one alone is continued, and must finish.
+    """
+    _check_room(place)
+    from vimss import api, report
+    from vimss.console import err, print_json, stage
+    from vimss.session import open_session
+    from vimss.trials_table import search_stage
+
+    session = open_session(place)
+    experiment = api.resolve_models(session, experiment)
+    manifest = api.load_shards(session, experiment)
     _print_earlier(session, experiment, manifest)
-    with stage(f"search of {experiment.name}") as show_progress:
-        lines = SearchLines(show_progress, experiment)
-        study, tracker = api.run_search(session, experiment, manifest, [lines], wait=wait)
+    with search_stage(f"search of {experiment.name}", experiment, is_whole=trial is None) as reporter:
+        if trial is None:
+            study, tracker = api.run_search(session, experiment, manifest, [reporter], wait=wait)
+        else:
+            study, tracker = api.continue_trial(session, experiment, manifest, trial, [reporter], wait=wait)
     with api.closing_tracker(tracker, err.print), stage("pictures and pages"):
         api.log_pictures(experiment, manifest, study, tracker)
     best = api.best_trials(experiment, study)
@@ -58,7 +102,16 @@ def _search(experiment: Any, place: str, wait: bool, as_json: bool) -> None:
         print_json({"folder": str(study.folder), "cells": cells, **({"over seeds": seeds} if seeds else {})})
     else:
         report.print_comparison(experiment, study)
-    api.check_finished(experiment, study)
+    if trial is None:
+        api.check_finished(experiment, study)
+
+
+def _check_room(place: str) -> None:
+    """PlaceError where this machine holds no trial, before the imports that take seconds."""
+    from vimss.runtime import load_place
+    from vimss.search.room import check_room
+
+    check_room(load_place(place))
 
 
 def _print_earlier(session: Any, experiment: Any, manifest: Any) -> None:

@@ -3,28 +3,30 @@
 print(expected_time(session, experiment, recipe))  # this takes about 3 minutes on this machine (a training step ...)
 """
 
-import os
-from collections.abc import Iterable
-
 from vimss.api import load_shards
 from vimss.console import duration
 from vimss.errors import ConfigError, DataError, PlaceError
 from vimss.experiment import Experiment
-from vimss.search.launch import concurrent_trials
-from vimss.search.remaining import Progress, audio_left, longest
+from vimss.search.estimate import (
+    TRAINING_OVERHEAD,
+    first_settings,
+    per_audio_second,
+    progress_of,
+    runs_on_these_cores,
+    step_threads,
+)
+from vimss.search.remaining import audio_left, longest
+from vimss.search.room import concurrent_trials, nodes_of
 from vimss.search.study import TrialRecord, read_study, study_folder
 from vimss.session import Session
 from vimss.shards.recipe import Recipe
-from vimss.train.measure import step_seconds
+from vimss.train.measure import measure_step
 
 REFERENCE_STEP_SECONDS = 0.05
-"""`step_seconds` of the quickstart's first trial, measured on the idle machine of the constants below."""
+"""`measure_step` of the quickstart's first trial, measured on the idle machine of the constants below."""
 
 STAGE_SECONDS = {"start": 10.0, "corpus": 29.0, "evaluate": 30.0, "promote": 11.0, "separate": 5.0}
 """Seconds of the stages of a first run on that machine."""
-
-TRAINING_OVERHEAD = 1.3
-"""Seconds of a search per second of its steps: batches, validation, and two trials at once under Ray."""
 
 
 def expected_time(session: Session, experiment: Experiment, recipe: Recipe) -> str:
@@ -34,22 +36,20 @@ def expected_time(session: Session, experiment: Experiment, recipe: Recipe) -> s
     """
     cell = experiment.cells()[0]
     try:
-        at_once = concurrent_trials(session.place, [{"CPU": float(len(os.sched_getaffinity(0)))}])
-        settings = experiment.settings({**cell.overrides, **dict(*experiment.search.first_trials[:1])})
+        if not runs_on_these_cores(session.place):
+            return ""
+        at_once = concurrent_trials(session.place, nodes_of(session.place))
+        settings = first_settings(experiment, cell)
     except (ConfigError, PlaceError):
-        return ""  # the place needs GPUs or a cluster, or the settings lack those that are tuned
-    if session.place.ray_address:
-        return ""
+        return ""  # this machine holds no trial, or the first settings go together in no network
     try:
         manifest = load_shards(session, experiment)
     except DataError:  # not written yet
         has_shards, records = False, tuple[TrialRecord, ...]()
     else:
         has_shards, records = True, read_study(study_folder(experiment, manifest, session.store)).records
-    threads = max(1, int(session.place.cpus_per_worker) - session.place.loader_workers)
-    step = step_seconds(settings, recipe, threads=threads)
-    per_audio_second = step * recipe.sample_rate / (settings.training.batch_size * settings.training.output_samples)
-    left = longest(audio_left(experiment, progress_of(records)), at_once) * per_audio_second
+    step = measure_step(settings, recipe, step_threads(session.place)).seconds
+    left = longest(audio_left(experiment, progress_of(records)), at_once) * per_audio_second(step, settings, recipe)
     what = "the rest takes" if records else "this takes"
     return (
         f"{what} about {duration(expected_seconds(step, left, has_shards))} on this machine "
@@ -61,17 +61,3 @@ def expected_seconds(step: float, training: float, has_shards: bool) -> float:
     """Seconds of a run whose training step takes `step` seconds, and whose remaining steps take `training` seconds."""
     stages = sum(seconds for name, seconds in STAGE_SECONDS.items() if not (has_shards and name == "corpus"))
     return TRAINING_OVERHEAD * training + stages * step / REFERENCE_STEP_SECONDS
-
-
-def progress_of(records: Iterable[TrialRecord]) -> dict[str, list[Progress]]:
-    """The progress of the trials of an earlier run, by cell. Failed ones are left out, because others replace them."""
-    found: dict[str, list[Progress]] = {}
-    for record in records:
-        trained = max((report["audio_seconds"] for report in record.reports), default=0.0)
-        if record.state in {"running", "interrupted"}:
-            found.setdefault(record.cell, []).append(Progress(trained, "running"))
-        elif record.state in {"waiting", "finished"}:
-            found.setdefault(record.cell, []).append(Progress(trained, record.state))
-        elif record.state == "pruned":
-            found.setdefault(record.cell, []).append(Progress(trained, "over"))
-    return found

@@ -12,6 +12,7 @@ termination  what a process does that is told to end
 logs      log files of trials, and warnings of other processes
 parallel  a function over many items, on Ray or without it
 commit    which code runs
+machine   what this machine has, before Ray runs on it
 """
 
 from vimss.runtime.cluster import (
@@ -33,6 +34,7 @@ from vimss.runtime.logs import (
     log_to,
     rank_log,
 )
+from vimss.runtime.machine import machine_resources
 from vimss.runtime.parallel import parallel_map
 from vimss.runtime.place import JOB_VARIABLE, PLACES, Place, in_ray_job, load_place, open_store, sqlite_url
 from vimss.runtime.termination import termination_requested
@@ -52,6 +54,7 @@ __all__ = [
     "is_forwarding",
     "load_place",
     "log_to",
+    "machine_resources",
     "open_store",
     "parallel_map",
     "rank_log",

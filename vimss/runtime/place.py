@@ -77,6 +77,11 @@ class Place(Config):
             raise ValueError("gpus_per_worker must be a whole number, or below 1 where workers_per_trial is 1")
         return self
 
+    @property
+    def worker_resources(self) -> dict[str, float]:
+        """What one worker takes of its node, in Ray's words."""
+        return {"CPU": self.cpus_per_worker} | ({"GPU": self.gpus_per_worker} if self.gpus_per_worker else {})
+
 
 def load_place(name: str | Path = "local") -> Place:
     """The place called `name` in platform/, or the folder or runtime.yaml at that path, which has / or ends in .yaml.

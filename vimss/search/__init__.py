@@ -13,7 +13,9 @@ events       the events that a search reports
 study        the records of trials on disk, and the best of them
 lock         one process at a time may search a study
 remaining    the training that a search has left
-run          the cells in their order; resuming
+room         how many trials a place holds at once
+stopped      a trial that stopped, by its name
+run          the cells in their order; resuming; one trial that continues
 cells        the ways of running a cell: fixed settings, trials that are pruned one by one, top_k
 running      the records and events of a study while it is searched
 launch       one run of Tune
@@ -26,8 +28,9 @@ scoring      scoring earlier trials again on another validation set
 observer     Tune's reports as records and events
 heartbeat    whether a trial still makes progress
 failures     why a trial ended with an error
+estimate     what a search would take, from measured steps
 trial        what one trial does in its own process
 
-Those up to `remaining` need neither Ray nor Optuna nor torch, so the command line, reports and tracking read studies
+Those up to `stopped` need neither Ray nor Optuna nor torch, so the command line, reports and tracking read studies
 without them; this package imports nothing by itself.
 """

@@ -47,6 +47,24 @@ class FixedCells:
         return not ended and not any(record.folder in self.running.over for record in self.running.records(cell))
 
 
+class ContinuedTrial:
+    """One trial that stopped, whatever the scheduler decided: from its last checkpoint to its whole budget."""
+
+    def __init__(self, running: RunningStudy, cell: Cell, trial: TrialRecord) -> None:
+        self.running = running
+        self.cell = cell
+        self.trial = trial
+
+    def run(self) -> None:
+        """Train what it has left; it stays the same trial of its cell."""
+        others = [record for record in self.running.records(self.cell) if record.trial != self.trial.trial]
+        self.running.replay(
+            self.cell, [record for record in others if record.state in {"finished", "pruned", "waiting"}]
+        )
+        launch(self.running, [self.cell], self.trial.chosen)
+        self.running.end(self.cell)
+
+
 class PrunedCell:
     """A cell whose trials are pruned one by one, as they report: asha and median; or not at all."""
 

@@ -1,9 +1,9 @@
-"""A search that is told to end: Ctrl-C, or SIGTERM from Slurm, Kubernetes or `ray job stop`.
+"""Ctrl-C during a search, and SIGTERM from Slurm, Kubernetes or `ray job stop`.
 
-    with told_to_end(observer.end):
+    with on_first_signal(observer.end):
         tuner.fit()
 
-The first one calls a function, so that the trainings get to write a checkpoint; the next one ends the block at once.
+The first signal calls a function, so that the trainings get to write a checkpoint; the next one ends the block at once.
 """
 
 import signal
@@ -15,7 +15,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def told_to_end(call: Callable[[], None]) -> Iterator[None]:
+def on_first_signal(call: Callable[[], None]) -> Iterator[None]:
     """Call the function at the first signal in the block, and raise KeyboardInterrupt at the next.
 
     Outside the main thread signals cannot be handled; one that is ignored, as in the background of a shell, stays so.

@@ -14,20 +14,19 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 
 from vimss.errors import PlaceError, VimssError
 from vimss.experiment import TUNE_FOLDER, Cell
-from vimss.runtime import Place, start_ray
-from vimss.search.ending import told_to_end
+from vimss.runtime import start_ray
+from vimss.search.ending import on_first_signal
 from vimss.search.failures import our_error
 from vimss.search.observer import Observer
+from vimss.search.room import concurrent_trials, nodes_of
 from vimss.search.running import RunningStudy
 from vimss.search.study import TrialRecord
 from vimss.search.trial import REPORTED, TrialPlan, run_trial, trial_resources
-from vimss.train.distribute import worker_resources
 from vimss.train.validation import make_validation_set
 
 # Tune's own words about trials that failed: our records have the reason, and it was reported when they ended.
@@ -36,24 +35,6 @@ logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 _SETTLE_SECONDS = 1.0
 """Tune returns while Ray still ends the trials' processes, for 0.2 s after it stopped them. Where Ray's client is shut
 down meanwhile, a thread of its C++ part misses it a moment later and ends this process silently with exit code 1."""
-
-
-def concurrent_trials(place: Place, nodes: Sequence[Mapping[str, float]]) -> int:
-    """How many trials the nodes, each with its resources, hold at once; PlaceError where it is none.
-
-    A worker fits on one node; those of a trial may lie on several.
-    """
-    wanted = {kind: amount for kind, amount in worker_resources(place).items() if amount}
-    workers = sum(min(int(node.get(kind, 0) // amount) for kind, amount in wanted.items()) for node in nodes)
-    room = workers // place.workers_per_trial
-    if room == 0:
-        raise PlaceError(
-            f"the nodes must hold one trial of {place.workers_per_trial} workers, each with "
-            + ", ".join(f"{amount:g} {kind}" for kind, amount in wanted.items()),
-            got="; ".join(", ".join(f"{node.get(kind, 0):g} {kind}" for kind in wanted) for node in nodes) or "no node",
-            fix="lower workers_per_trial, cpus_per_worker or gpus_per_worker in the place's runtime.yaml",
-        )
-    return min(room, place.max_concurrent_trials) if place.max_concurrent_trials else room
 
 
 class RecordScheduler(FIFOScheduler):
@@ -95,7 +76,6 @@ def launch(
         folder=running.folder,
         begun={(record.cell, record.trial): record.folder for record in running.study().records},
     )
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     observer = Observer(plan, running.reporters, running.validation, running.positions, prune)
     tuner = tune.Tuner(
         tune.with_resources(functools.partial(run_trial, plan=plan), trial_resources(place)),
@@ -104,7 +84,7 @@ def launch(
             metric=experiment.figure.name,
             mode=experiment.figure.direction,
             scheduler=RecordScheduler(observer.take_report),
-            max_concurrent_trials=concurrent_trials(place, nodes),
+            max_concurrent_trials=concurrent_trials(place, nodes_of(place)),
             trial_dirname_creator=_short_name,
             # The process of a trial that trains by itself has imported all that the next one needs.
             reuse_actors=place.workers_per_trial == 1,
@@ -119,7 +99,7 @@ def launch(
         ),
     )
     try:
-        with told_to_end(observer.end):
+        with on_first_signal(observer.end):
             tuner.fit()
     except KeyboardInterrupt:
         observer.interrupt()

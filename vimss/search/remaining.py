@@ -4,7 +4,7 @@ rounds = audio_left(experiment, {"search": [Progress(225.0, "waiting"), Progress
 seconds = longest(rounds, at_once=2) / audio_seconds_per_second
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,8 +21,21 @@ class Progress:
     """Over: pruned, failed or interrupted."""
 
 
+@dataclass(frozen=True)
+class Training:
+    """A training that is left, or the part of one up to the rung or from there."""
+
+    cell: str
+    audio_seconds: float
+
+
 def audio_left(experiment: Experiment, progress: Mapping[str, Sequence[Progress]]) -> list[list[float]]:
-    """The training that a search has left, in audio seconds: a list per round, in which trainings run side by side.
+    """The training that a search has left, in audio seconds: see `trainings_left`."""
+    return [[left.audio_seconds for left in each] for each in trainings_left(experiment, progress)]
+
+
+def trainings_left(experiment: Experiment, progress: Mapping[str, Sequence[Progress]]) -> list[list[Training]]:
+    """The training that a search has left: a list per round, in which trainings run side by side.
 
     A round starts when the one before has ended. For asha and median it is the most
     that may be left: no trial is pruned.
@@ -32,12 +45,16 @@ def audio_left(experiment: Experiment, progress: Mapping[str, Sequence[Progress]
         progress: of the trials that began, by cell.
 
     """
-    config, rounds, controls = experiment.search, list[list[float]](), list[float]()
+    config, rounds, controls = experiment.search, list[list[Training]](), list[Training]()
     for cell in experiment.cells():
+
+        def of_cell(seconds: Iterable[float], name: str = cell.name) -> list[Training]:
+            return [Training(name, max(0.0, left)) for left in seconds]
+
         known, budget = progress.get(cell.name, ()), experiment.audio_seconds(cell)
         running = [trial.audio_seconds for trial in known if trial.state == "running"]
         if cell.is_control or not experiment.tune:
-            left = [budget - trained for trained in running] + [budget] * (not known)
+            left = of_cell([budget - trained for trained in running] + [budget] * (not known))
             if cell.is_control:
                 controls += left
             else:
@@ -45,7 +62,7 @@ def audio_left(experiment: Experiment, progress: Mapping[str, Sequence[Progress]
             continue
         begun = [*running, *[0.0] * max(0, config.trials - len(known))]
         if config.scheduler != "top_k":
-            rounds.append([budget - trained for trained in begun])
+            rounds.append(of_cell(budget - trained for trained in begun))
             continue
         rung = min(config.grace_seconds, budget)
         to_rung = [trained for trained in begun if not reaches(trained, rung)]
@@ -53,11 +70,12 @@ def audio_left(experiment: Experiment, progress: Mapping[str, Sequence[Progress]
         at_rung = sum(trial.state == "waiting" for trial in known) + len(to_rung)
         places = config.keep - len(beyond) - sum(trial.state == "finished" for trial in known)
         beyond += [rung] * max(0, min(places, at_rung))
-        rounds += [[rung - trained for trained in to_rung], [budget - trained for trained in beyond]]
+        rounds.append(of_cell(rung - trained for trained in to_rung))
+        rounds.append(of_cell(budget - trained for trained in beyond))
     if trained_beside(experiment):
         rounds[-1] += controls
         controls = []
-    return [[max(0.0, left) for left in each] for each in (*rounds, controls)]
+    return [*rounds, controls]
 
 
 def trained_beside(experiment: Experiment) -> bool:

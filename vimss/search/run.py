@@ -13,11 +13,13 @@ from collections.abc import Sequence
 
 from vimss.experiment import Experiment
 from vimss.runtime import Place, ray_at_hand
-from vimss.search.cells import FixedCells, PrunedCell, TopKCell
-from vimss.search.checks import check_experiment
+from vimss.search.cells import ContinuedTrial, FixedCells, PrunedCell, TopKCell
+from vimss.search.checks import check_experiment, check_settings
 from vimss.search.events import Reporter
+from vimss.search.room import check_room
 from vimss.search.running import RunningStudy
 from vimss.search.scoring import score_again
+from vimss.search.stopped import stopped_trial
 from vimss.search.study import Study, resolved_controls, study_folder
 from vimss.search.warm_start import earlier_trials
 from vimss.shards.manifest import Manifest
@@ -32,9 +34,11 @@ def search(
     Ray starts where it does not run yet and a trial is left to train. One process at a time may search a study: see
     `vimss.search.lock`.
 
-    ConfigError, before any trial starts, where the shards or the place do not allow what the experiment needs.
+    ConfigError, before any trial starts, where the shards or the place do not allow what the experiment needs;
+    PlaceError, before Ray starts, where this machine can hold no trial.
     """
     check_experiment(experiment, manifest, place)
+    check_room(place)
     earlier = earlier_trials(experiment, manifest, store)
     cells = experiment.cells()
     searched = [cell for cell in cells if not cell.is_control]
@@ -51,4 +55,34 @@ def search(
         if len(cells) > len(searched):
             controls = resolved_controls(experiment, running.study().best(cell.name for cell in searched))
             FixedCells(running, controls).run()
+    return running.study()
+
+
+def continue_trial(
+    experiment: Experiment,
+    manifest: Manifest,
+    place: Place,
+    store: Store,
+    trial: str,
+    reporters: Sequence[Reporter] = (),
+) -> Study:
+    """Train one trial that was pruned or interrupted, or failed, to its whole budget; no other one starts.
+
+    `trial` is its name or the beginning of it. It ends with the weights that it would have if it had never stopped.
+    Where it is interrupted again, `search` treats it as any other: the scheduler may prune it at a later rung.
+    """
+    check_experiment(experiment, manifest, place)
+    check_room(place)
+    with ray_at_hand(place):
+        running = RunningStudy(experiment, manifest, place, study_folder(experiment, manifest, store), reporters)
+        study = running.study()
+        record = stopped_trial(experiment, study, trial)
+        cells = {cell.name: cell for cell in experiment.cells()}
+        if record.is_control:
+            searched = [cell.name for cell in cells.values() if not cell.is_control]
+            cells |= {cell.name: cell for cell in resolved_controls(experiment, study.best(searched))}
+        cell = cells[record.cell]
+        check_settings(experiment.settings({**cell.fixes, **record.chosen}), manifest, place)
+        score_again(running.folder, manifest, experiment.validation, running.report, experiment.objective)
+        ContinuedTrial(running, cell, record).run()
     return running.study()

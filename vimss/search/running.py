@@ -75,7 +75,7 @@ class RunningStudy:
         # Where nothing is tuned, a trial that was pruned in a search continues to the whole budget.
         states = {"finished", "pruned"} if self.experiment.tune and not cell.is_control else {"finished"}
         if cell.name not in self.replayed:
-            self._replay(cell, [record for record in records if record.state in {*states, "waiting"}])
+            self.replay(cell, [record for record in records if record.state in {*states, "waiting"}])
         ended = [record for record in records if record.state in states]
         return ended, [record for record in records if record.counts and record.state not in states]
 
@@ -119,7 +119,8 @@ class RunningStudy:
         for reporter in self.reporters:
             reporter(event)
 
-    def _replay(self, cell: Cell, records: Sequence[TrialRecord]) -> None:
+    def replay(self, cell: Cell, records: Sequence[TrialRecord]) -> None:
+        """Report that a cell starts, and its trials that ended or wait."""
         self.replayed.add(cell.name)
         self.report(CellStarted(cell.name, cell.fixes, cell.is_control))
         for record in records:

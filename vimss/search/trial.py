@@ -20,7 +20,7 @@ from vimss.experiment import Cell, Experiment, Scalar
 from vimss.runtime import TRIAL_SLOT, Place
 from vimss.search.study import cell_folder
 from vimss.train.config import Settings
-from vimss.train.distribute import Job, fit, worker_resources
+from vimss.train.distribute import Job, fit
 from vimss.train.figure import Figure
 
 CELL = "cell"
@@ -85,7 +85,7 @@ def trial_resources(place: Place) -> dict[str, float]:
 
     With several, their processes take it, on any nodes; the trial's own is with the search, where its slot is.
     """
-    return worker_resources(place) if place.workers_per_trial == 1 else {TRIAL_SLOT: 1.0}
+    return place.worker_resources if place.workers_per_trial == 1 else {TRIAL_SLOT: 1.0}
 
 
 def for_tune(metrics: Mapping[str, Any], figure: Figure) -> dict[str, Any]:

@@ -89,11 +89,6 @@ def fit(job: Job, report: Callable[[Metrics], None]) -> None:
             _fit_on_workers(job, report)
 
 
-def worker_resources(place: Place) -> dict[str, float]:
-    """What one worker takes of its node, in Ray's words."""
-    return {"CPU": place.cpus_per_worker} | ({"GPU": place.gpus_per_worker} if place.gpus_per_worker else {})
-
-
 def own_device(place: Place) -> torch.device:
     """Where a single worker trains; of the GPUs that Ray counts it sees its own alone."""
     if not place.gpus_per_worker:
@@ -192,7 +187,7 @@ def _trainer(job: Job, queue: Queue) -> ray.train.torch.TorchTrainer:
         scaling_config=ray.train.ScalingConfig(
             num_workers=place.workers_per_trial,
             use_gpu=place.gpus_per_worker > 0,
-            resources_per_worker=worker_resources(place),
+            resources_per_worker=place.worker_resources,
         ),
         run_config=ray.train.RunConfig(
             name=CHECKPOINTS,

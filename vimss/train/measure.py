@@ -1,6 +1,6 @@
-"""Seconds of a training step on this machine.
+"""Seconds of a training step on this machine, and the bytes of a checkpoint.
 
-    step_seconds(experiment.settings(), recipe)    # 0.08
+    measure_step(experiment.settings(), recipe).seconds    # 0.08
 
 Measured like a step of the loop (forward, loss, backward, optimiser) on noise, so no shards are needed.
 """
@@ -9,8 +9,9 @@ import copy
 import math
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -33,8 +34,21 @@ STEPS = 9
 """Maximum number of timed steps."""
 
 
-def step_seconds(settings: Settings, recipe: Recipe, threads: int = 1, at_most: float = AT_MOST_SECONDS) -> float:
-    """The median seconds of a training step on the CPU; measuring takes about `at_most` seconds.
+@dataclass(frozen=True)
+class MeasuredStep:
+    """What a training step takes, and what a checkpoint after it holds."""
+
+    seconds: float
+    weights_bytes: int
+    """Of the weights for use."""
+    checkpoint_bytes: int
+    """Of the weights for use, the raw ones, their moving average and the optimizers."""
+
+
+def measure_step(
+    settings: Settings, recipe: Recipe, threads: int = 1, at_most: float = AT_MOST_SECONDS
+) -> MeasuredStep:
+    """The median of training steps on the CPU; measuring takes about `at_most` seconds.
 
     A network that is conditioned by pictures is measured without them.
     """
@@ -49,13 +63,13 @@ def step_seconds(settings: Settings, recipe: Recipe, threads: int = 1, at_most: 
         steps = _steps(measured, recipe)
         # The first one allocates memory.
         taken = [next(steps)]
-        while len(taken) <= STEPS and time.monotonic() - begin + taken[-1] < at_most:
+        while len(taken) <= STEPS and time.monotonic() - begin + taken[-1].seconds < at_most:
             taken.append(next(steps))
-    return statistics.median(taken[1:] or taken)
+    return replace(taken[-1], seconds=statistics.median(step.seconds for step in taken[1:] or taken))
 
 
-def _steps(settings: Settings, recipe: Recipe) -> Iterator[float]:
-    """Train on noise forever; yield the seconds of each step."""
+def _steps(settings: Settings, recipe: Recipe) -> Iterator[MeasuredStep]:
+    """Train on noise forever; yield what each step took."""
     config, device = settings.training, torch.device("cpu")
     window = Window(settings.model.geometry.input_samples(config.output_samples), config.output_samples, 1)
     # Leave the global generator unchanged.
@@ -73,7 +87,15 @@ def _steps(settings: Settings, recipe: Recipe) -> Iterator[float]:
             optimizer.step()
         if average is not None:
             update_ema(average, separator, config.ema)
-        yield time.monotonic() - begin
+        seconds = time.monotonic() - begin
+        weights = _bytes(separator.state_dict().values())
+        state = weights * (2 if average is None else 3)
+        state += sum(_bytes(values.values()) for optimizer in optimizers for values in optimizer.state.values())
+        yield MeasuredStep(seconds, weights, state)
+
+
+def _bytes(values: Iterable[object]) -> int:
+    return sum(value.nbytes for value in values if isinstance(value, torch.Tensor))
 
 
 def _noise(settings: Settings, recipe: Recipe, window: Window) -> Batch:

@@ -1,0 +1,161 @@
+"""What a search would take: its arithmetic, and that nothing starts and nothing is written."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import ray
+import yaml
+from test_search import SMALL, experiment
+
+from vimss.errors import PlaceError
+from vimss.runtime import Place, machine_resources, ray_running
+from vimss.search.estimate import TRAINING_OVERHEAD, estimate_search, first_settings
+from vimss.search.room import check_room, nodes_of
+from vimss.search.run import search
+from vimss.search.study import TrialRecord
+from vimss.storage import Store
+from vimss.train.distribute import KEPT_CHECKPOINTS
+from vimss.train.measure import measure_step
+
+ONE = Place(name="here", max_concurrent_trials=1)
+PLAIN = {"tune": {}, "controls": {}, "search": {}}
+"""Changes that leave an experiment with fixed cells alone."""
+
+
+def test_trials_and_audio_seconds_are_those_of_the_experiment(small_recipe):
+    found = estimate_search(experiment(), small_recipe, ONE)
+    assert [(cell.cell, cell.trials, cell.audio_seconds) for cell in found.cells] == [
+        ("search", 2, 24.0), ("plain", 1, 12.0), ("again", 1, 12.0)
+    ]  # fmt: skip
+    assert (found.trials, found.audio_seconds, found.at_once) == (4, 48.0, 1)
+
+
+def test_hours_are_steps_times_their_seconds_and_the_overhead(small_recipe):
+    chosen = experiment(**PLAIN, training={**SMALL["training"], "batch_size": 4})
+    found = estimate_search(chosen, small_recipe, ONE)
+    (cell,) = found.cells
+    steps = 12 * small_recipe.sample_rate / (4 * 2005)
+    assert cell.core_hours == found.hours == pytest.approx(TRAINING_OVERHEAD * steps * cell.step_seconds / 3600)
+
+
+def test_a_trial_keeps_its_checkpoints_and_its_weights(small_recipe, tmp_path):
+    chosen = experiment(**PLAIN)
+    step = measure_step(first_settings(chosen, chosen.cells()[0]), small_recipe, at_most=0.0)
+    # Weights for use, raw ones, and the two moments of AdamW.
+    assert 4 * step.weights_bytes < step.checkpoint_bytes < 4.2 * step.weights_bytes
+    expected = (KEPT_CHECKPOINTS * step.checkpoint_bytes + step.weights_bytes) / 1e9
+    assert estimate_search(chosen, small_recipe, ONE).gigabytes == pytest.approx(expected)
+
+
+def test_what_was_trained_before_is_not_counted_again(small_recipe):
+    chosen = experiment(controls={})
+    reports = ({"audio_seconds": 8.0, "valid_loss": 0.0},)
+    begun = [
+        TrialRecord(cell="search", trial=state, state=state, chosen={}, settings=None, reports=reports, begun=0.0)
+        for state in ("interrupted", "finished")
+    ]
+    found = estimate_search(chosen, small_recipe, ONE, begun)
+    assert (found.cells[0].begun, found.audio_seconds, found.gigabytes) == (2, 4.0, 0.0)
+
+
+def test_a_conditional_axis_is_measured_only_where_it_is_drawn():
+    chosen = experiment(
+        tune={
+            "model.op": {"choices": ["film", "add"], "when": {"model.site": ["decoder"]}},
+            "model.site": {"choices": ["none", "decoder"]},
+        },
+        model={**SMALL["model"], "outputs": "instruments"},
+        search={"trials": 2},
+        controls={},
+    )
+    assert first_settings(chosen, chosen.cells()[0]).model.site == "none"
+
+
+def test_a_control_is_measured_with_what_it_inherits():
+    chosen = experiment()
+    (plain,) = [cell for cell in chosen.cells() if cell.name == "plain"]
+    settings = first_settings(chosen, plain)
+    assert settings.training.batch_size == 4 and settings.model.site == "none"
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({}, Place(name="gpu", gpus_per_worker=1)),
+        ({"objective": "instruments", "model": {}, "training": {}}, ONE),
+    ],
+)
+def test_steps_of_gpus_and_of_other_objectives_are_not_measured(small_recipe, monkeypatch, changes, place):
+    monkeypatch.setattr("vimss.search.room.machine_resources", lambda with_gpus: {"CPU": 2.0, "GPU": float(with_gpus)})
+    found = estimate_search(experiment(**PLAIN, **changes), small_recipe, place)
+    assert found.hours is None and found.cells[0].core_hours is None
+
+
+def test_cells_that_the_machine_cannot_train_are_named_and_the_others_counted(small_recipe, monkeypatch):
+    monkeypatch.setattr("vimss.train.device.has_bfloat16_units", lambda device: False)
+    controls = {"half": {"training.precision": "bfloat16"}}
+    found = estimate_search(experiment(controls=controls), small_recipe, ONE)
+    assert found.cells[1].refused.startswith("training.precision: bfloat16 needs a device with bfloat16 units; got cpu")
+    assert not found.cells[0].refused and found.hours > 0 and found.audio_seconds == 24.0
+
+
+BIG = Place(name="big", cpus_per_worker=4096)
+TOO_BIG = r"the nodes must hold one trial of 1 workers, each with 4096 CPU; got \d+ CPU\. To fix: lower"
+
+
+def test_a_place_that_this_machine_can_never_hold_is_refused_before_ray_starts(small_manifest, tmp_path):
+    with pytest.raises(PlaceError, match=TOO_BIG):
+        search(experiment(), small_manifest, BIG, Store(tmp_path))
+    with pytest.raises(PlaceError, match=TOO_BIG):
+        estimate_search(experiment(), small_manifest.recipe, BIG)
+    assert not ray.is_initialized() and not list(tmp_path.iterdir())
+
+
+def test_a_command_refuses_it_before_it_loads_torch():
+    """Its import alone takes seconds."""
+    code = (
+        "import sys; from vimss.cli.experiments import _check_room; _check_room('local'); print('torch' in sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=Path.cwd())
+    assert said.stdout == "False\n"
+
+
+def test_a_cluster_is_not_asked_beforehand():
+    check_room(BIG.model_copy(update={"ray_address": "nowhere:1"}))
+
+
+@pytest.mark.slow
+def test_this_machine_has_what_a_ray_of_our_own_counts():
+    with ray_running(Place(name="here")):
+        (node,) = nodes_of(Place(name="here"))
+    assert {kind: node.get(kind, 0.0) for kind in ("CPU", "GPU")} == machine_resources()
+
+
+@pytest.fixture
+def asked(small_recipe, small_store, small_manifest, tmp_path, monkeypatch):
+    """The path of a small experiment whose shards are written."""
+    content = {**experiment().model_dump(mode="json", exclude_defaults=True), "shards": str(tmp_path / "small.yaml")}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(small_recipe.model_dump(mode="json")))
+    (tmp_path / "asked.yaml").write_text(yaml.safe_dump(content))
+    return tmp_path / "asked.yaml"
+
+
+def content_of(folder: Path) -> dict[Path, float]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_a_dry_run_prints_what_it_would_take_and_writes_nothing(asked, vimss_says, small_store, monkeypatch):
+    monkeypatch.setenv("VIMSS_STORE", str(small_store.root))
+    before = content_of(small_store.root)
+    code, out, err = vimss_says("search", asked, "--dry-run")
+    assert (code, err) == (0, "")
+    assert "4 trials in 3 cells, " in out and "at most 48 audio seconds left" in out
+    assert "time: at most about " in out and ", by steps measured on this machine" in out
+    code, out, _ = vimss_says("search", asked, "--dry-run", "--json")
+    summary = json.loads(out)
+    assert code == 0 and [cell["cell"] for cell in summary.pop("cells")] == ["search", "again", "plain"]
+    assert {"trials": 4, "audio_seconds": 48.0}.items() <= summary.items() and summary["hours"] > 0
+    assert content_of(small_store.root) == before and not ray.is_initialized()

@@ -1,0 +1,62 @@
+"""Every question of experiments/: a short cell of each is trained."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vimss.experiment import NETWORK
+from vimss.runtime import Place, ray_running
+from vimss.search.consistency import load_experiment
+from vimss.search.run import search
+from vimss.storage import Store
+
+PATHS = sorted(Path("experiments").glob("*.yaml"))
+SHORT = (
+    "training.audio_seconds=4", "training.report_seconds=4", "training.batch_size=2", "controls={}", "search={}",
+    "validation={mixtures: 6, seconds: 0.25}", "recipe={}",
+)  # fmt: skip
+"""Changes that make a question short; its network and its other settings stay."""
+
+
+def short_cell(path: Path) -> list[str]:
+    """The question as one cell: the first value of each axis, those of `tune` too; but all of the networks."""
+    whole = load_experiment(path)
+    axes = {key: values[0] for key, values in whole.compare.items() if key != "training.batch_size"}
+    for key, axis in whole.tune.items():
+        if key != "training.batch_size" and not axis.when:
+            axes[key] = axis.choices[0] if axis.choices else axis.low
+    fixed = {key: [value] for key, value in axes.items()}
+    # The file has settings of each network, which are refused without it.
+    fixed |= {NETWORK: list(whole.compare[NETWORK])} if NETWORK in whole.compare else {}
+    return [*SHORT, f"compare={json.dumps(fixed)}", "tune={}"]
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_a_question_opens_with_itself_its_command_and_what_is_expected(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    heads = [line.partition(":")[0] for line in lines if line.startswith("# ") and line[2].isupper() and ":" in line]
+    assert heads[:3] == ["# Question", "# Command", "# Expected"]
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_a_short_cell_of_a_question_loads(path):
+    networks = load_experiment(path).compare.get(NETWORK, ["one"])
+    assert len(load_experiment(path, short_cell(path)).cells()) == len(networks)
+
+
+@pytest.fixture(scope="module")
+def local():
+    """A place with its Ray, for all questions."""
+    place = Place(name="test", max_concurrent_trials=1)
+    with ray_running(place, num_cpus=2):
+        yield place
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_a_short_cell_of_a_question_is_trained(path, local, small_manifest, tmp_path):
+    short = load_experiment(path, short_cell(path))
+    records = search(short, small_manifest, local, Store(tmp_path)).records
+    assert len(records) == len(short.cells())
+    assert [record.state for record in records] == ["finished"] * len(records), [record.message for record in records]

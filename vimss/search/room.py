@@ -1,0 +1,54 @@
+"""The room for trials at a place: its nodes, and how many trials they hold at once.
+
+    check_room(place)                                     # PlaceError where this machine is too small
+    concurrent_trials(place, nodes_of(place))             # 2
+
+Without Tune, so that a place which is too small is refused at once.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from vimss.errors import PlaceError
+from vimss.runtime import Place, in_ray_job, machine_resources, ray_running
+
+
+def check_room(place: Place) -> None:
+    """PlaceError where trials shall run on this machine and it holds not even one; Ray is not started for it."""
+    import ray
+
+    if ray.is_initialized() or _is_this_machine(place):
+        concurrent_trials(place, nodes_of(place))
+
+
+def nodes_of(place: Place) -> list[dict[str, float]]:
+    """The resources of each node: as Ray counts them where it runs, else of this machine, else of a place's cluster."""
+    import ray
+
+    if ray.is_initialized():
+        return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if _is_this_machine(place):
+        return [machine_resources(with_gpus=place.gpus_per_worker > 0)]
+    with ray_running(place):
+        return nodes_of(place)
+
+
+def concurrent_trials(place: Place, nodes: Sequence[Mapping[str, float]]) -> int:
+    """How many trials the nodes, each with its resources, hold at once; PlaceError where it is none.
+
+    A worker fits on one node; those of a trial may lie on several.
+    """
+    wanted = {kind: amount for kind, amount in place.worker_resources.items() if amount}
+    workers = sum(min(int(node.get(kind, 0) // amount) for kind, amount in wanted.items()) for node in nodes)
+    room = workers // place.workers_per_trial
+    if room == 0:
+        raise PlaceError(
+            f"the nodes must hold one trial of {place.workers_per_trial} workers, each with "
+            + ", ".join(f"{amount:g} {kind}" for kind, amount in wanted.items()),
+            got="; ".join(", ".join(f"{node.get(kind, 0):g} {kind}" for kind in wanted) for node in nodes) or "no node",
+            fix="lower workers_per_trial, cpus_per_worker or gpus_per_worker in the place's runtime.yaml",
+        )
+    return min(room, place.max_concurrent_trials) if place.max_concurrent_trials else room
+
+
+def _is_this_machine(place: Place) -> bool:
+    return not (place.ray_address or in_ray_job())
