@@ -17,6 +17,7 @@ from vimss.search.room import check_room, nodes_of
 from vimss.search.run import search
 from vimss.search.study import TrialRecord
 from vimss.storage import Store
+from vimss.stream.config import MixingConfig
 from vimss.train.distribute import KEPT_CHECKPOINTS
 from vimss.train.measure import measure_step
 
@@ -62,16 +63,13 @@ def test_what_was_trained_before_is_not_counted_again(small_recipe):
 
 
 def test_a_conditional_axis_is_measured_only_where_it_is_drawn():
-    chosen = experiment(
-        tune={
-            "model.op": {"choices": ["film", "add"], "when": {"model.site": ["decoder"]}},
-            "model.site": {"choices": ["none", "decoder"]},
-        },
-        model={**SMALL["model"], "outputs": "instruments"},
-        search={"trials": 2},
-        controls={},
-    )
-    assert first_settings(chosen, chosen.cells()[0]).model.site == "none"
+    tuned = {
+        "mixing.max_sources": {"choices": [4, 3], "when": {"training.batch_size": [2]}},
+        "training.batch_size": {"choices": [8, 2]},
+    }
+    chosen = experiment(tune=tuned, search={"trials": 2}, controls={})
+    settings = first_settings(chosen, chosen.cells()[0])
+    assert (settings.training.batch_size, settings.mixing.max_sources) == (8, MixingConfig().max_sources)
 
 
 def test_a_control_is_measured_with_what_it_inherits():
