@@ -58,7 +58,7 @@ def undisturbed(small_manifest, tmp_path_factory):
     return interrupted_at(small_manifest, tmp_path_factory.mktemp("undisturbed"), 0)
 
 
-@pytest.mark.parametrize("every", [11, pytest.param(1, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("every", [11, pytest.param(1, marks=pytest.mark.rare)])
 def test_a_training_that_was_interrupted_anywhere_ends_with_the_same_weights_and_reports(
     small_manifest, undisturbed, tmp_path, every
 ):

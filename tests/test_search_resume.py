@@ -207,7 +207,7 @@ def check_every_kill(by: Experiment, folder: Path, at_once: int, stride: int = 1
     return len(seen)
 
 
-@pytest.mark.faults
+@pytest.mark.rare
 @pytest.mark.parametrize("at_once", [1, 2])
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -45,10 +45,10 @@ def search(
     with ray_at_hand(place):
         running = RunningStudy(experiment, manifest, place, study_folder(experiment, manifest, store), reporters)
         score_again(running.folder, manifest, experiment.validation, running.report, experiment.objective)
-        for cell in searched:
-            if not experiment.tune:
-                FixedCells(running, [cell]).run()
-            elif experiment.search.scheduler == "top_k":
+        if not experiment.tune:
+            FixedCells(running, searched).run()
+        for cell in searched if experiment.tune else []:
+            if experiment.search.scheduler == "top_k":
                 TopKCell(running, cell, earlier).run()
             else:
                 PrunedCell(running, cell, earlier).run()
