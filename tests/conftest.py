@@ -38,8 +38,12 @@ LONGEST = [
 left alone with one of them while the other has nothing to do."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Sort the tests by their files; those of a file stay in their order."""
+    """Sort the tests by their files, in which they keep their order; what is rare, and each fault, is slow too."""
+    for item in items:
+        if item.get_closest_marker("rare") or item.get_closest_marker("faults"):
+            item.add_marker("slow")
     places = {f"test_{stage}": place for place, stage in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
