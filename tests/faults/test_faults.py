@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,6 @@ SCRIPT = Path(__file__).with_name("small_search.py")
 SEARCH_SECONDS = 300.0
 """The longest that one call of the search may take."""
 
-SILENT_SECONDS = 25.0
-"""Where a rank hangs; elsewhere a slow machine may take longer to the first step."""
-
 AUDIO_SECONDS = {1: 40.0, 2: 32.0}
 """Of a trial, by its workers."""
 
@@ -47,7 +44,6 @@ class Search:
     folder: Path
     workers: int
     trials: int
-    place: dict[str, Any] = field(default_factory=dict)
     process: subprocess.Popen[str] | None = None
 
     def start(self) -> "Search":
@@ -61,7 +57,7 @@ class Search:
             "events": str(self.folder / "events"),
             "trials": self.trials,
             "audio_seconds": AUDIO_SECONDS[self.workers],
-            "place": {**place, **self.place},
+            "place": place,
         }
         command = [sys.executable, str(SCRIPT), json.dumps(given)]
         with (self.folder / "output").open("a", encoding="utf-8") as output:
@@ -158,11 +154,6 @@ def kill(cluster: SmallCluster, process: psutil.Process) -> None:
     process.kill()
 
 
-def suspend(cluster: SmallCluster, process: psutil.Process) -> None:
-    """It stands still, as in a driver of a GPU or a hung mount."""
-    process.suspend()
-
-
 def lose_node(cluster: SmallCluster, process: psutil.Process) -> None:
     """The node on which it runs, with all that runs there."""
     cluster.lose_node(process)
@@ -173,7 +164,6 @@ FAULTS = [
     pytest.param("ImplicitFunc", kill, 1, 2, id="process of a trial killed"),
     pytest.param("ImplicitFunc", lose_node, 1, 2, id="node lost", marks=fault),
     pytest.param("RayTrainWorker", kill, 2, 1, id="training worker killed", marks=fault),
-    pytest.param("RayTrainWorker", suspend, 2, 1, id="rank hangs", marks=fault),
     pytest.param("RayTrainWorker", lose_node, 2, 1, id="node of a rank lost", marks=fault),
     pytest.param("TrainController", kill, 2, 1, id="controller of Train killed", marks=fault),
     pytest.param("ImplicitFunc", kill, 2, 1, id="process of a trial of two workers killed", marks=fault),
@@ -186,8 +176,7 @@ def test_a_search_that_meets_a_fault_ends_by_itself_as_one_that_does_not(
 ):
     drawn = random.Random(request.node.name)  # noqa: S311
     expected = undisturbed(workers, trials)
-    place = {"silent_seconds": SILENT_SECONDS} if meets is suspend else {}
-    search = Search(cluster, small_manifest, tmp_path / "search", workers, trials, place).start()
+    search = Search(cluster, small_manifest, tmp_path / "search", workers, trials).start()
     search.wait_for("TrialReported", drawn.choice([1, 2]) * trials)
     time.sleep(drawn.uniform(0, 0.5))
     hit = drawn.choice(cluster.processes(name))
