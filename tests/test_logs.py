@@ -161,7 +161,7 @@ def test_warnings_of_tasks_reach_the_driver_where_they_are_asked_for(caplog, for
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.rare)])
 def test_a_trial_writes_its_log_on_ray_and_its_warnings_reach_the_driver(
     small_manifest, tmp_path, caplog, forwarding, workers
 ):

@@ -217,14 +217,16 @@ def test_a_search_that_was_killed_after_any_event_decides_as_one_that_was_not(tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheduler", ["asha", "top_k"])
+@pytest.mark.parametrize("scheduler", ["asha", pytest.param("top_k", marks=pytest.mark.rare)])
 def test_a_small_search_that_was_killed_decides_as_one_that_was_not(tmp_path, scheduler):
     check_every_kill(small("tpe", scheduler, trials=3), tmp_path, at_once=2, stride=3)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize(
+    "sampler", ["tpe", *(pytest.param(name, marks=pytest.mark.rare) for name in list(SAMPLERS)[1:])]
+)
 def test_every_decision_of_a_search_can_be_made_again_from_its_records(tmp_path, sampler, scheduler):
     by = small(sampler, scheduler)
     undisturbed(by, tmp_path, at_once=2)

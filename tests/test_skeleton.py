@@ -112,7 +112,7 @@ def test_no_recording_can_be_separated_with_it(tmp_path):
         context.of_recording(Recording(tmp_path / "duet.mp4", ("vn", "vc")))
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_vimss_evaluate_prints_its_row_on_other_shards(small_manifest, small_recipe, trained, vimss_says, tmp_path):
     separator = load_separator(trained[0])
     save_separator(tmp_path / "posture", separator, {})

@@ -476,7 +476,7 @@ def test_two_ranks_do_what_one_process_does_with_the_batches_of_both(small_manif
         torch.testing.assert_close(one[name], expected[name], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_compressed_gradients_train_nearly_the_same(small_manifest, tmp_path):
     chosen = settings(training={"audio_seconds": 2, "report_seconds": 2})
     results = []

@@ -208,7 +208,7 @@ def test_a_search_on_a_place_with_gpus_trains_on_them(small_manifest, tmp_path, 
         ),
         pytest.param(
             *(1, "ImplicitFunc", psutil.Process.terminate, r"training must not be interrupted; got SIG.*resumes it"),
-            id="is told to end",
+            marks=pytest.mark.rare, id="is told to end",
         ),
     ],
 )  # fmt: skip

@@ -140,7 +140,11 @@ def test_every_variant_of_the_paper_equals_the_naive_reading_at_every_site(name,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("settings", [{}, {"site": "every_layer", "op": "film", "context": "labels"}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, pytest.param({"site": "every_layer", "op": "film", "context": "labels"}, marks=pytest.mark.rare)],
+    ids=str,
+)
 def test_the_network_of_the_papers_size_equals_the_naive_reading(settings):
     torch.manual_seed(0)
     separator = Separator(WaveUNetConfig(**settings), PAPER, 22050).double()
