@@ -68,7 +68,7 @@ def test_a_mixture_that_does_not_fit_alone_is_an_error(small_manifest):
         gradients_of(small_manifest, 8, room=0)
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_a_compiled_network_has_the_same_gradients(small_manifest):
     tiny = {"levels": 1, "filters": 2, "max_filters": 1024, "outputs": "instruments", "site": "none"}
     results = [gradients_of(small_manifest, 2, 2, compile=how, model=tiny) for how in ("off", "compile")]

@@ -156,7 +156,7 @@ def test_shards_are_written_behind_a_url(server, store, small_recipe, small_mani
     assert "PUT" not in {method for method, _ in server.requests}
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_writing_after_a_kill_goes_on_and_ends_with_the_same_bytes(server, store, small_recipe, small_manifest):
     script = f"""
 from pathlib import Path

@@ -259,7 +259,7 @@ def test_without_ray_at_hand_items_are_worked_on_here():
     assert not ray.is_initialized() and parallel_map(str, [1, 2]) == ["1", "2"]
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_ray_starts_twice_without_a_home_and_where_temporary_files_have_a_long_path(tmp_path):
     long = tmp_path / ("l" * 100)
     long.mkdir()
@@ -278,7 +278,7 @@ for _ in range(2):
     assert done.stdout.splitlines() == ["[1, 2] True", "False"] * 2, done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_processes_of_a_ray_beside_another_one_ask_their_own():
     # Ray Train's cleaner does: without an answer, a trial that is stopped keeps its cores for good.
     begin = "from vimss.runtime import load_place, ray_running\nwith ray_running(load_place('local'), num_cpus=1):"

@@ -440,7 +440,7 @@ def test_a_search_that_grows_trains_only_what_is_missing_and_deletes_nothing(sma
     assert files == {path: path.stat().st_mtime_ns for path in files}
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_seeds_are_compared_and_each_trains_other_weights(small_manifest, tmp_path):
     seeds = experiment(tune={}, controls={}, compare={"seed": [0, 1]}, search={"trials": 1})
     with ray_running(Place(name="test"), num_cpus=2):

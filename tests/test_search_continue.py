@@ -154,7 +154,7 @@ def test_it_stays_the_same_trial_of_its_cell_and_no_other_one_starts(continued, 
     assert again == study
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_a_control_that_was_interrupted_continues_with_what_it_inherits(continued, small_manifest, tracking):
     store, *_ = continued
     chosen = experiment(search=PRUNES)
@@ -169,7 +169,7 @@ def test_a_control_that_was_interrupted_continues_with_what_it_inherits(continue
     assert (record.state, record.reports, record.settings) == ("finished", plain.reports, plain.settings)
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_one_that_does_not_finish_is_an_error_with_its_reason(continued, small_manifest, tracking):
     store, pruned, study, _ = continued
     chosen = experiment(search=PRUNES, controls={})

@@ -363,7 +363,7 @@ def test_every_trial_that_was_pruned_at_the_rung_has_its_weights(killed):
     assert all(load_separator(each.folder / "model").labels for each in study.of_cell("search"))
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_draws_that_cannot_be_trained_and_trials_that_end_before_the_rung_do_not_hold_up_the_others(
     small_manifest, tmp_path
 ):

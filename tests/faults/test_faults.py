@@ -194,7 +194,7 @@ def test_a_search_that_meets_a_fault_ends_by_itself_as_one_that_does_not(
 
 
 @pytest.mark.parametrize(
-    ("workers", "trials"), [pytest.param(1, 2, marks=fault), (2, 1)], ids=["one worker", "two workers"]
+    ("workers", "trials"), [(1, 2), pytest.param(2, 1, marks=fault)], ids=["one worker", "two workers"]
 )
 def test_the_same_command_ends_a_search_whose_own_process_was_killed(
     cluster, undisturbed, small_manifest, tmp_path, record_property, request, workers, trials
