@@ -133,7 +133,7 @@ ASHA = {"trials": 4, "grace_seconds": 225}
         ({}, [[225] * 4, [675] * 2, [900] * 2]),
         ({"search": ASHA}, [[900] * 4, [900] * 2]),
         ({"search": {}, "tune": {}}, [[900], [900] * 2]),
-        ({"search": {}, "tune": {}, "controls": {}, "compare": {"model.levels": [3, 4]}}, [[900], [900], []]),
+        ({"search": {}, "tune": {}, "controls": {}, "compare": {"model.levels": [3, 4]}}, [[900, 900], []]),
         ({"compare": {"training.audio_seconds": [300, 900]}}, [[225] * 4, [75] * 2, [225] * 4, [675] * 2, [900] * 2]),
     ],
 )

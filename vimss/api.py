@@ -217,7 +217,7 @@ def _open_study(session: Session, experiment: Experiment, manifest: Manifest, wa
 
 
 def estimate(session: Session, experiment: Experiment, manifest: Manifest) -> Estimate:
-    """What `run_search` would take from here; no trial starts, and nothing is written."""
+    """The estimated cost of `run_search` from its current state; starts no trial and writes nothing."""
     check_experiment(experiment, manifest, session.place)
     study = in_cells(experiment, read_study(study_folder(experiment, manifest, session.store)))
     return estimate_search(experiment, manifest.recipe, session.place, study.records)

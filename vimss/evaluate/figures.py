@@ -46,7 +46,7 @@ _WITH_NAN = Config.model_config | {"allow_inf_nan": True, "ser_json_inf_nan": "s
 
 
 class MixtureRow(Config):
-    """What was kept of one mixture."""
+    """The values that the objective keeps of one mixture."""
 
     model_config = _WITH_NAN
 
@@ -71,7 +71,7 @@ class FigureEvaluation(Config):
 
     @property
     def figure(self) -> Figure:
-        """What the value is of."""
+        """The figure that `value` is of."""
         return figure_of(self.objective)
 
     @property

@@ -37,8 +37,8 @@ def audio_left(experiment: Experiment, progress: Mapping[str, Sequence[Progress]
 def trainings_left(experiment: Experiment, progress: Mapping[str, Sequence[Progress]]) -> list[list[Training]]:
     """The training that a search has left: a list per round, in which trainings run side by side.
 
-    A round starts when the one before has ended. For asha and median it is the most
-    that may be left: no trial is pruned.
+    A round starts when the one before has ended. For asha and median it is the most that may be left, as if no trial
+    were pruned.
 
     Args:
         experiment: of the search.
@@ -57,6 +57,8 @@ def trainings_left(experiment: Experiment, progress: Mapping[str, Sequence[Progr
             left = of_cell([budget - trained for trained in running] + [budget] * (not known))
             if cell.is_control:
                 controls += left
+            elif rounds:  # cells without axes train side by side
+                rounds[0] += left
             else:
                 rounds.append(left)
             continue

@@ -153,7 +153,7 @@ def _settings_of_all() -> type[Config]:
     kinds: list[type[Config]] = [VisionSettings, *(context.Settings for context in CONTEXTS.values())]
     # A class that another one extends is in that one.
     last = [kind for kind in dict.fromkeys(kinds) if not any(kind in other.__mro__[1:] for other in kinds)]
-    # pydantic takes the fields of the last base class first.
+    # pydantic takes the fields of the last base class first. mypy does not know the bases of a class made at run time.
     made: type[Config] = type(Config)("ContextSettings", tuple(reversed(last)), {"__module__": __name__})  # type: ignore[misc]
     return made
 
