@@ -9,8 +9,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from jaxtyping import install_import_hook
 
-# Every annotated shape in vimss is checked at run time, in tests only.
-_hook = install_import_hook("vimss", "beartype.beartype")
+# Every annotated shape in vimss is checked at run time, in tests only. Modules without shapes would only become slower.
+HOME = Path(__file__).parents[1]
+WITH_SHAPES = [
+    ".".join(path.relative_to(HOME).with_suffix("").parts).removesuffix(".__init__")
+    for path in sorted((HOME / "vimss").rglob("*.py"))
+    if "from jaxtyping import" in path.read_text(encoding="utf-8")
+]
+_hook = install_import_hook(WITH_SHAPES, "beartype.beartype")
 
 import pytest  # noqa: E402
 
@@ -78,6 +84,15 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.section("seconds from a fault to the next new report")
         for (seconds, how), name in sorted(found, key=lambda fault: fault[1]):
             terminalreporter.write_line(f"{seconds:6.1f}  {how:20}  {name}")
+
+
+@pytest.fixture(scope="module")
+def shared_ray():
+    """A Ray on two cores for the tests of a file that ask for it, since each start takes seconds."""
+    from vimss.runtime import Place, ray_running
+
+    with ray_running(Place(name="test"), num_cpus=2):
+        yield
 
 
 @pytest.fixture

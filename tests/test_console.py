@@ -208,6 +208,21 @@ def test_the_lines_of_a_search_count_what_is_left_down_to_nothing(capsys):
     assert told.count("waits at the rung for the others") == 4 and told.count("continues to its whole budget") == 2
 
 
+def test_the_time_left_of_a_cell_is_that_of_its_own_rate(capsys):
+    said: list[str] = []
+    changes = {"search": {}, "tune": {}, "controls": {}, "compare": {"model.levels": [3, 4, 5]}}
+    experiment = searched(**changes)
+    lines = SearchLines(said.append, experiment)
+    sound, pictures, other = (cell.name for cell in experiment.cells())
+    for cell in (sound, pictures):
+        lines(TrialStarted(cell, cell, None, {}))
+    lines(TrialReported(sound, sound, 450.0, {"valid_loss": -1.0, "audio_seconds_per_second": 90.0}))
+    lines(TrialReported(pictures, pictures, 300.0, {"valid_loss": -1.0, "audio_seconds_per_second": 1.0}))
+    # 600 s of pictures beside 5 s of sound, then the third cell at the mean rate of both.
+    assert lines.rate(other) == 45.5
+    assert said[-1].endswith("about 10 minutes of the search left")
+
+
 def test_for_asha_what_is_left_is_the_most_that_may_be(capsys):
     said: list[str] = []
     lines = SearchLines(said.append, searched(search=ASHA, controls={}))

@@ -14,7 +14,8 @@ from vimss.runtime import Place
 from vimss.search.checks import check_settings
 from vimss.search.consistency import load_experiment
 from vimss.train.config import Settings
-from vimss.train.objectives.instruments import average_precision
+from vimss.train.objective_settings import InstrumentsConfig
+from vimss.train.objectives.instruments import PlayersShown, average_precision
 from vimss.train.objectives.instruments_network import InstrumentsNetwork
 from vimss.train.start import check_start, start
 
@@ -83,6 +84,10 @@ def test_one_that_also_hears_starts_from_the_vision_network_of_one_that_only_see
             "instruments.inputs: sound. To fix: remove model.vision.frozen, or change instruments.inputs",
         ),
         (
+            "objective: instruments\ninstruments: {inputs: sound, every: 1}",
+            "instruments.every needs instruments.inputs: pictures or both; got instruments.every: 1.0 with",
+        ),
+        (
             "instruments: {inputs: sound}",
             "instruments.inputs needs objective: instruments; got .* objective: separation",
         ),
@@ -94,6 +99,14 @@ def test_a_setting_without_effect_is_refused(tmp_path, text, message):
     path.write_text(f"question: q\nexpected: e\nshards: quickstart\n{text}\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=f"experiment mine: {message}"):
         load_experiment(path)
+
+
+@pytest.mark.parametrize(("every", "places"), [(0.5, [3]), (0.25, [1, 4]), (0.0, [0, 1, 2, 3, 4, 5])])
+def test_few_pictures_of_a_player_are_seen_evenly_spread_over_the_window(small_recipe, every, places):
+    # Half a second of six pictures.
+    chosen = CHOSEN.model_copy(update={"instruments": InstrumentsConfig(every=every)})
+    view = np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1) * np.ones((1, 2, 2, 3), np.uint8)
+    assert PlayersShown(chosen, small_recipe).spread(view)[:, 0, 0, 0].tolist() == places
 
 
 def test_sound_alone_is_recognised_whatever_its_level():

@@ -9,7 +9,7 @@ from test_trial import job
 
 from vimss.console import show_warnings_of_workers
 from vimss.errors import DataError
-from vimss.runtime import LOG, Place, WarningReader, forward_warnings, log_to, parallel_map, ray_running
+from vimss.runtime import LOG, Place, WarningReader, forward_warnings, log_to, parallel_map
 from vimss.runtime.logs import LOGGERS, MOST_BYTES, is_forwarding, rank_log, with_warnings
 from vimss.search.run import search
 from vimss.storage import Store
@@ -143,32 +143,30 @@ def test_a_training_that_fails_leaves_its_traceback_in_the_folder_of_the_trial(s
 
 
 @pytest.mark.slow
-def test_warnings_of_tasks_reach_the_driver_where_they_are_asked_for(caplog, forwarding):
+def test_warnings_of_tasks_reach_the_driver_where_they_are_asked_for(shared_ray, caplog, forwarding):
     def warn_there(number: int) -> int:
         # Ray's processes cannot import this module, but get a function inside a function as it is.
         logging.getLogger("vimss.stream").warning("left out clip %d", number)
         return number
 
-    with ray_running(Place(name="test"), num_cpus=1):
-        assert parallel_map(warn_there, [1, 2]) == [1, 2]
-        assert sorted(text for text in caplog.messages if text.startswith("left out")) == [
-            "left out clip 1",
-            "left out clip 2",
-        ]
-        forward_warnings(False)
-        caplog.clear()
-        assert parallel_map(warn_there, [1, 2]) == [1, 2] and "left out" not in caplog.text
+    assert parallel_map(warn_there, [1, 2]) == [1, 2]
+    assert sorted(text for text in caplog.messages if text.startswith("left out")) == [
+        "left out clip 1",
+        "left out clip 2",
+    ]
+    forward_warnings(False)
+    caplog.clear()
+    assert parallel_map(warn_there, [1, 2]) == [1, 2] and "left out" not in caplog.text
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.rare)])
 def test_a_trial_writes_its_log_on_ray_and_its_warnings_reach_the_driver(
-    small_manifest, tmp_path, caplog, forwarding, workers
+    shared_ray, small_manifest, tmp_path, caplog, forwarding, workers
 ):
     once = experiment(tune={}, controls={}, search={"trials": 1})
     place, store = Place(name="test", workers_per_trial=workers), Store(tmp_path / "store").make()
-    with ray_running(place, num_cpus=2):
-        (record,) = search(once, small_manifest, place, store).records
+    (record,) = search(once, small_manifest, place, store).records
     names = {LOG} if workers == 1 else {LOG, rank_log(0), rank_log(1)}
     assert {path.name for path in record.folder.glob("log*.txt")} == names
     text = (record.folder / (LOG if workers == 1 else rank_log(0))).read_text()

@@ -112,6 +112,7 @@ def test_every_weight_that_it_trains_has_a_gradient(opened):
     assert all(any(matrix is weight for weight in weights) and matrix.ndim == 2 for matrix in network.matrices())
 
 
+@pytest.mark.slow
 def test_one_batch_can_be_overfitted_and_the_figure_improves(opened, case):
     chosen, objective, network, batch = opened
     optimizer = torch.optim.AdamW(network.parameters(), RATE[case])

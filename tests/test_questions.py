@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vimss.experiment import NETWORK
-from vimss.runtime import Place, ray_running
+from vimss.runtime import Place
 from vimss.search.consistency import load_experiment
 from vimss.search.run import search
 from vimss.storage import Store
@@ -45,20 +45,13 @@ def test_a_short_cell_of_a_question_loads(path):
     assert len(load_experiment(path, short_cell(path)).cells()) == len(networks)
 
 
-@pytest.fixture(scope="module")
-def local():
-    """A place with its Ray, for all questions."""
-    place = Place(name="test", max_concurrent_trials=1)
-    with ray_running(place, num_cpus=2):
-        yield place
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "path", [pytest.param(path, marks=[] if path.stem == "joint" else pytest.mark.rare, id=path.stem) for path in PATHS]
 )
-def test_a_short_cell_of_a_question_is_trained(path, local, small_manifest, tmp_path):
+def test_a_short_cell_of_a_question_is_trained(shared_ray, path, small_manifest, tmp_path):
     short = load_experiment(path, short_cell(path))
-    records = search(short, small_manifest, local, Store(tmp_path)).records
+    place = Place(name="test", max_concurrent_trials=1)
+    records = search(short, small_manifest, place, Store(tmp_path)).records
     assert len(records) == len(short.cells())
     assert [record.state for record in records] == ["finished"] * len(records), [record.message for record in records]

@@ -10,7 +10,7 @@ from test_search import SMALL, experiment
 from vimss.errors import ConfigError, DataError
 from vimss.experiment import Cell
 from vimss.model.separator import Separator, load_separator, save_separator
-from vimss.runtime import Place, ray_running
+from vimss.runtime import Place
 from vimss.search.consistency import check_same_validation_mixtures
 from vimss.search.events import (
     TrialsScoredAgain,
@@ -140,18 +140,17 @@ def test_a_sampler_is_not_given_trials_that_are_scored_on_different_parts():
 
 
 @pytest.mark.slow
-def test_a_larger_validation_set_extends_a_search_without_training_again(small_manifest, tmp_path):
+def test_a_larger_validation_set_extends_a_search_without_training_again(shared_ray, small_manifest, tmp_path):
     place, store = Place(name="test"), Store(tmp_path)
     few = experiment(controls={})
     more = experiment(
         controls={}, validation={"mixtures": 12, "seconds": 0.25}, search={**SMALL["search"], "trials": 3}
     )
-    with ray_running(place, num_cpus=2):
-        before = search(few, small_manifest, place, store)
-        if study_folder(more, small_manifest, store) != before.folder:
-            before.folder.rename(study_folder(more, small_manifest, store))
-        events: list = []
-        after = search(more, small_manifest, place, store, [events.append])
+    before = search(few, small_manifest, place, store)
+    if study_folder(more, small_manifest, store) != before.folder:
+        before.folder.rename(study_folder(more, small_manifest, store))
+    events: list = []
+    after = search(more, small_manifest, place, store, [events.append])
     old = {record.trial: record for record in before.records}
     assert len(old) == 2 and len(after.records) == 3
     assert [event for event in events if isinstance(event, TrialsScoredAgain)][-1] == TrialsScoredAgain(2, 2)

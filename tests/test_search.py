@@ -18,7 +18,7 @@ from vimss.config import parse_config
 from vimss.errors import DataError, PlaceError, StorageError, TrainingError
 from vimss.experiment import Experiment
 from vimss.model.separator import load_separator
-from vimss.runtime import TRIAL_SLOT, Place, ray_running
+from vimss.runtime import TRIAL_SLOT, Place
 from vimss.search.events import (
     CellEnded,
     CellStarted,
@@ -191,7 +191,9 @@ def test_a_trial_of_one_worker_trains_on_any_node_and_one_of_several_waits_besid
 
 
 @pytest.mark.slow
-def test_an_error_of_ours_ends_the_search_as_it_is_and_leaves_the_trial_to_be_resumed(small_manifest, tmp_path):
+def test_an_error_of_ours_ends_the_search_as_it_is_and_leaves_the_trial_to_be_resumed(
+    shared_ray, small_manifest, tmp_path
+):
     """A disk that is full when a report is kept; Tune would wrap it in its own traceback, or blame the trial."""
     once = experiment(tune={}, controls={}, training={**SMALL["training"], "batch_size": 2})
     full = StorageError("the record must fit on the disk", got="0 MB free", fix="free some space")
@@ -201,12 +203,11 @@ def test_an_error_of_ours_ends_the_search_as_it_is_and_leaves_the_trial_to_be_re
             raise full
 
     place, store = Place(name="test"), Store(tmp_path)
-    with ray_running(place, num_cpus=2):
-        with pytest.raises(StorageError, match="the record must fit on the disk; got 0 MB free"):
-            search(once, small_manifest, place, store, [fail])
-        (left,) = read_study(next(store.studies.iterdir())).records
-        assert left.state == "interrupted" and "the same command resumes it" in left.message
-        (resumed,) = search(once, small_manifest, place, store).records
+    with pytest.raises(StorageError, match="the record must fit on the disk; got 0 MB free"):
+        search(once, small_manifest, place, store, [fail])
+    (left,) = read_study(next(store.studies.iterdir())).records
+    assert left.state == "interrupted" and "the same command resumes it" in left.message
+    (resumed,) = search(once, small_manifest, place, store).records
     assert resumed.state == "finished"
 
 
@@ -227,13 +228,12 @@ def test_a_worker_that_is_gone_is_a_loss_unless_ours_say_why():
 
 
 @pytest.fixture(scope="module")
-def searched(small_manifest, tmp_path_factory):
+def searched(shared_ray, small_manifest, tmp_path_factory):
     """A search whose trials have two gloo workers each, on a real Ray of several processes."""
     store = Store(tmp_path_factory.mktemp("searched"))
     place = Place(name="test", workers_per_trial=2)
     events: list = []
-    with ray_running(place, num_cpus=2):
-        study = search(experiment(), small_manifest, place, store, [events.append])
+    study = search(experiment(), small_manifest, place, store, [events.append])
     return store, study, events
 
 
@@ -283,38 +283,39 @@ def test_events_come_in_their_order(searched):
 
 
 @pytest.mark.slow
-def test_the_same_command_again_runs_nothing_and_tells_everything(searched, small_manifest):
+def test_the_same_command_again_runs_nothing_and_tells_everything(shared_ray, searched, small_manifest):
     store, study, events = searched
     again: list = []
     place = Place(name="test", workers_per_trial=2)
-    with ray_running(place, num_cpus=2):
-        repeated = search(experiment(), small_manifest, place, store, [again.append])
+    repeated = search(experiment(), small_manifest, place, store, [again.append])
     assert repeated == study
     assert {repr(event) for event in again} == {repr(event) for event in events}
 
 
 @pytest.mark.slow
-def test_a_trial_mixes_corpora_and_a_thread_makes_its_batches(small_recipe, small_store, small_manifest, tmp_path):
+def test_a_trial_mixes_corpora_and_a_thread_makes_its_batches(
+    shared_ray, small_recipe, small_store, small_manifest, tmp_path
+):
     other = write_shards(small_recipe.model_copy(update={"seed": 5}), "other", small_store)
     blended = small_manifest.mixed_with([(other, 0.5)])
     place = Place(name="test", cpus_per_worker=2, loader_workers=1)
     chosen = experiment(tune={}, controls={}, search={"trials": 1, "grace_seconds": 4})
-    with ray_running(place, num_cpus=2):
-        study = search(chosen, blended, place, Store(tmp_path))
-        alone = search(chosen, small_manifest, place, Store(tmp_path))
+    study = search(chosen, blended, place, Store(tmp_path))
+    alone = search(chosen, small_manifest, place, Store(tmp_path))
     (record,) = study.records
     assert record.state == "finished" and study.folder != alone.folder
     # Another half of the mixtures, another loss; the same validation set.
     assert record.reports[0]["train_loss"] != alone.records[0].reports[0]["train_loss"]
     assert record.reports[-1]["lost_clips"] == 0
     # The same batches, whoever made them.
-    with ray_running(Place(name="test"), num_cpus=2):
-        inline = search(chosen, small_manifest, Place(name="test"), Store(tmp_path / "inline"))
+    inline = search(chosen, small_manifest, Place(name="test"), Store(tmp_path / "inline"))
     assert inline.records[0].reports[0]["train_loss"] == pytest.approx(alone.records[0].reports[0]["train_loss"], 1e-6)
 
 
 @pytest.mark.slow
-def test_a_trial_whose_loss_is_not_finite_fails_with_its_position_and_the_search_goes_on(small_manifest, tmp_path):
+def test_a_trial_whose_loss_is_not_finite_fails_with_its_position_and_the_search_goes_on(
+    shared_ray, small_manifest, tmp_path
+):
     wild = {"training.batch_size": 4, "training.learning_rate": 1.0}
     chosen = experiment(
         training={**SMALL["training"], "gradient_clip": 0, "loss": "mse", "audio_seconds": 100, "report_seconds": 4},
@@ -326,8 +327,7 @@ def test_a_trial_whose_loss_is_not_finite_fails_with_its_position_and_the_search
         controls={},
     )
     place = Place(name="test")
-    with ray_running(place, num_cpus=2):
-        study = search(chosen, small_manifest, place, Store(tmp_path))
+    study = search(chosen, small_manifest, place, Store(tmp_path))
     by_rate = {trial.chosen["training.learning_rate"]: trial for trial in study.records}
     assert by_rate[1e-4].state == "finished"
     assert by_rate[1.0].state == "failed"
@@ -346,15 +346,14 @@ def assert_model_is_of_the_best_report(trial: TrialRecord) -> None:
 
 @pytest.mark.slow
 def test_draws_that_go_together_in_no_network_fail_with_the_reason_and_equal_draws_leave_a_trial_alone(
-    small_manifest, tmp_path
+    shared_ray, small_manifest, tmp_path
 ):
     """Three choices of which one is impossible: all three are drawn, and then there is nothing more to draw."""
     chosen = experiment(
         tune={"model.site": {"choices": ["none", "decoder", "bottleneck"]}}, search={"trials": 3}, controls={}
     )
     events: list = []
-    with ray_running(Place(name="test"), num_cpus=2):
-        study = search(chosen, small_manifest, Place(name="test"), Store(tmp_path), [events.append])
+    study = search(chosen, small_manifest, Place(name="test"), Store(tmp_path), [events.append])
     by_site = {trial.chosen["model.site"]: trial for trial in study.records}
     assert len(study.records) == 3
     assert by_site["none"].state == "failed"
@@ -365,7 +364,7 @@ def test_draws_that_go_together_in_no_network_fail_with_the_reason_and_equal_dra
     assert sum(isinstance(event, TrialEnded) for event in events) == 3
 
 
-@pytest.mark.slow
+@pytest.mark.rare  # tests/faults has one that always runs
 def test_a_search_that_was_killed_goes_on_where_it_was(small_manifest, tmp_path):
     """Killed after the first report; the same command keeps the settings and ends with as many trials as asked for."""
     longer = {**SMALL["training"], "audio_seconds": 200, "report_seconds": 4}
@@ -398,8 +397,7 @@ with ray_running(place, num_cpus=2):
     assert before.state == "running"
     events: list = []
     place = Place(name="test")
-    with ray_running(place, num_cpus=2):
-        study = search(chosen, small_manifest, place, Store(tmp_path), [events.append])
+    study = search(chosen, small_manifest, place, Store(tmp_path), [events.append])
     (after,) = study.records
     assert (after.trial, after.state) == (before.trial, "finished")
     first = next(event for event in events if isinstance(event, TrialReported))
@@ -410,7 +408,7 @@ with ray_running(place, num_cpus=2):
 
 
 @pytest.mark.slow
-def test_a_search_that_grows_trains_only_what_is_missing_and_deletes_nothing(small_manifest, tmp_path):
+def test_a_search_that_grows_trains_only_what_is_missing_and_deletes_nothing(shared_ray, small_manifest, tmp_path):
     """One more trial, another control and a wider axis; then everything as before, and nothing is trained again."""
     place, store = Place(name="test"), Store(tmp_path)
     plain = {"plain": {"model.outputs": "instruments", "model.site": "none"}}
@@ -421,12 +419,11 @@ def test_a_search_that_grows_trains_only_what_is_missing_and_deletes_nothing(sma
         tune=axis,
         search={"trials": 2, "grace_seconds": 8, "first_trials": [{"training.batch_size": 8}]},
     )
-    with ray_running(place, num_cpus=2):
-        before = search(small, small_manifest, place, store)
-        files = {path: path.stat().st_mtime_ns for path in before.folder.glob("*/*/model/*")}
-        after = search(grown, small_manifest, place, store)
-        events: list = []
-        again = search(small, small_manifest, place, store, [events.append])
+    before = search(small, small_manifest, place, store)
+    files = {path: path.stat().st_mtime_ns for path in before.folder.glob("*/*/model/*")}
+    after = search(grown, small_manifest, place, store)
+    events: list = []
+    again = search(small, small_manifest, place, store, [events.append])
     assert after.folder == before.folder
     ((first,), trials) = before.of_cell("search"), after.of_cell("search")
     assert len(trials) == 2 and trials[0] == first and trials[1].chosen["training.batch_size"] == 8
@@ -441,10 +438,9 @@ def test_a_search_that_grows_trains_only_what_is_missing_and_deletes_nothing(sma
 
 
 @pytest.mark.rare
-def test_seeds_are_compared_and_each_trains_other_weights(small_manifest, tmp_path):
+def test_seeds_are_compared_and_each_trains_other_weights(shared_ray, small_manifest, tmp_path):
     seeds = experiment(tune={}, controls={}, compare={"seed": [0, 1]}, search={"trials": 1})
-    with ray_running(Place(name="test"), num_cpus=2):
-        study = search(seeds, small_manifest, Place(name="test"), Store(tmp_path))
+    study = search(seeds, small_manifest, Place(name="test"), Store(tmp_path))
     zero, one = (study.of_cell(f"seed={seed}")[0] for seed in (0, 1))
     assert (zero.settings.seed, one.settings.seed) == (0, 1) and zero.value != one.value
 

@@ -10,7 +10,7 @@ from test_search import experiment
 from vimss import api
 from vimss.console import SearchLines
 from vimss.errors import ConfigError, TrainingError
-from vimss.runtime import Place, ray_running
+from vimss.runtime import Place
 from vimss.search.events import CellEnded, CellStarted, TrialEnded, TrialReported, TrialStarted
 from vimss.search.run import continue_trial, search
 from vimss.search.stopped import stopped_trial
@@ -108,15 +108,14 @@ def test_the_time_left_is_that_of_the_trial_alone(capsys):
 
 
 @pytest.fixture(scope="module")
-def continued(small_manifest, tmp_path_factory):
+def continued(shared_ray, small_manifest, tmp_path_factory):
     """Store, the pruned trial, the study after it went on, and the events of that."""
     store = Store(tmp_path_factory.mktemp("continued"))
     chosen = experiment(search=PRUNES, controls={})
     events: list = []
-    with ray_running(ONE, num_cpus=2):
-        before = search(chosen, small_manifest, ONE, store)
-        (pruned,) = [record for record in before.records if record.state == "pruned"]
-        study = continue_trial(chosen, small_manifest, ONE, store, pruned.trial[:6], [events.append])
+    before = search(chosen, small_manifest, ONE, store)
+    (pruned,) = [record for record in before.records if record.state == "pruned"]
+    study = continue_trial(chosen, small_manifest, ONE, store, pruned.trial[:6], [events.append])
     return store, pruned, study, events
 
 
@@ -140,7 +139,7 @@ def test_a_pruned_trial_that_continues_ends_as_one_that_was_trained_alone(contin
 
 
 @pytest.mark.slow
-def test_it_stays_the_same_trial_of_its_cell_and_no_other_one_starts(continued, small_manifest):
+def test_it_stays_the_same_trial_of_its_cell_and_no_other_one_starts(shared_ray, continued, small_manifest):
     store, pruned, study, events = continued
     assert [(record.number, record.draw_seed, record.state) for record in study.of_cell("search")] == [
         (record.number, record.draw_seed, "finished") for record in sorted(study.records, key=lambda one: one.number)
@@ -149,22 +148,22 @@ def test_it_stays_the_same_trial_of_its_cell_and_no_other_one_starts(continued, 
     assert kinds[0] is TrialStarted and kinds[-1] is TrialEnded and kinds.count(TrialStarted) == 1
     assert type(events[0]) is CellStarted and type(events[-1]) is CellEnded
     assert {event.trial for event in events if isinstance(event, TrialStarted)} == {one.trial for one in study.records}
-    with ray_running(ONE, num_cpus=2):
-        again = search(experiment(search=PRUNES, controls={}), small_manifest, ONE, store)
+    again = search(experiment(search=PRUNES, controls={}), small_manifest, ONE, store)
     assert again == study
 
 
 @pytest.mark.rare
-def test_a_control_that_was_interrupted_continues_with_what_it_inherits(continued, small_manifest, tracking):
+def test_a_control_that_was_interrupted_continues_with_what_it_inherits(
+    shared_ray, continued, small_manifest, tracking
+):
     store, *_ = continued
     chosen = experiment(search=PRUNES)
-    with ray_running(ONE, num_cpus=2):
-        whole = search(chosen, small_manifest, ONE, store)
-        (plain,) = whole.of_cell("plain")
-        write_record(plain.model_copy(update={"state": "interrupted", "message": "lost"}))
-        session = Session(ONE, store, tracking)
-        found, tracker = api.continue_trial(session, chosen, small_manifest, plain.trial)
-        tracker.close()
+    whole = search(chosen, small_manifest, ONE, store)
+    (plain,) = whole.of_cell("plain")
+    write_record(plain.model_copy(update={"state": "interrupted", "message": "lost"}))
+    session = Session(ONE, store, tracking)
+    found, tracker = api.continue_trial(session, chosen, small_manifest, plain.trial)
+    tracker.close()
     (record,) = found.of_cell("plain")
     assert (record.state, record.reports, record.settings) == ("finished", plain.reports, plain.settings)
 
@@ -179,10 +178,7 @@ def test_one_that_does_not_finish_is_an_error_with_its_reason(continued, small_m
     (record.folder / CHECKPOINTS).rename(record.folder / "away")
     (record.folder / CHECKPOINTS).write_text("a file in the way")
     write_record(record.model_copy(update={"state": "interrupted"}))
-    with (
-        ray_running(ONE, num_cpus=2),
-        pytest.raises(TrainingError, match=f"trial {record.trial} must be trained to its"),
-    ):
+    with pytest.raises(TrainingError, match=f"trial {record.trial} must be trained to its"):
         api.continue_trial(Session(ONE, store, tracking), chosen, small_manifest, record.trial)
     (failed,) = [one for one in in_cells(chosen, read_study(study.folder)).records if one.trial == record.trial]
     assert failed.state == "failed" and failed.number == record.number

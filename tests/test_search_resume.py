@@ -20,7 +20,7 @@ from ray.tune.search import Searcher
 from test_search import SMALL, experiment
 
 from vimss.experiment import Experiment
-from vimss.runtime import Place, ray_running
+from vimss.runtime import Place
 from vimss.search.cells import PrunedCell, TopKCell
 from vimss.search.events import TrialEnded
 from vimss.search.launch import RecordScheduler
@@ -285,7 +285,9 @@ with ray_running(place, num_cpus=2):
 
 
 @pytest.mark.slow
-def test_a_search_on_ray_that_was_killed_in_the_middle_decides_as_one_that_was_not(small_manifest, tmp_path):
+def test_a_search_on_ray_that_was_killed_in_the_middle_decides_as_one_that_was_not(
+    shared_ray, small_manifest, tmp_path
+):
     """Four trials, one at a time; the driver is killed right after the fourth report was kept."""
     search_config = {"trials": 4, "grace_seconds": 4, "reduction_factor": 2}
     by, place = experiment(search=search_config, controls={}), Place(name="test", max_concurrent_trials=1)
@@ -295,8 +297,7 @@ def test_a_search_on_ray_that_was_killed_in_the_middle_decides_as_one_that_was_n
     script = "".join(f"{name} = {value!r}\n" for name, value in words.items()) + KILLED
     done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
     assert done.returncode == -9, done.stderr[-2000:]
-    with ray_running(place, num_cpus=2):
-        resumed, expected = (search(by, small_manifest, place, store) for store in (killed, whole))
+    resumed, expected = (search(by, small_manifest, place, store) for store in (killed, whole))
     decided = [
         [(each.trial, each.number, each.draw_seed, each.state, each.rung, len(each.reports)) for each in study.records]
         for study in (resumed, expected)

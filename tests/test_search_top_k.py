@@ -17,7 +17,7 @@ from vimss.api import check_finished
 from vimss.errors import StorageError, TrainingError
 from vimss.experiment import SearchConfig
 from vimss.model.separator import load_separator
-from vimss.runtime import Place, ray_running
+from vimss.runtime import Place
 from vimss.search.draws import DeduplicatingSearcher
 from vimss.search.events import TrialContinues, TrialEnded, TrialReported, TrialStarted, TrialWaits
 from vimss.search.run import search
@@ -277,7 +277,7 @@ with ray_running(place, num_cpus=2):
 
 
 @pytest.fixture(scope="module")
-def killed(small_manifest: Manifest, tmp_path_factory: pytest.TempPathFactory):
+def killed(shared_ray, small_manifest: Manifest, tmp_path_factory: pytest.TempPathFactory):
     """A search that was killed while two of three trials waited, and what the same command made of it."""
     store = Store(tmp_path_factory.mktemp("killed"))
     chosen = experiment(search=TOP_ONE, controls={})
@@ -289,12 +289,11 @@ def killed(small_manifest: Manifest, tmp_path_factory: pytest.TempPathFactory):
     before = read_study(next(store.studies.iterdir())).of_cell("search")
     events: list = []
     place = Place(name="test", max_concurrent_trials=1)
-    with ray_running(place, num_cpus=2):
-        study = search(chosen, small_manifest, place, store, [events.append])
+    study = search(chosen, small_manifest, place, store, [events.append])
     return before, study, events
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_a_search_that_was_killed_at_the_rung_goes_on_with_the_trials_that_waited(killed):
     before, study, _ = killed
     assert [each.state for each in before] == ["waiting", "waiting"]
@@ -307,8 +306,8 @@ def test_a_search_that_was_killed_at_the_rung_goes_on_with_the_trials_that_waite
     assert best.reports[-1]["audio_seconds"] >= 12 and all(len(each.reports) == 1 for each in after if each is not best)
 
 
-@pytest.mark.slow
-def test_an_error_while_trials_are_pruned_is_told_as_it_is_and_they_still_wait(small_manifest, tmp_path):
+@pytest.mark.rare
+def test_an_error_while_trials_are_pruned_is_told_as_it_is_and_they_still_wait(shared_ray, small_manifest, tmp_path):
     """In Tune's searcher, which Tune asks for a trial: it would hide the error behind its own."""
     full = StorageError("the record must fit on the disk", got="0 MB free", fix="free some space")
 
@@ -318,10 +317,9 @@ def test_an_error_while_trials_are_pruned_is_told_as_it_is_and_they_still_wait(s
 
     place, store = Place(name="test", max_concurrent_trials=1), Store(tmp_path)
     chosen = experiment(search={**TOP_ONE, "trials": 2}, controls={})
-    with ray_running(place, num_cpus=2):
-        with pytest.raises(StorageError, match="the record must fit on the disk; got 0 MB free"):
-            search(chosen, small_manifest, place, store, [fail])
-        study = search(chosen, small_manifest, place, store)
+    with pytest.raises(StorageError, match="the record must fit on the disk; got 0 MB free"):
+        search(chosen, small_manifest, place, store, [fail])
+    study = search(chosen, small_manifest, place, store)
     assert sorted(each.state for each in study.records) == ["finished", "pruned"]
 
 
@@ -332,7 +330,7 @@ def test_a_cell_with_trials_that_wait_is_not_at_its_end(tmp_path):
         check_finished(experiment(search=TOP_ONE, controls={}), read_study(tmp_path))
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_events_say_that_a_trial_waits_and_that_it_goes_on_or_is_pruned(killed):
     _, study, events = killed
     for each in study.of_cell("search"):
@@ -342,7 +340,7 @@ def test_events_say_that_a_trial_waits_and_that_it_goes_on_or_is_pruned(killed):
         assert kinds == expected
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_a_trial_that_went_on_has_the_weights_of_one_that_never_waited(killed, small_manifest, tmp_path):
     _, study, _ = killed
     waited = study.best(["search"])
@@ -357,7 +355,7 @@ def test_a_trial_that_went_on_has_the_weights_of_one_that_never_waited(killed, s
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_every_trial_that_was_pruned_at_the_rung_has_its_weights(killed):
     _, study, _ = killed
     assert all(load_separator(each.folder / "model").labels for each in study.of_cell("search"))
@@ -365,7 +363,7 @@ def test_every_trial_that_was_pruned_at_the_rung_has_its_weights(killed):
 
 @pytest.mark.rare
 def test_draws_that_cannot_be_trained_and_trials_that_end_before_the_rung_do_not_hold_up_the_others(
-    small_manifest, tmp_path
+    shared_ray, small_manifest, tmp_path
 ):
     """The first draw goes together in no network, the second loses its patience before the rung; two at once."""
     refused = {"model.site": "none", "training.learning_rate": 1e-3}
@@ -379,8 +377,7 @@ def test_draws_that_cannot_be_trained_and_trials_that_end_before_the_rung_do_not
         search={**TOP_ONE, "grace_seconds": 20, "first_trials": [refused, slow]},
         controls={},
     )
-    with ray_running(Place(name="test"), num_cpus=2):
-        study = search(chosen, small_manifest, Place(name="test"), Store(tmp_path))
+    study = search(chosen, small_manifest, Place(name="test"), Store(tmp_path))
     records = study.of_cell("search")
     state = {(each.chosen["model.site"], each.chosen["training.learning_rate"]): each.state for each in records}
     assert state["none", 1e-3] == "failed" and state["decoder", 1e-12] == "finished"

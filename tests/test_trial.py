@@ -14,7 +14,7 @@ from test_search import SMALL, experiment
 
 from vimss.errors import TrainingError
 from vimss.model.separator import read_card
-from vimss.runtime import Place, ray_running
+from vimss.runtime import Place
 from vimss.search.events import TrialReported
 from vimss.search.run import search
 from vimss.search.trial import REPORTED, TrialPlan, for_tune, run_trial, trial_resources
@@ -151,7 +151,7 @@ def test_one_job_after_the_other_in_one_process_trains_as_each_alone(small_manif
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.faults)])
-def test_a_trial_whose_reports_are_read_late_ends_with_all_of_them(small_manifest, tmp_path, workers):
+def test_a_trial_whose_reports_are_read_late_ends_with_all_of_them(shared_ray, small_manifest, tmp_path, workers):
     def on_a_slow_machine(config, plan):
         """The trial, in a process where each look into a queue of Ray or of Tune begins late."""
         import ray.util.queue
@@ -173,20 +173,18 @@ def test_a_trial_whose_reports_are_read_late_ends_with_all_of_them(small_manifes
     place = Place(name="test", workers_per_trial=workers)
     plan = TrialPlan(once, {cell.name: cell for cell in once.cells()}, small_manifest.folder, (), place, tmp_path)
     trainable = tune.with_resources(functools.partial(on_a_slow_machine, plan=plan), trial_resources(place))
-    with ray_running(place, num_cpus=2):
-        config = tune.RunConfig(name="late", storage_path=str(tmp_path / "tune"), verbose=0)
-        (result,) = tune.Tuner(trainable, run_config=config).fit()
+    config = tune.RunConfig(name="late", storage_path=str(tmp_path / "tune"), verbose=0)
+    (result,) = tune.Tuner(trainable, run_config=config).fit()
     assert result.error is None and result.metrics["audio_seconds"] >= 4
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.gpu), pytest.param(2, marks=pytest.mark.gpu(2))])
-def test_a_search_on_a_place_with_gpus_trains_on_them(small_manifest, tmp_path, workers):
+def test_a_search_on_a_place_with_gpus_trains_on_them(shared_ray, small_manifest, tmp_path, workers):
     short = {**SMALL["training"], "audio_seconds": 4, "batch_size": 2}
     once, store = experiment(tune={}, controls={}, training=short), Store(tmp_path).make()
     place = Place(name="test", workers_per_trial=workers, gpus_per_worker=1)
-    with ray_running(place, num_cpus=2):
-        (record,) = search(once, small_manifest, place, store).records
+    (record,) = search(once, small_manifest, place, store).records
     assert record.state == "finished" and math.isfinite(record.reports[-1]["valid_loss"])
 
 
@@ -200,7 +198,7 @@ def test_a_search_on_a_place_with_gpus_trains_on_them(small_manifest, tmp_path, 
         ),
         pytest.param(
             *(1, "ImplicitFunc", psutil.Process.kill, r"its process died .* the same command resumes it"),
-            id="is killed",
+            marks=pytest.mark.faults, id="is killed",
         ),
         pytest.param(
             *(2, "RayTrainWorker", psutil.Process.kill, r"its process died .* the same command resumes it"),
@@ -213,7 +211,7 @@ def test_a_search_on_a_place_with_gpus_trains_on_them(small_manifest, tmp_path, 
     ],
 )  # fmt: skip
 def test_a_trial_that_is_lost_is_named_and_resumed_by_the_same_search(
-    small_manifest, tmp_path, workers, process, meets, message
+    shared_ray, small_manifest, tmp_path, workers, process, meets, message
 ):
     """Its process is stopped, so that nothing of it answers any more, or killed, after the first report."""
     longer = {**SMALL["training"], "audio_seconds": 60, "report_seconds": 4, "batch_size": 2}
@@ -229,9 +227,8 @@ def test_a_trial_that_is_lost_is_named_and_resumed_by_the_same_search(
 
     # Longer than the process takes to its first step, where the machine is slow.
     place = Place(name="test", workers_per_trial=workers, silent_seconds=30, max_retries=0)
-    with ray_running(place, num_cpus=2):
-        (first,) = search(once, small_manifest, place, store, [lose]).records
-        assert lost and first.state == "interrupted" and re.fullmatch(message, first.message)
-        (resumed,) = search(once, small_manifest, place, store).records
+    (first,) = search(once, small_manifest, place, store, [lose]).records
+    assert lost and first.state == "interrupted" and re.fullmatch(message, first.message)
+    (resumed,) = search(once, small_manifest, place, store).records
     assert resumed.state == "finished" and resumed.reports[0] == first.reports[0]
     assert not any(one.is_running() for one in lost)

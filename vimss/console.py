@@ -38,7 +38,7 @@ from vimss.search.events import (
     TrialStarted,
     TrialWaits,
 )
-from vimss.search.remaining import Progress, audio_left, longest
+from vimss.search.remaining import Progress, longest, trainings_left
 from vimss.search.study import TrialRecord
 from vimss.train.config import MUCH_WAITING, VALIDATION_SOURCES
 
@@ -215,10 +215,20 @@ class SearchLines:
         """Seconds left of what runs in this search, from the rates of its trials; 0 before the first report."""
         if not self.is_whole:
             return max((self.trial_seconds_left(cell, trial) for cell, trial in self._running()), default=0.0)
-        rates = [rate for rate in self.rates.values() if rate > 0]
-        progress = {cell: list(trials.values()) for cell, trials in self.progress.items()}
-        left = longest(audio_left(self.experiment, progress), self.at_once)
-        return left / statistics.mean(rates) if rates else 0.0
+        if not any(rate > 0 for rate in self.rates.values()):
+            return 0.0
+        rounds = trainings_left(self.experiment, {cell: list(of.values()) for cell, of in self.progress.items()})
+        seconds = [[left.audio_seconds / self.rate(left.cell) for left in trainings] for trainings in rounds]
+        return longest(seconds, self.at_once)
+
+    def rate(self, cell: str) -> float:
+        """Audio seconds per second of a cell's trials: pictures may be read much slower than sound.
+
+        Those of all trials where none of the cell has reported.
+        """
+        known = {trial: rate for trial, rate in self.rates.items() if rate > 0}
+        of_cell = [known[trial] for trial in self.progress.get(cell, {}) if trial in known]
+        return statistics.mean(of_cell or known.values())
 
     def _note(
         self,

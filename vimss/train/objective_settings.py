@@ -17,6 +17,13 @@ class InstrumentsConfig(Config):
         "pictures", description="what the instruments are recognised by: the players' pictures, the sound, or both"
     )
 
+    every: float = Field(
+        0.0,
+        ge=0,
+        description="seconds between two pictures of a player, of which a window has at least one; 0: all that the "
+        "shards hold, each of which costs as much as many seconds of sound",
+    )
+
     @property
     def sees(self) -> bool:
         """Whether pictures are an input."""

@@ -171,7 +171,9 @@ OBJECTIVES: dict[str, Entry] = {
         separates=False,
         kind="instruments.inputs",
         network="vimss.train.objectives.instruments_network:InstrumentsNetwork",
-        rules={f"model.vision.{name}": _SEES for name in VisionConfig.model_fields},
+        rules=dict.fromkeys(
+            ("instruments.every", *(f"model.vision.{name}" for name in VisionConfig.model_fields)), _SEES
+        ),
         distractors=True,
         meaning="mean over the labels that play in the fixed set, 1 at most",
     ),

@@ -43,10 +43,12 @@ from vimss.train.objectives.saved import load_network, save_network
 class PlayersShown:
     """Shows all players, also one who rests, where pictures are an input, and asks which labels sound."""
 
-    def __init__(self, settings: Settings, labels: tuple[str, ...]) -> None:
+    def __init__(self, settings: Settings, recipe: Recipe) -> None:
         site = "decoder" if settings.instruments.sees else "none"
         looking = {"context": "frames", "site": site, "outputs": "instruments"}
-        self.inner = Interface(settings.model.model_copy(update=looking), labels)
+        self.inner = Interface(settings.model.model_copy(update=looking), recipe.labels)
+        self.seconds = settings.training.output_samples / recipe.sample_rate
+        self.every = settings.instruments.every
         self.features = ""
         self.uses_players = settings.instruments.sees
 
@@ -75,7 +77,12 @@ class PlayersShown:
         if not self.uses_players:
             return targets, []
         views = [*views, *(player.view for player in mixture.distractors if player.view is not None)]
-        return targets, [views[index] for index in rng.permutation(len(views))]
+        return targets, [self.spread(views[index]) for index in rng.permutation(len(views))]
+
+    def spread(self, view: UInt8[np.ndarray, "v h w 3"]) -> UInt8[np.ndarray, "n h w 3"]:
+        """A player's pictures, one in `instruments.every` seconds, evenly spread over the window."""
+        count = len(view) if not self.every else min(len(view), max(1, round(self.seconds / self.every)))
+        return view[((np.arange(count) + 0.5) * len(view) / count).astype(int)]
 
     def join(
         self, contexts: Sequence[Sequence[np.ndarray]]
@@ -90,7 +97,7 @@ class Instruments:
     def __init__(self, settings: Settings, recipe: Recipe, features: str = "") -> None:
         self.chosen = settings
         self.recipe = recipe
-        self.interface = PlayersShown(settings, recipe.labels)
+        self.interface = PlayersShown(settings, recipe)
 
     def window(self) -> Window:
         """Pictures and stems of the same time."""
