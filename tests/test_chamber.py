@@ -163,6 +163,14 @@ def test_some_pieces_of_a_large_corpus_have_two_players_of_one_instrument() -> N
     assert 0.05 < doubles(120.0) < 0.15
 
 
+def test_a_share_of_the_pieces_are_duets_of_each_instrument_in_turn() -> None:
+    plan = [casting for casting in make_plan(0, 120.0, 30.0, doubles=0.5).values() if casting.split == "train"]
+    pairs = [c.instruments[0] for c in plan if len(c.instruments) == 2 == len(set(c.instruments)) + 1]
+    assert len(pairs) == len(plan) // 2
+    counts = [pairs.count(code) for code in INSTRUMENTS]
+    assert max(counts) - min(counts) <= 1
+
+
 def test_listing_pieces_imports_nothing_heavy() -> None:
     code = (
         "import sys; from vimss.shards.corpora.chamber import *; from vimss.shards.recipe import Recipe;"

@@ -4,10 +4,12 @@
     plan["train-000-bwv66_6"].instruments  # ("vn", "tba", "cl")
 
 Every four pieces of a split are a duet, a trio and two quartets, 13 players in all, which use each of the 13
-instruments once: so every split has every instrument, and all of them equally often.
+instruments once: so every split has every instrument, and all of them equally often. A share of the pieces, `doubles`,
+are duets of two equal instruments instead: only a picture tells who of the two plays which part.
 """
 
 import hashlib
+import itertools
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
@@ -81,6 +83,7 @@ def make_plan(
     piece_seconds: float,
     only_chorales: bool = False,
     labels: tuple[str, ...] = tuple(INSTRUMENTS),
+    doubles: float = 0.0,
 ) -> dict[str, Casting]:
     """All pieces of the corpus by name, in the order of the splits; `labels` are at least four instruments."""
     plan: dict[str, Casting] = {}
@@ -91,10 +94,13 @@ def make_plan(
         if split in JUDGING:
             count = max(count, min(PIECES_TO_JUDGE, int(seconds / SHORTEST_TO_JUDGE)))
         scores = _choose_scores(rng, split, count, only_chorales)
+        pairs = itertools.cycle(_shuffled(generator(seed, "doubles", split), labels))
         for number, (instruments, (composition, score, slot)) in enumerate(
             zip(_deal(rng, count, labels), scores, strict=True)
         ):
             cast, resting = _guests(rng, instruments, labels, doubles=minutes >= DOUBLES_FROM_MINUTES)
+            if int((number + 1) * doubles) > int(number * doubles):  # evenly spread over the split
+                cast, resting = (next(pairs),) * 2, None
             stem = PurePosixPath(score).with_suffix("")
             title = (stem.name if stem.parts[0] == "bach" else "-".join(stem.parts)).replace(".", "_")
             name = f"{split}-{number:03d}-{title}"
