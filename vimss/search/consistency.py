@@ -113,6 +113,12 @@ def _check_objectives(experiment: Experiment) -> None:
 def _check_trials(experiment: Experiment) -> None:
     """Trials with equal settings are one trial, so enough different settings must exist."""
     allowed = _count_settings(experiment)
+    if not allowed:
+        raise ConfigError(
+            f"experiment {experiment.name}: `tune` must allow at least one training",
+            got="no combination of its values that is one",
+            fix="try its values one by one with --set, and remove those that do not fit the other settings",
+        )
     if experiment.search.trials > allowed:
         raise ConfigError(
             f"experiment {experiment.name}: search.trials must not exceed the number of settings that `tune` allows",
