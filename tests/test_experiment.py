@@ -197,6 +197,12 @@ def write(tmp_path, text):
             "compare: {training.batch_size: []}",
             r"compare.training.batch_size must list values; got \[\]. To fix: remove the key",
         ),
+        (
+            "model: {network: spectrogram_u_net, n_fft: 64, hop_length: 16}\ntune: {model.depth: {choices: [7, 8]}}"
+            "\nsearch: {trials: 2}",
+            r"`tune` must allow at least one training; got none; for example with model.depth: 7: model: depth halves "
+            r"33 frequencies: at most 5 times. To fix: change these values, or the settings that they do not fit",
+        ),
         ("search: {keep: 2}", r"search: keep \(2\) needs `scheduler: top_k`; asha has `reduction_factor`"),
         (
             "search: {scheduler: top_k, reduction_factor: 4}",
