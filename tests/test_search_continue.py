@@ -118,7 +118,8 @@ def interrupted_again(scheduler: str, folder: Path, reports: int | None = None) 
     return pruned
 
 
-@pytest.mark.parametrize("scheduler", ["asha", "median", "top_k"])
+@pytest.mark.slow
+@pytest.mark.parametrize("scheduler", ["asha", pytest.param("median", marks=pytest.mark.rare), "top_k"])
 def test_a_search_finishes_a_continued_trial_that_was_interrupted_and_prunes_it_no_more(tmp_path, scheduler):
     pruned = interrupted_again(scheduler, tmp_path)
     others = [row for row in table(tmp_path) if row[0] != pruned.trial]
@@ -129,6 +130,7 @@ def test_a_search_finishes_a_continued_trial_that_was_interrupted_and_prunes_it_
     assert [row for row in table(tmp_path) if row[0] != pruned.trial] == others
 
 
+@pytest.mark.rare
 def test_with_top_k_one_that_was_interrupted_before_the_rung_goes_beyond_it(tmp_path):
     pruned = interrupted_again("top_k", tmp_path, reports=0)
     SmallTune(small("random", "top_k", trials=6), tmp_path, 1, lambda: None).search([])
