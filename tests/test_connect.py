@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -175,8 +176,9 @@ except PlaceError as error:
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory) -> Iterator[Head]:
-    with head(Path("/tmp") / f"vimss-head-{os.getpid()}") as found:  # noqa: S108 - Ray's sockets need a short path
+def running() -> Iterator[Head]:
+    # Ray's sockets need a short path.
+    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder, head(Path(folder)) as found:
         yield found
 
 
