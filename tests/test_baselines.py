@@ -182,8 +182,8 @@ def test_label_contrast_varies_what_a_baseline_is_conditioned_on(conditioned_on,
 def test_an_exchanged_label_gets_the_share_of_the_absent_one(small_manifest):
     (system,) = baseline_systems(small_manifest, ["Wiener filter, all labels"])
     scene = duet()
-    told = scene_with(scene.mixture, vc=scene.references["vc"], fl=scene.references["vn"])
-    np.testing.assert_array_equal(system.exchanged(scene, "vn", "fl"), system(told, ["fl"])[0])
+    exchanged = scene_with(scene.mixture, vc=scene.references["vc"], fl=scene.references["vn"])
+    np.testing.assert_array_equal(system.exchanged(scene, "vn", "fl"), system(exchanged, ["fl"])[0])
     assert np.abs(system.exchanged(scene, "vn", "fl") - system(scene, ["vn"])[0]).max() > 1e-3
 
 

@@ -1,6 +1,9 @@
 """What a search would take: its arithmetic, and that nothing starts and nothing is written."""
 
 import json
+import os
+import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -101,7 +104,10 @@ def test_cells_that_the_machine_cannot_train_are_named_and_the_others_counted(sm
 
 
 BIG = Place(name="big", cpus_per_worker=4096)
-TOO_BIG = r"the nodes must hold one trial of 1 workers, each with 4096 CPU; got \d+ CPU\. To fix: lower"
+TOO_BIG = (
+    r"the nodes must hold one trial of 1 worker, each with 4096 CPU; got room for 0 workers: (\d+) CPU\. "
+    r"To fix: lower cpus_per_worker to \1 in"
+)
 
 
 def test_a_place_that_this_machine_can_never_hold_is_refused_before_ray_starts(small_manifest, tmp_path):
@@ -119,6 +125,22 @@ def test_a_command_refuses_it_before_it_loads_torch():
     )
     said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=Path.cwd())
     assert said.stdout == "False\n"
+
+
+@pytest.mark.parametrize("words", [["search", "quickstart"], ["train", "quickstart"], ["quickstart"]], ids=" ".join)
+def test_a_command_refuses_it_within_five_seconds(tmp_path, words):
+    """In seconds of its processor: those on the clock depend on what else runs."""
+    (tmp_path / "runtime.yaml").write_text("{workers_per_trial: 2, cpus_per_worker: 4096}", encoding="utf-8")
+    command = [sys.executable, "-m", "vimss", *words, "--on", tmp_path]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "VIMSS_STORE": str(tmp_path)})
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert (ended.returncode, ended.stdout) == (1, "") and "Traceback" not in ended.stderr
+    assert re.search(
+        r"each with 4096 CPU: 8192 CPU in all; got room for 0 workers: (\d+) CPU\. To fix: lower cpus_per_worker to \1",
+        " ".join(ended.stderr.split()),
+    )
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 5.0
 
 
 def test_a_cluster_is_not_asked_beforehand():

@@ -176,6 +176,33 @@ def write(tmp_path, text):
             "search: {trials: 5}",
             r"search.trials must not exceed the number of settings that `tune` allows; got 5 trials of 4 settings",
         ),
+        (
+            "tune: {training.batch_size: {choices: []}}",
+            r"tune.training.batch_size: an axis has either `choices` or a range with `low` below `high`; got "
+            r"\{'choices': \[\]\}. To fix: correct 'tune.training.batch_size'",
+        ),
+        (
+            "tune: {training.learning_rate: {low: 1.e-3, high: 1.e-3}}",
+            r"tune.training.learning_rate: an axis has either `choices` or a range with `low` below `high`; got",
+        ),
+        (
+            "tune: {training.batch_size: {}}",
+            r"tune.training.batch_size: an axis has either `choices` or a range with `low` below `high`; got \{\}",
+        ),
+        (
+            "tune: {}\nsearch: {trials: 4}",
+            r"search.trials needs `tune`: without it a cell has one trial; got search.tr",
+        ),
+        (
+            "compare: {training.batch_size: []}",
+            r"compare.training.batch_size must list values; got \[\]. To fix: remove the key",
+        ),
+        (
+            "model: {network: spectrogram_u_net, n_fft: 64, hop_length: 16}\ntune: {model.depth: {choices: [7, 8]}}"
+            "\nsearch: {trials: 2}",
+            r"`tune` must allow at least one training; got none; for example with model.depth: 7: model: depth halves "
+            r"33 frequencies: at most 5 times. To fix: change these values, or the settings that they do not fit",
+        ),
         ("search: {keep: 2}", r"search: keep \(2\) needs `scheduler: top_k`; asha has `reduction_factor`"),
         (
             "search: {scheduler: top_k, reduction_factor: 4}",

@@ -66,6 +66,14 @@ def test_a_trial_is_started_again_as_often_as_the_place_says_and_anew_in_the_nex
     assert in_state(again, "interrupted")[0].retries == 0 and again.retry([cell.cell])
 
 
+def test_of_a_continued_trial_only_its_own_loss_counts(tmp_path):
+    running, cell = searched(small("random", "none"), tmp_path, 1)
+    (lost,) = in_state(running, "interrupted")
+    other = in_state(running, "failed")[0]
+    assert not running.retry([cell.cell], other.trial) and in_state(running, "interrupted")[0].retries == 0
+    assert running.retry([cell.cell], lost.trial) and in_state(running, "interrupted")[0].retries == 1
+
+
 def test_a_place_without_retries_leaves_what_was_lost_to_the_same_command(tmp_path):
     running, cell = searched(small("random", "none"), tmp_path, 1)
     running.place = Place(name="test", max_retries=0)

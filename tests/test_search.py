@@ -166,9 +166,37 @@ def test_a_record_that_cannot_be_read_is_named_with_what_to_do(tmp_path, content
 
 def test_a_trial_that_does_not_fit_the_cluster_is_refused():
     place = Place(name="x", workers_per_trial=4, gpus_per_worker=1)
-    rule = r"the nodes must hold one trial of 4 workers, each with 1 CPU, 1 GPU; got 8 CPU, 2 GPU; 8 CPU, 0 GPU\."
-    with pytest.raises(PlaceError, match=rule):
+    with pytest.raises(PlaceError) as error:
         concurrent_trials(place, [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0}])
+    assert str(error.value) == (
+        "the nodes must hold one trial of 4 workers, each with 1 CPU, 1 GPU: 4 CPU, 4 GPU in all; got room for 2 "
+        "workers: 8 CPU, 2 GPU; 8 CPU, 0 GPU. To fix: set workers_per_trial: 2 in the place's runtime.yaml, or lower "
+        "what each worker takes"
+    )
+
+
+@pytest.mark.parametrize(
+    ("place", "nodes", "fix"),
+    [
+        ({"cpus_per_worker": 6}, [{"CPU": 4.0}] * 2, "lower cpus_per_worker to 4 in the place's runtime.yaml"),
+        ({"gpus_per_worker": 1}, [{"CPU": 4.0}], "lower gpus_per_worker to 0 in the place's runtime.yaml"),
+        (
+            {"cpus_per_worker": 6, "gpus_per_worker": 2},
+            [{"CPU": 4.0, "GPU": 1.0}],
+            "lower cpus_per_worker to 4 and gpus_per_worker to 1 in the place's runtime.yaml",
+        ),
+        (
+            {"cpus_per_worker": 2, "gpus_per_worker": 1},
+            [{"CPU": 4.0}, {"CPU": 1.0, "GPU": 1.0}],
+            "lower cpus_per_worker or gpus_per_worker until one node has both in the place's runtime.yaml",
+        ),
+        ({}, [], "add a node with CPUs to the cluster"),
+    ],
+)
+def test_the_error_says_what_would_fit(place, nodes, fix):
+    with pytest.raises(PlaceError, match=r"got room for 0 workers: ") as error:
+        concurrent_trials(Place(name="x", **place), nodes)
+    assert error.value.fix == fix
 
 
 def test_concurrency_is_what_fits_and_at_most_what_the_place_says():
@@ -178,7 +206,7 @@ def test_concurrency_is_what_fits_and_at_most_what_the_place_says():
 
 
 def test_a_worker_must_fit_on_one_node():
-    with pytest.raises(PlaceError, match=r"each with 6 CPU; got 4 CPU; 4 CPU\."):
+    with pytest.raises(PlaceError, match=r"each with 6 CPU; got room for 0 workers: 4 CPU; 4 CPU\."):
         concurrent_trials(Place(name="x", cpus_per_worker=6), [{"CPU": 4.0}, {"CPU": 4.0}])
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_search import experiment
+from test_search_resume import BUDGET, FAILS, SmallTune, small, table
 
 from vimss import api
 from vimss.console import SearchLines
@@ -107,6 +108,53 @@ def test_the_time_left_is_that_of_the_trial_alone(capsys):
     assert said[-1].endswith("about 4 seconds of the trial left")
 
 
+def interrupted_again(scheduler: str, folder: Path, reports: int | None = None) -> TrialRecord:
+    """A search that is over, in whose folder a pruned trial was continued and interrupted after so many reports."""
+    SmallTune(small("random", scheduler, trials=6), folder, 1, lambda: None).search([])
+    records = read_study(folder).of_cell("search")
+    pruned = next(one for one in records if one.state == "pruned" and one.chosen["model.site"] != FAILS)
+    begun = {"is_continued": True, "state": "interrupted", "rung": None, "reports": pruned.reports[:reports]}
+    write_record(pruned.model_copy(update=begun))
+    return pruned
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheduler", ["asha", pytest.param("median", marks=pytest.mark.rare), "top_k"])
+def test_a_search_finishes_a_continued_trial_that_was_interrupted_and_prunes_it_no_more(tmp_path, scheduler):
+    pruned = interrupted_again(scheduler, tmp_path)
+    others = [row for row in table(tmp_path) if row[0] != pruned.trial]
+    SmallTune(small("random", scheduler, trials=6), tmp_path, 1, lambda: None).search([])
+    (record,) = [one for one in read_study(tmp_path).of_cell("search") if one.trial == pruned.trial]
+    assert (record.state, record.rung, record.is_continued) == ("finished", None, True)
+    assert record.reports[-1]["audio_seconds"] == BUDGET and record.reports[: len(pruned.reports)] == pruned.reports
+    assert [row for row in table(tmp_path) if row[0] != pruned.trial] == others
+
+
+@pytest.mark.rare
+def test_with_top_k_one_that_was_interrupted_before_the_rung_goes_beyond_it(tmp_path):
+    pruned = interrupted_again("top_k", tmp_path, reports=0)
+    SmallTune(small("random", "top_k", trials=6), tmp_path, 1, lambda: None).search([])
+    (record,) = [one for one in read_study(tmp_path).of_cell("search") if one.trial == pruned.trial]
+    assert record.state == "finished" and record.reports[-1]["audio_seconds"] == BUDGET
+
+
+def test_a_continued_trial_counts_among_the_best_only_when_it_has_finished(tmp_path):
+    (tmp_path / "model").mkdir()
+
+    def with_weights(trial: str, state: str, loss: float, is_continued: bool = False) -> TrialRecord:
+        reports = ({"steps": 1.0, "audio_seconds": 4.0, "valid_loss": loss},)
+        return stopped(trial, state, folder=tmp_path, reports=reports, is_continued=is_continued)
+
+    def best(*records: TrialRecord) -> str:
+        return Study(STUDY.folder, records).best(["search"]).trial
+
+    pruned = with_weights("a", "pruned", -1.0)
+    assert best(pruned, with_weights("b", "interrupted", -9.0)) == "b"
+    for state in ("running", "interrupted", "waiting"):
+        assert best(pruned, with_weights("b", state, -9.0, is_continued=True)) == "a"
+    assert best(pruned, with_weights("b", "finished", -9.0, is_continued=True)) == "b"
+
+
 @pytest.fixture(scope="module")
 def continued(shared_ray, small_manifest, tmp_path_factory):
     """Store, the pruned trial, the study after it went on, and the events of that."""
@@ -148,6 +196,7 @@ def test_it_stays_the_same_trial_of_its_cell_and_no_other_one_starts(shared_ray,
     assert kinds[0] is TrialStarted and kinds[-1] is TrialEnded and kinds.count(TrialStarted) == 1
     assert type(events[0]) is CellStarted and type(events[-1]) is CellEnded
     assert {event.trial for event in events if isinstance(event, TrialStarted)} == {one.trial for one in study.records}
+    assert [record.trial for record in study.records if record.is_continued] == [pruned.trial]
     again = search(experiment(search=PRUNES, controls={}), small_manifest, ONE, store)
     assert again == study
 

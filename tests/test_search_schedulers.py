@@ -8,11 +8,12 @@ from typing import get_args
 import numpy as np
 import pytest
 from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, TrialScheduler
+from test_search_resume import SmallTune, small
 from test_search_sampler import record
 
 from vimss.experiment import SearchConfig
 from vimss.search.schedulers import MEDIAN_TRIALS, SCHEDULERS, asha, median
-from vimss.search.study import TrialRecord
+from vimss.search.study import TrialRecord, read_study
 
 ASHA = SearchConfig(grace_seconds=4.0, reduction_factor=2)
 MEDIAN = SearchConfig(grace_seconds=8.0, scheduler="median")
@@ -59,6 +60,14 @@ def test_the_median_rule_compares_the_best_value_with_the_median_of_averages():
 @pytest.mark.parametrize("name", ["top_k", "none"])
 def test_other_schedulers_prune_nothing_at_a_report(name):
     assert SCHEDULERS[name](trial(9, 9.0), [trial(0, -9.0), trial(1, -8.0)], ASHA) is None
+
+
+def test_without_a_scheduler_no_record_is_read_at_a_report(tmp_path):
+    tune = SmallTune(small("random", "none"), tmp_path, 1, lambda: None)
+    tune.search([])
+    reported = read_study(tmp_path).of_cell("search")[-1]
+    next(tmp_path.glob("*/*/trial.json")).write_text("no record")
+    assert tune.cell.rung_of(reported) is None
 
 
 @dataclass(frozen=True)

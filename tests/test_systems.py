@@ -40,7 +40,7 @@ def kind(request, small_manifest, save):
         ({"outputs": "slots", "site": "none"}, "Wiener filter per label"),
     ],
 )
-def test_a_model_stands_beside_the_wiener_filter_that_is_told_as_much(settings, row):
+def test_a_model_stands_beside_the_wiener_filter_with_the_same_labels(settings, row):
     assert equally_informed(WaveUNetConfig(**settings)) == row
 
 
@@ -63,7 +63,7 @@ def test_players_of_one_label_are_asked_for_by_picture_and_added(small_manifest,
     assert np.abs(answers[0] - answers[1]).max() > 1e-4
 
 
-def test_features_of_a_frozen_network_are_heard_as_its_pictures(small_manifest, save):
+def test_features_of_a_frozen_network_give_the_same_output_as_its_pictures(small_manifest, save):
     answers = []
     for context in ("frames", "features"):
         config = WaveUNetConfig(**TINY, outputs="queries", site="decoder", context=context)
@@ -76,7 +76,7 @@ def test_features_of_a_frozen_network_are_heard_as_its_pictures(small_manifest, 
     np.testing.assert_allclose(answers[0], answers[1], atol=1e-3 * np.abs(answers[0]).max())
 
 
-def test_slots_are_told_apart_by_an_oracle(small_manifest, save):
+def test_slots_are_assigned_by_an_oracle(small_manifest, save):
     system = model_system(save({"outputs": "slots", "slots": 2, "output_type": "difference"}), small_manifest, "slots")
     sound = next(pieces_of(small_manifest, "test")).mixture
     slots = system(Scene("p", sound, {"a": sound}, {}), ["a"])
@@ -122,7 +122,7 @@ def test_a_model_hears_other_shards_at_its_own_rate_with_its_channels_and_its_na
     np.testing.assert_allclose(found[:, :8000], expected[:, :8000], atol=1e-6)
 
 
-def test_stereo_is_heard_as_its_mean_by_a_mono_model_whose_answer_stands_in_both_channels(small_manifest, save):
+def test_a_mono_model_takes_the_mean_of_stereo_and_its_output_stands_in_both_channels(small_manifest, save):
     names = {"vn": "vn"}
     model = ModelSystem(load_separator(save()), "a")
     system = AdaptedSystem(model, 8000, names)

@@ -171,7 +171,10 @@ def test_the_average_of_the_weights_survives_a_resume(small_manifest, tmp_path):
 
 
 def test_a_checkpoint_of_other_settings_is_refused(small_manifest, undisturbed, tmp_path):
-    with pytest.raises(DataError, match="must be of the same settings, shards and number of workers"):
+    rule = (
+        "must be of the same settings, shards and number of workers, .*; got .*To fix: use those that it was trained "
+    )
+    with pytest.raises(DataError, match=rule + r"with \(workers_per_trial of the place may have changed\), or delete "):
         run(small_manifest, tmp_path, settings(training={"learning_rate": 2e-3}), resume=undisturbed[0] / "0")
 
 

@@ -21,7 +21,7 @@ NETWORKS = {
     "zeros at the ends": {"padding": "same"},
     "one output per label": {"outputs": "instruments"},
     "four slots": {"outputs": "slots", "site": "none", "slots": 4},
-    "told nothing": {"outputs": "instruments", "site": "none"},
+    "no context": {"outputs": "instruments", "site": "none"},
     "pictures": {"context": "frames", "vision": {"network": "resnet18", "weights": "random"}},
 }
 VALIDATION = ValidationConfig(mixtures=6, seconds=0.25)

@@ -293,6 +293,19 @@ def earlier_studies(session: Session, experiment: Experiment, manifest: Manifest
     )
 
 
+def uncounted_trials(session: Session, experiment: Experiment, manifest: Manifest) -> str:
+    """A sentence about trials of the same study that the experiment does not have any more; empty without any."""
+    everything = read_study(study_folder(experiment, manifest, session.store))
+    counted = {record.folder for record in in_cells(experiment, everything).records}
+    count = sum(record.counts and record.folder not in counted for record in everything.records)
+    if not count:
+        return ""
+    trials, they = ("trial is", "it is kept and does") if count == 1 else ("trials are", "they are kept and do")
+    return (
+        f"{count} {trials} in {everything.folder} of cells or axes that the experiment no longer has; {they} not count"
+    )
+
+
 def check_finished(experiment: Experiment, study: Study) -> None:
     """TrainingError, with the state of its trials, where a cell has no finished trial, or an interrupted one."""
     ends: list[str] = []

@@ -115,13 +115,16 @@ def _check_room(place: str) -> None:
 
 
 def _print_earlier(session: Any, experiment: Any, manifest: Any) -> None:
-    """Print where earlier studies of the experiment are, since their trials do not appear."""
+    """Print where earlier trials of the experiment are that do not appear: of other data, or of other settings."""
     from vimss import api
     from vimss.console import err
 
-    sentence = api.earlier_studies(session, experiment, manifest)
-    if sentence:
-        err.print(sentence)
+    for sentence in (
+        api.earlier_studies(session, experiment, manifest),
+        api.uncounted_trials(session, experiment, manifest),
+    ):
+        if sentence:
+            err.print(sentence)
 
 
 def compare(
@@ -170,6 +173,7 @@ def quickstart(
 ) -> None:
     """Run every stage, from scores to stems, in three minutes."""
     began = time.monotonic()
+    _check_room(place)
     from vimss.api import check_finished
     from vimss.console import print_json
     from vimss.quickstart import print_result, run

@@ -35,7 +35,7 @@ class Shortfall:
     text: str
     """Such as "1.0 s of 2.0 s"; a whole sentence if the file is not cut off."""
     cut: bool
-    """Whether the end is missing; otherwise the file is damaged, or longer than its header says."""
+    """True if the end is missing; false if the file is damaged, or longer than its header says."""
 
 
 def shortfall(container: Any, stream: Any, source: Path | bytes, end: float, reached: float) -> Shortfall | None:
@@ -75,7 +75,7 @@ def shortfall(container: Any, stream: Any, source: Path | bytes, end: float, rea
 
 
 def early_shortfall(container: Any, stream: Any, source: Path | bytes) -> Shortfall | None:
-    """What `shortfall` would return for a truncated file, known before decoding; None if it is not certain yet.
+    """The result of `shortfall` for a truncated file, before it is decoded; None if it is not certain yet.
 
     An hour of sound is then refused without decoding it. Truncation of files that interleave streams (AVI, Matroska) or
     have no known size (MP3, FLAC) is detected only at their end.

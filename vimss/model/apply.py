@@ -7,16 +7,16 @@ A network moves its output along with its input only in steps of its stride, so 
 at as much of its neighbours as one output sample can see, and zeros stand beyond the ends of the recording. Memory
 does not grow with the length of the recording; `separate_stream` takes one that lies on disk.
 
-A network has biases: it answers silence with a constant, and music with an offset besides. Stems are not to have
-either, so two things are done to what the network gives, with music unchanged:
+A network has biases: its output for silence is a constant, and its output for music has an offset. Stems must have
+neither, so the output of the network is corrected in two ways, which leave the music unchanged:
 
 - Its mean over a tenth of a second is subtracted (a triangle, twice DC_SECONDS wide; a high-pass of 6 Hz that moves no
   sample in time). The mean of a small trained network's stems was 28 dB below their RMS and is 99 dB below it now; with
-  the answer to silence subtracted it was 27 dB. SI-SDR rose by 0.09 dB on average, BSS Eval's SDR by 0.06 dB.
+  the output for silence subtracted it was 27 dB. SI-SDR rose by 0.09 dB on average, BSS Eval's SDR by 0.06 dB.
 - A sample is 0 where all of the mixture that it can see is silent, that is below SILENCE. In the outer quarter of its
   sight the stem is faded out, so that no step is left.
 
-Where the outputs of a network sum to the mixture, the last one is the mixture minus the others as they are then.
+If the outputs of a network sum to the mixture, the last one is computed as the mixture minus the corrected others.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,7 +1,7 @@
 """How a context changes a layer: one module per operation.
 
-What comes in is the layer before its non-linearity, time-major, "b r t d": one row per sample, for one query (r = 1)
-or for each of s queries (r = s). What goes out is "b s t d". A layer may have more dimensions between time and
+The input is the layer before its non-linearity, time-major, "b r t d": one row per sample, for one query (r = 1) or
+for each of s queries (r = s). The output is "b s t d". A layer may have more dimensions between time and
 channels, such as the frequencies of a spectrogram, "b r t f d": all of them get the context of their time. A context
 is a sequence of vectors in time; a sample of the layer takes the linear interpolation of the two frames around its
 own time. All weights exist after __init__, and a zero context adds nothing: an absent player leaves the layer as it
@@ -10,7 +10,7 @@ is (but for `attention`, whose null token is learned, and `concat`, whose mixing
     film = OPERATIONS["film"](channels=24, context_size=13, spread=0.3)
     film(layer, Context(values, FrameGrid.spread(frames=1, samples=6649)), Layer(1274, 1, 4101))
 
-A network makes all that its settings ask for at once, by the name of the layer (none where the site is none):
+A network makes all modules of its settings at once, by the name of the layer (none where the site is none):
 
     self.conditions = make_conditions(config, context_size, context_scale)
     if context is not None and "up3" in self.conditions:
@@ -28,11 +28,11 @@ from vimss.model.config import ModelConfig, Op
 from vimss.model.geometry import Layer
 
 ATTENTION_SIZE = 16
-"""Width of keys and queries: the context has a few tokens per sample, and every sample asks."""
+"""Width of keys and queries: each audio sample attends to a few tokens of the context."""
 
 SPREAD = 0.1
-"""Standard deviation of what a context of unit length adds at the start: enough to tell queries apart. With 0.3, a
-network with 13 outputs that is told labels learned no more than one that is not."""
+"""Standard deviation of what a context of unit length adds at the start: enough to distinguish queries. With 0.3, a
+network with 13 outputs conditioned on labels learned no more than one without labels."""
 
 
 class FrameGrid(NamedTuple):
@@ -51,7 +51,7 @@ class FrameGrid(NamedTuple):
 
 @dataclass(frozen=True)
 class Context:
-    """What the network is told, as vectors."""
+    """What the network is conditioned on, as vectors."""
 
     values: Float[Tensor, "b s v d"]
     """v = 1: the same at every time."""
@@ -59,7 +59,7 @@ class Context:
 
 
 class Between(NamedTuple):
-    """Where samples lie between frames."""
+    """The position of samples between frames."""
 
     before: Int64[Tensor, " t"]
     """Index of the frame at or before the sample."""

@@ -100,9 +100,9 @@ def known_labels(separator: Separator, labels: Sequence[str]) -> dict[str, str]:
     """Those labels of a corpus that a model can be scored for, with the model's own names of them.
 
     The model's name is the same or means the same instrument, as "violin" and "vn" do. Labels that are one to the model
-    are left out. Outputs without labels, and answers to pictures, can be scored for any.
+    are left out. Outputs without labels, and those queried by pictures, can be scored for any.
     """
-    if not separator.interface.answers_labels:
+    if not separator.interface.has_labelled_outputs:
         return {label: label for label in labels}
     named = {label: _own_name(label, separator.labels) for label in labels}
     names = list(named.values())

@@ -4,7 +4,7 @@
     shape.input_samples(16389)     # 147443
     shape.nearest_windows(16839)   # (16389, 20485)
 
-A network answers a window of t audio samples by u audio samples in its middle. The windows it allows are a multiple of
+For a window of t audio samples, a network gives the u audio samples in its middle. Allowed windows are a multiple of
 its stride and a few samples more: a Wave-U-Net moves its output along with its input only in steps of 2^L samples, a
 network on spectrograms in steps of its hop.
 """

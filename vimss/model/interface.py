@@ -93,9 +93,9 @@ class Interface:
     def query(
         self, mixture: Mixture, mixing: MixingConfig, rng: np.random.Generator
     ) -> tuple[list[Sequence[Source]], list[np.ndarray]]:
-        """For each output the sources that it must be the sum of, and the rows of their context.
+        """For each output, the sources whose sum is its target, and the rows of their context.
 
-        Two players of one instrument are one stem, where queries are labels. Queries are drawn as `mixing` says.
+        With queries by label, two players of one instrument are one stem. Queries are drawn as `mixing` says.
         """
         targets: list[Sequence[Source]]
         match self.config.outputs:
@@ -191,7 +191,7 @@ class Interface:
     # Names
 
     @property
-    def answers_labels(self) -> bool:
+    def has_labelled_outputs(self) -> bool:
         """Whether each output is of a label; otherwise it is of a player who was shown, or of any source."""
         return not self.any_order and not (self.config.outputs == "queries" and self.uses_players)
 
@@ -200,7 +200,7 @@ class Interface:
         """Names that outputs can have; empty where they are players, whose number a recording decides."""
         if self.any_order:
             return _numbered("slot", self.config.slots)
-        return self.labels if self.answers_labels else ()
+        return self.labels if self.has_labelled_outputs else ()
 
     def output_names(self, queried: Sequence[str], count: int) -> tuple[str, ...]:
         """Names of `count` outputs, in their order, for these queried labels."""

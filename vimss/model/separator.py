@@ -64,12 +64,12 @@ class Separator(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """The device that the network is on."""
         return next(self.network.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """In which precision its weights are."""
+        """The precision of its weights."""
         return next(self.network.parameters()).dtype
 
     def input_samples(self, output_samples: int) -> int:

@@ -26,6 +26,12 @@ from vimss.runtime.watchdog import watched
 
 CONNECT_SECONDS = 10.0
 
+ATTEMPTS = "RAY_gcs_server_port_wait_time_s"
+"""Environment variable: how often Ray tries to connect, a second apart; else 20 times, with a wrong token too."""
+
+_HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""The start of a gRPC connection: the preface of HTTP/2 and empty settings (RFC 9113, 3.4), which a server answers."""
+
 MAX_TEMPORARY = 38
 """Bytes of the path of a folder for temporary files: Linux allows 107 for a socket, and Ray adds 68 or so:
 /ray/session_2026-01-31_23-59-59_123456_1234567/sockets/plasma_store."""
@@ -131,12 +137,59 @@ def _connect(address: str) -> None:
 
     try:
         _check_address(address)
-        with _private_files():
+        _check_no_client(address)
+        with _private_files(), _environment({ATTEMPTS: os.environ.get(ATTEMPTS, "3")}):
             ray.init(address=address, **_QUIET)
-    except OSError as error:
+    except PlaceError:
+        raise
+    # Ray has no class of its own for most of these: they are OSError, RuntimeError, ValueError, AuthenticationError.
+    except Exception as error:
+        ray.shutdown()
+        raise _not_connected(address, error) from error
+
+
+def _check_no_client(address: str) -> None:
+    """PlaceError for Ray Client, by which Tune would run in another process: a search would wait without end."""
+    if address.startswith("ray://"):
         raise PlaceError(
-            f"a Ray cluster must answer at {address}", got=_cause(error), fix="start it, or use --on local"
-        ) from error
+            "ray_address must be host:port of a cluster's head, or auto on one of its nodes: VIMSS does not run "
+            "through Ray Client",
+            got=address,
+            fix="run the command on a node of the cluster, or hand it in with `ray job submit`",
+        )
+
+
+def _not_connected(address: str, error: Exception) -> PlaceError:
+    """Why this process cannot become a driver of the cluster at an address."""
+    import ray
+
+    text = "\n".join(str(cause) for cause in _with_causes(error))
+    versions = re.findall(r"^ *(Ray|Python): (\S+)", text, re.MULTILINE) if "Version mismatch" in text else []
+    if len(versions) >= 4:
+        theirs, ours = (" and ".join(map(" ".join, pair)) for pair in (versions[:2], versions[2:4]))
+        return PlaceError(
+            f"the Ray cluster at {address} must run the versions of this process, {ours}",
+            got=theirs,
+            fix="install those here, or start the cluster with the versions of this process",
+        )
+    # Ray wraps its own exception in one whose text holds the traceback.
+    refused = re.search(r"InvalidAuthToken: [^.\n]+", text)
+    if refused or any(isinstance(cause, ray.exceptions.AuthenticationError) for cause in _with_causes(error)):
+        return PlaceError(
+            f"this process must have the token of the Ray cluster at {address}",
+            got=refused[0] if refused else text.partition(". ")[0],
+            fix="set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or the file ~/.ray/auth_token to the token of its head",
+        )
+    where = "on this machine or at RAY_ADDRESS, for ray_address: auto" if address == "auto" else f"at {address}"
+    got = _cause(error).partition(". Please specify")[0]  # an option of Ray's own commands
+    return PlaceError(f"a Ray cluster must answer {where}", got=got, fix="start it, or use --on local")
+
+
+def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it was raised from, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__
 
 
 def _start_here(folder: Path | None, num_cpus: int) -> None:
@@ -273,10 +326,18 @@ def _free_port() -> int:
 
 
 def _check_address(address: str) -> None:
-    """OSError where nothing listens at host:port: Ray would wait for it without end."""
+    """OSError where no gRPC server answers at host:port: Ray would wait for it without end."""
     host, colon, port = address.rpartition(":")
-    if colon and port.isdigit():
-        check_reachable(host.rpartition("/")[2].strip("[]"), int(port))
+    if not (colon and port.isdigit()):
+        return
+    with socket.create_connection((host.rpartition("/")[2].strip("[]"), int(port)), CONNECT_SECONDS) as connection:
+        connection.sendall(_HTTP2_GREETING)
+        try:
+            answer = connection.recv(5)
+        except TimeoutError:
+            raise OSError(f"a connection, and no answer in {CONNECT_SECONDS:.0f} s") from None
+    if answer.startswith(b"HTTP/"):
+        raise OSError("a web server, such as the dashboard of Ray, whose own port is another: 6379 by default")
 
 
 def check_reachable(host: str, port: int) -> None:

@@ -63,8 +63,9 @@ class Place(Config):
     max_retries: int = Field(
         3,
         ge=0,
-        description="how often one search starts a trial again that was lost with its process or node, told to end or "
-        "silent, each time from its newest valid checkpoint; errors of the training are not retried",
+        description="how often one call of search starts a trial again that was lost with its process or node, ended "
+        "by SIGTERM or silent, each time from its newest valid checkpoint; the same command again counts from 0; "
+        "errors of the training are not retried",
     )
     max_concurrent_trials: int = Field(
         0, ge=0, description="trials that run at once; 0: as many as the cluster's cores and GPUs allow"

@@ -14,9 +14,9 @@ from vimss.search.draws import DeduplicatingSearcher, searcher_of
 from vimss.search.launch import launch
 from vimss.search.remaining import trained_beside
 from vimss.search.running import RunningStudy
-from vimss.search.schedulers import SCHEDULERS
-from vimss.search.study import TrialRecord, resolved_controls
-from vimss.search.top_k import Rung, TopK, choose, value_at_rung
+from vimss.search.schedulers import SCHEDULERS, never
+from vimss.search.study import RECORD, TrialRecord, read_record, resolved_controls, write_record
+from vimss.search.top_k import Rung, TopK, choose, continued_beyond, value_at_rung
 from vimss.search.trial import CELL, trial_name
 
 
@@ -61,7 +61,13 @@ class ContinuedTrial:
         self.running.replay(
             self.cell, [record for record in others if record.state in {"finished", "pruned", "waiting"}]
         )
-        launch(self.running, [self.cell], self.trial.chosen)
+        # As it is now: `score_again` may have written other reports.
+        record = read_record(self.trial.folder / RECORD)
+        write_record(record.model_copy(update={"is_continued": True}))
+        while True:
+            launch(self.running, [self.cell], self.trial.chosen)
+            if not self.running.retry([self.cell], self.trial.trial):
+                break
         self.running.end(self.cell)
 
 
@@ -95,12 +101,15 @@ class PrunedCell:
     def rung_of(self, record: TrialRecord) -> float | None:
         """The audio seconds at which a trial is pruned by its last report, given what was known when it first came."""
         config, position = self.running.experiment.search, record.position_of(record.reports[-1])
+        rule = SCHEDULERS[config.scheduler]
+        if rule is never or record.is_continued:
+            return None  # without reading the records of all others at each report
         others = [
             other.as_of(position)
             for other in self.running.records(self.cell)
             if other.trial != record.trial and other.counts and other.drawn_at < position
         ]
-        return SCHEDULERS[config.scheduler](record, others, config)
+        return rule(record, others, config)
 
 
 class TopKCell:
@@ -146,7 +155,8 @@ class TopKCell:
         for record in pruned:
             prune(record)
         given_up = {record.trial for record in records if record.folder in self.running.over}
-        if not left and all(record.state == "finished" or record.trial in given_up for record in continuing):
+        beyond = [*continuing, *continued_beyond(at_rung, config.grace_seconds)]
+        if not left and all(record.state == "finished" or record.trial in given_up for record in beyond):
             return None, 0
         rung = Rung(
             seconds=config.grace_seconds,

@@ -113,6 +113,17 @@ def _check_objectives(experiment: Experiment) -> None:
 def _check_trials(experiment: Experiment) -> None:
     """Trials with equal settings are one trial, so enough different settings must exist."""
     allowed = _count_settings(experiment)
+    if not allowed:
+        draw = next(_draws(experiment.tune, experiment.tune))
+        try:
+            experiment.settings({**experiment.cells()[0].overrides, **draw})
+        except ConfigError as error:
+            example = ", ".join(f"{key}: {value}" for key, value in draw.items())
+            raise ConfigError(
+                f"experiment {experiment.name}: `tune` must allow at least one training",
+                got=f"none; for example with {example}: {error.rule.removeprefix(f'experiment {experiment.name}: ')}",
+                fix="change these values, or the settings that they do not fit",
+            ) from error
     if experiment.search.trials > allowed:
         raise ConfigError(
             f"experiment {experiment.name}: search.trials must not exceed the number of settings that `tune` allows",

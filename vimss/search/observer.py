@@ -252,7 +252,7 @@ class Observer(tune.Callback):
             self.give_up = now + seconds
             self.asked = set(self.heartbeats)
             log.warning(
-                "told to end: trainings write a checkpoint, for at most %.0f s; once more ends it at once", seconds
+                "stopping: trainings finish their step and write a checkpoint, for up to %.0f s; a second signal stops at once", seconds
             )
             for trial_id in self.asked:
                 (self.records[trial_id].folder / STOP).touch()

@@ -41,13 +41,31 @@ def concurrent_trials(place: Place, nodes: Sequence[Mapping[str, float]]) -> int
     workers = sum(min(int(node.get(kind, 0) // amount) for kind, amount in wanted.items()) for node in nodes)
     room = workers // place.workers_per_trial
     if room == 0:
+        count = place.workers_per_trial
+        found = "; ".join(_listed({kind: node.get(kind, 0) for kind in wanted}) for node in nodes) or "no node"
         raise PlaceError(
-            f"the nodes must hold one trial of {place.workers_per_trial} workers, each with "
-            + ", ".join(f"{amount:g} {kind}" for kind, amount in wanted.items()),
-            got="; ".join(", ".join(f"{node.get(kind, 0):g} {kind}" for kind in wanted) for node in nodes) or "no node",
-            fix="lower workers_per_trial, cpus_per_worker or gpus_per_worker in the place's runtime.yaml",
+            f"the nodes must hold one trial of {count} worker{'s' * (count > 1)}, each with {_listed(wanted)}"
+            + (f": {_listed({kind: count * amount for kind, amount in wanted.items()})} in all" if count > 1 else ""),
+            got=f"room for {workers} worker{'s' * (workers != 1)}: {found}",
+            fix=f"set workers_per_trial: {workers} in the place's runtime.yaml, or lower what each worker takes"
+            if workers
+            else _how_to_fit(wanted, nodes),
         )
     return min(room, place.max_concurrent_trials) if place.max_concurrent_trials else room
+
+
+def _listed(amounts: Mapping[str, float]) -> str:
+    return ", ".join(f"{amount:g} {kind}" for kind, amount in amounts.items())
+
+
+def _how_to_fit(wanted: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> str:
+    """How a worker would fit on a node, where none has what it takes."""
+    most = {kind: max((node.get(kind, 0) for node in nodes), default=0) for kind in wanted}
+    if not most["CPU"]:
+        return "add a node with CPUs to the cluster"
+    large = [f"{kind.lower()}s_per_worker to {most[kind]:g}" for kind, amount in wanted.items() if amount > most[kind]]
+    lower = " and ".join(large) or "cpus_per_worker or gpus_per_worker until one node has both"
+    return f"lower {lower} in the place's runtime.yaml"
 
 
 def _is_this_machine(place: Place) -> bool:

@@ -4,9 +4,10 @@ A training alone is a search with one trial. What a trial did is written beside 
 folder is named by the signature of its settings. So the same command resumes: finished trials are replayed to the
 reporters, interrupted ones resume from their checkpoint, and no pickle of Ray is needed for it. What the search decides
 is a function of these records. Trials that were lost with their process or node resume in the same call, when the
-others of their cell have ended and at most max_retries times; what failed in training waits for the next call. A search
-that has grown by trials, cells, controls or wider axes trains what is missing. Nothing is ever deleted: what the
-experiment no longer has stays on disk and does not count.
+others of their cell have ended and at most max_retries times; what failed in training waits for the next call. To give
+the command again is a person's decision to try again, so each call counts its retries from 0. A search that has grown
+by trials, cells, controls or wider axes trains what is missing. Nothing is ever deleted: what the experiment no longer
+has stays on disk and does not count.
 """
 
 from collections.abc import Sequence
@@ -69,7 +70,8 @@ def continue_trial(
     """Train one trial that was pruned or interrupted, or failed, to its whole budget; no other one starts.
 
     `trial` is its name or the beginning of it. It ends with the weights that it would have if it had never stopped.
-    Where it is interrupted again, `search` treats it as any other: the scheduler may prune it at a later rung.
+    Where it is interrupted again, this continues it, and so does `search`, beside its other trials. No scheduler prunes
+    it, and it counts among the best only when it has finished.
     """
     check_experiment(experiment, manifest, place)
     check_room(place)

@@ -42,6 +42,7 @@ class RunningStudy:
         self.over: set[Path] = set()
         """Folders of the trials that this call does not start again: they failed, or were lost too often."""
         for record in before.records:
+            # To give the command again is a person's decision to try again, so that each call has all its retries.
             if record.retries:
                 write_record(record.model_copy(update={"retries": 0}))
 
@@ -83,14 +84,17 @@ class RunningStudy:
         """Those that this call may start again."""
         return [record for record in records if record.folder not in self.over]
 
-    def retry(self, cells: Sequence[Cell]) -> bool:
+    def retry(self, cells: Sequence[Cell], trial: str = "") -> bool:
         """Whether trials of the cells were lost, and are started again now, each at most max_retries times in a call.
 
         Call it when Tune has ended. To start them again is to resume the cell, as the same command would, so that the
-        records say what comes next; what failed in training is left to that command.
+        records say what comes next; what failed in training is left to that command. With `trial`, only the trial of
+        that name counts.
         """
         again = False
         for record in (record for cell in cells for record in self.records(cell)):
+            if trial and record.trial != trial:
+                continue
             lost = record.state in {"running", "interrupted"} and record.folder not in self.over
             if lost and record.retries < self.place.max_retries:
                 write_record(record.model_copy(update={"state": "interrupted", "retries": record.retries + 1}))

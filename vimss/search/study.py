@@ -74,7 +74,12 @@ class TrialRecord(Config):
     )
     ended_at: int = Field(0, description="position of its end among the events of the study; 0 before")
     rung: float | None = Field(None, description="audio seconds at which the scheduler pruned it")
-    retries: int = Field(0, description="how often the newest call of search started it again after it was lost")
+    is_continued: bool = Field(
+        False, description="`vimss search --continue` asked for it: it trains to its whole budget, and is not pruned"
+    )
+    retries: int = Field(
+        0, description="how often the newest call of search started it again after it was lost; a new call counts anew"
+    )
     begun: float = Field(description="seconds since 1970")
     folder: Path = Field(Path(), exclude=True)
 
@@ -97,6 +102,11 @@ class TrialRecord(Config):
     def counts(self) -> bool:
         """Whether it is one of the trials that an experiment asks for: older records do not say why they failed."""
         return not self.is_refused and (self.state != "failed" or self.number is not None)
+
+    @property
+    def is_unfinished_continuation(self) -> bool:
+        """Whether `vimss search --continue` has begun to train it further, and it has not ended yet."""
+        return self.is_continued and self.state in {"running", "interrupted", "waiting"}
 
     @property
     def newest_position(self) -> int:
@@ -147,13 +157,18 @@ class Study:
         return itertools.count(1 + max((record.newest_position for record in self.records), default=0))
 
     def best(self, cells: Iterable[str]) -> TrialRecord:
-        """The trial with the best value among those that finished in these cells.
+        """The trial with the best value among those that finished in these cells; where none has, among the others.
 
+        One that `vimss search --continue` trains further counts only when it has finished.
         A network with few slots is scored on the part of the validation set that has as few sources: it is the best
         only where all trials are scored on that part. DataError where trials were scored on different sets.
         """
         names = set(cells)
-        able = [record for record in self.records if record.cell in names and (record.folder / "model").is_dir()]
+        able = [
+            record
+            for record in self.records
+            if record.cell in names and not record.is_unfinished_continuation and (record.folder / "model").is_dir()
+        ]
         finished = [record for record in able if record.state == "finished"] or able
         if not finished:
             raise TrainingError(

@@ -46,7 +46,7 @@ def choose(
 
     Trials that are not at the rung yet may turn out better than all that are. While there are `n` of them, the best
     `keep - n` are sure, and none is pruned. Trials that failed are out. Of two with the same value, the one that was
-    drawn first is the better.
+    drawn first is the better. A trial of `vimss search --continue` is ranked as all others, and is never pruned.
 
     Args:
         records: of one cell.
@@ -60,8 +60,16 @@ def choose(
     on_their_way = others + sum(value is None for value in values.values())
     known = [(record.figure.rank(value), record) for record in able if (value := values[record.trial]) is not None]
     ranked = [record for _, record in sorted(known, key=lambda pair: (pair[0], pair[1].drawn_at, pair[1].begun))]
-    pruned = [] if on_their_way else [r for r in ranked[keep:] if r.state not in {"finished", "pruned"}]
+    left = [] if on_their_way else ranked[keep:]
+    pruned = [record for record in left if record.state not in {"finished", "pruned"} and not record.is_continued]
     return ranked[: max(0, keep - on_their_way)], pruned
+
+
+def continued_beyond(records: Sequence[TrialRecord], rung: float) -> list[TrialRecord]:
+    """The trials of `vimss search --continue` that have something left beyond the rung, whatever their rank."""
+    return [
+        record for record in records if record.is_unfinished_continuation and value_at_rung(record, rung) is not None
+    ]
 
 
 @dataclass(frozen=True)
@@ -120,7 +128,8 @@ class TopK(Searcher):
         if record is not None:
             self.continued.add(record.trial)
             self.beyond.add(trial_id)
-            self.beside += self.rung.beside(record)
+            if not record.is_continued:  # it need not be the best, from which the controls inherit
+                self.beside += self.rung.beside(record)
             return dict(record.chosen)
         if self.beside:
             self.beyond.add(trial_id)
@@ -137,7 +146,12 @@ class TopK(Searcher):
         )
         for record in pruned:
             self.rung.prune(record)
-        due = (record for record in continuing if record.state != "finished" and record.trial not in self.continued)
+        continued = [record for record in continued_beyond(records, self.rung.seconds) if record not in closing]
+        due = (
+            record
+            for record in (*continuing, *continued)
+            if record.state != "finished" and record.trial not in self.continued
+        )
         return next(due, None)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

@@ -161,7 +161,7 @@ def improvement(mixture: DiskAudio, reference: DiskAudio, estimate: DiskAudio, s
 def _stretches(
     active: Bool[np.ndarray, " n"], samples: int, length: int, step: int
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Where a stretch starts, and which of its samples are active; stretches without any are left out."""
+    """The start of each stretch, and which of its samples are active; stretches without any are left out."""
     for begin in range(0, samples, step):
         segments = active[begin // length : (begin + step) // length]
         if segments.any():

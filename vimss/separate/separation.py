@@ -64,7 +64,7 @@ class Options:
     numbered: bool = False
     """Whether the folder gets a number after its name if another one has that name."""
     device: DeviceName = "cpu"
-    """Where the network runs."""
+    """The device that the network runs on."""
     model_name: str = ""
     """As in models:/quickstart/1; the path of the model's folder where empty."""
 
@@ -103,7 +103,7 @@ class Separated:
     """Gain of all stems: below 1 where it was reduced so that none clips."""
     sound: SoundReport
     notes: tuple[str, ...]
-    """What is missing from the recording, and warnings about its sound."""
+    """Missing parts of the recording, and warnings about its sound."""
 
     @property
     def sentences(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ The operations (`do`):
     best         the cell's run gets params and metrics of its best trial
 """
 
+import logging
 import math
 import shutil
 import sys
@@ -34,6 +35,8 @@ from mlflow.exceptions import MlflowException
 from vimss.config import signature
 from vimss.track.spool import Entry, Spool
 from vimss.track.store import Tracking
+
+log = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 1.0
 """Entries gather this long, so that several trials share one request."""
@@ -105,11 +108,15 @@ class Delivery(threading.Thread):
         while True:
             try:
                 self._deliver()
+                if failures:
+                    log.info("MLflow at %s answers again: all entries were sent", self._tracking.address)
                 failures, self._problem = 0, ""
             # Whatever goes wrong here must reach neither the search nor end the thread: the entries are safe on disk.
             except Exception as error:
                 failures += 1
                 self._problem = _one_line(error)
+                if failures == 1:
+                    self._warn()
             with self._changed:
                 self._attempts += 1
                 self._changed.notify_all()
@@ -121,6 +128,16 @@ class Delivery(threading.Thread):
                     pause = min(pause, INTERVAL_SECONDS / 2) if failures else 0.01
                 self._urgent = False
                 self._changed.wait(pause)
+
+    def _warn(self) -> None:
+        """Log that entries have to wait; called once per outage."""
+        log.warning(
+            "MLflow at %s must answer; got %s. To fix: start it. Meanwhile all goes on, and its data is kept in %s "
+            "until it answers, to this command or a later one",
+            self._tracking.address,
+            self._problem,
+            self._spool.folder,
+        )
 
     def flush(self, timeout_seconds: float) -> Undelivered:
         """Wait until everything so far is delivered, two attempts have failed, or the time is over."""
@@ -357,11 +374,13 @@ def _same(known: float, value: float) -> bool:
 
 
 def _one_line(error: BaseException) -> str:
-    """The error with its innermost cause: MLflow wraps a refused connection four times."""
+    """The error with its innermost cause, or that alone, where MLflow wraps a refused connection four times."""
     root = error
     while root.__cause__ or root.__context__:
         root = root.__cause__ or root.__context__ or root
     texts = [" ".join(str(part).split())[:160] or type(part).__name__ for part in (error, root)]
+    if root is not error and "failed with exception" in texts[0]:
+        return texts[1]
     return texts[0] if root is error or texts[1] in texts[0] else f"{texts[0]} ... {texts[1]}"
 
 

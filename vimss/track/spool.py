@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import threading
 import time
@@ -82,7 +83,7 @@ class Spool:
         with explain_os_errors(folder):
             self.attachments.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._left = list(self._abandoned())
-        path = folder / f"{time.time_ns()}-{os.getpid()}.jsonl"
+        path = folder / _next_name(folder)
         temporary = folder / f"{TEMPORARY}{path.name}"
         with explain_os_errors(path):
             self._file = _append_to(temporary)
@@ -167,6 +168,12 @@ class Spool:
                 yield Segment(path, file)
             else:  # removed between our opening and our locking it
                 file.close()
+
+
+def _next_name(folder: Path) -> str:
+    """The name of a new segment, after all others in alphabetical order even where the clock was set back."""
+    known = [int(found[1]) for path in folder.glob("*.jsonl") if (found := re.match(r"(\d+)-", path.name))]
+    return f"{max([time.time_ns(), *(1 + number for number in known)])}-{os.getpid()}.jsonl"
 
 
 def _read(line: bytes) -> Entry:

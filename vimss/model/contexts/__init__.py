@@ -4,9 +4,9 @@
     view = context.of_player(clip, clip.players[0])     # "v h w 3": that player's pictures in the clip
 
 To add a context, write a file with a class that has the members of `Context`, and name it in `CONTEXTS`; the keys of
-its `Settings` are then keys of every model. Where its rows are vectors that need no weights, `vectors.PlayerVectors`
-has most of the members; where they are computed beforehand, `vimss.stream.compute` writes them beside the shards.
-tests/test_contexts.py holds each context to the protocol.
+its `Settings` are then keys of every model. `vectors.Vectors` and `vectors.PlayerVectors` have most of the members of
+a context without weights; where its vectors are computed beforehand, `vimss.stream.compute` writes them beside the
+shards. tests/test_contexts.py holds each context to the protocol.
 
 Nothing here imports torch before `modules` or `encode` is called: threads that load data,
 and processes that only start others, use the rest.
@@ -85,7 +85,7 @@ class Context(Protocol):
     def prepare(self, manifest: Manifest, folder: str = "") -> str:
         """The folder beside the shards that it reads, checked, where it is `computed`; otherwise empty.
 
-        `folder` is the one that a model was trained on, as its card says; the same must then be there. A context may
+        `folder` is the one that a model was trained on, according to its card: the same must exist. A context may
         compute what is missing, or raise a DataError with the command that does.
         """
 
@@ -160,7 +160,7 @@ def _settings_of_all() -> type[Config]:
 
 if TYPE_CHECKING:
     ContextName = str
-    # What others read; each context reads its own keys through its own class.
+    # The keys that others read; each context reads its own keys through its own class.
     ContextSettings = VisionSettings
 else:
     ContextName = Literal[tuple(CONTEXTS)]

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from jaxtyping import Float32
 
-from vimss.config import Config
 from vimss.model.contexts.recording import Recording
 from vimss.model.contexts.refusals import misfit, shape_of
+from vimss.model.contexts.vectors import Vectors
 from vimss.shards.clip import Clip, Player
-from vimss.shards.manifest import Manifest
 
 if TYPE_CHECKING:
     import torch
@@ -27,19 +26,12 @@ def one_hot(names: Iterable[str], labels: tuple[str, ...]) -> Float32[np.ndarray
 
 
 @dataclass(frozen=True)
-class Labels:
+class Labels(Vectors):
     """The labels of instruments."""
 
-    config: Config
-    labels: tuple[str, ...]
-
-    Settings: ClassVar[type[Config]] = Config
-    idle: ClassVar[tuple[str, ...]] = ()
     members: ClassVar[tuple[str, ...]] = ()
     source: ClassVar[str] = ""
     uses_players: ClassVar[bool] = False
-    computed: ClassVar[bool] = False
-    dtype: ClassVar[type[np.generic]] = np.float32
 
     @property
     def view_shape(self) -> tuple[int, ...]:
@@ -63,14 +55,6 @@ class Labels:
     def of_recording(self, recording: Recording) -> Float32[np.ndarray, "q i"]:
         """One row per label, however many players have it."""
         return one_hot(dict.fromkeys(recording.players), self.labels)
-
-    def prepare(self, manifest: Manifest, folder: str = "") -> str:
-        """Nothing: labels are in the recipe."""
-        return ""
-
-    def modules(self) -> dict[str, Any]:
-        """None: a row is a vector."""
-        return {}
 
     def encode(
         self, array: "torch.Tensor", players: "torch.Tensor | None", modules: Mapping[str, Any], dtype: "torch.dtype"

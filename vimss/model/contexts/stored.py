@@ -11,7 +11,7 @@ from vimss.stream.read import read_clips
 def check_stored(context: Context, manifest: Manifest, split: str) -> None:
     """Look at the first player of a split; the context's own errors where it cannot be shown.
 
-    What is computed from the shards has checks of its own, and of pictures any size will do.
+    Features that are computed from the shards have checks of their own, and pictures may have any size.
     """
     if context.source in context.members and -1 not in context.view_shape[1:]:
         clip = next(read_clips(manifest, split, parts=context.members))

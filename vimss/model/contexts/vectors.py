@@ -1,7 +1,9 @@
-"""What contexts share whose rows are vectors, one per picture of a player, that need no weights.
+"""The members that contexts without weights share: their rows are the vectors themselves.
 
 @dataclass(frozen=True)
-class Skeleton(PlayerVectors): ...    # adds where its vectors are from, their width and their norm
+class Labels(Vectors): ...            # one vector per query
+@dataclass(frozen=True)
+class Skeleton(PlayerVectors): ...    # one vector per picture of a player; adds its source, width and norm
 """
 
 from abc import ABC, abstractmethod
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PlayerVectors(ABC):
-    """One row of vectors per player."""
+class Vectors(ABC):
+    """Rows of vectors, which need no weights, and by default nothing that is computed beforehand."""
 
     config: Config
     labels: tuple[str, ...]
@@ -29,28 +31,34 @@ class PlayerVectors(ABC):
     Settings: ClassVar[type[Config]] = Config
     idle: ClassVar[tuple[str, ...]] = ()
     computed: ClassVar[bool] = False
-    uses_players: ClassVar[bool] = True
     dtype: ClassVar[type[np.generic]] = np.float32
-    plural: ClassVar[str]
-    """What a row holds, in errors."""
 
     @property
     @abstractmethod
     def width(self) -> int:
-        """Numbers per picture."""
+        """Numbers per vector."""
+
+    def prepare(self, manifest: Manifest, folder: str = "") -> str:
+        """Nothing to prepare: the shards or their recipe hold what it reads."""
+        return ""
+
+    def modules(self) -> dict[str, Any]:
+        """No modules: a row is already vectors."""
+        return {}
+
+
+@dataclass(frozen=True)
+class PlayerVectors(Vectors):
+    """One row of vectors per player."""
+
+    uses_players: ClassVar[bool] = True
+    plural: ClassVar[str]
+    """The content of a row, in errors."""
 
     @property
     def view_shape(self) -> tuple[int, ...]:
         """The shape of a row, "v d"."""
         return (-1, self.width)
-
-    def prepare(self, manifest: Manifest, folder: str = "") -> str:
-        """Nothing: the shards hold what it reads."""
-        return ""
-
-    def modules(self) -> dict[str, Any]:
-        """None: a row is a sequence of vectors."""
-        return {}
 
     def encode(
         self, array: "torch.Tensor", players: "torch.Tensor | None", modules: Mapping[str, Any], dtype: "torch.dtype"

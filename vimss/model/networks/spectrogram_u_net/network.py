@@ -88,7 +88,7 @@ class SpectrogramUNet(nn.Module):
 
     def forward(self, mixture: Float[Tensor, "b c t"], context: Context | None) -> Float[Tensor, "b s c u"]:
         """Estimate the outputs in the middle of the window; t must be a possible input window."""
-        # The STFT, and the logarithm of its magnitudes, in bands where they are asked for.
+        # The STFT, and the logarithm of its magnitudes, in bands if `frequency` is log.
         spectrum = self.stft(mixture)
         magnitude = spectrum.abs()
         bands = magnitude @ self.to_bands.T if self.config.frequency == "log" else magnitude

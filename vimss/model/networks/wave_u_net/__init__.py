@@ -2,7 +2,7 @@
 
 config        WaveUNetConfig: its settings, its windows and the time grid of each layer, without torch
 network       WaveUNet: the weights, and the forward pass as the paper describes it. Read this one first
-fast          the same forward pass as it is computed where nothing else is asked for
+fast          the same forward pass, faster; the default
 time_major    the convolutions of `fast`, with a backward pass made for CPUs
 
 separator = Separator(WaveUNetConfig(), labels=tuple(INSTRUMENTS), sample_rate=22050)

@@ -130,7 +130,7 @@ class WaveUNetConfig(ModelConfig):
         return self.output_type == "difference"
 
     def check_labels(self, labels: Sequence[str], corpus: str) -> None:
-        """ConfigError where the difference of the mixture and no other output is asked for."""
+        """ConfigError if the only output would be the difference of the mixture and no others."""
         if self.sums_to_mixture and self.outputs == "instruments" and len(labels) == 1:
             raise ConfigError(
                 f"model.output_type: difference needs shards with several labels, unlike '{corpus}': the one output "

@@ -140,8 +140,8 @@ def _head(
     context: Context | None,
 ) -> Float[Tensor, "b k c u"]:
     """Concatenate the input, the last layer, its non-linearity."""
-    heard = mixture[..., layer.first : layer.first + x.shape[2]]
-    beside = rearrange(heard, "b c u -> b 1 u c")
+    middle = mixture[..., layer.first : layer.first + x.shape[2]]
+    beside = rearrange(middle, "b c u -> b 1 u c")
     if network.config.site == "output":
         x = _activate(network, _pointwise(x, beside, network.hidden), "output", layer, context)
     x = _pointwise(x, beside, network.head)
@@ -150,7 +150,7 @@ def _head(
         x = network.config.gain * torch.tanh(x / network.config.gain)
     out = rearrange(x, "b q u (s c) -> b (q s) c u", c=network.config.channels)
     if network.config.output_type == "difference":
-        out = torch.cat([out, heard.unsqueeze(1) - out.sum(1, keepdim=True)], dim=1)
+        out = torch.cat([out, middle.unsqueeze(1) - out.sum(1, keepdim=True)], dim=1)
     return out
 
 

@@ -41,7 +41,7 @@ class WaveUNet(nn.Module):
             Convolution(before[level], widths[level], config.down_kernel) for level in range(config.levels)
         )
         self.bottleneck = Convolution(widths[-2], widths[-1], config.down_kernel)
-        # A layer of the decoder hears the one below it and the encoder's of its level.
+        # A layer of the decoder takes the one below it and the encoder's of its level.
         self.up = nn.ModuleList(
             Convolution(widths[level + 1] + widths[level], widths[level], config.up_kernel)
             for level in reversed(range(config.levels))
@@ -83,9 +83,9 @@ class WaveUNet(nn.Module):
     def plain(self, mixture: Float[Tensor, "b c t"], context: Context | None) -> Float[Tensor, "b s c u"]:
         """The network of the paper, step by step."""
         queries = 1 if context is None else context.values.shape[1]
-        # Every query hears the same mixture: queries are more examples, until each has its own outputs.
-        heard = repeat(mixture * self.config.gain, "b c t -> (b q) c t", q=queries)
-        x: Signal = heard, Layer(0, 1, mixture.shape[-1])
+        # Every query has the same mixture: queries are more examples, until each has its own outputs.
+        scaled = repeat(mixture * self.config.gain, "b c t -> (b q) c t", q=queries)
+        x: Signal = scaled, Layer(0, 1, mixture.shape[-1])
         skips = []
         for level, convolution in enumerate(cast(Iterable[Convolution], self.down)):
             # Down: convolve, keep the result for the decoder, and pass on every second sample of it.
@@ -99,20 +99,20 @@ class WaveUNet(nn.Module):
             features, grid = self._double(x, level)
             x = torch.cat([features, _middle(skips.pop(), features.shape[-1])], dim=1), grid
             x = self._activate(self._convolve(x, convolution), f"up{level}", context)
-        # The last layer hears the mixture once more, and gives a number per output and sample.
+        # The last layer takes the mixture once more, and gives a number per output and sample.
         features, grid = x
-        heard = _middle(heard, features.shape[-1])
+        middle = _middle(scaled, features.shape[-1])
         if self.config.site == "output":
-            hidden = F.conv1d(torch.cat([features, heard], dim=1), self.hidden.kernel, self.hidden.bias)
+            hidden = F.conv1d(torch.cat([features, middle], dim=1), self.hidden.kernel, self.hidden.bias)
             features, _ = self._activate((hidden, grid), "output", context)
-        out = F.conv1d(torch.cat([features, heard], dim=1), self.head.kernel, self.head.bias)
+        out = F.conv1d(torch.cat([features, middle], dim=1), self.head.kernel, self.head.bias)
         if self.config.output_activation == "tanh":
             # The bound is full scale before and after the gain.
             out = self.config.gain * torch.tanh(out / self.config.gain)
         out = rearrange(out, "n (s c) u -> n s c u", c=self.config.channels)
         if self.config.output_type == "difference":
             # The last output is what the others leave of the mixture.
-            out = torch.cat([out, heard.unsqueeze(1) - out.sum(1, keepdim=True)], dim=1)
+            out = torch.cat([out, middle.unsqueeze(1) - out.sum(1, keepdim=True)], dim=1)
         return rearrange(out, "(b q) s c u -> b (q s) c u", q=queries) / self.config.gain
 
     def _convolve(self, x: Signal, convolution: Convolution) -> Signal:
