@@ -15,21 +15,26 @@ class Heartbeat:
         self.last = now
         self.reported = now
         self.longest_interval = 0.0
-        """From the beginning to the first report, or between two."""
+        """From the first sign of life to the first report, or between two: the start of processes does not count."""
+        self.has_begun = False
         self.waits_for_cores = waits_for_cores
         """Until it starts, a trial may wait for a shared cluster as long as it takes."""
 
     def report(self, now: float) -> None:
         """The trial has reported."""
-        self.longest_interval = max(self.longest_interval, now - self.reported)
+        if self.has_begun:
+            self.longest_interval = max(self.longest_interval, now - self.reported)
         self.last = self.reported = now
-        self.waits_for_cores = False
+        self.has_begun, self.waits_for_cores = True, False
 
     def poll(self, now: float) -> None:
         """Look whether training has gone on since the last call."""
         content = self._read()
         if content != self.content:
-            self.content, self.last, self.waits_for_cores = content, now, False
+            if not self.has_begun:
+                self.reported = now
+            self.content, self.last = content, now
+            self.has_begun, self.waits_for_cores = True, False
 
     def pause(self, seconds: float) -> None:
         """Leave out a time in which the search itself stood still: Ctrl-Z, a paused container, a hung mount."""
