@@ -91,6 +91,13 @@ def test_a_training_that_shall_pause_is_validated_there_though_it_was_interrupte
     assert after == [expected]
 
 
+def test_reports_that_are_not_on_record_come_again_from_the_checkpoint(small_manifest, undisturbed, tmp_path):
+    _, expected, end = undisturbed
+    for known in (0.0, expected[0]["steps"]):
+        _, again, _ = interrupted_at(small_manifest, tmp_path, 0, resume=end, reported_steps=known)
+        assert len(expected) == 2 and again == [report for report in expected if report["steps"] > known]
+
+
 def test_the_message_says_where_and_that_the_same_command_resumes(small_manifest, tmp_path):
     training = Training(settings(), small_manifest, ValidationConfig(mixtures=6, seconds=0.25))
     message = (

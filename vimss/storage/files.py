@@ -92,12 +92,12 @@ def put(temporary: Path, target: Path, replace: bool = True) -> None:
     sync_folder(target.parent)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of dead processes of this machine from a folder; a process looks once.
+def remove_leftovers(folder: Path, again: bool = False) -> None:
+    """Remove the temporary files of dead processes of this machine from a folder; a process looks once, or `again`.
 
     Those of other machines that share the folder stay: whether their processes live cannot be known here.
     """
-    if folder in _without_leftovers:
+    if folder in _without_leftovers and not again:
         return
     _without_leftovers.add(folder)
     for path in folder.glob(f"{TEMPORARY}*"):
