@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import socket
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -187,9 +188,13 @@ def _temporary_name(target: Path) -> Path:
 def explain_os_errors(path: Path, variable: str = "VIMSS_STORE") -> Iterator[None]:
     """Turn the operating system's errors into StorageErrors that name path, space and what to do.
 
-    `variable` of the environment, or the option, is what puts `path` elsewhere. What is not about files, and files that
-    are not there, are the caller's business.
+    `variable` of the environment, or the option, is what puts `path` elsewhere; of a file in a temporary folder of
+    `temporary_beside` in TMPDIR, it is TMPDIR. What is not about files, and files that are not there, are the caller's
+    business.
     """
+    home = Path(tempfile.gettempdir())
+    if any(folder.parent == home and folder.name.startswith(TEMPORARY) for folder in path.parents):
+        variable = "TMPDIR"
     try:
         with _system_errors():
             yield
