@@ -25,7 +25,7 @@ from vimss.search.study import TrialRecord, read_study
 from vimss.shards.manifest import Manifest
 
 SCRIPT = Path(__file__).with_name("small_search.py")
-SEARCH_SECONDS = 300.0
+SEARCH_SECONDS = 600.0
 """The longest that one call of the search may take."""
 
 AUDIO_SECONDS = {1: 40.0, 2: 32.0}

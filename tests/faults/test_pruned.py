@@ -18,7 +18,7 @@ from vimss.runtime import Place, ray_running
 from vimss.search.run import search
 from vimss.storage import TEMPORARY, Store
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults]
+pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(3600)]
 
 SETTLE_SECONDS = 60.0
 """In which processes that are over end: Ray keeps idle ones for some seconds."""
