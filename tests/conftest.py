@@ -28,6 +28,8 @@ from vimss.shards.recipe import Recipe, load_recipe  # noqa: E402
 from vimss.shards.write import write_shards  # noqa: E402
 from vimss.storage import Store  # noqa: E402
 
+pytest.register_assert_rewrite("searches")  # of tests/faults, which asserts for its tests
+
 LONGEST = [
     "search",
     "trial",
@@ -75,15 +77,15 @@ def pytest_runtest_setup(item):
 def pytest_terminal_summary(terminalreporter):
     """A table of the faults that were tried, and how long a search took to report again."""
     found = [
-        (dict(report.user_properties)["fault"], report.nodeid.partition("[")[2].rstrip("]"))
+        (*dict(report.user_properties)["fault"], outcome)
         for outcome in ("passed", "failed")
         for report in terminalreporter.getreports(outcome)
         if report.when == "call" and "fault" in dict(report.user_properties)
     ]
     if found:
         terminalreporter.section("seconds from a fault to the next new report")
-        for (seconds, how), name in sorted(found, key=lambda fault: fault[1]):
-            terminalreporter.write_line(f"{seconds:6.1f}  {how:20}  {name}")
+        for name, seconds, way, outcome in sorted(found):
+            terminalreporter.write_line(f"{seconds:6.1f}  {way:20}  {name}{', then failed' * (outcome == 'failed')}")
 
 
 @pytest.fixture(scope="module")

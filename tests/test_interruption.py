@@ -1,10 +1,12 @@
 """A training that is told to end writes a checkpoint, and resumed it ends as if nothing had happened."""
 
+import errno
 import os
 import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -17,7 +19,8 @@ from test_trial import job
 from vimss.errors import InterruptionError, StorageError
 from vimss.runtime import termination, termination_requested
 from vimss.search.failures import was_interrupted, was_lost
-from vimss.train.checkpoint import newest_valid
+from vimss.storage import atomic_write
+from vimss.train.checkpoint import folder_for_checkpoint, newest_valid
 from vimss.train.config import ValidationConfig
 from vimss.train.distribute import checkpoint_name, fit
 from vimss.train.loop import Training, train
@@ -89,6 +92,13 @@ def test_a_training_that_shall_pause_is_validated_there_though_it_was_interrupte
     assert before == []
     _, after, _ = interrupted_at(small_manifest, tmp_path, 0, resume=kept, pause_seconds=1.0)
     assert after == [expected]
+
+
+def test_reports_that_are_not_on_record_come_again_from_the_checkpoint(small_manifest, undisturbed, tmp_path):
+    _, expected, end = undisturbed
+    for known in (0.0, expected[0]["steps"]):
+        _, again, _ = interrupted_at(small_manifest, tmp_path, 0, resume=end, reported_steps=known)
+        assert len(expected) == 2 and again == [report for report in expected if report["steps"] > known]
 
 
 def test_the_message_says_where_and_that_the_same_command_resumes(small_manifest, tmp_path):
@@ -193,7 +203,37 @@ with termination_requested(0.2):
     assert "ends 0 s after SIGTERM, in the middle of its work" in ran.stderr
 
 
+def test_what_a_killed_process_left_of_a_checkpoint_is_removed_by_the_next_one(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    script = f"""
+import os, tempfile
+from vimss.train.checkpoint import folder_for_checkpoint
+tempfile.tempdir = {str(tmp_path)!r}
+with folder_for_checkpoint():
+    os._exit(0)
+"""
+    with folder_for_checkpoint() as folder:
+        assert list(tmp_path.iterdir()) == [folder] and folder.stat().st_mode & 0o777 == 0o700
+    subprocess.run([sys.executable, "-c", script], check=True)
+    (left,) = tmp_path.iterdir()
+    with folder_for_checkpoint() as folder:
+        assert list(tmp_path.iterdir()) == [folder] != [left]
+
+
 # A full disk
+
+
+def test_a_checkpoint_that_does_not_fit_names_the_variable_of_the_folder_where_it_is_made(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with (
+        pytest.raises(
+            StorageError, match=r"model must fit on the disk; got No space left .* or set TMPDIR to a folder"
+        ),
+        folder_for_checkpoint() as folder,
+        atomic_write(folder / "model"),
+    ):
+        raise full
 
 
 def test_a_disk_that_is_full_while_training_destroys_nothing_and_the_same_job_goes_on(small_manifest, tmp_path):

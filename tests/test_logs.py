@@ -1,4 +1,5 @@
 import logging
+import resource
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -54,6 +55,17 @@ def test_the_file_has_the_traceback_of_an_error_which_is_raised_as_it_was(tmp_pa
         raise DataError("too short", got="1 s", fix="longer clips")
     text = (tmp_path / LOG).read_text()
     assert "ERROR" in text and "Traceback" in text and "DataError: too short; got 1 s. To fix: longer clips" in text
+
+
+def test_on_a_full_disk_the_error_is_raised_as_it_was(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(DataError, match="too short"), log_to(tmp_path / LOG):
+            log.info("begins")
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+            raise DataError("too short", got="1 s", fix="longer clips")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_warnings_of_python_are_in_the_file(tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from golden import baselines, quickstart
+from golden import baselines, faults, quickstart
 
 import vimss
 from vimss.cli import app
@@ -197,6 +197,12 @@ def test_the_figures_of_the_quickstart_are_those_of_a_run():
     assert [quickstart.paste(text, figures) for text in texts] == texts
     names = [name for text in texts for _, name, _ in quickstart.BLOCK.findall(text)]
     assert sorted(names) == sorted(quickstart.BLOCKS)
+
+
+def test_the_seconds_of_the_faults_are_those_measured():
+    figures = json.loads(faults.FIGURES.read_text(encoding="utf-8"))
+    assert faults.paste(README, figures) == README
+    assert set(figures) == set(faults.WAYS) and all(figures.values())
 
 
 def test_the_figure_of_nmf_is_that_of_a_measurement():

@@ -5,7 +5,9 @@ with small_cluster(nodes=2) as cluster:
     cluster.processes("RayTrainWorker")
 """
 
+import re
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,10 +31,21 @@ WORK = ("ImplicitFunc", "RayTrainWorker", "TrainController", "QueueActor")
 ENVIRONMENT = {**RAY_VARIABLES, "RAY_AUTH_MODE": "disabled", "RAY_TRAIN_METRICS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
 
 
+KEPT = re.compile(r"ray|pymp-.*|torchinductor_.*")
+"""Names in the folder for temporary files: of Ray, of its dashboard and of PyTorch, which keep one each."""
+
+
+def temporary_files(folder: Path) -> list[str]:
+    """What lies in a folder for temporary files, beside what Ray and PyTorch keep there."""
+    return sorted(path.name for path in folder.iterdir() if not KEPT.fullmatch(path.name))
+
+
 class SmallCluster:
     """A head, which trains nothing, and some nodes that do."""
 
-    def __init__(self, nodes: int, port: int) -> None:
+    def __init__(self, nodes: int, port: int, temporary: Path) -> None:
+        self.temporary = temporary
+        """The folder for temporary files of all its processes, and of the searches on it."""
         head = {"num_cpus": 0, "resources": {TRIAL_SLOT: 1000}, "include_dashboard": True, "dashboard_port": port}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.address: str = self.cluster.address
@@ -61,6 +74,10 @@ class SmallCluster:
             time.sleep(0.2)
         return [" ".join(process.cmdline()) for process in left]
 
+    def temporary_files(self) -> list[str]:
+        """What lies in the folder for temporary files, beside what stays as long as Ray does."""
+        return temporary_files(self.temporary)
+
     def lose_node(self, process: psutil.Process) -> None:
         """Kill the raylet that started the process, and all below it."""
         raylet = process.parent()
@@ -74,6 +91,11 @@ class SmallCluster:
                 one.kill()
         self.cluster.remove_node(node, allow_graceful=False)
 
+    def lose_head(self) -> None:
+        """Kill the process of the head that knows all nodes, actors and placement groups."""
+        (info,) = self.cluster.head_node.all_processes["gcs_server"]
+        psutil.Process(info.process.pid).kill()
+
     @staticmethod
     def raylet(node) -> psutil.Process:
         """The raylet of a node."""
@@ -84,16 +106,21 @@ class SmallCluster:
 @contextmanager
 def small_cluster(nodes: int = 2) -> Iterator[SmallCluster]:
     """The cluster, for as long as the block."""
-    with pytest.MonkeyPatch.context() as patch:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        # A short path, for Ray's sockets.
+        tempfile.TemporaryDirectory(prefix="faults-", dir="/tmp", ignore_cleanup_errors=True) as temporary,
+    ):
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
         patch.setenv("PYTHONPATH", str(Path.cwd()))
+        patch.setenv("TMPDIR", temporary)
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         # Where several Rays run on a machine, the cleaner of Ray Train asks the wrong one whether its controller lives,
         # hears that it does not, and removes the workers.
         patch.setenv("RAY_API_SERVER_ADDRESS", f"http://127.0.0.1:{port}")
-        cluster = SmallCluster(nodes, port)
+        cluster = SmallCluster(nodes, port, Path(temporary))
         try:
             yield cluster
         finally:

@@ -1,110 +1,38 @@
 """After every fault a search ends, by itself or by the same command, with the weights of one that met none.
 
 The search runs on a Ray of several nodes, all on this machine. After its first or second report, and a moment that a
-seed draws, one of its processes or nodes is lost. `pytest -m faults` runs all of them and prints how long each took.
+seed draws (FAULTS_SEED), one of its processes or nodes is lost, hangs, or has a full disk. `pytest -m faults` runs them
+and prints how long each took; `python tests/golden/faults.py` puts that into the README.
 """
 
-import json
+import os
 import random
 import re
+import resource
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psutil
 import pytest
-from safetensors.torch import load_file
+from searches import Search, check_as_undisturbed
 from small_cluster import SmallCluster, small_cluster
 
 from vimss.search.observer import INTERRUPTED
-from vimss.search.study import TrialRecord, read_study
-from vimss.shards.manifest import Manifest
 
 pytestmark = pytest.mark.slow
 
-SCRIPT = Path(__file__).with_name("small_search.py")
-SEARCH_SECONDS = 300.0
-"""The longest that one call of the search may take."""
+SILENT_SECONDS = 30.0
+"""Of the place where something hangs: longer than a trial takes to its first step, with the cores busy."""
 
-AUDIO_SECONDS = {1: 40.0, 2: 32.0}
-"""Of a trial, by its workers."""
+FULL_BYTES = 1000
+"""Bytes that a file may have where the disk is full: less than a record of a trial, or a file of a checkpoint."""
 
+BY_COMMAND = "by the same command"
 
-@dataclass
-class Search:
-    """One search and what is known of it."""
-
-    cluster: SmallCluster
-    manifest: Manifest
-    folder: Path
-    workers: int
-    trials: int
-    process: subprocess.Popen[str] | None = None
-
-    def start(self) -> "Search":
-        """Run the command."""
-        self.folder.mkdir(exist_ok=True)
-        place = {"workers_per_trial": self.workers, "max_concurrent_trials": 2}
-        given = {
-            "address": self.cluster.address,
-            "shards": str(self.manifest.folder),
-            "store": str(self.folder / "store"),
-            "events": str(self.folder / "events"),
-            "trials": self.trials,
-            "audio_seconds": AUDIO_SECONDS[self.workers],
-            "place": place,
-        }
-        command = [sys.executable, str(SCRIPT), json.dumps(given)]
-        with (self.folder / "output").open("a", encoding="utf-8") as output:
-            self.process = subprocess.Popen(command, stdout=output, stderr=output, text=True)
-        return self
-
-    def events(self, kind: str) -> list[list[Any]]:
-        """All events of a kind, of all calls; a killed process may leave half a line."""
-        path = self.folder / "events"
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-        return [event for event in map(json.loads, lines) if event[0] == kind]
-
-    def wait_for(self, kind: str, count: int) -> None:
-        """Until there are so many events of a kind."""
-        self._wait_until(lambda: len(self.events(kind)) >= count)
-
-    def _wait_until(self, holds: Callable[[], bool]) -> None:
-        end = time.monotonic() + SEARCH_SECONDS
-        while not holds():
-            assert self.process is not None and self.process.poll() is None, self.output()
-            assert time.monotonic() < end, self.output()
-            time.sleep(0.05)
-
-    def wait_for_progress(self) -> None:
-        """Until a trial that was started again has made a report that is new: its first one repeats the last."""
-
-        def count() -> int:
-            lines = (self.folder / "events").read_text(encoding="utf-8").split("\n")[:-1]
-            kinds = [event[0:2] for event in map(json.loads, lines)]
-            again = [place for place, event in enumerate(kinds) if event[0] == "TrialStarted"][self.trials :]
-            return kinds[again[0] :].count(["TrialReported", kinds[again[0]][1]]) if again else 0
-
-        self._wait_until(lambda: count() >= 2)
-
-    def wait(self) -> int:
-        """The exit code."""
-        assert self.process is not None
-        return self.process.wait(SEARCH_SECONDS)
-
-    def output(self) -> str:
-        """What the search printed last."""
-        return (self.folder / "output").read_text(encoding="utf-8")[-3000:]
-
-    def records(self) -> tuple[TrialRecord, ...]:
-        """Of its trials, in the order of their draws."""
-        (study,) = (self.folder / "store" / "studies").iterdir()
-        return tuple(sorted(read_study(study).records, key=lambda record: record.trial))
+HEAD_SECONDS = 90.0
+"""How long a search may take to end that has lost the head of Ray."""
 
 
 @pytest.fixture(scope="module")
@@ -130,23 +58,36 @@ def undisturbed(cluster, small_manifest, tmp_path_factory) -> Callable[[int, int
     return make
 
 
-def check_as_undisturbed(search: Search, expected: Search) -> None:
-    """The same trials, each with the same curve and weights, and nothing that is left of the search."""
-    records = search.records()
-    assert [record.trial for record in records] == [record.trial for record in expected.records()]
-    for record, other in zip(records, expected.records(), strict=True):
-        assert record.state == other.state == "finished", record.message
-        assert [report["steps"] for report in record.reports] == [report["steps"] for report in other.reports]
-        assert [report["valid_loss"] for report in record.reports] == [report["valid_loss"] for report in other.reports]
-        weights, wanted = (load_file(next((each.folder / "model").glob("*.safetensors"))) for each in (record, other))
-        assert weights.keys() == wanted.keys() and all(weights[name].equal(wanted[name]) for name in weights)
-        text = "".join(path.read_text(encoding="utf-8") for path in sorted(record.folder.glob("log*.txt")))
-        begun = re.findall(r"begins after step (\d+) of \d+, (resumed|anew)", text)
-        assert [how for _, how in begun].count("anew") == search.workers, begun
-    (*_, (_, groups, _)) = search.events("left")
-    assert groups == [], "placement groups"
-    assert search.cluster.work() == []
-    assert [path for path in search.folder.rglob(".tmp-*") if path.exists()] == []
+@pytest.fixture
+def start_search(small_manifest, tmp_path) -> Iterator[Callable[..., Search]]:
+    """Starts the search of a test, which ends with it."""
+    made = []
+
+    def start(cluster: SmallCluster, workers: int, trials: int, options: dict[str, Any] | None = None) -> Search:
+        made.append(Search(cluster, small_manifest, tmp_path / "search", workers, trials, options or {}))
+        return made[-1].start()
+
+    yield start
+    for search in made:
+        search.process.kill()
+        search.wait()
+
+
+@pytest.fixture
+def drawn(request) -> random.Random:
+    """Random numbers for the moments and the victims of a test; another FAULTS_SEED gives others."""
+    return random.Random(f"{os.environ.get('FAULTS_SEED', '0')} {request.node.name}")  # noqa: S311
+
+
+def of_workers(number: int) -> str:
+    """In words, for the table."""
+    return f"{number} worker{'s' * (number > 1)}"
+
+
+def wait_for_the_moment(search: Search, drawn: random.Random) -> None:
+    """Until the first or the second report of its trials, and a little longer."""
+    search.wait_for("TrialReported", drawn.choice([1, 2]) * search.trials)
+    time.sleep(drawn.uniform(0, 0.5))
 
 
 def kill(cluster: SmallCluster, process: psutil.Process) -> None:
@@ -159,6 +100,19 @@ def lose_node(cluster: SmallCluster, process: psutil.Process) -> None:
     cluster.lose_node(process)
 
 
+def hang(cluster: SmallCluster, process: psutil.Process) -> None:
+    """SIGSTOP: it neither works nor answers, and SIGTERM does not end it."""
+    process.suspend()
+
+
+def fill_disk(process: psutil.Process) -> None:
+    """No file of the process can grow beyond a few bytes, as on a full disk; EFBIG instead of ENOSPC.
+
+    Neither root nor a file system of the test's own is needed, and it meets a process that runs, and that one alone.
+    """
+    process.rlimit(psutil.RLIMIT_FSIZE, (FULL_BYTES, resource.RLIM_INFINITY))
+
+
 fault = pytest.mark.faults
 FAULTS = [
     pytest.param("ImplicitFunc", kill, 1, 2, id="process of a trial killed"),
@@ -167,24 +121,28 @@ FAULTS = [
     pytest.param("RayTrainWorker", lose_node, 2, 1, id="node of a rank lost", marks=fault),
     pytest.param("TrainController", kill, 2, 1, id="controller of Train killed", marks=fault),
     pytest.param("ImplicitFunc", kill, 2, 1, id="process of a trial of two workers killed", marks=fault),
+    pytest.param("ImplicitFunc", hang, 1, 2, id="process of a trial hangs", marks=fault),
+    pytest.param("RayTrainWorker", hang, 2, 1, id="rank hangs", marks=fault),
+    pytest.param("TrainController", hang, 2, 1, id="controller of Train hangs", marks=fault),
+    # Its workers train to the end meanwhile.
+    pytest.param("ImplicitFunc", hang, 2, 1, id="process of a trial of two workers hangs", marks=fault),
 ]
 
 
 @pytest.mark.parametrize(("name", "meets", "workers", "trials"), FAULTS)
 def test_a_search_that_meets_a_fault_ends_by_itself_as_one_that_does_not(
-    cluster, undisturbed, small_manifest, tmp_path, record_property, request, name, meets, workers, trials
+    cluster, undisturbed, start_search, record_property, request, drawn, name, meets, workers, trials
 ):
-    drawn = random.Random(request.node.name)  # noqa: S311
     expected = undisturbed(workers, trials)
-    search = Search(cluster, small_manifest, tmp_path / "search", workers, trials).start()
-    search.wait_for("TrialReported", drawn.choice([1, 2]) * trials)
-    time.sleep(drawn.uniform(0, 0.5))
-    hit = drawn.choice(cluster.processes(name))
+    options = {"silent_seconds": SILENT_SECONDS} if meets is hang else {}
+    search = start_search(cluster, workers, trials, options)
+    wait_for_the_moment(search, drawn)
+    hit = drawn.choice(search.hit(name))
     begin = time.monotonic()
     meets(cluster, hit)
     try:
         search.wait_for_progress()
-        record_property("fault", [time.monotonic() - begin, "by itself"])
+        record_property("fault", [request.node.callspec.id, time.monotonic() - begin, "by itself"])
         assert search.wait() == 0, search.output()
     finally:
         while len(cluster.nodes) < 2:
@@ -197,19 +155,17 @@ def test_a_search_that_meets_a_fault_ends_by_itself_as_one_that_does_not(
     ("workers", "trials"), [(1, 2), pytest.param(2, 1, marks=fault)], ids=["one worker", "two workers"]
 )
 def test_the_same_command_ends_a_search_whose_own_process_was_killed(
-    cluster, undisturbed, small_manifest, tmp_path, record_property, request, workers, trials
+    cluster, undisturbed, start_search, record_property, drawn, workers, trials
 ):
-    drawn = random.Random(request.node.name)  # noqa: S311
     expected = undisturbed(workers, trials)
-    search = Search(cluster, small_manifest, tmp_path / "search", workers, trials).start()
-    search.wait_for("TrialReported", drawn.choice([1, 2]) * trials)
-    time.sleep(drawn.uniform(0, 0.5))
+    search = start_search(cluster, workers, trials)
+    wait_for_the_moment(search, drawn)
     begin = time.monotonic()
     search.process.kill()
     assert search.wait() == -9
     search.start()
     search.wait_for_progress()
-    record_property("fault", [time.monotonic() - begin, "by the same command"])
+    record_property("fault", [f"search killed, {of_workers(workers)}", time.monotonic() - begin, BY_COMMAND])
     assert search.wait() == 0, search.output()
     check_as_undisturbed(search, expected)
 
@@ -218,13 +174,11 @@ def test_the_same_command_ends_a_search_whose_own_process_was_killed(
 @pytest.mark.parametrize(("workers", "trials"), [(1, 2), (2, 1)], ids=["one worker", "two workers"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_a_search_that_is_told_to_end_leaves_checkpoints_for_the_same_command(
-    cluster, undisturbed, small_manifest, tmp_path, record_property, request, number, workers, trials
+    cluster, undisturbed, start_search, record_property, drawn, number, workers, trials
 ):
-    drawn = random.Random(request.node.name)  # noqa: S311
     expected = undisturbed(workers, trials)
-    search = Search(cluster, small_manifest, tmp_path / "search", workers, trials).start()
-    search.wait_for("TrialReported", drawn.choice([1, 2]) * trials)
-    time.sleep(drawn.uniform(0, 0.5))
+    search = start_search(cluster, workers, trials)
+    wait_for_the_moment(search, drawn)
     begin = time.monotonic()
     search.process.send_signal(number)
     assert search.wait() == 1, search.output()
@@ -235,6 +189,62 @@ def test_a_search_that_is_told_to_end_leaves_checkpoints_for_the_same_command(
     assert search.cluster.work() == []
     search.start()
     search.wait_for_progress()
-    record_property("fault", [time.monotonic() - begin, "by the same command"])
+    record_property("fault", [f"{number.name}, {of_workers(workers)}", time.monotonic() - begin, BY_COMMAND])
     assert search.wait() == 0, search.output()
     check_as_undisturbed(search, expected)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("names", "workers", "trials"),
+    [
+        pytest.param(["search"], 1, 2, id="search"),
+        pytest.param(["ImplicitFunc"], 1, 2, id="trial"),
+        pytest.param(["search", "ImplicitFunc"], 1, 2, id="search and trial"),
+        pytest.param(["RayTrainWorker"], 2, 1, id="rank"),
+    ],
+)
+def test_the_same_command_ends_a_search_whose_disk_was_full_once_there_is_space(
+    cluster, undisturbed, start_search, record_property, request, drawn, names, workers, trials
+):
+    expected = undisturbed(workers, trials)
+    search = start_search(cluster, workers, trials)
+    wait_for_the_moment(search, drawn)
+    for process in [process for name in names for process in search.hit(name)]:
+        fill_disk(process)
+    assert search.wait() == 1, search.output()
+    told = search.output() + "".join(record.message for record in search.records())
+    assert re.search(r"must fit on the disk; got File too large with \d+ MB free. To fix: free some space or set", told)
+    assert search.cluster.work() == []
+    begin = time.monotonic()
+    search.start()
+    search.wait_for_progress()
+    record_property("fault", [f"disk of the {request.node.callspec.id} full", time.monotonic() - begin, BY_COMMAND])
+    assert search.wait() == 0, search.output()
+    check_as_undisturbed(search, expected)
+
+
+@pytest.mark.faults
+def test_a_search_that_loses_the_head_of_ray_says_so_and_ends_on_another_one(
+    undisturbed, start_search, record_property, drawn
+):
+    expected = undisturbed(1, 2)
+    with small_cluster() as lost:
+        search = start_search(lost, 1, 2)
+        wait_for_the_moment(search, drawn)
+        begin = time.monotonic()
+        lost.lose_head()
+        assert search.wait() == 1, search.output()
+        seconds = time.monotonic() - begin
+        assert seconds < HEAD_SECONDS
+        assert "the head of Ray must answer at" in search.output()
+        assert "run the same command again, which resumes" in search.output()
+        assert lost.work(HEAD_SECONDS) == []
+    with small_cluster() as other:
+        search.cluster = other
+        begin = time.monotonic()
+        search.start()
+        search.wait_for_progress()
+        record_property("fault", ["head of Ray lost", seconds + time.monotonic() - begin, BY_COMMAND])
+        assert search.wait() == 0, search.output()
+        check_as_undisturbed(search, expected)

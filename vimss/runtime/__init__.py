@@ -7,6 +7,7 @@
 
 place     platform/<name>/runtime.yaml, and the store of a place
 cluster   Ray's start and end, its tokens and its temporary files
+head      whether Ray's head answers
 watchdog  Ray ends with the process that started it, however that one ends
 termination  what a process does that is told to end
 logs      log files of trials, and warnings of other processes
@@ -26,6 +27,7 @@ from vimss.runtime.cluster import (
     unfit,
 )
 from vimss.runtime.commit import git_commit
+from vimss.runtime.head import check_head
 from vimss.runtime.logs import (
     LOG,
     WarningReader,
@@ -46,6 +48,7 @@ __all__ = [
     "TRIAL_SLOT",
     "Place",
     "WarningReader",
+    "check_head",
     "check_reachable",
     "cluster_gpus",
     "forward_warnings",

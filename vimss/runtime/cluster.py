@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from vimss.errors import PlaceError
+from vimss.runtime.head import head_watched
 from vimss.runtime.place import Place, in_ray_job
 from vimss.runtime.watchdog import watched
 
@@ -117,6 +118,8 @@ def ray_running(place: Place, num_cpus: int = 0) -> Iterator[None]:
         else:
             _start_here(stack.enter_context(_short_folder()), num_cpus)
             stack.enter_context(watched())
+        if not address.startswith("ray://"):  # whose server tells its client
+            stack.enter_context(head_watched(ray.get_runtime_context().gcs_address))
         stack.callback(ray.shutdown)
         if TRIAL_SLOT not in ray.cluster_resources():
             raise PlaceError(

@@ -14,7 +14,7 @@ A log file is bounded: one of MOST_BYTES, and one more that it was before.
 import logging
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import TypeVar
@@ -50,6 +50,11 @@ class _BoundedFile(RotatingFileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - its name in logging
         """Leave the record out."""
+
+    def close(self) -> None:
+        """Close the file, and leave out what does not fit: an error here would take the place of the reason."""
+        with suppress(OSError):
+            super().close()
 
 
 @contextmanager

@@ -5,9 +5,10 @@ parallel_map(write_shard, tasks, on_done=print)
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from vimss.runtime.cluster import cluster_gpus, start_ray
+from vimss.runtime.head import LOOK_SECONDS, check_head
 from vimss.runtime.logs import is_forwarding, with_warnings
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def parallel_map(
     results: dict[int, Result] = {}
     try:
         while pending:
-            (ready,), _ = ray.wait(list(pending), num_returns=1)
+            ready = _wait(list(pending))
             index = pending.pop(ready)
             outcome = ray.get(ready)
             if forwards:
@@ -62,3 +63,14 @@ def parallel_map(
             ray.cancel(reference, force=True)
         raise error.cause from error
     return [results[index] for index in range(len(items))]
+
+
+def _wait(pending: list[Any]) -> Any:
+    """The first of Ray's references that is ready; PlaceError where the head of Ray is lost meanwhile."""
+    import ray
+
+    while True:
+        ready, _ = ray.wait(pending, num_returns=1, timeout=LOOK_SECONDS)
+        check_head()
+        if ready:
+            return ready[0]

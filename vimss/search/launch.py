@@ -8,16 +8,19 @@ the records.
 
 import functools
 import logging
+import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 
-from vimss.errors import PlaceError, VimssError
+from vimss.errors import PlaceError, StorageError, VimssError
 from vimss.experiment import TUNE_FOLDER, Cell
 from vimss.runtime import start_ray
 from vimss.search.ending import on_first_signal
@@ -27,6 +30,7 @@ from vimss.search.room import concurrent_trials, nodes_of
 from vimss.search.running import RunningStudy
 from vimss.search.study import TrialRecord
 from vimss.search.trial import REPORTED, TrialPlan, run_trial, trial_resources
+from vimss.storage import explain_os_errors
 from vimss.train.validation import make_validation_set
 
 # Tune's own words about trials that failed: our records have the reason, and it was reported when they ended.
@@ -107,7 +111,7 @@ def launch(
     except Exception as error:  # any error of Tune: its own, or around an error of ours
         with suppress(VimssError):  # a full disk, which is what the error is about
             observer.interrupt()
-        raise observer.error or our_error(error) or _tune_has_ended(error) from error
+        raise observer.error or our_error(error) or tune_has_ended(error, running.folder) from error
     finally:
         time.sleep(_SETTLE_SECONDS)
     if observer.error is not None:
@@ -118,8 +122,17 @@ def launch(
     shutil.rmtree(running.folder / TUNE_FOLDER, ignore_errors=True)
 
 
-def _tune_has_ended(error: Exception) -> PlaceError:
+def tune_has_ended(error: Exception, folder: Path) -> VimssError:
+    """An error of Tune itself in our words: of the disk, as Tune keeps files of its own in the folder, or another."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    # Tune gives the text of an error that it met, and not the error.
+    code = re.search(r"\[Errno (\d+)\]", lines[-1])
+    try:
+        with suppress(OSError), explain_os_errors(folder):
+            if code is not None:
+                raise OSError(int(code[1]), os.strerror(int(code[1])))
+    except StorageError as explained:
+        return explained
     rule, fix = "Ray Tune must run a search to its end", "run the same command again, which resumes it"
     return PlaceError(rule, got=lines[-1], fix=fix)
 

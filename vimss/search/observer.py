@@ -11,7 +11,7 @@ import ray
 from ray import tune
 
 from vimss.errors import PlaceError
-from vimss.runtime import WarningReader, is_forwarding
+from vimss.runtime import WarningReader, check_head, is_forwarding
 from vimss.search.events import Event, TrialContinues, TrialEnded, TrialReported, TrialStarted, TrialWaits
 from vimss.search.failures import LOST, error_message, lost_message, pickled_error, was_interrupted, was_lost
 from vimss.search.heartbeat import Heartbeat
@@ -86,6 +86,8 @@ class Observer(tune.Callback):
         """End the trials that have been silent for too long; Tune calls this several times a second."""
         if self.error is not None:
             raise self.error
+        with self._own_errors():
+            check_head()
         now = time.monotonic()
         if self.is_ending:
             self._end_in_order(now)

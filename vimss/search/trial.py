@@ -18,7 +18,7 @@ from vimss.config import signature
 from vimss.errors import TrainingError
 from vimss.experiment import Cell, Experiment, Scalar
 from vimss.runtime import TRIAL_SLOT, Place
-from vimss.search.study import cell_folder
+from vimss.search.study import RECORD, cell_folder, read_record
 from vimss.train.config import Settings
 from vimss.train.distribute import Job, fit
 from vimss.train.figure import Figure
@@ -124,14 +124,17 @@ def run_trial(config: dict[str, Any], plan: TrialPlan) -> None:
     """The function that Tune runs. It returns only when Tune has taken every report."""
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", str(RESET_SECONDS))
     cell, settings, _ = plan.resolve(config)
+    folder = plan.trial_folder(cell, settings)
+    reports = read_record(folder / RECORD).reports if (folder / RECORD).exists() else ()
     job = Job(
-        storage=plan.trial_folder(cell, settings),
+        storage=folder,
         settings=settings,
         validation=plan.experiment.validation,
         shards=plan.shards,
         more_shards=plan.more_shards,
         place=plan.place,
         pause_seconds=config.get(RUNG, math.inf),
+        reported_steps=max((report["steps"] for report in reports), default=0.0),
     )
     end_of_process = threading.Timer(CLOSE_SECONDS, os._exit, [1])
     end_of_process.daemon = True

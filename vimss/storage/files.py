@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import socket
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -92,12 +93,12 @@ def put(temporary: Path, target: Path, replace: bool = True) -> None:
     sync_folder(target.parent)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of dead processes of this machine from a folder; a process looks once.
+def remove_leftovers(folder: Path, again: bool = False) -> None:
+    """Remove the temporary files of dead processes of this machine from a folder; a process looks once, or `again`.
 
     Those of other machines that share the folder stay: whether their processes live cannot be known here.
     """
-    if folder in _without_leftovers:
+    if folder in _without_leftovers and not again:
         return
     _without_leftovers.add(folder)
     for path in folder.glob(f"{TEMPORARY}*"):
@@ -187,9 +188,13 @@ def _temporary_name(target: Path) -> Path:
 def explain_os_errors(path: Path, variable: str = "VIMSS_STORE") -> Iterator[None]:
     """Turn the operating system's errors into StorageErrors that name path, space and what to do.
 
-    `variable` of the environment, or the option, is what puts `path` elsewhere. What is not about files, and files that
-    are not there, are the caller's business.
+    `variable` of the environment, or the option, is what puts `path` elsewhere; of a file in a temporary folder of
+    `temporary_beside` in TMPDIR, it is TMPDIR. What is not about files, and files that are not there, are the caller's
+    business.
     """
+    home = Path(tempfile.gettempdir())
+    if any(folder.parent == home and folder.name.startswith(TEMPORARY) for folder in path.parents):
+        variable = "TMPDIR"
     try:
         with _system_errors():
             yield

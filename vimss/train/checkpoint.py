@@ -11,7 +11,7 @@ reports, of a training that was interrupted, has no model/.
 import json
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vimss.errors import DataError
-from vimss.storage import atomic_write, explain_os_errors, sha256
+from vimss.storage import atomic_write, explain_os_errors, remove_leftovers, sha256, temporary_beside
 from vimss.stream.batch import Position
 from vimss.train.figure import Figure
 
@@ -46,18 +46,27 @@ class State:
     best_seconds: float
     """Audio seconds at which it was."""
     metrics: dict[str, float]
-    """The last report, for a driver that crashed before recording it; empty before the first."""
+    """The last report; empty before the first."""
+    reports: tuple[dict[str, float], ...] = ()
+    """All reports on this validation set, for a driver that crashed or hung before it had recorded them."""
     since_report: dict[str, float] = field(default_factory=dict)
     """Sums of the next report so far, where this is a checkpoint between two reports; empty where it is one's own."""
 
 
 @contextmanager
 def folder_for_checkpoint() -> Iterator[Path]:
-    """An empty folder for the block, to make a checkpoint in; StorageError where there can be none."""
-    with explain_os_errors(Path(tempfile.gettempdir()), TEMPORARY_FOLDER):
-        made = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-    with made as name:
-        yield Path(name)
+    """An empty folder for the block, to make a checkpoint in; StorageError where there can be none.
+
+    What other processes have left there, as they were killed, is removed.
+    """
+    home = Path(tempfile.gettempdir())
+    with ExitStack() as stack:
+        with explain_os_errors(home, TEMPORARY_FOLDER):
+            # This process may train for long, one trial after the other.
+            remove_leftovers(home, again=True)
+            folder = stack.enter_context(temporary_beside(home / "checkpoint"))
+            folder.mkdir(mode=0o700)
+        yield folder
 
 
 def save_state(
@@ -112,9 +121,10 @@ def load_state(
         optimizer.load_state_dict(content)
     kept = {name: about[name] for name in ("steps", "best", "best_seconds", "metrics")}
     # Older checkpoints name no validation set, which counts as another one.
-    validation, since = about.get("validation", ""), about.get("since_report", {})
-    place = Position(**about["position"])
-    return State(signature=signature, validation=validation, position=place, since_report=since, **kept)
+    kept |= {"validation": about.get("validation", ""), "since_report": about.get("since_report", {})}
+    # Nor all reports, but the last one.
+    kept["reports"] = tuple(about.get("reports", filter(None, [about["metrics"]])))
+    return State(signature=signature, position=Position(**about["position"]), **kept)
 
 
 def reported_value(folder: Path, figure: Figure) -> tuple[str, float]:

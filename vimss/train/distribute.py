@@ -70,7 +70,8 @@ class Job:
     """Folders of other corpora that training mixes in, with the share of the mixtures that each gives."""
     place: Place
     pause_seconds: float = math.inf
-    """See `vimss.train.loop.Training`."""
+    reported_steps: float = math.inf
+    """Both as in `vimss.train.loop.Training`."""
 
 
 def fit(job: Job, report: Callable[[Metrics], None]) -> None:
@@ -257,6 +258,7 @@ def _training(job: Job, rank: int, world_size: int, device: torch.device) -> Any
         device=device,
         loader_workers=job.place.loader_workers,
         pause_seconds=job.pause_seconds,
+        reported_steps=job.reported_steps,
     )
 
 

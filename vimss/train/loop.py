@@ -65,6 +65,8 @@ class Training:
     pause_seconds: float = math.inf
     """Audio seconds: the first report at or after them is the last of this call. Resumed without it, training continues
     as if it had never paused."""
+    reported_steps: float = math.inf
+    """Steps of the last report that is on record: when resuming, later ones of the checkpoint are reported again."""
 
     @property
     def signature(self) -> str:
@@ -86,7 +88,8 @@ def train(
 
     Args:
         training: settings, shards, rank and device.
-        report: called after each validation; when resuming, first with the metrics of the checkpoint.
+        report: called after each validation; when resuming, first with the last report of the checkpoint, and with
+            those before it that are not on record.
         resume: folder of the checkpoint to resume from.
         progress: called after each step, as a sign of life.
         should_stop: polled after each step and during validation; once true, training writes a checkpoint and ends.
@@ -124,11 +127,12 @@ def train(
         if state.validation == validate.signature or not state.metrics:
             # Re-report the restored metrics: the driver may have crashed before recording them, and this may be the
             # last report. The checkpoint itself exists.
-            if state.metrics:
-                report(state.metrics, None)
+            missed = [metrics for metrics in state.reports[:-1] if metrics["steps"] > training.reported_steps]
+            for metrics in (*missed, *state.reports[-1:]):
+                report(metrics, None)
         elif state.since_report:
             # The weights of its last report are gone, so its value on the new set cannot be computed.
-            state = replace(state, validation=validate.signature, best=validate.figure.worst, metrics={})
+            state = replace(state, validation=validate.signature, best=validate.figure.worst, metrics={}, reports=())
         else:
             state = _scored_again(state, validate, network, average)
             with _checkpoint(training, objective, state, network, average, optimizers) as folder:
@@ -212,7 +216,8 @@ def train(
                 metrics["stopped_early"] = float(not patient)
                 paused = reaches(seconds, training.pause_seconds)
                 signatures = training.signature, validate.signature
-                state = State(*signatures, steps, position, best, best_seconds, metrics)
+                reports = (*state.reports, metrics)
+                state = State(*signatures, steps, position, best, best_seconds, metrics, reports)
                 with _checkpoint(training, objective, state, network, average, optimizers) as folder:
                     report(metrics, folder)
                 losses, levels, clock, due = Losses(config, share, device), Levels(), Clock(), False
@@ -300,7 +305,8 @@ def _scored_again(state: State, validate: Validation, network: nn.Module, averag
     metrics = {**state.metrics, **_validated(validate, network, average)}
     _check_validation(metrics, validate.figure)
     best, seconds = metrics[validate.figure.name], metrics["audio_seconds"]
-    return replace(state, validation=validate.signature, metrics=metrics, best=best, best_seconds=seconds)
+    state = replace(state, validation=validate.signature, metrics=metrics, reports=(metrics,))
+    return replace(state, best=best, best_seconds=seconds)
 
 
 def learning_rate(config: TrainingConfig, audio_seconds: float) -> float:
