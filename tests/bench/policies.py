@@ -59,6 +59,7 @@ _DEFAULT = SearchConfig()
 POLICIES = (
     Policy("random, whole", _search("random", "none")),
     Policy("top-K after 1/9, K = 3", _search("random", "top_k", keep=3)),
+    Policy("top-K after 1/9, K = 2", _search("random", "top_k", keep=2)),
     Policy("top-K after 1/9, K = 1", _search("random", "top_k", keep=1)),
     Policy("ASHA, 1/9 and 1/3", _search("random", "asha")),
     Policy("ASHA + TPE", _search("tpe", "asha")),
@@ -66,9 +67,9 @@ POLICIES = (
     Policy("ASHA + TPE, warm-started from 1/9", _search("tpe", "asha"), warm_start=RUNGS[0]),
     Policy("ASHA + TPE, warm-started, its 3 best first", _search("tpe", "asha"), warm_start=BUDGET, first=3),
     Policy("TPE + top-K, K = 3", _search("tpe", "top_k", keep=3)),
-    Policy("TPE + top-K, K = 1", _search("tpe", "top_k", keep=1)),
-    Policy("TPE + top-K, K = 1, 12 trials", _search("tpe", "top_k", trials=12, keep=1)),
-    Policy("TPE + top-K, K = 1, warm-started", _search("tpe", "top_k", keep=1), warm_start=BUDGET),
+    Policy("TPE + top-K, K = 2", _search("tpe", "top_k", keep=2)),
+    Policy("TPE + top-K, K = 3, 16 trials", _search("tpe", "top_k", trials=16, keep=3)),
+    Policy("TPE + top-K, K = 2, warm-started", _search("tpe", "top_k", keep=2), warm_start=BUDGET),
 )
 RANDOM, TOP_K = POLICIES[0], POLICIES[1]
 OURS = next(
@@ -255,25 +256,25 @@ def _is_after(report: Mapping[str, float], rung: float) -> bool:
     return reaches(report["audio_seconds"], rung + RUNGS[0] / 2)
 
 
-Costs = Sequence[Sequence[float]]
+Values = Sequence[Sequence[float]]
 """Of a policy, for each seed and order."""
 
 
-def median_cost(costs: Costs) -> tuple[float, float, float]:
-    """The median cost of a policy, with its 95 % interval."""
-    return _interval([costs], lambda drawn: float(np.median(drawn[0])))
+def median_of(values: Values) -> tuple[float, float, float]:
+    """The median of a policy's values, with its 95 % interval."""
+    return _interval([values], lambda drawn: float(np.median(drawn[0])))
 
 
-def ratio_of_medians(costs: Costs, others: Costs) -> tuple[float, float, float]:
-    """The median cost of a policy against that of another one, with its 95 % interval."""
-    return _interval([costs, others], lambda drawn: float(np.median(drawn[0]) / np.median(drawn[1])))
+def ratio_of_medians(values: Values, others: Values) -> tuple[float, float, float]:
+    """The median of a policy's values against that of another one's, with its 95 % interval."""
+    return _interval([values, others], lambda drawn: float(np.median(drawn[0]) / np.median(drawn[1])))
 
 
-def _interval(costs: Sequence[Costs], statistic: Callable[[list[np.ndarray]], float]) -> tuple[float, float, float]:
-    """A statistic of the costs of some policies, with its interval: seeds and, in each, orders are resampled."""
+def _interval(values: Sequence[Values], statistic: Callable[[list[np.ndarray]], float]) -> tuple[float, float, float]:
+    """A statistic of some policies' values, with its interval: seeds and, in each, orders are resampled."""
     generator = np.random.default_rng(0)
-    arrays = [[np.asarray(of_seed) for of_seed in of_policy] for of_policy in costs]
-    value = statistic([np.concatenate(of_policy) for of_policy in arrays])
+    arrays = [[np.asarray(of_seed) for of_seed in of_policy] for of_policy in values]
+    whole = statistic([np.concatenate(of_policy) for of_policy in arrays])
     found = []
     for _ in range(RESAMPLES):
         seeds = generator.integers(len(arrays[0]), size=len(arrays[0]))
@@ -287,4 +288,4 @@ def _interval(costs: Sequence[Costs], statistic: Callable[[list[np.ndarray]], fl
         )
     # A search that never finds it costs infinitely much, between which nothing can be interpolated.
     low, high = np.percentile(found, [2.5, 97.5], method="inverted_cdf")
-    return value, float(low), float(high)
+    return whole, float(low), float(high)
