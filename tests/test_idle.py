@@ -51,6 +51,7 @@ IDLE = {
     "mixing.remix_probability": (0.5, {"training.batch_size": 1}, {"training.batch_size": 2}),
     "mixing.curriculum_epochs": (4, {"mixing.max_sources": 2}, {"mixing.max_sources": 3}),
     "training.absent_weight": (0.5, {"training.loss": "l1"}, {"training.loss": "si_sdr"}),
+    "training.constant_seconds": (9000, {}, {"training.learning_rate_decay": 0.5}),
     "training.patience_seconds": (9000, {"training.audio_seconds": 10000}, {"training.audio_seconds": 18000}),
 }
 """A setting to a value that is not the default, to others under which it changes nothing, and under which it does.
@@ -242,6 +243,29 @@ def test_a_warm_up_ends_within_the_budget(tmp_path):
         ConfigError, match=r"warmup_seconds \(90000\) must not exceed audio_seconds \(36000\): the learning"
     ):
         load_experiment(write(tmp_path, "training: {warmup_seconds: 90000}"))
+
+
+CONSTANT = "training: {learning_rate_decay: 0.1, constant_seconds: 90, report_seconds: 45, audio_seconds: 270}\n"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "tune: {training.learning_rate: {low: 1e-4, high: 1e-3}}", "compare: {seed: [0, 1]}"]
+)
+def test_the_decay_starts_within_every_budget_that_is_compared(tmp_path, text):
+    load_experiment(write(tmp_path, CONSTANT + text))
+    message = r"constant_seconds \(90\) must be below audio_seconds \(90\): the learning rate would never decay"
+    with pytest.raises(ConfigError, match=message):
+        load_experiment(write(tmp_path, CONSTANT + text), ["training.audio_seconds=90"])
+    with pytest.raises(ConfigError, match=message):
+        load_experiment(write(tmp_path, CONSTANT + text), ["compare={training.audio_seconds: [90, 270]}"])
+
+
+def test_where_the_constant_rate_is_drawn_one_choice_must_fit_the_budget(tmp_path):
+    tune = "tune: {training.constant_seconds: {choices: [%s]}}\nsearch: {trials: 1}"
+    head = CONSTANT.replace("constant_seconds: 90, ", "")
+    assert load_experiment(write(tmp_path, head + tune % "90, 300")).search.trials == 1
+    with pytest.raises(ConfigError, match=r"constant_seconds \(400\) must be below audio_seconds \(270\)"):
+        load_experiment(write(tmp_path, head + tune % "300, 400"))
 
 
 def manifest(*labels: str) -> Manifest:

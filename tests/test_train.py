@@ -275,6 +275,12 @@ def test_the_rate_warms_up_and_decays_in_audio_seconds():
     assert learning_rate(chosen, 8.0) == pytest.approx(0.25)
 
 
+def test_the_decay_can_be_left_to_the_end_of_the_budget():
+    chosen = settings(training={"constant_seconds": 6, "learning_rate_decay": 0.25, "learning_rate": 1.0}).training
+    rates = [learning_rate(chosen, seconds) for seconds in (0.1, 6.0, 7.0, 8.0)]
+    assert rates == pytest.approx([1.0, 1.0, 0.5, 0.25])
+
+
 def test_without_warm_up_and_decay_the_rate_stays():
     chosen = settings(training={"warmup_seconds": 0, "learning_rate_decay": 1}).training
     assert [learning_rate(chosen, seconds) for seconds in (0.1, 4.0, 8.0)] == [chosen.learning_rate] * 3

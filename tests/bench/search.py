@@ -1,96 +1,143 @@
-"""How long a trial takes to its first training step, beside a bare Python process that does that step.
+"""What a search costs: starts and paces of its trials beside bare processes, and its policies on real learning curves.
 
-    platform/local/run python tests/bench/search.py
+    platform/local/run python tests/bench/search.py [--only starts pace policies] [--folder store/bench] [--quick]
 
-The first trial counts from the call of `search` (Ray runs already), the later ones from the end of the one before.
-Wall time, so on an idle machine.
+On an idle machine: the first two are wall time, medians of interleaved rounds. The learning curves of the third depend
+on no load; each is kept in the folder, so that a second call trains nothing. On two cores starts take about three
+minutes, paces 25, curves and policies half an hour the first time and three minutes later.
+
+The tables of the third have audio seconds, medians over seeds and orders with 95 % intervals. A random search knows the
+best of its 24 trials when all are trained; a policy's `whole search` is compared with that, and its `gap` is how far
+below that best it ends. `until found` is when the first trial came within 0.1 dB of it, which the search cannot know.
 """
 
+import argparse
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from vimss.config import parse_config
-from vimss.experiment import Experiment
-from vimss.runtime import Place, ray_running
-from vimss.search.events import Event, TrialEnded
-from vimss.search.run import search
+from curves import DECAYS, SEEDS
+from pace import BATCH_SIZE, Pace
+from policies import ANOTHER, OURS, POLICIES, RANDOM, TOLERANCE, TOP_K, Policies, median_of, ratio_of_medians
+from replay import Played
+from starts import PLACE, first_steps
+
+from vimss.runtime import ray_running
 from vimss.shards.manifest import Manifest
 from vimss.shards.recipe import load_recipe
 from vimss.shards.write import write_shards
 from vimss.storage import Store
-from vimss.train.distribute import PROGRESS
 
-TRIALS = 6
-PLACE = Place(name="bench", max_concurrent_trials=1)
-EXPERIMENT = {
-    "name": "bench",
-    "question": "How long does a start take?",
-    "expected": "a few seconds",
-    "shards": "quickstart",
-    "model": {"levels": 6, "filters": 8, "max_filters": 32, "down_kernel": 5, "site": "decoder", "outputs": "queries"},
-    # Two seconds at most, so that the last sign of life is that of the first step.
-    "training": {"output_samples": 2053, "audio_seconds": 2, "report_seconds": 2, "batch_size": 4},
-    "tune": {"training.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}},
-    "search": {"trials": TRIALS, "grace_seconds": 2},
-    "validation": {"mixtures": 6, "seconds": 0.5},
-}
-
-BARE = """
-import sys
-from pathlib import Path
-from vimss.config import parse_config
-from vimss.experiment import Experiment
-from vimss.runtime import Place
-from vimss.train.distribute import Job, fit
-experiment = parse_config({experiment!r}, Experiment, "bench")
-storage, shards = map(Path, sys.argv[1:])
-fit(Job(storage, experiment.settings(), experiment.validation, shards, (), Place(name="bench")), lambda metrics: None)
-"""
+SIBLINGS = Path("/sys/devices/system/cpu")
 
 
-def first_steps_of_trials(manifest: Manifest, folder: Path) -> list[float]:
-    """Seconds to the first step of each trial, in their order."""
-    began = [time.time()]
-
-    def note(event: Event) -> None:
-        if isinstance(event, TrialEnded):
-            began.append(time.time())
-
-    study = search(parse_config(EXPERIMENT, Experiment, "bench"), manifest, PLACE, Store(folder).make(), [note])
-    first_steps = [(record.folder / PROGRESS).stat().st_mtime for record in study.of_cell("search")]
-    return [step - begin for step, begin in zip(first_steps, began, strict=False)]
+def cores() -> str:
+    """Whether the machine's cores are threads of one another."""
+    files = sorted(SIBLINGS.glob("cpu[0-9]*/topology/thread_siblings_list"))
+    groups = sorted({file.read_text().strip() for file in files})
+    if not groups:
+        return "cores: this system does not say whether they are threads of one another"
+    threads = len(files) > len(groups)
+    how = "some are threads of one core" if threads else "each is a core of its own, as far as this system says"
+    return f"cores: {len(files)}, {how} ({'; '.join(groups)})"
 
 
-def first_step_of_a_process(manifest: Manifest, folder: Path) -> float:
-    """Seconds from the start of a Python process to its first step."""
-    folder.mkdir()
-    begin = time.time()
-    code = BARE.format(experiment=EXPERIMENT)
-    subprocess.run([sys.executable, "-c", code, str(folder), str(manifest.folder)], check=True)
-    return (folder / PROGRESS).stat().st_mtime - begin
+def shards(folder: Path, changes: list[str]) -> Manifest:
+    """The quickstart's shards with these changes."""
+    with ray_running(PLACE):
+        return write_shards(load_recipe("quickstart", changes), "quickstart", Store(folder / "store").make())
+
+
+def print_starts(folder: Path, rounds: int) -> None:
+    """Seconds to the first step."""
+    manifest = shards(folder, ["options={minutes: 2, piece_seconds: 6}", "clip_seconds=6"])
+    with tempfile.TemporaryDirectory() as work:
+        bare, first, later = first_steps(manifest, Path(work), rounds)
+    reference = statistics.median(bare)
+    rows = (("bare process", bare, ""), ("first trial", first, ", at most 2.5x"), ("later trials", later, ", 0.5x"))
+    for what, seconds, must in rows:
+        median = statistics.median(seconds)
+        print(f"{what:14} {median:5.1f} s to the first step, {median / reference:.2f}x of a bare process{must}")
+
+
+def print_paces(folder: Path, rounds: int, seconds: float) -> None:
+    """Paces beside those of bare processes."""
+    pace = Pace(shards(folder, []), seconds)
+    measured = []
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as work:
+            measured.append(pace.measure(Path(work)))
+        print("  ".join(f"{name} {value:.1f}" for name, value in measured[-1].items()), "audio s/s", flush=True)
+    median = {name: statistics.median(one[name] for one in measured) for name in measured[0]}
+    bound = median["two bare"] / median["one bare"]
+    print(f"{rounds} rounds of {seconds:g} s, medians; batch size {BATCH_SIZE}, one thread for each worker")
+    print(f"two bare processes are {bound:.2f} times as fast as one: the bound for two trials or workers")
+    print(
+        f"a training alone takes {median['one bare'] / median['one trial']:.3f} of the bare loop's time, at most 1.05"
+    )
+    print(f"two trials side by side {median['two trials'] / median['two bare']:.3f} of two bare, at least 0.95")
+    speedup = median["two workers"] / median["one trial"]
+    print(f"two workers {speedup:.2f} times one, {speedup / bound:.3f} of the bound, at least 0.9")
+
+
+def print_policies(folder: Path, orders: int, replicates: int) -> None:
+    """What each policy costs, for both schedules, as tables in Markdown."""
+    policies = Policies(folder, shards(folder, []).folder, orders, replicates)
+    print(f"trained {policies.train():.0f} audio seconds that were not stored", flush=True)
+    for decay in DECAYS:
+        targets = policies.targets(decay)
+        listed = ", ".join(f"{target:.2f}" for target in targets)
+        print(f"\nThe learning rate decays {decay}; a trial is found at {listed} dB (seeds {SEEDS}).\n")
+        for rung, values in zip(("1/9", "1/3"), policies.rank_correlations(decay), strict=True):
+            each = ", ".join(f"{value:.2f}" for value in values)
+            print(f"Rank correlation at {rung}: {statistics.median(values):.2f} ({each}).")
+        _print_costs(policies.play(decay), targets)
+    print(f"\nReplay of another policy ({ANOTHER.name}): {policies.replay_seconds():.1f} s, must be under 5")
+
+
+def _print_costs(played: Mapping[str, Sequence[Sequence[Played]]], targets: Sequence[float]) -> None:
+    """The audio seconds of each whole search with what it found, and those until it had found it."""
+    until, totals, gaps = (
+        {
+            name: [[value(one, target) for one in of_seed] for of_seed, target in zip(each, targets, strict=True)]
+            for name, each in played.items()
+        }
+        for value in (Played.until, lambda one, _: one.total, lambda one, target: one.best - target + TOLERANCE)
+    )
+    columns = ("policy", "whole search", "of random's", "of top-K's", "gap, dB", "found", "until found", "of random's")
+    print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    for policy in POLICIES:
+        name = policy.name
+        cells = (
+            f"{name}{', the default' if policy is OURS else ''}",
+            f"{median_of(totals[name])[0]:.0f}",
+            "{:.2f} ({:.2f} to {:.2f})".format(*ratio_of_medians(totals[name], totals[RANDOM.name])),
+            "{:.2f} ({:.2f} to {:.2f})".format(*ratio_of_medians(totals[name], totals[TOP_K.name])),
+            "{:+.2f} ({:+.2f} to {:+.2f})".format(*median_of(gaps[name])),
+            f"{statistics.fmean(gap <= TOLERANCE for of_seed in gaps[name] for gap in of_seed):.0%}",
+            "{:.0f} ({:.0f} to {:.0f})".format(*median_of(until[name])),
+            "{:.2f} ({:.2f} to {:.2f})".format(*ratio_of_medians(until[name], until[RANDOM.name])),
+        )
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
-    """Print the table."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        recipe = load_recipe("quickstart", ["options={minutes: 2, piece_seconds: 6}", "clip_seconds=6"])
-        with ray_running(PLACE):
-            manifest = write_shards(recipe, "quickstart", Store(folder / "store").make())
-            bare, first, later = [], [], []
-            for number in range(3):
-                bare.append(first_step_of_a_process(manifest, folder / f"bare{number}"))
-                starts = first_steps_of_trials(manifest, folder / f"search{number}")
-                first.append(starts[0])
-                later += starts[1:]
-        reference = statistics.median(bare)
-        for what, seconds in (("bare process", bare), ("first trial", first), ("later trials", later)):
-            median = statistics.median(seconds)
-            print(f"{what:14} {median:5.1f} s to the first step, {median / reference:.2f}x of a bare process")
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=("starts", "pace", "policies"), default=[])
+    parser.add_argument("--folder", type=Path, default=Path("store/bench"))
+    parser.add_argument("--quick", action="store_true", help="one round of ten seconds; fewer orders")
+    arguments = parser.parse_args()
+    folder, quick = arguments.folder.absolute(), arguments.quick
+    wanted = arguments.only or ["starts", "pace", "policies"]
+    print(cores(), flush=True)
+    if "starts" in wanted:
+        print_starts(folder, rounds=1 if quick else 3)
+    if "pace" in wanted:
+        print_paces(folder, rounds=1 if quick else 3, seconds=10 if quick else 60)
+    if "policies" in wanted:
+        print_policies(folder, orders=20 if quick else 200, replicates=2 if quick else 8)
 
 
 if __name__ == "__main__":

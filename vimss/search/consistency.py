@@ -262,9 +262,25 @@ def _check_tuned(experiment: Experiment, cell: Cell) -> None:
             got=f"{both[0]} in both",
             fix="remove one",
         )
+    _check_budget(experiment, cell)
     for first in experiment.search.first_trials:
         _check_first(experiment, first)
         experiment.settings({**cell.overrides, **first})
+
+
+def _check_budget(experiment: Experiment, cell: Cell) -> None:
+    """Reports, warm-up and constant rate must fit a budget; where those are drawn, some draw must be a training."""
+    keys = [key for key in experiment.tune if key.startswith("training.") and key.endswith("_seconds")]
+    for draw in _draws(experiment.tune, keys):
+        try:
+            experiment.settings({**cell.overrides, **draw})
+        except ConfigError as error:
+            refused = error
+            if not isinstance(error.__cause__, ValidationError) or error.__cause__.errors()[0]["loc"] != ("training",):
+                return
+        else:
+            return
+    raise refused
 
 
 def check_same_validation_mixtures(experiment: Experiment, cell: Cell) -> None:

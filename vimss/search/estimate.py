@@ -157,8 +157,9 @@ def _measured(settings: Settings, recipe: Recipe, place: Place, known: dict[str,
     share = max(1, settings.training.batch_size // place.workers_per_trial)
     training = settings.training.model_copy(update={"batch_size": share})
     alone = settings.model_copy(update={"training": training})
-    # Neither the seed nor the mixtures change what a step costs.
-    name = signature(alone.model, alone.training.model_copy(update={"learning_rate": 1.0, "learning_rate_decay": 1.0}))
+    # Neither the seed nor the mixtures nor the learning rate change what a step costs.
+    rate = {"learning_rate": 1.0, "learning_rate_decay": 1.0, "constant_seconds": 0.0}
+    name = signature(alone.model, alone.training.model_copy(update=rate))
     if name not in known:
         known[name] = measure_step(alone, recipe, step_threads(place))
     return known[name]

@@ -50,6 +50,7 @@ class TrainingConfig(Config):
         description="final learning rate as a share of the initial one, reached exponentially; 1 keeps it constant",
     )
     warmup_seconds: float = Field(0.0, ge=0, description="audio seconds of linear warm-up; 0: none")
+    constant_seconds: float = Field(0.0, ge=0, description="audio seconds before the decay begins, with the warm-up")
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay (AdamW); 0: none")
     gradient_clip: float = Field(1.0, ge=0, description="maximum gradient norm; 0: no clipping")
     ema: float = Field(
@@ -101,6 +102,11 @@ class TrainingConfig(Config):
             raise ValueError(
                 f"warmup_seconds ({self.warmup_seconds:g}) must not exceed audio_seconds ({self.audio_seconds:g}): "
                 "the learning rate would never be reached"
+            )
+        if self.constant_seconds >= self.audio_seconds:
+            raise ValueError(
+                f"constant_seconds ({self.constant_seconds:g}) must be below audio_seconds ({self.audio_seconds:g}): "
+                "the learning rate would never decay"
             )
         return self
 
@@ -258,6 +264,11 @@ RULES: dict[str, Rule] = {
     ),
     "training.absent_weight": Rule(
         "training.loss: snr or si_sdr", ("training.loss",), lambda settings: settings.training.loss in {"snr", "si_sdr"}
+    ),
+    "training.constant_seconds": Rule(
+        "a training.learning_rate_decay below 1",
+        ("training.learning_rate_decay",),
+        lambda settings: settings.training.learning_rate_decay < 1,
     ),
     "training.patience_seconds": Rule(
         "to be over before the last report, counted from the first",

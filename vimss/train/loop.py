@@ -312,7 +312,9 @@ def _scored_again(state: State, validate: Validation, network: nn.Module, averag
 def learning_rate(config: TrainingConfig, audio_seconds: float) -> float:
     """Learning rate of the step that ends at `audio_seconds`: linear warm-up times exponential decay."""
     warmup = min(1.0, audio_seconds / config.warmup_seconds) if config.warmup_seconds else 1.0
-    return config.learning_rate * warmup * config.learning_rate_decay ** (audio_seconds / config.audio_seconds)
+    begin = config.constant_seconds
+    decayed = max(0.0, audio_seconds - begin) / (config.audio_seconds - begin)
+    return config.learning_rate * warmup * config.learning_rate_decay**decayed
 
 
 def update_ema(average: nn.Module, network: nn.Module, decay: float) -> None:
