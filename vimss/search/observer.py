@@ -254,7 +254,7 @@ class Observer(tune.Callback):
             self.give_up = now + seconds
             self.asked = set(self.heartbeats)
             log.warning(
-                "stopping: trainings write a checkpoint after their step, for up to %.0f s; a second signal stops at once",
+                "stopping: trainings write a checkpoint, for up to %.0f s; a second signal stops at once",
                 seconds,
             )
             for trial_id in self.asked:
