@@ -189,7 +189,8 @@ def test_a_search_that_is_told_to_end_leaves_checkpoints_for_the_same_command(
     assert search.cluster.work() == []
     search.start()
     search.wait_for_progress()
-    record_property("fault", [f"{number.name}, {of_workers(workers)}", time.monotonic() - begin, BY_COMMAND])
+    name = "Ctrl-C" if number == signal.SIGINT else number.name
+    record_property("fault", [f"{name}, {of_workers(workers)}", time.monotonic() - begin, BY_COMMAND])
     assert search.wait() == 0, search.output()
     check_as_undisturbed(search, expected)
 
