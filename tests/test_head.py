@@ -57,7 +57,9 @@ def test_a_head_that_answers_again_in_time_is_not_lost(quick, monkeypatch):
 def test_a_process_that_waits_for_ray_without_end_says_that_the_head_is_lost_and_ends():
     script = """
 import time
+from vimss.console import print_warnings
 from vimss.runtime import head
+print_warnings()
 head.LOOK_SECONDS, head.HEAD_SECONDS, head.RAISE_SECONDS = 0.01, 0.1, 0.1
 with head.head_watched("127.0.0.1:1"):
     time.sleep(60)

@@ -139,9 +139,8 @@ def test_the_figure_is_the_same_for_any_share_of_the_ranks(opened, small_manifes
     config = ValidationConfig(mixtures=6, seconds=0.25)
     whole = Validation(objective, chosen, small_manifest, config)
     value = whole(network)
-    table = torch.zeros(whole.count, len(objective.examine(network, whole.batches[0], whole.device)))
-    table = table.double()
     with torch.no_grad():
+        table = torch.zeros(whole.count, len(objective.examine(network, whole.batches[0], whole.device))).double()
         for rank in range(4):
             part = Validation(objective, chosen, small_manifest, config, (rank, 4))
             for number, batch in enumerate(part.batches):

@@ -7,6 +7,7 @@ import sys
 import time
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -246,6 +247,7 @@ def test_ray_at_hand_starts_once_when_it_is_needed(monkeypatch):
     monkeypatch.setattr(ray, "is_initialized", lambda: bool(started))
     monkeypatch.setattr(ray, "cluster_resources", lambda: {TRIAL_SLOT: 1})
     monkeypatch.setattr(ray, "shutdown", lambda: started.append("shutdown"))
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:1"))
     with ray_at_hand(Place(name="local")):
         assert started == []
         start_ray()

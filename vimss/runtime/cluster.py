@@ -118,9 +118,8 @@ def ray_running(place: Place, num_cpus: int = 0) -> Iterator[None]:
         else:
             _start_here(stack.enter_context(_short_folder()), num_cpus)
             stack.enter_context(watched())
-        if not address.startswith("ray://"):  # whose server tells its client
-            stack.enter_context(head_watched(ray.get_runtime_context().gcs_address))
         stack.callback(ray.shutdown)
+        stack.enter_context(head_watched(ray.get_runtime_context().gcs_address))
         if TRIAL_SLOT not in ray.cluster_resources():
             raise PlaceError(
                 f"the Ray cluster must count running trials by the resource '{TRIAL_SLOT}'",

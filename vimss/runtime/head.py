@@ -6,15 +6,17 @@
 Ray 2.60 ends a process that cannot reach the head for a minute, with exit code 1 and no word of what to do.
 """
 
+import logging
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from vimss.errors import PlaceError
+
+log = logging.getLogger(__name__)
 
 HEAD_SECONDS = 40.0
 """How long the head may not answer: longer than it takes to start again, shorter than Ray itself waits."""
@@ -69,5 +71,5 @@ def _watch(address: str, ended: threading.Event) -> None:
     )
     _errors.append(error)
     if not ended.wait(RAISE_SECONDS):
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        log.error("%s", error)
         os._exit(1)
