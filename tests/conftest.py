@@ -115,6 +115,15 @@ def small_manifest(small_recipe, small_store) -> Manifest:
     return write_shards(small_recipe, "small", small_store)
 
 
+@pytest.fixture(scope="session")
+def moving_manifest(small_store) -> Manifest:
+    """Shards for questions of time: pieces of 15 s in one clip each, with pictures that follow each other quickly."""
+    recipe = load_recipe(
+        "quickstart", ["options={minutes: 2.5, piece_seconds: 15}", "picture={size: 32, frame_rate: 12.5}"]
+    )
+    return write_shards(recipe, "moving", small_store)
+
+
 @pytest.fixture
 def files(tmp_path):
     """Three files, each a piece of one shard."""

@@ -36,7 +36,7 @@ COMMON = ["--help", "--on", "--set"]
 STUDY = [*COMMON, "--json", "--seed"]
 OPTIONS = {
     "shard": [*STUDY, "--check", "--minutes", "--out", "--show", "--source", "--verbose"],
-    "features": [*STUDY, "--device", "--network", "--weights", "--verbose"],
+    "features": [*STUDY, "--device", "--every", "--network", "--weights", "--verbose"],
     "train": [*STUDY, "--wait", "--verbose"],
     "search": [*STUDY, "--continue", "--dry-run", "--wait", "--verbose"],
     "evaluate": [*STUDY, "--device", "--model", "--shards", "--split", "--verbose"],
