@@ -116,12 +116,11 @@ def small_manifest(small_recipe, small_store) -> Manifest:
 
 
 @pytest.fixture(scope="session")
-def moving_manifest(small_store) -> Manifest:
-    """Shards for questions of time: pieces of 15 s in one clip each, with pictures that follow each other quickly."""
-    recipe = load_recipe(
-        "quickstart", ["options={minutes: 2.5, piece_seconds: 15}", "picture={size: 32, frame_rate: 12.5}"]
-    )
-    return write_shards(recipe, "moving", small_store)
+def moving_manifest(small_store, tmp_path_factory) -> Manifest:
+    """Shards of trios who move at each of their notes."""
+    from moving_players import moving_shards
+
+    return moving_shards(tmp_path_factory.mktemp("moving"), small_store)
 
 
 @pytest.fixture
