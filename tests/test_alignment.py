@@ -182,6 +182,16 @@ def test_the_edges_of_an_excerpt_do_not_give_the_right_window_away():
     assert float((seen - seen[..., :1]).abs().max()) < 1e-5 and float(heard.std(-1).max()) < 0.05
 
 
+def test_a_louder_window_has_no_higher_scores():
+    torch.manual_seed(0)
+    network = AlignmentNetwork(settings(), ("vn",), RATE)
+    heard, seen = torch.rand(2, 1, 32, 60)
+    louder = torch.cat([heard[..., :30], heard[..., 30:] + 5], dim=2)
+    with torch.no_grad():
+        before, after = (network.scores(vectors, seen, 20, 5) for vectors in (heard, louder))
+    torch.testing.assert_close(after[..., 30:], before[..., 30:], rtol=1e-3, atol=1e-3)
+
+
 def test_the_loop_reports_its_figure_and_its_model_is_judged_by_it(shards, tmp_path, capsys):
     reports = []
 
@@ -230,6 +240,16 @@ def test_mixtures_that_are_too_short_for_the_figure_are_refused(moving_manifest,
     with pytest.raises(ConfigError, match="and clips as long; got 14, and clips of 3 s in 'small'"):
         validation_spec(small_manifest, ValidationConfig(seconds=14), "alignment")
     assert figure_spec(moving_manifest, "test", "alignment").samples == 14 * RATE
+
+
+def test_mixtures_are_as_short_as_the_clips_of_half_of_the_pieces(moving_manifest):
+    lengths = iter([10.55, 40.0] * len(moving_manifest.pieces))
+    pieces = tuple(piece.model_copy(update={"seconds": next(lengths)}) for piece in moving_manifest.pieces)
+    found = figure_spec(moving_manifest.model_copy(update={"pieces": pieces}), "valid", "alignment")
+    assert found.samples == 14 * RATE  # the median of 10.55 and 20 s, in clips of 30 s at most
+    pieces = tuple(piece.model_copy(update={"seconds": 10.55}) for piece in pieces)
+    found = figure_spec(moving_manifest.model_copy(update={"pieces": pieces}), "valid", "alignment")
+    assert found.samples == 10.5 * RATE
 
 
 def test_shards_without_motion_are_refused(moving_manifest):
