@@ -132,6 +132,14 @@ def small_manifest(small_recipe, small_store) -> Manifest:
     return write_shards(small_recipe, "small", small_store)
 
 
+@pytest.fixture(scope="session")
+def moving_manifest(small_store, tmp_path_factory) -> Manifest:
+    """Shards of trios who move at each of their notes."""
+    from moving_players import moving_shards
+
+    return moving_shards(tmp_path_factory.mktemp("moving"), small_store)
+
+
 @pytest.fixture
 def files(tmp_path):
     """Three files, each a piece of one shard."""

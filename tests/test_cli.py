@@ -36,7 +36,7 @@ COMMON = ["--help", "--on", "--set"]
 STUDY = [*COMMON, "--json", "--seed"]
 OPTIONS = {
     "shard": [*STUDY, "--check", "--minutes", "--out", "--show", "--source", "--verbose"],
-    "features": [*STUDY, "--device", "--network", "--weights", "--verbose"],
+    "features": [*STUDY, "--device", "--every", "--network", "--weights", "--verbose"],
     "train": [*STUDY, "--wait", "--verbose"],
     "search": [*STUDY, "--continue", "--dry-run", "--wait", "--verbose"],
     "evaluate": [*STUDY, "--device", "--model", "--shards", "--split", "--verbose"],
@@ -189,7 +189,7 @@ def written(tmp_path, small_manifest, small_recipe) -> Path:
         (
             2,
             "search quickstart --set nonsense=1",
-            "choose from compare, controls, expected, instruments, mixing, model, ",
+            "choose from alignment, compare, controls, expected, instruments, mixing, model, ",
         ),
         (
             2,

@@ -140,7 +140,10 @@ def write(tmp_path, text):
         ("model: {outputs: queries}", r"queries needs a site"),
         ("tune: {training.batch_size: {low: 4, high: 2}}", r"either `choices` or a range"),
         ("tune: {training.x: {choices: [1]}}", r"unknown key 'training.x'"),
-        ("tune: {optimizer.x: {choices: [1]}}", r"must be model\.\*, mixing\.\*, training\.\* or instruments"),
+        (
+            "tune: {optimizer.x: {choices: [1]}}",
+            r"must be model\.\*, mixing\.\*, training\.\*, instruments\.\* or alignment",
+        ),
         ("compare: {model.op: [film]}\ntune: {model.op: {choices: [add]}}", r"stands in `compare` or in `tune`"),
         (
             "tune: {model.levels: {low: 3, high: 20}}",
@@ -240,8 +243,8 @@ def write(tmp_path, text):
         ("compare: {seed: [0, -1]}", r"experiment mine: seed: .*greater than or equal to 0.*got -1"),
         (
             "compare: {seed.x: [0]}",
-            r"a varied key must be model\.\*, mixing\.\*, training\.\* or instruments\.\*, seed or objective; "
-            "got 'seed.x'",
+            r"a varied key must be model\.\*, mixing\.\*, training\.\*, instruments\.\* or alignment\.\*, seed or "
+            "objective; got 'seed.x'",
         ),
         ("controls: {a: {seeds: 1}}", r"a varied key must be model\.\*, .*, seed or objective; got 'seeds'"),
         (

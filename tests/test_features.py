@@ -3,8 +3,10 @@
 import json
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from vimss.errors import ConfigError, DataError
 from vimss.features import compute_features
@@ -14,7 +16,7 @@ from vimss.model.contexts.features import read_features
 from vimss.model.networks.wave_u_net import WaveUNetConfig
 from vimss.model.separator import Separator
 from vimss.shards.cache import ENTRY, FEATURES
-from vimss.shards.computed import available_features
+from vimss.shards.computed import ROWS, available_features, middle_pictures, rows_of_pictures
 from vimss.stream.read import read_clips
 from vimss.train.config import Settings, ValidationConfig
 from vimss.train.loop import Training, train
@@ -141,3 +143,66 @@ def _settings(context):
     }  # fmt: skip
     training = {"batch_size": 2, "output_samples": 2005, "audio_seconds": 4, "report_seconds": 2, "learning_rate": 1e-3}
     return Settings.model_validate({"model": model, "training": training, "mixing": {"windows_per_clip": 2}})
+
+
+# A rate of their own
+
+
+@pytest.fixture(scope="module")
+def slow(small_manifest):
+    """Features with a row for every 0.6 s: two or three of the four pictures a second have the same."""
+    return compute_features(small_manifest, VISION, every=0.6)
+
+
+def test_the_features_of_a_picture_are_those_of_the_middle_picture_of_its_row(small_manifest, computed, slow):
+    parts = {name: _features(small_manifest, name) for name in (computed, slow)}
+    for own, every in zip(parts[computed], parts[slow], strict=True):
+        middle = {0: 1, 1: 4, 2: 6, 3: 9, 4: 11}
+        times = [int(picture / 4 / 0.6 + 1e-6) for picture in range(len(own))]
+        wanted = own[[min(middle[time], len(own) - 1) for time in times]]
+        np.testing.assert_allclose(every, wanted, rtol=0.02, atol=0.01)
+
+
+def _features(manifest, name):
+    clip = next(read_clips(manifest, "train", parts=("features",), features=name))
+    return [player.features for player in clip.players]
+
+
+def test_one_row_is_kept_for_many_pictures(small_manifest, slow):
+    path = next((small_manifest.folder / FEATURES / slow).glob("*.safetensors"))
+    with safe_open(path, framework="np") as file:
+        name = next(key for key in file.keys() if key.endswith(ROWS))  # noqa: SIM118 - no dict
+        rows, kept = file.get_tensor(name), file.get_tensor(name.removesuffix(ROWS))
+    assert len(kept) == rows[-1] + 1 == 5 and len(rows) == 12
+
+
+def test_a_context_reads_the_rate_that_its_settings_say(small_manifest, computed, slow):
+    assert slow.startswith("resnet18-0.6s-") and read_features(small_manifest, slow).every == 0.6
+    assert prepare(small_manifest, features_every=0.6) == slow
+    assert prepare(small_manifest) == computed
+    message = (
+        r"complete folder of resnet18-0.5s features .*; got .*resnet18-0.6s-.*--network resnet18 --every 0.5`, or set"
+    )
+    with pytest.raises(DataError, match=message):
+        prepare(small_manifest, features_every=0.5)
+
+
+def test_features_from_before_there_was_a_rate_have_a_row_for_every_picture(small_manifest, computed):
+    path = small_manifest.folder / FEATURES / computed / ENTRY
+    whole = path.read_text()
+    path.write_text(json.dumps({key: value for key, value in json.loads(whole).items() if key != "every"}))
+    assert prepare(small_manifest) == computed and read_features(small_manifest, computed).every == 0
+    path.write_text(whole)
+
+
+def test_more_rows_than_pictures_are_refused(small_manifest):
+    with pytest.raises(ConfigError, match="--every must be at least the time between two pictures of 'small', 0.25 s"):
+        compute_features(small_manifest, VISION, every=0.2)
+
+
+@pytest.mark.parametrize(("rate", "every", "rows"), [(25.0, 0.5, 2), (12.5, 0.1, 9), (10.0, 0.3, 4), (4.0, 100.0, 1)])
+def test_rows_follow_each_other_whatever_the_rates(rate, every, rows):
+    found = rows_of_pictures(int(rate), rate, every)
+    assert found.tolist() == sorted(found) and set(found) == set(range(rows))
+    middles = middle_pictures(found)
+    assert found[middles].tolist() == list(range(rows))

@@ -245,7 +245,7 @@ def test_a_damaged_model_is_refused(small_recipe, tmp_path):
 
 def test_a_model_of_an_objective_that_is_not_known_is_refused(small_recipe, tmp_path):
     folder = saved(small_recipe, tmp_path / "model")
-    text = (folder / "model.json").read_text().replace('"instruments",', '"alignment",', 1)
+    text = (folder / "model.json").read_text().replace('"instruments",', '"denoising",', 1)
     (folder / "model.json").write_text(text)
-    with pytest.raises(ModelError, match="must be one of separation, instruments.*; got 'alignment' in its model.json"):
+    with pytest.raises(ModelError, match="must be one of separation, instruments.*; got 'denoising' in its model.json"):
         load_network(folder)

@@ -93,8 +93,9 @@ def _context_for(separator, batch=3, count=2):
         case "labels":
             count = 1 if separator.config.outputs == "instruments" else count
             return torch.rand(batch, count, len(LABELS), dtype=torch.float64, generator=generator)
-        case "features" | "skeleton":
-            return torch.randn(batch, count, 3, 5, dtype=torch.float64, generator=generator)
+        case "features" | "skeleton" | "motion":
+            width = separator.interface.context.width
+            return torch.randn(batch, count, 3, width, dtype=torch.float64, generator=generator)
         case "frames":
             return torch.randint(0, 256, (batch, count, 1, 16, 16, 3), dtype=torch.uint8, generator=generator)
 

@@ -9,6 +9,7 @@ from test_train import one_thread  # noqa: F401 - a fixture that all use
 
 from vimss.errors import ConfigError
 from vimss.experiment import Experiment
+from vimss.model.contexts.motion import compute_motion
 from vimss.model.separator import read_card
 from vimss.search.consistency import load_experiment
 from vimss.stream.batch import Examples, Position
@@ -33,10 +34,17 @@ SMALL = {
     "instruments by both": {
         "model": PICTURES, "training": {"output_samples": 4000}, "instruments": {"inputs": "both"},
     },
+    "alignment": {"training": {"output_samples": 72000}, "alignment": {"seconds": 2.0}},
 }  # fmt: skip
 """Settings under which an objective trains something small; their names begin with the objective's."""
 
-RATE = {"separation": 1e-2, "instruments": 3e-4, "instruments by sound": 1e-3, "instruments by both": 3e-4}
+RATE = {
+    "separation": 1e-2,
+    "instruments": 3e-4,
+    "instruments by sound": 1e-3,
+    "instruments by both": 3e-4,
+    "alignment": 1e-3,
+}
 """At which a batch is learned in a few steps."""
 
 
@@ -51,17 +59,31 @@ def case(request):
 
 
 @pytest.fixture
-def opened(case, small_manifest):
+def manifest(case, request):
+    """The shards of a case."""
+    return shards_of(case, request)
+
+
+def shards_of(case, request):
+    if case != "alignment":
+        return request.getfixturevalue("small_manifest")
+    manifest = request.getfixturevalue("moving_manifest")
+    compute_motion(manifest)
+    return manifest
+
+
+@pytest.fixture
+def opened(case, manifest):
     """Settings, objective, a new network and a batch of three mixtures."""
-    return open_case(case, small_manifest)
+    return open_case(case, manifest)
 
 
-def open_case(case, small_manifest):
+def open_case(case, manifest):
     chosen = Settings.model_validate({"objective": case.partition(" ")[0], **SMALL[case]})
-    objective = open_objective(chosen, small_manifest)
+    objective = open_objective(chosen, manifest)
     torch.manual_seed(0)
     network = objective.build()
-    examples = Examples(small_manifest, "train", chosen.mixing, objective.window(), objective.interface, 0)
+    examples = Examples(manifest, "train", chosen.mixing, objective.window(), objective.interface, 0)
     return chosen, objective, network, next(examples.batches(3, Position()))[0]
 
 
@@ -134,15 +156,16 @@ def test_a_saved_network_gives_the_same_when_it_is_loaded(opened, tmp_path):
     assert torch.equal(kept(objective, objective.load(tmp_path / "model"), batch), kept(objective, network, batch))
 
 
-def test_the_figure_is_the_same_for_any_share_of_the_ranks(opened, small_manifest):
+def test_the_figure_is_the_same_for_any_share_of_the_ranks(opened, manifest):
     chosen, objective, network, _ = opened
-    config = ValidationConfig(mixtures=6, seconds=0.25)
-    whole = Validation(objective, chosen, small_manifest, config)
+    seconds = max(0.25, OBJECTIVES[chosen.objective].least_seconds)
+    config = ValidationConfig(mixtures=6, seconds=seconds)
+    whole = Validation(objective, chosen, manifest, config)
     value = whole(network)
     with torch.no_grad():
         table = torch.zeros(whole.count, len(objective.examine(network, whole.batches[0], whole.device))).double()
         for rank in range(4):
-            part = Validation(objective, chosen, small_manifest, config, (rank, 4))
+            part = Validation(objective, chosen, manifest, config, (rank, 4))
             for number, batch in enumerate(part.batches):
                 table[rank + 4 * number] = objective.examine(network.eval(), batch, part.device)
     assert objective.value(table) == value
@@ -152,9 +175,9 @@ def test_the_figure_is_the_same_for_any_share_of_the_ranks(opened, small_manifes
 
 
 @pytest.fixture(params=[name for name in SMALL if not OBJECTIVES[name.partition(" ")[0]].separates])
-def by_figure(request, small_manifest):
+def by_figure(request):
     """The same of objectives that do not separate."""
-    return open_case(request.param, small_manifest)
+    return open_case(request.param, shards_of(request.param, request))
 
 
 def test_the_guess_depends_on_the_mixtures_alone(by_figure):
@@ -181,7 +204,7 @@ def test_a_saved_network_is_loaded_without_shards_and_predicts(by_figure, tmp_pa
     loaded = load_network(tmp_path / "model")
     assert (loaded.labels, loaded.sample_rate) == (network.labels, network.sample_rate)
     assert settings_of(read_card(tmp_path / "model")).objective == chosen.objective
-    arrays = {"mixture": batch.mixture, "frames": batch.context}
+    arrays = {"mixture": batch.mixture, "frames": batch.context, "motion": batch.context}
     found = loaded.predict({given.name: arrays[given.name] for given in loaded.inputs()})
     assert list(found) == [given.name for given in loaded.outputs()]
     assert all(found[given.name].dtype == given.dtype and len(found[given.name]) == 3 for given in loaded.outputs())

@@ -22,6 +22,7 @@ from vimss.evaluate import Evaluation
 from vimss.evaluate.figures import FigureEvaluation
 from vimss.experiment import Experiment
 from vimss.model.card import WEIGHTS
+from vimss.model.contexts import motion
 from vimss.model.vision_config import VisionConfig
 from vimss.pages.of_clip import write_clip_pages
 from vimss.pages.of_trial import run_files
@@ -101,12 +102,25 @@ def write_features(
     vision: VisionConfig,
     device: str = "cpu",
     show_progress: Callable[[str], None] = lambda _: None,
+    every: float = 0.0,
 ) -> Folder:
     """Compute the vision features of a recipe's shards, beside them; return their folder."""
     folder = write.shards_folder(recipe, recipe_name(name), session.store)
     manifest = open_shards(folder, session.store)
     total = len(manifest.shards)
-    return features.write_features(manifest, vision, device, lambda done: show_progress(f"{done} of {total} shards"))
+    return features.write_features(
+        manifest, vision, device, lambda done: show_progress(f"{done} of {total} shards"), every
+    )
+
+
+def write_motion(
+    session: Session, name: str | Path, recipe: Recipe, show_progress: Callable[[str], None] = lambda _: None
+) -> Folder:
+    """Compute the motion in the pictures of a recipe's shards, beside them; return its folder."""
+    folder = write.shards_folder(recipe, recipe_name(name), session.store)
+    manifest = open_shards(folder, session.store)
+    total = len(manifest.shards)
+    return motion.write_motion(manifest, lambda done: show_progress(f"{done} of {total} shards"))
 
 
 def experiment_recipe(experiment: Experiment) -> Recipe:

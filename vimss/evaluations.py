@@ -107,9 +107,10 @@ def evaluate_by_figure(
     for name, folder in folders.items():
         check_model(folder, name, objective, manifest)
     # Draw it once, before the tasks read it at the same time.
-    fixed_set(manifest, figure_spec(manifest, split, objective))
-    table = Table(manifest.folder, split)
-    tasks = [figure_tasks(table, Row(name, folder, device=device)) for name, folder in folders.items()]
+    spec = figure_spec(manifest, split, objective)
+    fixed_set(manifest, spec)
+    table, seconds = Table(manifest.folder, split), spec.samples / manifest.recipe.sample_rate
+    tasks = [figure_tasks(table, Row(name, folder, device=device), seconds) for name, folder in folders.items()]
     found = [
         evaluation_by_figure(parts, objective, manifest, split)
         for parts in _in_parallel(examine_mixtures, tasks, on_progress)

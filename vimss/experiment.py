@@ -42,7 +42,7 @@ from vimss.yaml_files import check_file_name, find_yaml
 
 Scalar = bool | int | float | str
 
-GROUPS = ("model", "mixing", "training", "instruments")
+GROUPS = ("model", "mixing", "training", "instruments", "alignment")
 """Groups of settings that an experiment sets, compares and tunes."""
 
 SEED = "seed"
@@ -172,6 +172,9 @@ class Experiment(Config):
     instruments: dict[str, Any] = Field(
         default_factory=dict, description="differences from the defaults of `objective: instruments`"
     )
+    alignment: dict[str, Any] = Field(
+        default_factory=dict, description="differences from the defaults of `objective: alignment`"
+    )
     compare: dict[str, tuple[Scalar, ...]] = Field(
         default_factory=dict, description="variables of the question; `seed` may be one, and replaces the one above"
     )
@@ -195,6 +198,7 @@ class Experiment(Config):
             "mixing": dict(self.mixing),
             "training": dict(self.training),
             "instruments": dict(self.instruments),
+            "alignment": dict(self.alignment),
             "seed": self.seed,
             "objective": self.objective,
         }

@@ -1,6 +1,7 @@
 """Vision features, computed once and written beside the shards.
 
     folder = write_features(manifest, VisionConfig())              # features/resnet18-3f9c2a1b07/
+    folder = write_features(manifest, VisionConfig(), every=0.5)   # features/resnet18-0.5s-3f9c2a1b07/
     clips = read_clips(manifest, "train", parts=("audio", "features"), features="resnet18-3f9c2a1b07")
 
 The context `features` reads them (`vimss.model.contexts.features`). A file that exists is complete, so the same call
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from vimss.config import parse_config
 from vimss.errors import ConfigError
-from vimss.model.contexts.features import FeatureEntry
+from vimss.model.contexts.features import FeatureEntry, features_name
 from vimss.model.device import gpu_share, on_device
 from vimss.model.vision import Vision, weights_digest
 from vimss.model.vision_config import VisionConfig
@@ -28,7 +29,7 @@ from vimss.runtime import parallel_map
 from vimss.shards.cache import FEATURES
 from vimss.shards.manifest import Manifest, Shard, open_manifest
 from vimss.storage import Folder
-from vimss.stream.compute import write_arrays
+from vimss.stream.compute import Computation, write_arrays
 
 
 def compute_features(
@@ -37,6 +38,7 @@ def compute_features(
     shards: Sequence[Shard] | None = None,
     progress: Callable[[float], None] | None = None,
     device: str = "cpu",
+    every: float = 0.0,
 ) -> str:
     """Write the features of every picture in `shards` (default: all), and return the folder's name.
 
@@ -46,36 +48,43 @@ def compute_features(
         shards: the shards of this process; the last process to finish writes the entry.
         progress: called after each shard with the seconds of music done.
         device: the device of the network.
+        every: seconds between two rows of features, each of the picture in the middle; 0: a row for every picture.
 
     Raises:
+        ConfigError: there would be more rows than pictures.
         DataError: no player of a shard has a picture.
         ModelError: the network's weights are not available.
 
     """
     network = on_device(Vision(vision.model_copy(update={"frozen": True})), device)
     digest = weights_digest(network)
-    name = f"{vision.network}-{digest[:10]}"
+    name = f"{features_name(vision.network, every)}-{digest[:10]}"
 
     def of_pictures(pictures: UInt8[np.ndarray, "v h w 3"]) -> Float16[np.ndarray, "v d"]:
         features: Tensor = network(torch.from_numpy(pictures).to(device)[None, None])[0, 0]
         return features.cpu().numpy().astype(np.float16)
 
     about = {"network": vision.network, "weights_sha256": digest, "feature_size": vision.feature_size}
-    write_arrays(manifest, name, of_pictures, functools.partial(FeatureEntry, **about), shards, progress)
+    made = Computation(name, of_pictures, functools.partial(FeatureEntry, **about), every)
+    write_arrays(manifest, made, shards, progress)
     return name
 
 
 def write_features(
-    manifest: Manifest, vision: VisionConfig, device: str = "cpu", on_done: Callable[[int], None] = lambda count: None
+    manifest: Manifest,
+    vision: VisionConfig,
+    device: str = "cpu",
+    on_done: Callable[[int], None] = lambda count: None,
+    every: float = 0.0,
 ) -> Folder:
     """`compute_features` in parallel, one Ray task per shard; returns the folder.
 
     `on_done` is called with the number of shards that are done.
     """
     done = itertools.count(1)
-    tasks = [FeaturesTask(manifest.folder, vision, shard, device) for shard in manifest.shards]
+    tasks = [FeaturesTask(manifest.folder, vision, shard, device, every) for shard in manifest.shards]
     parallel_map(run_features, tasks, lambda _: on_done(next(done)), lambda task: gpu_share(task.device))
-    return manifest.home / FEATURES / compute_features(manifest, vision)
+    return manifest.home / FEATURES / compute_features(manifest, vision, every=every)
 
 
 @dataclass(frozen=True)
@@ -86,11 +95,12 @@ class FeaturesTask:
     vision: VisionConfig
     shard: Shard
     device: str
+    every: float = 0.0
 
 
 def run_features(task: FeaturesTask) -> str:
     """One task of `write_features`."""
-    return compute_features(open_manifest(task.shards), task.vision, [task.shard], device=task.device)
+    return compute_features(open_manifest(task.shards), task.vision, [task.shard], device=task.device, every=task.every)
 
 
 def load_vision(network: str, weights: str | Path) -> VisionConfig:

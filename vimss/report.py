@@ -209,6 +209,15 @@ def print_figures(split: str, evaluations: Sequence[FigureEvaluation]) -> None:
     by_label = label_rows(evaluations)
     if by_label:
         print_table(f"{figure.heading} of each label", ("", *(one.system for one in evaluations)), by_label)
+    further = _further_rows(evaluations)
+    if further:
+        print_table(f"{figure.heading} of", ("", *(one.system for one in evaluations)), further)
+
+
+def _further_rows(evaluations: Sequence[FigureEvaluation]) -> list[tuple[str, ...]]:
+    """One row per further figure, one column per system."""
+    names = dict.fromkeys(name for one in evaluations for name in one.beside)
+    return [(name, *(f"{one.beside.get(name, math.nan):.2f}" for one in evaluations)) for name in names]
 
 
 def _pieces(count: int) -> str:

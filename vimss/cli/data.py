@@ -8,6 +8,9 @@ import typer
 from vimss.cli.options import Device, Json, On, RecipeName, Seed, Set, Verbose
 from vimss.errors import ConfigError
 
+WEIGHTS = "torchvision"
+"""Of vision networks, where none are given."""
+
 
 def shard(
     recipe: RecipeName,
@@ -104,10 +107,13 @@ def _check_shards(name: str, recipe: Any, place: str, shards: str | None, as_jso
 
 def features(
     recipe: RecipeName,
-    network: Annotated[str, typer.Option(help="Vision network: resnet18, resnet50 or mobilenet_v2.")] = "resnet18",
-    weights: Annotated[str, typer.Option(help="Weights: torchvision, random, or the path of a file.")] = (
-        "torchvision"
-    ),
+    network: Annotated[
+        str, typer.Option(help="Vision network: resnet18, resnet50 or mobilenet_v2; or motion, which needs none.")
+    ] = "resnet18",
+    weights: Annotated[str, typer.Option(help="Weights: torchvision, random, or the path of a file.")] = WEIGHTS,
+    every: Annotated[
+        float, typer.Option(help="Seconds between two rows of a network's features; 0: a row for every picture.", min=0)
+    ] = 0.0,
     device: Device = "auto",
     seed: Seed = None,
     changes: Set = None,
@@ -115,20 +121,37 @@ def features(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Compute vision features of the pictures in the shards."""
+    """Compute vision features of the pictures in the shards, or the motion in them."""
     from vimss import api
     from vimss.console import out, print_json, stage
     from vimss.features import load_vision
+    from vimss.model.contexts.motion import NETWORK
     from vimss.model.device import device_of_tasks
     from vimss.session import open_session
     from vimss.shards.recipe import load_recipe
 
     loaded = load_recipe(recipe, changes or (), seed)
-    vision = load_vision(network, weights)
-    with open_session(place) as session, stage("features") as show_progress:
-        resolved = device_of_tasks(session.place, device)
-        folder = api.write_features(session, recipe, loaded, vision, resolved, show_progress)
+    if network == NETWORK:
+        _check_network_is_used(weights, every)
+        with open_session(place) as session, stage(NETWORK) as show_progress:
+            folder = api.write_motion(session, recipe, loaded, show_progress)
+    else:
+        vision = load_vision(network, weights)
+        with open_session(place) as session, stage("features") as show_progress:
+            resolved = device_of_tasks(session.place, device)
+            folder = api.write_features(session, recipe, loaded, vision, resolved, show_progress, every)
     if as_json:
         print_json({"folder": str(folder)})
     else:
         out.print(str(folder))
+
+
+def _check_network_is_used(weights: str, every: float) -> None:
+    """ConfigError where something is said of a network, and none is used."""
+    for option, value, default in (("--weights", weights, WEIGHTS), ("--every", f"{every:g}", "0")):
+        if value != default:
+            raise ConfigError(
+                f"{option} must be left out with --network motion, which uses no network and needs every picture",
+                got=f"{option} {value}",
+                fix="leave it out, or choose a vision network",
+            )

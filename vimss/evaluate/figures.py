@@ -9,9 +9,11 @@ The set is drawn as the validation set is: a function of the shards, the recipe'
 and every comparison are made of these rows.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
@@ -29,15 +31,23 @@ from vimss.shards.manifest import Manifest, open_manifest
 from vimss.stream.fixed import FixedSpec, fixed_set
 from vimss.train.config import Settings, ValidationConfig
 from vimss.train.figure import Figure
-from vimss.train.objectives import OBJECTIVES, FigureObjective, Objective, figure_of, open_objective
+from vimss.train.objectives import (
+    OBJECTIVES,
+    Entry,
+    FigureObjective,
+    FurtherFigures,
+    Objective,
+    figure_of,
+    open_objective,
+)
 from vimss.train.objectives.saved import settings_of
 from vimss.train.validation import FixedBatches, validation_spec
 
 MIXTURES = 96
 """Of a split: 16 for each number of sources, aligned and random."""
 
-SECONDS = 2.0
-"""Length of a mixture, as in the validation set; half a clip where clips are short."""
+SECONDS = Entry.seconds
+"""Length of a mixture, as in the validation set, for most objectives; half a clip where clips are short."""
 
 GUESS = "constant guess"
 """Name of the row of a network that knows nothing: see `FigureObjective.guess`."""
@@ -67,6 +77,7 @@ class FigureEvaluation(Config):
     value: float = Field(description="the objective's figure")
     interval: Interval | None = Field(description="95 %, over pieces; null where undefined")
     labels: dict[str, float] = Field(description="the figure of each label that has one")
+    beside: dict[str, float] = Field({}, description="further figures of the same mixtures, by what they are of")
     rows: tuple[MixtureRow, ...]
 
     @property
@@ -87,11 +98,12 @@ class FigureTask:
     table: Table
     row: Row
     mixtures: range
+    mixture_seconds: float = SECONDS
 
     @property
     def seconds(self) -> float:
         """Seconds of sound in its mixtures."""
-        return len(self.mixtures) * SECONDS
+        return len(self.mixtures) * self.mixture_seconds
 
 
 @dataclass(frozen=True)
@@ -106,14 +118,22 @@ class FigurePart:
 
 def figure_spec(manifest: Manifest, split: str, objective: str) -> FixedSpec:
     """The mixtures that networks of an objective are judged on, the same for all of them."""
-    seconds = min(SECONDS, manifest.recipe.clip_seconds / 2)
+    entry, longest = OBJECTIVES[objective], manifest.recipe.clip_seconds
+    most = longest / 2
+    if entry.least_seconds:
+        # A small corpus has short pieces in its smaller splits; half of the clips are long enough for the mixtures.
+        pieces = [piece.seconds for piece in manifest.pieces if piece.split == split]
+        clips = [seconds / math.ceil(seconds / longest) for seconds in pieces]
+        most = max(entry.least_seconds, math.floor(10 * median(clips or [longest])) / 10)
+    seconds = min(entry.seconds, most)
     return validation_spec(manifest, ValidationConfig(mixtures=MIXTURES, seconds=seconds), objective, split)
 
 
-def figure_tasks(table: Table, row: Row) -> list[FigureTask]:
+def figure_tasks(table: Table, row: Row, mixture_seconds: float = SECONDS) -> list[FigureTask]:
     """One model in parts for the cores."""
     numbers = range(MIXTURES)
-    return [FigureTask(table, row, numbers[first : first + MIXTURES_AT_ONCE]) for first in numbers[::MIXTURES_AT_ONCE]]
+    parts = [numbers[first : first + MIXTURES_AT_ONCE] for first in numbers[::MIXTURES_AT_ONCE]]
+    return [FigureTask(table, row, part, mixture_seconds) for part in parts]
 
 
 def check_model(folder: Path, name: str, objective: str, manifest: Manifest) -> tuple[Objective, torch.nn.Module]:
@@ -167,6 +187,7 @@ def evaluation_by_figure(
         value=judge.value(kept),
         interval=interval_over_pieces([row.pieces for row in rows], lambda weights: _resampled(judge, kept, weights)),
         labels=judge.by_label(kept),
+        beside=judge.beside(kept) if isinstance(judge, FurtherFigures) else {},
         rows=rows,
     )
 

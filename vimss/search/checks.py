@@ -85,6 +85,9 @@ def check_settings(settings: Settings, manifest: Manifest, place: Place, undecid
 
         check_start(settings, recipe)
     if not separates:
+        entry = OBJECTIVES[settings.objective]
+        if not any(key.startswith(("training.output_samples", *entry.settings)) for key in open_keys):
+            entry.make(settings, recipe).window()
         return
     counted = not open_keys & {"model.outputs", "model.slots", "mixing.max_sources"}
     if counted and model.outputs == "slots" and mixing.max_sources > model.slots:

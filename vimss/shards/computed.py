@@ -5,12 +5,17 @@
 
 One safetensors file per shard (arrays "v d", a row per picture, named CLIP.playerN) and an entry, written last, that
 says what they are. `vimss.stream.compute` writes them; `read_clips` reads them as the players' `features`.
+
+Arrays of fewer rows than pictures, one every so many seconds, have a second one beside them, CLIP.playerN.rows: the
+row of each picture.
 """
 
 import json
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+from jaxtyping import Int, Int32
 from pydantic import Field
 
 from vimss.config import Config, parse_config
@@ -26,6 +31,11 @@ class ComputedEntry(Config):
     frame_rate: float = Field(ge=0, description="frames per second, those of the pictures")
     shards_digest: str = Field(description="of the manifest of the shards")
     files: dict[str, str] = Field(description="file to its SHA-256")
+    every: float = Field(0.0, ge=0, description="seconds between two rows; 0: one row per picture")
+
+
+ROWS = ".rows"
+"""Ending of the name of the array that says which row each picture has."""
 
 
 E = TypeVar("E", bound=ComputedEntry)
@@ -84,3 +94,16 @@ def digest_of(folder: Folder, file: str) -> str:
 def file_of(shard: Shard) -> str:
     """Name of the file with the arrays of a shard."""
     return Path(shard.name).with_suffix(".safetensors").name
+
+
+def rows_of_pictures(count: int, frame_rate: float, every: float) -> Int32[np.ndarray, " v"]:
+    """The row of each of `count` pictures, where there is one every so many seconds from the first picture on."""
+    # A picture at the very time of a row belongs to it, whatever 0.3 / 0.1 is.
+    places = np.floor(np.arange(count) / (frame_rate * every) + 1e-6).astype(np.int32)
+    return np.unique(places, return_inverse=True)[1].astype(np.int32)
+
+
+def middle_pictures(rows: Int32[np.ndarray, " v"]) -> Int[np.ndarray, " r"]:
+    """Of the pictures of each row the one in the middle."""
+    counts = np.bincount(rows)
+    return np.cumsum(counts) - counts + counts // 2

@@ -1,6 +1,6 @@
 """Compute an array for each player with pictures, once, into a folder beside the shards.
 
-    write_arrays(manifest, "resnet18-3f9c2a1b07", features_of, make_entry)
+    write_arrays(manifest, Computation("resnet18-3f9c2a1b07", features_of, make_entry))
     clips = read_clips(manifest, "train", parts=("features",), features="resnet18-3f9c2a1b07")
 
 A file that exists is complete, so the same call again resumes; several processes may share the work by computing
@@ -8,23 +8,46 @@ different shards. What the folder holds: `vimss.shards.computed`.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
 from safetensors.numpy import save_file
 
-from vimss.errors import DataError
+from vimss.errors import ConfigError, DataError
 from vimss.shards.cache import ENTRY, FEATURES
-from vimss.shards.computed import ComputedEntry, digest_of, file_of
+from vimss.shards.computed import ROWS, ComputedEntry, digest_of, file_of, middle_pictures, rows_of_pictures
 from vimss.shards.manifest import Manifest, Shard
 from vimss.stream.read import read_clips
 
 
+@dataclass(frozen=True)
+class Computation:
+    """What is computed of a player's pictures in a clip."""
+
+    name: str
+    """Of the folder; it must change with all that changes the arrays."""
+    of_pictures: Callable[[UInt8[np.ndarray, "v h w 3"]], Shaped[np.ndarray, "v d"]]
+    """The rows of these pictures."""
+    make_entry: Callable[..., ComputedEntry] = ComputedEntry
+    """Called with the fields of ComputedEntry."""
+    every: float = 0.0
+    """Seconds between two rows, each of the picture in the middle of them; 0: a row for every picture."""
+
+    def check(self, manifest: Manifest) -> None:
+        """ConfigError where there would be more rows than pictures."""
+        between = 1 / manifest.recipe.picture.frame_rate
+        if 0 < self.every < between:
+            raise ConfigError(
+                f"--every must be at least the time between two pictures of '{manifest.name}', {between:g} s",
+                got=f"{self.every:g}",
+                fix="leave it out for a row per picture",
+            )
+
+
 def write_arrays(
     manifest: Manifest,
-    name: str,
-    of_pictures: Callable[[UInt8[np.ndarray, "v h w 3"]], Shaped[np.ndarray, "v d"]],
-    make_entry: Callable[..., ComputedEntry] = ComputedEntry,
+    made: Computation,
     shards: Sequence[Shard] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> None:
@@ -32,46 +55,49 @@ def write_arrays(
 
     Args:
         manifest: the shards.
-        name: of the folder; it must change with all that changes the arrays.
-        of_pictures: a player's array, in a clip, from the player's pictures.
-        make_entry: called with the fields of ComputedEntry.
+        made: what is computed.
         shards: the shards of this process, all where not given; the last process to finish writes the entry.
         progress: called after each shard with the seconds of music done.
 
     Raises:
+        ConfigError: where there would be more rows than pictures.
         DataError: where no player of a shard has a picture.
 
     """
-    folder = manifest.home / FEATURES / name
+    made.check(manifest)
+    folder = manifest.home / FEATURES / made.name
     present = folder.sizes()
     done = 0.0
     for shard in manifest.shards if shards is None else shards:
         if file_of(shard) not in present:
-            arrays = _shard_arrays(manifest, shard, of_pictures)
+            arrays = _shard_arrays(manifest, shard, made)
             with folder.atomic_write(file_of(shard)) as temporary:
                 save_file(arrays, temporary)
         done += shard.seconds
         if progress is not None:
             progress(done)
     if {file_of(shard) for shard in manifest.shards} <= folder.sizes().keys():
-        entry = make_entry(
+        entry = made.make_entry(
             frame_rate=manifest.recipe.picture.frame_rate,
             shards_digest=manifest.digest,
             files={file_of(shard): digest_of(folder, file_of(shard)) for shard in manifest.shards},
+            every=made.every,
         )
         with folder.atomic_write(ENTRY) as temporary:
             temporary.write_text(entry.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
-def _shard_arrays(
-    manifest: Manifest, shard: Shard, of_pictures: Callable[[np.ndarray], np.ndarray]
-) -> dict[str, np.ndarray]:
-    arrays = {
-        f"{clip.key}.player{index}": of_pictures(player.picture)
-        for clip in read_clips(manifest, shard.split, [shard], parts=("picture",))
-        for index, player in enumerate(clip.players)
-        if player.picture is not None
-    }
+def _shard_arrays(manifest: Manifest, shard: Shard, made: Computation) -> dict[str, np.ndarray]:
+    arrays: dict[str, np.ndarray] = {}
+    for clip in read_clips(manifest, shard.split, [shard], parts=("picture",)):
+        for index, player in enumerate(clip.players):
+            if player.picture is None:
+                continue
+            name, pictures = f"{clip.key}.player{index}", player.picture
+            if made.every:
+                rows = rows_of_pictures(len(pictures), clip.frame_rate, made.every)
+                arrays[name + ROWS], pictures = rows, pictures[middle_pictures(rows)]
+            arrays[name] = made.of_pictures(pictures)
     if not arrays:
         raise DataError(
             f"{manifest.home}/{shard.name} must hold players with pictures",

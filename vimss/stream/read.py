@@ -26,6 +26,7 @@ from safetensors import safe_open
 from vimss.errors import DataError, MediaError
 from vimss.shards.cache import local_features, local_shard
 from vimss.shards.clip import Clip, Player
+from vimss.shards.computed import ROWS
 from vimss.shards.manifest import Manifest, Shard
 from vimss.shards.recipe import Recipe
 from vimss.stream.decode import decode_clip
@@ -355,11 +356,17 @@ def _read_features(
 
 
 def _feature_names(clip: ClipEntry) -> list[str]:
-    return [f"{clip.key}.player{place}" for place in range(len(clip.players))]
+    return [f"{clip.key}.player{place}{end}" for place in range(len(clip.players)) for end in ("", ROWS)]
 
 
 def _with_features(clip: Clip, computed: Mapping[str, np.ndarray]) -> Clip:
-    players = (
-        replace(player, features=computed.get(f"{clip.key}.player{index}")) for index, player in enumerate(clip.players)
-    )
+    """A clip with the features of its players, one row per picture however many were computed."""
+    players = []
+    for index, player in enumerate(clip.players):
+        name = f"{clip.key}.player{index}"
+        features = computed.get(name)
+        # Now and not when the file is read: clips that wait to be decoded hold a row every few pictures.
+        if features is not None and name + ROWS in computed:
+            features = features[computed[name + ROWS]]
+        players.append(replace(player, features=features))
     return replace(clip, players=tuple(players))

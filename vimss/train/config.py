@@ -18,7 +18,7 @@ from vimss.config import Config, Rule, key_paths
 from vimss.model.contexts import CONTEXT_KEYS, contexts_with
 from vimss.model.networks import BY_NETWORK, DEFAULT, NETWORKS, AnyNetwork
 from vimss.stream.config import MixingConfig
-from vimss.train.objective_settings import InstrumentsConfig
+from vimss.train.objective_settings import AlignmentConfig, InstrumentsConfig
 from vimss.train.start_from import StartFrom
 
 if TYPE_CHECKING:
@@ -169,6 +169,7 @@ class Settings(Config):
     seed: int = Field(0, ge=0, description="seed of weights, batches and sampler")
     objective: ObjectiveName = Field("separation", description="learning task; see vimss.train.objectives")
     instruments: InstrumentsConfig = InstrumentsConfig()
+    alignment: AlignmentConfig = AlignmentConfig()
 
     @model_validator(mode="after")
     def _has_no_idle_setting(self) -> "Settings":
@@ -216,6 +217,7 @@ OF_SOME_OBJECTIVES = (
     "training.loss",
     "training.absent_weight",
     *(f"instruments.{name}" for name in InstrumentsConfig.model_fields),
+    *(f"alignment.{name}" for name in AlignmentConfig.model_fields),
 )
 """Key paths of the settings that an objective uses only if it lists them; every objective uses all other settings."""
 
@@ -330,6 +332,7 @@ def unchecked_settings(content: Mapping[str, Any]) -> Settings | None:
             seed=content.get("seed", 0),
             objective=content.get("objective", Settings.model_fields["objective"].default),
             instruments=InstrumentsConfig.model_validate(content.get("instruments", {})),
+            alignment=AlignmentConfig.model_validate(content.get("alignment", {})),
         )
     except ValidationError:
         return None

@@ -33,3 +33,24 @@ class InstrumentsConfig(Config):
     def hears(self) -> bool:
         """Whether the sound is an input."""
         return self.inputs != "pictures"
+
+
+class AlignmentConfig(Config):
+    """Of `objective: alignment`."""
+
+    seconds: float = Field(
+        4.0,
+        gt=0,
+        description="length of the windows of motion and sound that are compared, within training.output_samples",
+    )
+    crosstalk_probability: float = Field(
+        0.5, ge=0, le=1, description="probability that other players of the mixture sound in a player's stem"
+    )
+    crosstalk: float = Field(
+        0.6, ge=0, le=1, description="largest share of the others' amplitude there; the share is drawn evenly"
+    )
+    pictures: Literal["own", "others"] = Field(
+        "own",
+        description="own: a player's pictures with that player's sound; others: in training, pictures of somebody else "
+        "at another time, as a control whose figure must be chance",
+    )

@@ -18,7 +18,7 @@ from typing import overload
 import torch
 from torch import nn
 
-from vimss.errors import DataError
+from vimss.errors import ConfigError, DataError
 from vimss.shards.manifest import Manifest
 from vimss.stream.batch import Batch, NetworkInterface, whole_batch
 from vimss.stream.fixed import FixedSet, FixedSpec, fixed_set, mixture_at, read_views
@@ -36,8 +36,18 @@ def validation_spec(
     """The mixtures of the validation set, or of a set drawn like it from another split.
 
     A larger set starts with the mixtures of a smaller one.
+
+    Raises:
+        ConfigError: mixtures that are too short for the objective's figure.
+
     """
-    recipe = manifest.recipe
+    recipe, least = manifest.recipe, OBJECTIVES[objective].least_seconds
+    if min(config.seconds, recipe.clip_seconds) < least:
+        raise ConfigError(
+            f"validation.seconds must be at least {least:g} with objective: {objective}, and clips as long",
+            got=f"{config.seconds:g}, and clips of {recipe.clip_seconds:g} s in '{manifest.name}'",
+            fix=f"set validation.seconds: {OBJECTIVES[objective].seconds:g}, and clip_seconds of the recipe to more",
+        )
     kinds = [(count, aligned) for count in VALIDATION_SOURCES for aligned in (False, True)]
     return FixedSpec(
         split=split,

@@ -21,6 +21,7 @@ from vimss.config import Config, key_paths
 from vimss.model.contexts.features import Features
 from vimss.model.contexts.frames import Frames
 from vimss.model.contexts.labels import Labels
+from vimss.model.contexts.motion import Motion
 from vimss.model.contexts.recording import Recording
 from vimss.model.contexts.skeleton import Skeleton
 from vimss.model.vision_config import VisionSettings
@@ -123,6 +124,7 @@ CONTEXTS: dict[str, type[Context]] = {
     "frames": Frames,
     "features": Features,
     "skeleton": Skeleton,
+    "motion": Motion,
 }
 """`context` of ModelConfig to the class."""
 

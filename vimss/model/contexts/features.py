@@ -19,8 +19,15 @@ from vimss.model.contexts.refusals import no_view
 from vimss.model.contexts.vectors import PlayerVectors
 from vimss.model.vision_config import VisionSettings
 from vimss.shards.clip import Clip, Player
-from vimss.shards.computed import ComputedEntry, available_features, read_entry
+from vimss.shards.computed import (
+    ComputedEntry,
+    available_features,
+    middle_pictures,
+    read_entry,
+    rows_of_pictures,
+)
 from vimss.shards.manifest import Manifest
+from vimss.shards.recipe import Picture
 
 
 class FeaturesSettings(VisionSettings):
@@ -32,6 +39,12 @@ class FeaturesSettings(VisionSettings):
         le=16384,
         description="numbers per frame of a `features` context; those of the vision network where not given",
     )
+    features_every: float = Field(
+        0.0,
+        ge=0,
+        description="seconds between two rows of a `features` context, as in `vimss features --every`; 0: one row per "
+        "picture",
+    )
 
 
 class FeatureEntry(ComputedEntry):
@@ -40,6 +53,11 @@ class FeatureEntry(ComputedEntry):
     network: str = Field(description="network of torchvision")
     weights_sha256: str = Field(description="of all weights of the network, in the order of their names")
     feature_size: int = Field(ge=1, description="numbers per frame")
+
+
+def features_name(network: str, every: float) -> str:
+    """What the name of a folder begins with: the network and, where rows have a rate of their own, the seconds."""
+    return f"{network}-{every:g}s" if every else network
 
 
 def read_features(manifest: Manifest, name: str) -> FeatureEntry:
@@ -82,14 +100,18 @@ class Features(PlayerVectors):
         if folder:
             read_features(manifest, folder)
             return folder
-        network = self.config.vision.network
-        write = f"run `vimss features {manifest.name} --network {network}`"
-        found = [name for name in available_features(manifest) if name.rpartition("-")[0] == network]
+        network, every = self.config.vision.network, self.config.features_every
+        command = f"vimss features {manifest.name} --network {network}" + (f" --every {every:g}" if every else "")
+        write, wanted = f"run `{command}`", features_name(network, every)
+        found = [name for name in available_features(manifest) if name.rpartition("-")[0] == wanted]
+        others = [name for name in available_features(manifest) if name.startswith(f"{network}-")]
         if len(found) != 1:
             raise DataError(
-                f"a `features` context needs one complete folder of {network} features beside {manifest.home}",
-                got=", ".join(found) or "none",
-                fix="delete all but one" if found else write,
+                f"a `features` context needs one complete folder of {wanted} features beside {manifest.home}",
+                got=", ".join(found or others) or "none",
+                fix="delete all but one"
+                if found
+                else write + (", or set model.features_every to theirs" * bool(others)),
             )
         entry = read_features(manifest, found[0])
         if entry.network != network:
@@ -127,7 +149,7 @@ class Features(PlayerVectors):
                 fix="train with vision.network set to the network of the features",
             )
         vision = Vision(settings).eval()
-        name = f"{settings.network}-{weights_digest(vision)[:10]}"
+        name = f"{features_name(settings.network, self.config.features_every)}-{weights_digest(vision)[:10]}"
         if card.get("features", name) != name or settings.weights == "random":
             wanted = f", {card['features']}" if "features" in card else ""
             raise ModelError(
@@ -135,5 +157,11 @@ class Features(PlayerVectors):
                 got=f"{name}, with vision.weights: {settings.weights}",
                 fix="train with vision.weights set to the file of the network that made the features",
             )
+        count, every = pictures.shape[1], self.config.features_every
+        rows = np.arange(count, dtype=np.int32)
+        if every:
+            rate = Picture.model_validate(card.get("picture", {})).frame_rate
+            rows = rows_of_pictures(count, rate, every)
         with torch.inference_mode():
-            return vision(torch.from_numpy(pictures)[None])[0].numpy()
+            shown = torch.from_numpy(pictures[:, middle_pictures(rows)])
+            return vision(shown[None])[0].numpy()[:, rows]

@@ -103,6 +103,14 @@ class FigureObjective(Objective, Protocol):
 
 
 @runtime_checkable
+class FurtherFigures(Protocol):
+    """What an objective that does not separate has too, where other figures stand beside its own."""
+
+    def beside(self, kept: "Float64[Tensor, 'm k']") -> dict[str, float]:
+        """These figures, by what they are of; NaN where one does not exist."""
+
+
+@runtime_checkable
 class Predictor(Protocol):
     """The network, an nn.Module, of an objective that does not separate; made of these three things."""
 
@@ -142,6 +150,10 @@ class Entry:
     """When those of these settings work that do not always, by key path."""
     distractors: bool = False
     """Whether each validation mixture also has a player who does not sound."""
+    seconds: float = 2.0
+    """Length of the mixtures of a split that its networks are judged on; half a clip where clips are short."""
+    least_seconds: float = 0.0
+    """Length below which a mixture has no figure."""
     meaning: str = ""
     """The definition of the figure, for the caption of a table."""
 
@@ -176,6 +188,16 @@ OBJECTIVES: dict[str, Entry] = {
         ),
         distractors=True,
         meaning="mean over the labels that play in the fixed set, 1 at most",
+    ),
+    "alignment": Entry(
+        "vimss.train.objectives.alignment:Alignment",
+        Figure(name="valid_alignment", direction="max", title="two-alternative accuracy"),
+        settings=("alignment",),
+        separates=False,
+        network="vimss.train.objectives.alignment_network:AlignmentNetwork",
+        seconds=14.0,
+        least_seconds=9.0,
+        meaning="the sound of the same 5 s against one that is shifted by 2 s or more; 0.5 is chance",
     ),
 }
 """`objective` of the settings to what it is."""

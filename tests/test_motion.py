@@ -1,0 +1,159 @@
+"""Motion of the players: where and when they move; what every context must do is in test_contexts.py."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from vimss.cli import app
+from vimss.errors import ConfigError, DataError
+from vimss.media import write_video, write_wav
+from vimss.model.contexts import CONTEXTS, Recording, motion
+from vimss.model.contexts.motion import FOLDER, GRID, compute_motion, motion_of
+from vimss.model.networks.wave_u_net.config import WaveUNetConfig
+from vimss.shards.cache import ENTRY, FEATURES
+from vimss.shards.recipe import load_recipe
+from vimss.shards.write import write_shards
+from vimss.stream.read import read_clips
+
+CONTEXT = CONTEXTS["motion"](WaveUNetConfig(context="motion"), ("vn",))
+
+
+@pytest.fixture(scope="module")
+def computed(moving_manifest) -> Path:
+    """The folder of the motion in some shards."""
+    return moving_manifest.folder / FEATURES / compute_motion(moving_manifest)
+
+
+def dots(*places, side=80) -> np.ndarray:
+    """Pictures of a white dot at these places (down, across) on black."""
+    pictures = np.zeros((len(places), side, side, 3), np.uint8)
+    for picture, (down, across) in zip(pictures, places, strict=True):
+        picture[down : down + 4, across : across + 4] = 255
+    return pictures
+
+
+def cells(row) -> np.ndarray:
+    """The cells in which something moves, as (down, across)."""
+    return np.argwhere(row.reshape(GRID, GRID) > 0).tolist()
+
+
+def test_motion_is_in_the_cells_where_something_moves_at_the_picture_after_which_it_has_moved():
+    rows = motion_of(dots((3, 3), (3, 3), (3, 63), (3, 63)))
+    assert rows.dtype == np.float16 and rows.shape == (4, 64)
+    assert [cells(row) for row in rows] == [[], [], [[0, 0], [0, 6]], []]
+
+
+def test_a_large_motion_is_a_larger_number_and_about_one():
+    small, large = (motion_of(np.stack([np.zeros((80, 80, 3), np.uint8)] * 2 + [grey]))[2] for grey in _greys(8, 20))
+    assert (small > 0).all() and (small < large).all() and 0.5 < large.mean() < 2
+
+
+def _greys(*levels):
+    return (np.full((80, 80, 3), level, np.uint8) for level in levels)
+
+
+@pytest.mark.parametrize("side", [16, 40, 50, 96, 160])
+def test_pictures_of_any_size_have_the_same_grid(side):
+    where = [(side // 2, side // 4)] * 2 + [(side // 2, side // 2)]
+    rows = motion_of(dots(*where, side=side))
+    assert [4, 2] in cells(rows[2])
+
+
+def test_the_first_picture_has_the_motion_of_the_second_and_a_single_one_has_none():
+    rows = motion_of(dots((3, 3), (3, 63)))
+    np.testing.assert_array_equal(rows[0], rows[1])
+    assert rows[1].any() and not motion_of(dots((3, 3))).any()
+
+
+def test_every_player_has_a_row_of_motion_per_picture(moving_manifest, computed):
+    clip = next(read_clips(moving_manifest, "train", parts=("picture", "features"), features=computed.name))
+    for player in clip.players:
+        np.testing.assert_array_equal(CONTEXT.of_player(clip, player), motion_of(player.picture))
+    assert CONTEXT.prepare(moving_manifest) == computed.name == FOLDER
+
+
+def test_what_is_missing_is_computed_and_the_rest_is_kept(moving_manifest, computed):
+    first, second, *_ = sorted(computed.glob("*.safetensors"))
+    stamp = first.stat().st_mtime_ns
+    second.unlink()
+    compute_motion(moving_manifest)
+    assert second.exists() and first.stat().st_mtime_ns == stamp
+
+
+def test_motion_in_a_recording_is_that_of_its_players_columns(tmp_path):
+    left, right = dots((3, 3), (3, 63), (3, 3)), dots((43, 43), (43, 43), (43, 3))
+    write_video(tmp_path / "duo.mp4", np.concatenate([left, right], axis=2), 12.5)
+    card = {"picture": {"size": 80, "frame_rate": 12.5}}
+    rows = CONTEXT.of_recording(Recording(tmp_path / "duo.mp4", ("vn", "vc"), card))
+    assert rows.shape == (2, 3, 64)
+    found = [
+        [cell for cell in ((0, 0), (0, 6), (4, 0), (4, 4)) if rows[p, 2, 8 * cell[0] + cell[1]] > 1] for p in (0, 1)
+    ]
+    assert found == [[(0, 0), (0, 6)], [(4, 0), (4, 4)]]
+
+
+def test_shards_without_motion_name_the_command(moving_manifest):
+    bare = moving_manifest.model_copy(update={"folder": moving_manifest.folder / "elsewhere"})
+    rule = "a `motion` context needs the motion of the players .*; got none.* `vimss features moving --network motion`"
+    with pytest.raises(DataError, match=rule):
+        CONTEXT.prepare(bare)
+
+
+def test_pictures_that_follow_each_other_too_slowly_are_refused(small_manifest):
+    rule = (
+        "motion needs at least 10 pictures a second, .*; got picture.frame_rate: 4 in 'small'.*: run `vimss shard small"
+    )
+    for refused in (CONTEXT.prepare, compute_motion):
+        with pytest.raises(DataError, match=rule):
+            refused(small_manifest)
+
+
+def test_motion_of_another_version_is_refused(moving_manifest, computed, monkeypatch):
+    monkeypatch.setattr(motion, "FOLDER", "motion-2")
+    rule = "motion must be of this version of VIMSS, motion-2, .*; got motion-1.*: run `vimss features moving --network"
+    with pytest.raises(DataError, match=rule):
+        CONTEXT.prepare(moving_manifest)
+    monkeypatch.undo()
+    with pytest.raises(
+        DataError, match="must be of this version of VIMSS, motion-1, .*; got motion-0.*train the model"
+    ):
+        CONTEXT.prepare(moving_manifest, "motion-0")
+    assert CONTEXT.prepare(moving_manifest, FOLDER) == FOLDER
+
+
+def test_damaged_motion_is_refused(moving_manifest, computed):
+    whole = (computed / ENTRY).read_text()
+    (computed / ENTRY).write_text(json.dumps({**json.loads(whole), "files": {"train-0000.safetensors": "0"}}))
+    with pytest.raises(DataError, match="must have the SHA-256 in its .*vimss features moving --network motion"):
+        CONTEXT.prepare(moving_manifest)
+    (computed / ENTRY).write_text(whole)
+
+
+def test_a_corpus_without_pictures_is_refused(tmp_path, small_store):
+    for name in "abcd":
+        (tmp_path / name).mkdir()
+        write_wav(
+            tmp_path / name / "vn.wav",
+            np.random.default_rng(ord(name)).uniform(-0.1, 0.1, (1, 16000)).astype(np.float32),
+            8000,
+        )
+    recipe = load_recipe("folder", ["sample_rate=8000", "clip_seconds=2"])
+    manifest = write_shards(recipe, "sounds", small_store, source=tmp_path)
+    with pytest.raises(DataError, match="must hold players with pictures; got none"):
+        compute_motion(manifest)
+
+
+def test_a_player_without_motion_is_told_the_command(moving_manifest):
+    clip = next(read_clips(moving_manifest, "train"))
+    with pytest.raises(DataError, match=r"context: motion needs the motion of every player; .*RECIPE --network motion"):
+        CONTEXT.of_player(clip, clip.players[0])
+
+
+@pytest.mark.parametrize(("option", "value"), [("--weights", "random"), ("--every", "0.5")])
+def test_an_option_of_networks_is_refused_where_none_is_used(option, value):
+    result = CliRunner().invoke(app, ["features", "quickstart", "--network", "motion", option, value])
+    assert isinstance(result.exception, ConfigError)
+    assert str(result.exception).startswith(f"{option} must be left out with --network motion")

@@ -1,0 +1,203 @@
+"""The context `motion`: where and how much each player moves from picture to picture.
+
+    write_motion(manifest)                                # features/motion-1/, beside the shards
+    Motion(config, labels).of_player(clip, player)        # Float16 "v 64"
+
+A row has 64 numbers per picture, an 8x8 grid over the player's crop from the top left: the log energy of the difference
+from the picture before, on grey pictures of 40 pixels. 0 is stillness; a bow or an arm gives about 1. No network is
+needed: it costs hardly more than decoding the pictures.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float, Float16, Float32, UInt8
+from pydantic import Field
+
+from vimss.errors import DataError
+from vimss.model.contexts.recording import Recording, player_pictures
+from vimss.model.contexts.refusals import no_view
+from vimss.model.contexts.vectors import PlayerVectors
+from vimss.runtime import parallel_map
+from vimss.shards.cache import FEATURES
+from vimss.shards.clip import Clip, Player
+from vimss.shards.computed import ComputedEntry, available_features, read_entry
+from vimss.shards.manifest import Manifest, Shard, open_manifest
+from vimss.storage import Folder
+
+NETWORK = "motion"
+"""What `vimss features --network` calls it: no network, but made and kept as the features of one are."""
+
+VERSION = 1
+"""Raised when other numbers are made of the same pictures, so that old ones are not used."""
+
+FOLDER = f"{NETWORK}-{VERSION}"
+"""Folder beside the shards, below `features`."""
+
+GRID = 8
+"""Cells in a row and in a column."""
+
+SIDE = 5 * GRID
+"""Pixels to which pictures are scaled before they are compared: less than a hand, more than the noise of a codec."""
+
+QUIET = 1e-5
+"""Energy added in each cell before the logarithm, where white is 1: a difference of 0.8 of 255 grey levels."""
+
+NATS = 4.0
+"""Of the logarithm per 1 in a row: motion in chamber music is about as far above QUIET."""
+
+LEAST_RATE = 10.0
+"""Pictures per second: a bow that turns five times a second, as in fast passages, has two pictures for each stroke."""
+
+PICTURES_AT_ONCE = 64
+"""Scaled together, as floats, so that a long recording takes no more memory than a short one."""
+
+
+class MotionEntry(ComputedEntry):
+    """Contents of a folder of motion."""
+
+    version: int = Field(description="of the way in which motion is computed")
+
+
+def motion_of(pictures: UInt8[np.ndarray, "v h w 3"]) -> Float16[np.ndarray, "v d"]:
+    """A row per picture. The first one has none before it, and gets the row of the second."""
+    grey = _scaled_grey(pictures)
+    energy = np.square(np.diff(grey, axis=0)).reshape(-1, GRID, SIDE // GRID, GRID, SIDE // GRID).mean((2, 4))
+    rows = np.log(energy.reshape(-1, GRID * GRID) / QUIET + 1) / NATS
+    first = rows[:1] if len(rows) else np.zeros((len(pictures), GRID * GRID))
+    return np.concatenate([first, rows]).astype(np.float16)
+
+
+def _scaled_grey(pictures: UInt8[np.ndarray, "v h w 3"]) -> Float32[np.ndarray, "v s s"]:
+    """Grey pictures of SIDE x SIDE pixels from 0 to 1, each the mean of the area that it covers."""
+    height, width = pictures.shape[1:3]
+    down, across = _areas(height), np.repeat(_areas(width) / (3 * 255), 3, axis=1)
+    grey = np.empty((len(pictures), SIDE, SIDE), np.float32)
+    for first in range(0, len(pictures), PICTURES_AT_ONCE):
+        some = slice(first, first + PICTURES_AT_ONCE)
+        lines = pictures[some].reshape(-1, width * 3).astype(np.float32) @ across.T
+        grey[some] = down @ lines.reshape(-1, height, SIDE)
+    return grey
+
+
+@functools.cache
+def _areas(pixels: int) -> Float32[np.ndarray, "s n"]:
+    """The share that each of `pixels` has in each of SIDE equal parts of their row."""
+    starts, edges = np.arange(pixels), np.linspace(0, pixels, SIDE + 1)
+    ends = np.minimum(edges[1:, None], starts + 1)
+    covered = np.clip(ends - np.maximum(edges[:-1, None], starts), 0, None)
+    return (covered / covered.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def compute_motion(
+    manifest: Manifest, shards: Sequence[Shard] | None = None, progress: Callable[[float], None] | None = None
+) -> str:
+    """Write the motion of every player in `shards` (default: all), and return the folder's name.
+
+    Raises:
+        DataError: too few pictures per second, or no player of a shard has a picture.
+
+    """
+    from vimss.stream.compute import Computation, write_arrays  # loads av, which those who only train can do without
+
+    check_rate(manifest)
+    made = Computation(FOLDER, motion_of, functools.partial(MotionEntry, version=VERSION))
+    write_arrays(manifest, made, shards, progress)
+    return FOLDER
+
+
+def write_motion(manifest: Manifest, on_done: Callable[[int], None] = lambda count: None) -> Folder:
+    """`compute_motion` in parallel, one Ray task per shard; returns the folder.
+
+    `on_done` is called with the number of shards that are done.
+    """
+    check_rate(manifest)
+    done = itertools.count(1)
+    tasks = [MotionTask(manifest.folder, shard) for shard in manifest.shards]
+    parallel_map(run_motion, tasks, lambda _: on_done(next(done)))
+    return manifest.home / FEATURES / compute_motion(manifest)
+
+
+@dataclass(frozen=True)
+class MotionTask:
+    """The motion of one shard, as plain values for another process."""
+
+    shards: Path
+    shard: Shard
+
+
+def run_motion(task: MotionTask) -> str:
+    """One task of `write_motion`."""
+    return compute_motion(open_manifest(task.shards), [task.shard])
+
+
+def check_rate(manifest: Manifest) -> None:
+    """DataError where the pictures follow each other too slowly for motion."""
+    rate = manifest.recipe.picture.frame_rate
+    if rate < LEAST_RATE:
+        raise DataError(
+            f"motion needs at least {LEAST_RATE:g} pictures a second, or it shows that somebody moved and not when",
+            got=f"picture.frame_rate: {rate:g} in '{manifest.name}'",
+            fix=f"run `vimss shard {manifest.name} --set picture.frame_rate=25`, and set the same in the recipe",
+        )
+
+
+@dataclass(frozen=True)
+class Motion(PlayerVectors):
+    """Differences of neighbouring pictures, computed before."""
+
+    members: ClassVar[tuple[str, ...]] = ("features",)
+    source: ClassVar[str] = "picture"
+    computed: ClassVar[bool] = True
+    plural: ClassVar[str] = "motion"
+
+    @property
+    def width(self) -> int:
+        """One number per cell of the grid."""
+        return GRID * GRID
+
+    @property
+    def norm(self) -> float:
+        """Motion is about 1 in each cell."""
+        return self.width**0.5
+
+    def prepare(self, manifest: Manifest, folder: str = "") -> str:
+        """The complete folder of motion beside the shards, after a check of every file.
+
+        Raises:
+            DataError: where there is none, or where it is damaged, of other shards or of another version.
+
+        """
+        check_rate(manifest)
+        again = f"run `vimss features {manifest.name} --network {NETWORK}`"
+        found = [name for name in available_features(manifest) if name.rpartition("-")[0] == NETWORK]
+        others = [name for name in (*found, folder) if name not in ("", FOLDER)]
+        if others and (folder or FOLDER not in found):
+            raise DataError(
+                f"motion must be of this version of VIMSS, {FOLDER}, in what a model was trained on and beside "
+                f"{manifest.home}",
+                got=", ".join(dict.fromkeys(others)),
+                fix=f"{again}, and train the model again" if folder else again,
+            )
+        if not found:
+            raise DataError(
+                f"a `{NETWORK}` context needs the motion of the players beside {manifest.home}", got="none", fix=again
+            )
+        read_entry(manifest, FOLDER, MotionEntry, again)
+        return FOLDER
+
+    def of_player(self, clip: Clip, player: Player) -> Float[np.ndarray, "v d"]:
+        """The motion in the player's pictures."""
+        if player.features is None:
+            fix = f"run `vimss features RECIPE --network {NETWORK}` for this recipe"
+            raise no_view(NETWORK, "the motion", clip, player, fix=fix)
+        return player.features
+
+    def of_recording(self, recording: Recording) -> Float16[np.ndarray, "p v d"]:
+        """Motion in the players' parts of the video."""
+        return np.stack([motion_of(pictures) for pictures in player_pictures(recording)])
