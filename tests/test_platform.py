@@ -282,7 +282,8 @@ def free_ports(count: int) -> list[str]:
 @pytest.fixture
 def head(tmp_path) -> Iterator[tuple[str, dict[str, str]]]:
     """A real head beside all others of the machine: its address, and the environment of those who have its token."""
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:  # a socket's path has 107 characters
+    # A socket's path has 107 characters; Ray's processes still write logs while they end.
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         environment = {"PATH": path, "HOME": str(tmp_path), "RAY_TMPDIR": folder, "OMP_NUM_THREADS": "1"}
         names = ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port")

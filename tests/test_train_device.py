@@ -13,6 +13,7 @@ import pytest
 import torch
 from golden import losses as golden
 from test_objectives import SMALL as OF_OBJECTIVE
+from test_objectives import shards_of
 from test_train import one_thread, run, settings, weights  # noqa: F401 - a fixture that all use
 from torch import nn
 from torch.optim import AdamW
@@ -71,9 +72,9 @@ def test_a_step_leaves_the_device_nowhere(case):
 
 @on_each_device
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_an_objective_has_the_same_loss_on_every_device(small_manifest, kind, name):
+def test_an_objective_has_the_same_loss_on_every_device(request, kind, name):
     chosen = Settings.model_validate({"objective": name, **OF_OBJECTIVE[name]})
-    objective, network, examples = opened(small_manifest, chosen)
+    objective, network, examples = opened(shards_of(name, request), chosen)
     batch, _ = next(examples.batches(2, Position()))
     expected = float(Gradients(copy.deepcopy(network), objective, chosen.training, CPU, 2)(batch))
     where = torch.device(kind)
