@@ -276,3 +276,10 @@ def test_its_settings_belong_to_it_alone(tmp_path):
         ConfigError, match=r"alignment.seconds needs objective: alignment; got .* objective: separation"
     ):
         load_experiment(path)
+
+
+def test_an_excerpt_that_is_too_short_for_a_vector_is_refused():
+    network = AlignmentNetwork(settings(), ("vn", "vc"), RATE)
+    arrays = {"mixture": np.zeros((1, 1, 4000), np.float32), "motion": np.zeros((1, 2, 12, 64), np.float16)}
+    with pytest.raises(ModelError, match=r"an excerpt must have more than \d+ pictures; got 12 in 0\.5 s"):
+        network.predict(arrays)

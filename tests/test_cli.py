@@ -354,8 +354,8 @@ def test_compare_draws_the_losses_of_the_best_trials(vimss_says, tmp_path):
     code, _, err = vimss_says("compare", experiment, "--set", "training.audio_seconds=5000")
     assert code == 1 and f"got no trials in {folder.parent.parent} with its settings, 1 with others. To fix: run" in err
     assert (
-        f"1 trial is in {folder.parent.parent} of cells or axes that the experiment no longer has; it is kept and does "
-        "not count"
+        f"{folder.parent.parent} also holds 1 trial of cells or axis values that the experiment no longer has; it is "
+        "kept but not counted"
     ) in err
     pixels = matplotlib.image.imread(tmp_path / "cells.png")
     assert pixels.shape[:2] == (450, 800) and len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 10

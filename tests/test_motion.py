@@ -152,7 +152,7 @@ def test_a_player_without_motion_is_told_the_command(moving_manifest):
         CONTEXT.of_player(clip, clip.players[0])
 
 
-@pytest.mark.parametrize(("option", "value"), [("--weights", "random"), ("--every", "0.5")])
+@pytest.mark.parametrize(("option", "value"), [("--weights", "random"), ("--every", "0.5"), ("--device", "cpu")])
 def test_an_option_of_networks_is_refused_where_none_is_used(option, value):
     result = CliRunner().invoke(app, ["features", "quickstart", "--network", "motion", option, value])
     assert isinstance(result.exception, ConfigError)

@@ -68,10 +68,10 @@ def test_a_server_that_cannot_be_reached_at_the_start_is_said_once(tmp_path, mon
     left = tracker.close()
     assert left.pending == 19
     (said,) = warnings()
-    assert said.startswith(f"MLflow at {address} must answer; got ") and re.search(reason, said)
+    assert said.startswith(f"MLflow at {address} must accept data; got ") and re.search(reason, said)
     assert said.endswith(
-        f". To fix: start it. Meanwhile all goes on, and its data is kept in {tracking.spool} until it "
-        "answers, to this command or a later one"
+        f". To fix: check that it runs, and read its log. The search goes on; its data waits in {tracking.spool} and "
+        "is sent by this or a later command"
     )
 
 

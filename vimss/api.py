@@ -314,9 +314,10 @@ def uncounted_trials(session: Session, experiment: Experiment, manifest: Manifes
     count = sum(record.counts and record.folder not in counted for record in everything.records)
     if not count:
         return ""
-    trials, they = ("trial is", "it is kept and does") if count == 1 else ("trials are", "they are kept and do")
+    trials, are = ("trial", "it is") if count == 1 else ("trials", "they are")
     return (
-        f"{count} {trials} in {everything.folder} of cells or axes that the experiment no longer has; {they} not count"
+        f"{everything.folder} also holds {count} {trials} of cells or axis values that the experiment no longer has; "
+        f"{are} kept but not counted"
     )
 
 

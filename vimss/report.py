@@ -211,7 +211,7 @@ def print_figures(split: str, evaluations: Sequence[FigureEvaluation]) -> None:
         print_table(f"{figure.heading} of each label", ("", *(one.system for one in evaluations)), by_label)
     further = _further_rows(evaluations)
     if further:
-        print_table(f"{figure.heading} of", ("", *(one.system for one in evaluations)), further)
+        print_table(f"{figure.heading}, other conditions", ("", *(one.system for one in evaluations)), further)
 
 
 def _further_rows(evaluations: Sequence[FigureEvaluation]) -> list[tuple[str, ...]]:

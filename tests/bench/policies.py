@@ -1,6 +1,7 @@
 """Which search policy finds the best of 24 random trainings with the fewest audio seconds, on real learning curves.
 
-    rows = Policies(folder, manifest, replicates=8).table()
+    policies = Policies(folder, shards, orders=40, replicates=8)
+    policies.train(), policies.play("over the whole length")
 
 Random trainings are stored whole, so that policies which choose among them are played in many orders; those that draw
 by TPE train what they propose, with several seeds of the sampler. Each seed of the training has its own target: the

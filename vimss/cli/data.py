@@ -9,7 +9,7 @@ from vimss.cli.options import Device, Json, On, RecipeName, Seed, Set, Verbose
 from vimss.errors import ConfigError
 
 WEIGHTS = "torchvision"
-"""Of vision networks, where none are given."""
+"""Default of --weights."""
 
 
 def shard(
@@ -132,7 +132,7 @@ def features(
 
     loaded = load_recipe(recipe, changes or (), seed)
     if network == NETWORK:
-        _check_network_is_used(weights, every)
+        _check_network_is_used(weights, every, device)
         with open_session(place) as session, stage(NETWORK) as show_progress:
             folder = api.write_motion(session, recipe, loaded, show_progress)
     else:
@@ -146,9 +146,10 @@ def features(
         out.print(str(folder))
 
 
-def _check_network_is_used(weights: str, every: float) -> None:
-    """ConfigError where something is said of a network, and none is used."""
-    for option, value, default in (("--weights", weights, WEIGHTS), ("--every", f"{every:g}", "0")):
+def _check_network_is_used(weights: str, every: float, device: str) -> None:
+    """ConfigError if an option of a vision network is given with --network motion."""
+    given = (("--weights", weights, WEIGHTS), ("--every", f"{every:g}", "0"), ("--device", device, "auto"))
+    for option, value, default in given:
         if value != default:
             raise ConfigError(
                 f"{option} must be left out with --network motion, which uses no network and needs every picture",

@@ -328,7 +328,7 @@ def _free_port() -> int:
 
 
 def _check_address(address: str) -> None:
-    """OSError where no gRPC server answers at host:port: Ray would wait for it without end."""
+    """OSError where nothing listens at host:port, nothing answers, or a web server does: Ray would wait without end."""
     host, colon, port = address.rpartition(":")
     if not (colon and port.isdigit()):
         return

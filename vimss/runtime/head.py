@@ -1,9 +1,9 @@
-"""The head of Ray is asked again and again whether it lives: without it, this process would wait and then end silently.
+"""Watch whether the port of Ray's head is open: a head that hangs with an open port is not noticed.
 
     with head_watched("10.0.0.1:6379"):
         check_head()                     # PlaceError once it has not answered for HEAD_SECONDS
 
-Ray 2.60 ends a process that cannot reach the head for a minute, with exit code 1 and no word of what to do.
+Ray 2.60 would wait for a lost head for a minute, and then exit with code 1 and no explanation.
 """
 
 import logging
@@ -27,7 +27,7 @@ RAISE_SECONDS = 10.0
 LOOK_SECONDS = 2.0
 
 _errors: list[PlaceError] = []
-"""Of each head that is lost, while its block lasts."""
+"""Errors of lost heads; empty unless one is lost."""
 
 
 def check_head() -> None:
@@ -38,20 +38,23 @@ def check_head() -> None:
 
 @contextmanager
 def head_watched(address: str) -> Iterator[None]:
-    """Ask, for the block, whether the head at host:port lives; where it is lost, `check_head` raises.
+    """Ask, for the block, whether the head's port at host:port is open; once it is not, `check_head` raises.
 
-    A process that does not get to raise it prints the error and ends.
+    If `check_head` does not raise within RAISE_SECONDS, the process logs the error and exits with 1.
     """
-    ended = threading.Event()
-    threading.Thread(target=_watch, args=(address, ended), name="head", daemon=True).start()
+    ended, errors = threading.Event(), list[PlaceError]()
+    watch = threading.Thread(target=_watch, args=(address, ended, errors), name="head", daemon=True)
+    watch.start()
     try:
         yield
     finally:
         ended.set()
-        _errors.clear()
+        watch.join(2 * LOOK_SECONDS)  # it may be waiting for an answer
+        for error in errors:
+            _errors.remove(error)
 
 
-def _watch(address: str, ended: threading.Event) -> None:
+def _watch(address: str, ended: threading.Event, errors: list[PlaceError]) -> None:
     host, _, port = address.rpartition(":")
     silent = 0.0
     while silent < HEAD_SECONDS:
@@ -64,11 +67,14 @@ def _watch(address: str, ended: threading.Event) -> None:
         except OSError:
             # Not by the clock: this process may have stood still itself.
             silent += LOOK_SECONDS + time.monotonic() - begin
+    if ended.is_set():
+        return
     error = PlaceError(
         f"the head of Ray must answer at {address}",
         got=f"no answer for {silent:.0f} s",
         fix="start it again, unless it is this command's own, and run the same command again, which resumes",
     )
+    errors.append(error)
     _errors.append(error)
     if not ended.wait(RAISE_SECONDS):
         log.error("%s", error)

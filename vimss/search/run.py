@@ -4,8 +4,8 @@ A training alone is a search with one trial. What a trial did is written beside 
 folder is named by the signature of its settings. So the same command resumes: finished trials are replayed to the
 reporters, interrupted ones resume from their checkpoint, and no pickle of Ray is needed for it. What the search decides
 is a function of these records. Trials that were lost with their process or node resume in the same call, when the
-others of their cell have ended and at most max_retries times; what failed in training waits for the next call. To give
-the command again is a person's decision to try again, so each call counts its retries from 0. A search that has grown
+others of their cell have ended and at most max_retries times; what failed in training waits for the next call. Running
+the command again is a deliberate retry, so the counter restarts at 0. A search that has grown
 by trials, cells, controls or wider axes trains what is missing. Nothing is ever deleted: what the experiment no longer
 has stays on disk and does not count.
 """

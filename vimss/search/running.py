@@ -42,7 +42,7 @@ class RunningStudy:
         self.over: set[Path] = set()
         """Folders of the trials that this call does not start again: they failed, or were lost too often."""
         for record in before.records:
-            # To give the command again is a person's decision to try again, so that each call has all its retries.
+            # Running the command again is a deliberate retry, so the counter restarts at 0.
             if record.retries:
                 write_record(record.model_copy(update={"retries": 0}))
 

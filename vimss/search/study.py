@@ -75,7 +75,7 @@ class TrialRecord(Config):
     ended_at: int = Field(0, description="position of its end among the events of the study; 0 before")
     rung: float | None = Field(None, description="audio seconds at which the scheduler pruned it")
     is_continued: bool = Field(
-        False, description="`vimss search --continue` asked for it: it trains to its whole budget, and is not pruned"
+        False, description="started by `vimss search --continue`: trains to its full budget and is never pruned"
     )
     retries: int = Field(
         0, description="how often the newest call of search started it again after it was lost; a new call counts anew"

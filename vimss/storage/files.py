@@ -184,22 +184,28 @@ def _temporary_name(target: Path) -> Path:
     return target.with_name(f"{TEMPORARY}{shown}{own}")
 
 
+def _is_in_tmpdir(path: Path) -> bool:
+    """Whether a path is in a temporary folder that `temporary_beside` made in TMPDIR."""
+    with suppress(OSError):  # no folder for temporary files is usable
+        home = Path(tempfile.gettempdir()).resolve()
+        return any(folder.parent == home and folder.name.startswith(TEMPORARY) for folder in path.resolve().parents)
+    return False
+
+
 @contextmanager
 def explain_os_errors(path: Path, variable: str = "VIMSS_STORE") -> Iterator[None]:
     """Turn the operating system's errors into StorageErrors that name path, space and what to do.
 
-    `variable` of the environment, or the option, is what puts `path` elsewhere; of a file in a temporary folder of
-    `temporary_beside` in TMPDIR, it is TMPDIR. What is not about files, and files that are not there, are the caller's
+    `variable` of the environment, or the option, is what puts `path` elsewhere; for files in our temporary folders
+    below TMPDIR, the message names TMPDIR. What is not about files, and files that are not there, are the caller's
     business.
     """
-    home = Path(tempfile.gettempdir())
-    if any(folder.parent == home and folder.name.startswith(TEMPORARY) for folder in path.parents):
-        variable = "TMPDIR"
     try:
         with _system_errors():
             yield
     except OSError as error:
         if error.errno in FULL:
+            variable = "TMPDIR" if _is_in_tmpdir(path) else variable
             raise StorageError(
                 f"{path} must fit on the disk",
                 got=f"{error.strerror} with {free_bytes(path) // 2**20} MB free",

@@ -37,7 +37,7 @@ class Computation:
     def check(self, manifest: Manifest) -> None:
         """ConfigError where there would be more rows than pictures."""
         between = 1 / manifest.recipe.picture.frame_rate
-        if 0 < self.every < between:
+        if 0 < self.every < between * (1 - 1e-4):  # a rate in decimals, such as 0.0333
             raise ConfigError(
                 f"--every must be at least the time between two pictures of '{manifest.name}', {between:g} s",
                 got=f"{self.every:g}",

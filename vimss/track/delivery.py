@@ -132,8 +132,8 @@ class Delivery(threading.Thread):
     def _warn(self) -> None:
         """Log that entries have to wait; called once per outage."""
         log.warning(
-            "MLflow at %s must answer; got %s. To fix: start it. Meanwhile all goes on, and its data is kept in %s "
-            "until it answers, to this command or a later one",
+            "MLflow at %s must accept data; got %s. To fix: check that it runs, and read its log. The search goes on; "
+            "its data waits in %s and is sent by this or a later command",
             self._tracking.address,
             self._problem,
             self._spool.folder,

@@ -57,14 +57,14 @@ class State:
 def folder_for_checkpoint() -> Iterator[Path]:
     """An empty folder for the block, to make a checkpoint in; StorageError where there can be none.
 
-    What other processes have left there, as they were killed, is removed.
+    Leftovers of killed processes are removed first.
     """
-    home = Path(tempfile.gettempdir())
+    home = Path(tempfile.gettempdir()).resolve()
     with ExitStack() as stack:
         with explain_os_errors(home, TEMPORARY_FOLDER):
             # This process may train for long, one trial after the other.
             remove_leftovers(home, again=True)
-            folder = stack.enter_context(temporary_beside(home / "checkpoint"))
+            folder = stack.enter_context(temporary_beside(home / "vimss-checkpoint"))
             folder.mkdir(mode=0o700)
         yield folder
 

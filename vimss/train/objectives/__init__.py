@@ -104,7 +104,7 @@ class FigureObjective(Objective, Protocol):
 
 @runtime_checkable
 class FurtherFigures(Protocol):
-    """What an objective that does not separate has too, where other figures stand beside its own."""
+    """An objective that does not separate, with further figures."""
 
     def beside(self, kept: "Float64[Tensor, 'm k']") -> dict[str, float]:
         """These figures, by what they are of; NaN where one does not exist."""

@@ -25,6 +25,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchaudio.functional import melscale_fbanks
 
+from vimss.errors import ModelError
 from vimss.model.contexts.motion import GRID
 from vimss.model.interface import Input
 from vimss.train.config import Settings
@@ -100,9 +101,19 @@ class AlignmentNetwork(nn.Module):
     def vectors(
         self, sound: Float[Tensor, "n c t"], motion: Float[Tensor, "n v d"]
     ) -> tuple[Float[Tensor, "n e w"], Float[Tensor, "n e w"]]:
-        """The vectors of sound and of motion, for each picture that is far enough from the ends."""
+        """The vectors of sound and of motion, for each picture that is far enough from the ends.
+
+        ModelError where none is.
+        """
         pictures = motion.shape[1]
-        edge = lost_pictures(sound.shape[-1], pictures, self.sample_rate) - REACH
+        lost = lost_pictures(sound.shape[-1], pictures, self.sample_rate)
+        if pictures <= 2 * lost:
+            raise ModelError(
+                f"an excerpt must have more than {2 * lost} pictures",
+                got=f"{pictures} in {sound.shape[-1] / self.sample_rate:.2g} s",
+                fix="give a longer one",
+            )
+        edge = lost - REACH
         inner = slice(edge, pictures - edge)
         heard = _standardised(self.spectrogram(sound, pictures))[..., inner]
         seen = _standardised(motion.float().transpose(1, 2))[..., inner]
@@ -135,7 +146,7 @@ class AlignmentNetwork(nn.Module):
     # What a registered model of it takes and gives
 
     def inputs(self) -> tuple[Input, ...]:
-        """Sound of any length, and the motion of its players, spread evenly over it."""
+        """Sound of some length, and the motion of its players, spread evenly over it."""
         return Input("mixture", np.float32, (-1, -1, -1)), Input("motion", np.float16, (-1, -1, -1, GRID * GRID))
 
     def outputs(self) -> tuple[Input, ...]:

@@ -58,7 +58,8 @@ class Options(Config):
         ge=0,
         le=1,
         description="share of the pieces that are duets of two equal instruments, whose players only a picture tells "
-        "apart; without it one in ten pieces has such a pair, in corpora of 30 minutes and more",
+        "apart. Besides, in corpora of 30 minutes and more one of five duets and trios gets a second player of one "
+        "instrument",
     )
     notes_per_second: tuple[float, float] = Field(
         (1.2, 3.0), description="range of the note rate of one part; the tempo of each piece is chosen for a rate in it"

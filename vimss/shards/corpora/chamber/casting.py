@@ -4,8 +4,8 @@
     plan["train-000-bwv66_6"].instruments  # ("vn", "tba", "cl")
 
 Every four pieces of a split are a duet, a trio and two quartets, 13 players in all, which use each of the 13
-instruments once: so every split has every instrument, and all of them equally often. A share of the pieces, `doubles`,
-are duets of two equal instruments instead: only a picture tells who of the two plays which part.
+instruments once: so every split has every instrument, and all of them about equally often. A share of the pieces,
+`doubles`, are duets of two equal instruments instead: only a picture tells who of the two plays which part.
 """
 
 import hashlib
