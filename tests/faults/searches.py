@@ -1,7 +1,7 @@
 """One search of the faults' tests, and what must hold of it at its end.
 
 search = Search(cluster, manifest, folder, workers=1, trials=2).start()
-search.wait_for("TrialReported", 2)
+search.wait_for_reports(2)
 assert search.wait() == 0
 check_as_undisturbed(search, expected)
 """
@@ -69,9 +69,14 @@ class Search:
         lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
         return [event for event in map(json.loads, lines) if event[0] in kinds]
 
-    def wait_for(self, kind: str, count: int) -> None:
-        """Until there are so many events of a kind."""
-        self._wait_until(lambda: len(self.events(kind)) >= count)
+    def wait_for_reports(self, count: int) -> None:
+        """Until each trial has so many: one without a checkpoint starts anew, as it must."""
+
+        def reported() -> bool:
+            counts = Counter(trial for _, trial, *_ in self.events("TrialReported"))
+            return len(counts) == self.trials and min(counts.values()) >= count
+
+        self._wait_until(reported)
 
     def _wait_until(self, holds: Callable[[], bool]) -> None:
         end = time.monotonic() + SEARCH_SECONDS

@@ -86,7 +86,7 @@ def of_workers(number: int) -> str:
 
 def wait_for_the_moment(search: Search, drawn: random.Random) -> None:
     """Until the first or the second report of its trials, and a little longer."""
-    search.wait_for("TrialReported", drawn.choice([1, 2]) * search.trials)
+    search.wait_for_reports(drawn.choice([1, 2]))
     time.sleep(drawn.uniform(0, 0.5))
 
 
