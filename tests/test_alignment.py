@@ -22,6 +22,8 @@ from vimss.train.objectives.alignment_network import AlignmentNetwork, lost_pict
 from vimss.train.start import check_start
 from vimss.train.validation import validation_spec
 
+pytestmark = pytest.mark.slow  # players who move at 12.5 pictures a second take seconds to make
+
 RATE, PICTURES = 8000, 12.5
 TRAINING = {"batch_size": 2, "output_samples": 72000, "audio_seconds": 36, "report_seconds": 18}
 PLACE = Place.model_construct(name="here", workers_per_trial=1, gpus_per_worker=0.0)

@@ -62,6 +62,7 @@ def test_outside_the_main_thread_no_signal_is_handled(number):
     assert seen == [before]
 
 
+@pytest.mark.slow
 def test_a_training_that_is_asked_to_end_writes_a_checkpoint_and_the_same_job_ends(small_manifest, tmp_path):
     made, reports = job(small_manifest, tmp_path, audio_seconds=40, report_seconds=8), []
     thread = threading.Timer(0.0, lambda: (tmp_path / STOP).touch())

@@ -121,6 +121,7 @@ def test_feature_size_follows_the_vision_network():
     assert config.feature_size == 2048
 
 
+@pytest.mark.slow
 def test_training_from_features_equals_training_from_frames(small_manifest, computed, tmp_path):
     trained = {}
     for context in ("frames", "features"):

@@ -52,7 +52,7 @@ def test_every_objective_is_held_to_this():
     assert {name.partition(" ")[0] for name in SMALL} == set(OBJECTIVES)
 
 
-@pytest.fixture(params=SMALL)
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow if name == "alignment" else ()) for name in SMALL])
 def case(request):
     """The name of some settings."""
     return request.param

@@ -55,6 +55,7 @@ def test_the_first_search_of_a_call_tries_again_what_failed(tmp_path):
     assert len(searcher.resumed) > len(in_state(running, "interrupted"))
 
 
+@pytest.mark.slow
 def test_a_trial_is_started_again_as_often_as_the_place_says_and_anew_in_the_next_call(tmp_path):
     by = small("random", "none")
     running, cell = searched(by, tmp_path, 1)
@@ -88,6 +89,7 @@ def test_a_search_in_which_nothing_was_lost_is_over(tmp_path):
 
 
 @pytest.mark.parametrize("lost", [0, 2], ids=["before the rung", "beyond the rung"])
+@pytest.mark.slow
 def test_with_top_k_a_trial_that_was_lost_continues_to_where_it_was_going(tmp_path, lost):
     running, cell = searched(small("random", "top_k"), tmp_path, lost)
     (record,) = in_state(running, "interrupted")

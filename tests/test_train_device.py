@@ -71,7 +71,9 @@ def test_a_step_leaves_the_device_nowhere(case):
 
 
 @on_each_device
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "alignment" else ()) for name in OBJECTIVES]
+)
 def test_an_objective_has_the_same_loss_on_every_device(request, kind, name):
     chosen = Settings.model_validate({"objective": name, **OF_OBJECTIVE[name]})
     objective, network, examples = opened(shards_of(name, request), chosen)

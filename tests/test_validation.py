@@ -127,6 +127,7 @@ def test_excerpts_longer_than_a_clip_are_as_long_as_a_clip(small_manifest):
 
 
 @pytest.mark.parametrize("average", [pytest.param(0.0, marks=pytest.mark.slow), 0.9])
+@pytest.mark.slow
 def test_a_training_that_goes_on_with_another_set_scores_its_checkpoint_again(small_manifest, tmp_path, average):
     chosen = settings(training={"ema": average})
     (tmp_path / "a").mkdir()
