@@ -51,7 +51,7 @@ class FrameGrid(NamedTuple):
 
 @dataclass(frozen=True)
 class Context:
-    """What the network is conditioned on, as vectors."""
+    """The vectors that the network is conditioned on."""
 
     values: Float[Tensor, "b s v d"]
     """v = 1: the same at every time."""

@@ -105,7 +105,7 @@ class TrialRecord(Config):
 
     @property
     def is_unfinished_continuation(self) -> bool:
-        """Whether `vimss search --continue` has begun to train it further, and it has not ended yet."""
+        """Whether it was started by `vimss search --continue` and has not ended yet."""
         return self.is_continued and self.state in {"running", "interrupted", "waiting"}
 
     @property

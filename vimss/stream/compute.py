@@ -23,7 +23,7 @@ from vimss.stream.read import read_clips
 
 @dataclass(frozen=True)
 class Computation:
-    """What is computed of a player's pictures in a clip."""
+    """A computation on a player's pictures in a clip."""
 
     name: str
     """Of the folder; it must change with all that changes the arrays."""

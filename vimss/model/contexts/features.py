@@ -56,7 +56,7 @@ class FeatureEntry(ComputedEntry):
 
 
 def features_name(network: str, every: float) -> str:
-    """What the name of a folder begins with: the network and, where rows have a rate of their own, the seconds."""
+    """The beginning of a folder's name: the network and, if rows have a rate of their own, the seconds between them."""
     return f"{network}-{every:g}s" if every else network
 
 

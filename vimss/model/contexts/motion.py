@@ -31,7 +31,7 @@ from vimss.shards.manifest import Manifest, Shard, open_manifest
 from vimss.storage import Folder
 
 NETWORK = "motion"
-"""What `vimss features --network` calls it: no network, but made and kept as the features of one are."""
+"""Its name in `vimss features --network`: not a network, but written beside the shards as features are."""
 
 VERSION = 1
 """Raised when other numbers are made of the same pictures, so that old ones are not used."""

@@ -28,8 +28,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, Float64
 from torch import Tensor, nn
 
-from vimss.errors import ConfigError, DataError, ModelError
-from vimss.model.card import CARD
+from vimss.errors import ConfigError, DataError
 from vimss.model.interface import Interface, draw_queries
 from vimss.shards.clip import Clip, Player
 from vimss.shards.manifest import Manifest
@@ -41,7 +40,7 @@ from vimss.stream.stems import SILENCE_RMS
 from vimss.train.config import Settings
 from vimss.train.device import to_device
 from vimss.train.objectives.alignment_network import STEP, AlignmentNetwork, lost_pictures
-from vimss.train.objectives.saved import load_network, save_network
+from vimss.train.objectives.saved import check_model, load_network, save_network
 
 FIGURE_SECONDS = 5.0
 """Windows of the figure."""
@@ -143,13 +142,7 @@ class Alignment:
         network = load_network(folder)
         wanted = {"objective": self.chosen.objective, "sample_rate": self.recipe.sample_rate}
         found = {"objective": network.settings.objective, "sample_rate": network.sample_rate}
-        for key, value in wanted.items():
-            if found[key] != value:
-                raise ModelError(
-                    f"the model in {folder} must have {key}: {value}",
-                    got=f"{key}: {found[key]} in {CARD}",
-                    fix="choose another model, or shards of the recipe that it was trained on",
-                )
+        check_model(folder, found, wanted)
         assert isinstance(network, AlignmentNetwork), "the network of this objective"  # noqa: S101
         return network
 

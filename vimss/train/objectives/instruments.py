@@ -25,8 +25,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, UInt8
 from torch import Tensor, nn
 
-from vimss.errors import ModelError
-from vimss.model.card import CARD
 from vimss.model.interface import Interface
 from vimss.shards.clip import Clip, Player
 from vimss.shards.manifest import Manifest
@@ -37,7 +35,7 @@ from vimss.stream.mix import Mixture, Source, Window
 from vimss.train.config import Settings
 from vimss.train.device import context_of, to_device
 from vimss.train.objectives.instruments_network import InstrumentsNetwork
-from vimss.train.objectives.saved import load_network, save_network
+from vimss.train.objectives.saved import check_model, load_network, save_network
 
 
 class PlayersShown:
@@ -123,13 +121,7 @@ class Instruments:
         found: dict[str, object] = {"objective": network.settings.objective, "labels": network.labels}
         if self.chosen.instruments.hears:
             wanted["sample_rate"], found["sample_rate"] = self.recipe.sample_rate, network.sample_rate
-        for key, value in wanted.items():
-            if found[key] != value:
-                raise ModelError(
-                    f"the model in {folder} must have {key}: {value}",
-                    got=f"{key}: {found[key]} in {CARD}",
-                    fix="choose another model, or shards of the recipe that it was trained on",
-                )
+        check_model(folder, found, wanted)
         assert isinstance(network, InstrumentsNetwork), "the network of this objective"  # noqa: S101
         return network
 

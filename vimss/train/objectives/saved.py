@@ -8,6 +8,7 @@ A separator's folder is `vimss.model.separator`'s. The objective's name in model
 """
 
 import json
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -72,6 +73,17 @@ def load_network(folder: Path) -> Predictor:
     network.load_state_dict(load_file(path))
     network.settings = settings
     return cast(Predictor, network.eval())
+
+
+def check_model(folder: Path, found: Mapping[str, object], wanted: Mapping[str, object]) -> None:
+    """ModelError unless a model has what the training that loads it needs: its objective, labels, sample rate."""
+    for key, value in wanted.items():
+        if found[key] != value:
+            raise ModelError(
+                f"the model in {folder} must have {key}: {value}",
+                got=f"{key}: {found[key]} in {CARD}",
+                fix="choose another model, or shards of the recipe that it was trained on",
+            )
 
 
 def settings_of(about: dict[str, Any]) -> Settings:
