@@ -80,6 +80,7 @@ class Pace:
             **quickstart.training,
             "batch_size": BATCH_SIZE,
             "learning_rate": RATES[0],
+            "constant_seconds": 0,
             "audio_seconds": self.audio_seconds,
             "report_seconds": self.audio_seconds / REPORTS,
         }

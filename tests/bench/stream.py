@@ -56,7 +56,8 @@ def shards(store: Store, minutes: float, frame_rate: float = 12.5) -> Manifest:
     if not available_features(manifest):
         print(f"computing features of {minutes:g} minutes, {frame_rate:g} pictures a second", flush=True)
         vision = VisionConfig(network="resnet18", weights="random")
-        parallel_map(run_features, [FeaturesTask(manifest.folder, vision, shard) for shard in manifest.shards], None)
+        tasks = [FeaturesTask(manifest.folder, vision, shard, "cpu") for shard in manifest.shards]
+        parallel_map(run_features, tasks)
         compute_features(manifest, vision)
     return manifest
 
