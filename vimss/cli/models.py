@@ -24,7 +24,9 @@ def evaluate(
         str | None,
         typer.Option(metavar="RECIPE", help="Name or path of a YAML in shards/: the shards to score models on."),
     ] = None,
-    split: Annotated[str, typer.Option(help="Split: test, test_unseen_timbres, promote or valid.")] = "test",
+    split: Annotated[
+        str, typer.Option(help="Split: test, test_unseen_timbres, test_unseen_style, promote or valid.")
+    ] = "test",
     device: Device = "auto",
     seed: Seed = None,
     changes: Set = None,
