@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 from test_chamber import RATE, joint, make_recipe
 
-from vimss.config import parse_config
-from vimss.errors import ConfigError
 from vimss.shards.corpora.chamber import Options, pieces, read
 from vimss.shards.corpora.chamber.arrange import Style, Tone, arrange
 from vimss.shards.corpora.chamber.casting import UNSEEN_STYLE, generator, make_plan
@@ -222,9 +220,10 @@ def test_its_players_are_drawn_in_other_colours_than_all_others() -> None:
     assert all(player.audio is None or player.audio.any() for player in clip.players)
 
 
-def test_chorales_alone_have_no_works_for_it() -> None:
-    with pytest.raises(ConfigError, match="unseen_style_minutes needs scores: all, since other splits have all"):
-        parse_config({"scores": "chorales", "unseen_style_minutes": 2}, Options, "shards/x.yaml: options")
+def test_it_has_quartets_where_other_splits_have_all_the_chorales() -> None:
+    plan = make_plan(0, 14.0, 30.0, only_chorales=True, unseen_style_minutes=3.0)
+    assert {c.composition.startswith("bach") for c in plan.values() if c.split == UNSEEN_STYLE} == {False}
+    assert {c.composition.startswith("bach") for c in plan.values() if c.split != UNSEEN_STYLE} == {True}
 
 
 def test_duets_of_two_equal_instruments_have_rests_like_other_pieces() -> None:

@@ -108,7 +108,8 @@ def _check_shards(name: str, recipe: Any, place: str, shards: str | None, as_jso
 def features(
     recipe: RecipeName,
     network: Annotated[
-        str, typer.Option(help="Vision network: resnet18, resnet50 or mobilenet_v2; or motion, which needs none.")
+        str,
+        typer.Option(help="Vision network: resnet18, resnet50, mobilenet_v2 or compact; or motion, which needs none."),
     ] = "resnet18",
     weights: Annotated[str, typer.Option(help="Weights: torchvision, random, or the path of a file.")] = WEIGHTS,
     every: Annotated[

@@ -1,4 +1,4 @@
-"""Pictures to feature vectors, one per player and frame, by a network of torchvision.
+"""Pictures to feature vectors, one per player and frame, by a network of torchvision or a small one of our own.
 
 vision = Vision(VisionConfig(network="resnet18", weights="random"))
 vision(torch.zeros(1, 2, 5, 96, 96, 3, dtype=torch.uint8))  # [1 2 5 512]
@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vimss.errors import ModelError
+from vimss.model.compact_vision import CompactNetwork
 from vimss.model.vision_config import VisionConfig
 
 MEAN = (0.485, 0.456, 0.406)
@@ -24,6 +25,9 @@ DEVIATION = (0.229, 0.224, 0.225)
 
 IN_A_MODEL = "vision.network."
 """Begin of the names of these weights in the file of a model that has trained them."""
+
+CLASSIFIERS = {"fc", "classifier"}
+"""Names of the layers of torchvision's networks that come after the features."""
 
 FRAMES_AT_ONCE = 64
 """Pictures in one pass of a frozen network: bounds memory, and larger batches are no faster."""
@@ -45,13 +49,11 @@ class Vision(nn.Module):
         with torch.random.fork_rng(devices=[]):
             # Random weights are the same everywhere, so that features computed from them have a meaning elsewhere.
             torch.manual_seed(0)
-            network = getattr(torchvision.models, config.network)(weights=None)
+            network = _untrained(config.network)
         if config.weights != "random":
             network.load_state_dict(_weights(config, network.state_dict()))
-        if config.network == "mobilenet_v2":
-            network.classifier = nn.Identity()
-        else:
-            network.fc = nn.Identity()
+        for name in CLASSIFIERS & dict(network.named_children()).keys():
+            setattr(network, name, nn.Identity())
         self.network = network
         self.register_buffer("mean", torch.tensor(MEAN).reshape(3, 1, 1), persistent=False)
         self.register_buffer("deviation", torch.tensor(DEVIATION).reshape(3, 1, 1), persistent=False)
@@ -76,8 +78,24 @@ class Vision(nn.Module):
             features = self._features(frames)
         return features.reshape(*pictures.shape[:3], self.config.feature_size)
 
+    def attend(self, pictures: UInt8[Tensor, "n h w 3"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n k l"]]:
+        """Of the compact network: features of pictures, and where it looks in them."""
+        assert isinstance(self.network, CompactNetwork), "settings are checked before"  # noqa: S101
+        features, weights = self.network.attend(self._normalised(pictures.movedim(-1, -3)))
+        return features, weights
+
     def _features(self, frames: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
-        return self.network((frames.to(self.mean.dtype) / 255 - self.mean) / self.deviation)
+        return self.network(self._normalised(frames))
+
+    def _normalised(self, frames: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+        return (frames.to(self.mean.dtype) / 255 - self.mean) / self.deviation
+
+
+def _untrained(network: str) -> nn.Module:
+    if network == "compact":
+        return CompactNetwork()
+    made: nn.Module = getattr(torchvision.models, network)(weights=None)
+    return made
 
 
 def weights_digest(network: Vision) -> str:
@@ -100,10 +118,11 @@ def _weights(config: VisionConfig, wanted: dict[str, Tensor]) -> dict[str, Tenso
     for name in wanted:
         if name.endswith("num_batches_tracked"):
             found.setdefault(name, wanted[name])
+    home = "" if config.network == "compact" else " of torchvision"
     for name, tensor in wanted.items():
         if name not in found or found[name].shape != tensor.shape:
             raise ModelError(
-                f"{config.weights} must hold the weights of {config.network} of torchvision",
+                f"{config.weights} must hold the weights of {config.network}{home}",
                 got=f"{name} of shape {list(found[name].shape)}" if name in found else f"no {name}",
                 fix="set vision.network to the network that the weights are of",
             )

@@ -9,14 +9,16 @@ from pydantic import Field, model_validator
 
 from vimss.config import Config
 
-VISION_FEATURES = {"resnet18": 512, "resnet50": 2048, "mobilenet_v2": 1280}
-"""Network of torchvision to the width of the features it gives."""
+VISION_FEATURES = {"resnet18": 512, "resnet50": 2048, "mobilenet_v2": 1280, "compact": 192}
+"""Vision network to the width of the features it gives."""
 
 
 class VisionConfig(Config):
     """The network that turns a player's pictures into features."""
 
-    network: Literal["resnet18", "resnet50", "mobilenet_v2"] = Field("resnet18", description="network of torchvision")
+    network: Literal["resnet18", "resnet50", "mobilenet_v2", "compact"] = Field(
+        "resnet18", description="network of torchvision; or compact, a small one to be trained from scratch"
+    )
     weights: str = Field(
         "torchvision",
         min_length=1,
@@ -31,6 +33,8 @@ class VisionConfig(Config):
         if self.network == "mobilenet_v2" and self.weights == "random":
             # Batch norm keeps its statistics, so training would not correct that.
             raise ValueError("random weights of mobilenet_v2 give features of 1e-10: use its own or a resnet")
+        if self.network == "compact" and self.weights == "torchvision":
+            raise ValueError("torchvision has no weights of compact: set weights to random or the path of a file")
         return self
 
     @property

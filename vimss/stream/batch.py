@@ -14,7 +14,7 @@ from itertools import chain, islice
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Int64
 
 from vimss.errors import ConfigError
 from vimss.shards.manifest import Manifest
@@ -49,6 +49,14 @@ class NetworkInterface(PlayerViews, Protocol):
         """The context of a batch from the rows of each example, and which of its players are real."""
 
 
+@runtime_checkable
+class NamesPlayers(Protocol):
+    """An interface that also says what players its context shows."""
+
+    def labels_shown(self, mixture: Mixture) -> list[int]:
+        """The number of the label of each player, in the order of the context."""
+
+
 @dataclass(frozen=True)
 class Position:
     """A place in the sequence of batches."""
@@ -69,6 +77,8 @@ class Batch:
     players: Bool[np.ndarray, "b p"] | None
     peak_limited: Bool[np.ndarray, " b"]
     """Mixtures whose peak would have exceeded full scale."""
+    shown: Int64[np.ndarray, "b p"] | None = None
+    """Number of the label of each player in the context, for interfaces that name them; any number where none is."""
 
     def part(self, chosen: slice) -> "Batch":
         """Some of the examples."""
@@ -230,17 +240,23 @@ def make_batch(
     sound, targets = _together((size, channels, window.input_samples), (size, outputs, channels, window.output_samples))
     present = np.zeros((size, outputs), bool)
     peak_limited = np.zeros(size, bool)
-    contexts = []
+    contexts, labels = [], []
     for row, mixture in enumerate(chain([first], remaining)):
         sound[row] = mixture.sound
         peak_limited[row] = mixture.peak_limited
         summed, rows = interface.query(mixture, mixing, rng)
         contexts.append(rows)
+        if isinstance(interface, NamesPlayers):
+            labels.append(interface.labels_shown(mixture))
         for output, sources in enumerate(summed):
             _add_up(sources, window, targets[row, output])
             present[row, output] = bool(sources) and sounds(targets[row, output], full_scale=1.0)
     context, players = interface.join(contexts)
-    return Batch(sound, targets, present, context, players, peak_limited)
+    shown = None
+    if players is not None and labels:
+        shown = np.zeros(players.shape, np.int64)
+        shown[players] = list(chain.from_iterable(labels))
+    return Batch(sound, targets, present, context, players, peak_limited, shown)
 
 
 def whole_batch(mixture: Mixture, window: Window, interface: NetworkInterface) -> Batch:

@@ -24,6 +24,23 @@ class InstrumentsConfig(Config):
         "shards hold, each of which costs as much as many seconds of sound",
     )
 
+    labels: Literal["mixture", "players"] = Field(
+        "mixture",
+        description="what an example is labelled with. mixture: which instruments sound in it, whoever plays them; "
+        "players: the instrument of each player who is shown, where the pictures are the only input",
+    )
+    augment: bool = Field(
+        False,
+        description="zoom, turn, shear, mirror and recolour the pictures in training, so that instruments are "
+        "recognised in drawings that training did not have",
+    )
+
+    masks: bool = Field(
+        False,
+        description="training also teaches model.vision.network: compact where the instruments are, by the masks that "
+        "some shards hold; it then needs fewer pictures",
+    )
+
     @property
     def sees(self) -> bool:
         """Whether pictures are an input."""

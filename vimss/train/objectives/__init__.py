@@ -168,6 +168,18 @@ _SEES = Rule(
     "instruments.inputs: pictures or both", ("instruments.inputs",), lambda settings: settings.instruments.sees
 )
 
+_ONLY_SEES = Rule(
+    "instruments.inputs: pictures",
+    ("instruments.inputs",),
+    lambda settings: settings.instruments.inputs == "pictures",
+)
+
+_LOOKS = Rule(
+    "instruments.labels: players and model.vision.network: compact",
+    ("instruments.labels", "model.vision.network"),
+    lambda settings: settings.instruments.labels == "players" and settings.model.vision.network == "compact",
+)
+
 OBJECTIVES: dict[str, Entry] = {
     "separation": Entry(
         "vimss.train.objectives.separation:Separation",
@@ -183,9 +195,18 @@ OBJECTIVES: dict[str, Entry] = {
         separates=False,
         kind="instruments.inputs",
         network="vimss.train.objectives.instruments_network:InstrumentsNetwork",
-        rules=dict.fromkeys(
-            ("instruments.every", *(f"model.vision.{name}" for name in VisionConfig.model_fields)), _SEES
-        ),
+        rules={
+            **dict.fromkeys(
+                (
+                    "instruments.every",
+                    "instruments.augment",
+                    *(f"model.vision.{name}" for name in VisionConfig.model_fields),
+                ),
+                _SEES,
+            ),
+            "instruments.labels": _ONLY_SEES,
+            "instruments.masks": _LOOKS,
+        },
         distractors=True,
         meaning="mean over the labels that play in the fixed set, 1 at most",
     ),

@@ -44,6 +44,15 @@ GROUPS = 8
 HIDDEN = 128
 """Width of the layer in which sound and pictures meet."""
 
+COVERED = 0.08
+"""Share of a place, of the grid on which the compact network looks, that an instrument must cover to be there."""
+
+UNSEEN = 1e-4
+"""Added to the share of looks before the logarithm."""
+
+SURE = 1e-6
+"""Least probability that a player plays an instrument, or another one, where each player has one label."""
+
 QUIET = 1e-5
 """Added to the energy in a band before the logarithm."""
 
@@ -121,21 +130,44 @@ class InstrumentsNetwork(nn.Module):
         mixture: Float[Tensor, "b c t"] | None,
         pictures: UInt8[Tensor, "b p v h w 3"] | None,
         players: Bool[Tensor, "b p"] | None,
-    ) -> Float[Tensor, "b i"]:
-        """Log-odds that each label plays; players who are not real are not looked at, and all are where not given."""
+        each: bool = False,
+        masks: Bool[Tensor, "b p v h w"] | None = None,
+    ) -> Float[Tensor, "n k"]:
+        """Log-odds that each label plays; players who are not real are not looked at, and all are where not given.
+
+        A row of each example; with `each` a row of every real player of all examples, which are compared among labels.
+        With the masks of the instruments, each of these ends with the logarithm of how much the network looks there.
+        """
         config = self.settings.instruments
         heard = self.sound(mixture) if config.hears else None
         if pictures is None or not config.sees:
             return self.head(heard)
         if players is None:
             players = torch.ones(pictures.shape[:2], dtype=torch.bool, device=pictures.device)
+        if masks is not None:
+            return self._looking(pictures[players], masks[players])
         features = self.vision(pictures[players].unsqueeze(0))[0].mean(1)
         if heard is not None:
             example = players.nonzero()[:, 0]
             features = F.relu(self.joint(torch.cat([features, heard[example]], dim=1)))
         logits = self.head(features)
+        if each:
+            return logits
+        if config.labels == "players":
+            logits = torch.logit(logits.softmax(1), eps=SURE)
         padded = logits.new_full((*players.shape, len(self.labels)), -torch.inf).index_put((players,), logits)
         return padded.amax(1)
+
+    def _looking(self, pictures: UInt8[Tensor, "n v h w 3"], masks: Bool[Tensor, "n v h w"]) -> Float[Tensor, "n k"]:
+        """Rows of players, whose instruments the masks show."""
+        features, weights = self.vision.attend(pictures.flatten(0, 1))
+        there = F.adaptive_avg_pool2d(masks.flatten(0, 1).float(), weights.shape[1:]) > COVERED
+        share = torch.log((weights * there).sum((1, 2)) + UNSEEN)
+        # Where nothing of the instrument is in the picture, there is no place to look at.
+        looks = torch.where(there.any(2).any(1), share, 0.0)
+        of_players = (*pictures.shape[:2], -1)
+        logits = self.head(features.reshape(of_players).mean(1))
+        return torch.cat([logits, looks.reshape(of_players).mean(1)], dim=1)
 
     def matrices(self) -> list[nn.Parameter]:
         """Those of the linear layers."""

@@ -55,7 +55,9 @@ class Options(Config):
     minutes: float = Field(60.0, ge=1, le=3000, description="music in all splits together, minutes")
     piece_seconds: float = Field(30.0, ge=3, le=300, description="longest piece, one stretch of a score, seconds")
     scores: Literal["all", "chorales"] = Field(
-        "all", description="chorales: Bach's alone, whose voices move together and rarely leave their register"
+        "all",
+        description="chorales: Bach's alone, whose voices move together and rarely leave their register; but for "
+        "test_unseen_style, which has quartets, since other splits have all the chorales",
     )
     doubles: float = Field(
         0.0,
@@ -109,12 +111,6 @@ class Options(Config):
     def _unseen_bank_is_not_in_training(self) -> "Options":
         if self.unseen_bank in self.banks:
             raise ValueError("unseen_bank must not stand in banks, or training would have its sounds")
-        return self
-
-    @model_validator(mode="after")
-    def _unseen_style_has_works(self) -> "Options":
-        if self.unseen_style_minutes and self.scores == "chorales":
-            raise ValueError("unseen_style_minutes needs scores: all, since other splits have all the chorales")
         return self
 
 

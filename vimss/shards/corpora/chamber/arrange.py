@@ -111,6 +111,8 @@ def _into_range(
 
     Octaves near the middle of the range are likelier: their distance from it has a normal distribution.
     """
+    if not pitches:  # the part rests throughout a short piece
+        return []
     low, high = limits
     melody = np.array(pitches)
     shifts = np.arange(-60, 61, 12)

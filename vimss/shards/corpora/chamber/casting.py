@@ -119,7 +119,7 @@ def _choose_scores(
 ) -> list[tuple[str, str, tuple[int, int]]]:
     """Composition, score and slot of each piece: chorales and quartets in turn, each work as rarely as possible."""
     sources = [_in_turn(rng, chorales(split))] if chorales(split) else []
-    if not only_chorales:
+    if not only_chorales or not sources:
         sources.append(_in_turn(rng, quartets(split)))
     kinds = len(sources)
     chosen = [sources[number % kinds][number // kinds % len(sources[number % kinds])] for number in range(count)]

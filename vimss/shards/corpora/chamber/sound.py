@@ -125,12 +125,15 @@ def perform(
     rng: np.random.Generator,
     variety: float = 1.0,
 ) -> list[Int16[np.ndarray, "c t"]]:
-    """The stems of one piece, one per player with tones; their sum is the mix. DataError for a broken sound bank."""
+    """The stems of one piece, silent without tones; their sum is the mix. DataError for a broken sound bank."""
     cents = rng.uniform(-25, 25)
     unseen = any(timbre.unseen for timbre in timbres)
     echoes = _room(rng, unseen)
     stems = []
     for timbre, tones in zip(timbres, parts, strict=True):
+        if not tones:
+            stems.append(np.zeros((channels, samples), np.float32))
+            continue
         dry = _render(timbre, tones, samples, sample_rate, cents + rng.normal(0, 4), rng)
         wet = _colour(dry * _expression(tones, samples, sample_rate, rng), sample_rate, echoes, unseen, rng, variety)
         level = 10 ** (rng.uniform(-LEVEL_DB, LEVEL_DB) / 20) / _active_rms(wet)
