@@ -10,6 +10,7 @@ If a part does not fit into memory, the whole batch starts over with parts of ha
 import logging
 from collections.abc import Iterator
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -93,10 +94,10 @@ class Gradients:
             torch.compiler.cudagraph_mark_step_begin()
         return self.objective.loss(self._forward, part, totals)
 
-    def _forward(self, *inputs: Tensor | None) -> Tensor:
+    def _forward(self, *inputs: Tensor | None, **options: Any) -> Tensor:
         """The network in the precision of the settings."""
         with autocast(self.config.precision, self.device):
-            return self.network(*inputs)
+            return self.network(*inputs, **options)
 
     def _parts(self, batch: Batch) -> Iterator[Batch]:
         for start in range(0, len(batch.mixture), self.micro_batch):

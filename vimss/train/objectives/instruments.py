@@ -214,12 +214,13 @@ class Instruments:
         return float(found.mean()) if found.size else float("nan")
 
     def beside(self, kept: Float64[Tensor, "m k"]) -> dict[str, float]:
-        """The share of the players whose instrument is the highest of all labels, by their pictures of one mixture."""
-        right, players = self._parts(kept)[2].sum(axis=0)
-        return {ACCURACY: float(right / players) if players else float("nan")}
+        """The share of the players whose own label has the highest number, by their pictures; none without pictures."""
+        counts = self._parts(kept)[2]
+        right, players = counts.sum(axis=0) if counts.size else (0.0, 0.0)
+        return {ACCURACY: float(right / players)} if players else {}
 
     def _parts(self, kept: Float64[Tensor, "m k"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Numbers of the labels, whether they play, and players named rightly and in all."""
+        """Numbers of the labels, whether they play, and players named rightly and in all; old records lack the last."""
         labels = len(self.recipe.labels)
         rows = kept.numpy()
         return rows[:, :labels], rows[:, labels : 2 * labels], rows[:, 2 * labels :]
@@ -239,7 +240,7 @@ class Instruments:
         labels = len(self.recipe.labels)
         guessed = kept.clone()
         guessed[:, :labels] = 0
-        guessed[:, 2 * labels] = guessed[:, 2 * labels + 1] / labels
+        guessed[:, 2 * labels : -1] = guessed[:, 2 * labels + 1 :] / labels
         return guessed
 
 

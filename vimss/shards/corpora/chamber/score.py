@@ -60,7 +60,7 @@ def corpus_folder() -> Path:
     return folder
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)  # the five long scores of test_unseen_style come in turn
 def read_score(name: str) -> Score:
     """The score `name`, a path below music21's corpus folder; DataError if it cannot be read."""
     path = corpus_folder() / name
