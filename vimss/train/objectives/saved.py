@@ -16,9 +16,11 @@ from typing import Any, cast
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from vimss.config import parse_config
 from vimss.errors import ModelError
 from vimss.model.card import CARD, WEIGHTS
 from vimss.model.separator import read_card
+from vimss.renamed import with_current_names
 from vimss.storage import atomic_write, sha256
 from vimss.train.config import Settings
 from vimss.train.objectives import OBJECTIVES, Predictor
@@ -96,7 +98,8 @@ def settings_of(about: dict[str, Any]) -> Settings:
             fix="choose another model, or the version of VIMSS that trained it",
         )
     config = {"model": about["config"]} if OBJECTIVES[name].separates else about["config"]
-    return Settings.model_validate({"objective": name, **config})
+    content = with_current_names({"objective": name, **config}, Settings)
+    return parse_config(content, Settings, f"the {CARD} of a model")
 
 
 def _at_keys(content: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
