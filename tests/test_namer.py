@@ -1,6 +1,7 @@
 """The picture as a query by way of its label: a network names players, and a separator is asked by these labels."""
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,15 @@ def test_a_separator_names_no_players(tmp_path):
         ModelError, match=r"got one of the objective 'separation' in .*To fix: choose another, or train"
     ):
         load_namer(tmp_path / "model", "m")
+
+
+def test_weights_of_another_vision_network_than_the_models_are_refused(model, tmp_path):
+    folder = shutil.copytree(model, tmp_path / "model")
+    card = (folder / "model.json").read_text(encoding="utf-8")
+    (folder / "model.json").write_text(card.replace("resnet18", "resnet50"), encoding="utf-8")
+    rule = r"must hold the weights of the network in model.json, with head.weight: \[3, 2048\]; got .*: \[3, 512\]. To"
+    with pytest.raises(ModelError, match=rule):
+        load_namer(folder, "m")
 
 
 # As a system

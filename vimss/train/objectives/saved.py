@@ -72,7 +72,16 @@ def load_network(folder: Path) -> Predictor:
     still = settings.model_copy(update={"model": settings.model.model_copy(update={"vision": vision})})
     module, _, name = OBJECTIVES[settings.objective].network.partition(":")
     network = getattr(import_module(module), name)(still, tuple(about["labels"]), int(about["sample_rate"]))
-    network.load_state_dict(load_file(path))
+    state, wanted = load_file(path), network.state_dict()
+    for name in sorted({*state, *wanted}):
+        found, needed = (list(some[name].shape) if name in some else "none" for some in (state, wanted))
+        if found != needed:
+            raise ModelError(
+                f"{path} must hold the weights of the network in {CARD}, with {name}: {needed}",
+                got=f"{name}: {found}",
+                fix=f"use the {CARD} that was saved with these weights, or train the model again",
+            )
+    network.load_state_dict(state)
     network.settings = settings
     return cast(Predictor, network.eval())
 
