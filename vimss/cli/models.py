@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from vimss.cli.checks import check_evaluation, find_shards
+from vimss.cli.checks import check_evaluation, check_players, check_separates, find_shards
 from vimss.cli.options import Device, ExperimentName, Json, On, Seed, Set, Verbose
 
 
@@ -27,6 +27,14 @@ def evaluate(
     split: Annotated[
         str, typer.Option(help="Split: test, test_unseen_timbres, test_unseen_style, promote or valid.")
     ] = "test",
+    instruments_from: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--instruments-from",
+            metavar="MODEL",
+            help="A model that names players from pictures, and asks models conditioned on labels; repeatable.",
+        ),
+    ] = None,
     device: Device = "auto",
     seed: Seed = None,
     changes: Set = None,
@@ -51,12 +59,13 @@ def evaluate(
 
     if experiment is None:
         title, best, separates = f"{split} of {manifest.name}", None, True
-        evaluations = _evaluate_models(models or [], manifest, split, device, place)
+        evaluations = _evaluate_models((models or [], instruments_from or []), manifest, split, device, place)
     else:
         title, loaded = split, load_experiment(experiment, changes or (), seed)
         separates = OBJECTIVES[loaded.objective].separates
+        check_separates(loaded.objective, separates, instruments_from or [])
         with open_session(place) as session:
-            best, evaluations = _evaluate_experiment(session, loaded, split, device)
+            best, evaluations = _evaluate_experiment(session, loaded, split, device, instruments_from or [])
     if as_json:
         print_json([evaluation.model_dump(mode="json") for evaluation in evaluations])
     elif separates:
@@ -65,8 +74,10 @@ def evaluate(
         report.print_figures(title, evaluations)
 
 
-def _evaluate_models(models: list[str], manifest: Any, split: str, device: Any, place: str) -> list[Any]:
-    """Score models on shards, and print adaptations and omissions."""
+def _evaluate_models(
+    given: tuple[list[str], list[str]], manifest: Any, split: str, device: Any, place: str
+) -> list[Any]:
+    """Score models on shards, and print adaptations and omissions; `given` are --model and --instruments-from."""
     from vimss import api
     from vimss.console import show_rate, stage
     from vimss.evaluations import evaluate_models
@@ -74,7 +85,7 @@ def _evaluate_models(models: list[str], manifest: Any, split: str, device: Any, 
     from vimss.session import open_session
 
     with open_session(place) as session:
-        checked = api.models_on_shards(session, models, manifest, split, _note)
+        checked = api.models_on_shards(session, given[0], manifest, split, _note, given[1])
         for sentence in checked.sentences:
             _note(sentence)
         resolved = device_of_tasks(session.place, device)
@@ -82,7 +93,9 @@ def _evaluate_models(models: list[str], manifest: Any, split: str, device: Any, 
             return evaluate_models(checked, resolved, show_rate(show_progress, "parts"))
 
 
-def _evaluate_experiment(session: Any, experiment: Any, split: str, device: Any) -> tuple[Any, list[Any]]:
+def _evaluate_experiment(
+    session: Any, experiment: Any, split: str, device: Any, instruments_from: list[str]
+) -> tuple[Any, list[Any]]:
     """The best trial of all cells, and the evaluations of each cell's best trial, which are kept in the study."""
     from vimss import api
     from vimss.console import show_rate, stage
@@ -94,10 +107,11 @@ def _evaluate_experiment(session: Any, experiment: Any, split: str, device: Any)
     check_split(manifest, split)
     study = api.load_study(session, experiment, manifest)
     best = api.best_trial(experiment, study)
+    namers = api.instrument_namers(session, instruments_from, _note)
     resolved = device_of_tasks(session.place, device)
     with stage(f"evaluation on {split}") as show_progress:
         progress = show_rate(show_progress, "parts")
-        return best, api.evaluate_experiment(experiment, manifest, study, split, progress, resolved)
+        return best, api.evaluate_experiment(experiment, manifest, study, split, progress, resolved, namers)
 
 
 def promote(
@@ -153,6 +167,14 @@ def separate(
     instruments: Annotated[
         str, typer.Option(help="Labels, as in vn,va,vc; default: those in the file's metadata.")
     ] = "",
+    instruments_from: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="A model that names the players from pictures, in place of --instruments."),
+    ] = None,
+    players: Annotated[
+        int | None,
+        typer.Option(help="Players in equal columns of the picture; default: as many as in the metadata.", min=1),
+    ] = None,
     out_folder: Annotated[
         Path | None, typer.Option("--out", help="Folder to write; default: one in the store.")
     ] = None,
@@ -177,17 +199,19 @@ def separate(
 
     The page plays the recording and its stems, and shows their spectrograms, the video, and the limits of the model.
     """
+    check_players(instruments, instruments_from, players)
     from vimss import api
     from vimss.console import out, print_json, stage
-    from vimss.separate import Options, Reports
+    from vimss.separate import InstrumentsFrom, Options, Reports
     from vimss.session import open_session
 
+    given = InstrumentsFrom(instruments_from, Path(instruments_from), players) if instruments_from else instruments
     session = open_session(place)
     options = Options(stream, channel, allow_truncated, overwrite, device=device)
     with stage(f"separate {file.name}") as show_progress:
         reports = Reports(show_progress, _note)
         result = api.separate_file(
-            session, file, model, instruments, out_folder, references, options=options, reports=reports
+            session, file, model, given, out_folder, references, options=options, reports=reports
         )
     if as_json:
         print_json(result.summary)

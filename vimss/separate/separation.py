@@ -42,6 +42,7 @@ from vimss.separate.folder import (
     recording_of,
     write_record,
 )
+from vimss.separate.named import InstrumentsFrom, named_players
 from vimss.separate.players import Parts, parts_of, players_of, stem_names
 from vimss.separate.scores import find_references, read_reference, score
 from vimss.storage import explain_os_errors, temporary_beside
@@ -132,7 +133,7 @@ def separate_recording(
     file: Path,
     model: Path,
     out: Path,
-    instruments: str = "",
+    instruments: str | InstrumentsFrom = "",
     references: Path | None = None,
     *,
     options: Options = DEFAULTS,
@@ -144,7 +145,8 @@ def separate_recording(
         file: anything with sound that `vimss.media` reads; with picture, where the model looks at players.
         model: folder with model.json and weights.safetensors.
         out: a new folder, or one that holds stems of this very recording, which are replaced by complete ones.
-        instruments: labels of the players from left to right, as in "vn,va,vc"; the file's metadata where empty.
+        instruments: labels of the players from left to right, as in "vn,va,vc"; the file's metadata where empty; or a
+            model that names them from the pictures.
         references: folder with true stems named by label, for scores and for the page; the model does not get
             them.
         options: the part of the sound, what may be replaced, and the name of the model on the page.
@@ -164,11 +166,15 @@ def separate_recording(
     check_inputs_stay(target, (file, model, references))
     separator = on_device(load_separator(model), device)
     known = LoadedModel(separator, read_card(model)["card"], options.model_name or str(model))
-    players = players_of(instruments, file, known.separator)
+    about: tuple[str, ...] = ()
+    if isinstance(instruments, InstrumentsFrom):
+        players, about = named_players(file, instruments, known, options.allow_truncated)
+    else:
+        players = players_of(instruments, file, known.separator)
     names = stem_names(known.separator, players)
     true, notes = find_references(references, names, known.separator.labels) if references else ({}, ())
     parts = parts_of(known.separator, Recording(file, players, known.card, options.allow_truncated))
-    task = Task(file, known, players, parts, true, notes, options)
+    task = Task(file, known, players, parts, true, (*about, *notes), options)
     with explain_os_errors(target, "--out"), temporary_beside(target) as folder:
         make_folder(folder, target)
         result = _separate_in(folder, task, reports)
