@@ -4,19 +4,21 @@
     scene = next(pieces_of(manifest, "test", system.views))
     estimates = system(scene, ["vn", "vc"])                                 # [2 c t]
 
-All models are judged by the stems of labels, whatever they are conditioned on.
+All models are judged by the stems of labels, whatever they are conditioned on. `AssignedSystem` alone gives those of
+players: a slots model, whose outputs an alignment model assigns.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 
+from vimss.assign import Assignment, Slots, alignment_scores, assign, check_slots, load_alignment
 from vimss.baselines import BASELINES, Baseline, ConditionedOn, TrainStems
 from vimss.errors import ModelError
 from vimss.metrics import si_sdr_improvement
@@ -25,9 +27,18 @@ from vimss.model.config import ModelConfig
 from vimss.model.device import on_device
 from vimss.model.fit import resampled, with_channels
 from vimss.model.separator import Separator, load_separator, read_card
+from vimss.namer import InstrumentNamer, Named, load_namer, picture_views
 from vimss.shards.manifest import Manifest
 from vimss.stream.mix import SOUND_ALONE, PlayerViews
 from vimss.stream.scene import Scene
+from vimss.train.objectives import open_objective
+from vimss.train.objectives.alignment_network import AlignmentNetwork
+
+Order = Literal["oracle", "picture", "swapped picture"]
+"""How slots become players: by the true stems, by the motion of each player, or by that of the next player."""
+
+ORDERS: dict[Order, str] = {"oracle": "an oracle", "picture": "the picture", "swapped picture": "the swapped picture"}
+"""In the names of rows."""
 
 WrongContext = Literal["none", "other", "absent"]
 """The wrong context to measure label contrast with: nothing, since a system has no context; the query of
@@ -86,7 +97,8 @@ class ModelSystem:
         separator = self.separator
         match separator.config.outputs:
             case "slots":
-                return _best_slots(self._separate(scene, (), ()), scene, queried, separator.sample_rate)
+                slots = self.slots(scene)
+                return slots[best_order(slots, scene, queried, separator.sample_rate)]
             case "instruments":
                 outputs = self._separate_all_that_sound(scene, sorted(scene.references))
                 return outputs[[separator.labels.index(label) for label in queried]]
@@ -98,6 +110,10 @@ class ModelSystem:
                 estimates = np.zeros((len(queried), *outputs.shape[1:]), outputs.dtype)
                 np.add.at(estimates, [row for row, _ in players], outputs)
                 return estimates
+
+    def slots(self, scene: Scene) -> Float[np.ndarray, "k c t"]:
+        """The outputs of a network with slots, in their own order."""
+        return self._separate(scene, (), ())
 
     def exchanged(self, scene: Scene, label: str, absent: str) -> Float[np.ndarray, "c t"]:
         """The output for `label` of a network with one output per label when conditioned on `absent` instead."""
@@ -151,6 +167,126 @@ class AdaptedSystem:
         sound = resampled(with_channels(estimate, channels), self.model.separator.sample_rate, self.sample_rate)
         # There and back, rounding may take or add a sample at the end.
         return np.pad(sound[:, :length], ((0, 0), (0, max(0, length - sound.shape[1]))))
+
+
+class NamedSystem:
+    """A separator conditioned on labels, asked by pictures: a network names the instrument of each player from them.
+
+    Where two players of one label are named differently, both outputs are added, as a player's own outputs are.
+    """
+
+    def __init__(
+        self, inner: ModelSystem | AdaptedSystem, name: str, namer: InstrumentNamer, labels: Sequence[str]
+    ) -> None:
+        """`labels` are those that players may be named: some of the scenes'."""
+        self.inner, self.name, self.namer = inner, name, namer
+        self.choices = namer.choices(labels)
+        self.views: PlayerViews = picture_views(labels)
+        self.ordered, self.weights, self.wrong_context = inner.ordered, namer.weights, inner.wrong_context
+        self._last: tuple[Scene, dict[str, list[Named]]] | None = None
+
+    def __call__(self, scene: Scene, queried: Sequence[str]) -> Float[np.ndarray, "s c t"]:
+        """The separator's outputs for the labels that the players of the queried ones are named."""
+        names = [self._labels(scene, label) for label in queried]
+        wanted = list(dict.fromkeys(name for some in names for name in some))
+        outputs = dict(zip(wanted, self.inner(self._as_named(scene), wanted), strict=True))
+        return np.stack([np.sum([outputs[name] for name in some], axis=0) for some in names])
+
+    def exchanged(self, scene: Scene, label: str, absent: str) -> Float[np.ndarray, "c t"]:
+        """The output for `label` when the separator is conditioned on what `absent` is named instead."""
+        instead, known = self._labels(scene, absent)[0], self._as_named(scene)
+        found = [self.inner.exchanged(known, name, instead) for name in self._labels(scene, label)]
+        return np.asarray(np.sum(found, axis=0))
+
+    def named(self, scene: Scene, label: str) -> list[Named]:
+        """What the players of a label are named."""
+        if self._last is None or self._last[0] is not scene:
+            named = {
+                of: [self.namer.name_player(view, self.choices) for view in views] for of, views in scene.views.items()
+            }
+            self._last = scene, named
+        return self._last[1][label]
+
+    def _labels(self, scene: Scene, label: str) -> list[str]:
+        return list(dict.fromkeys(one.label for one in self.named(scene, label)))
+
+    def _as_named(self, scene: Scene) -> Scene:
+        """The scene as the separator is to know it: the labels that sound are those that their players are named."""
+        names = dict.fromkeys(name for label in scene.references for name in self._labels(scene, label))
+        return replace(scene, references=dict.fromkeys(names, scene.mixture), views={})
+
+
+@dataclass(frozen=True)
+class SlotOrders:
+    """The slots of the players of a scene, in the order of its views."""
+
+    oracle: tuple[int, ...]
+    assignment: Assignment
+    """By the motion of each player."""
+
+    def of(self, order: Order) -> tuple[int, ...]:
+        """The slot of each player; with swapped pictures, the one that is assigned to the next player."""
+        if order == "oracle":
+            return self.oracle
+        by_picture = self.assignment.slots
+        return by_picture if order == "picture" else (*by_picture[1:], by_picture[0])
+
+
+class AssignedSystem:
+    """A slots model whose outputs are assigned to players, for scenes with references and views by player."""
+
+    ordered = True
+    wrong_context: WrongContext = "none"
+
+    def __init__(self, model: ModelSystem, alignment: AlignmentNetwork, views: PlayerViews, order: Order) -> None:
+        """`views` show the motion of the players."""
+        self.model, self.alignment, self.views, self.order = model, alignment, views, order
+        self.name, self.weights = f"{model.name}, ordered by {ORDERS[order]}", model.weights
+
+    def __call__(self, scene: Scene, queried: Sequence[str]) -> Float[np.ndarray, "s c t"]:
+        """The slots of the queried players."""
+        slots, orders = self.separate(scene)
+        of_player = dict(zip(scene.views, orders.of(self.order), strict=True))
+        return slots[[of_player[player] for player in queried]]
+
+    def separate(self, scene: Scene) -> tuple[Float[np.ndarray, "k c t"], SlotOrders]:
+        """All slots, and those of the players."""
+        players, rate = list(scene.views), self.model.separator.sample_rate
+        check_slots(self.model.separator.config.slots, players)
+        slots = self.model.slots(scene)
+        motion = np.stack([view for views in scene.views.values() for view in views])
+        scores = alignment_scores(self.alignment, Slots.of(slots, rate), motion).sum(0)
+        oracle = best_order(slots, scene, players, rate)
+        return slots, SlotOrders(tuple(oracle.tolist()), assign(scores))
+
+    def exchanged(self, scene: Scene, label: str, absent: str) -> Float[np.ndarray, "c t"]:
+        """Never called: the wrong context is the order "swapped picture"."""
+        raise TypeError("players have no label to exchange")
+
+
+def assigned_system(
+    folder: Path, alignment: Path, manifest: Manifest, name: str, order: Order = "picture", device: str = "cpu"
+) -> AssignedSystem:
+    """The slots model in `folder` with the alignment model in `alignment`, to be evaluated on duos.
+
+    Raises:
+        DataError: The motion of the players is not beside the shards.
+        ModelError: One of the two is no model of its kind, or of another rate or other labels than the shards.
+
+    """
+    separator = on_device(load_separator(folder), device)
+    if separator.config.outputs != "slots":
+        raise ModelError(
+            "outputs that are assigned to players must be slots, whose order is unknown",
+            got=f"outputs: {separator.config.outputs} in {folder}",
+            fix="evaluate this model without --alignment",
+        )
+    _check_same_recipe(separator, folder, manifest, name)
+    network = load_alignment(alignment)
+    objective = open_objective(network.settings, manifest)
+    assert isinstance(objective.interface, PlayerViews), "alignment shows motion"  # noqa: S101
+    model = ModelSystem(separator, name, weights=read_card(folder)["sha256"])
+    return AssignedSystem(model, network, objective.interface, order)
 
 
 class BaselineSystem:
@@ -210,6 +346,41 @@ def model_system(
     return AdaptedSystem(system, recipe.sample_rate, names)
 
 
+def named_system(
+    folder: Path, manifest: Manifest, name: str, namer: tuple[str, Path], names: Mapping[str, str] | None = None
+) -> NamedSystem:
+    """The separator in `folder`, asked by pictures: `namer` is the name and the folder of the model that names players.
+
+    `names` as in `model_system`; players are named one of these labels.
+
+    Raises:
+        ModelError: as `model_system`; the separator is not conditioned on labels, or the other model names no players.
+
+    """
+    inner = model_system(folder, manifest, name, names)
+    assert isinstance(inner, ModelSystem | AdaptedSystem), "the system of a model"  # noqa: S101
+    model = inner if isinstance(inner, ModelSystem) else inner.model
+    check_takes_labels(model.separator, name)
+    named_by, path = namer
+    return NamedSystem(inner, name, load_namer(path, named_by), tuple(names or manifest.recipe.labels))
+
+
+def takes_labels(separator: Separator) -> bool:
+    """Whether a separator is conditioned on labels."""
+    return separator.interface.is_conditioned and not separator.interface.uses_players
+
+
+def check_takes_labels(separator: Separator, name: str) -> None:
+    """ModelError unless a separator is conditioned on labels, and so can be asked by those that players are named."""
+    if not takes_labels(separator):
+        is_conditioned = separator.interface.is_conditioned
+        raise ModelError(
+            f"the model '{name}' must be conditioned on labels, to be asked by the instruments that pictures name",
+            got=f"model.context: {separator.config.context}" if is_conditioned else "model.site: none",
+            fix="choose a model whose model.context is labels, or leave --instruments-from out",
+        )
+
+
 def _check_same_recipe(separator: Separator, folder: Path, manifest: Manifest, name: str) -> None:
     recipe = manifest.recipe
     for what, has, wanted in (
@@ -241,12 +412,12 @@ def _features_of(separator: Separator, folder: Path, manifest: Manifest, name: s
     return interface.prepare(manifest, str(card["features"]))
 
 
-def _best_slots(
+def best_order(
     estimates: Float[np.ndarray, "k c t"], scene: Scene, queried: Sequence[str], sample_rate: int
-) -> Float[np.ndarray, "s c t"]:
-    """The slot of each queried label: the permutation with the best mean SI-SDR improvement.
+) -> Int[np.ndarray, " s"]:
+    """The slot of each queried reference: the permutation with the best mean SI-SDR improvement.
 
-    Where there are fewer slots than labels, those left over take the slot that fits them best.
+    Where there are fewer slots than references, those left over take the slot that fits them best.
     """
     gains = np.array(
         [
@@ -261,4 +432,4 @@ def _best_slots(
     rows, slots = linear_sum_assignment(gains, maximize=True)
     best = gains.argmax(axis=1)
     best[rows] = slots
-    return estimates[best]
+    return best

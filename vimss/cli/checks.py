@@ -29,8 +29,16 @@ def check_search(dry_run: bool, trial: str | None) -> None:
         )
 
 
-def check_evaluation(experiment: str | None, models: list[str], shards: str | None) -> None:
+def check_evaluation(
+    experiment: str | None, models: list[str], shards: str | None, alignment: str | None = None
+) -> None:
     """ConfigError unless the arguments of `evaluate` name an experiment, or models and shards."""
+    if alignment is not None and not models:
+        raise ConfigError(
+            "--alignment assigns the slots of models that are given by --model",
+            got=f"--alignment {alignment} without --model",
+            fix="add --model models:/NAME --shards RECIPE",
+        )
     rule = "vimss evaluate takes an experiment, or models and the shards to score them on"
     given = [f"the experiment '{experiment}'"] if experiment is not None else []
     given += [f"--model {model}" for model in models]
@@ -44,6 +52,32 @@ def check_evaluation(experiment: str | None, models: list[str], shards: str | No
         raise ConfigError(rule, got=got, fix="add --shards RECIPE")
     if len(set(models)) < len(models):
         raise ConfigError("each --model must be given once", got=got, fix="remove the duplicate")
+
+
+def check_players(instruments: str, instruments_from: str | None, players: int | None) -> None:
+    """ConfigError where instruments are both given and to be named, or players are counted for nothing."""
+    if instruments and instruments_from is not None:
+        raise ConfigError(
+            "vimss separate takes --instruments or --instruments-from",
+            got=f"--instruments {instruments} and --instruments-from {instruments_from}",
+            fix="remove one of them",
+        )
+    if players is not None and instruments_from is None:
+        raise ConfigError(
+            "--players is for --instruments-from, which names the instrument of each",
+            got=f"--players {players} alone",
+            fix="add --instruments-from MODEL, or give --instruments in its place",
+        )
+
+
+def check_separates(objective: str, separates: bool, instruments_from: list[str]) -> None:
+    """ConfigError where a network that does not separate is to be asked by pictures."""
+    if instruments_from and not separates:
+        raise ConfigError(
+            "--instruments-from needs an experiment whose networks separate: they are asked by what it names",
+            got=f"one of the objective '{objective}'",
+            fix="leave --instruments-from out",
+        )
 
 
 def find_shards(models: list[str], recipe: str, split: str, given: tuple[int | None, list[str]], place: str) -> Any:

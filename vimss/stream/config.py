@@ -25,6 +25,13 @@ class MixingConfig(Config):
         le=1,
         description="probability that the players of a mixture come from one clip at one time, not independently",
     )
+    same_label_probability: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="probability that the second of independent players has the label of the first, where the pool has "
+        "another one: for networks whose outputs are slots or players",
+    )
     absent_probability: float = Field(
         0.2,
         ge=0,
@@ -53,6 +60,11 @@ class MixingConfig(Config):
     swap_channels: bool = Field(False, description="left and right of each stem change places at random")
     remix_probability: float = Field(
         0.0, ge=0, le=1, description="probability that stems change places between the mixtures of a batch"
+    )
+    shuffle_pictures: bool = Field(
+        False,
+        description="as a control: in training every player is shown with the pictures, features, joints or motion of "
+        "another player, chosen at random whatever the label; labels stay, and so do validation and evaluation",
     )
     curriculum_epochs: int = Field(
         0, ge=0, description="epochs in which the most players grow from min_sources to max_sources; 0: at once"

@@ -200,6 +200,7 @@ OBJECTIVES: dict[str, Entry] = {
                 (
                     "instruments.every",
                     "instruments.augment",
+                    "mixing.shuffle_pictures",
                     *(f"model.vision.{name}" for name in VisionConfig.model_fields),
                 ),
                 _SEES,
@@ -215,6 +216,7 @@ OBJECTIVES: dict[str, Entry] = {
         Figure(name="valid_alignment", direction="max", title="two-alternative accuracy"),
         settings=("alignment",),
         separates=False,
+        rules={"mixing.shuffle_pictures": Rule("players who are shown", (), lambda settings: True)},
         network="vimss.train.objectives.alignment_network:AlignmentNetwork",
         seconds=14.0,
         least_seconds=9.0,

@@ -145,7 +145,8 @@ def _props(
     view_of(style.camera).aim(pen, 1 + 0j, 0j, complex(margin, margin))
     in_front = []
     for name in style.props:
-        ink = _ink(style.palette, warmth, rng), _ink(style.palette, warmth, rng), _ink(style.palette, warmth, rng)
+        one, two, three = (_ink(style.palette, warmth, rng) for _ in range(3))
+        ink = (one, two, three)
         # To the left or right of the player.
         where = float(rng.uniform(0.02, 0.24) if rng.random() < 0.5 else rng.uniform(0.76, 0.98))
         if PROPS[name].in_front:
