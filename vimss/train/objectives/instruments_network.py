@@ -161,7 +161,7 @@ class InstrumentsNetwork(nn.Module):
     def _looking(self, pictures: UInt8[Tensor, "n v h w 3"], masks: Bool[Tensor, "n v h w"]) -> Float[Tensor, "n k"]:
         """Rows of players, whose instruments the masks show."""
         features, weights = self.vision.attend(pictures.flatten(0, 1))
-        there = F.adaptive_avg_pool2d(masks.flatten(0, 1).float(), weights.shape[1:]) > COVERED
+        there = F.adaptive_avg_pool2d(masks.flatten(0, 1).float(), (weights.shape[1], weights.shape[2])) > COVERED
         share = torch.log((weights * there).sum((1, 2)) + UNSEEN)
         # Where nothing of the instrument is in the picture, there is no place to look at.
         looks = torch.where(there.any(2).any(1), share, 0.0)
