@@ -39,11 +39,21 @@ OPTIONS = {
     "features": [*STUDY, "--device", "--every", "--network", "--weights", "--verbose"],
     "train": [*STUDY, "--wait", "--verbose"],
     "search": [*STUDY, "--continue", "--dry-run", "--wait", "--verbose"],
-    "evaluate": [*STUDY, "--device", "--instruments-from", "--model", "--shards", "--split", "--verbose"],
+    "evaluate": [
+        *STUDY,
+        "--alignment",
+        "--device",
+        "--instruments-from",
+        "--model",
+        "--shards",
+        "--split",
+        "--verbose",
+    ],
     "compare": [*STUDY, "--curves"],
     "promote": [*STUDY, "--verbose"],
     "separate": [
         *(
+            "--alignment",
             "--allow-truncated",
             "--channel",
             "--device",

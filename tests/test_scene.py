@@ -5,7 +5,7 @@ import numpy as np
 from vimss.model.interface import Interface
 from vimss.model.networks.wave_u_net.config import WaveUNetConfig
 from vimss.shards.clip import Clip, Player
-from vimss.stream.scene import Scene, pieces_of, references_of
+from vimss.stream.scene import Scene, pieces_of, references_of, with_player_names
 
 
 def test_pieces_show_every_player_that_sounds_for_as_long_as_it_sounds(small_manifest):
@@ -34,3 +34,12 @@ def test_two_players_of_one_label_are_one_reference():
     references = references_of(Clip("p", 0, 4, 8000, players))
     assert list(references) == ["vn"]
     np.testing.assert_allclose(references["vn"], 1.0)
+
+
+def test_players_of_one_label_are_references_of_their_own_where_they_are_asked_for():
+    ones = np.full((1, 4), 16384, np.int16)
+    players = (Player("vn", "1", ones), Player("fl", "2", ones), Player("vn", "3", ones // 2))
+    named = with_player_names(Clip("p", 0, 4, 8000, players))
+    references = references_of(named)
+    assert list(references) == ["vn 1", "fl", "vn 2"]
+    np.testing.assert_allclose(references["vn 2"], 0.25)

@@ -390,6 +390,44 @@ def test_a_pool_with_too_few_instruments_is_refused():
         Pool([LazyClip.of(solo)], plain(), WINDOW, SOUND_ALONE)
 
 
+def drawn_labels(clips, count=2, **settings) -> list[tuple[str, ...]]:
+    """The labels of 40 independent mixtures."""
+    pool = Pool([LazyClip.of(clip) for clip in clips], plain(max_sources=count, **settings), WINDOW, SOUND_ALONE)
+    rng = np.random.default_rng(0)
+    return [
+        tuple(source.label for source in pool.draw(rng, pool.clips[0], count, aligned=False).sources) for _ in range(40)
+    ]
+
+
+DUO = Clip("p", 0, 2000, 8000, (tone("vn", 3000), tone("vn", 5000), tone("fl", 7000), tone("vc", 1000)))
+
+
+def test_the_second_player_has_the_label_of_the_first_as_often_as_the_settings_say():
+    found = drawn_labels([DUO], same_label_probability=0.5)
+    both = sum(labels == ("vn", "vn") for labels in found)
+    # Half of the mixtures begin with a violin, and only violins have another one.
+    assert 5 < both < 15 and not any(one == other != "vn" for one, other in found)
+
+
+def test_further_players_have_other_labels_than_the_equal_ones():
+    found = drawn_labels([DUO], count=3, same_label_probability=1.0)
+    assert {len(labels) for labels in found} == {3} and {("vn", "vn", "fl"), ("vn", "vn", "vc")} <= set(found)
+    assert all(len(set(labels)) == 2 for labels in found if labels[0] == "vn")
+
+
+def test_equal_players_are_two_players():
+    pool = Pool([LazyClip.of(DUO)], plain(same_label_probability=1.0), WINDOW, SOUND_ALONE)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        levels = {float(source.stem[0, 400]) for source in pool.draw(rng, pool.clips[0], 2, aligned=False).sources}
+        assert len(levels) == 2
+
+
+def test_independent_players_are_drawn_as_ever_without_that_setting():
+    with_default, without = drawn_labels([DUO]), drawn_labels([DUO], same_label_probability=0.0)
+    assert with_default == without and all(one != other for one, other in without)
+
+
 def test_cutting_beyond_the_ends_gives_silence():
     audio = np.arange(1, 6, dtype=np.int16)[None]
     assert (cut(audio, -2, 9, gain=1.0) * 32768)[0].tolist() == [0, 0, 1, 2, 3, 4, 5, 0, 0]

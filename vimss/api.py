@@ -20,6 +20,7 @@ from vimss.console import err
 from vimss.errors import ConfigError, DataError, TrainingError
 from vimss.evaluate import Evaluation
 from vimss.evaluate.figures import FigureEvaluation
+from vimss.evaluate.players import PlayersEvaluation
 from vimss.experiment import Experiment
 from vimss.model.card import WEIGHTS
 from vimss.model.contexts import motion
@@ -416,6 +417,30 @@ def _folders_of(session: Session, models: Sequence[str], note: Callable[[str], N
     return {model: model_folder(resolve_model(session.tracking, model, note), session.tracking) for model in models}
 
 
+def models_on_duos(
+    session: Session,
+    models: Sequence[str],
+    alignment: str,
+    manifest: Manifest,
+    split: str,
+    *,
+    on_progress: Callable[[SoundProgress], None] = lambda progress: None,
+    device: str = "cpu",
+) -> list[PlayersEvaluation]:
+    """Evaluate slots models whose outputs an alignment model assigns to players; models as in `models_on_shards`."""
+    folders = {model: _named_folder(session, model)[1] for model in models}
+    _, of_alignment = _named_folder(session, alignment)
+    return evaluations.evaluate_assigned(manifest, folders, of_alignment, split, on_progress=on_progress, device=device)
+
+
+def _named_folder(
+    session: Session, model: str, note: Callable[[str], None] = lambda sentence: None
+) -> tuple[str, Path]:
+    """The full name and the folder of a model, which is a folder, or models:/NAME with or without alias or version."""
+    resolved = resolve_model(session.tracking, model, note)
+    return resolved, model_folder(resolved, session.tracking) if resolved.startswith("models:/") else Path(resolved)
+
+
 def separate_file(
     session: Session,
     file: Path,
@@ -424,20 +449,24 @@ def separate_file(
     out_folder: Path | None = None,
     references: Path | None = None,
     *,
+    alignment: str = "",
     options: Options = DEFAULTS,
     reports: Reports | None = None,
 ) -> Separated:
     """Separate a recording into stems and a page; without `out_folder`, into a folder of its own in the store.
 
-    `model` is a folder, or models:/NAME with or without alias or version; so is the model that names instruments.
+    `model` is a folder, or models:/NAME with or without alias or version; so are the model that names instruments, and
+    `alignment`, which assigns the outputs of a slots model to players, where they are given.
     """
     reports = reports or Reports()
     if isinstance(instruments, InstrumentsFrom):
         (folder,) = _folders_of(session, [instruments.name], reports.note).values()
         instruments = replace(instruments, folder=folder)
-    resolved = resolve_model(session.tracking, model, reports.note)
-    folder = model_folder(resolved, session.tracking) if resolved.startswith("models:/") else Path(resolved)
+    resolved, folder = _named_folder(session, model, reports.note)
     options = replace(options, model_name=resolved)
+    if alignment:
+        name, path = _named_folder(session, alignment, reports.note)
+        options = replace(options, alignment=path, alignment_name=name)
     if out_folder is None:
         out_folder, options = session.store.stems / folder_name(file), replace(options, numbered=True)
     return separate_recording(file, folder, out_folder, instruments, references, options=options, reports=reports)

@@ -4,7 +4,8 @@
     save_evaluations(study, "test", evaluations)
 
 Models need not have been trained on the shards: `check_models` fits them to the shards of any recipe. Networks
-that do not separate have a table of their own, of the figure of their objective: `evaluate_by_figure`.
+that do not separate have a table of their own, of the figure of their objective: `evaluate_by_figure`. So have slots
+models whose outputs an alignment model assigns to players: `evaluate_assigned`.
 """
 
 import json
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 
 from vimss.baselines import BASELINES
 from vimss.config import parse_config
+from vimss.errors import DataError
 from vimss.evaluate import (
     Evaluation,
     Row,
@@ -35,6 +37,7 @@ from vimss.evaluate.figures import (
     figure_tasks,
 )
 from vimss.evaluate.pictures import Trained, named_by, trained_as, trained_model, with_claims
+from vimss.evaluate.players import PlayersEvaluation, evaluate_players, joined_players, players_tasks
 from vimss.experiment import Experiment
 from vimss.model.device import gpu_share
 from vimss.model.fit import Fit, fit_models
@@ -48,7 +51,7 @@ from vimss.shards.written import check_split
 from vimss.storage import atomic_write
 from vimss.stream.fixed import fixed_set
 from vimss.stream.read import has_part
-from vimss.systems import check_takes_labels, model_system, takes_labels
+from vimss.systems import assigned_system, check_takes_labels, model_system, takes_labels
 from vimss.yaml_files import yaml_in_a_line
 
 AnyEvaluation = TypeVar("AnyEvaluation", Evaluation, FigureEvaluation)
@@ -191,6 +194,41 @@ def evaluate_by_figure(
         for parts in _in_parallel(examine_mixtures, tasks, on_progress)
     ]
     return [*found, constant_guess(found[0], manifest)]
+
+
+def evaluate_assigned(
+    manifest: Manifest,
+    models: Mapping[str, str | Path],
+    alignment: Path,
+    split: str,
+    *,
+    on_progress: Callable[[SoundProgress], None] = lambda progress: None,
+    device: str = "cpu",
+) -> list[PlayersEvaluation]:
+    """Evaluate slots models (name to folder) on whole pieces by player, as tasks of Ray; `alignment` is a folder.
+
+    Raises:
+        ConfigError: There is no such split.
+        DataError: The shards do not hold it or the motion of its players, or no piece has two players that sound.
+        ModelError: A model has no slots, or is of another rate or other labels than the shards; or `alignment` is of
+            another objective.
+
+    """
+    check_split(manifest, split)
+    folders = {name: Path(folder).absolute() for name, folder in models.items()}
+    for name, folder in folders.items():
+        assigned_system(folder, alignment, manifest, name)
+    table = Table(manifest.folder, split)
+    rows = [Row(name, folder, device=device) for name, folder in folders.items()]
+    tasks = [players_tasks(table, row, alignment.absolute(), manifest) for row in rows]
+    found = [joined_players(parts, split) for parts in _in_parallel(evaluate_players, tasks, on_progress)]
+    if not found[0].pieces:
+        raise DataError(
+            f"the split '{split}' of '{manifest.name}' must have pieces of two or more players that sound",
+            got="none",
+            fix="use shards of duos, such as `vimss shard duos`",
+        )
+    return found
 
 
 def _in_parallel(

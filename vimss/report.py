@@ -11,12 +11,14 @@ from vimss.console import decibel, duration, figure_text, out, print_table, shor
 from vimss.evaluate import Evaluation
 from vimss.evaluate.figures import FigureEvaluation
 from vimss.evaluate.pictures import naming
+from vimss.evaluate.players import ROWS, PlayersEvaluation
 from vimss.evaluations import evaluation_of
 from vimss.experiment import SEED, Cell, Experiment, cell_name
 from vimss.metrics import CONVENTIONS
 from vimss.search.estimate import Estimate
 from vimss.search.study import Study, TrialRecord, best_of_cell
 from vimss.shards.instruments import INSTRUMENTS
+from vimss.systems import ORDERS
 from vimss.train.config import VALIDATION_SOURCES
 from vimss.train.objectives import OBJECTIVES
 
@@ -244,6 +246,43 @@ def print_figures(split: str, evaluations: Sequence[FigureEvaluation]) -> None:
     further = _further_rows(evaluations)
     if further:
         print_table(f"{figure.heading}, other conditions", ("", *(one.system for one in evaluations)), further)
+
+
+COVERAGE_COLUMNS = ("confidence at least", "pieces assigned", "of those right", "SI-SDRi by the picture")
+
+
+def player_rows(evaluations: Sequence[PlayersEvaluation]) -> list[tuple[str, ...]]:
+    """Three rows per model: its slots ordered by an oracle, by the picture and by the swapped picture."""
+    found = [(one.system, order, one.values(order)) for one in evaluations for order in ROWS]
+    return [
+        (f"{system}, ordered by {ORDERS[order]}", decibel(values.median, values.interval), f"{values.mean:.2f}")
+        for system, order, values in found
+    ]
+
+
+def coverage_rows(evaluation: PlayersEvaluation) -> list[tuple[str, ...]]:
+    """The risk-coverage curve of one model, under COVERAGE_COLUMNS."""
+    return [
+        (f"{one.least_confidence:g}", f"{one.coverage:.2f}", f"{one.right:.2f}", decibel(one.si_sdr_improvement, None))
+        for one in evaluation.risk_coverage
+    ]
+
+
+def print_players(split: str, evaluations: Sequence[PlayersEvaluation]) -> None:
+    """The tables of slots models whose outputs are assigned to players."""
+    first = evaluations[0]
+    players = sum(len(piece.players) for piece in first.pieces)
+    about = f"Split {split}, whole pieces ({players} players, {_pieces(len(first.pieces))})"
+    print_table(
+        f"{about}: players, in dB, with intervals over pieces", ("", "SI-SDRi", "mean"), player_rows(evaluations)
+    )
+    for one in evaluations:
+        low, high = one.share_interval or (math.nan, math.nan)
+        out.print(
+            f"{one.system}: the picture gives every player the right slot in {one.share_right:.2f} of the pieces "
+            f"({low:.2f} to {high:.2f}); right minus swapped picture: {one.swapped_contrast:.1f} dB"
+        )
+        print_table(f"{one.system}: where less certain pieces are left out", COVERAGE_COLUMNS, coverage_rows(one))
 
 
 def _further_rows(evaluations: Sequence[FigureEvaluation]) -> list[tuple[str, ...]]:

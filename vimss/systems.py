@@ -4,19 +4,21 @@
     scene = next(pieces_of(manifest, "test", system.views))
     estimates = system(scene, ["vn", "vc"])                                 # [2 c t]
 
-All models are judged by the stems of labels, whatever they are conditioned on.
+All models are judged by the stems of labels, whatever they are conditioned on. `AssignedSystem` alone gives those of
+players: a slots model, whose outputs an alignment model assigns.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 
+from vimss.assign import Assignment, Slots, alignment_scores, assign, check_slots, load_alignment
 from vimss.baselines import BASELINES, Baseline, ConditionedOn, TrainStems
 from vimss.errors import ModelError
 from vimss.metrics import si_sdr_improvement
@@ -29,6 +31,14 @@ from vimss.namer import InstrumentNamer, Named, load_namer, picture_views
 from vimss.shards.manifest import Manifest
 from vimss.stream.mix import SOUND_ALONE, PlayerViews
 from vimss.stream.scene import Scene
+from vimss.train.objectives import open_objective
+from vimss.train.objectives.alignment_network import AlignmentNetwork
+
+Order = Literal["oracle", "picture", "swapped picture"]
+"""How slots become players: by the true stems, by the motion of each player, or by that of the next player."""
+
+ORDERS: dict[Order, str] = {"oracle": "an oracle", "picture": "the picture", "swapped picture": "the swapped picture"}
+"""In the names of rows."""
 
 WrongContext = Literal["none", "other", "absent"]
 """The wrong context to measure label contrast with: nothing, since a system has no context; the query of
@@ -87,7 +97,8 @@ class ModelSystem:
         separator = self.separator
         match separator.config.outputs:
             case "slots":
-                return _best_slots(self._separate(scene, (), ()), scene, queried, separator.sample_rate)
+                slots = self.slots(scene)
+                return slots[best_order(slots, scene, queried, separator.sample_rate)]
             case "instruments":
                 outputs = self._separate_all_that_sound(scene, sorted(scene.references))
                 return outputs[[separator.labels.index(label) for label in queried]]
@@ -99,6 +110,10 @@ class ModelSystem:
                 estimates = np.zeros((len(queried), *outputs.shape[1:]), outputs.dtype)
                 np.add.at(estimates, [row for row, _ in players], outputs)
                 return estimates
+
+    def slots(self, scene: Scene) -> Float[np.ndarray, "k c t"]:
+        """The outputs of a network with slots, in their own order."""
+        return self._separate(scene, (), ())
 
     def exchanged(self, scene: Scene, label: str, absent: str) -> Float[np.ndarray, "c t"]:
         """The output for `label` of a network with one output per label when conditioned on `absent` instead."""
@@ -199,6 +214,79 @@ class NamedSystem:
         """The scene as the separator is to know it: the labels that sound are those that their players are named."""
         names = dict.fromkeys(name for label in scene.references for name in self._labels(scene, label))
         return replace(scene, references=dict.fromkeys(names, scene.mixture), views={})
+
+
+@dataclass(frozen=True)
+class SlotOrders:
+    """The slots of the players of a scene, in the order of its views."""
+
+    oracle: tuple[int, ...]
+    assignment: Assignment
+    """By the motion of each player."""
+
+    def of(self, order: Order) -> tuple[int, ...]:
+        """The slot of each player; with swapped pictures, the one that is assigned to the next player."""
+        if order == "oracle":
+            return self.oracle
+        by_picture = self.assignment.slots
+        return by_picture if order == "picture" else (*by_picture[1:], by_picture[0])
+
+
+class AssignedSystem:
+    """A slots model whose outputs are assigned to players, for scenes with references and views by player."""
+
+    ordered = True
+    wrong_context: WrongContext = "none"
+
+    def __init__(self, model: ModelSystem, alignment: AlignmentNetwork, views: PlayerViews, order: Order) -> None:
+        """`views` show the motion of the players."""
+        self.model, self.alignment, self.views, self.order = model, alignment, views, order
+        self.name, self.weights = f"{model.name}, ordered by {ORDERS[order]}", model.weights
+
+    def __call__(self, scene: Scene, queried: Sequence[str]) -> Float[np.ndarray, "s c t"]:
+        """The slots of the queried players."""
+        slots, orders = self.separate(scene)
+        of_player = dict(zip(scene.views, orders.of(self.order), strict=True))
+        return slots[[of_player[player] for player in queried]]
+
+    def separate(self, scene: Scene) -> tuple[Float[np.ndarray, "k c t"], SlotOrders]:
+        """All slots, and those of the players."""
+        players, rate = list(scene.views), self.model.separator.sample_rate
+        check_slots(self.model.separator.config.slots, players)
+        slots = self.model.slots(scene)
+        motion = np.stack([view for views in scene.views.values() for view in views])
+        scores = alignment_scores(self.alignment, Slots.of(slots, rate), motion).sum(0)
+        oracle = best_order(slots, scene, players, rate)
+        return slots, SlotOrders(tuple(oracle.tolist()), assign(scores))
+
+    def exchanged(self, scene: Scene, label: str, absent: str) -> Float[np.ndarray, "c t"]:
+        """Never called: the wrong context is the order "swapped picture"."""
+        raise TypeError("players have no label to exchange")
+
+
+def assigned_system(
+    folder: Path, alignment: Path, manifest: Manifest, name: str, order: Order = "picture", device: str = "cpu"
+) -> AssignedSystem:
+    """The slots model in `folder` with the alignment model in `alignment`, to be evaluated on duos.
+
+    Raises:
+        DataError: The motion of the players is not beside the shards.
+        ModelError: One of the two is no model of its kind, or of another rate or other labels than the shards.
+
+    """
+    separator = on_device(load_separator(folder), device)
+    if separator.config.outputs != "slots":
+        raise ModelError(
+            "outputs that are assigned to players must be slots, whose order is unknown",
+            got=f"outputs: {separator.config.outputs} in {folder}",
+            fix="evaluate this model without --alignment",
+        )
+    _check_same_recipe(separator, folder, manifest, name)
+    network = load_alignment(alignment)
+    objective = open_objective(network.settings, manifest)
+    assert isinstance(objective.interface, PlayerViews), "alignment shows motion"  # noqa: S101
+    model = ModelSystem(separator, name, weights=read_card(folder)["sha256"])
+    return AssignedSystem(model, network, objective.interface, order)
 
 
 class BaselineSystem:
@@ -324,12 +412,12 @@ def _features_of(separator: Separator, folder: Path, manifest: Manifest, name: s
     return interface.prepare(manifest, str(card["features"]))
 
 
-def _best_slots(
+def best_order(
     estimates: Float[np.ndarray, "k c t"], scene: Scene, queried: Sequence[str], sample_rate: int
-) -> Float[np.ndarray, "s c t"]:
-    """The slot of each queried label: the permutation with the best mean SI-SDR improvement.
+) -> Int[np.ndarray, " s"]:
+    """The slot of each queried reference: the permutation with the best mean SI-SDR improvement.
 
-    Where there are fewer slots than labels, those left over take the slot that fits them best.
+    Where there are fewer slots than references, those left over take the slot that fits them best.
     """
     gains = np.array(
         [
@@ -344,4 +432,4 @@ def _best_slots(
     rows, slots = linear_sum_assignment(gains, maximize=True)
     best = gains.argmax(axis=1)
     best[rows] = slots
-    return estimates[best]
+    return best

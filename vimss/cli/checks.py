@@ -29,8 +29,16 @@ def check_search(dry_run: bool, trial: str | None) -> None:
         )
 
 
-def check_evaluation(experiment: str | None, models: list[str], shards: str | None) -> None:
+def check_evaluation(
+    experiment: str | None, models: list[str], shards: str | None, alignment: str | None = None
+) -> None:
     """ConfigError unless the arguments of `evaluate` name an experiment, or models and shards."""
+    if alignment is not None and not models:
+        raise ConfigError(
+            "--alignment assigns the slots of models that are given by --model",
+            got=f"--alignment {alignment} without --model",
+            fix="add --model models:/NAME --shards RECIPE",
+        )
     rule = "vimss evaluate takes an experiment, or models and the shards to score them on"
     given = [f"the experiment '{experiment}'"] if experiment is not None else []
     given += [f"--model {model}" for model in models]

@@ -1,5 +1,6 @@
 """Verbs that use trained models: evaluate, promote, separate."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,7 +25,9 @@ def evaluate(
         str | None,
         typer.Option(metavar="RECIPE", help="Name or path of a YAML in shards/: the shards to score models on."),
     ] = None,
-    split: Annotated[str, typer.Option(help="Split: test, test_unseen_timbres, promote or valid.")] = "test",
+    split: Annotated[
+        str, typer.Option(help="Split: test, test_unseen_timbres, test_unseen_style, promote or valid.")
+    ] = "test",
     instruments_from: Annotated[
         list[str] | None,
         typer.Option(
@@ -32,6 +35,10 @@ def evaluate(
             metavar="MODEL",
             help="A model that names players from pictures, and asks models conditioned on labels; repeatable.",
         ),
+    ] = None,
+    alignment: Annotated[
+        str | None,
+        typer.Option(help="Model of the objective alignment, to assign the slots of each --model to players."),
     ] = None,
     device: Device = "auto",
     seed: Seed = None,
@@ -44,11 +51,13 @@ def evaluate(
 
     With EXPERIMENT, the best trial of each of its cells; with --model and --shards, any models on any shards. --seed
     and --set change the experiment, or the recipe of --shards. Networks that do not separate are scored by the figure
-    of their objective.
+    of their objective. With --alignment, slots models are scored by player: their outputs ordered by an oracle, by the
+    picture and by the swapped picture.
     """
-    check_evaluation(experiment, models or [], shards)
+    check_evaluation(experiment, models or [], shards, alignment)
     if experiment is None:
-        manifest = find_shards(models or [], str(shards), split, (seed, changes or []), place)
+        needed = [*(models or []), *([alignment] if alignment else [])]
+        manifest = find_shards(needed, str(shards), split, (seed, changes or []), place)
     from vimss import report
     from vimss.console import print_json
     from vimss.search.consistency import load_experiment
@@ -57,7 +66,8 @@ def evaluate(
 
     if experiment is None:
         title, best, separates = f"{split} of {manifest.name}", None, True
-        evaluations = _evaluate_models((models or [], instruments_from or []), manifest, split, device, place)
+        given = Asked(models or [], instruments_from or [], alignment)
+        evaluations = _evaluate_models(given, manifest, split, device, place)
     else:
         title, loaded = split, load_experiment(experiment, changes or (), seed)
         separates = OBJECTIVES[loaded.objective].separates
@@ -66,16 +76,25 @@ def evaluate(
             best, evaluations = _evaluate_experiment(session, loaded, split, device, instruments_from or [])
     if as_json:
         print_json([evaluation.model_dump(mode="json") for evaluation in evaluations])
+    elif alignment:
+        report.print_players(title, evaluations)
     elif separates:
         report.print_evaluations(title, evaluations, best)
     else:
         report.print_figures(title, evaluations)
 
 
-def _evaluate_models(
-    given: tuple[list[str], list[str]], manifest: Any, split: str, device: Any, place: str
-) -> list[Any]:
-    """Score models on shards, and print adaptations and omissions; `given` are --model and --instruments-from."""
+@dataclass(frozen=True)
+class Asked:
+    """What is evaluated without an experiment."""
+
+    models: list[str]
+    instruments_from: list[str]
+    alignment: str | None
+
+
+def _evaluate_models(given: Asked, manifest: Any, split: str, device: Any, place: str) -> list[Any]:
+    """Score models on shards, and print adaptations and omissions; by player, if an alignment model assigns slots."""
     from vimss import api
     from vimss.console import show_rate, stage
     from vimss.evaluations import evaluate_models
@@ -83,7 +102,14 @@ def _evaluate_models(
     from vimss.session import open_session
 
     with open_session(place) as session:
-        checked = api.models_on_shards(session, given[0], manifest, split, _note, given[1])
+        if given.alignment:
+            resolved = device_of_tasks(session.place, device)
+            with stage(f"evaluation by player on {split} of {manifest.name}") as show_progress:
+                progress = show_rate(show_progress, "parts")
+                return api.models_on_duos(
+                    session, given.models, given.alignment, manifest, split, on_progress=progress, device=resolved
+                )
+        checked = api.models_on_shards(session, given.models, manifest, split, _note, given.instruments_from)
         for sentence in checked.sentences:
             _note(sentence)
         resolved = device_of_tasks(session.place, device)
@@ -179,6 +205,9 @@ def separate(
     references: Annotated[
         Path | None, typer.Option(help="Folder of true stems, such as vn.wav or violin 1.flac, for scores.")
     ] = None,
+    alignment: Annotated[
+        str, typer.Option(help="Model of the objective alignment, to assign the slots of --model to the players.")
+    ] = "",
     stream: Annotated[int, typer.Option(help="Number of the sound stream to separate, from 0.", min=0)] = 0,
     channel: Annotated[
         Literal["all", "left", "right", "mid", "side"], typer.Option(help="Part of a stereo sound to separate.")
@@ -196,6 +225,7 @@ def separate(
     """Separate a recording into one WAV per label, with a page.
 
     The page plays the recording and its stems, and shows their spectrograms, the video, and the limits of the model.
+    With --alignment, the outputs of a slots model become stems of players, named by their places in the picture.
     """
     check_players(instruments, instruments_from, players)
     from vimss import api
@@ -209,7 +239,15 @@ def separate(
     with stage(f"separate {file.name}") as show_progress:
         reports = Reports(show_progress, _note)
         result = api.separate_file(
-            session, file, model, given, out_folder, references, options=options, reports=reports
+            session,
+            file,
+            model,
+            given,
+            out_folder,
+            references,
+            alignment=alignment,
+            options=options,
+            reports=reports,
         )
     if as_json:
         print_json(result.summary)

@@ -1,6 +1,7 @@
 """The page of a separated recording: the recording, the stems, their scores, and the limits of the model."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,9 @@ from vimss.media.disk import DiskAudio
 from vimss.model.separator import Separator
 from vimss.pages.listening import PAGE_SECONDS, Page, Table, Track, listening_page
 from vimss.shards.instruments import INSTRUMENTS
+
+PLACE = re.compile("left|middle|right|[0-9]+(st|nd|rd|th)-from-the-left")
+"""Of a player in the picture, at the end of a stem's name."""
 
 VIDEO_HEIGHT = 240
 VIDEO_WIDTH = 1280
@@ -139,7 +143,10 @@ def _limits(separator: Separator, card: Mapping[str, Any]) -> list[str]:
 
 
 def title_of(name: str) -> str:
-    """The name of a stem on the page."""
+    """The name of a stem on the page: of a player's, "vn-left", the instrument and the place, "violin, left"."""
+    label, _, place = name.partition("-")
+    if label in INSTRUMENTS and PLACE.fullmatch(place):
+        return f"{INSTRUMENTS[label]}, {place.replace('-', ' ')}"
     return INSTRUMENTS.get(name, name.replace("_", " "))
 
 

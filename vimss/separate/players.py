@@ -35,20 +35,20 @@ class Parts:
     context: torch.Tensor | None
 
 
-def players_of(instruments: str, file: Path, separator: Separator) -> tuple[str, ...]:
-    """Labels of the players, checked; empty where the model's outputs have no labels.
+def players_of(instruments: str, file: Path, separator: Separator, *, assigned: bool = False) -> tuple[str, ...]:
+    """Labels of the players, checked; empty where the model's outputs have no labels and are not assigned to players.
 
     Instruments are parted by commas or semicolons. Each is a label of the model or its English name, in small letters
     or capitals, maybe with a number behind it ("violin 2"). ConfigError names the label that was probably
     meant by anything else.
     """
     known = ", ".join(separator.labels)
-    if separator.interface.any_order:
+    if separator.interface.any_order and not assigned:
         if instruments:
             raise ConfigError(
                 "the outputs of this model have no labels",
                 got=f"--instruments {instruments}",
-                fix="leave --instruments out",
+                fix="leave --instruments out, or add --alignment to assign the outputs to players",
             )
         return ()
     given = tuple(part.strip() for part in re.split("[,;]", instruments) if part.strip())
@@ -105,7 +105,11 @@ def _singular(text: str, labels: Sequence[str]) -> str | None:
 
 def stem_names(separator: Separator, players: tuple[str, ...]) -> tuple[str, ...]:
     """The names of the stems of these players, each once; ModelError where they cannot be names of files."""
-    names = tuple(dict.fromkeys(stem for _, stem in separator.interface.stems_of(players)))
+    return checked_names(tuple(dict.fromkeys(stem for _, stem in separator.interface.stems_of(players))))
+
+
+def checked_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The same names; ModelError where they cannot be names of files."""
     if not all(re.fullmatch(r"[\w-]+", name) for name in names):
         raise ModelError(
             "labels must be words, for they become names of files",

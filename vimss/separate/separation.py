@@ -6,7 +6,8 @@
 
 Labels come from `instruments`, else from the file's metadata (`comment`: `instruments=vn,va,vc`). A model that looks at
 players takes the picture as equal columns, one per player, left to right in that order. Stems of players with the same
-label are added. The folder is complete or does not exist.
+label are added. With an alignment model, the outputs of a slots model become stems of players, named by their places in
+the picture: see `vimss.separate.assigned`. The folder is complete or does not exist.
 
 Sound is read, separated, scored and written block by block, and kept on disk in between, so that an hour takes no more
 memory than a few minutes. Pictures of players are kept in memory: if they would exceed
@@ -16,7 +17,7 @@ memory than a few minutes. Pictures of players are kept in memory: if they would
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from vimss.model.contexts import Recording
 from vimss.model.device import DeviceName, find_device, on_device
 from vimss.model.separator import Separator, load_separator, read_card
 from vimss.pages.of_recording import LoadedModel, RecordingSound, Signals, peak_limited, separation_page
+from vimss.separate.assigned import Assigned, Assigner, open_assigner
 from vimss.separate.folder import (
     PAGE,
     check_inputs_stay,
@@ -68,6 +70,10 @@ class Options:
     """The device that the network runs on."""
     model_name: str = ""
     """As in models:/quickstart/1; the path of the model's folder where empty."""
+    alignment: Path | None = None
+    """Folder of the alignment model that assigns the outputs of a slots model to players; None: they keep numbers."""
+    alignment_name: str = ""
+    """As `model_name`."""
 
     def __post_init__(self) -> None:
         """ConfigError for a negative stream."""
@@ -105,12 +111,15 @@ class Separated:
     sound: SoundReport
     notes: tuple[str, ...]
     """Missing parts of the recording, and warnings about its sound."""
+    assigned: Assigned | None = None
+    """How the outputs were assigned to players, if they were."""
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """The gain, if it was reduced, and the scores."""
+        """The gain, if it was reduced, the confidence of an assignment, and the scores."""
         level = (peak_limited(self.gain),) if self.gain < 1 else ()
-        return (*level, *(f"{name}: SI-SDR improvement {gain:+.1f} dB" for name, gain in self.scores.items()))
+        certain = (self.assigned.sentence,) if self.assigned else ()
+        return (*level, *certain, *(f"{name}: SI-SDR improvement {gain:+.1f} dB" for name, gain in self.scores.items()))
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -126,6 +135,7 @@ class Separated:
             "scores": self.scores,
             "heard": sound,
             "notes": list(self.notes),
+            **({"assignment": self.assigned.summary} if self.assigned else {}),
         }
 
 
@@ -166,22 +176,28 @@ def separate_recording(
     check_inputs_stay(target, (file, model, references))
     separator = on_device(load_separator(model), device)
     known = LoadedModel(separator, read_card(model)["card"], options.model_name or str(model))
-    about: tuple[str, ...] = ()
+    named_by: tuple[str, ...] = ()
     if isinstance(instruments, InstrumentsFrom):
-        players, about = named_players(file, instruments, known, options.allow_truncated)
+        players, named_by = named_players(file, instruments, known, options.allow_truncated)
     else:
-        players = players_of(instruments, file, known.separator)
-    names = stem_names(known.separator, players)
+        players = players_of(instruments, file, known.separator, assigned=options.alignment is not None)
+    about = Recording(file, players, known.card, options.allow_truncated)
+    assigner = None
+    if options.alignment is not None:
+        name = options.alignment_name or str(options.alignment)
+        assigner = open_assigner(options.alignment, name, known.separator, about, options.stream)
+    names = assigner.names if assigner else stem_names(known.separator, players)
     true, notes = find_references(references, names, known.separator.labels) if references else ({}, ())
-    parts = parts_of(known.separator, Recording(file, players, known.card, options.allow_truncated))
-    task = Task(file, known, players, parts, true, (*about, *notes), options)
+    notes = (*named_by, *notes)
+    task = Task(file, known, players, parts_of(known.separator, about), true, notes, options, assigner)
     with explain_os_errors(target, "--out"), temporary_beside(target) as folder:
         make_folder(folder, target)
         result = _separate_in(folder, task, reports)
         write_record(folder, recording, {"model": known.name} | result.record)
         target = put_folder(folder, out, recording, numbered=options.numbered, overwrite=options.overwrite)
-    paths = {name: target / f"{name}.wav" for name in parts.names}
-    return Separated(paths, target / PAGE, result.scores, result.gain, result.sound.report, result.sound.notes)
+    paths = {name: target / f"{name}.wav" for name in result.stems}
+    sound = result.sound
+    return Separated(paths, target / PAGE, result.scores, result.gain, sound.report, sound.notes, result.assigned)
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,6 +212,7 @@ class Task:
     """The files of the references of each stem that has any."""
     notes: tuple[str, ...]
     options: Options
+    assigner: Assigner | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,11 +223,14 @@ class Done:
     scores: dict[str, float]
     gain: float
     stems: tuple[str, ...]
+    assigned: Assigned | None = None
 
     @property
     def record(self) -> dict[str, Any]:
         """The content of the record."""
-        about = {"heard": self.sound.report.sentence, "notes": list(self.sound.notes)}
+        about: dict[str, Any] = {"heard": self.sound.report.sentence, "notes": list(self.sound.notes)}
+        if self.assigned:
+            about["assignment"] = self.assigned.summary
         return {"stems": list(self.stems), "gain": self.gain, "scores": self.scores} | about
 
 
@@ -234,6 +254,11 @@ def _separate_in(folder: Path, task: Task, reports: Reports) -> Done:
         true = {name: read_reference(files, spool(), rate, mixture.samples) for name, files in task.true.items()}
         stems = {name: spool() for name in task.parts.names}
         gain = _separate_into(stems, task.model.separator, mixture, task.parts, reports.progress)
+        assigned = None
+        if task.assigner is not None:
+            reports.progress("who plays what")
+            stems, assigned = task.assigner.rename(stems, rate)
+            sound, true = _after_assignment(sound, true, assigned)
         reports.progress("scores and page")
         scores = score(mixture, stems, true, rate)
         page = separation_page(sound, task.model, task.players, Signals(mixture, stems, true, gain), scores)
@@ -242,7 +267,18 @@ def _separate_in(folder: Path, task: Task, reports: Reports) -> Done:
             reports.progress(f"writing {name}.wav")
             write_wav_blocks(folder / f"{name}.wav", _to_write(stem, gain), stem.samples, channels, rate)
             stem.close()
-    return Done(sound, scores.improvements, gain, task.parts.names)
+    return Done(sound, scores.improvements, gain, tuple(stems), assigned)
+
+
+def _after_assignment(
+    sound: RecordingSound, true: dict[str, DiskAudio], assigned: Assigned
+) -> tuple[RecordingSound, dict[str, DiskAudio]]:
+    """The recording with a note on its assignment, and the references that still have a stem."""
+    notes = [assigned.sentence]
+    if true and not assigned.assignment.is_certain:
+        notes.append("no scores: references are of players")
+        true = {}
+    return replace(sound, notes=(*sound.notes, *notes)), true
 
 
 def _read_mixture(task: Task, mixture: DiskAudio, sample_rate: int) -> RecordingSound:

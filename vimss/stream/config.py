@@ -25,6 +25,13 @@ class MixingConfig(Config):
         le=1,
         description="probability that the players of a mixture come from one clip at one time, not independently",
     )
+    same_label_probability: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="probability that the second of independent players has the label of the first, where the pool has "
+        "another one: for networks whose outputs are slots or players",
+    )
     absent_probability: float = Field(
         0.2,
         ge=0,

@@ -210,9 +210,19 @@ class Pool:
             sources = [self._source(rng, _Take(clip, place, start, speed)) for place in chosen]
         else:
             first = voices[rng.integers(len(voices))]
-            together = independent_voices(rng, self._voices, first, count, lambda voice: voice.instrument)
+            together = self._independent(rng, first, count)
             sources = [self._source(rng, self._take(rng, voice)) for voice in together]
         return self._with_distractors(rng, sources, aligned)
+
+    def _independent(self, rng: np.random.Generator, first: _Voice, count: int) -> list[_Voice]:
+        """`first` and players of other instruments; the second one, as often as the settings say, of the same."""
+        same = self.mixing.same_label_probability
+        equals: list[_Voice] = []
+        if count > 1 and same and rng.random() < same:
+            alike = [voice for voice in self._voices if voice.instrument == first.instrument and voice != first]
+            equals = [alike[rng.integers(len(alike))]] if alike else []
+        others = independent_voices(rng, self._voices, first, count - len(equals), lambda voice: voice.instrument)
+        return [first, *equals, *others[1:]]
 
     def _with_distractors(self, rng: np.random.Generator, sources: Sequence[Source], aligned: bool) -> Mixture:
         labels = {source.label for source in sources}

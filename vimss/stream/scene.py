@@ -3,9 +3,11 @@
     for scene in pieces_of(manifest, "test", views):
         scene.mixture, scene.references["vn"], scene.views["vn"]            # [c t], [c t], one array per violinist
 
-A reference is a label's stem: the sum of the stems of its players.
+A reference is a label's stem: the sum of the stems of its players. With `by_player` it is the stem of a player instead,
+whose name is the label, with a number from left to right where several have it: "vn 1", "vn 2".
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -58,16 +60,33 @@ class Scene:
 
 
 def pieces_of(
-    manifest: Manifest, split: str, views: PlayerViews = SOUND_ALONE, shards: Sequence[Shard] | None = None
+    manifest: Manifest,
+    split: str,
+    views: PlayerViews = SOUND_ALONE,
+    shards: Sequence[Shard] | None = None,
+    *,
+    by_player: bool = False,
 ) -> Iterator[Scene]:
-    """Whole pieces of a split that have two or more sounding labels; players of one label are one reference.
+    """Whole pieces of a split that have two or more sounding labels, or players if references are `by_player`.
 
     `views` gives the views of the players. With `shards`, only the pieces in them.
     """
     for clip in read_pieces(manifest, split, views.members, views.features, shards):
-        references = references_of(clip)
+        named = with_player_names(clip) if by_player else clip
+        references = references_of(named)
         if len(references) > 1:
-            yield Scene(clip.piece, mixture_of(clip), references, views_of(clip, views))
+            yield Scene(clip.piece, mixture_of(clip), references, views_of(named, views))
+
+
+def with_player_names(clip: Clip) -> Clip:
+    """The clip with a name of its own for each player in place of the label: "vn 1" and "vn 2" of two violins."""
+    counts, seen = Counter(player.instrument for player in clip.players), Counter[str]()
+    players = []
+    for player in clip.players:
+        seen[player.instrument] += 1
+        number = f" {seen[player.instrument]}" if counts[player.instrument] > 1 else ""
+        players.append(replace(player, instrument=f"{player.instrument}{number}"))
+    return replace(clip, players=tuple(players))
 
 
 def scene_of(mixture: Mixture, name: str) -> Scene:

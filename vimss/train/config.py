@@ -249,6 +249,11 @@ RULES: dict[str, Rule] = {
     "mixing.aligned_probability": Rule(
         "mixtures of several sources", ("mixing.max_sources",), lambda settings: settings.mixing.max_sources > 1
     ),
+    "mixing.same_label_probability": Rule(
+        "mixtures of several independent sources",
+        ("mixing.max_sources", "mixing.aligned_probability"),
+        lambda settings: settings.mixing.max_sources > 1 and settings.mixing.aligned_probability < 1,
+    ),
     "mixing.absent_probability": Rule(
         "model.outputs: queries", ("model.outputs",), lambda settings: settings.model.outputs == "queries"
     ),

@@ -1,0 +1,158 @@
+"""Evaluation by player: one separation of a duo, ordered by an oracle, by the picture and by the swapped picture."""
+
+import numpy as np
+import pytest
+import torch
+from clapping_duos import duo_shards, save_alignment
+from small_separator import build
+
+from vimss import report
+from vimss.errors import ConfigError, DataError, ModelError
+from vimss.evaluate import Row, Table
+from vimss.evaluate.players import (
+    PieceScore,
+    PlayersEvaluation,
+    evaluate_players,
+    joined_players,
+    players_tasks,
+    score_players,
+)
+from vimss.model.separator import save_separator
+from vimss.storage import Store
+from vimss.stream.scene import pieces_of
+from vimss.systems import AssignedSystem, ModelSystem, System, assigned_system
+
+
+class TrueSlots(ModelSystem):
+    """Gives the true stems in the wrong order, each with a tenth of the other."""
+
+    def slots(self, scene):
+        stems = np.stack(list(scene.references.values()))
+        return stems[::-1] + 0.1 * stems
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    root = tmp_path_factory.mktemp("duos")
+    return duo_shards(root / "corpus", Store(root / "store"))
+
+
+@pytest.fixture(scope="module")
+def alignment(tmp_path_factory):
+    return save_alignment(tmp_path_factory.mktemp("models") / "alignment")
+
+
+@pytest.fixture(scope="module")
+def slots(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "slots"
+    separator = build(torch.float32, outputs="slots")
+    separator.labels = ("vn", "va")
+    save_separator(folder, separator, {})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def system(shards, slots, alignment):
+    assigned = assigned_system(slots, alignment, shards, "true stems")
+    assigned.model = TrueSlots(assigned.model.separator, "true stems")
+    return assigned
+
+
+@pytest.fixture(scope="module")
+def pieces(shards, system):
+    return list(pieces_of(shards, "test", system.views, by_player=True))
+
+
+def test_scenes_of_duos_have_a_reference_and_the_motion_of_each_player(pieces):
+    assert len(pieces) == 3
+    for piece in pieces:
+        assert list(piece.references) == list(piece.views) == ["vn 1", "vn 2"]
+        assert {views[0].shape for views in piece.views.values()} == {(200, 64)}
+        np.testing.assert_allclose(sum(piece.references.values()), piece.mixture, atol=1e-4)
+
+
+def test_a_duo_has_no_scene_by_label(shards):
+    assert list(pieces_of(shards, "test")) == []
+
+
+def test_the_picture_gives_the_order_of_the_oracle_and_the_swapped_picture_the_other(system, pieces):
+    for piece in pieces:
+        score = score_players(system, piece, 8000)
+        gains = score.si_sdr_improvement
+        assert score.right and score.confidence > 0.9 and score.players == ("vn 1", "vn 2")
+        assert gains["picture"] == gains["oracle"] and min(gains["picture"]) > 10
+        assert max(gains["swapped picture"]) < -10
+
+
+def test_a_system_gives_the_slots_of_the_players_that_are_asked_for(system, pieces):
+    for order, expected in (("picture", ["vn 1", "vn 2"]), ("swapped picture", ["vn 2", "vn 1"])):
+        one = AssignedSystem(system.model, system.alignment, system.views, order)
+        assert isinstance(one, System)
+        found = one(pieces[0], ["vn 2", "vn 1"])
+        wanted = [pieces[0].references[name] for name in reversed(expected)]
+        assert all(np.corrcoef(a[0], b[0])[0, 1] > 0.9 for a, b in zip(found, wanted, strict=True))
+
+
+def test_tasks_of_a_table_are_joined_and_printed(shards, slots, alignment, capsys):
+    tasks = players_tasks(Table(shards.folder, "test"), Row("duos", slots), alignment, shards)
+    found = joined_players([evaluate_players(task) for task in tasks], "test")
+    assert [len(piece.players) for piece in found.pieces] == [2, 2, 2] and found.weights
+    report.print_players("test", [found])
+    shown = capsys.readouterr().out
+    assert "duos, ordered by the swapped picture" in shown and "confidence at least" in shown
+    assert "Split test, whole pieces (6 players, 3 pieces)" in shown
+
+
+def evaluation(*pieces) -> PlayersEvaluation:
+    scores = tuple(
+        PieceScore(
+            piece=str(number),
+            players=("vn 1", "vn 2"),
+            si_sdr_improvement={
+                "oracle": (4.0, 6.0),
+                "picture": (4.0, 6.0) if right else (-3.0, -5.0),
+                "swapped picture": (-3.0, -5.0) if right else (4.0, 6.0),
+            },
+            right=right,
+            confidence=confidence,
+        )
+        for number, (confidence, right) in enumerate(pieces)
+    )
+    return PlayersEvaluation(system="duos", weights="", alignment="", split="test", pieces=scores)
+
+
+def test_the_curve_leaves_out_what_is_less_certain():
+    found = evaluation((0.5, False), (0.75, True), (0.96, True), (0.999, True))
+    assert found.share_right == 0.75 and found.swapped_contrast == 7.0
+    curve = {one.least_confidence: (one.coverage, one.right) for one in found.risk_coverage}
+    assert curve[0.0] == (1.0, 0.75) and curve[0.6] == (0.75, 1.0) and curve[0.99] == (0.25, 1.0)
+    assert found.risk_coverage[0].si_sdr_improvement < found.risk_coverage[1].si_sdr_improvement == 5.0
+
+
+def test_a_threshold_that_no_piece_reaches_has_no_figure():
+    last = evaluation((0.5, True), (0.6, True)).risk_coverage[-1]
+    assert last.coverage == 0 and np.isnan(last.right) and np.isnan(last.si_sdr_improvement)
+
+
+def test_more_players_than_slots_are_refused(system, pieces):
+    (view,) = pieces[0].views["vn 1"]
+    pieces[0].views["va"] = [view]
+    try:
+        with pytest.raises(ConfigError, match="separates at most 2 players; got 3: vn 1, vn 2, va"):
+            system.separate(pieces[0])
+    finally:
+        del pieces[0].views["va"]
+
+
+def test_a_model_without_slots_is_refused(shards, alignment, tmp_path):
+    save_separator(tmp_path / "labels", build(torch.float32, outputs="instruments"), {})
+    with pytest.raises(ModelError, match="must be slots, whose order is unknown; got outputs: instruments"):
+        assigned_system(tmp_path / "labels", alignment, shards, "labels")
+
+
+def test_motion_that_was_never_computed_is_asked_for(small_manifest, alignment, tmp_path):
+    separator = build(torch.float32, outputs="slots")
+    separator.labels = small_manifest.recipe.labels
+    save_separator(tmp_path / "slots", separator, {})
+    with pytest.raises(DataError, match="motion needs at least 10 pictures a second"):
+        assigned_system(tmp_path / "slots", alignment, small_manifest, "slots")
