@@ -17,16 +17,20 @@ from typing import Any
 
 from vimss.evaluate.records import Evaluation, PictureClaim, Values
 from vimss.model.config import ModelConfig
-from vimss.model.contexts import CONTEXT_KEYS, CONTEXTS
+from vimss.model.contexts import CONTEXTS
 from vimss.model.separator import load_separator, read_card
 from vimss.namer import SURE, namer_settings
-from vimss.train.config import Settings
+from vimss.train.config import RULES, Settings
 
 NAN = float("nan")
 
 SHUFFLED = "mixing.shuffle_pictures"
 
-_OF_CONTEXT = {"model.context", *(f"model.{key}" for key in CONTEXT_KEYS), "training.start_from.sha256"}
+_OF_CONTEXT = {
+    "model.context",
+    "training.start_from.sha256",
+    *(key for key, rule in RULES.items() if "model.context" in rule.depends_on),
+}
 """Keys in which a network conditioned on labels may differ from one conditioned on players."""
 
 
