@@ -1,5 +1,7 @@
 """Motion and sound in step or shifted; what every objective must do is in test_objectives.py."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -157,18 +159,29 @@ def test_other_players_are_mixed_in_with_the_share_and_the_probability_of_the_se
     np.testing.assert_array_equal(alone, batch.targets)
 
 
-def test_pictures_of_others_are_those_of_the_distractor_in_training_alone(shards):
-    objective = open_objective(settings(pictures="others"), shards)
-    motion = np.random.default_rng(0).random((1, 2, 175, 64)).astype(np.float16)
-    batch = clapping(context=motion, players=np.ones((1, 2), bool))
-    np.testing.assert_array_equal(objective._motion(batch), motion[:, 1:])
-    own = open_objective(settings(), shards)
-    np.testing.assert_array_equal(own._motion(batch), motion[:, :1])
-    assert torch.equal(kept(objective, batch), kept(own, batch))
+def test_pictures_that_were_shuffled_are_a_setting_of_mixing(tmp_path):
+    path = tmp_path / "mine.yaml"
+    head = "question: q\nexpected: e\nshards: quickstart\nobjective: alignment\n"
+    path.write_text(f"{head}controls: {{others: {{alignment.pictures: others}}}}\n", encoding="utf-8")
     with pytest.raises(
-        DataError, match=r"pictures: others needs players of other instruments; got a mixture .* without"
+        ConfigError, match=r"unknown key 'alignment.pictures'. To fix: did you mean 'mixing.shuffle_pictures'\?"
     ):
-        objective._motion(clapping())
+        load_experiment(path)
+    path.write_text(f"{head}controls: {{others: {{mixing.shuffle_pictures: true}}}}\n", encoding="utf-8")
+    assert load_experiment(path).settings({"mixing.shuffle_pictures": True}).mixing.shuffle_pictures
+
+
+def test_a_model_that_was_saved_when_pictures_were_a_setting_of_alignment_is_read(objective, tmp_path):
+    objective.save(tmp_path / "model", objective.build(), {})
+    card = tmp_path / "model" / "model.json"
+    about = json.loads(card.read_text(encoding="utf-8"))
+    about["config"]["alignment"]["pictures"] = "own"
+    card.write_text(json.dumps(about), encoding="utf-8")
+    assert objective.load(tmp_path / "model").settings.alignment == objective.chosen.alignment
+    about["config"]["alignment"]["pictures"] = "others"
+    card.write_text(json.dumps(about), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"unknown key 'alignment.pictures'"):
+        objective.load(tmp_path / "model")
 
 
 def test_the_edges_of_an_excerpt_do_not_give_the_right_window_away():

@@ -31,6 +31,7 @@ from vimss.shards.corpora.chamber.sound import (
     default_bank,
     perform,
 )
+from vimss.shards.corpora.chamber.styles import PLAIN
 from vimss.shards.instruments import INSTRUMENTS
 from vimss.shards.recipe import SPLITS, Recipe
 
@@ -131,7 +132,7 @@ def _interval_runs(part: tuple[Note, ...], length: int = 10) -> set[tuple[int, .
 @pytest.mark.parametrize("minutes", [1.0, 10.0, 120.0])
 def test_no_composition_and_no_score_stands_in_two_splits(minutes: float) -> None:
     splits: dict[str, set[str]] = {}
-    for casting in make_plan(0, minutes, 30.0).values():
+    for casting in make_plan(0, minutes, 30.0, unseen_style_minutes=minutes).values():
         splits.setdefault(casting.composition, set()).add(casting.split)
         splits.setdefault(casting.score, set()).add(casting.split)
     assert all(len(found) == 1 for found in splits.values())
@@ -139,7 +140,7 @@ def test_no_composition_and_no_score_stands_in_two_splits(minutes: float) -> Non
 
 @pytest.mark.parametrize("minutes", [1.0, 10.0, 14.0, 60.0])
 def test_every_split_has_four_pieces_and_all_instruments(minutes: float) -> None:
-    plan = make_plan(3, minutes, 30.0)
+    plan = make_plan(3, minutes, 30.0, unseen_style_minutes=minutes / 10)
     for split in SPLITS:
         cast = [casting.instruments for casting in plan.values() if casting.split == split]
         assert len(cast) >= 4
@@ -307,7 +308,7 @@ def test_another_bank_is_used_where_it_is_named(tmp_path: Path) -> None:
 
 def film_of(instrument: str, tones: list[Tone], seconds: float, seed: int = 0) -> Film:
     rng = np.random.default_rng(seed)
-    return draw(instrument, move(tones, round(seconds * 12.5), 12.5, rng), 64, rng)
+    return draw(instrument, move(tones, round(seconds * 12.5), 12.5, rng), 64, rng, PLAIN)
 
 
 @pytest.mark.parametrize("instrument", list(INSTRUMENTS))
@@ -535,7 +536,7 @@ def test_labels_must_be_four_instruments_at_least(labels: list[str]) -> None:
 def test_the_labels_of_the_recipe_play_equally_often() -> None:
     six = ("vn", "va", "vc", "fl", "cl", "bn")
     plan = make_plan(0, 25.0, 30.0, True, six)
-    for split in SPLITS:
+    for split in SHARES:
         hands = [casting.instruments for casting in plan.values() if casting.split == split]
         assert all(len(set(hand)) == len(hand) for hand in hands)
         often = Counter(label for hand in hands for label in hand)
@@ -562,4 +563,4 @@ def test_a_piece_of_another_corpus_is_refused() -> None:
 
 def test_quartets_are_split_by_opus() -> None:
     opuses = [work.composition for split in SPLITS for work in quartets(split)]
-    assert len(opuses) == len(set(opuses)) == 11
+    assert len(opuses) == len(set(opuses)) == 16

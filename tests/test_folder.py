@@ -15,7 +15,7 @@ from vimss.media import write_video, write_wav
 from vimss.runtime import Place, ray_running
 from vimss.shards.corpora import folder
 from vimss.shards.instruments import label_of
-from vimss.shards.recipe import Expectation, load_recipe
+from vimss.shards.recipe import SPLITS, Expectation, load_recipe
 from vimss.shards.write import write_shards
 from vimss.storage import Store
 from vimss.stream.read import read_pieces
@@ -353,8 +353,7 @@ def test_endings_and_names_of_splits_may_be_in_capitals(source):
         (source / f"No. {number}").rename(source / split / f"No. {number}")
     assert [(piece.split, piece.name) for piece in found(source)] == [("train", "No-0"), ("test", "No-1")]
     assert listing(source).notes == tuple(
-        f"No. {number} is no folder of a split (train, valid, promote, test, test_unseen_timbres), and was left out"
-        for number in (2, 3)
+        f"No. {number} is no folder of a split ({', '.join(SPLITS)}), and was left out" for number in (2, 3)
     )
 
 

@@ -47,6 +47,7 @@ IDLE = {
     "mixing.aligned_probability": (0.5, {"mixing.min_sources": 1, "mixing.max_sources": 1}, {"mixing.max_sources": 3}),
     "mixing.absent_probability": (0.5, {}, {"model.outputs": "queries", "model.site": "output"}),
     "mixing.queries": (3, {"model.outputs": "slots"}, {"model.outputs": "queries", "model.site": "output"}),
+    "mixing.shuffle_pictures": (True, {"model.site": "decoder"}, LOOKS),
     "mixing.swap_channels": (True, {"model.channels": 1}, {"model.channels": 2}),
     "mixing.remix_probability": (0.5, {"training.batch_size": 1}, {"training.batch_size": 2}),
     "mixing.curriculum_epochs": (4, {"mixing.max_sources": 2}, {"mixing.max_sources": 3}),
@@ -63,6 +64,7 @@ def _under(contexts) -> dict[str, str]:
     return {"model.site": "decoder", "model.context": next(iter(contexts))}
 
 
+IDLE["model.motion_encoder"] = ("convolutions", LOOKS, {"model.site": "decoder", "model.context": "motion"})
 # The numbers that single contexts add; any other kind of setting has a row above.
 for name in [key for key in CONTEXT_KEYS if f"model.{key}" not in IDLE]:
     having = contexts_with(name)

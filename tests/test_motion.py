@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from vimss.cli import app
-from vimss.errors import ConfigError, DataError
+from vimss.errors import ConfigError, DataError, ModelError
 from vimss.media import write_video, write_wav
 from vimss.model.contexts import CONTEXTS, Recording, motion
 from vimss.model.contexts.motion import FOLDER, GRID, compute_motion, motion_of
@@ -157,3 +158,38 @@ def test_an_option_of_networks_is_refused_where_none_is_used(option, value):
     result = CliRunner().invoke(app, ["features", "quickstart", "--network", "motion", option, value])
     assert isinstance(result.exception, ConfigError)
     assert str(result.exception).startswith(f"{option} must be left out with --network motion")
+
+
+# The convolutions over it
+
+
+def encoded(rows) -> torch.Tensor:
+    torch.manual_seed(0)
+    config = WaveUNetConfig(context="motion", motion_encoder="convolutions")
+    context = CONTEXTS["motion"](config, ("vn",))
+    with torch.no_grad():
+        return context.encode(torch.as_tensor(rows), None, context.modules(), torch.float32)
+
+
+def test_convolutions_give_a_vector_per_picture_and_depend_on_its_neighbours():
+    rows = torch.rand(1, 2, 60, 64)
+    found = encoded(rows)
+    assert found.shape == (1, 2, 60, 32) and float(found.std()) == pytest.approx(1, abs=0.1)
+    # One cell of one picture: the means and deviations of all hardly change, the vectors around it do.
+    changed = rows.clone()
+    changed[0, 0, 30, 5] += 1
+    moved = (encoded(changed) - found).abs().amax(-1)[0]
+    assert float(moved[1].max()) == 0 and float(moved[0, 24:37].max()) > 10 * float(moved[0, 40:].max())
+
+
+def test_a_player_who_does_not_move_is_a_zero_context():
+    assert float(encoded(torch.full((1, 1, 20, 64), 0.3)).abs().max()) < 1e-4
+    assert float(encoded(torch.zeros(1, 1, 1, 64)).abs().max()) < 1e-4
+
+
+def test_motion_as_a_context_is_as_before_where_no_encoder_is_set():
+    rows = torch.rand(2, 3, 5, 64).half()
+    assert CONTEXT.modules() == {} and CONTEXT.width == 64
+    assert torch.equal(CONTEXT.encode(rows, None, {}, torch.float32), rows.float())
+    with pytest.raises(ModelError, match=r"takes motion as batch x players x frames x 64; got 2x3x5x32"):
+        CONTEXT.encode(torch.rand(2, 3, 5, 32), None, {}, torch.float32)

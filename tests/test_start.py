@@ -11,6 +11,8 @@ from vimss.errors import ConfigError, ModelError
 from vimss.experiment import Experiment
 from vimss.model.separator import Separator, save_separator
 from vimss.search.trial import trial_name
+from vimss.train.config import Settings
+from vimss.train.objectives.alignment import Alignment
 from vimss.train.start import check_start, start
 
 FRAMES = {"context": "frames", "vision": {"network": "resnet18", "weights": "random"}}
@@ -101,3 +103,41 @@ def test_names_of_the_registry_are_replaced_wherever_they_are_set():
         "other": {"training.start_from": "MODELS:/EARS/2"}, "scratch": {"training.start_from": "NEW"}
     }  # fmt: skip
     assert experiment.training["start_from"] == "models:/ears/1"
+
+
+MOTION = {"context": "motion", "motion_encoder": "convolutions"}
+
+
+@pytest.fixture
+def aligned(small_recipe, tmp_path):
+    """The folder of a model of the objective `alignment`."""
+    chosen = Settings.model_validate({"objective": "alignment"})
+    objective = Alignment(chosen, small_recipe)
+    objective.save(tmp_path / "aligned", objective.build(), {})
+    return tmp_path / "aligned"
+
+
+def test_a_network_that_sees_motion_starts_from_the_convolutions_of_alignment(small_recipe, aligned):
+    chosen = settings(model=MOTION, training={"start_from": str(aligned)})
+    check_start(chosen, small_recipe)
+    network = new(small_recipe, chosen)
+    head = network.unet.head.weight.clone()
+    start(network, chosen)
+    expected = load_file(aligned / "weights.safetensors")
+    taken = {name: weight for name, weight in network.state_dict().items() if name.startswith("of_motion.")}
+    assert len(taken) == 8 and all(torch.equal(weight, expected[name]) for name, weight in taken.items())
+    assert torch.equal(network.unet.head.weight, head)
+
+
+def test_alignment_has_nothing_for_a_network_without_convolutions_over_motion(small_recipe, aligned, other):
+    plain = settings(model={"context": "motion"}, training={"start_from": str(aligned)})
+    with pytest.raises(
+        ModelError, match=r"got no vision network in this training. To fix: .* motion with model.motion_encoder: conv"
+    ):
+        check_start(plain, small_recipe)
+    looks = settings(model=FRAMES, training={"start_from": str(aligned)})
+    with pytest.raises(ModelError, match="its vision network alone is taken; got no vision network in that model"):
+        check_start(looks, small_recipe)
+    from_labels = settings(model={**MOTION, "filters": 6}, training={"start_from": str(other)})
+    with pytest.raises(ModelError, match="names and shapes"):
+        check_start(from_labels, small_recipe)

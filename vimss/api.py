@@ -25,6 +25,7 @@ from vimss.experiment import Experiment
 from vimss.model.card import WEIGHTS
 from vimss.model.contexts import motion
 from vimss.model.vision_config import VisionConfig
+from vimss.namer import load_namer
 from vimss.pages.of_clip import write_clip_pages
 from vimss.pages.of_trial import run_files
 from vimss.progress import SoundProgress
@@ -47,7 +48,7 @@ from vimss.search.study import (
     read_study,
     study_folder,
 )
-from vimss.separate import DEFAULTS, Options, Reports, Separated, folder_name, separate_recording
+from vimss.separate import DEFAULTS, InstrumentsFrom, Options, Reports, Separated, folder_name, separate_recording
 from vimss.session import Session
 from vimss.shards import verify, write
 from vimss.shards.manifest import Manifest, open_shards
@@ -359,16 +360,22 @@ def evaluate_experiment(
     split: str,
     on_progress: Callable[[SoundProgress], None] = lambda progress: None,
     device: str = "cpu",
+    namers: Mapping[str, Path] | None = None,
 ) -> list[Evaluation] | list[FigureEvaluation]:
     """Evaluate the best trial of each cell on a split, and keep the table in the study.
 
     Separators are evaluated by their stems, beside the untrained systems; networks that do not separate by the figure
-    of their objective, beside a constant guess.
+    of their objective, beside a constant guess. `namers`, from `instrument_namers`, name players from pictures, by
+    which separators that are conditioned on labels are asked too.
     """
-    trained = {name: trial.folder / "model" for name, trial in best_trials(experiment, study).items()}
+    best = best_trials(experiment, study)
+    trained = {name: trial.folder / "model" for name, trial in best.items()}
     found: list[Evaluation] | list[FigureEvaluation]
     if OBJECTIVES[experiment.objective].separates:
-        found = evaluations.evaluate_systems(manifest, trained, split, on_progress=on_progress, device=device)
+        scored = evaluations.evaluate_systems(
+            manifest, trained, split, on_progress=on_progress, device=device, namers=namers
+        )
+        found = evaluations.claims_of_experiment(scored, experiment, best, namers)
     else:
         found = evaluations.evaluate_by_figure(
             manifest, trained, split, experiment.objective, on_progress=on_progress, device=device
@@ -383,10 +390,31 @@ def models_on_shards(
     manifest: Manifest,
     split: str,
     note: Callable[[str], None] = lambda sentence: None,
+    instruments_from: Sequence[str] = (),
 ) -> evaluations.ModelsOnShards:
-    """Check models (folders, or models:/NAME with or without alias or version) against a split; needs no Ray."""
-    folders = {model: model_folder(resolve_model(session.tracking, model, note), session.tracking) for model in models}
-    return evaluations.check_models(folders, manifest, split)
+    """Check models (folders, or models:/NAME with or without alias or version) against a split; needs no Ray.
+
+    `instruments_from` are further ones, which name players from pictures: see `instrument_namers`.
+    """
+    namers = instrument_namers(session, instruments_from, note)
+    return evaluations.check_models(_folders_of(session, models, note), manifest, split, namers)
+
+
+def instrument_namers(
+    session: Session, models: Sequence[str], note: Callable[[str], None] = lambda sentence: None
+) -> dict[str, Path]:
+    """The folders of models of the objective `instruments` that look at pictures alone, by the names given.
+
+    ModelError where one is of another kind.
+    """
+    folders = _folders_of(session, models, note)
+    for name, folder in folders.items():
+        load_namer(folder, name)
+    return folders
+
+
+def _folders_of(session: Session, models: Sequence[str], note: Callable[[str], None]) -> dict[str, Path]:
+    return {model: model_folder(resolve_model(session.tracking, model, note), session.tracking) for model in models}
 
 
 def models_on_duos(
@@ -417,7 +445,7 @@ def separate_file(
     session: Session,
     file: Path,
     model: str,
-    instruments: str = "",
+    instruments: str | InstrumentsFrom = "",
     out_folder: Path | None = None,
     references: Path | None = None,
     *,
@@ -427,10 +455,13 @@ def separate_file(
 ) -> Separated:
     """Separate a recording into stems and a page; without `out_folder`, into a folder of its own in the store.
 
-    `model` is a folder, or models:/NAME with or without alias or version; so is `alignment`, the model that assigns
-    the outputs of a slots model to players, where it is given.
+    `model` is a folder, or models:/NAME with or without alias or version; so are the model that names instruments, and
+    `alignment`, which assigns the outputs of a slots model to players, where they are given.
     """
     reports = reports or Reports()
+    if isinstance(instruments, InstrumentsFrom):
+        (folder,) = _folders_of(session, [instruments.name], reports.note).values()
+        instruments = replace(instruments, folder=folder)
     resolved, folder = _named_folder(session, model, reports.note)
     options = replace(options, model_name=resolved)
     if alignment:

@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 
 from vimss.choice import choice_of, models_in, models_of
 from vimss.errors import ConfigError
-from vimss.renamed import first_name, names_of
+from vimss.renamed import Moved, first_name, moved_of, names_of
 from vimss.yaml_files import parse_yaml, read_yaml
 
 SIGNATURE_LENGTH = 10
@@ -34,6 +34,8 @@ class Config(BaseModel):
 
     renamed: ClassVar[Mapping[str, str]] = {}
     """Earlier names of keys to current ones. Files must use the current names; signatures hold the first ones."""
+    moved: ClassVar[Mapping[str, Moved]] = {}
+    """Former keys to the settings, elsewhere, that have taken their place."""
 
 
 C = TypeVar("C", bound=Config)
@@ -213,6 +215,7 @@ def _explain(error: ValidationError, kind: type[BaseModel], where: str, content:
         kinds = _kinds_at(kind, path[:-1], content)
         legal = sorted(_legal_keys(kinds))
         renamed = [names_of(kind)[path[-1]] for kind in kinds if path[-1] in names_of(kind)]
+        renamed += [moved_of(kind)[path[-1]].to for kind in kinds if path[-1] in moved_of(kind)]
         near = renamed or difflib.get_close_matches(path[-1], legal, n=1)
         fix = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(legal)}"
         elsewhere = _other_home(kind, path, content)

@@ -10,7 +10,7 @@ models whose outputs an alignment model assigns to players: `evaluate_assigned`.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,10 +36,13 @@ from vimss.evaluate.figures import (
     figure_spec,
     figure_tasks,
 )
+from vimss.evaluate.pictures import Trained, named_by, trained_as, trained_model, with_claims
 from vimss.evaluate.players import PlayersEvaluation, evaluate_players, joined_players, players_tasks
+from vimss.experiment import Experiment
 from vimss.model.device import gpu_share
 from vimss.model.fit import Fit, fit_models
 from vimss.model.separator import load_separator, read_card
+from vimss.namer import check_pictures, load_namer
 from vimss.progress import SoundProgress
 from vimss.runtime import parallel_map, start_ray
 from vimss.search.study import Study, TrialRecord
@@ -48,7 +51,8 @@ from vimss.shards.written import check_split
 from vimss.storage import atomic_write
 from vimss.stream.fixed import fixed_set
 from vimss.stream.read import has_part
-from vimss.systems import assigned_system, model_system
+from vimss.systems import assigned_system, check_takes_labels, model_system, takes_labels
+from vimss.yaml_files import yaml_in_a_line
 
 AnyEvaluation = TypeVar("AnyEvaluation", Evaluation, FigureEvaluation)
 
@@ -63,11 +67,13 @@ def evaluate_systems(
     on_progress: Callable[[SoundProgress], None] = lambda progress: None,
     fit: Fit | None = None,
     device: str = "cpu",
+    namers: Mapping[str, Path] | None = None,
 ) -> list[Evaluation]:
     """Evaluate models (name to folder) and baselines, by name, as tasks of Ray.
 
     With `fit`, from `fit_models`, the models need not have been trained on shards of this recipe; all rows are scored
-    on the labels that the models know.
+    on the labels that the models know. `namers` are models that name the instruments of players from pictures: each
+    gives every model that is conditioned on labels another row, in which it is asked by pictures.
 
     Raises:
         ConfigError: There is no such split.
@@ -81,9 +87,78 @@ def evaluate_systems(
     table = Table(manifest.folder, split, None if fit is None else fit.labels)
     names = {name: tuple(fit.names[name].items()) if fit is not None else () for name in models}
     rows = [Row(name, Path(folder).absolute(), names[name], device=device) for name, folder in models.items()]
+    rows += named_rows(rows, namers or {}, manifest, split)
     rows += baseline_rows(manifest, baselines)
     tasks = [evaluation_tasks(table, row, manifest, whole_pieces) for row in rows]
     return [joined(parts, table) for parts in _in_parallel(run_evaluation, tasks, on_progress)]
+
+
+def named_rows(rows: Sequence[Row], namers: Mapping[str, Path], manifest: Manifest, split: str) -> list[Row]:
+    """The rows in which the models that are conditioned on labels are asked by pictures.
+
+    Raises:
+        DataError: the split has no pictures.
+        ModelError: no row is conditioned on labels, or a namer is of another kind or knows none of the labels.
+
+    """
+    if not namers:
+        return []
+    able = []
+    for row in rows:
+        assert row.model is not None, "rows of models"  # noqa: S101
+        if takes_labels(load_separator(row.model)):
+            able.append(row)
+    for name, folder in namers.items():
+        check_pictures(manifest, split, name)
+        for row in able:
+            load_namer(folder, name).choices([label for label, _ in row.names] or manifest.recipe.labels)
+    if not able:
+        check_takes_labels(load_separator(rows[0].model or Path()), rows[0].name)
+    return [
+        replace(row, name=named_row(row.name, name), named_by=(name, folder.absolute()))
+        for row in able
+        for name, folder in namers.items()
+    ]
+
+
+def named_row(row: str, namer: str) -> str:
+    """The name of the row of a model that is asked by the instruments that another one names."""
+    return f"{row}, named by {namer}"
+
+
+def claims_of_experiment(
+    evaluations: Sequence[Evaluation],
+    experiment: Experiment,
+    trials: Mapping[str, TrialRecord],
+    namers: Mapping[str, Path] | None = None,
+) -> list[Evaluation]:
+    """The table of an experiment's best trials, by cell, with the claims about pictures."""
+    cells = {cell.name: cell for cell in experiment.cells()}
+    trained: dict[str, Trained] = {}
+    for name, trial in trials.items():
+        if trial.settings is not None:
+            fixed = {**cells[name].overrides, "mixing.shuffle_pictures": True}
+            listed = yaml_in_a_line(fixed)
+            add = f"add `controls: {{shuffled pictures: {listed}}}` and search again"
+            trained[name] = trained_as(trial.settings, experiment.tune, add)
+    return with_claims(evaluations, _with_named(trained, namers or {}))
+
+
+def claims_of_models(
+    evaluations: Sequence[Evaluation], models: Mapping[str, str | Path], namers: Mapping[str, Path] | None = None
+) -> list[Evaluation]:
+    """The table of models (name to folder) with the claims about pictures."""
+    trained = {name: trained_model(Path(folder)) for name, folder in models.items()}
+    return with_claims(evaluations, _with_named(trained, namers or {}))
+
+
+def _with_named(trained: Mapping[str, Trained], namers: Mapping[str, Path]) -> dict[str, Trained]:
+    named = {
+        named_row(row, name): named_by(one, row, folder)
+        for row, one in trained.items()
+        for name, folder in namers.items()
+    }
+    return {**trained, **named}
 
 
 def evaluate_by_figure(
@@ -186,10 +261,14 @@ class ModelsOnShards:
     """All baselines, or those that need no stems to fit them on where these shards have none."""
     sentences: tuple[str, ...]
     """Sentences about what is adapted or left out."""
+    namers: Mapping[str, Path] = field(default_factory=dict)
+    """Models that name the instruments of players from pictures, by name."""
 
 
-def check_models(folders: Mapping[str, Path], manifest: Manifest, split: str) -> ModelsOnShards:
-    """Check models (name to folder) against a split; needs no Ray.
+def check_models(
+    folders: Mapping[str, Path], manifest: Manifest, split: str, namers: Mapping[str, Path] | None = None
+) -> ModelsOnShards:
+    """Check models (name to folder) against a split; needs no Ray. `namers` as in `evaluate_systems`.
 
     Raises:
         ConfigError: There is no such split.
@@ -206,14 +285,16 @@ def check_models(folders: Mapping[str, Path], manifest: Manifest, split: str) ->
         baselines = tuple(name for name, baseline in BASELINES.items() if not baseline.fitted)
         left_out = " and ".join(f"'{name}'" for name, baseline in BASELINES.items() if baseline.fitted)
         sentences.append(f"no rows {left_out}: '{manifest.name}' has no train split with stems to fit them on")
-    return ModelsOnShards(manifest, split, folders, fit, baselines, tuple(sentences))
+    rows = [Row(name, folder, tuple(fit.names[name].items())) for name, folder in folders.items()]
+    named_rows(rows, namers or {}, manifest, split)
+    return ModelsOnShards(manifest, split, folders, fit, baselines, tuple(sentences), namers or {})
 
 
 def evaluate_models(
     models: ModelsOnShards, device: str, on_progress: Callable[[SoundProgress], None]
 ) -> list[Evaluation]:
     """The table of `check_models`."""
-    return evaluate_systems(
+    found = evaluate_systems(
         models.manifest,
         models.folders,
         models.split,
@@ -221,7 +302,9 @@ def evaluate_models(
         on_progress=on_progress,
         fit=models.fit,
         device=device,
+        namers=models.namers,
     )
+    return claims_of_models(found, models.folders, models.namers)
 
 
 def save_evaluations(study: Study, split: str, evaluations: Sequence[Evaluation] | Sequence[FigureEvaluation]) -> Path:

@@ -9,10 +9,15 @@
     with_current_names({"mixing": {"remix_share": 0.5}}, Settings)
 
 So a renamed setting keeps every signature, and what was trained before is found.
+
+    class AlignmentConfig(Config):
+        moved: ClassVar = {"pictures": Moved("mixing.shuffle_pictures", "own")}
+
+A setting that another one has taken the place of is left out of records where it has the value that means nothing.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
@@ -23,6 +28,21 @@ def names_of(kind: type[BaseModel]) -> Mapping[str, str]:
     """Earlier names of the keys of a class of settings, to the current ones."""
     renamed: Mapping[str, str] = getattr(kind, "renamed", {})
     return renamed
+
+
+class Moved(NamedTuple):
+    """A former key, and the setting that has taken its place."""
+
+    to: str
+    """Key path of the other setting."""
+    default: Any
+    """The former default."""
+
+
+def moved_of(kind: type[BaseModel]) -> Mapping[str, Moved]:
+    """Former keys of a class of settings that another setting has taken the place of."""
+    moved: Mapping[str, Moved] = getattr(kind, "moved", {})
+    return moved
 
 
 def first_name(kind: type[BaseModel], name: str) -> str:
@@ -53,7 +73,12 @@ def _renamed(kind: type[BaseModel], key: str, rename: Callable[[type[BaseModel],
 
 def with_current_names(content: Mapping[str, Any], kind: type[BaseModel]) -> dict[str, Any]:
     """Plain settings of `kind` that an earlier version wrote, in current names."""
-    named = {names_of(kind).get(name, name): value for name, value in content.items()}
+    moved = moved_of(kind)
+    named = {
+        names_of(kind).get(name, name): value
+        for name, value in content.items()
+        if name not in moved or value != moved[name].default
+    }
     for name, field in kind.model_fields.items():
         if isinstance(named.get(name), Mapping):
             for inner in models_of(field, named[name]):

@@ -10,6 +10,7 @@ from vimss.config import signature
 from vimss.console import decibel, duration, figure_text, out, print_table, short
 from vimss.evaluate import Evaluation
 from vimss.evaluate.figures import FigureEvaluation
+from vimss.evaluate.pictures import naming
 from vimss.evaluate.players import ROWS, PlayersEvaluation
 from vimss.evaluations import evaluation_of
 from vimss.experiment import SEED, Cell, Experiment, cell_name
@@ -26,6 +27,8 @@ MIXTURE_COLUMNS = {"SI-SDRi": "si_sdr_improvement", "contrast": "label_contrast"
 PIECE_COLUMNS = {"SI-SDRi": "si_sdr_improvement", "SDR": "sdr", "SIR": "sir", "SAR": "sar"}
 
 SILENCE_COLUMNS = {"PES": "pes", "EPS": "eps"}
+
+CLAIM_COLUMNS = ("SI-SDRi", "right picture", "another player's", "shuffled in training", "label", "right - shuffled")
 
 BREAKDOWN_COLUMNS = ("", "sources", "pieces SI-SDRi", "SDR")
 
@@ -162,12 +165,41 @@ def breakdown_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
     return rows
 
 
+def claim_rows(evaluations: Sequence[Evaluation]) -> list[tuple[str, ...]]:
+    """One row per system that looks at players, under CLAIM_COLUMNS."""
+    return [
+        (
+            evaluation.system,
+            *(decibel(value) for value in (found.right, found.other, found.shuffled, found.label)),
+            decibel(found.gain, found.interval),
+        )
+        for evaluation in evaluations
+        if (found := evaluation.pictures) is not None
+    ]
+
+
+def print_claims(evaluations: Sequence[Evaluation]) -> None:
+    """What pictures are worth to the systems that look at players; nothing where there is none."""
+    rows = claim_rows(evaluations)
+    if not rows:
+        return
+    print_table("What pictures are worth: medians in dB on the same two-source mixtures", CLAIM_COLUMNS, rows)
+    for evaluation in evaluations:
+        if evaluation.pictures is not None:
+            # As it is: the square brackets and quotes of a setting are not markup.
+            out.print(f"  {evaluation.system}: {evaluation.pictures.sentence}", markup=False)
+        named = naming(evaluation)
+        if named:
+            out.print(f"  {evaluation.system}: {named}", markup=False)
+
+
 def print_evaluations(split: str, evaluations: Sequence[Evaluation], best: TrialRecord | None = None) -> None:
     """The tables of all systems, the conventions, and details of the best trial, or else of every model."""
     two = evaluations[0].two_sources
     basis = f"{two.mixtures} mixtures, {_pieces(two.pieces)}"
     about = f"Split {split}, medians over sources in dB, with intervals over pieces"
     print_table(f"{about}: two-source mixtures ({basis})", ("", *MIXTURE_COLUMNS), mixture_rows(evaluations))
+    print_claims(evaluations)
     scored = [evaluation for evaluation in evaluations if evaluation.scores]
     if scored:
         count = len({score.piece for score in scored[0].scores})

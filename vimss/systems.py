@@ -27,6 +27,7 @@ from vimss.model.config import ModelConfig
 from vimss.model.device import on_device
 from vimss.model.fit import resampled, with_channels
 from vimss.model.separator import Separator, load_separator, read_card
+from vimss.namer import InstrumentNamer, Named, load_namer, picture_views
 from vimss.shards.manifest import Manifest
 from vimss.stream.mix import SOUND_ALONE, PlayerViews
 from vimss.stream.scene import Scene
@@ -168,6 +169,53 @@ class AdaptedSystem:
         return np.pad(sound[:, :length], ((0, 0), (0, max(0, length - sound.shape[1]))))
 
 
+class NamedSystem:
+    """A separator conditioned on labels, asked by pictures: a network names the instrument of each player from them.
+
+    Where two players of one label are named differently, both outputs are added, as a player's own outputs are.
+    """
+
+    def __init__(
+        self, inner: ModelSystem | AdaptedSystem, name: str, namer: InstrumentNamer, labels: Sequence[str]
+    ) -> None:
+        """`labels` are those that players may be named: some of the scenes'."""
+        self.inner, self.name, self.namer = inner, name, namer
+        self.choices = namer.choices(labels)
+        self.views: PlayerViews = picture_views(labels)
+        self.ordered, self.weights, self.wrong_context = inner.ordered, namer.weights, inner.wrong_context
+        self._last: tuple[Scene, dict[str, list[Named]]] | None = None
+
+    def __call__(self, scene: Scene, queried: Sequence[str]) -> Float[np.ndarray, "s c t"]:
+        """The separator's outputs for the labels that the players of the queried ones are named."""
+        names = [self._labels(scene, label) for label in queried]
+        wanted = list(dict.fromkeys(name for some in names for name in some))
+        outputs = dict(zip(wanted, self.inner(self._as_named(scene), wanted), strict=True))
+        return np.stack([np.sum([outputs[name] for name in some], axis=0) for some in names])
+
+    def exchanged(self, scene: Scene, label: str, absent: str) -> Float[np.ndarray, "c t"]:
+        """The output for `label` when the separator is conditioned on what `absent` is named instead."""
+        instead, known = self._labels(scene, absent)[0], self._as_named(scene)
+        found = [self.inner.exchanged(known, name, instead) for name in self._labels(scene, label)]
+        return np.asarray(np.sum(found, axis=0))
+
+    def named(self, scene: Scene, label: str) -> list[Named]:
+        """What the players of a label are named."""
+        if self._last is None or self._last[0] is not scene:
+            named = {
+                of: [self.namer.name_player(view, self.choices) for view in views] for of, views in scene.views.items()
+            }
+            self._last = scene, named
+        return self._last[1][label]
+
+    def _labels(self, scene: Scene, label: str) -> list[str]:
+        return list(dict.fromkeys(one.label for one in self.named(scene, label)))
+
+    def _as_named(self, scene: Scene) -> Scene:
+        """The scene as the separator is to know it: the labels that sound are those that their players are named."""
+        names = dict.fromkeys(name for label in scene.references for name in self._labels(scene, label))
+        return replace(scene, references=dict.fromkeys(names, scene.mixture), views={})
+
+
 @dataclass(frozen=True)
 class SlotOrders:
     """The slots of the players of a scene, in the order of its views."""
@@ -296,6 +344,41 @@ def model_system(
     if names is None or (alike and all(label == own for label, own in names.items())):
         return system
     return AdaptedSystem(system, recipe.sample_rate, names)
+
+
+def named_system(
+    folder: Path, manifest: Manifest, name: str, namer: tuple[str, Path], names: Mapping[str, str] | None = None
+) -> NamedSystem:
+    """The separator in `folder`, asked by pictures: `namer` is the name and the folder of the model that names players.
+
+    `names` as in `model_system`; players are named one of these labels.
+
+    Raises:
+        ModelError: as `model_system`; the separator is not conditioned on labels, or the other model names no players.
+
+    """
+    inner = model_system(folder, manifest, name, names)
+    assert isinstance(inner, ModelSystem | AdaptedSystem), "the system of a model"  # noqa: S101
+    model = inner if isinstance(inner, ModelSystem) else inner.model
+    check_takes_labels(model.separator, name)
+    named_by, path = namer
+    return NamedSystem(inner, name, load_namer(path, named_by), tuple(names or manifest.recipe.labels))
+
+
+def takes_labels(separator: Separator) -> bool:
+    """Whether a separator is conditioned on labels."""
+    return separator.interface.is_conditioned and not separator.interface.uses_players
+
+
+def check_takes_labels(separator: Separator, name: str) -> None:
+    """ModelError unless a separator is conditioned on labels, and so can be asked by those that players are named."""
+    if not takes_labels(separator):
+        is_conditioned = separator.interface.is_conditioned
+        raise ModelError(
+            f"the model '{name}' must be conditioned on labels, to be asked by the instruments that pictures name",
+            got=f"model.context: {separator.config.context}" if is_conditioned else "model.site: none",
+            fix="choose a model whose model.context is labels, or leave --instruments-from out",
+        )
 
 
 def _check_same_recipe(separator: Separator, folder: Path, manifest: Manifest, name: str) -> None:

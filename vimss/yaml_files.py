@@ -5,9 +5,11 @@
 Unlike in PyYAML, which follows 1.1: `1e-4` is a number, `off` a word, `012` no octal, and a repeated key is an error.
 """
 
+import math
 import os
 import re
 import unicodedata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -173,3 +175,8 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
             f"{where} must hold `key: value` lines", got=type(content).__name__, fix="see shards/ and experiments/"
         )
     return content
+
+
+def yaml_in_a_line(content: Mapping[str, Any]) -> str:
+    """Settings as a file may hold them in one line, such as `{training.batch_size: 4}`."""
+    return str(yaml.safe_dump(dict(content), default_flow_style=True, sort_keys=False, width=math.inf)).strip()

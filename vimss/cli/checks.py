@@ -54,6 +54,32 @@ def check_evaluation(
         raise ConfigError("each --model must be given once", got=got, fix="remove the duplicate")
 
 
+def check_players(instruments: str, instruments_from: str | None, players: int | None) -> None:
+    """ConfigError where instruments are both given and to be named, or players are counted for nothing."""
+    if instruments and instruments_from is not None:
+        raise ConfigError(
+            "vimss separate takes --instruments or --instruments-from",
+            got=f"--instruments {instruments} and --instruments-from {instruments_from}",
+            fix="remove one of them",
+        )
+    if players is not None and instruments_from is None:
+        raise ConfigError(
+            "--players is for --instruments-from, which names the instrument of each",
+            got=f"--players {players} alone",
+            fix="add --instruments-from MODEL, or give --instruments in its place",
+        )
+
+
+def check_separates(objective: str, separates: bool, instruments_from: list[str]) -> None:
+    """ConfigError where a network that does not separate is to be asked by pictures."""
+    if instruments_from and not separates:
+        raise ConfigError(
+            "--instruments-from needs an experiment whose networks separate: they are asked by what it names",
+            got=f"one of the objective '{objective}'",
+            fix="leave --instruments-from out",
+        )
+
+
 def find_shards(models: list[str], recipe: str, split: str, given: tuple[int | None, list[str]], place: str) -> Any:
     """The shards to score models on; an error if they, or the folder or name of a model, do not exist.
 

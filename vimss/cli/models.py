@@ -1,11 +1,12 @@
 """Verbs that use trained models: evaluate, promote, separate."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from vimss.cli.checks import check_evaluation, find_shards
+from vimss.cli.checks import check_evaluation, check_players, check_separates, find_shards
 from vimss.cli.options import Device, ExperimentName, Json, On, Seed, Set, Verbose
 
 
@@ -24,11 +25,21 @@ def evaluate(
         str | None,
         typer.Option(metavar="RECIPE", help="Name or path of a YAML in shards/: the shards to score models on."),
     ] = None,
+    split: Annotated[
+        str, typer.Option(help="Split: test, test_unseen_timbres, test_unseen_style, promote or valid.")
+    ] = "test",
+    instruments_from: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--instruments-from",
+            metavar="MODEL",
+            help="A model that names players from pictures, and asks models conditioned on labels; repeatable.",
+        ),
+    ] = None,
     alignment: Annotated[
         str | None,
         typer.Option(help="Model of the objective alignment, to assign the slots of each --model to players."),
     ] = None,
-    split: Annotated[str, typer.Option(help="Split: test, test_unseen_timbres, promote or valid.")] = "test",
     device: Device = "auto",
     seed: Seed = None,
     changes: Set = None,
@@ -55,12 +66,14 @@ def evaluate(
 
     if experiment is None:
         title, best, separates = f"{split} of {manifest.name}", None, True
-        evaluations = _evaluate_models(models or [], alignment, manifest, split, device, place)
+        given = Asked(models or [], instruments_from or [], alignment)
+        evaluations = _evaluate_models(given, manifest, split, device, place)
     else:
         title, loaded = split, load_experiment(experiment, changes or (), seed)
         separates = OBJECTIVES[loaded.objective].separates
+        check_separates(loaded.objective, separates, instruments_from or [])
         with open_session(place) as session:
-            best, evaluations = _evaluate_experiment(session, loaded, split, device)
+            best, evaluations = _evaluate_experiment(session, loaded, split, device, instruments_from or [])
     if as_json:
         print_json([evaluation.model_dump(mode="json") for evaluation in evaluations])
     elif alignment:
@@ -71,9 +84,16 @@ def evaluate(
         report.print_figures(title, evaluations)
 
 
-def _evaluate_models(
-    models: list[str], alignment: str | None, manifest: Any, split: str, device: Any, place: str
-) -> list[Any]:
+@dataclass(frozen=True)
+class Asked:
+    """What is evaluated without an experiment."""
+
+    models: list[str]
+    instruments_from: list[str]
+    alignment: str | None
+
+
+def _evaluate_models(given: Asked, manifest: Any, split: str, device: Any, place: str) -> list[Any]:
     """Score models on shards, and print adaptations and omissions; by player, if an alignment model assigns slots."""
     from vimss import api
     from vimss.console import show_rate, stage
@@ -82,14 +102,14 @@ def _evaluate_models(
     from vimss.session import open_session
 
     with open_session(place) as session:
-        if alignment:
+        if given.alignment:
             resolved = device_of_tasks(session.place, device)
             with stage(f"evaluation by player on {split} of {manifest.name}") as show_progress:
                 progress = show_rate(show_progress, "parts")
                 return api.models_on_duos(
-                    session, models, alignment, manifest, split, on_progress=progress, device=resolved
+                    session, given.models, given.alignment, manifest, split, on_progress=progress, device=resolved
                 )
-        checked = api.models_on_shards(session, models, manifest, split, _note)
+        checked = api.models_on_shards(session, given.models, manifest, split, _note, given.instruments_from)
         for sentence in checked.sentences:
             _note(sentence)
         resolved = device_of_tasks(session.place, device)
@@ -97,7 +117,9 @@ def _evaluate_models(
             return evaluate_models(checked, resolved, show_rate(show_progress, "parts"))
 
 
-def _evaluate_experiment(session: Any, experiment: Any, split: str, device: Any) -> tuple[Any, list[Any]]:
+def _evaluate_experiment(
+    session: Any, experiment: Any, split: str, device: Any, instruments_from: list[str]
+) -> tuple[Any, list[Any]]:
     """The best trial of all cells, and the evaluations of each cell's best trial, which are kept in the study."""
     from vimss import api
     from vimss.console import show_rate, stage
@@ -109,10 +131,11 @@ def _evaluate_experiment(session: Any, experiment: Any, split: str, device: Any)
     check_split(manifest, split)
     study = api.load_study(session, experiment, manifest)
     best = api.best_trial(experiment, study)
+    namers = api.instrument_namers(session, instruments_from, _note)
     resolved = device_of_tasks(session.place, device)
     with stage(f"evaluation on {split}") as show_progress:
         progress = show_rate(show_progress, "parts")
-        return best, api.evaluate_experiment(experiment, manifest, study, split, progress, resolved)
+        return best, api.evaluate_experiment(experiment, manifest, study, split, progress, resolved, namers)
 
 
 def promote(
@@ -168,6 +191,14 @@ def separate(
     instruments: Annotated[
         str, typer.Option(help="Labels, as in vn,va,vc; default: those in the file's metadata.")
     ] = "",
+    instruments_from: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="A model that names the players from pictures, in place of --instruments."),
+    ] = None,
+    players: Annotated[
+        int | None,
+        typer.Option(help="Players in equal columns of the picture; default: as many as in the metadata.", min=1),
+    ] = None,
     out_folder: Annotated[
         Path | None, typer.Option("--out", help="Folder to write; default: one in the store.")
     ] = None,
@@ -196,11 +227,13 @@ def separate(
     The page plays the recording and its stems, and shows their spectrograms, the video, and the limits of the model.
     With --alignment, the outputs of a slots model become stems of players, named by their places in the picture.
     """
+    check_players(instruments, instruments_from, players)
     from vimss import api
     from vimss.console import out, print_json, stage
-    from vimss.separate import Options, Reports
+    from vimss.separate import InstrumentsFrom, Options, Reports
     from vimss.session import open_session
 
+    given = InstrumentsFrom(instruments_from, Path(instruments_from), players) if instruments_from else instruments
     session = open_session(place)
     options = Options(stream, channel, allow_truncated, overwrite, device=device)
     with stage(f"separate {file.name}") as show_progress:
@@ -209,7 +242,7 @@ def separate(
             session,
             file,
             model,
-            instruments,
+            given,
             out_folder,
             references,
             alignment=alignment,

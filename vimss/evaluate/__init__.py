@@ -9,11 +9,21 @@ Networks that do not separate are judged by the figure of their objective: `figu
     scores    one system on one split
     tasks     a table in parts, for many cores
     figures   networks that do not separate, by the figure of their objective
+    pictures  what pictures are worth to the systems that look at players
 
 Every number has its convention (`metrics.CONVENTIONS`).
 """
 
-from vimss.evaluate.records import PIECE_FIGURES, Evaluation, MixtureScore, Part, SourceScore, TwoSources, Values
+from vimss.evaluate.records import (
+    PIECE_FIGURES,
+    Evaluation,
+    MixtureScore,
+    Part,
+    PictureClaim,
+    SourceScore,
+    TwoSources,
+    Values,
+)
 from vimss.evaluate.scores import (
     evaluate,
     evaluate_piece,
@@ -37,6 +47,7 @@ __all__ = [
     "EvaluationTask",
     "MixtureScore",
     "Part",
+    "PictureClaim",
     "Row",
     "SourceScore",
     "Table",

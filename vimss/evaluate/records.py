@@ -70,6 +70,14 @@ class SourceScore(Config):
     model_config = Config.model_config | {"allow_inf_nan": True, "ser_json_inf_nan": "strings"}
 
 
+class NamedPlayer(Config):
+    """A player whose instrument was named from pictures."""
+
+    label: str = Field(description="that the player has")
+    named: str = Field(description="label that the pictures were named")
+    probability: float
+
+
 class MixtureScore(Config):
     """One mixture of two sources, of which those with a label of the table are scored."""
 
@@ -82,6 +90,10 @@ class MixtureScore(Config):
     si_sdr_improvement: tuple[float, ...] = Field(description="of each label")
     label_contrast: tuple[float, ...] = Field(description="of each label for which it is defined")
     absent_level: tuple[float, ...] = Field(description="of the queried absent label, if there is one")
+    other_picture: tuple[float, ...] = Field(
+        (), description="SI-SDR improvement of each label with the picture of another player, where pictures are shown"
+    )
+    named: tuple[NamedPlayer, ...] = Field((), description="players that sound, where a network named them")
 
 
 class TwoSources(Config):
@@ -144,6 +156,25 @@ class Part:
     """Seconds of sound that were separated."""
 
 
+class PictureClaim(Config):
+    """What pictures are worth to a system: the four numbers of a claim, and whether they are a gain.
+
+    The first four are medians of SI-SDR improvement over the sources of the two-source mixtures; NaN where there is no
+    such row.
+    """
+
+    model_config = Config.model_config | {"allow_inf_nan": True, "ser_json_inf_nan": "strings"}
+
+    right: float = Field(description="with the picture of the player who is queried")
+    other: float = Field(description="with the picture of another player")
+    shuffled: float = Field(description="of the control that was trained with shuffled pictures")
+    label: float = Field(description="of the same network conditioned on labels")
+    gain: float = Field(description="right minus shuffled")
+    interval: Interval | None = Field(description="95 %, over pieces, of the gain; null where undefined")
+    is_gain: bool = Field(description="whether the control exists, and the whole interval of the gain is above 0")
+    sentence: str = Field(description="the same in words, or what is missing")
+
+
 class Evaluation(Config):
     """The results of one system on one split."""
 
@@ -156,6 +187,7 @@ class Evaluation(Config):
         {}, description="over pieces, of the medians of whole pieces; null where undefined"
     )
     labels: tuple[str, ...] = Field((), description="that are scored; all of the shards where empty")
+    pictures: PictureClaim | None = Field(None, description="of a system that looks at players; null of others")
     conventions: dict[str, str] = Field(default_factory=lambda: dict(CONVENTIONS))
 
     @classmethod

@@ -12,13 +12,13 @@ from collections.abc import Collection, Iterator, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from vimss.evaluate.records import Evaluation, MixtureScore, Part, SourceScore
+from vimss.evaluate.records import Evaluation, MixtureScore, NamedPlayer, Part, SourceScore
 from vimss.metrics import bss_eval_v4, level_db, si_sdr, si_sdr_improvement, silence_energy
 from vimss.shards.manifest import Manifest
 from vimss.stream.fixed import FixedSpec, fixed_set, mixtures_of
 from vimss.stream.mix import Mixture, Window
 from vimss.stream.scene import Scene, pieces_of, scene_of
-from vimss.systems import System
+from vimss.systems import NamedSystem, System
 
 TWO_SOURCE_MIXTURES = 64
 TWO_SOURCE_SECONDS = 4.0
@@ -98,13 +98,15 @@ def _score_mixture(
     labels, number = sorted(scene.references), int(scene.name)
     queried = [*labels, absent[number % len(absent)]] if system.ordered and absent else labels
     estimates = system(scene, queried)
-    gains, contrasts = [], []
+    gains, contrasts, others = [], [], []
     for index, label in enumerate(labels):
         reference = scene.references[label]
         gains.append(si_sdr_improvement(scene.mixture, reference, estimates[index], sample_rate))
         wrong = _wrong_output(system, scene, queried, estimates, index)
         if wrong is not None:
             contrasts.append(_si_sdr(reference, estimates[index]) - _si_sdr(reference, wrong))
+        if wrong is not None and system.views.uses_players:
+            others.append(si_sdr_improvement(scene.mixture, reference, wrong, sample_rate))
     return MixtureScore(
         mixture=number,
         pieces=tuple(sorted({source.piece for source in mixture.sources})),
@@ -113,7 +115,16 @@ def _score_mixture(
         si_sdr_improvement=tuple(gains),
         label_contrast=tuple(contrasts),
         absent_level=(level_db(estimates[-1], scene.mixture),) if len(queried) > len(labels) else (),
+        other_picture=tuple(others),
+        named=_named(system, scene, labels),
     )
+
+
+def _named(system: System, scene: Scene, labels: Sequence[str]) -> tuple[NamedPlayer, ...]:
+    if not isinstance(system, NamedSystem):
+        return ()
+    players = [(label, one) for label in labels for one in system.named(scene, label)]
+    return tuple(NamedPlayer(label=label, named=one.label, probability=one.probability) for label, one in players)
 
 
 def _wrong_output(

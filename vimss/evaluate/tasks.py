@@ -15,7 +15,7 @@ from vimss.evaluate.records import Evaluation, Part, SourceScore
 from vimss.evaluate.scores import TWO_SOURCE_SECONDS, count_mixtures, evaluate_piece, score_mixtures
 from vimss.shards.manifest import Manifest, Shard, open_manifest
 from vimss.stream.scene import Scene, pieces_of
-from vimss.systems import BaselineSystem, System, baseline_systems, model_system
+from vimss.systems import BaselineSystem, System, baseline_systems, model_system, named_system
 
 MIXTURES_AT_ONCE = 16
 """Two-source mixtures of one task: several cores can share those of one system."""
@@ -41,6 +41,8 @@ class Row:
     """The table's labels with the model's own names for them; where the table has labels."""
     baseline: BaselineSystem | None = None
     device: str = "cpu"
+    named_by: tuple[str, Path] | None = None
+    """Name and folder of a model that names the players from pictures, which then ask this one by label."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ def _system(row: Row, manifest: Manifest, table: Table) -> System:
         return row.baseline
     assert row.model is not None, "a row is a baseline or a model"  # noqa: S101
     names = None if table.labels is None else dict(row.names)
+    if row.named_by is not None:
+        return named_system(row.model, manifest, row.name, row.named_by, names)
     return model_system(row.model, manifest, row.name, names, row.device)
 
 

@@ -5,6 +5,7 @@ separated.stems["vn"]  # both violins; a model conditioned on labels cannot tell
 """
 
 from vimss.separate.folder import folder_name
+from vimss.separate.named import InstrumentsFrom
 from vimss.separate.separation import DEFAULTS, Options, Reports, Separated, separate_recording
 
-__all__ = ["DEFAULTS", "Options", "Reports", "Separated", "folder_name", "separate_recording"]
+__all__ = ["DEFAULTS", "InstrumentsFrom", "Options", "Reports", "Separated", "folder_name", "separate_recording"]

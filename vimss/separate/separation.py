@@ -44,6 +44,7 @@ from vimss.separate.folder import (
     recording_of,
     write_record,
 )
+from vimss.separate.named import InstrumentsFrom, named_players
 from vimss.separate.players import Parts, parts_of, players_of, stem_names
 from vimss.separate.scores import find_references, read_reference, score
 from vimss.storage import explain_os_errors, temporary_beside
@@ -142,7 +143,7 @@ def separate_recording(
     file: Path,
     model: Path,
     out: Path,
-    instruments: str = "",
+    instruments: str | InstrumentsFrom = "",
     references: Path | None = None,
     *,
     options: Options = DEFAULTS,
@@ -154,7 +155,8 @@ def separate_recording(
         file: anything with sound that `vimss.media` reads; with picture, where the model looks at players.
         model: folder with model.json and weights.safetensors.
         out: a new folder, or one that holds stems of this very recording, which are replaced by complete ones.
-        instruments: labels of the players from left to right, as in "vn,va,vc"; the file's metadata where empty.
+        instruments: labels of the players from left to right, as in "vn,va,vc"; the file's metadata where empty; or a
+            model that names them from the pictures.
         references: folder with true stems named by label, for scores and for the page; the model does not get
             them.
         options: the part of the sound, what may be replaced, and the name of the model on the page.
@@ -174,7 +176,11 @@ def separate_recording(
     check_inputs_stay(target, (file, model, references))
     separator = on_device(load_separator(model), device)
     known = LoadedModel(separator, read_card(model)["card"], options.model_name or str(model))
-    players = players_of(instruments, file, known.separator, assigned=options.alignment is not None)
+    named_by: tuple[str, ...] = ()
+    if isinstance(instruments, InstrumentsFrom):
+        players, named_by = named_players(file, instruments, known, options.allow_truncated)
+    else:
+        players = players_of(instruments, file, known.separator, assigned=options.alignment is not None)
     about = Recording(file, players, known.card, options.allow_truncated)
     assigner = None
     if options.alignment is not None:
@@ -182,6 +188,7 @@ def separate_recording(
         assigner = open_assigner(options.alignment, name, known.separator, about, options.stream)
     names = assigner.names if assigner else stem_names(known.separator, players)
     true, notes = find_references(references, names, known.separator.labels) if references else ({}, ())
+    notes = (*named_by, *notes)
     task = Task(file, known, players, parts_of(known.separator, about), true, notes, options, assigner)
     with explain_os_errors(target, "--out"), temporary_beside(target) as folder:
         make_folder(folder, target)

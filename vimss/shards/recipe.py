@@ -15,9 +15,10 @@ from vimss.config import Config, load_yaml
 from vimss.shards.instruments import INSTRUMENTS
 from vimss.yaml_files import check_file_name, find_yaml
 
-SPLITS = ("train", "valid", "promote", "test", "test_unseen_timbres")
+SPLITS = ("train", "valid", "promote", "test", "test_unseen_timbres", "test_unseen_style")
 """`valid` steers a search, `promote` decides on champions, `test` makes tables only;
-`test_unseen_timbres` has timbres that training never saw."""
+`test_unseen_timbres` has timbres that training never saw, `test_unseen_style` players drawn as training never saw them.
+A corpus may lack the last two."""
 
 
 RECIPES = "shards/*.yaml"

@@ -61,6 +61,11 @@ class MixingConfig(Config):
     remix_probability: float = Field(
         0.0, ge=0, le=1, description="probability that stems change places between the mixtures of a batch"
     )
+    shuffle_pictures: bool = Field(
+        False,
+        description="as a control: in training every player is shown with the pictures, features, joints or motion of "
+        "another player, chosen at random whatever the label; labels stay, and so do validation and evaluation",
+    )
     curriculum_epochs: int = Field(
         0, ge=0, description="epochs in which the most players grow from min_sources to max_sources; 0: at once"
     )

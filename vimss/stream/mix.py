@@ -133,10 +133,15 @@ class _Take:
     """Where a stem is cut from its clip: sample `start` is the first of the output window."""
 
     clip: Clip
-    player: Player
+    place: int
+    """The player's place in the clip."""
     start: int
     speed: float
     """Samples of the clip per sample of the window."""
+
+    @property
+    def player(self) -> Player:
+        return self.clip.players[self.place]
 
     def begin(self, window: Window) -> float:
         """The sample of the clip at the start of the input window."""
@@ -154,6 +159,11 @@ class _Voice:
     @property
     def instrument(self) -> str:
         return self.clip.entry.players[self.player].instrument
+
+    @property
+    def performer(self) -> tuple[str, int]:
+        """The piece and the place in it: the same in all clips of a piece."""
+        return self.clip.entry.piece, self.player
 
 
 class Pool:
@@ -180,6 +190,13 @@ class Pool:
                 got=f"{len(instruments)} in {len(self.clips)} clips",
                 fix="raise mixing.pool_clips, lower mixing.max_sources, or write a larger corpus",
             )
+        players = {voice.performer for voice in self._voices}
+        if mixing.shuffle_pictures and views.uses_players and len(players) < 2:
+            raise DataError(
+                "mixing.shuffle_pictures needs a second player, whose pictures take the place of the first one's",
+                got=f"one player in {len(self.clips)} clips of the piece {next(iter(players))[0]}",
+                fix="remove mixing.shuffle_pictures, or write a corpus of several players",
+            )
 
     def draw(self, rng: np.random.Generator, anchor: LazyClip, count: int, aligned: bool) -> Mixture:
         """A mixture of `count` players; the first is of `anchor` (all are, where aligned and it has that many)."""
@@ -187,10 +204,10 @@ class Pool:
         aligned = aligned and len(voices) >= count
         if aligned:
             clip = anchor.decoded()
-            chosen = [clip.players[voices[index].player] for index in rng.permutation(len(voices))[:count]]
+            chosen = [voices[index].player for index in rng.permutation(len(voices))[:count]]
             speed = self._speed(rng, clip)
-            start = self._start(rng, clip, chosen[0], speed)
-            sources = [self._source(rng, _Take(clip, player, start, speed)) for player in chosen]
+            start = self._start(rng, clip, clip.players[chosen[0]], speed)
+            sources = [self._source(rng, _Take(clip, place, start, speed)) for place in chosen]
         else:
             first = voices[rng.integers(len(voices))]
             together = self._independent(rng, first, count)
@@ -215,14 +232,15 @@ class Pool:
         if self.views.uses_players and others:
             take = self._take(rng, others[rng.integers(len(others))])
             clip, player = take.clip, take.player
-            distractors.append(PlayerView(player.instrument, self._view(take), clip.key, clip.piece, player.timbre))
+            view = self._view(rng, take)
+            distractors.append(PlayerView(player.instrument, view, clip.key, clip.piece, player.timbre))
         return mix(sources, distractors, aligned)
 
     def _take(self, rng: np.random.Generator, voice: _Voice) -> _Take:
         clip = voice.clip.decoded()
         player = clip.players[voice.player]
         speed = self._speed(rng, clip)
-        return _Take(clip, player, self._start(rng, clip, player, speed), speed)
+        return _Take(clip, voice.player, self._start(rng, clip, player, speed), speed)
 
     def _speed(self, rng: np.random.Generator, clip: Clip) -> float:
         """1 where the pitch stays; never so fast that the output window exceeds the clip."""
@@ -238,7 +256,7 @@ class Pool:
     def _source(self, rng: np.random.Generator, take: _Take) -> Source:
         clip, player = take.clip, take.player
         return Source(
-            player.instrument, self._view(take), clip.key, clip.piece, player.timbre, self._augmented(rng, take)
+            player.instrument, self._view(rng, take), clip.key, clip.piece, player.timbre, self._augmented(rng, take)
         )
 
     def _augmented(self, rng: np.random.Generator, take: _Take) -> Float32[np.ndarray, "c t"]:
@@ -268,11 +286,19 @@ class Pool:
         first = self.window.margin + int(rng.integers(output - length + 1))
         mask_time(stem, first, first + length, round(FADE_SECONDS * self.window.sample_rate))
 
-    def _view(self, take: _Take) -> np.ndarray | None:
+    def _view(self, rng: np.random.Generator, take: _Take) -> np.ndarray | None:
         if not self.views.uses_players:
             return None
-        view = self.views.of_player(take.clip, take.player)
-        return during(view, take.clip, self.window, take.begin(self.window), take.speed)
+        # A generator of its own: the control that is trained with it has the same mixtures, in the same order.
+        shown = self._of_another_player(rng.spawn(1)[0], take) if self.mixing.shuffle_pictures else take
+        view = self.views.of_player(shown.clip, shown.player)
+        return during(view, shown.clip, self.window, shown.begin(self.window), shown.speed)
+
+    def _of_another_player(self, rng: np.random.Generator, take: _Take) -> _Take:
+        """A time of any other player, of whatever label: a piece has the same players at the same places throughout."""
+        own = take.clip.piece, take.place
+        others = [voice for voice in self._voices if voice.performer != own]
+        return self._take(rng, others[rng.integers(len(others))])
 
 
 def usable(clip: ClipEntry, window: Window) -> bool:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, field_validator, model_validator
 
 from vimss.config import Config, Rule, key_paths
-from vimss.model.contexts import CONTEXT_KEYS, contexts_with
+from vimss.model.contexts import CONTEXT_KEYS, CONTEXTS, contexts_with
 from vimss.model.networks import BY_NETWORK, DEFAULT, NETWORKS, AnyNetwork
 from vimss.stream.config import MixingConfig
 from vimss.train.objective_settings import AlignmentConfig, InstrumentsConfig
@@ -82,7 +82,8 @@ class TrainingConfig(Config):
     start_from: Annotated[StartFrom, WithJsonSchema({"type": "string"})] = Field(
         StartFrom(),
         description="initial weights. new: random; else a model: a folder, models:/NAME@ALIAS or models:/NAME/VERSION. "
-        "From a model of another objective or network, only the weights of its vision network are loaded",
+        "From a model of another objective or network, only the weights of its vision network or of its convolutions "
+        "over motion are loaded",
     )
 
     @field_validator("optimizer", mode="before")
@@ -201,6 +202,9 @@ def _works_in_its_network(key: str, settings: Settings) -> bool:
 
 _SITE = "a model.site other than none"
 
+_OF_PLAYERS = tuple(name for name, context in CONTEXTS.items() if context.uses_players)
+"""Contexts that show players."""
+
 
 def _of_contexts(setting: str) -> Rule:
     """The rule for a model setting that only some contexts use."""
@@ -255,6 +259,11 @@ RULES: dict[str, Rule] = {
     ),
     "mixing.queries": Rule(
         "model.outputs: queries", ("model.outputs",), lambda settings: settings.model.outputs == "queries"
+    ),
+    "mixing.shuffle_pictures": Rule(
+        f"players who are shown: a model.context of {', '.join(_OF_PLAYERS[:-1])} or {_OF_PLAYERS[-1]}, and {_SITE}",
+        ("model.context", "model.site"),
+        lambda settings: _is_conditioned(settings) and settings.model.context in _OF_PLAYERS,
     ),
     "mixing.swap_channels": Rule(
         "model.channels: 2", ("model.channels",), lambda settings: settings.model.channels == 2

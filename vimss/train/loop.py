@@ -251,6 +251,8 @@ def _checkpoint(
         if not state.since_report:
             seen = {key: state.metrics[key] for key in ("audio_seconds", figure_of(training.settings.objective).name)}
             card = {**data_card(training.manifest, objective.interface), **seen, "validation": state.validation}
+            if training.settings.mixing.shuffle_pictures:
+                card["shuffle_pictures"] = True
             objective.save(folder / "model", average or network, card)
         save_state(folder, state, network, average, optimizers)
         yield folder

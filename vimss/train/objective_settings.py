@@ -3,11 +3,12 @@
 An objective depends on its own group alone (see `vimss.train.objectives`), so a group of another one is refused.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from vimss.config import Config
+from vimss.renamed import Moved
 
 
 class InstrumentsConfig(Config):
@@ -38,6 +39,8 @@ class InstrumentsConfig(Config):
 class AlignmentConfig(Config):
     """Of `objective: alignment`."""
 
+    moved: ClassVar = {"pictures": Moved("mixing.shuffle_pictures", "own")}
+
     seconds: float = Field(
         4.0,
         gt=0,
@@ -48,9 +51,4 @@ class AlignmentConfig(Config):
     )
     crosstalk: float = Field(
         0.6, ge=0, le=1, description="largest share of the others' amplitude there; the share is drawn evenly"
-    )
-    pictures: Literal["own", "others"] = Field(
-        "own",
-        description="own: a player's pictures with that player's sound; others: in training, pictures of somebody else "
-        "at another time, as a control whose figure must be chance",
     )

@@ -1,11 +1,14 @@
-"""Weights to start from: all of another model, or its vision network alone.
+"""Weights to start from: all of another model, or the part of it that looks at players.
 
     check_start(settings, recipe)        # before a search starts: do they fit?
     start(network, settings)             # load them into a new network
 
-All weights are loaded from a model of the same objective and network, only those of the vision network from another.
+All weights are loaded from a model of the same objective and network; from another one those of the parts that both
+have: the vision network, or the convolutions over motion.
 """
 
+from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +18,7 @@ from torch import nn
 from vimss.errors import ConfigError, ModelError
 from vimss.model.card import WEIGHTS
 from vimss.model.contexts import contexts_with
+from vimss.model.contexts.motion import ENCODER
 from vimss.model.separator import read_card
 from vimss.shards.recipe import Recipe
 from vimss.storage import sha256
@@ -22,8 +26,8 @@ from vimss.train.config import Settings, default_of, value_at
 from vimss.train.objectives import OBJECTIVES
 from vimss.train.start_from import MODELS
 
-VISION = "vision."
-"""Prefix of the names of the vision network's weights in every model."""
+PARTS = {"vision.": "vision network", f"{ENCODER}.": "convolutions over motion"}
+"""Prefix of the names of weights that mean the same in every model, and what they are of."""
 
 AT_MOST_NAMED = 8
 """Maximum number of misfits that an error names."""
@@ -82,10 +86,29 @@ def _is_of_the_same_kind(about: dict[str, Any], settings: Settings) -> bool:
     return (found or default_of(entry.kind)) == value_at(settings, entry.kind)
 
 
+def _check_parts(folder: Path, wanted: Collection[str], found: Collection[str]) -> None:
+    """ModelError unless two networks of different kinds have one of the parts in common, and the same ones."""
+    ours, theirs = (_parts_in(names) for names in (wanted, found))
+    if ours and ours == theirs:
+        return
+    missing, where = (" and ".join(ours), "that model") if ours else (PARTS["vision."], "this training")
+    looking = " or ".join(contexts_with("vision.frozen"))
+    raise ModelError(
+        f"training.start_from: {folder} is of another objective or network, so its {missing} alone is taken",
+        got=f"no {missing} in {where}",
+        fix=f"set model.context: {looking} with a model.site, or model.context: motion with model.motion_encoder: "
+        "convolutions, or start from a model of the same kind",
+    )
+
+
+def _parts_in(names: Collection[str]) -> list[str]:
+    return [part for prefix, part in PARTS.items() if any(name.startswith(prefix) for name in names)]
+
+
 def _fitting(settings: Settings, network: nn.Module) -> list[str]:
     """Names of the weights to load; ModelError with all misfits."""
     folder = settings.training.start_from.path
-    begin = "" if _is_of_the_same_kind(read_card(folder), settings) else VISION
+    begin = ("",) if _is_of_the_same_kind(read_card(folder), settings) else tuple(PARTS)
     wanted = {name: list(tensor.shape) for name, tensor in network.state_dict().items() if name.startswith(begin)}
     try:
         with safe_open(folder / WEIGHTS, "pt") as file:
@@ -94,13 +117,8 @@ def _fitting(settings: Settings, network: nn.Module) -> list[str]:
         raise ModelError(
             f"{folder / WEIGHTS} must be a safetensors file", got=str(error), fix="save the model again"
         ) from error
-    if not wanted or not found:
-        looking = " or ".join(contexts_with("vision.frozen"))
-        raise ModelError(
-            f"training.start_from: {folder} is of another objective or network, so its vision network alone is taken",
-            got=f"no vision network in {'this training' if not wanted else 'that model'}",
-            fix=f"set model.context: {looking} with a model.site, or start from a model of the same kind",
-        )
+    if begin != ("",):
+        _check_parts(folder, wanted, found)
     misfits = [
         f"{name}: {found.get(name, 'none')} for {wanted.get(name, 'none')}"
         for name in sorted({*wanted, *found})

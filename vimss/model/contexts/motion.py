@@ -6,22 +6,26 @@
 A row has 64 numbers per picture, an 8x8 grid over the player's crop from the top left: the log energy of the difference
 from the picture before, on grey pictures of 40 pixels. 0 is stillness; a bow or an arm gives about 1. No network is
 needed: it costs hardly more than decoding the pictures.
+
+A network gets these numbers, or with model.motion_encoder: convolutions what a stack of convolutions over time makes
+of them, which is trained along (see `vimss.model.motion`) and can start from a model of the objective `alignment`.
 """
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float, Float16, Float32, UInt8
 from pydantic import Field
 
+from vimss.config import Config
 from vimss.errors import DataError
 from vimss.model.contexts.recording import Recording, player_pictures
-from vimss.model.contexts.refusals import no_view
+from vimss.model.contexts.refusals import misfit, no_view, shape_of
 from vimss.model.contexts.vectors import PlayerVectors
 from vimss.runtime import parallel_map
 from vimss.shards.cache import FEATURES
@@ -29,6 +33,9 @@ from vimss.shards.clip import Clip, Player
 from vimss.shards.computed import ComputedEntry, available_features, read_entry
 from vimss.shards.manifest import Manifest, Shard, open_manifest
 from vimss.storage import Folder
+
+if TYPE_CHECKING:
+    import torch
 
 NETWORK = "motion"
 """Its name in `vimss features --network`: not a network, but written beside the shards as features are."""
@@ -56,6 +63,23 @@ LEAST_RATE = 10.0
 
 PICTURES_AT_ONCE = 64
 """Scaled together, as floats, so that a long recording takes no more memory than a short one."""
+
+
+ENCODER = "of_motion"
+"""Name of the encoder's weights in a separator, and in a model of the objective `alignment`."""
+
+ENCODED_SIZE = 32
+"""Numbers per vector that the encoder gives, about 1 each."""
+
+
+class MotionSettings(Config):
+    """How motion becomes what the network is conditioned on."""
+
+    motion_encoder: Literal["none", "convolutions"] = Field(
+        "none",
+        description="of a `motion` context; none: the numbers of each picture by themselves; convolutions: a small "
+        "stack over time, trained along; training.start_from may name a model of `objective: alignment` for it",
+    )
 
 
 class MotionEntry(ComputedEntry):
@@ -151,20 +175,53 @@ def check_rate(manifest: Manifest) -> None:
 class Motion(PlayerVectors):
     """Differences of neighbouring pictures, computed before."""
 
+    config: MotionSettings
+
+    Settings: ClassVar[type[Config]] = MotionSettings
     members: ClassVar[tuple[str, ...]] = ("features",)
     source: ClassVar[str] = "picture"
     computed: ClassVar[bool] = True
     plural: ClassVar[str] = "motion"
 
     @property
+    def is_encoded(self) -> bool:
+        """Whether convolutions come before the network."""
+        return self.config.motion_encoder == "convolutions"
+
+    @property
+    def view_shape(self) -> tuple[int, ...]:
+        """The shape of a row, "v d": one number per cell of the grid."""
+        return (-1, GRID * GRID)
+
+    @property
     def width(self) -> int:
-        """One number per cell of the grid."""
-        return GRID * GRID
+        """One number per cell of the grid, or those that the encoder gives."""
+        return ENCODED_SIZE if self.is_encoded else GRID * GRID
 
     @property
     def norm(self) -> float:
-        """Motion is about 1 in each cell."""
+        """Motion is about 1 in each cell, and so are the numbers of the encoder."""
         return self.width**0.5
+
+    def modules(self) -> dict[str, Any]:
+        """The encoder, where there is one."""
+        if not self.is_encoded:
+            return {}
+        from vimss.model.motion import MotionEncoder
+
+        return {ENCODER: MotionEncoder(GRID * GRID)}
+
+    def encode(
+        self, array: "torch.Tensor", players: "torch.Tensor | None", modules: Mapping[str, Any], dtype: "torch.dtype"
+    ) -> "torch.Tensor":
+        """Motion "b p v 64" as it is, or as vectors "b p v 32"."""
+        if array.ndim != 4 or array.shape[-1] != GRID * GRID:
+            raise misfit(f"motion as batch x players x frames x {GRID * GRID}", shape_of(tuple(array.shape)))
+        rows = array.to(dtype)
+        if not self.is_encoded:
+            return rows
+        encoded: torch.Tensor = modules[ENCODER](rows.flatten(0, 1))
+        return encoded.unflatten(0, array.shape[:2])
 
     def prepare(self, manifest: Manifest, folder: str = "") -> str:
         """The complete folder of motion beside the shards, after a check of every file.

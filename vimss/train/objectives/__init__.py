@@ -184,7 +184,12 @@ OBJECTIVES: dict[str, Entry] = {
         kind="instruments.inputs",
         network="vimss.train.objectives.instruments_network:InstrumentsNetwork",
         rules=dict.fromkeys(
-            ("instruments.every", *(f"model.vision.{name}" for name in VisionConfig.model_fields)), _SEES
+            (
+                "instruments.every",
+                "mixing.shuffle_pictures",
+                *(f"model.vision.{name}" for name in VisionConfig.model_fields),
+            ),
+            _SEES,
         ),
         distractors=True,
         meaning="mean over the labels that play in the fixed set, 1 at most",
@@ -194,6 +199,7 @@ OBJECTIVES: dict[str, Entry] = {
         Figure(name="valid_alignment", direction="max", title="two-alternative accuracy"),
         settings=("alignment",),
         separates=False,
+        rules={"mixing.shuffle_pictures": Rule("players who are shown", (), lambda settings: True)},
         network="vimss.train.objectives.alignment_network:AlignmentNetwork",
         seconds=14.0,
         least_seconds=9.0,

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, Float64
 from torch import Tensor, nn
 
-from vimss.errors import ConfigError, DataError
+from vimss.errors import ConfigError
 from vimss.model.interface import Interface, draw_queries
 from vimss.shards.clip import Clip, Player
 from vimss.shards.manifest import Manifest
@@ -67,7 +67,6 @@ class MotionShown:
     def __init__(self, settings: Settings, labels: tuple[str, ...], features: str) -> None:
         looking = {"context": "motion", "site": "decoder", "outputs": "queries"}
         self.inner = Interface(settings.model.model_copy(update=looking), labels, features)
-        self.others = settings.alignment.pictures == "others"
         self.features = features
         self.members = self.inner.members
         self.uses_players = True
@@ -87,10 +86,9 @@ class MotionShown:
     def query(
         self, mixture: Mixture, mixing: MixingConfig, rng: np.random.Generator
     ) -> tuple[list[Sequence[Source]], list[np.ndarray]]:
-        """The stems of players in random order, and their motion; then that of the distractor, where there is one."""
+        """The stems of players in random order, and their motion."""
         players = draw_queries(mixture.sources, (), mixing, rng)
-        shown = (*players, *mixture.distractors)
-        return [(player,) for player in players], [player.view for player in shown if player.view is not None]
+        return [(player,) for player in players], [player.view for player in players if player.view is not None]
 
     def join(
         self, contexts: Sequence[Sequence[np.ndarray]]
@@ -153,7 +151,8 @@ class Alignment:
     def loss(self, network: Callable[..., Tensor], batch: Batch, totals: Float[Tensor, " n"]) -> Float[Tensor, ""]:
         """InfoNCE: a mean over the windows of each player, then over the players who sound."""
         device = totals.device
-        sound, motion = to_device(self._with_crosstalk(batch), device), to_device(self._motion(batch), device)
+        assert batch.context is not None, "motion is always shown"  # noqa: S101
+        sound, motion = to_device(self._with_crosstalk(batch), device), to_device(batch.context, device)
         rate = motion.shape[2] * self.recipe.sample_rate / sound.shape[-1]
         length, step = round(self.chosen.alignment.seconds * rate), round(STEP * rate)
         scores = network(sound.flatten(0, 1), motion.flatten(0, 1)).float()
@@ -182,20 +181,6 @@ class Alignment:
                     share = np.float32(rng.uniform(0, self.chosen.alignment.crosstalk))
                     sound[row, player] += share * (mixture - stem)
         return sound
-
-    def _motion(self, batch: Batch) -> np.ndarray:
-        """The motion "b q v d" that the sound of each player is compared with."""
-        assert batch.context is not None and batch.players is not None, "motion is always shown"  # noqa: S101
-        count = batch.targets.shape[1]
-        if not self.interface.others:
-            return batch.context[:, :count]
-        if not (batch.players.sum(1) > count).all():
-            raise DataError(
-                "alignment.pictures: others needs players of other instruments",
-                got=f"a mixture of '{', '.join(self.recipe.labels)}' without one",
-                fix="use shards of several instruments",
-            )
-        return np.repeat(batch.context[:, count : count + 1], count, axis=1)
 
     def examine(self, network: nn.Module, batch: Batch, device: torch.device) -> Float64[Tensor, " k"]:
         """The summed accuracy of the players and their number, for each of KINDS."""

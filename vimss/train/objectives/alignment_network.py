@@ -28,6 +28,7 @@ from torchaudio.functional import melscale_fbanks
 from vimss.errors import ModelError
 from vimss.model.contexts.motion import GRID
 from vimss.model.interface import Input
+from vimss.model.motion import REACH, motion_stack, standardised
 from vimss.train.config import Settings
 
 MEL_BANDS = 40
@@ -38,26 +39,11 @@ SUBFRAMES = 2
 WINDOW_SECONDS = 0.064
 """Longest STFT window; it is the next lower power of two in samples."""
 
-WIDTH = 64
-"""Channels of the convolutions."""
-
-KERNELS = (1, 5, 5, 5)
-"""Pictures."""
-
-SIZE = 32
-"""Numbers per vector."""
-
-REACH = sum(kernel // 2 for kernel in KERNELS)
-"""Pictures on either side that a vector depends on."""
-
 STEP = 0.5
 """Seconds between two windows of motion."""
 
 QUIET = 1e-5
 """Added to the energy in a band before the logarithm."""
-
-STILL = 1e-2
-"""Added to the deviation by which an input is divided: of silence and of stillness it is 0."""
 
 
 def fft_samples(sample_rate: int) -> int:
@@ -88,8 +74,8 @@ class AlignmentNetwork(nn.Module):
             taper = torch.hann_window(samples)
         self.register_buffer("filters", filters, persistent=False)
         self.register_buffer("taper", taper, persistent=False)
-        self.of_motion = _stack(GRID * GRID)
-        self.of_sound = _stack(MEL_BANDS * SUBFRAMES)
+        self.of_motion = motion_stack(GRID * GRID)
+        self.of_sound = motion_stack(MEL_BANDS * SUBFRAMES)
         self.scale = nn.Parameter(torch.ones(()))
 
     def forward(self, sound: Float[Tensor, "n c t"], motion: Float[Tensor, "n v d"]) -> Float[Tensor, "n m s"]:
@@ -115,8 +101,8 @@ class AlignmentNetwork(nn.Module):
             )
         edge = lost - REACH
         inner = slice(edge, pictures - edge)
-        heard = _standardised(self.spectrogram(sound, pictures))[..., inner]
-        seen = _standardised(motion.float().transpose(1, 2))[..., inner]
+        heard = standardised(self.spectrogram(sound, pictures))[..., inner]
+        seen = standardised(motion.float().transpose(1, 2))[..., inner]
         return self.of_sound(heard), self.of_motion(seen)
 
     def scores(
@@ -161,18 +147,3 @@ class AlignmentNetwork(nn.Module):
         heard, seen = self.vectors(sound.repeat_interleave(count, 0), motion.flatten(0, 1))
         found = self.scores(heard, seen, heard.shape[-1])[:, 0, 0]
         return {"alignment": found.reshape(len(sound), count).float().numpy()}
-
-
-def _stack(channels: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for number, kernel in enumerate(KERNELS):
-        last = number == len(KERNELS) - 1
-        layers += [nn.Conv1d(WIDTH if number else channels, SIZE if last else WIDTH, kernel)]
-        layers += [] if last else [nn.ReLU()]
-    return nn.Sequential(*layers)
-
-
-def _standardised(rows: Float[Tensor, "n d v"]) -> Float[Tensor, "n d v"]:
-    """Each row without its mean, and all divided by their deviation."""
-    rows = rows - rows.mean(2, keepdim=True)
-    return rows / (rows.square().mean((1, 2), keepdim=True).sqrt() + STILL)

@@ -16,9 +16,11 @@ from typing import Any, cast
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from vimss.config import parse_config
 from vimss.errors import ModelError
 from vimss.model.card import CARD, WEIGHTS
 from vimss.model.separator import read_card
+from vimss.renamed import with_current_names
 from vimss.storage import atomic_write, sha256
 from vimss.train.config import Settings
 from vimss.train.objectives import OBJECTIVES, Predictor
@@ -70,7 +72,16 @@ def load_network(folder: Path) -> Predictor:
     still = settings.model_copy(update={"model": settings.model.model_copy(update={"vision": vision})})
     module, _, name = OBJECTIVES[settings.objective].network.partition(":")
     network = getattr(import_module(module), name)(still, tuple(about["labels"]), int(about["sample_rate"]))
-    network.load_state_dict(load_file(path))
+    state, wanted = load_file(path), network.state_dict()
+    for name in sorted({*state, *wanted}):
+        found, needed = (list(some[name].shape) if name in some else "none" for some in (state, wanted))
+        if found != needed:
+            raise ModelError(
+                f"{path} must hold the weights of the network in {CARD}, with {name}: {needed}",
+                got=f"{name}: {found}",
+                fix=f"use the {CARD} that was saved with these weights, or train the model again",
+            )
+    network.load_state_dict(state)
     network.settings = settings
     return cast(Predictor, network.eval())
 
@@ -96,7 +107,8 @@ def settings_of(about: dict[str, Any]) -> Settings:
             fix="choose another model, or the version of VIMSS that trained it",
         )
     config = {"model": about["config"]} if OBJECTIVES[name].separates else about["config"]
-    return Settings.model_validate({"objective": name, **config})
+    content = with_current_names({"objective": name, **config}, Settings)
+    return parse_config(content, Settings, f"the {CARD} of a model")
 
 
 def _at_keys(content: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:

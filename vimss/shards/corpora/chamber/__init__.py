@@ -12,6 +12,7 @@ It is generated on first use and is not a recording of people. A piece is made i
     arrange     any part for any instrument, moved by octaves into its range; tempo; silent passages
     sound       one stem per player from a sound bank: patch, shifted samples, equaliser, room, level
     motion      the same tones as movements: bow, fingers, slide, breath, sway
+    styles      in which proportions, palettes, postures, props and camera a player is drawn
     drawing     figure and postures of the 13 instruments, light, camera; with masks, boxes and skeletons
     skeleton    the joints of a drawn player, and their order
     make        all of these for one piece, cut into clips
@@ -20,6 +21,9 @@ The split test_unseen_timbres has sounds that are not in training: other patches
 by 4 or 5 semitones, another tilt of the equaliser, a larger room; or, with `unseen_bank`, another bank altogether.
 Without it the bank is the same, and five instruments (bn, cl, db, tba, tbn) have no second patch: the split then tests
 a change of timbre within one bank only.
+
+The split test_unseen_style, of `unseen_style_minutes`, is of works that no other split has. Its players have
+proportions, palettes, postures, props and cameras that no other split has (see `styles`); they sound as in test.
 
 All random numbers of a piece depend only on the recipe's seed and the piece's name, so its bytes do not depend on the
 number of processes or the order of reading.
@@ -82,6 +86,19 @@ class Options(Config):
         description="more General MIDI sound banks (.sf2), used as often as TimGM6mb in all splits but "
         "test_unseen_timbres",
     )
+    styles: int = Field(
+        1,
+        ge=1,
+        le=100_000,
+        description="drawing styles of all splits but test_unseen_style; each player has one of them at random",
+    )
+    unseen_style_minutes: float = Field(
+        0.0,
+        ge=0,
+        le=3000,
+        description="music in the split test_unseen_style, minutes, beside those of `minutes`; 0: there is no such "
+        "split",
+    )
     unseen_bank: Path | None = Field(
         None,
         description="a General MIDI sound bank (.sf2) for test_unseen_timbres; none: patches of TimGM6mb that no other "
@@ -92,6 +109,12 @@ class Options(Config):
     def _unseen_bank_is_not_in_training(self) -> "Options":
         if self.unseen_bank in self.banks:
             raise ValueError("unseen_bank must not stand in banks, or training would have its sounds")
+        return self
+
+    @model_validator(mode="after")
+    def _unseen_style_has_works(self) -> "Options":
+        if self.unseen_style_minutes and self.scores == "chorales":
+            raise ValueError("unseen_style_minutes needs scores: all, since other splits have all the chorales")
         return self
 
 
@@ -125,12 +148,19 @@ def read(piece: Piece, recipe: Recipe, options: Options, source: Path | None) ->
     if casting.split == "test_unseen_timbres":
         banks = (options.unseen_bank or default_bank(),)
     style = Style(options.notes_per_second, options.register_semitones, options.variety)
-    yield from cut(casting, make(casting, recipe, banks, style), recipe)
+    yield from cut(casting, make(casting, recipe, banks, style, options.styles), recipe)
 
 
 def _plan(recipe: Recipe, options: Options) -> dict[str, Casting]:
-    only_chorales = options.scores == "chorales"
-    return make_plan(recipe.seed, options.minutes, options.piece_seconds, only_chorales, recipe.labels, options.doubles)
+    return make_plan(
+        recipe.seed,
+        options.minutes,
+        options.piece_seconds,
+        options.scores == "chorales",
+        recipe.labels,
+        options.doubles,
+        options.unseen_style_minutes,
+    )
 
 
 def _check(recipe: Recipe, source: Path | None) -> None:

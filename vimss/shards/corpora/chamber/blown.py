@@ -39,9 +39,9 @@ def draw_flute(pen: Pen, body: Body, look: Look, now: Moment) -> None:
     s = body.scale
     draw_legs(pen, body, look)
     draw_trunk(pen, body, look, face=complex(-0.012 * now.ready, 0.004))
-    angle = 2.95 - 0.10 * now.lift + 0.03 * now.nod
+    angle = 2.95 + look.angle - 0.10 * now.lift + 0.03 * now.nod
     origin = between(body.at(-0.02, 0.40), body.at(0.05, -0.062 - 0.015 * now.lift), now.ready)
-    turn = turned(4.45 + (angle - 4.45) * now.ready) * s
+    turn = turned(4.45 + (angle - 4.45) * now.ready) * s * look.size
     pen.line(origin, origin + turn * 0.47, 0.022 * s, look.silver)
     pen.line(origin + turn * 0.03, origin + turn * 0.075, 0.030 * s, look.white)
     for key in range(7):
@@ -63,8 +63,8 @@ def _reed(
 ) -> tuple[complex, complex]:
     """Origin (at the mouth) and turn of a straight reed instrument."""
     origin = between(rest, body.mouth + complex(0, 0.012 - 0.02 * now.lift) * body.scale, now.ready)
-    angle = play_angle - 0.16 * now.lift + 0.05 * now.nod
-    return origin, turned(rest_angle + (angle - rest_angle) * now.ready) * body.scale
+    angle = play_angle + look.angle - 0.16 * now.lift + 0.05 * now.nod
+    return origin, turned(rest_angle + (angle - rest_angle) * now.ready) * body.scale * look.size
 
 
 def draw_clarinet(pen: Pen, body: Body, look: Look, now: Moment) -> None:
@@ -110,7 +110,7 @@ def draw_bassoon(pen: Pen, body: Body, look: Look, now: Moment) -> None:
     draw_legs(pen, body, look)
     draw_trunk(pen, body, look, face=complex(0.008, 0.004))
     origin = body.at(-0.17 - 0.03 * (1 - now.ready), 0.60) - 0.012j * now.lift
-    turn = turned(-1.19 + 0.04 * now.nod - 0.14 * (1 - now.ready)) * s
+    turn = turned(-1.19 + 0.5 * look.angle + 0.04 * now.nod - 0.14 * (1 - now.ready)) * s * look.size
     pen.line(origin, origin + turn * 0.52, 0.058 * s, look.wood_shade)
     pen.line(origin + turn * 0.02, origin + turn * 0.90, 0.036 * s, look.wood)
     pen.line(origin + turn * 0.84, origin + turn * 0.87, 0.050 * s, look.white)
@@ -134,7 +134,7 @@ def draw_saxophone(pen: Pen, body: Body, look: Look, now: Moment) -> None:
     draw_trunk(pen, body, look)
     pen.line(body.at(-0.04, 0.0), body.at(-0.06, 0.20), 0.012, look.trousers)
     top = between(body.at(-0.055, 0.11), body.at(-0.055, 0.015 - 0.02 * now.lift), now.ready)
-    turn = turned(1.78 + 0.06 * now.nod - 0.10 * now.lift - 0.2 * (1 - now.ready)) * s
+    turn = turned(1.78 + look.angle + 0.06 * now.nod - 0.10 * now.lift - 0.2 * (1 - now.ready)) * s * look.size
     mouth = between(top + turn * -0.06j, body.mouth + 0.012j, now.ready)
     pen.path(bent(mouth, mouth + turn * (-0.012 + 0.03j), top), 0.020 * s, look.brass_shade)
     pen.line(mouth, mouth + turn * 0.022j, 0.022 * s, look.dark)
@@ -157,8 +157,8 @@ def draw_trumpet(pen: Pen, body: Body, look: Look, now: Moment) -> None:
     draw_legs(pen, body, look)
     draw_trunk(pen, body, look, face=complex(-0.018 * now.ready, 0.0))
     origin = between(body.at(-0.14, 0.45), body.mouth + complex(-0.005, 0.012 - 0.02 * now.lift), now.ready)
-    angle = 2.98 + 0.10 * now.lift - 0.03 * now.nod
-    turn = turned(4.5 + (angle - 4.5) * now.ready) * s
+    angle = 2.98 + look.angle + 0.10 * now.lift - 0.03 * now.nod
+    turn = turned(4.5 + (angle - 4.5) * now.ready) * s * look.size
     pen.line(origin, origin + turn * 0.36, 0.017 * s, look.brass)
     pen.disc(origin, 0.014 * s, look.brass_shade)
     pen.path(origin + turn * outline(0.13, 0.14 - 0.062j, 0.28 - 0.062j, 0.30), 0.016 * s, look.brass_shade)
@@ -188,8 +188,8 @@ def draw_trombone(pen: Pen, body: Body, look: Look, now: Moment) -> None:
     draw_legs(pen, body, look)
     draw_trunk(pen, body, look, face=complex(-0.018 * now.ready, 0.0))
     origin = between(body.at(0.03, 0.20), body.mouth + complex(0.0, 0.012 - 0.02 * now.lift), now.ready)
-    angle = 2.78 + 0.10 * now.lift - 0.03 * now.nod
-    turn = turned(2.05 + (angle - 2.05) * now.ready) * s
+    angle = 2.78 + look.angle + 0.10 * now.lift - 0.03 * now.nod
+    turn = turned(2.05 + (angle - 2.05) * now.ready) * s * look.size
     # The bell section: from behind the shoulder, over the slide, forward.
     pen.path(
         origin + turn * outline(0.10, 0.02 + 0.012j, -0.13 + 0.03j, -0.15 + 0.065j, -0.12 + 0.095j, 0.05 + 0.10j),
@@ -218,7 +218,8 @@ def draw_horn(pen: Pen, body: Body, look: Look, now: Moment) -> None:
     draw_legs(pen, body, look)
     draw_trunk(pen, body, look, face=complex(0.008, 0.006))
     centre = between(body.at(-0.01, 0.36), body.at(-0.01, 0.225 - 0.02 * now.lift), now.ready)
-    turn = turned(0.05 * now.nod - 0.05 * now.lift + 0.35 * (1 - now.ready)) * s
+    s *= look.size
+    turn = turned(look.angle + 0.05 * now.nod - 0.05 * now.lift + 0.35 * (1 - now.ready)) * s
     bell = centre + turn * (-0.15 + 0.115j)
     pen.fill(
         centre + turn * outline(-0.02 + 0.10j, -0.10 - 0.02j, -0.24 + 0.02j, -0.27 + 0.16j, -0.13 + 0.24j), look.brass
@@ -252,8 +253,11 @@ def draw_tuba(pen: Pen, body: Body, look: Look, now: Moment) -> None:
     s = body.scale
     draw_trunk(pen, body, look, face=complex(-0.012, 0.004))
     draw_legs(pen, body, look)
-    centre = body.at(0.03, 0.29) + complex(0.0, -0.012 * now.lift + 0.012 * (1 - now.ready)) * s
-    turn = turned(0.03 * now.nod + 0.10 * (1 - now.ready)) * s
+    # A small one is held higher, so that its bell does not cover the face.
+    centre = (
+        body.at(0.03, 0.29 + 0.47 * (look.size - 1)) + complex(0.0, -0.012 * now.lift + 0.012 * (1 - now.ready)) * s
+    )
+    turn = turned(0.5 * look.angle + 0.03 * now.nod + 0.10 * (1 - now.ready)) * s * look.size
     pen.fill_convex(centre + turn * oval(0j, 0.165, 0.215, 18), look.brass_shade)
     pen.fill_convex(centre + turn * oval(0j, 0.138, 0.188, 18), look.brass)
     pen.fill_convex(centre + turn * oval(0j, 0.098, 0.148, 16), look.brass_shade)

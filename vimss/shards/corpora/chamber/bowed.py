@@ -81,7 +81,7 @@ def _chin(
     draw_legs(pen, body, look)
     draw_trunk(pen, body, look, face=complex(0.016 * now.ready, 0.006 * now.ready))
     origin = between(body.at(0.17, 0.40), body.at(0.032, -0.012), now.ready)
-    turn = turned(-1.45 + (angle + 1.45) * now.ready - 0.10 * now.lift) * s
+    turn = turned(-1.45 + (angle + look.angle + 1.45) * now.ready - 0.10 * now.lift) * s * look.size
     _draw_viol(pen, look, origin, turn, shape, neck, 0.022)
     grip = neck * (0.62 + (0.31 - 0.30 * now.height) * now.ready) + 0.006 * now.wobble
     left = origin + turn * (grip + 0.014j)
@@ -116,7 +116,7 @@ def draw_cello(pen: Pen, body: Body, look: Look, now: Moment) -> None:
     draw_trunk(pen, body, look, face=complex(-0.012 * now.ready, 0.012 * now.playing))
     draw_legs(pen, body, look, spread=0.215)
     origin = body.at(-0.015 + 0.01 * (1 - now.ready), 0.62)
-    turn = turned(-1.43 + 0.05 * (1 - now.ready)) * s
+    turn = turned(-1.43 + 0.5 * look.angle + 0.05 * (1 - now.ready)) * s * look.size
     pen.line(origin - turn * 0.10, origin, 0.012, look.silver)
     _draw_viol(pen, look, origin, turn, _CELLO, 0.78, 0.030)
     left = origin + turn * (0.70 - 0.24 * now.height + 0.008 * now.wobble - 0.012j)
@@ -141,7 +141,7 @@ def draw_double_bass(pen: Pen, body: Body, look: Look, now: Moment) -> None:
     draw_legs(pen, body, look)
     draw_trunk(pen, body, look, face=complex(0.012, 0.012 * now.playing))
     origin = body.at(0.20, 0.74)
-    turn = turned(-1.50 + 0.04 * (1 - now.ready)) * s
+    turn = turned(-1.50 + 0.5 * look.angle + 0.04 * (1 - now.ready)) * s * look.size
     pen.line(origin - turn * 0.08, origin, 0.014, look.silver)
     _draw_viol(pen, look, origin, turn, _BASS, 0.98, 0.038)
     left = origin + turn * (0.90 - 0.32 * now.height + 0.010 * now.wobble - 0.012j)

@@ -20,8 +20,11 @@ from vimss.shards.corpora.chamber.catalogue import Work, chorales, quartets
 from vimss.shards.instruments import INSTRUMENTS
 from vimss.shards.recipe import SPLITS
 
-SHARES = dict(zip(SPLITS, (0.55, 0.12, 0.11, 0.12, 0.10), strict=True))
-"""Share of each split in the minutes."""
+UNSEEN_STYLE = "test_unseen_style"
+"""The split whose players are drawn in styles of their own, which has minutes of its own."""
+
+SHARES = dict(zip(SPLITS[:5], (0.55, 0.12, 0.11, 0.12, 0.10), strict=True))
+"""Share of each other split in the minutes."""
 
 FEWEST_PIECES = 4
 """Fewest pieces of a split: four use each of the 13 instruments once."""
@@ -84,12 +87,15 @@ def make_plan(
     only_chorales: bool = False,
     labels: tuple[str, ...] = tuple(INSTRUMENTS),
     doubles: float = 0.0,
+    unseen_style_minutes: float = 0.0,
 ) -> dict[str, Casting]:
     """All pieces of the corpus by name, in the order of the splits; `labels` are at least four instruments."""
     plan: dict[str, Casting] = {}
-    for split in SPLITS:
+    lengths = {split: minutes * 60 * share for split, share in SHARES.items()}
+    if unseen_style_minutes:
+        lengths[UNSEEN_STYLE] = unseen_style_minutes * 60
+    for split, seconds in lengths.items():
         rng = generator(seed, "cast", split)
-        seconds = minutes * 60 * SHARES[split]
         count = max(FEWEST_PIECES, int(np.ceil(seconds / piece_seconds - 1e-9)))
         if split in JUDGING:
             count = max(count, min(PIECES_TO_JUDGE, int(seconds / SHORTEST_TO_JUDGE)))
@@ -112,7 +118,7 @@ def _choose_scores(
     rng: np.random.Generator, split: str, count: int, only_chorales: bool
 ) -> list[tuple[str, str, tuple[int, int]]]:
     """Composition, score and slot of each piece: chorales and quartets in turn, each work as rarely as possible."""
-    sources = [_in_turn(rng, chorales(split))]
+    sources = [_in_turn(rng, chorales(split))] if chorales(split) else []
     if not only_chorales:
         sources.append(_in_turn(rng, quartets(split)))
     kinds = len(sources)

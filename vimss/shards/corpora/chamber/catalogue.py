@@ -7,8 +7,8 @@ four-part chorales form a group if their sopranos share 15 % of their runs of 10
 of 8), or their basses 15 % of the runs of 10; repeated notes are skipped. The groups are joined by commas below, and a
 test checks that no tune is in two splits.
 
-Left out: Monteverdi (tagged with a publisher), chorales with obbligato instruments, works in one file for
-all movements (half a second to read).
+Left out: Monteverdi (tagged with a publisher), chorales with obbligato instruments. Quartets in one file for all
+movements take half a second to read: only test_unseen_style has them, and no chorales, since all others are taken.
 """
 
 from dataclasses import dataclass
@@ -36,8 +36,15 @@ _QUARTETS = {
     "promote": (("mozart/k156", 4),),
     "test": (("haydn/opus1no1", 5), ("beethoven/opus59no2", 4)),
     "test_unseen_timbres": (("beethoven/opus59no3", 4),),
+    "test_unseen_style": (
+        ("beethoven/opus18no3", 1),
+        ("beethoven/opus18no4", 1),
+        ("beethoven/opus18no5", 1),
+        ("beethoven/opus74", 1),
+        ("beethoven/opus132", 1),
+    ),
 }
-"""Folder of the work and the number of its movements."""
+"""Folder of the work and the number of its movements; a work of one file has no folder."""
 
 _CHORALES = {
     "train": """
@@ -67,6 +74,7 @@ _CHORALES = {
         62.6,274 69.6-a 85.6 90.5,101.7,102.7,245.5,416 115.6 121.6 145-a 156.6,306,339 290 296 319 346 379 384
         386 388 400 426 435
     """,
+    "test_unseen_style": "",
     "test_unseen_timbres": """
         9.7,86.6,117.4,155.5,177.4 20.11,20.7,264,397 38.6 40.3,110.7,248.35-3 67.7,116.6 133.6 248.28,314 282
         300 315 378
@@ -78,10 +86,13 @@ _CHORALES = {
 @lru_cache
 def quartets(split: str) -> tuple[Work, ...]:
     """The string quartets of a split."""
-    return tuple(
-        Work(folder.replace("/", "-"), tuple(f"{folder}/movement{number}.mxl" for number in range(1, movements + 1)))
-        for folder, movements in _QUARTETS[split]
-    )
+    return tuple(Work(folder.replace("/", "-"), _files(folder, movements)) for folder, movements in _QUARTETS[split])
+
+
+def _files(folder: str, movements: int) -> tuple[str, ...]:
+    if movements == 1:
+        return (f"{folder}.mxl",)
+    return tuple(f"{folder}/movement{number}.mxl" for number in range(1, movements + 1))
 
 
 @lru_cache

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Complex128, UInt8
 
 from vimss.shards.corpora.chamber.skeleton import SIDES
+from vimss.shards.corpora.chamber.styles import DrawingStyle
 
 SCENE, PLAYER, INSTRUMENT = 0, 1, 2
 """Values of the canvas' fourth channel."""
@@ -30,39 +31,60 @@ cv2.setNumThreads(1)  # the callers run one process per core
 
 
 class Pen:
-    """Draws filled shapes and lines, moved by `turn` and `shift`: place -> place * turn + shift."""
+    """Draws filled shapes and lines, moved to place * turn + conjugate(place) * squash + shift: any affine map.
 
-    def __init__(self, size: int) -> None:
+    Discs stay round and lines keep their width under it, but for `zoom`.
+    """
+
+    def __init__(self, size: int, canvas: UInt8[np.ndarray, "h w 4"] | None = None, zoom: float = 1.0) -> None:
+        """For pictures of `size`, on a new canvas or on one that may be larger."""
         side = size * SUPERSAMPLING
-        self.canvas: UInt8[np.ndarray, "h w 4"] = np.zeros((side, side, 4), np.uint8)
-        self._side = side
+        self.canvas: UInt8[np.ndarray, "h w 4"] = np.zeros((side, side, 4), np.uint8) if canvas is None else canvas
         self._unit = side * (1 << _FRACTION)
-        self.turn = 1 + 0j
-        self.shift = 0j
+        self._thickness = zoom * side
+        self._radius = zoom * self._unit
         self.joints: dict[str, complex] = {}
         """Places in the picture of the joints of `skeleton.JOINTS` marked so far."""
+        self.aim(1 + 0j, 0j)
+
+    def aim(self, turn: complex, shift: complex, squash: complex = 0j) -> None:
+        """Set the map for what is drawn from now on."""
+        self._turn, self._shift, self._squash = turn, shift, squash
+        if squash:
+            # Where x and y go, in the canvas' fractions of pixels.
+            right, down = (turn + squash) * self._unit, 1j * (turn - squash) * self._unit
+            self._matrix = np.array(((right.real, right.imag), (down.real, down.imag)))
+            self._offset = np.array((shift.real, shift.imag)) * self._unit
 
     def mark(self, joint: str, place: complex) -> None:
         """Record the place of a joint; draws nothing."""
-        self.joints[joint] = place * self.turn + self.shift
+        moved = place * self._turn + self._shift
+        self.joints[joint] = moved + place.conjugate() * self._squash if self._squash else moved
 
     def line(self, begin: complex, end: complex, width: float, paint: Paint) -> None:
         """A line with round ends, `width` in parts of the picture."""
-        a = (begin * self.turn + self.shift) * self._unit
-        b = (end * self.turn + self.shift) * self._unit
-        thickness = max(1, round(width * self._side))
+        turn, shift, unit = self._turn, self._shift, self._unit
+        a, b = begin * turn + shift, end * turn + shift
+        if self._squash:
+            a += begin.conjugate() * self._squash
+            b += end.conjugate() * self._squash
+        a, b = a * unit, b * unit
+        thickness = max(1, round(width * self._thickness))
         cv2.line(self.canvas, (int(a.real), int(a.imag)), (int(b.real), int(b.imag)), paint, thickness, 8, _FRACTION)
 
     def disc(self, centre: complex, radius: float, paint: Paint) -> None:
         """A filled circle."""
-        c = (centre * self.turn + self.shift) * self._unit
-        cv2.circle(self.canvas, (int(c.real), int(c.imag)), int(radius * self._unit), paint, -1, 8, _FRACTION)
+        c = centre * self._turn + self._shift
+        if self._squash:
+            c += centre.conjugate() * self._squash
+        c *= self._unit
+        cv2.circle(self.canvas, (int(c.real), int(c.imag)), int(radius * self._radius), paint, -1, 8, _FRACTION)
 
     def ring(self, centre: complex, radius: float, width: float, paint: Paint) -> None:
         """A circle's outline."""
-        c = (centre * self.turn + self.shift) * self._unit
-        thickness = max(1, round(width * self._side))
-        cv2.circle(self.canvas, (int(c.real), int(c.imag)), int(radius * self._unit), paint, thickness, 8, _FRACTION)
+        c = (centre * self._turn + centre.conjugate() * self._squash + self._shift) * self._unit
+        reach, thickness = int(radius * self._radius), max(1, round(width * self._thickness))
+        cv2.circle(self.canvas, (int(c.real), int(c.imag)), reach, paint, thickness, 8, _FRACTION)
 
     def fill(self, outline: Complex128[np.ndarray, " n"], paint: Paint) -> None:
         """A filled polygon, convex or not."""
@@ -74,12 +96,14 @@ class Pen:
 
     def path(self, outline: Complex128[np.ndarray, " n"], width: float, paint: Paint) -> None:
         """A bent line through all points."""
-        thickness = max(1, round(width * self._side))
+        thickness = max(1, round(width * self._thickness))
         cv2.polylines(self.canvas, [self._points(outline)], False, paint, thickness, 8, _FRACTION)
 
     def _points(self, outline: Complex128[np.ndarray, " n"]) -> np.ndarray:
-        moved = (outline * self.turn + self.shift) * self._unit
-        return moved.view(np.float64).reshape(-1, 1, 2).astype(np.int32)
+        if self._squash:
+            return (outline.view(np.float64).reshape(-1, 2) @ self._matrix + self._offset).astype(np.int32)
+        moved = (outline * self._turn + self._shift) * self._unit
+        return moved.view(np.float64).reshape(-1, 2).astype(np.int32)
 
 
 def bent(*places: complex | float) -> Complex128[np.ndarray, " n"]:
@@ -142,27 +166,35 @@ class Look:
     """Width of the body, about 1."""
     short_sleeves: bool
     glasses: bool
+    head: float
+    """Size of the head; this and what follows are those of the style."""
+    limbs: float
+    """Width of arms and legs."""
+    arms: float
+    """Length of the arms."""
+    size: float
+    """Of the instrument."""
+    angle: float
+    """Added to the angle of an instrument that is played, radians."""
+    stance: float
+    """Distance of feet and knees."""
 
 
-def draw_look(rng: np.random.Generator, warmth: np.ndarray) -> Look:
-    """A random player under light of the colour `warmth` (three factors)."""
+def draw_look(rng: np.random.Generator, warmth: np.ndarray, style: DrawingStyle) -> Look:
+    """A random player in a style, under light of the colour `warmth` (three factors)."""
+    palette = style.palette
 
     def paint(colour: np.ndarray, what: int, shade: float = 1.0) -> Paint:
         red, green, blue = np.clip(colour * warmth * shade, 0, 255).astype(int)
         return int(red), int(green), int(blue), what
 
-    skins = np.array(
-        [(243, 208, 180), (226, 178, 142), (198, 142, 104), (150, 98, 66), (98, 62, 44), (250, 222, 205)], float
-    )
-    skin = skins[rng.integers(len(skins))] + rng.normal(0, 7, 3)
-    hairs = np.array([(32, 24, 20), (70, 46, 28), (122, 82, 46), (190, 156, 98), (150, 150, 150), (128, 54, 26)], float)
-    hair = hairs[rng.integers(len(hairs))]
-    # Concert black is frequent, any other colour possible.
-    shirt = rng.uniform(18, 60, 3) if rng.random() < 0.35 else rng.uniform(30, 235, 3)
-    trousers = rng.uniform(15, 70, 3) if rng.random() < 0.6 else rng.uniform(40, 190, 3)
-    wood = np.array((rng.uniform(120, 190), rng.uniform(58, 100), rng.uniform(22, 48)))
+    skin = np.array(palette.skins[rng.integers(len(palette.skins))], float) + rng.normal(0, 7, 3)
+    hair = np.array(palette.hairs[rng.integers(len(palette.hairs))], float)
+    shirt = rng.uniform(*(palette.dark_shirts if rng.random() < 0.35 else palette.shirts))
+    trousers = rng.uniform(*(palette.dark_trousers if rng.random() < 0.6 else palette.trousers))
+    wood = rng.uniform(*palette.wood)
     silvered = rng.random() < 0.3
-    brass = np.array((205, 208, 212) if silvered else (222, 176, 66), float) + rng.normal(0, 10, 3)
+    brass = np.array(palette.silvered if silvered else palette.brass, float) + rng.normal(0, 10, 3)
     return Look(
         skin=paint(skin, PLAYER),
         skin_shade=paint(skin, PLAYER, 0.82),
@@ -171,20 +203,26 @@ def draw_look(rng: np.random.Generator, warmth: np.ndarray) -> Look:
         sleeve=paint(shirt, PLAYER, 0.84),
         trousers=paint(trousers, PLAYER),
         shoes=paint(np.array((30.0, 26.0, 24.0)), PLAYER),
-        chair=paint(rng.uniform(25, 130, 3), SCENE),
+        chair=paint(rng.uniform(*palette.chair), SCENE),
         wood=paint(wood, INSTRUMENT),
         wood_shade=paint(wood, INSTRUMENT, 0.6),
         brass=paint(brass, INSTRUMENT),
         brass_shade=paint(brass, INSTRUMENT, 0.62),
         brass_light=paint(brass * 0.4 + 150, INSTRUMENT),
-        black=paint(np.array((38.0, 34.0, 36.0)) + rng.uniform(-8, 12), INSTRUMENT),
+        black=paint(np.array(palette.black, float) + rng.uniform(-8, 12), INSTRUMENT),
         silver=paint(np.array((205.0, 208.0, 214.0)) + rng.uniform(-15, 15), INSTRUMENT),
         white=paint(np.array((236.0, 230.0, 216.0)), INSTRUMENT),
         dark=paint(np.array((20.0, 15.0, 14.0)), INSTRUMENT),
         hair_style=int(rng.integers(5)),
-        build=float(rng.uniform(0.9, 1.12)),
+        build=float(rng.uniform(0.9, 1.12)) * style.proportions.trunk,
         short_sleeves=bool(rng.random() < 0.25),
         glasses=bool(rng.random() < 0.25),
+        head=style.proportions.head,
+        limbs=style.proportions.limbs,
+        arms=style.proportions.arms,
+        size=style.proportions.instrument,
+        angle=style.posture.angle,
+        stance=style.posture.stance,
     )
 
 
@@ -210,35 +248,49 @@ class Body:
         return self.at(0.0, -0.055)
 
 
+@lru_cache(maxsize=64)
+def _back(body: Body) -> Complex128[np.ndarray, " n"]:
+    """The back of a chair."""
+    return outline(body.at(-0.13, 0.08), body.at(0.13, 0.08), body.at(0.13, 0.55), body.at(-0.13, 0.55))
+
+
+@lru_cache(maxsize=64)
+def _chest(body: Body, w: float) -> Complex128[np.ndarray, " n"]:
+    """The outline of a trunk of width `w`."""
+    at = body.at
+    return outline(
+        at(-0.05, 0.0), at(0.05, 0.0), at(0.125 * w, 0.035), at(0.145 * w, 0.10),
+        at(0.11 * w, 0.42), at(-0.11 * w, 0.42), at(-0.145 * w, 0.10), at(-0.125 * w, 0.035),
+    )  # fmt: skip
+
+
 def draw_legs(pen: Pen, body: Body, look: Look, spread: float = 0.14) -> None:
     """Chair and legs, which stay still while the upper body sways. `spread` is half the distance of the knees."""
-    s = body.scale
+    s, thick = body.scale, body.scale * look.limbs
     if body.standing:
         for side in (-1, 1):
-            pen.line(body.at(0.055 * side, 0.38), body.at(0.065 * side, 0.78), 0.085 * s, look.trousers)
-            pen.line(body.at(0.065 * side, 0.80), body.at(0.085 * side, 0.81), 0.05 * s, look.shoes)
+            foot = 0.065 * side * look.stance
+            pen.line(body.at(0.055 * side, 0.38), body.at(foot, 0.78), 0.085 * thick, look.trousers)
+            pen.line(body.at(foot, 0.80), body.at(foot + 0.02 * side, 0.81), 0.05 * thick, look.shoes)
         return
-    back = outline(body.at(-0.13, 0.08), body.at(0.13, 0.08), body.at(0.13, 0.55), body.at(-0.13, 0.55))
-    pen.fill_convex(back, look.chair)
+    spread *= look.stance
+    pen.fill_convex(_back(body), look.chair)
     pen.line(body.at(-0.15, 0.5), body.at(0.15, 0.5), 0.05 * s, look.chair)
     for side in (-1, 1):
-        pen.line(body.at(0.06 * side, 0.40), body.at(spread * side, 0.50), 0.10 * s, look.trousers)
-        pen.line(body.at(spread * side, 0.50), body.at(spread * side * 0.9, 0.75), 0.08 * s, look.trousers)
+        pen.line(body.at(0.06 * side, 0.40), body.at(spread * side, 0.50), 0.10 * thick, look.trousers)
+        pen.line(body.at(spread * side, 0.50), body.at(spread * side * 0.9, 0.75), 0.08 * thick, look.trousers)
 
 
 def draw_trunk(pen: Pen, body: Body, look: Look, face: complex = 0j) -> None:
     """Torso, neck and head; `face` moves the face within the head, as when the player looks aside."""
-    s, w = body.scale, look.build
-    at = body.at
-    chest = outline(
-        at(-0.05, 0.0), at(0.05, 0.0), at(0.125 * w, 0.035), at(0.145 * w, 0.10),
-        at(0.11 * w, 0.42), at(-0.11 * w, 0.42), at(-0.145 * w, 0.10), at(-0.125 * w, 0.035),
-    )  # fmt: skip
-    pen.fill_convex(chest, look.shirt)
+    s, at = body.scale, body.at
+    pen.fill_convex(_chest(body, look.build), look.shirt)
     pen.line(at(0.0, -0.05), at(0.0, 0.015), 0.055 * s, look.skin_shade)
-    head = at(0.0, -0.115) + face * 0.3
+    # A larger head grows away from the mouth, where reeds and mouthpieces are.
+    head = at(0.0, -0.115 - 0.06 * (look.head - 1)) + face * 0.3
     pen.mark("head", head)
     pen.mark("neck", at(0.0, 0.0))
+    s = s * look.head
     if look.hair_style == 1:
         pen.fill_convex(head + 0.015j * s + oval(0j, 0.085 * s, 0.115 * s), look.hair)
     elif look.hair_style == 3:
@@ -267,7 +319,7 @@ def draw_arm(pen: Pen, body: Body, look: Look, side: int, hand: complex, raised:
     name = SIDES[side]
     pen.mark(f"{name} shoulder", shoulder)
     pen.mark(f"{name} hand", hand)
-    upper, fore = 0.175 * s, 0.165 * s
+    upper, fore = 0.175 * s * look.arms, 0.165 * s * look.arms
     reach = hand - shoulder
     distance = min(abs(reach), upper + fore - 1e-4)
     if distance < 1e-3:
@@ -277,6 +329,7 @@ def draw_arm(pen: Pen, body: Body, look: Look, side: int, hand: complex, raised:
     angle = cmath.acos(max(-1.0, min(1.0, cosine))).real
     elbow = shoulder + upper * reach / abs(reach) * cmath.exp(1j * angle * (side if raised and side < 0 else -side))
     pen.mark(f"{name} elbow", elbow)
-    pen.line(shoulder, elbow, 0.064 * s, look.sleeve)
-    pen.line(elbow, hand, 0.05 * s, look.skin_shade if look.short_sleeves else look.sleeve)
+    thick = s * look.limbs
+    pen.line(shoulder, elbow, 0.064 * thick, look.sleeve)
+    pen.line(elbow, hand, 0.05 * thick, look.skin_shade if look.short_sleeves else look.sleeve)
     pen.disc(hand, 0.029 * s, look.skin)

@@ -14,10 +14,11 @@ from jaxtyping import Int16
 from vimss.shards.clip import Clip, Player
 from vimss.shards.corpora import cut_piece
 from vimss.shards.corpora.chamber.arrange import Style, Tone, arrange
-from vimss.shards.corpora.chamber.casting import Casting, generator
+from vimss.shards.corpora.chamber.casting import UNSEEN_STYLE, Casting, generator
 from vimss.shards.corpora.chamber.drawing import Film, draw
 from vimss.shards.corpora.chamber.motion import move
 from vimss.shards.corpora.chamber.sound import choose_timbre, perform
+from vimss.shards.corpora.chamber.styles import style_of
 from vimss.shards.recipe import Recipe
 
 
@@ -31,13 +32,14 @@ class Seat:
     timbre: str
 
 
-def make(casting: Casting, recipe: Recipe, banks: tuple[Path, ...], style: Style) -> list[Seat]:
-    """Sound and picture of a whole piece; sounds are drawn from `banks`."""
+def make(casting: Casting, recipe: Recipe, banks: tuple[Path, ...], style: Style, styles: int = 1) -> list[Seat]:
+    """Sound and picture of a whole piece; sounds are drawn from `banks`, and players in one of so many styles."""
 
     def film(number: int, instrument: str, tones: tuple[Tone, ...]) -> Film:
         rng = generator(recipe.seed, "picture", casting.name, number)
         frames = max(1, round(casting.seconds * recipe.picture.frame_rate))
-        return draw(instrument, move(tones, frames, recipe.picture.frame_rate, rng), recipe.picture.size, rng)
+        drawn = style_of(recipe.seed, casting.name, number, styles, casting.split == UNSEEN_STYLE)
+        return draw(instrument, move(tones, frames, recipe.picture.frame_rate, rng), recipe.picture.size, rng, drawn)
 
     parts = arrange(casting, recipe.seed, style)
     rng = generator(recipe.seed, "sound", casting.name)

@@ -1,6 +1,6 @@
 """The posture of each instrument.
 
-    POSTURES["vc"](pen, body_of("vc", 0.3), look, moment)
+    POSTURES["vc"](pen, body_of("vc", 0.3, exchanged=False), look, moment)
 
 Each posture draws one moment: legs, trunk, instrument and arms in its own order. If `moment.ready` is 0 the
 instrument is lowered, at 1 it is in playing position.
@@ -25,12 +25,18 @@ from vimss.shards.corpora.chamber.motion import Moment
 
 _STANDING = ("db", "fl", "ob", "tbn", "vn")
 
+_EITHER = ("cl", "fl", "hn", "ob", "sax", "tbn", "tpt", "va", "vn")
+"""Instruments that some play standing and some sitting."""
 
-def body_of(instrument: str, variety: float) -> Body:
-    """The trunk for an instrument; `variety` from -1 to 1 moves and scales it a little from player to player."""
+
+def body_of(instrument: str, variety: float, exchanged: bool) -> Body:
+    """The trunk for an instrument; `variety` from -1 to 1 moves and scales it a little from player to player.
+
+    `exchanged`: who may do either sits instead of standing, or stands instead of sitting.
+    """
     if instrument == "db":
         return Body(centre=0.40, top=0.30, scale=0.90 + 0.03 * variety, standing=True)
-    if instrument in _STANDING:
+    if (instrument in _STANDING) != (exchanged and instrument in _EITHER):
         return Body(centre=0.5 - 0.01 * variety, top=0.34, scale=0.97 + 0.05 * variety, standing=True)
     if instrument in ("tba", "bn", "vc"):
         return Body(centre=0.49, top=0.37, scale=0.93 + 0.04 * variety, standing=False)
