@@ -112,6 +112,8 @@ def test_every_kind_of_model_gets_its_figures(small_manifest, kind):
     assert all(math.isfinite(score.si_sdr_improvement) for score in found.scores)
     defined = math.isfinite(found.two_sources.label_contrast), math.isfinite(found.two_sources.absent_level)
     assert defined == (kind.wrong_context != "none", kind.ordered)
+    others = found.two_sources.values("other_picture")
+    assert math.isfinite(others.median) == (kind.views.uses_players and kind.wrong_context != "none")
     row = report.mixture_rows([found])[0]
     assert (row[2] == "-", row[3] == "-") == (kind.wrong_context == "none", not kind.ordered)
 

@@ -10,10 +10,13 @@ from typer.testing import CliRunner
 
 from vimss.cli import app
 from vimss.errors import ConfigError, DataError, ModelError
+from vimss.evaluate import Row, Table, evaluation_tasks, joined, run_evaluation
+from vimss.evaluations import claims_of_models
 from vimss.media import write_video, write_wav
 from vimss.model.contexts import CONTEXTS, Recording, motion
 from vimss.model.contexts.motion import FOLDER, GRID, compute_motion, motion_of
 from vimss.model.networks.wave_u_net.config import WaveUNetConfig
+from vimss.model.separator import Separator, save_separator
 from vimss.shards.cache import ENTRY, FEATURES
 from vimss.shards.recipe import load_recipe
 from vimss.shards.write import write_shards
@@ -193,3 +196,23 @@ def test_motion_as_a_context_is_as_before_where_no_encoder_is_set():
     assert torch.equal(CONTEXT.encode(rows, None, {}, torch.float32), rows.float())
     with pytest.raises(ModelError, match=r"takes motion as batch x players x frames x 64; got 2x3x5x32"):
         CONTEXT.encode(torch.rand(2, 3, 5, 32), None, {}, torch.float32)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", ["none", "convolutions"])
+def test_a_network_that_is_queried_by_motion_has_the_figures_of_a_claim(moving_manifest, computed, tmp_path, encoder):
+    torch.manual_seed(0)
+    config = WaveUNetConfig(
+        levels=2, filters=2, down_kernel=5, padding="same", outputs="queries", site="decoder", context="motion",
+        motion_encoder=encoder,
+    )  # fmt: skip
+    separator = Separator(config, moving_manifest.recipe.labels, 8000)
+    for name, card in (("right", {}), ("control", {"shuffle_pictures": True})):
+        save_separator(tmp_path / name, separator, {"features": computed.name, **card})
+    table, found = Table(moving_manifest.folder, "test"), []
+    for name in ("right", "control"):
+        tasks = evaluation_tasks(table, Row(name, tmp_path / name), moving_manifest, whole_pieces=False)
+        found.append(joined([run_evaluation(task) for task in tasks[:1]], table))
+    right, control = claims_of_models(found, {one.system: tmp_path / one.system for one in found})
+    assert control.pictures is None and right.pictures.gain == 0 and not right.pictures.is_gain
+    assert np.isfinite([right.pictures.right, right.pictures.other]).all()

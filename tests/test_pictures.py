@@ -1,6 +1,7 @@
 """What pictures are worth: the four numbers of a claim, and when they are called a gain."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from vimss import report
 from vimss.config import parse_config
 from vimss.evaluate import Evaluation, MixtureScore, TwoSources
-from vimss.evaluate.pictures import Trained, claim, naming, trained_as, with_claims
+from vimss.evaluate.pictures import claim, naming, trained_as, with_claims
 from vimss.evaluate.records import NamedPlayer
 from vimss.evaluations import claims_of_experiment
 from vimss.experiment import Experiment
@@ -104,6 +105,23 @@ def test_the_control_differs_in_its_pictures_alone():
     assert trained_as(shuffled(seeded)).is_control_of(own)
 
 
+def test_of_two_controls_the_one_with_the_same_seed_is_taken():
+    again = settings().model_copy(update={"seed": 1})
+    trained = {
+        "m": trained_as(again), "first": trained_as(shuffled(settings())), "second": trained_as(shuffled(again)),
+    }  # fmt: skip
+    rows = [row("m", 3.0, other=0.0), row("first", 1.0, other=1.0), row("second", 2.0, other=2.0)]
+    assert with_claims(rows, trained)[0].pictures.gain == pytest.approx(1.0)
+
+
+def test_where_a_network_is_conditioned_may_be_searched():
+    tuned = ["model.site", "model.context"]
+    own, control = trained_as(settings(), tuned), trained_as(shuffled(settings(site="output")), tuned)
+    assert control.is_control_of(own) and own.looks
+    unconditioned = Settings.model_validate({"model": {"outputs": "slots", "site": "none"}})
+    assert not trained_as(unconditioned, tuned).looks
+
+
 def test_the_label_row_differs_in_its_context_alone():
     own, by_label = trained_as(settings(motion_encoder="convolutions")), trained_as(settings(context="labels"))
     assert by_label.is_by_label(own) and not own.is_by_label(own)
@@ -131,8 +149,8 @@ def test_rows_that_look_at_players_get_a_claim_and_controls_and_others_do_not():
 def test_a_separator_asked_by_pictures_has_its_own_row_of_labels_and_the_control_of_the_namer():
     labels = trained_as(settings(context="labels"))
     namer = {"model.filters": 4, "mixing.shuffle_pictures": False}
-    asked = Trained(labels.settings, label_row="labels", add="a", namer=namer)
-    control = Trained(labels.settings, label_row="labels", add="a", namer={**namer, "mixing.shuffle_pictures": True})
+    asked = replace(labels, label_row="labels", add="a", namer=namer)
+    control = replace(asked, namer={**namer, "mixing.shuffle_pictures": True})
     rows = [row("labels", 2.0), row("asked", 1.9, other=-3.0), row("control", -4.0, other=-4.0)]
     found = with_claims(rows, {"labels": labels, "asked": asked, "control": control})
     assert [one.pictures is not None for one in found] == [False, True, False]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from vimss.experiment import NETWORK
+from vimss.model.contexts.motion import compute_motion
 from vimss.runtime import Place
 from vimss.search.consistency import load_experiment
 from vimss.search.run import search
@@ -17,6 +18,9 @@ SHORT = (
     "validation={mixtures: 6, seconds: 0.25}", "recipe={}", "training.constant_seconds=0",
 )  # fmt: skip
 """Changes that make a question short; its network and its other settings stay."""
+
+NEED_MOTION = {"alignment": ["validation.seconds=9"], "motion": []}
+"""Questions about players who move, with what their figures need."""
 
 
 def short_cell(path: Path) -> list[str]:
@@ -49,9 +53,16 @@ def test_a_short_cell_of_a_question_loads(path):
 @pytest.mark.parametrize(
     "path", [pytest.param(path, marks=[] if path.stem == "joint" else pytest.mark.rare, id=path.stem) for path in PATHS]
 )
-def test_a_short_cell_of_a_question_is_trained(shared_ray, path, small_manifest, tmp_path):
-    short = load_experiment(path, short_cell(path))
+def test_a_short_cell_of_a_question_is_trained(shared_ray, path, request, tmp_path):
+    changes = short_cell(path)
+    if path.stem in NEED_MOTION:
+        manifest = request.getfixturevalue("moving_manifest")
+        compute_motion(manifest)
+        changes += NEED_MOTION[path.stem]
+    else:
+        manifest = request.getfixturevalue("small_manifest")
+    short = load_experiment(path, changes)
     place = Place(name="test", max_concurrent_trials=1)
-    records = search(short, small_manifest, place, Store(tmp_path)).records
+    records = search(short, manifest, place, Store(tmp_path)).records
     assert len(records) == len(short.cells())
     assert [record.state for record in records] == ["finished"] * len(records), [record.message for record in records]

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 from interfaces import interface
+from test_train import one_thread, run, settings  # noqa: F401 - a fixture that all use
 
 from vimss.errors import DataError
+from vimss.model.separator import read_card
 from vimss.shards.clip import Clip, Player
 from vimss.stream.batch import make_batch
 from vimss.stream.config import MixingConfig
@@ -86,3 +88,13 @@ def test_one_player_has_nobody_to_change_pictures_with():
         pool(alone, played=solo)
     assert pool(MIXING.model_copy(update={"min_sources": 1, "max_sources": 1}), played=solo).clips
     assert Pool(list(map(LazyClip.of, solo)), alone, WINDOW, SOUND_ALONE).clips
+
+
+@pytest.mark.slow
+def test_a_model_that_was_trained_with_it_says_so(small_manifest, tmp_path):
+    looks = {"context": "frames", "vision": {"network": "resnet18", "weights": "random"}}
+    for name, mixing in (("right", {}), ("shuffled", {"shuffle_pictures": True})):
+        (tmp_path / name).mkdir()
+        run(small_manifest, tmp_path / name, settings(model=looks, mixing=mixing))
+    cards = [read_card(tmp_path / name / "1" / "model")["card"] for name in ("right", "shuffled")]
+    assert [card.get("shuffle_pictures", False) for card in cards] == [False, True]

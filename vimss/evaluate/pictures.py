@@ -11,21 +11,26 @@ alone says nothing about pictures: what it has above the control does.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from vimss.evaluate.records import Evaluation, PictureClaim, Values
-from vimss.model.contexts import CONTEXT_KEYS, CONTEXTS
+from vimss.model.config import ModelConfig
+from vimss.model.contexts import CONTEXTS
 from vimss.model.separator import load_separator, read_card
 from vimss.namer import SURE, namer_settings
-from vimss.train.config import Settings
+from vimss.train.config import RULES, Settings
 
 NAN = float("nan")
 
-SHUFFLED, CONTEXT, SITE = "mixing.shuffle_pictures", "model.context", "model.site"
+SHUFFLED = "mixing.shuffle_pictures"
 
-_OF_CONTEXT = {CONTEXT, *(f"model.{key}" for key in CONTEXT_KEYS), "training.start_from.sha256"}
+_OF_CONTEXT = {
+    "model.context",
+    "training.start_from.sha256",
+    *(key for key, rule in RULES.items() if "model.context" in rule.depends_on),
+}
 """Keys in which a network conditioned on labels may differ from one conditioned on players."""
 
 
@@ -35,6 +40,10 @@ class Trained:
 
     settings: Mapping[str, Any]
     """By key path, all that distinguish one training from another; the seed does not."""
+    context: str
+    """What the network is conditioned on; empty where on nothing."""
+    seed: int = 0
+    """Of two controls the one with the same seed is taken."""
     label_row: str = ""
     """The row that is conditioned on labels in the same way, where it is not one of other settings."""
     add: str = ""
@@ -50,8 +59,7 @@ class Trained:
     @property
     def looks(self) -> bool:
         """Whether it is shown players."""
-        context = CONTEXTS[self.settings[CONTEXT]]
-        return bool(self.namer) or (context.uses_players and self.settings[SITE] != "none")
+        return bool(self.namer) or (self.context != "" and CONTEXTS[self.context].uses_players)
 
     def is_control_of(self, other: "Trained") -> bool:
         """Whether it was trained as the other one, but with shuffled pictures."""
@@ -63,21 +71,24 @@ class Trained:
 
     def is_by_label(self, other: "Trained") -> bool:
         """Whether it was trained as the other one, but conditioned on labels."""
-        by_label = self.settings[CONTEXT] == "labels" and self.settings[SITE] != "none" and not self.namer
+        by_label = self.context == "labels" and not self.namer
         return by_label and _without(self.settings, _OF_CONTEXT) == _without(other.settings, _OF_CONTEXT)
 
 
 def trained_as(settings: Settings, ignored: Collection[str] = (), add: str = "") -> Trained:
     """What these settings say, but for the keys that are ignored, such as those that a search tunes."""
-    return Trained(_without(flat(settings.model_dump(mode="json")), {"seed", *ignored}), add=add)
+    known = _without(flat(settings.model_dump(mode="json")), {"seed", *ignored})
+    return Trained(known, _context_of(settings.model), settings.seed, add=add)
 
 
 def trained_model(folder: Path) -> Trained:
     """What is known of a saved separator: its network, and whether its pictures were shuffled in training."""
-    config = load_separator(folder).config.model_dump(mode="json")
+    config = load_separator(folder).config
     shuffled = bool(read_card(folder)["card"].get("shuffle_pictures", False))
     add = "add --model with one that was trained so"
-    return Trained({**flat({"model": config}), SHUFFLED: shuffled}, add=add)
+    return Trained(
+        {**flat({"model": config.model_dump(mode="json")}), SHUFFLED: shuffled}, _context_of(config), add=add
+    )
 
 
 def named_by(trained: Trained, row: str, namer: Path) -> Trained:
@@ -85,7 +96,11 @@ def named_by(trained: Trained, row: str, namer: Path) -> Trained:
     settings, shuffled = namer_settings(namer)
     add = "add --instruments-from with a model that was trained so"
     about = {**flat(settings.model_dump(mode="json")), SHUFFLED: shuffled}
-    return Trained(trained.settings, label_row=row, add=add, namer=about)
+    return replace(trained, label_row=row, add=add, namer=about)
+
+
+def _context_of(config: ModelConfig) -> str:
+    return "" if config.site == "none" else config.context
 
 
 def flat(content: Mapping[str, Any], path: str = "") -> dict[str, Any]:
@@ -106,6 +121,7 @@ def with_claims(evaluations: Sequence[Evaluation], trained: Mapping[str, Trained
             found.append(one)
             continue
         others = [(name, other) for name, other in trained.items() if name in rows]
+        others.sort(key=lambda pair: pair[1].seed != own.seed)
         shuffled = next((rows[name] for name, other in others if other.is_control_of(own)), None)
         by_label = rows.get(own.label_row) or next(
             (rows[name] for name, other in others if other.is_by_label(own)), None
