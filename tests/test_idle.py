@@ -46,6 +46,7 @@ IDLE = {
     "model.vision.frozen": (False, {"model.site": "decoder", "model.context": "features"}, LOOKS),
     "mixing.aligned_probability": (0.5, {"mixing.min_sources": 1, "mixing.max_sources": 1}, {"mixing.max_sources": 3}),
     "mixing.same_label_probability": (0.5, {"mixing.aligned_probability": 1}, {"mixing.max_sources": 2}),
+    "mixing.same_label_probability": (0.5, {"mixing.aligned_probability": 1.0}, {"mixing.max_sources": 2}),
     "mixing.absent_probability": (0.5, {}, {"model.outputs": "queries", "model.site": "output"}),
     "mixing.queries": (3, {"model.outputs": "slots"}, {"model.outputs": "queries", "model.site": "output"}),
     "mixing.shuffle_pictures": (True, {"model.site": "decoder"}, LOOKS),
