@@ -22,7 +22,7 @@ from vimss.search.failures import was_interrupted, was_lost
 from vimss.storage import atomic_write
 from vimss.train.checkpoint import folder_for_checkpoint, newest_valid
 from vimss.train.config import ValidationConfig
-from vimss.train.distribute import checkpoint_name, fit
+from vimss.train.distribute import DRAINED_EVERY, ToldToEnd, checkpoint_name, fit
 from vimss.train.loop import Training, train
 
 TIMES = {"audio_seconds_per_second", "loader_wait"}
@@ -254,3 +254,16 @@ def test_a_disk_that_is_full_while_training_destroys_nothing_and_the_same_job_go
     assert newest_valid([kept]) == kept and len(reports) == 1
     fit(short, reports.append)
     assert reports[1] == reports[0] and len(reports) == 3
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_a_rank_asks_train_equally_often_whatever_else_it_was_told(told):
+    asked = []
+    is_told_to_end = ToldToEnd(lambda: told, lambda: bool(asked.append(None)))
+    assert [is_told_to_end() for _ in range(3 * DRAINED_EVERY)] == [told] * (3 * DRAINED_EVERY)
+    assert len(asked) == 3
+
+
+def test_a_rank_ends_when_its_node_is_drained():
+    drained = ToldToEnd(lambda: False, lambda: True)
+    assert [drained() for _ in range(DRAINED_EVERY)] == [False] * (DRAINED_EVERY - 1) + [True]

@@ -50,6 +50,9 @@ STOP = "stop"
 STOP_SECONDS = 1.0
 """Between two looks at the file that asks a training to end: the folder may be on another machine."""
 
+DRAINED_EVERY = 8
+"""Questions whether to end, one after each step, of which one asks Train whether a node is drained."""
+
 POLL_SECONDS = 1.0
 """How long the trial's process waits for a report before it looks whether the trainer has ended."""
 
@@ -236,11 +239,9 @@ def _train_worker(config: dict[str, Any]) -> None:
     progress(0.0)
     is_asked = _StopFile(job.storage / STOP)
     with log_to(job.storage / rank_log(rank)), termination_requested(job.place.grace_seconds) as is_requested:
-
-        def should_stop() -> bool:
-            # A node that is drained is known to Train, where its watcher of preemptions runs.
-            return is_requested() or is_asked() or ray.train.get_preemption_info() is not None
-
+        should_stop = ToldToEnd(
+            lambda: is_requested() or is_asked(), lambda: ray.train.get_preemption_info() is not None
+        )
         train(training, report, _latest_checkpoint(), progress, should_stop)
 
 
@@ -301,6 +302,24 @@ def best_of_checkpoints(values: Mapping[Path, tuple[str, float]], validation: st
     """
     comparable = [checkpoint for checkpoint, (scored_on, _) in values.items() if scored_on == validation]
     return min(comparable, key=lambda checkpoint: figure.rank(values[checkpoint][1]), default=None)
+
+
+class ToldToEnd:
+    """Whether a rank was told to end, or its node is drained, which Train knows where its watcher of preemptions runs.
+
+    Train asks all ranks at once, through an actor: each must ask as often as the others, whatever else it was told, and
+    not at each step, which would wait for the actor.
+    """
+
+    def __init__(self, is_told: Callable[[], bool], is_drained: Callable[[], bool]) -> None:
+        self.is_told = is_told
+        self.is_drained = is_drained
+        self.calls = 0
+
+    def __call__(self) -> bool:
+        self.calls += 1
+        drained = self.calls % DRAINED_EVERY == 0 and self.is_drained()
+        return drained or self.is_told()
 
 
 class _StopFile:
