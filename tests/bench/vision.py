@@ -1,0 +1,213 @@
+"""What pictures tell, on unseen works of the embedded corpus: who plays which sound, and what it is worth.
+
+    platform/local/run python tests/bench/vision.py [--folder store/bench] [--seeds 0 1 2] [SECTION ...]
+
+40 minutes of chamber music, 8 kHz, 80 pixels, 25 pictures a second. Figures are means over players with 95 % intervals
+over pieces, one column per seed of the training. Shards and trained networks are kept in the folder.
+
+Sections: motion, alignment, duos, shuffled.
+"""
+
+import argparse
+import itertools
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from in_step import (
+    PLAIN,
+    Learned,
+    Score,
+    accuracy_by_pair,
+    accuracy_by_player,
+    fitted,
+    in_the_mixture,
+    pairs_of,
+    parts_of,
+    with_crosstalk,
+)
+
+from vimss.api import experiment_recipe
+from vimss.config import signature
+from vimss.intervals import Source, interval_over_pieces, paired_gain, weighted_mean
+from vimss.model.contexts.motion import FOLDER, write_motion
+from vimss.runtime import load_place, ray_running
+from vimss.search.consistency import load_experiment
+from vimss.shards.cache import FEATURES
+from vimss.shards.computed import available_features
+from vimss.shards.manifest import Manifest
+from vimss.shards.write import write_shards
+from vimss.storage import Store
+from vimss.train.loop import Training, train
+from vimss.train.objectives.alignment_network import AlignmentNetwork
+from vimss.train.objectives.saved import load_network, save_network
+
+LEAST = {2.0: 0.92, 5.0: 0.97, 10.0: 0.99}
+LEAST_OF_PAIRS = {2.0: 0.92, 5.0: 0.98, 10.0: 0.99}
+CROSSTALK = (0.0, 0.3, 0.85)
+"""Amplitudes of the other player in each sound; 0 are the true stems."""
+
+NO_RESTS = 0.97
+"""Share of a window in which both players sound where neither rests."""
+
+Values = Mapping[Source, float]
+"""Of each player, or pair of players, in each piece."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Shards and networks of these measurements, each made where it is missing."""
+
+    folder: Path
+    seeds: Sequence[int]
+
+    def shards(self, *changes: str) -> Manifest:
+        """Those of experiments/alignment.yaml, with changes; their motion is beside them."""
+        recipe = experiment_recipe(load_experiment("alignment", [f"recipe.{change}" for change in changes]))
+        with ray_running(load_place("local")):
+            manifest = write_shards(recipe, "chamber", Store(self.folder / "store").make())
+            if FOLDER not in available_features(manifest):
+                begin = time.perf_counter()
+                write_motion(manifest)
+                print(f"motion of {_seconds(manifest) / 60:.0f} minutes took {time.perf_counter() - begin:.0f} s")
+        return manifest
+
+    def network(self, seed: int, *changes: str) -> AlignmentNetwork:
+        """experiments/alignment.yaml trained with this seed, on one core."""
+        experiment, manifest = load_experiment("alignment", changes, seed), self.shards()
+        settings = experiment.settings()
+        folder = self.folder / "vision" / f"alignment-{signature(settings, manifest.digest)}"
+        if not folder.exists():
+            begin = time.process_time()
+            network = train(Training(settings, manifest, experiment.validation), _print_report)
+            print(f"seed {seed} {' '.join(changes)}: trained in {time.process_time() - begin:.0f} CPU s", flush=True)
+            save_network(folder, network, {})
+        network = load_network(folder)
+        assert isinstance(network, AlignmentNetwork), "the network of this objective"
+        return network.eval()
+
+    @cached_property
+    def networks(self) -> list[Score]:
+        """Of all seeds."""
+        return [Learned(self.network(seed)) for seed in self.seeds]
+
+    @cached_property
+    def handmade(self) -> Score:
+        """Fitted on the valid split."""
+        return fitted(parts_of(self.shards(), "valid"))
+
+
+def _seconds(manifest: Manifest) -> float:
+    return sum(piece.seconds for piece in manifest.pieces)
+
+
+def _print_report(metrics: Mapping[str, float], checkpoint: Path | None) -> None:
+    if "valid_alignment" in metrics:
+        print(f"  {metrics['audio_seconds']:.0f} audio seconds: {metrics['valid_alignment']:.3f} of valid", flush=True)
+
+
+def with_interval(values: Values) -> str:
+    """The mean over pieces' players with its interval: .981 (.960 to 1.000)."""
+    numbers = np.array(list(values.values()))
+    found = interval_over_pieces([(piece,) for piece, _ in values], lambda weights: weighted_mean(numbers, weights))
+    low, high = found or (float("nan"), float("nan"))
+    return (
+        f"{numbers.mean():.3f} ({max(low, 0):.3f} to {min(high, 1):.3f}; {len({piece for piece, _ in values})} pieces)"
+    )
+
+
+def print_row(what: str, measure: Callable[[Score], Values], scores: Sequence[Score], least: str = "") -> list[Values]:
+    """One line per row of the table, a column for each score."""
+    found = [measure(score) for score in scores]
+    print(f"| {what} | {' | '.join(with_interval(values) for values in found)} | {least} |", flush=True)
+    return found
+
+
+def motion(bench: Bench) -> None:
+    """Motion of 40 minutes, computed anew: at most 2 minutes of two cores."""
+    manifest = bench.shards()
+    with ray_running(load_place("local")):
+        shutil.rmtree(str(manifest.home / FEATURES / FOLDER))
+        begin = time.perf_counter()
+        write_motion(manifest)
+    print(f"motion of {_seconds(manifest) / 60:.0f} minutes: {time.perf_counter() - begin:.0f} s, at most 120")
+
+
+def alignment(bench: Bench) -> None:
+    """Two-alternative accuracy, right sound against shifted, after at most 60 s of one core's training."""
+    _print_header(bench, "hand-made, fitted", "plain correlation")
+    scores = [*bench.networks, bench.handmade, PLAIN]
+    test = parts_of(bench.shards(), "test")
+    for seconds, least in LEAST.items():
+        measure = partial(accuracy_by_player, parts=test, seconds=seconds)
+        values = print_row(f"unseen works, {seconds:g} s", measure, scores, f"{least:g}")
+        _print_gains(values, len(bench.networks))
+    mixed = partial(accuracy_by_player, parts=in_the_mixture(test), seconds=5.0)
+    print_row("all players sound, 5 s", mixed, scores, "0.9")
+    for split, least in (("test_unseen_style", 0.95), ("test_unseen_timbres", 0.9)):
+        measure = partial(accuracy_by_player, parts=parts_of(bench.shards(), split), seconds=5.0)
+        print_row(f"{split}, 5 s", measure, scores, f"{least:g}")
+
+
+def duos(bench: Bench) -> None:
+    """Two equal instruments, two sounds: how often they are assigned rightly."""
+    _print_header(bench, "hand-made, fitted", "plain correlation")
+    scores = [*bench.networks, bench.handmade, PLAIN]
+    pairs = pairs_of(parts_of(bench.shards("options.doubles=1"), "test"))
+    for share, (seconds, least) in itertools.product(CROSSTALK, LEAST_OF_PAIRS.items()):
+        mixed = [with_crosstalk(pair, share) for pair in pairs]
+        measure = partial(accuracy_by_pair, pairs=mixed, seconds=seconds)
+        values = print_row(f"{share:g} of the other, {seconds:g} s", measure, scores, f"{least:g}")
+        _print_gains(values, len(bench.networks))
+    measure = partial(accuracy_by_pair, pairs=pairs, seconds=5.0, least=NO_RESTS)
+    print_row("true stems, nobody rests, 5 s", measure, scores, "0.95")
+
+
+def shuffled(bench: Bench) -> None:
+    """Trained with pictures of others: chance, 0.45 to 0.55, at every length."""
+    _print_header(bench)
+    test = parts_of(bench.shards(), "test")
+    scores = [Learned(bench.network(seed, "mixing.shuffle_pictures=true")) for seed in bench.seeds]
+    for seconds in LEAST:
+        print_row(f"{seconds:g} s", partial(accuracy_by_player, parts=test, seconds=seconds), scores, "0.45 to 0.55")
+
+
+def _print_header(bench: Bench, *more: str) -> None:
+    columns = ("", *(f"seed {seed}" for seed in bench.seeds), *more, "must reach")
+    print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+
+
+def _print_gains(values: Sequence[Values], networks: int) -> None:
+    """Each network's paired difference to each of the other scores."""
+    for number, name in ((networks, "hand-made"), (networks + 1, "plain")):
+        gains = [paired_gain(of_network, values[number]) for of_network in values[:networks]]
+        listed = " | ".join(f"{gain.mean:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})" for gain in gains)
+        print(f"| above {name} | {listed} | | | above 0 |", flush=True)
+
+
+SECTIONS = {"motion": motion, "alignment": alignment, "duos": duos, "shuffled": shuffled}
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}; all where none")
+    parser.add_argument("--folder", type=Path, default=Path("store/bench"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    bench = Bench(arguments.folder.absolute(), arguments.seeds)
+    for name in arguments.sections or SECTIONS:
+        print(f"\n## {name}: {SECTIONS[name].__doc__}", flush=True)
+        begin = time.perf_counter()
+        SECTIONS[name](bench)
+        print(f"({time.perf_counter() - begin:.0f} s)", flush=True)
+
+
+if __name__ == "__main__":
+    main()
