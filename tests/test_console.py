@@ -124,7 +124,7 @@ def searched(**changes) -> Experiment:
     return Experiment(name="x", question="q", expected="e", shards="s", **{**content, **changes})
 
 
-ASHA = {"trials": 4, "grace_seconds": 225}
+ASHA = {"trials": 4, "scheduler": "asha", "grace_seconds": 225}
 
 
 @pytest.mark.parametrize(

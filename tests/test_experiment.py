@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 from golden import signatures as golden
+from pydantic import ValidationError
 
 from vimss.errors import ConfigError
 from vimss.experiment import Experiment
@@ -74,7 +75,7 @@ def fixed(**content) -> list[str]:
         {"model": {"levels": 12}},
         {"model": {"vision": {"network": "resnet18"}, "feature_size": 512}},
         {"training": {"audio_seconds": 36000, "output_samples": 16389.0}, "seed": 0},
-        {"search": {"trials": 3, "reduction_factor": 5, "grace_seconds": 1}},
+        {"search": {"trials": 3, "scheduler": "asha", "reduction_factor": 5, "grace_seconds": 1}},
         {"validation": {"mixtures": 48, "seconds": 3}},
         {"recipe": {"clip_seconds": 3}, "shards": "chamber", "question": "other", "expected": "more"},
         {"tune": {"training.batch_size": {"choices": [2, 4]}}},
@@ -120,6 +121,26 @@ def test_seed_is_compared_like_any_other_setting():
     cells = experiment.cells()
     assert [cell.name for cell in cells][:2] == ["seed=0,op=film", "seed=0,op=add"]
     assert [experiment.settings(cell.overrides).seed for cell in cells] == [0, 0, 1, 1, 2, 2, 7]
+
+
+@pytest.mark.parametrize(
+    ("content", "seconds"),
+    [
+        ({"training": {"audio_seconds": 900}}, 100.0),
+        ({}, 4000.0),
+        ({"training": {"audio_seconds": 900}, "search": {"grace_seconds": 30}}, 30.0),
+        ({"compare": {"training.audio_seconds": [1800, 450]}}, 50.0),
+    ],
+)
+def test_the_first_rung_is_a_ninth_of_the_shortest_training_unless_the_experiment_says_otherwise(content, seconds):
+    axes = {"training.batch_size": {"choices": [2, 4, 8]}}
+    assert make(tune=axes, **content).search.grace_seconds == seconds
+
+
+def test_of_few_trials_none_is_pruned_unless_a_number_that_continues_is_asked_for():
+    assert make(search={"trials": 2}).search.keep == 2
+    with pytest.raises(ValidationError, match=r"keep \(3\) must be below trials \(2\)"):
+        make(search={"trials": 2, "keep": 3})
 
 
 def write(tmp_path, text):
@@ -206,12 +227,15 @@ def write(tmp_path, text):
             r"`tune` must allow at least one training; got none; for example with model.depth: 7: model: depth halves "
             r"33 frequencies: at most 5 times. To fix: change these values, or the settings that they do not fit",
         ),
-        ("search: {keep: 2}", r"search: keep \(2\) needs `scheduler: top_k`; asha has `reduction_factor`"),
+        (
+            "search: {scheduler: asha, keep: 3}",
+            r"search: keep \(3\) needs `scheduler: top_k`; asha has `reduction_factor`",
+        ),
         (
             "search: {scheduler: top_k, reduction_factor: 4}",
             r"search: reduction_factor \(4\) needs `scheduler: asha`; top_k has `keep`",
         ),
-        ("search: {scheduler: none, keep: 2}", r"search: keep \(2\) needs `scheduler: top_k`; got"),
+        ("search: {scheduler: none, keep: 3}", r"search: keep \(3\) needs `scheduler: top_k`; got"),
         ("search: {scheduler: median, reduction_factor: 4}", r"reduction_factor \(4\) needs `scheduler: asha`; got"),
         ("search: {scheduler: none, grace_seconds: 9}", r"grace_seconds \(9\) needs a scheduler that prunes"),
         (
@@ -219,8 +243,8 @@ def write(tmp_path, text):
             r"search: keep \(4\) must be below trials \(4\), or no trial is pruned",
         ),
         (
-            "search: {scheduler: top_k}",
-            r"search.scheduler needs `tune`: without it a cell has one trial; got search.scheduler: top_k",
+            "search: {scheduler: asha}",
+            r"search.scheduler needs `tune`: without it a cell has one trial; got search.scheduler: asha",
         ),
         (
             "tune: {training.ema: {low: 0, high: 0.9}}\ntraining: {audio_seconds: 900, report_seconds: 100}\n"
@@ -230,7 +254,7 @@ def write(tmp_path, text):
         ),
         (
             "tune: {training.ema: {low: 0, high: 0.9}}\ncompare: {training.audio_seconds: [9000, 3600]}\n"
-            "search: {scheduler: top_k}",
+            "search: {grace_seconds: 3600}",
             r"training.audio_seconds 3600, or top_k prunes no trial; got 3600",
         ),
         ("tune: {mixing.flip_polarity: {low: 0, high: 1}}", r"only numbers have a range; got 0 to 1"),

@@ -46,7 +46,6 @@ IDLE = {
     "model.vision.frozen": (False, {"model.site": "decoder", "model.context": "features"}, LOOKS),
     "mixing.aligned_probability": (0.5, {"mixing.min_sources": 1, "mixing.max_sources": 1}, {"mixing.max_sources": 3}),
     "mixing.same_label_probability": (0.5, {"mixing.aligned_probability": 1}, {"mixing.max_sources": 2}),
-    "mixing.same_label_probability": (0.5, {"mixing.aligned_probability": 1.0}, {"mixing.max_sources": 2}),
     "mixing.absent_probability": (0.5, {}, {"model.outputs": "queries", "model.site": "output"}),
     "mixing.queries": (3, {"model.outputs": "slots"}, {"model.outputs": "queries", "model.site": "output"}),
     "mixing.shuffle_pictures": (True, {"model.site": "decoder"}, LOOKS),
@@ -196,7 +195,7 @@ def test_a_set_that_changes_nothing_itself_is_refused(tmp_path):
         load_experiment(write(tmp_path, "model: {context: frames}"), ["seed=1"])
 
 
-@pytest.mark.parametrize("setting", ["trials: 9", "reduction_factor: 2", "grace_seconds: 7", "first_trials: [{}]"])
+@pytest.mark.parametrize("setting", ["trials: 9", "scheduler: asha", "grace_seconds: 7", "first_trials: [{}]"])
 def test_how_to_search_needs_something_to_search(tmp_path, setting):
     name = setting.partition(":")[0]
     with pytest.raises(ConfigError, match=rf"mine: search.{name} needs `tune`: .*got search.{name}: .*or add `tune`$"):

@@ -37,7 +37,7 @@ SMALL = {
     "mixing": {"windows_per_clip": 2},
     "training": {"output_samples": 2005, "audio_seconds": 4, "report_seconds": 4, "learning_rate": 1e-3},
     "tune": {"training.batch_size": {"choices": [2, 4]}},
-    "search": {"trials": 1, "grace_seconds": 4},
+    "search": {"trials": 1, "scheduler": "asha", "grace_seconds": 4},
     "validation": {"mixtures": 6, "seconds": 0.25},
     "controls": {
         "blind": {"model.outputs": "instruments", "model.site": "none"},

@@ -54,6 +54,7 @@ SMALL = {
     },
     "search": {
         "trials": 2,
+        "scheduler": "asha",
         "grace_seconds": 4,
         "first_trials": [{"training.batch_size": 4, "training.learning_rate": 3e-3}],
     },
@@ -351,7 +352,12 @@ def test_a_trial_whose_loss_is_not_finite_fails_with_its_position_and_the_search
             "training.batch_size": {"choices": [4]},
             "training.learning_rate": {"low": 1e-5, "high": 1.0, "log": True},
         },
-        search={"trials": 2, "grace_seconds": 100, "first_trials": [wild, {**wild, "training.learning_rate": 1e-4}]},
+        search={
+            "trials": 2,
+            "scheduler": "asha",
+            "grace_seconds": 100,
+            "first_trials": [wild, {**wild, "training.learning_rate": 1e-4}],
+        },
         controls={},
     )
     place = Place(name="test")
@@ -445,7 +451,7 @@ def test_a_search_that_grows_trains_only_what_is_missing_and_deletes_nothing(sha
     grown = experiment(
         controls={**plain, "flat": {"model.op": "add"}},
         tune=axis,
-        search={"trials": 2, "grace_seconds": 8, "first_trials": [{"training.batch_size": 8}]},
+        search={"trials": 2, "scheduler": "asha", "grace_seconds": 8, "first_trials": [{"training.batch_size": 8}]},
     )
     before = search(small, small_manifest, place, store)
     files = {path: path.stat().st_mtime_ns for path in before.folder.glob("*/*/model/*")}

@@ -23,7 +23,7 @@ from vimss.train.distribute import CHECKPOINTS, Job, fit
 ONE = Place(name="test", max_concurrent_trials=1)
 GOOD = {"training.batch_size": 4, "training.learning_rate": 3e-3}
 BAD = {"training.batch_size": 4, "training.learning_rate": 1e-4}
-PRUNES = {"trials": 2, "grace_seconds": 4, "reduction_factor": 2, "first_trials": [GOOD, BAD]}
+PRUNES = {"trials": 2, "scheduler": "asha", "grace_seconds": 4, "reduction_factor": 2, "first_trials": [GOOD, BAD]}
 
 
 def stopped(trial: str, state: str, **more) -> TrialRecord:

@@ -62,7 +62,7 @@ def small(sampler: str, scheduler: str, trials: int = 4) -> Experiment:
     rates: dict[str, Any] = {"low": 1e-4, "high": 1e-1, "log": True}
     search: dict[str, Any] = {"trials": trials, "sampler": sampler, "scheduler": scheduler}
     search |= {} if scheduler == "none" else {"grace_seconds": 4}
-    search |= {"reduction_factor": 2} if scheduler == "asha" else {}
+    search |= {"asha": {"reduction_factor": 2}, "top_k": {"keep": 1}}.get(scheduler, {})
     return experiment(
         training={**SMALL["training"], "audio_seconds": BUDGET, "report_seconds": REPORT_SECONDS},
         tune={
@@ -289,7 +289,7 @@ def test_a_search_on_ray_that_was_killed_in_the_middle_decides_as_one_that_was_n
     shared_ray, small_manifest, tmp_path
 ):
     """Four trials, one at a time; the driver is killed right after the fourth report was kept."""
-    search_config = {"trials": 4, "grace_seconds": 4, "reduction_factor": 2}
+    search_config = {"trials": 4, "scheduler": "asha", "grace_seconds": 4, "reduction_factor": 2}
     by, place = experiment(search=search_config, controls={}), Place(name="test", max_concurrent_trials=1)
     killed, whole = Store(tmp_path / "killed").make(), Store(tmp_path / "whole").make()
     words = {"CONTENT": json.dumps(by.model_dump(mode="json")), "SHARDS": str(small_manifest.folder)}

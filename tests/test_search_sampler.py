@@ -43,7 +43,9 @@ def axes_of(content: dict) -> dict[str, Axis]:
 
 
 def space_of(content: dict = AXES, seed: int = 0, **config) -> Space:
-    return Space(axes_of(content), figure_of(), SearchConfig(**{"grace_seconds": 4.0, **config}), seed)
+    return Space(
+        axes_of(content), figure_of(), SearchConfig(**{"scheduler": "asha", "grace_seconds": 4.0, **config}), seed
+    )
 
 
 def record(number: int, chosen: dict, *losses: float, state: str = "finished", **more: object) -> TrialRecord:

@@ -15,7 +15,7 @@ from vimss.experiment import SearchConfig
 from vimss.search.schedulers import MEDIAN_TRIALS, SCHEDULERS, asha, median
 from vimss.search.study import TrialRecord, read_study
 
-ASHA = SearchConfig(grace_seconds=4.0, reduction_factor=2)
+ASHA = SearchConfig(scheduler="asha", grace_seconds=4.0, reduction_factor=2)
 MEDIAN = SearchConfig(grace_seconds=8.0, scheduler="median")
 
 

@@ -23,7 +23,9 @@ AXES = {
 
 
 def warm(*names: str, **changes) -> Experiment:
-    return experiment(tune=AXES, controls={}, search={"trials": 2, "warm_start": list(names)}, **changes)
+    return experiment(
+        tune=AXES, controls={}, search={"trials": 2, "scheduler": "asha", "warm_start": list(names)}, **changes
+    )
 
 
 def earlier(store: Store, chosen: dict, value: float = -1.0, state: str = "finished", figure: Figure = LOSS):

@@ -63,7 +63,15 @@ def names(by: Experiment, folder: Path) -> dict[str, list[str]]:
 @pytest.mark.parametrize(
     "grown",
     [
-        {"search": {"trials": 20, "grace_seconds": 9, "reduction_factor": 2, "first_trials": [FIRST]}},
+        {
+            "search": {
+                "trials": 20,
+                "scheduler": "asha",
+                "grace_seconds": 9,
+                "reduction_factor": 2,
+                "first_trials": [FIRST],
+            }
+        },
         {"validation": {"mixtures": 48}},
         {"tune": {**AXES, "training.batch_size": {"choices": [8, 4, 2]}}},
         {"tune": {**AXES, "training.batch_size": {"low": 2, "high": 4}}},

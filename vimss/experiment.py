@@ -65,6 +65,10 @@ TUNE_FOLDER = "tune"
 INHERITED = ("training.batch_size", "training.learning_rate", "training.learning_rate_decay")
 """Keys that a control always takes from the best trial; see `Experiment.inherited`."""
 
+FIRST_RUNG = 9
+"""Of the audio seconds of a whole training, one in this many is before the first rung where the experiment does not
+say. Measured on real learning curves: "Search policies" in experiments/README.md."""
+
 NETWORK = "model.network"
 """Key of the network, which decides what other keys `model` has."""
 
@@ -121,17 +125,20 @@ class SearchConfig(Config):
         "sampler knows the values of their trials too",
     )
     scheduler: Literal["asha", "median", "top_k", "none"] = Field(
-        "asha",
-        description="asha: at each rung a trial continues or is pruned at once (Li et al. 2020); median: a trial is "
-        "pruned where it is worse than the median of the others' averages (Golovin et al. 2017); top_k: at the first "
-        "rung trials wait for each other, and the best `keep` continue to the whole budget: one round of synchronous "
-        "successive halving (Karnin et al. 2013, Jamieson and Talwalkar 2016); none: no trial is pruned",
+        "top_k",
+        description="top_k: at the first rung trials wait for each other, and the best `keep` continue to the whole "
+        "budget: one round of synchronous successive halving (Karnin et al. 2013, Jamieson and Talwalkar 2016); asha: "
+        "at each rung a trial continues or is pruned at once (Li et al. 2020); median: a trial is pruned where it is "
+        "worse than the median of the others' averages (Golovin et al. 2017); none: no trial is pruned",
     )
     grace_seconds: float = Field(
-        3600.0, gt=0, description="audio seconds to the first rung, which every trial trains before it can be pruned"
+        4000.0,
+        gt=0,
+        description="audio seconds to the first rung, which every trial trains before it can be pruned; where an "
+        "experiment does not say, a ninth of its training.audio_seconds",
     )
     reduction_factor: int = Field(3, ge=2, description="asha: of the trials at a rung, one in this many continues")
-    keep: int = Field(1, ge=1, description="top_k: trials that continue from the rung to the whole budget")
+    keep: int = Field(2, ge=1, description="top_k: trials that continue from the rung to the whole budget")
 
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> "SearchConfig":
@@ -144,7 +151,7 @@ class SearchConfig(Config):
             raise ValueError(f"reduction_factor ({self.reduction_factor}) needs `scheduler: asha`{other}")
         if scheduler == "none" and self.grace_seconds != fields["grace_seconds"].default:
             raise ValueError(f"grace_seconds ({self.grace_seconds:g}) needs a scheduler that prunes")
-        if scheduler == "top_k" and self.keep >= self.trials:
+        if scheduler == "top_k" and self.keep >= self.trials and self.keep != fields["keep"].default:
             raise ValueError(f"keep ({self.keep}) must be below trials ({self.trials}), or no trial is pruned")
         return self
 
@@ -184,6 +191,21 @@ class Experiment(Config):
     controls: dict[str, dict[str, Scalar]] = Field(
         default_factory=dict, description="cells with one whole trial, and what they change"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_first_rung(cls, content: Any) -> Any:
+        """The first rung of a search that does not name it, by its shortest budget."""
+        groups = [content.get(name, {}) for name in ("search", "compare", "training")]
+        if not content.get("tune") or not all(isinstance(group, dict) for group in groups):
+            return content
+        search, compare, training = groups
+        key = "training.audio_seconds"
+        budgets = compare.get(key) or [training.get("audio_seconds")]
+        known = [budget for budget in budgets if isinstance(budget, int | float) and budget > 0]
+        if "grace_seconds" in search or search.get("scheduler") == "none" or not known:
+            return content
+        return {**content, "search": {**search, "grace_seconds": min(known) / FIRST_RUNG}}
 
     def settings(self, overrides: Mapping[str, Scalar] | None = None) -> Settings:
         """The settings with `overrides` ("training.batch_size": 4) put over the file's.

@@ -1,4 +1,4 @@
-"""Learning curves of a small network on the quickstart's shards: each is trained once, and kept as a line of JSON.
+"""Learning curves of a small network on the quickstart's shards, each trained once and kept as a line of JSON.
 
     curves = Curves(folder, manifest)
     curves.reports(settings, until=30.0)      # read, or trained as far as that
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from vimss.config import differences
-from vimss.experiment import Experiment, Scalar, SearchConfig
+from vimss.experiment import Axis, Experiment, Scalar, SearchConfig
 from vimss.runtime import Place
 from vimss.search.consistency import load_experiment
 from vimss.search.sampler import Space, draws
@@ -35,7 +35,11 @@ DECAYS = {"over the whole length": 0.0, "in the last rung alone": RUNGS[1]}
 
 VALIDATION = ValidationConfig(mixtures=12)
 
+LEARNING_RATES = Axis(low=3e-4, high=1e-2, log=True)
+"""A fifth axis beside those of experiments/joint.yaml, for somebody who does not know the rate yet."""
+
 SMALL = (
+    "compare={}",
     "model.levels=4",
     "model.filters=8",
     "model.max_filters=32",
@@ -44,10 +48,9 @@ SMALL = (
     f"training.report_seconds={RUNGS[0]}",
     # Averages over as large a share of the training as the quickstart's.
     "training.ema=0.9",
-    "controls={}",
     f"search={{trials: {TRIALS}, scheduler: none}}",
 )
-"""What a training takes of the quickstart's: some seconds instead of a minute, on the same axes."""
+"""What makes a training of experiments/joint.yaml take some seconds instead of minutes."""
 
 KEPT = ("audio_seconds", "steps", "valid_loss", "valid_loss_raw", "train_loss", "learning_rate")
 """Figures of a report that a curve keeps."""
@@ -58,8 +61,9 @@ Result = TypeVar("Result")
 
 
 def small_experiment(constant_seconds: float, seed: int) -> Experiment:
-    """The quickstart's question, asked of a small network."""
-    return load_experiment("quickstart", [*SMALL, f"training.constant_seconds={constant_seconds}"], seed)
+    """The question of experiments/joint.yaml, asked of a small network."""
+    experiment = load_experiment("joint", [*SMALL, f"training.constant_seconds={constant_seconds}"], seed)
+    return experiment.model_copy(update={"tune": experiment.tune | {"training.learning_rate": LEARNING_RATES}})
 
 
 def random_points(experiment: Experiment, seed: int) -> list[dict[str, Scalar]]:

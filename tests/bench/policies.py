@@ -40,19 +40,19 @@ class Policy:
     search: SearchConfig
     warm_start: float = 0.0
     """Audio seconds of each of the 24 trials of an earlier study, with another seed, that the sampler knows."""
-    first: int = 0
-    """How many of the best trials of that study are tried first."""
+    anew: bool = False
+    """Whether random trials are others than those whose best is the target."""
 
     @property
     def is_random(self) -> bool:
         """Whether its trials are those of the random search, in any order."""
-        return self.search.sampler == "random"
+        return self.search.sampler == "random" and not self.anew
 
 
-def _search(sampler: str, scheduler: str, trials: int = TRIALS, **more: float) -> SearchConfig:
+def _search(sampler: str, scheduler: str, **more: float) -> SearchConfig:
     pruning = {} if scheduler == "none" else {"grace_seconds": RUNGS[0]}
     return SearchConfig.model_validate(
-        {"trials": trials, "sampler": sampler, "scheduler": scheduler, **pruning, **more}
+        {"trials": TRIALS, "sampler": sampler, "scheduler": scheduler, **pruning, **more}
     )
 
 
@@ -64,21 +64,18 @@ POLICIES = (
     Policy("top-K after 1/9, K = 1", _search("random", "top_k", keep=1)),
     Policy("ASHA, 1/9 and 1/3", _search("random", "asha")),
     Policy("ASHA + TPE", _search("tpe", "asha")),
-    Policy("ASHA + TPE, warm-started", _search("tpe", "asha"), warm_start=BUDGET),
-    Policy("ASHA + TPE, warm-started from 1/9", _search("tpe", "asha"), warm_start=RUNGS[0]),
-    Policy("ASHA + TPE, warm-started, its 3 best first", _search("tpe", "asha"), warm_start=BUDGET, first=3),
+    Policy("other random trials, top-K, K = 2", _search("random", "top_k", keep=2), anew=True),
     Policy("TPE + top-K, K = 3", _search("tpe", "top_k", keep=3)),
     Policy("TPE + top-K, K = 2", _search("tpe", "top_k", keep=2)),
-    Policy("TPE + top-K, K = 3, 16 trials", _search("tpe", "top_k", trials=16, keep=3)),
     Policy("TPE + top-K, K = 2, warm-started", _search("tpe", "top_k", keep=2), warm_start=BUDGET),
 )
 RANDOM, TOP_K = POLICIES[0], POLICIES[1]
 OURS = next(
     policy
     for policy in POLICIES
-    if (policy.search.sampler, policy.search.scheduler) == (_DEFAULT.sampler, _DEFAULT.scheduler)
+    if all(getattr(policy.search, name) == getattr(_DEFAULT, name) for name in ("sampler", "scheduler", "keep"))
 )
-"""The default sampler and scheduler of a search."""
+"""The defaults of a search."""
 
 ANOTHER = Policy("ASHA with a reduction factor of 4", _search("random", "asha", reduction_factor=4))
 """One that nobody has played before."""
@@ -144,9 +141,8 @@ def _proposals(curves: Curves, experiment: Experiment, task: Task) -> Propose:
     if policy.warm_start:
         other = SEEDS[(SEEDS.index(task.seed) + 1) % len(SEEDS)]
         earlier = earlier_records(curves, experiment_of(task.decay, other), other, policy.warm_start)
-        best = sorted(earlier, key=lambda record: record.figure.rank(record.value))[: policy.first]
-        search = search.model_copy(update={"first_trials": tuple(record.chosen for record in best)})
-    return by_sampler(Space(experiment.tune, experiment.figure, search, task.seed + 1000 * task.order, earlier))
+    seed = task.seed + 1000 * (task.order + policy.anew)
+    return by_sampler(Space(experiment.tune, experiment.figure, search, seed, earlier))
 
 
 def earlier_records(curves: Curves, experiment: Experiment, seed: int, until: float) -> tuple[TrialRecord, ...]:
@@ -203,9 +199,9 @@ class Policies:
         """The stored curves."""
         return Curves(self.folder, open_manifest(self.shards))
 
-    def play(self, decay: str) -> dict[str, list[list[Played]]]:
-        """Each policy, seed and order; those that draw by themselves in two processes, since they may train."""
-        drawn = [policy for policy in POLICIES if not policy.is_random]
+    def play(self, decay: str, draw: bool) -> dict[str, list[list[Played]]]:
+        """Each policy, seed and order; with `draw` also those that draw by themselves, side by side: they may train."""
+        drawn = [policy for policy in POLICIES if draw and not policy.is_random]
         wanted = list(itertools.product(drawn, SEEDS, range(self.replicates)))
         results = iter(side_by_side(play_task, [self.task(policy, decay, *rest) for policy, *rest in wanted]))
         found = {policy.name: [[next(results) for _ in range(self.replicates)] for _ in SEEDS] for policy in drawn}
@@ -214,7 +210,7 @@ class Policies:
             if policy.is_random:
                 orders = [[self.task(policy, decay, seed, order) for order in range(self.orders)] for seed in SEEDS]
                 found[policy.name] = [[play_with(curves, task) for task in tasks] for tasks in orders]
-        return {policy.name: found[policy.name] for policy in POLICIES}
+        return {policy.name: found[policy.name] for policy in POLICIES if policy.name in found}
 
     def replay_seconds(self, policy: Policy = ANOTHER) -> float:
         """Wall time from the stored curves to the result of a policy, with all seeds and both schedules."""

@@ -28,7 +28,7 @@ EXPERIMENT = {
     # Two seconds at most, so that the last sign of life is that of the first step.
     "training": {"output_samples": 2053, "audio_seconds": 2, "report_seconds": 2, "batch_size": 4},
     "tune": {"training.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}},
-    "search": {"trials": TRIALS, "grace_seconds": 2},
+    "search": {"trials": TRIALS, "scheduler": "asha", "grace_seconds": 2},
     "validation": {"mixtures": 6, "seconds": 0.5},
 }
 

@@ -28,7 +28,7 @@ def pruning(trials: int) -> Experiment:
     """A search of so many trials; most are pruned at their first report."""
     training = {**EXPERIMENT["training"], "audio_seconds": 8}
     tune = {"training.learning_rate": {"low": 1e-5, "high": 1e-2, "log": True}}
-    how = {"trials": trials, "sampler": "random", "grace_seconds": 4, "reduction_factor": 5}
+    how = {"trials": trials, "sampler": "random", "scheduler": "asha", "grace_seconds": 4, "reduction_factor": 5}
     return parse_config({**EXPERIMENT, "training": training, "tune": tune, "search": how}, Experiment, "pruned")
 
 
