@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_fit import SOUND, written_alone
 
-from vimss import api, evaluations
+from vimss import evaluations, named_models
 from vimss.errors import ConfigError, DataError, MediaError, ModelError
 from vimss.evaluate import Row, Table, evaluation_tasks, run_evaluation
 from vimss.media import write_video, write_wav
@@ -274,6 +274,6 @@ def test_a_row_of_a_table_is_asked_by_pictures(small_manifest, by_label, model):
 def test_a_model_that_names_is_looked_up_like_any_other(model, tmp_path, monkeypatch):
     monkeypatch.setenv("VIMSS_STORE", str(tmp_path / "store"))
     with open_session("local") as session:
-        assert api.instrument_namers(session, [str(model)]) == {str(model): model}
+        assert named_models.instrument_namers(session, [str(model)]) == {str(model): model}
         with pytest.raises(ModelError, match="must hold model.json and weights"):
-            api.instrument_namers(session, [str(tmp_path / "none")])
+            named_models.instrument_namers(session, [str(tmp_path / "none")])

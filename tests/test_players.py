@@ -9,6 +9,7 @@ from small_separator import build
 from vimss import report
 from vimss.errors import ConfigError, DataError, ModelError
 from vimss.evaluate import Row, Table
+from vimss.evaluate.assigned import AssignedSystem, assigned_system
 from vimss.evaluate.players import (
     PieceScore,
     PlayersEvaluation,
@@ -20,7 +21,7 @@ from vimss.evaluate.players import (
 from vimss.model.separator import save_separator
 from vimss.storage import Store
 from vimss.stream.scene import pieces_of
-from vimss.systems import AssignedSystem, ModelSystem, System, assigned_system
+from vimss.systems import ModelSystem, System
 
 
 class TrueSlots(ModelSystem):

@@ -15,7 +15,7 @@ from vimss.storage import Store
 PATHS = sorted(Path("experiments").glob("*.yaml"))
 SHORT = (
     "training.audio_seconds=4", "training.report_seconds=4", "training.batch_size=2", "controls={}", "search={}",
-    "validation={mixtures: 6, seconds: 0.25}", "recipe={}", "training.constant_seconds=0",
+    "validation={mixtures: 6, seconds: 0.25}", "recipe={}", "training.constant_seconds=0", "training.warmup_seconds=0",
 )  # fmt: skip
 """Changes that make a question short; its network and its other settings stay."""
 

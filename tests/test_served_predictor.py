@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from test_train import one_thread  # noqa: F401 - a fixture that all use
 
-from vimss import api
+from vimss import api, named_models
 from vimss.errors import ModelError
 from vimss.evaluate.figures import GUESS
 from vimss.experiment import Experiment
@@ -191,5 +191,5 @@ def test_it_separates_no_recording(champion, session, tmp_path):
         ModelError,
         match="must hold a network that separates; got one of the objective 'instruments'. To fix: choose ",
     ):
-        api.separate_file(session, tmp_path / "a.wav", "models:/ears", "vn", tmp_path / "out")
+        named_models.separate_file(session, tmp_path / "a.wav", "models:/ears", "vn", tmp_path / "out")
     assert not (tmp_path / "out").exists()

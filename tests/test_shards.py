@@ -480,7 +480,7 @@ def test_settings_that_came_later_leave_signatures_as_they_were(small_recipe):
         ["clip_seconds=30"],
         ["clip_seconds=30.0", "audio_format=wav"],
         ["picture={size: 160, frame_rate: 12.50}"],
-        ["options={minutes: 60.0, variety: 1}"],
+        ["options.minutes=60.0", "options.variety=1"],
         [f"labels=[{','.join(INSTRUMENTS)}]"],
     ],
 )

@@ -72,7 +72,7 @@ _HOMES = {
     "promote_best": "vimss.promote",
     "load_separator": "vimss.model.separator",
     "separate_all": "vimss.model.apply",
-    "separate_file": "vimss.api",
+    "separate_file": "vimss.named_models",
     "VimssError": "vimss.errors",
 }
 """Public name to the module that defines it. None is called like a module: `vimss.search` is always the module."""

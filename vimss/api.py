@@ -11,7 +11,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,13 @@ from vimss.console import err
 from vimss.errors import ConfigError, DataError, TrainingError
 from vimss.evaluate import Evaluation
 from vimss.evaluate.figures import FigureEvaluation
-from vimss.evaluate.players import PlayersEvaluation
 from vimss.experiment import Experiment
 from vimss.model.card import WEIGHTS
 from vimss.model.contexts import motion
 from vimss.model.vision_config import VisionConfig
-from vimss.namer import load_namer
 from vimss.pages.of_clip import write_clip_pages
 from vimss.pages.of_trial import run_files
 from vimss.progress import SoundProgress
-from vimss.promote import resolve_model
 from vimss.runtime import git_commit
 from vimss.search import run
 from vimss.search.checks import check_experiment
@@ -48,7 +44,6 @@ from vimss.search.study import (
     read_study,
     study_folder,
 )
-from vimss.separate import DEFAULTS, InstrumentsFrom, Options, Reports, Separated, folder_name, separate_recording
 from vimss.session import Session
 from vimss.shards import verify, write
 from vimss.shards.manifest import Manifest, open_shards
@@ -382,91 +377,3 @@ def evaluate_experiment(
         )
     evaluations.save_evaluations(study, split, found)
     return found
-
-
-def models_on_shards(
-    session: Session,
-    models: Sequence[str],
-    manifest: Manifest,
-    split: str,
-    note: Callable[[str], None] = lambda sentence: None,
-    instruments_from: Sequence[str] = (),
-) -> evaluations.ModelsOnShards:
-    """Check models (folders, or models:/NAME with or without alias or version) against a split; needs no Ray.
-
-    `instruments_from` are further ones, which name players from pictures: see `instrument_namers`.
-    """
-    namers = instrument_namers(session, instruments_from, note)
-    return evaluations.check_models(_folders_of(session, models, note), manifest, split, namers)
-
-
-def instrument_namers(
-    session: Session, models: Sequence[str], note: Callable[[str], None] = lambda sentence: None
-) -> dict[str, Path]:
-    """The folders of models of the objective `instruments` that look at pictures alone, by the names given.
-
-    ModelError where one is of another kind.
-    """
-    folders = _folders_of(session, models, note)
-    for name, folder in folders.items():
-        load_namer(folder, name)
-    return folders
-
-
-def _folders_of(session: Session, models: Sequence[str], note: Callable[[str], None]) -> dict[str, Path]:
-    return {model: model_folder(resolve_model(session.tracking, model, note), session.tracking) for model in models}
-
-
-def models_on_duos(
-    session: Session,
-    models: Sequence[str],
-    alignment: str,
-    manifest: Manifest,
-    split: str,
-    *,
-    on_progress: Callable[[SoundProgress], None] = lambda progress: None,
-    device: str = "cpu",
-) -> list[PlayersEvaluation]:
-    """Evaluate slots models whose outputs an alignment model assigns to players; models as in `models_on_shards`."""
-    folders = {model: _named_folder(session, model)[1] for model in models}
-    _, of_alignment = _named_folder(session, alignment)
-    return evaluations.evaluate_assigned(manifest, folders, of_alignment, split, on_progress=on_progress, device=device)
-
-
-def _named_folder(
-    session: Session, model: str, note: Callable[[str], None] = lambda sentence: None
-) -> tuple[str, Path]:
-    """The full name and the folder of a model, which is a folder, or models:/NAME with or without alias or version."""
-    resolved = resolve_model(session.tracking, model, note)
-    return resolved, model_folder(resolved, session.tracking) if resolved.startswith("models:/") else Path(resolved)
-
-
-def separate_file(
-    session: Session,
-    file: Path,
-    model: str,
-    instruments: str | InstrumentsFrom = "",
-    out_folder: Path | None = None,
-    references: Path | None = None,
-    *,
-    alignment: str = "",
-    options: Options = DEFAULTS,
-    reports: Reports | None = None,
-) -> Separated:
-    """Separate a recording into stems and a page; without `out_folder`, into a folder of its own in the store.
-
-    `model` is a folder, or models:/NAME with or without alias or version; so are the model that names instruments, and
-    `alignment`, which assigns the outputs of a slots model to players, where they are given.
-    """
-    reports = reports or Reports()
-    if isinstance(instruments, InstrumentsFrom):
-        (folder,) = _folders_of(session, [instruments.name], reports.note).values()
-        instruments = replace(instruments, folder=folder)
-    resolved, folder = _named_folder(session, model, reports.note)
-    options = replace(options, model_name=resolved)
-    if alignment:
-        name, path = _named_folder(session, alignment, reports.note)
-        options = replace(options, alignment=path, alignment_name=name)
-    if out_folder is None:
-        out_folder, options = session.store.stems / folder_name(file), replace(options, numbered=True)
-    return separate_recording(file, folder, out_folder, instruments, references, options=options, reports=reports)

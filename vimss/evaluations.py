@@ -27,6 +27,7 @@ from vimss.evaluate import (
     run_evaluation,
     two_source_spec,
 )
+from vimss.evaluate.assigned import assigned_system
 from vimss.evaluate.figures import (
     FigureEvaluation,
     check_model,
@@ -51,7 +52,7 @@ from vimss.shards.written import check_split
 from vimss.storage import atomic_write
 from vimss.stream.fixed import fixed_set
 from vimss.stream.read import has_part
-from vimss.systems import assigned_system, check_takes_labels, model_system, takes_labels
+from vimss.systems import check_takes_labels, model_system, takes_labels
 from vimss.yaml_files import yaml_in_a_line
 
 AnyEvaluation = TypeVar("AnyEvaluation", Evaluation, FigureEvaluation)

@@ -9,6 +9,7 @@ from typing import Any
 from vimss.config import signature
 from vimss.console import decibel, duration, figure_text, out, print_table, short
 from vimss.evaluate import Evaluation
+from vimss.evaluate.assigned import ORDERS
 from vimss.evaluate.figures import FigureEvaluation
 from vimss.evaluate.pictures import naming
 from vimss.evaluate.players import ROWS, PlayersEvaluation
@@ -18,7 +19,6 @@ from vimss.metrics import CONVENTIONS
 from vimss.search.estimate import Estimate
 from vimss.search.study import Study, TrialRecord, best_of_cell
 from vimss.shards.instruments import INSTRUMENTS
-from vimss.systems import ORDERS
 from vimss.train.config import VALIDATION_SOURCES
 from vimss.train.objectives import OBJECTIVES
 

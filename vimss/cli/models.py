@@ -95,7 +95,7 @@ class Asked:
 
 def _evaluate_models(given: Asked, manifest: Any, split: str, device: Any, place: str) -> list[Any]:
     """Score models on shards, and print adaptations and omissions; by player, if an alignment model assigns slots."""
-    from vimss import api
+    from vimss import named_models
     from vimss.console import show_rate, stage
     from vimss.evaluations import evaluate_models
     from vimss.model.device import device_of_tasks
@@ -106,10 +106,10 @@ def _evaluate_models(given: Asked, manifest: Any, split: str, device: Any, place
             resolved = device_of_tasks(session.place, device)
             with stage(f"evaluation by player on {split} of {manifest.name}") as show_progress:
                 progress = show_rate(show_progress, "parts")
-                return api.models_on_duos(
+                return named_models.models_on_duos(
                     session, given.models, given.alignment, manifest, split, on_progress=progress, device=resolved
                 )
-        checked = api.models_on_shards(session, given.models, manifest, split, _note, given.instruments_from)
+        checked = named_models.models_on_shards(session, given.models, manifest, split, _note, given.instruments_from)
         for sentence in checked.sentences:
             _note(sentence)
         resolved = device_of_tasks(session.place, device)
@@ -121,7 +121,7 @@ def _evaluate_experiment(
     session: Any, experiment: Any, split: str, device: Any, instruments_from: list[str]
 ) -> tuple[Any, list[Any]]:
     """The best trial of all cells, and the evaluations of each cell's best trial, which are kept in the study."""
-    from vimss import api
+    from vimss import api, named_models
     from vimss.console import show_rate, stage
     from vimss.model.device import device_of_tasks
     from vimss.shards.written import check_split
@@ -131,7 +131,7 @@ def _evaluate_experiment(
     check_split(manifest, split)
     study = api.load_study(session, experiment, manifest)
     best = api.best_trial(experiment, study)
-    namers = api.instrument_namers(session, instruments_from, _note)
+    namers = named_models.instrument_namers(session, instruments_from, _note)
     resolved = device_of_tasks(session.place, device)
     with stage(f"evaluation on {split}") as show_progress:
         progress = show_rate(show_progress, "parts")
@@ -228,7 +228,7 @@ def separate(
     With --alignment, the outputs of a slots model become stems of players, named by their places in the picture.
     """
     check_players(instruments, instruments_from, players)
-    from vimss import api
+    from vimss import named_models
     from vimss.console import out, print_json, stage
     from vimss.separate import InstrumentsFrom, Options, Reports
     from vimss.session import open_session
@@ -238,7 +238,7 @@ def separate(
     options = Options(stream, channel, allow_truncated, overwrite, device=device)
     with stage(f"separate {file.name}") as show_progress:
         reports = Reports(show_progress, _note)
-        result = api.separate_file(
+        result = named_models.separate_file(
             session,
             file,
             model,

@@ -19,13 +19,13 @@ from pydantic import Field
 
 from vimss.assign import LEAST_CONFIDENCE
 from vimss.config import Config
+from vimss.evaluate.assigned import AssignedSystem, Order, assigned_system
 from vimss.evaluate.records import Values
 from vimss.evaluate.tasks import Row, Table
 from vimss.intervals import Interval, interval_over_pieces, weighted_mean
 from vimss.metrics import si_sdr_improvement
 from vimss.shards.manifest import Manifest, Shard, open_manifest
 from vimss.stream.scene import Scene, pieces_of
-from vimss.systems import AssignedSystem, Order, assigned_system
 
 ROWS: tuple[Order, ...] = get_args(Order)
 """Of a table of players."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vimss import api
+from vimss import api, named_models
 from vimss.config import to_json
 from vimss.console import SearchLines, ShowProgress, err, show_rate, stage
 from vimss.evaluate import Evaluation
@@ -93,7 +93,7 @@ def run(
             model = f"models:/{experiment.name}/{promotion.version}"
             recording, references = write_recording(manifest, session.store.root / "quickstart")
             reports = Reports(show_progress)
-            separated = api.separate_file(session, recording, model, references=references, reports=reports)
+            separated = named_models.separate_file(session, recording, model, references=references, reports=reports)
     root = session.store.root
     elsewhere = [] if place == "local" else ["--on", place]
     next_steps = {

@@ -7,7 +7,7 @@ So a mistake shows now rather than an hour into the search. Against shards and p
 
 import itertools
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,14 @@ from vimss.experiment import (
     Cell,
     Experiment,
     Scalar,
-    SearchConfig,
     field_type,
     find_experiment,
     read_experiment,
-    sample_values,
     topological_order,
 )
 from vimss.model.config import ModelConfig
-from vimss.train.config import RULES, VALIDATION_SOURCES, keys_with_rules
-from vimss.train.idle import idle_error
+from vimss.search.idle_settings import check_idle, draws_of
+from vimss.train.config import VALIDATION_SOURCES
 from vimss.train.objectives import OBJECTIVES
 
 _MOST_DRAWS = 10_000
@@ -46,7 +44,7 @@ def load_experiment(name: str | Path, overrides: Sequence[str] = (), seed: int |
     overrides = [*([] if seed is None else [f"seed={seed}"]), *overrides]
     experiment = read_experiment(name, overrides)
     _check(experiment)
-    _check_idle(experiment, find_experiment(name), overrides)
+    check_idle(experiment, find_experiment(name), overrides)
     _check_trials(experiment)
     return experiment
 
@@ -114,7 +112,7 @@ def _check_trials(experiment: Experiment) -> None:
     """Trials with equal settings are one trial, so enough different settings must exist."""
     allowed = _count_settings(experiment)
     if not allowed:
-        draw = next(_draws(experiment.tune, experiment.tune))
+        draw = next(draws_of(experiment.tune, experiment.tune))
         try:
             experiment.settings({**experiment.cells()[0].overrides, **draw})
         except ConfigError as error:
@@ -154,7 +152,7 @@ def _count_settings(experiment: Experiment) -> int | float:
     for cell in experiment.cells():
         if not cell.is_control:
             found: set[str] = set()
-            for draw in itertools.islice(_draws(experiment.tune, experiment.tune), _MOST_DRAWS):
+            for draw in itertools.islice(draws_of(experiment.tune, experiment.tune), _MOST_DRAWS):
                 with suppress(ConfigError):  # a draw that goes together in no network becomes no trial
                     found.add(signature(experiment.settings({**cell.overrides, **draw})))
                 if len(found) == experiment.search.trials:
@@ -162,27 +160,6 @@ def _count_settings(experiment: Experiment) -> int | float:
             most = max(most, len(found))
     draws = math.prod(len(axis.choices) for axis in experiment.tune.values())
     return most if draws <= _MOST_DRAWS else math.inf
-
-
-def _draws(axes: Mapping[str, Axis], keys: Collection[str]) -> Iterator[dict[str, Scalar]]:
-    """All combinations of these axes and of those that their `when` names; a range is represented by a few values."""
-    wanted = set(keys)
-    order = list(topological_order(axes))
-    for key in reversed(order):
-        wanted |= set(axes[key].when) if key in wanted else set()
-
-    def extend(draw: dict[str, Scalar], left: Sequence[str]) -> Iterator[dict[str, Scalar]]:
-        if not left:
-            yield draw
-            return
-        key, axis = left[0], axes[left[0]]
-        if all(draw.get(other) in values for other, values in axis.when.items()):
-            for value in sample_values(key, axis):
-                yield from extend({**draw, key: value}, left[1:])
-        else:
-            yield from extend(draw, left[1:])
-
-    return extend({}, [key for key in order if key in wanted])
 
 
 def _check_rung(experiment: Experiment) -> None:
@@ -271,7 +248,7 @@ def _check_tuned(experiment: Experiment, cell: Cell) -> None:
 def _check_budget(experiment: Experiment, cell: Cell) -> None:
     """Reports, warm-up and constant rate must fit a budget; where those are drawn, some draw must be a training."""
     keys = [key for key in experiment.tune if key.startswith("training.") and key.endswith("_seconds")]
-    for draw in _draws(experiment.tune, keys):
+    for draw in draws_of(experiment.tune, keys):
         try:
             experiment.settings({**cell.overrides, **draw})
         except ConfigError as error:
@@ -340,72 +317,3 @@ def _check_alone(experiment: Experiment, overrides: Mapping[str, Scalar]) -> Non
         cause = error.__cause__
         if not isinstance(cause, ValidationError) or any(len(part["loc"]) > 1 for part in cause.errors()):
             raise
-
-
-def _check_idle(experiment: Experiment, path: Path, overrides: Sequence[str]) -> None:
-    """Refuse settings in the file that change no training of the experiment.
-
-    A setting that has become idle only because of a `--set` is allowed.
-    """
-    found = _find_idle(experiment)
-    given = {override.partition("=")[0] for override in overrides}
-    if found and given:
-        try:
-            before = _find_idle(read_experiment(path))
-        except ConfigError:
-            before = {}  # a file that needs its --set
-        found = {where: error for where, error in found.items() if where in before or where in given}
-    for error in found.values():
-        raise error
-
-
-def _find_idle(experiment: Experiment) -> dict[str, ConfigError]:
-    """The settings that are given and change nothing, by their place in the file."""
-    found = {}
-    for where, key, points in _given_settings(experiment):
-        settings = [settings for point in points if (settings := experiment.as_written(point)) is not None]
-        error = idle_error(settings, key, experiment.name, where)
-        if error is not None:
-            found[where] = error
-    for name in experiment.search.model_fields_set if not experiment.tune else ():
-        value = getattr(experiment.search, name)
-        if value != SearchConfig.model_fields[name].default:
-            found[f"search.{name}"] = ConfigError(
-                f"experiment {experiment.name}: search.{name} needs `tune`: without it a cell has one trial",
-                got=f"search.{name}: {value}",
-                fix=f"remove search.{name}, or add `tune`",
-            )
-    return found
-
-
-def _given_settings(experiment: Experiment) -> Iterator[tuple[str, str, list[dict[str, Scalar]]]]:
-    """Each place of a setting that may be idle, its key path, and the overrides under which it applies."""
-    axes, cells = experiment.tune, experiment.cells()
-    for key in keys_with_rules():
-        depends_on = RULES[key].depends_on if key in RULES else ()
-        relevant = {key, *depends_on, *([NETWORK] if key.startswith("model.") else [])} & set(axes)
-        searched = [
-            (draw, {**cell.overrides, **draw})
-            for cell in cells
-            if not cell.is_control
-            for draw in _draws(axes, relevant)
-        ]
-        # A control takes some settings from the best trial.
-        controls = [
-            (cell, {**draw, **cell.overrides})
-            for cell in cells
-            if cell.is_control
-            for draw in _draws(axes, relevant & set(experiment.inherited))
-        ]
-        points = [point for _, point in (*searched, *controls)]
-        yield key, key, [{}, *(point for point in points if key not in point)]
-        if key in experiment.compare:
-            yield f"compare.{key}", key, [point for _, point in searched]
-        if key in axes:
-            yield f"tune.{key}", key, [point for draw, point in searched if key in draw]
-        for first in experiment.search.first_trials:
-            if key in first:
-                yield f"search.first_trials.{key}", key, [{**point, **first} for _, point in searched]
-        for name in experiment.controls:
-            if key in experiment.controls[name]:
-                yield f"controls.{name}.{key}", key, [point for cell, point in controls if cell.name == name]

@@ -317,6 +317,7 @@ class ToldToEnd:
         self.calls = 0
 
     def __call__(self) -> bool:
+        """After each step."""
         self.calls += 1
         drained = self.calls % DRAINED_EVERY == 0 and self.is_drained()
         return drained or self.is_told()
