@@ -23,8 +23,8 @@ from vimss.train.config import (
     has_key,
     idle_settings,
     value_at,
-    without_idle,
 )
+from vimss.train.idle import without_idle
 
 HEAD = "question: q\nexpected: e\nshards: quickstart\n"
 

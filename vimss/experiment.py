@@ -33,10 +33,9 @@ from vimss.train.config import (
     Settings,
     TrainingConfig,
     ValidationConfig,
-    unchecked_settings,
-    without_idle,
 )
 from vimss.train.figure import Figure
+from vimss.train.idle import unchecked_settings, without_idle
 from vimss.train.objectives import figure_of
 from vimss.yaml_files import check_file_name, find_yaml
 

@@ -4,7 +4,7 @@ Budgets, decay and reports count audio seconds, because batch size changes what 
 
 A setting that changes nothing under the others, such as `op` without a `site`, is idle: `RULES` lists them all. A file
 that sets one is refused (see `vimss.experiment`). Where one part of a file makes another idle, such as a control that
-removes the context, `without_idle` drops it, so that equal trainings have equal settings.
+removes the context, `vimss.train.idle.without_idle` drops it, so that equal trainings have equal settings.
 """
 
 import functools
@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, field_validator, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from vimss.config import Config, Rule, key_paths
 from vimss.model.contexts import CONTEXT_KEYS, CONTEXTS, contexts_with
@@ -336,34 +336,6 @@ def describe_idle(settings: Settings, key: str) -> str:
     return f"{key}: {value_at(settings, key)} with {others}"
 
 
-def unchecked_settings(content: Mapping[str, Any]) -> Settings | None:
-    """Settings from plain groups without the check for idle ones; None if a group is invalid by itself."""
-    try:
-        return Settings.model_construct(
-            model=BY_NETWORK.parse(content.get("model", {})),
-            mixing=MixingConfig.model_validate(content.get("mixing", {})),
-            training=TrainingConfig.model_validate(content.get("training", {})),
-            seed=content.get("seed", 0),
-            objective=content.get("objective", Settings.model_fields["objective"].default),
-            instruments=InstrumentsConfig.model_validate(content.get("instruments", {})),
-            alignment=AlignmentConfig.model_validate(content.get("alignment", {})),
-        )
-    except ValidationError:
-        return None
-
-
-def without_idle(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The same plain groups without idle settings: equal trainings, equal settings."""
-    settings = unchecked_settings(content)
-    if settings is None or settings.objective not in _objectives():
-        return dict(content)  # parsing it names the error
-    kept = dict(content)
-    for key in idle_settings(settings):
-        kept = _without(kept, key.split("."))
-    changes = settings.model.canonical()
-    return {**kept, "model": {**kept["model"], **changes}} if changes else kept
-
-
 def has_key(settings: Settings, key: str) -> bool:
     """Whether the setting exists: those of `model` depend on the network."""
     value: Any = settings
@@ -390,16 +362,6 @@ def default_of(key: str, settings: Settings | None = None) -> Any:
     group = value_at(settings, ".".join(groups)) if groups else settings
     field = type(group).model_fields[last]
     return field.get_default(call_default_factory=True, validated_data=group.__dict__)
-
-
-def _without(content: Mapping[str, Any], path: list[str]) -> dict[str, Any]:
-    first, *rest = path
-    kept = dict(content)
-    if rest:
-        kept[first] = _without(dict(kept[first]), rest)
-    else:
-        del kept[first]
-    return kept
 
 
 @functools.cache

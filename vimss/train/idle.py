@@ -6,14 +6,32 @@
 `vimss.train.config.RULES` makes a setting idle whatever the data is; this module adds the shards and the place.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
 
 from vimss.errors import ConfigError
+from vimss.model.networks import BY_NETWORK
 from vimss.runtime import Place
 from vimss.shards.manifest import Manifest
 from vimss.shards.recipe import Recipe
-from vimss.train.config import Settings, deciding_keys, default_of, describe_idle, has_key, is_idle, rule_at, value_at
+from vimss.stream.config import MixingConfig
+from vimss.train.config import (
+    Settings,
+    TrainingConfig,
+    deciding_keys,
+    default_of,
+    describe_idle,
+    has_key,
+    idle_settings,
+    is_idle,
+    rule_at,
+    value_at,
+)
+from vimss.train.objective_settings import AlignmentConfig, InstrumentsConfig
+from vimss.train.objectives import OBJECTIVES
 
 
 def idle_error(trainings: Sequence[Settings], key: str, experiment: str, where: str) -> ConfigError | None:
@@ -84,3 +102,41 @@ def check_uses(trainings: Sequence[Settings], origin: str, manifest: Manifest, p
         found = [use.idle_because(settings, manifest.recipe, place) for settings in set_in]
         if found and all(found):
             raise ConfigError(f"{origin}: {key} needs {use.needs}", got=found[0], fix=use.fix)
+
+
+def unchecked_settings(content: Mapping[str, Any]) -> Settings | None:
+    """Settings from plain groups without the check for idle ones; None if a group is invalid by itself."""
+    try:
+        return Settings.model_construct(
+            model=BY_NETWORK.parse(content.get("model", {})),
+            mixing=MixingConfig.model_validate(content.get("mixing", {})),
+            training=TrainingConfig.model_validate(content.get("training", {})),
+            seed=content.get("seed", 0),
+            objective=content.get("objective", Settings.model_fields["objective"].default),
+            instruments=InstrumentsConfig.model_validate(content.get("instruments", {})),
+            alignment=AlignmentConfig.model_validate(content.get("alignment", {})),
+        )
+    except ValidationError:
+        return None
+
+
+def without_idle(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The same plain groups without idle settings: equal trainings, equal settings."""
+    settings = unchecked_settings(content)
+    if settings is None or settings.objective not in OBJECTIVES:
+        return dict(content)  # parsing it names the error
+    kept = dict(content)
+    for key in idle_settings(settings):
+        kept = _without(kept, key.split("."))
+    changes = settings.model.canonical()
+    return {**kept, "model": {**kept["model"], **changes}} if changes else kept
+
+
+def _without(content: Mapping[str, Any], path: list[str]) -> dict[str, Any]:
+    first, *rest = path
+    kept = dict(content)
+    if rest:
+        kept[first] = _without(dict(kept[first]), rest)
+    else:
+        del kept[first]
+    return kept
