@@ -86,7 +86,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class Asked:
-    """What is evaluated without an experiment."""
+    """The models to evaluate where no experiment is given."""
 
     models: list[str]
     instruments_from: list[str]

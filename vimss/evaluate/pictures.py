@@ -36,12 +36,12 @@ _OF_CONTEXT = {
 
 @dataclass(frozen=True)
 class Trained:
-    """What a row of a table was trained as."""
+    """How the model of a row was trained."""
 
     settings: Mapping[str, Any]
     """By key path, all that distinguish one training from another; the seed does not."""
     context: str
-    """What the network is conditioned on; empty where on nothing."""
+    """Name of the context; empty where there is none."""
     seed: int = 0
     """Of two controls the one with the same seed is taken."""
     label_row: str = ""
@@ -58,7 +58,7 @@ class Trained:
 
     @property
     def looks(self) -> bool:
-        """Whether it is shown players."""
+        """Whether it takes views of players."""
         return bool(self.namer) or (self.context != "" and CONTEXTS[self.context].uses_players)
 
     def is_control_of(self, other: "Trained") -> bool:
