@@ -380,8 +380,7 @@ def evaluate_experiment(
         )
         found = evaluations.claims_of_experiment(scored, experiment, best, namers)
     else:
-        found = evaluations.evaluate_by_figure(
-            manifest, trained, split, experiment.objective, on_progress=on_progress, device=device
-        )
+        models = evaluations.ModelsOnSplit(manifest, trained, split, device, on_progress)
+        found = evaluations.evaluate_by_figure(models, experiment.objective)
     evaluations.save_evaluations(study, split, found)
     return found
