@@ -7,6 +7,7 @@
 Each stage has its own module, which does not know the later stages; these functions combine them.
 """
 
+import functools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -102,22 +103,29 @@ def write_features(
     every: float = 0.0,
 ) -> Folder:
     """Compute the vision features of a recipe's shards, beside them; return their folder."""
-    folder = write.shards_folder(recipe, recipe_name(name), session.store)
-    manifest = open_shards(folder, session.store)
-    total = len(manifest.shards)
-    return features.write_features(
-        manifest, vision, device, lambda done: show_progress(f"{done} of {total} shards"), every
-    )
+    compute = functools.partial(features.write_features, vision=vision, device=device, every=every)
+    return _write_computed(session, name, recipe, compute, show_progress)
 
 
 def write_motion(
     session: Session, name: str | Path, recipe: Recipe, show_progress: Callable[[str], None] = lambda _: None
 ) -> Folder:
     """Compute the motion in the pictures of a recipe's shards, beside them; return its folder."""
+    return _write_computed(session, name, recipe, motion.write_motion, show_progress)
+
+
+def _write_computed(
+    session: Session,
+    name: str | Path,
+    recipe: Recipe,
+    compute: Callable[..., Folder],
+    show_progress: Callable[[str], None],
+) -> Folder:
+    """Compute something beside a recipe's shards; `compute` takes them, and `on_done` for the number that are done."""
     folder = write.shards_folder(recipe, recipe_name(name), session.store)
     manifest = open_shards(folder, session.store)
     total = len(manifest.shards)
-    return motion.write_motion(manifest, lambda done: show_progress(f"{done} of {total} shards"))
+    return compute(manifest, on_done=lambda done: show_progress(f"{done} of {total} shards"))
 
 
 def experiment_recipe(experiment: Experiment) -> Recipe:
@@ -372,8 +380,7 @@ def evaluate_experiment(
         )
         found = evaluations.claims_of_experiment(scored, experiment, best, namers)
     else:
-        found = evaluations.evaluate_by_figure(
-            manifest, trained, split, experiment.objective, on_progress=on_progress, device=device
-        )
+        models = evaluations.ModelsOnSplit(manifest, trained, split, device, on_progress)
+        found = evaluations.evaluate_by_figure(models, experiment.objective)
     evaluations.save_evaluations(study, split, found)
     return found

@@ -162,18 +162,30 @@ def _with_named(trained: Mapping[str, Trained], namers: Mapping[str, Path]) -> d
     return {**trained, **named}
 
 
-def evaluate_by_figure(
-    manifest: Manifest,
-    models: Mapping[str, str | Path],
-    split: str,
-    objective: str,
-    *,
-    on_progress: Callable[[SoundProgress], None] = lambda progress: None,
-    device: str = "cpu",
-) -> list[FigureEvaluation]:
-    """Judge models (name to folder) of an objective that does not separate by its figure, as tasks of Ray.
+@dataclass(frozen=True)
+class ModelsOnSplit:
+    """Models, by name, to evaluate on a split as tasks of Ray."""
 
-    The last row is the constant guess.
+    manifest: Manifest
+    folders: Mapping[str, Path]
+    split: str
+    device: str = "cpu"
+    """Of the models in the tasks."""
+    on_progress: Callable[[SoundProgress], None] = lambda progress: None
+
+    @property
+    def table(self) -> Table:
+        """What all rows share."""
+        return Table(self.manifest.folder, self.split)
+
+    @property
+    def rows(self) -> list[Row]:
+        """A row per model."""
+        return [Row(name, folder.absolute(), device=self.device) for name, folder in self.folders.items()]
+
+
+def evaluate_by_figure(models: ModelsOnSplit, objective: str) -> list[FigureEvaluation]:
+    """Judge models of an objective that does not separate by its figure. The last row is the constant guess.
 
     Raises:
         ConfigError: There is no such split.
@@ -181,32 +193,24 @@ def evaluate_by_figure(
         ModelError: A model is of another objective, or of other labels or another rate than the shards.
 
     """
+    manifest, split = models.manifest, models.split
     check_split(manifest, split)
-    folders = {name: Path(folder).absolute() for name, folder in models.items()}
-    for name, folder in folders.items():
+    for name, folder in models.folders.items():
         check_model(folder, name, objective, manifest)
     # Draw it once, before the tasks read it at the same time.
     spec = figure_spec(manifest, split, objective)
     fixed_set(manifest, spec)
-    table, seconds = Table(manifest.folder, split), spec.samples / manifest.recipe.sample_rate
-    tasks = [figure_tasks(table, Row(name, folder, device=device), seconds) for name, folder in folders.items()]
+    seconds = spec.samples / manifest.recipe.sample_rate
+    tasks = [figure_tasks(models.table, row, seconds) for row in models.rows]
     found = [
         evaluation_by_figure(parts, objective, manifest, split)
-        for parts in _in_parallel(examine_mixtures, tasks, on_progress)
+        for parts in _in_parallel(examine_mixtures, tasks, models.on_progress)
     ]
     return [*found, constant_guess(found[0], manifest)]
 
 
-def evaluate_assigned(
-    manifest: Manifest,
-    models: Mapping[str, str | Path],
-    alignment: Path,
-    split: str,
-    *,
-    on_progress: Callable[[SoundProgress], None] = lambda progress: None,
-    device: str = "cpu",
-) -> list[PlayersEvaluation]:
-    """Evaluate slots models (name to folder) on whole pieces by player, as tasks of Ray; `alignment` is a folder.
+def evaluate_assigned(models: ModelsOnSplit, alignment: Path) -> list[PlayersEvaluation]:
+    """Evaluate slots models on whole pieces by player; `alignment` is the folder of the model that assigns the slots.
 
     Raises:
         ConfigError: There is no such split.
@@ -215,14 +219,12 @@ def evaluate_assigned(
             another objective.
 
     """
+    manifest, split = models.manifest, models.split
     check_split(manifest, split)
-    folders = {name: Path(folder).absolute() for name, folder in models.items()}
-    for name, folder in folders.items():
+    for name, folder in models.folders.items():
         assigned_system(folder, alignment, manifest, name)
-    table = Table(manifest.folder, split)
-    rows = [Row(name, folder, device=device) for name, folder in folders.items()]
-    tasks = [players_tasks(table, row, alignment.absolute(), manifest) for row in rows]
-    found = [joined_players(parts, split) for parts in _in_parallel(evaluate_players, tasks, on_progress)]
+    tasks = [players_tasks(models.table, row, alignment.absolute(), manifest) for row in models.rows]
+    found = [joined_players(parts, split) for parts in _in_parallel(evaluate_players, tasks, models.on_progress)]
     if not found[0].pieces:
         raise DataError(
             f"the split '{split}' of '{manifest.name}' must have pieces of two or more players that sound",

@@ -63,7 +63,9 @@ class TrainingConfig(Config):
         1.0, ge=0, description="weight of outputs whose target is silence, in the snr and si_sdr losses"
     )
     precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="bfloat16: autocast, refused if the device has no bfloat16 units"
+        "float32",
+        description="float32: on NVIDIA GPUs with TF32 in convolutions, as PyTorch has it; bfloat16: autocast, refused "
+        "if the device has no bfloat16 units",
     )
     compile: Literal["off", "compile", "cuda_graphs"] = Field(
         "off", description="compile: torch.compile; cuda_graphs: torch.compile with CUDA graphs, on GPUs only"
