@@ -5,7 +5,7 @@
 40 minutes of chamber music, 8 kHz, 80 pixels, 25 pictures a second. Figures are means over players with 95 % intervals
 over pieces, one column per seed of the training. Shards and trained networks are kept in the folder.
 
-Sections: motion, alignment, duos, shuffled.
+Sections: motion, alignment, duos, shuffled, motion_queries.
 """
 
 import argparse
@@ -25,12 +25,16 @@ from in_step import (
     Score,
     accuracy_by_pair,
     accuracy_by_player,
+    bits_by_player,
     fitted,
     in_the_mixture,
+    of_other_pieces,
     pairs_of,
     parts_of,
     with_crosstalk,
 )
+from motion_queries import motion_queries
+from scipy.special import stdtrit
 
 from vimss.api import experiment_recipe
 from vimss.config import signature
@@ -40,8 +44,8 @@ from vimss.runtime import load_place, ray_running
 from vimss.search.consistency import load_experiment
 from vimss.shards.cache import FEATURES
 from vimss.shards.computed import available_features
-from vimss.shards.manifest import Manifest
-from vimss.shards.write import write_shards
+from vimss.shards.manifest import MANIFEST, Manifest, open_shards
+from vimss.shards.write import shards_folder, write_shards
 from vimss.storage import Store
 from vimss.train.loop import Training, train
 from vimss.train.objectives.alignment_network import AlignmentNetwork
@@ -54,6 +58,15 @@ CROSSTALK = (0.0, 0.3, 0.85)
 
 NO_RESTS = 0.97
 """Share of a window in which both players sound where neither rests."""
+
+UNSEEN = ("test", "valid", "promote", "test_unseen_style", "test_unseen_timbres")
+"""Splits without a piece that was trained on; no training was stopped early by what it gave on `valid`."""
+
+SHUFFLED_SEEDS = 8
+"""At least so many trainings with shuffled pictures."""
+
+UNTRAINED = 32
+"""Networks without training."""
 
 Values = Mapping[Source, float]
 """Of each player, or pair of players, in each piece."""
@@ -69,8 +82,12 @@ class Bench:
     def shards(self, *changes: str) -> Manifest:
         """Those of experiments/alignment.yaml, with changes; their motion is beside them."""
         recipe = experiment_recipe(load_experiment("alignment", [f"recipe.{change}" for change in changes]))
+        store = Store(self.folder / "store").make()
+        folder = shards_folder(recipe, "chamber", store)
+        if MANIFEST in folder.sizes() and FOLDER in available_features(open_shards(folder, store)):
+            return open_shards(folder, store)
         with ray_running(load_place("local")):
-            manifest = write_shards(recipe, "chamber", Store(self.folder / "store").make())
+            manifest = write_shards(recipe, "chamber", store)
             if FOLDER not in available_features(manifest):
                 begin = time.perf_counter()
                 write_motion(manifest)
@@ -79,6 +96,18 @@ class Bench:
 
     def network(self, seed: int, *changes: str) -> AlignmentNetwork:
         """experiments/alignment.yaml trained with this seed, on one core."""
+        network = load_network(self.alignment_folder(seed, *changes))
+        assert isinstance(network, AlignmentNetwork), "the network of this objective"
+        return network.eval()
+
+    def untrained(self, seed: int) -> AlignmentNetwork:
+        """The same network with new weights."""
+        torch.manual_seed(seed)
+        settings, recipe = load_experiment("alignment").settings(), self.shards().recipe
+        return AlignmentNetwork(settings, recipe.labels, recipe.sample_rate).eval()
+
+    def alignment_folder(self, seed: int, *changes: str) -> Path:
+        """The folder of such a network, which is trained where it is missing."""
         experiment, manifest = load_experiment("alignment", changes, seed), self.shards()
         settings = experiment.settings()
         folder = self.folder / "vision" / f"alignment-{signature(settings, manifest.digest)}"
@@ -87,9 +116,7 @@ class Bench:
             network = train(Training(settings, manifest, experiment.validation), _print_report)
             print(f"seed {seed} {' '.join(changes)}: trained in {time.process_time() - begin:.0f} CPU s", flush=True)
             save_network(folder, network, {})
-        network = load_network(folder)
-        assert isinstance(network, AlignmentNetwork), "the network of this objective"
-        return network.eval()
+        return folder
 
     @cached_property
     def networks(self) -> list[Score]:
@@ -169,12 +196,46 @@ def duos(bench: Bench) -> None:
 
 
 def shuffled(bench: Bench) -> None:
-    """Trained with pictures of others: chance, 0.45 to 0.55, at every length."""
-    _print_header(bench)
-    test = parts_of(bench.shards(), "test")
-    scores = [Learned(bench.network(seed, "mixing.shuffle_pictures=true")) for seed in bench.seeds]
+    """Trained with pictures of others: the sound alone must not give the right window away, at any length."""
+    print(
+        "\nFilters that learned nothing follow motion or its opposite, as the seed has it: seeds differ more than\n"
+        "pieces do. Shown the motion of another piece, a network has the sound alone to choose by. Bits: what it says\n"
+        "of each choice, 1 where it is sure and right; an accuracy counts the smallest difference like the largest."
+    )
+    seeds = [*bench.seeds, *(seed for seed in range(SHUFFLED_SEEDS) if seed not in bench.seeds)]
+    scores = [Learned(bench.network(seed, "mixing.shuffle_pictures=true")) for seed in seeds]
+    untrained = [Learned(bench.untrained(seed)) for seed in range(UNTRAINED)]
+    parts = [part for split in UNSEEN for part in parts_of(bench.shards(), split)]
+    print(f"\n| | {' | '.join(f'seed {seed}' for seed in seeds)} | all seeds | must reach |")
+    print(f"|{'---|' * (len(seeds) + 3)}")
     for seconds in LEAST:
-        print_row(f"{seconds:g} s", partial(accuracy_by_player, parts=test, seconds=seconds), scores, "0.45 to 0.55")
+        own = partial(accuracy_by_player, parts=parts, seconds=seconds)
+        print_seeds(f"own motion, {seconds:g} s", own, scores, "")
+        others = partial(own, shown=of_other_pieces(parts))
+        print_seeds(f"motion of another piece, {seconds:g} s", others, scores, "0.45 to 0.55")
+        print_seeds(
+            f"bits, own motion, {seconds:g} s", partial(bits_by_player, parts=parts, seconds=seconds), scores, ""
+        )
+        spread = np.sort([np.mean(list(own(score).values())) for score in untrained])
+        low, middle, high = np.quantile(spread, (0.05, 0.5, 0.95))
+        print(f"{UNTRAINED} networks without training, own motion: {middle:.2f}, 90 % of them {low:.2f} to {high:.2f}")
+
+
+def print_seeds(what: str, measure: Callable[[Score], Values], scores: Sequence[Score], least: str) -> None:
+    """One line per row of the table: each seed, and all of them, where both seeds and pieces are drawn by chance."""
+    found = [measure(score) for score in scores]
+    print(f"| {what} | {' | '.join(with_interval(values) for values in found)} | {over_seeds(found)} | {least} |")
+
+
+def over_seeds(found: Sequence[Values]) -> str:
+    """The mean over seeds and pieces, with a 95 % interval that has the variance of both."""
+    pieces = sorted({piece for piece, _ in found[0]})
+    table = np.array(
+        [[np.mean([v for (of, _), v in values.items() if of == piece]) for piece in pieces] for values in found]
+    )
+    error = sum(table.mean(axis).var(ddof=1) / table.shape[1 - axis] for axis in (0, 1)) ** 0.5
+    half = stdtrit(len(found) - 1, 0.975) * error
+    return f"{table.mean():.3f} ({table.mean() - half:.3f} to {table.mean() + half:.3f})"
 
 
 def _print_header(bench: Bench, *more: str) -> None:
@@ -190,7 +251,13 @@ def _print_gains(values: Sequence[Values], networks: int) -> None:
         print(f"| above {name} | {listed} | | | above 0 |", flush=True)
 
 
-SECTIONS = {"motion": motion, "alignment": alignment, "duos": duos, "shuffled": shuffled}
+SECTIONS: dict[str, Callable[[Bench], None]] = {
+    "motion": motion,
+    "alignment": alignment,
+    "duos": duos,
+    "shuffled": shuffled,
+    "motion_queries": motion_queries,
+}
 
 
 def main() -> None:
