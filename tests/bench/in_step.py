@@ -10,7 +10,7 @@ of their vectors. All choices are between two sounds for a motion, or between tw
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -74,13 +74,17 @@ class Learned:
 
     network: AlignmentNetwork
     correlates = False
+    known: dict[Part, Vectors] = field(default_factory=dict, compare=False, repr=False)
+    """Windows of all lengths are cut from the same vectors."""
 
     @torch.no_grad()
     def vectors(self, part: Part) -> Vectors:
         """Those of the network."""
-        sound, motion = torch.from_numpy(part.sound)[None, None], torch.from_numpy(part.motion)[None]
-        heard, seen = self.network.vectors(sound, motion)
-        return heard[0], seen[0]
+        if part not in self.known:
+            sound, motion = torch.from_numpy(part.sound)[None, None], torch.from_numpy(part.motion)[None]
+            heard, seen = self.network.vectors(sound, motion)
+            self.known[part] = heard[0], seen[0]
+        return self.known[part]
 
 
 @dataclass(frozen=True)
