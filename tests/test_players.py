@@ -8,7 +8,7 @@ from small_separator import build
 
 from vimss import report
 from vimss.errors import ConfigError, DataError, ModelError
-from vimss.evaluate import Row, Table
+from vimss.evaluate import Row, Table, score_mixtures, two_source_mixtures
 from vimss.evaluate.assigned import AssignedSystem, assigned_system
 from vimss.evaluate.players import (
     PieceScore,
@@ -18,10 +18,11 @@ from vimss.evaluate.players import (
     players_tasks,
     score_players,
 )
+from vimss.metrics import si_sdr_improvement
 from vimss.model.separator import save_separator
 from vimss.storage import Store
-from vimss.stream.scene import pieces_of
-from vimss.systems import ModelSystem, System
+from vimss.stream.scene import pieces_of, scene_of
+from vimss.systems import ModelSystem, System, baseline_systems
 
 
 class TrueSlots(ModelSystem):
@@ -83,6 +84,34 @@ def test_the_picture_gives_the_order_of_the_oracle_and_the_swapped_picture_the_o
         assert score.right and score.confidence > 0.9 and score.players == ("vn 1", "vn 2")
         assert gains["picture"] == gains["oracle"] and min(gains["picture"]) > 10
         assert max(gains["swapped picture"]) < -10
+
+
+def test_in_a_mixture_of_two_equal_players_each_of_them_is_scored(shards, system):
+    (oracle,) = baseline_systems(shards, ["oracle ratio mask"])
+    for one in (system.model, oracle):
+        for score in score_mixtures(one, shards, "test", numbers=range(3)):
+            assert score.labels == ("vn 1", "vn 2") and min(score.si_sdr_improvement) > 4
+
+
+def test_a_system_of_labels_has_one_output_for_both_of_them_and_no_contrast(shards):
+    for name in ("mixture", "Wiener filter per label", "Wiener filter, all labels"):
+        (baseline,) = baseline_systems(shards, [name])
+        (score,) = score_mixtures(baseline, shards, "test", numbers=range(1))
+        assert len(score.si_sdr_improvement) == 2 and score.label_contrast == ()
+        assert score.si_sdr_improvement == pytest.approx((0, 0), abs=3)
+
+
+def test_a_network_queried_by_motion_is_scored_with_the_right_motion_and_with_that_of_the_other_player(shards):
+    separator = build(torch.float32, outputs="queries", context="motion", site="decoder")
+    separator.labels = ("vn", "va")
+    network = ModelSystem(separator, "motion", features="motion-1")
+    (score,) = score_mixtures(network, shards, "test", numbers=range(1))
+    assert score.labels == ("vn 1", "vn 2") and len(score.label_contrast) == 2
+    (scene,) = (scene_of(mixture, "0", by_player=True) for mixture in two_source_mixtures(network, shards, "test", [0]))
+    first, second = network(scene, ["vn 1", "vn 2"])
+    of_first = scene.mixture, scene.references["vn 1"]
+    assert score.si_sdr_improvement[0] == pytest.approx(si_sdr_improvement(*of_first, first, 8000))
+    assert score.other_picture[0] == pytest.approx(si_sdr_improvement(*of_first, second, 8000))
 
 
 def test_a_system_gives_the_slots_of_the_players_that_are_asked_for(system, pieces):

@@ -47,6 +47,8 @@ CONVENTIONS = {
     "(... to ...)": "95 % interval over pieces: the figure plus and minus Student's t with pieces - 1 degrees of "
     "freedom times the standard error of a bootstrap that draws whole pieces; a mixture of two pieces counts as often "
     "as both are drawn; none where everything hangs on one piece",
+    "equal labels": "in a mixture of two players of one label each of them is a source; a system that has one output "
+    "for both is scored with it twice, and its contrast is not defined there",
     "slots": "an oracle assigns outputs that have no order, by the permutation with the best mean SI-SDRi over the "
     "whole recording; a source beyond the number of slots takes the slot that fits it best; contrast and absent level "
     "are not defined",
