@@ -267,7 +267,9 @@ def _in_parallel(
     run: Callable[[Any], Any], tasks: Sequence[Sequence[Any]], on_progress: Callable[[SoundProgress], None]
 ) -> list[list[Any]]:
     """The parts of each row from its tasks, which run on the cores of Ray."""
-    flat = [task for of_row in tasks for task in of_row]
+    # The first task of every row, then the second: rows score a piece one after the other, and share what they can.
+    places = sorted((place, row) for row, of_row in enumerate(tasks) for place in range(len(of_row)))
+    flat = [tasks[row][place] for place, row in places]
     total, done, seconds = sum(task.seconds for task in flat), 0, 0.0
 
     def count(part: Any) -> None:
@@ -277,8 +279,9 @@ def _in_parallel(
 
     start_ray()
     on_progress(SoundProgress(0, len(flat), 0.0, 0.0))
-    parts = iter(parallel_map(run, flat, count, lambda task: gpu_share(task.row.device)))
-    return [[next(parts) for _ in of_row] for of_row in tasks]
+    parts = parallel_map(run, flat, count, lambda task: gpu_share(task.row.device))
+    found = dict(zip(places, parts, strict=True))
+    return [[found[place, row] for place in range(len(of_row))] for row, of_row in enumerate(tasks)]
 
 
 @dataclass(frozen=True)

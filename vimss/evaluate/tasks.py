@@ -20,6 +20,9 @@ from vimss.systems import BaselineSystem, System, baseline_systems, model_system
 MIXTURES_AT_ONCE = 16
 """Two-source mixtures of one task: several cores can share those of one system."""
 
+MIXTURES_WITH_PICTURES_AT_ONCE = 32
+"""The same where players are named: each task decodes the pictures of all clips that its mixtures are from."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -81,7 +84,8 @@ def evaluation_tasks(table: Table, row: Row, manifest: Manifest, whole_pieces: b
     """One row in parts for the cores, pieces first: they are longer. A piece lies in one shard."""
     count = count_mixtures(manifest, table.split)
     shards = manifest.of_split(table.split) if whole_pieces and row.whole_pieces else ()
-    numbers = [range(first, min(first + MIXTURES_AT_ONCE, count)) for first in range(0, count, MIXTURES_AT_ONCE)]
+    at_once = MIXTURES_AT_ONCE if row.named_by is None else MIXTURES_WITH_PICTURES_AT_ONCE
+    numbers = [range(first, min(first + at_once, count)) for first in range(0, count, at_once)]
     pieces = [EvaluationTask(table, row, None, shard) for shard in shards]
     return [*pieces, *(EvaluationTask(table, row, some, None) for some in numbers)]
 
