@@ -146,7 +146,12 @@ def resolve_models(session: Session, experiment: Experiment) -> Experiment:
         return f"{folder_of(model)}/{WEIGHTS}" if model.startswith("models:/") else model
 
     resolved = experiment.with_values("training.start_from", folder_of)
-    return resolved.with_values("model.vision.weights", file_of)
+    resolved = resolved.with_values("model.vision.weights", file_of)
+    systems = {
+        name: system.model_copy(update={"instruments_from": folder_of(system.instruments_from)})
+        for name, system in experiment.systems.items()
+    }
+    return resolved.model_copy(update={"systems": systems})
 
 
 def load_shards(session: Session, experiment: Experiment) -> Manifest:
@@ -368,17 +373,19 @@ def evaluate_experiment(
     """Evaluate the best trial of each cell on a split, and keep the table in the study.
 
     Separators are evaluated by their stems, beside the untrained systems; networks that do not separate by the figure
-    of their objective, beside a constant guess. `namers`, from `instrument_namers`, name players from pictures, by
-    which separators that are conditioned on labels are asked too.
+    of their objective, beside a constant guess. `namers`, from `instrument_namers`, name players from pictures, for
+    further rows of separators that are conditioned on labels, beside those under `systems` of the experiment.
     """
     best = best_trials(experiment, study)
     trained = {name: trial.folder / "model" for name, trial in best.items()}
     found: list[Evaluation] | list[FigureEvaluation]
     if OBJECTIVES[experiment.objective].separates:
+        named = evaluations.named_rows(evaluations.model_rows(trained, device=device), namers or {}, manifest, split)
+        named += evaluations.system_rows(experiment, study, trained)
         scored = evaluations.evaluate_systems(
-            manifest, trained, split, on_progress=on_progress, device=device, namers=namers
+            manifest, trained, split, on_progress=on_progress, device=device, named=named
         )
-        found = evaluations.claims_of_experiment(scored, experiment, best, namers)
+        found = evaluations.claims_of_experiment(scored, experiment, best, named)
     else:
         models = evaluations.ModelsOnSplit(manifest, trained, split, device, on_progress)
         found = evaluations.evaluate_by_figure(models, experiment.objective)

@@ -295,14 +295,9 @@ def named_system(
     return NamedSystem(inner, name, load_namer(path, named_by), tuple(names or manifest.recipe.labels))
 
 
-def takes_labels(separator: Separator) -> bool:
-    """Whether a separator is conditioned on labels."""
-    return separator.interface.is_conditioned and not separator.interface.uses_players
-
-
 def check_takes_labels(separator: Separator, name: str) -> None:
     """ModelError unless a separator is conditioned on labels, and so can be asked by those that players are named."""
-    if not takes_labels(separator):
+    if not separator.interface.takes_labels:
         is_conditioned = separator.interface.is_conditioned
         raise ModelError(
             f"the model '{name}' must be conditioned on labels, to be asked by the instruments that pictures name",
