@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from vimss.assign import check_slots
 from vimss.baselines import BASELINES
 from vimss.config import parse_config
-from vimss.errors import DataError
 from vimss.evaluate import (
     Evaluation,
     Row,
@@ -38,7 +38,7 @@ from vimss.evaluate.figures import (
     figure_tasks,
 )
 from vimss.evaluate.pictures import Trained, named_by, trained_as, trained_model, with_claims
-from vimss.evaluate.players import PlayersEvaluation, evaluate_players, joined_players, players_tasks
+from vimss.evaluate.players import PlayersEvaluation, check_pieces, evaluate_players, joined_players, players_tasks
 from vimss.experiment import Experiment
 from vimss.model.device import gpu_share
 from vimss.model.fit import Fit, fit_models
@@ -209,27 +209,22 @@ def evaluate_assigned(
     """Evaluate slots models (name to folder) on whole pieces by player, as tasks of Ray; `alignment` is a folder.
 
     Raises:
-        ConfigError: There is no such split.
+        ConfigError: There is no such split, or a model has fewer slots than a piece has players.
         DataError: The shards do not hold it or the motion of its players, or no piece has two players that sound.
         ModelError: A model has no slots, or is of another rate or other labels than the shards; or `alignment` is of
             another objective.
 
     """
     check_split(manifest, split)
+    players = check_pieces(manifest, split)
     folders = {name: Path(folder).absolute() for name, folder in models.items()}
     for name, folder in folders.items():
-        assigned_system(folder, alignment, manifest, name)
+        system = assigned_system(folder, alignment, manifest, name)
+        check_slots(system.model.separator.config.slots, players)
     table = Table(manifest.folder, split)
     rows = [Row(name, folder, device=device) for name, folder in folders.items()]
     tasks = [players_tasks(table, row, alignment.absolute(), manifest) for row in rows]
-    found = [joined_players(parts, split) for parts in _in_parallel(evaluate_players, tasks, on_progress)]
-    if not found[0].pieces:
-        raise DataError(
-            f"the split '{split}' of '{manifest.name}' must have pieces of two or more players that sound",
-            got="none",
-            fix="use shards of duos, such as `vimss shard duos`",
-        )
-    return found
+    return [joined_players(parts, split) for parts in _in_parallel(evaluate_players, tasks, on_progress)]
 
 
 def _in_parallel(

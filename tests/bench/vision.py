@@ -5,7 +5,7 @@
 40 minutes of chamber music, 8 kHz, 80 pixels, 25 pictures a second. Figures are means over players with 95 % intervals
 over pieces, one column per seed of the training. Shards and trained networks are kept in the folder.
 
-Sections: motion, alignment, duos, shuffled.
+Sections: motion, alignment, duos, shuffled, slots.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from in_step import (
     parts_of,
     with_crosstalk,
 )
+from slots import slots
 
 from vimss.api import experiment_recipe
 from vimss.config import signature
@@ -40,8 +41,8 @@ from vimss.runtime import load_place, ray_running
 from vimss.search.consistency import load_experiment
 from vimss.shards.cache import FEATURES
 from vimss.shards.computed import available_features
-from vimss.shards.manifest import Manifest
-from vimss.shards.write import write_shards
+from vimss.shards.manifest import MANIFEST, Manifest, open_shards
+from vimss.shards.write import shards_folder, write_shards
 from vimss.storage import Store
 from vimss.train.loop import Training, train
 from vimss.train.objectives.alignment_network import AlignmentNetwork
@@ -69,16 +70,21 @@ class Bench:
     def shards(self, *changes: str) -> Manifest:
         """Those of experiments/alignment.yaml, with changes; their motion is beside them."""
         recipe = experiment_recipe(load_experiment("alignment", [f"recipe.{change}" for change in changes]))
+        store = Store(self.folder / "store").make()
+        there = shards_folder(recipe, "chamber", store)
+        if MANIFEST in there.sizes():
+            manifest = open_shards(there, store)
+            if FOLDER in available_features(manifest):
+                return manifest
         with ray_running(load_place("local")):
-            manifest = write_shards(recipe, "chamber", Store(self.folder / "store").make())
-            if FOLDER not in available_features(manifest):
-                begin = time.perf_counter()
-                write_motion(manifest)
-                print(f"motion of {_seconds(manifest) / 60:.0f} minutes took {time.perf_counter() - begin:.0f} s")
+            manifest = write_shards(recipe, "chamber", store)
+            begin = time.perf_counter()
+            write_motion(manifest)
+            print(f"motion of {_seconds(manifest) / 60:.0f} minutes took {time.perf_counter() - begin:.0f} s")
         return manifest
 
-    def network(self, seed: int, *changes: str) -> AlignmentNetwork:
-        """experiments/alignment.yaml trained with this seed, on one core."""
+    def alignment(self, seed: int, *changes: str) -> Path:
+        """The folder of experiments/alignment.yaml trained with this seed, on one core."""
         experiment, manifest = load_experiment("alignment", changes, seed), self.shards()
         settings = experiment.settings()
         folder = self.folder / "vision" / f"alignment-{signature(settings, manifest.digest)}"
@@ -87,7 +93,11 @@ class Bench:
             network = train(Training(settings, manifest, experiment.validation), _print_report)
             print(f"seed {seed} {' '.join(changes)}: trained in {time.process_time() - begin:.0f} CPU s", flush=True)
             save_network(folder, network, {})
-        network = load_network(folder)
+        return folder
+
+    def network(self, seed: int, *changes: str) -> AlignmentNetwork:
+        """The network in that folder."""
+        network = load_network(self.alignment(seed, *changes))
         assert isinstance(network, AlignmentNetwork), "the network of this objective"
         return network.eval()
 
@@ -190,7 +200,7 @@ def _print_gains(values: Sequence[Values], networks: int) -> None:
         print(f"| above {name} | {listed} | | | above 0 |", flush=True)
 
 
-SECTIONS = {"motion": motion, "alignment": alignment, "duos": duos, "shuffled": shuffled}
+SECTIONS = {"motion": motion, "alignment": alignment, "duos": duos, "shuffled": shuffled, "slots": slots}
 
 
 def main() -> None:
