@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from vimss.assign import check_slots
 from vimss.baselines import BASELINES
 from vimss.config import parse_config
 from vimss.errors import DataError
@@ -39,7 +40,7 @@ from vimss.evaluate.figures import (
     figure_tasks,
 )
 from vimss.evaluate.pictures import Trained, named_by, trained_as, trained_model, with_claims
-from vimss.evaluate.players import PlayersEvaluation, evaluate_players, joined_players, players_tasks
+from vimss.evaluate.players import PlayersEvaluation, check_pieces, evaluate_players, joined_players, players_tasks
 from vimss.experiment import Experiment
 from vimss.model.device import gpu_share
 from vimss.model.fit import Fit, fit_models
@@ -244,7 +245,7 @@ def evaluate_assigned(models: ModelsOnSplit, alignment: Path) -> list[PlayersEva
     """Evaluate slots models on whole pieces by player; `alignment` is the folder of the model that assigns the slots.
 
     Raises:
-        ConfigError: There is no such split.
+        ConfigError: There is no such split, or a model has fewer slots than a piece has players.
         DataError: The shards do not hold it or the motion of its players, or no piece has two players that sound.
         ModelError: A model has no slots, or is of another rate or other labels than the shards; or `alignment` is of
             another objective.
@@ -252,17 +253,12 @@ def evaluate_assigned(models: ModelsOnSplit, alignment: Path) -> list[PlayersEva
     """
     manifest, split = models.manifest, models.split
     check_split(manifest, split)
+    players = check_pieces(manifest, split)
     for name, folder in models.folders.items():
-        assigned_system(folder, alignment, manifest, name)
+        system = assigned_system(folder, alignment, manifest, name)
+        check_slots(system.model.separator.config.slots, players)
     tasks = [players_tasks(models.table, row, alignment.absolute(), manifest) for row in models.rows]
-    found = [joined_players(parts, split) for parts in _in_parallel(evaluate_players, tasks, models.on_progress)]
-    if not found[0].pieces:
-        raise DataError(
-            f"the split '{split}' of '{manifest.name}' must have pieces of two or more players that sound",
-            got="none",
-            fix="use shards of duos, such as `vimss shard duos`",
-        )
-    return found
+    return [joined_players(parts, split) for parts in _in_parallel(evaluate_players, tasks, models.on_progress)]
 
 
 def _in_parallel(

@@ -77,9 +77,10 @@ def _bends(count: int, size: tuple[int, int], rng: np.random.Generator) -> Float
 def with_things(pictures: UInt8[Tensor, "n h w k"], rng: np.random.Generator) -> UInt8[Tensor, "n h w k"]:
     """The pictures with boxes and bars of one colour, behind the instrument where a fourth channel shows it."""
     changed, (height, width) = pictures.clone(), pictures.shape[1:3]
+    least, most = (float(side) for side in np.log(THING_SIDES))
     for picture in changed:
         for _ in range(rng.binomial(THINGS, THING_PROBABILITY)):
-            down, across = np.exp(rng.uniform(*np.log(THING_SIDES), 2)) / 2
+            down, across = np.exp(rng.uniform(least, most, 2)) / 2
             middle, centre = rng.random(2)
             rows = slice(max(0, round(height * (middle - down))), round(height * (middle + down)) + 1)
             columns = slice(max(0, round(width * (centre - across))), round(width * (centre + across)) + 1)
