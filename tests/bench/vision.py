@@ -66,7 +66,7 @@ UNSEEN = ("test", "valid", "promote", "test_unseen_style", "test_unseen_timbres"
 
 OTHERS = "motion of another piece"
 
-UNTRAINED = 24
+UNTRAINED = 16
 """Networks without training."""
 
 Values = Mapping[Source, float]
