@@ -34,7 +34,7 @@ FILTER_TAPS = 512
 """Length of the distortion filters in BSS Eval, samples."""
 KEPT_PIECES, KEPT_SIGNALS = 4, 5
 """Of so many pieces the factors of BSS Eval's equations are kept, where no more channels of sources make them: then
-those of a piece take at most 52 MB."""
+those of a piece take at most 63 MB."""
 
 CONVENTIONS = {
     "SI-SDRi": "SI-SDR (Le Roux et al. 2019) of the estimate minus that of the mixture, on segments of 0.5 s where the "
@@ -193,21 +193,21 @@ def _bss_frames(
     true, given = np.moveaxis(references, 1, 2), np.moveaxis(estimates, 1, 2)  # museval's axes: s t c
     kept = sources * channels <= KEPT_SIGNALS
     delayed = (_delayed_references if kept else _delayed_references.__wrapped__)(references.tobytes(), references.shape)
-    spectra = delayed.spectra
-    size = spectra.shape[-1]
+    size = delayed.spectra.shape[-1]
     right = np.empty((sources * channels * FILTER_TAPS, sources, channels))
     for index, channel in np.ndindex(sources, channels):
         spectrum = np.conj(rfft(estimates[index, channel], size))
-        crossed = irfft(spectra[:, :, : size // 2 + 1] * spectrum, size)
+        crossed = irfft(delayed.spectra[:, :, : size // 2 + 1] * spectrum, size)
         lags = np.concatenate([crossed[..., :1], crossed[..., :-FILTER_TAPS:-1]], axis=-1)
         right[:, index, channel] = lags.reshape(-1)
-    solved = delayed.solve(right.reshape(len(right), -1))
+    solved = delayed.together.solve(right.reshape(len(right), -1))
     filters = solved.reshape(sources, channels, FILTER_TAPS, sources, channels)
+    with_own = right.reshape(sources, channels * FILTER_TAPS, sources, channels)
     frames = list(museval.Framing(window, window, samples))
     scores = np.full((4, sources, len(frames)), np.nan)
     for index, estimate in enumerate(given):
         joint = filters[..., index, :]
-        alone = museval._compute_projection_filters(delayed.own[index], spectra[index], estimate)
+        alone = delayed.alone[index].solve(with_own[index, :, index]).reshape(channels, FILTER_TAPS, channels)
         for number, frame in enumerate(frames):
             if not museval._any_source_silent(true[:, frame]) and not museval._any_source_silent(given[:, frame]):
                 parts = museval._bss_decomp_mtifilt(true[:, frame], estimate[frame], index, joint, alone)
@@ -216,22 +216,37 @@ def _bss_frames(
 
 
 @dataclass(frozen=True, eq=False)
-class _Delayed:
-    """References with all delays of a filter, which span what estimates are projected on."""
+class _Equations:
+    """The left side of the equations of a least-squares projection."""
 
-    spectra: Complex[np.ndarray, "s c f"]
-    own: tuple[Float[np.ndarray, "c c k k"], ...]
-    """Correlations of each reference with itself."""
     matrix: Float[np.ndarray, "m m"]
-    """Correlations of all with all, as its LU factors unless it is singular."""
+    """Its LU factors, unless it is singular."""
     pivots: Int[np.ndarray, " m"] | None
-    """Of the LU factors; None where the matrix is singular."""
+    """Of the factors; None where the matrix is singular."""
+
+    @classmethod
+    def of(cls, matrix: Float[np.ndarray, "m m"]) -> "_Equations":
+        """The equations with this matrix."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", LinAlgWarning)  # the diagonal says the same
+            factors, pivots = lu_factor(matrix + np.finfo(np.float64).eps * np.eye(len(matrix)))
+        return cls(factors, pivots) if np.diag(factors).all() else cls(matrix, None)
 
     def solve(self, right: Float[np.ndarray, "m k"]) -> Float[np.ndarray, "m k"]:
-        """The solution of the system of equations for each column."""
+        """The solution for each column."""
         if self.pivots is None:
             return np.asarray(np.linalg.lstsq(self.matrix, right)[0])
         return np.asarray(lu_solve((self.matrix, self.pivots), right))
+
+
+@dataclass(frozen=True, eq=False)
+class _Delayed:
+    """References with all delays of a filter, on which estimates are projected."""
+
+    spectra: Complex[np.ndarray, "s c f"]
+    together: _Equations
+    alone: tuple[_Equations, ...]
+    """Of each reference."""
 
 
 @functools.lru_cache(maxsize=KEPT_PIECES)
@@ -244,14 +259,10 @@ def _delayed_references(content: bytes, shape: tuple[int, int, int]) -> _Delayed
     museval = _museval()
     references = np.moveaxis(np.frombuffer(content).reshape(shape), 1, 2)
     correlations, spectra = museval._compute_reference_correlations(references, FILTER_TAPS)
-    own = tuple(correlations[index, index].copy() for index in range(len(correlations)))
-    matrix = museval._reshape_G(correlations)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", LinAlgWarning)  # its diagonal says the same
-        factors, pivots = lu_factor(matrix + np.finfo(np.float64).eps * np.eye(len(matrix)))
-    if np.diag(factors).all():
-        return _Delayed(spectra, own, factors, pivots)
-    return _Delayed(spectra, own, matrix, None)
+    alone = tuple(
+        _Equations.of(museval._reshape_G(correlations[[index]][:, [index]])) for index in range(len(correlations))
+    )
+    return _Delayed(spectra, _Equations.of(museval._reshape_G(correlations)), alone)
 
 
 @functools.cache
