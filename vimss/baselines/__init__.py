@@ -19,10 +19,11 @@ from vimss.baselines.mixture import MixtureBaseline
 from vimss.baselines.nmf import InformedNMF
 from vimss.baselines.oracle_mask import OracleMask
 from vimss.baselines.train_stems import ConditionedOn, TrainStems
+from vimss.baselines.two_source import TwoSourceBaseline
 from vimss.baselines.wiener import InformedWiener, WienerPerLabel
 from vimss.stream.scene import Scene
 
-__all__ = ["BASELINES", "Baseline", "ConditionedOn", "TrainStems"]
+__all__ = ["BASELINES", "Baseline", "ConditionedOn", "TrainStems", "TwoSourceBaseline"]
 
 
 @runtime_checkable
@@ -41,6 +42,8 @@ class Baseline(Protocol):
 
     def __call__(self, scene: Scene, labels: Sequence[str]) -> Float[np.ndarray, "s c t"]:
         """Estimates for these labels, some of which may not sound; as long as the mixture, at any level.
+
+        With `conditioned_on = "order"`, two estimates without labels instead: see `TwoSourceBaseline`.
 
         The keys of `scene.references` are the labels that sound; their audio is for `conditioned_on = "stems"` alone.
         """

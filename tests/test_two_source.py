@@ -1,0 +1,146 @@
+"""Blind baselines: one contract for all, and for each a mixture of the kind that it was made for."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+from vimss import report
+from vimss.baselines import BASELINES, TrainStems, TwoSourceBaseline
+from vimss.errors import DataError
+from vimss.evaluate import Table, evaluate, evaluation_tasks
+from vimss.evaluate.tasks import Row
+from vimss.metrics import si_sdr_improvement
+from vimss.stream.scene import Scene
+from vimss.systems import BaselineSystem, baseline_systems, separates_pieces, truth_of
+
+RATE = 8000
+
+
+class LowAndHigh(TwoSourceBaseline):
+    """Below and above a frequency."""
+
+    method = "low and high"
+
+    def shares(self, magnitude):
+        low = np.zeros_like(magnitude)
+        low[: len(magnitude) // 8] = 1
+        return np.stack([low, 1 - low])
+
+
+ORACLES = [name for name, kind in BASELINES.items() if kind.conditioned_on == "stems"]
+BLIND = {name: kind for name, kind in BASELINES.items() if issubclass(kind, TwoSourceBaseline)} | {"own": LowAndHigh}
+
+
+@pytest.fixture(params=BLIND)
+def blind(request):
+    return BLIND[request.param](RATE)
+
+
+def tone(frequency: float, seconds: float = 2.0) -> np.ndarray:
+    return 0.3 * np.sin(2 * np.pi * frequency * np.arange(round(seconds * RATE)) / RATE)
+
+
+def scene_of(*stems: np.ndarray, channels: int = 1, gain: float = 1.0) -> Scene:
+    """A mixture of stems, of which later channels have less of the first and more of the others."""
+    panned = {}
+    for place, (label, stem) in enumerate(zip(("vc", "vn", "fl"), stems, strict=False)):
+        levels = np.linspace(1, 0.5, channels) if place == 0 else np.linspace(0.5, 1, channels)
+        panned[label] = (gain * levels[:, None] * stem).astype(np.float32)
+    return Scene("p", np.sum(list(panned.values()), axis=0), panned, {})
+
+
+def gains(method: TwoSourceBaseline, first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+    """SI-SDR improvement of both estimates, in the method's own order."""
+    scene = scene_of(first, second)
+    estimates = method(scene, ["vc", "vn"])
+    found = [
+        si_sdr_improvement(scene.mixture, stem, estimate, RATE)
+        for stem, estimate in zip(scene.references.values(), estimates, strict=True)
+    ]
+    return found[0], found[1]
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_there_are_two_estimates_whose_sum_is_the_mixture(blind, channels):
+    scene = scene_of(
+        tone(200), tone(2000) + 0.1 * np.random.default_rng(0).standard_normal(2 * RATE), channels=channels
+    )
+    estimates = blind(scene, ["vn"])
+    assert estimates.shape == (2, *scene.mixture.shape) and estimates.dtype == scene.mixture.dtype
+    np.testing.assert_allclose(estimates.sum(axis=0), scene.mixture, atol=1e-5)
+
+
+@pytest.mark.parametrize("samples", [1, 100, 513, RATE])
+def test_mixtures_of_any_length_and_silent_ones_give_finite_estimates(blind, samples):
+    for sound in (tone(300)[:samples], np.zeros(samples)):
+        estimates = blind(scene_of(sound, sound), ["vn", "vc"])
+        assert estimates.shape == (2, 1, samples) and np.isfinite(estimates).all()
+
+
+def test_how_loud_a_mixture_is_changes_no_mask(blind):
+    stems = tone(200), tone(2000) * (np.arange(2 * RATE) % 4000 < 1000)
+    expected = blind(scene_of(*stems), [])
+    for gain in (1e-3, 1e3):
+        np.testing.assert_allclose(blind(scene_of(*stems, gain=gain), []) / gain, expected, atol=2e-3)
+
+
+def test_no_blind_baseline_hears_a_stem_or_reads_a_label(blind):
+    scene = scene_of(tone(200), tone(2000))
+    swapped = Scene("q", scene.mixture, {"fl": scene.references["vn"]}, {}, {"kazoo": scene.references["vc"]})
+    np.testing.assert_array_equal(blind(scene, ["vc", "vn"]), blind(swapped, ["fl"]))
+
+
+def test_a_copy_in_another_process_gives_the_same(blind):
+    scene = scene_of(tone(200), tone(2000))
+    copy = pickle.loads(pickle.dumps(blind))  # noqa: S301
+    np.testing.assert_array_equal(copy(scene, []), blind(scene, []))
+
+
+def test_three_sources_are_refused_by_name(blind):
+    scene = scene_of(tone(200), tone(2000), tone(900))
+    for each in (scene, scene.restricted(["vn"])):
+        with pytest.raises(DataError) as error:
+            blind(each, ["vn"])
+        assert str(error.value) == (
+            f"{blind.method} separates mixtures of at most 2 sources; got 3 in p: fl, vc, vn. "
+            "To fix: score it on two-source mixtures"
+        )
+
+
+def test_an_oracle_gives_each_label_the_estimate_that_fits_it(small_manifest):
+    baseline = LowAndHigh.fit(TrainStems(small_manifest))
+    system, scene = BaselineSystem("own", baseline), scene_of(tone(2000), tone(200))
+    low, high = baseline(scene, [])
+    assert np.abs(low - scene.references["vn"]).max() < 0.1
+    np.testing.assert_array_equal(system(scene, ["vc", "vn"]), np.stack([high, low]))
+    np.testing.assert_array_equal(system(scene, ["vn"]), low[None])
+    assert not system.ordered and truth_of(system) == "order" and not separates_pieces(system)
+
+
+@pytest.fixture
+def few_mixtures(monkeypatch):
+    monkeypatch.setattr("vimss.evaluate.scores.TWO_SOURCE_MIXTURES", 4)
+
+
+@pytest.mark.usefixtures("few_mixtures")
+def test_blind_baselines_are_scored_on_two_source_mixtures_alone(small_manifest):
+    system = BaselineSystem("own", LowAndHigh(RATE))
+    found = evaluate(system, small_manifest, "test", whole_pieces=True)
+    assert found.scores == () and found.two_sources.mixtures == 4 and found.truth == "order"
+    assert np.isnan(found.two_sources.absent_level) and np.isnan(found.two_sources.label_contrast)
+    row = Row("own", baseline=system)
+    tasks = evaluation_tasks(Table(small_manifest.folder, "test"), row, small_manifest, whole_pieces=True)
+    assert [task.mixtures for task in tasks] == [range(4)]
+
+
+@pytest.mark.usefixtures("few_mixtures")
+def test_the_table_says_which_systems_are_given_the_truth(small_manifest, capsys):
+    systems = [BaselineSystem("own", LowAndHigh(RATE)), *baseline_systems(small_manifest, ["mixture", *ORACLES])]
+    report.print_evaluations("test", [evaluate(system, small_manifest, "test", False) for system in systems])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"oracles, which read the true stems: ceilings for systems that do not: {'; '.join(ORACLES)}" in printed
+    assert (
+        "outputs without labels, which an oracle assigns by the true stems; untrained ones only of two sources: "
+        "own SI-SDRi:" in printed
+    )
