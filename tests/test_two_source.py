@@ -7,6 +7,7 @@ import pytest
 
 from vimss import report
 from vimss.baselines import BASELINES, TrainStems, TwoSourceBaseline
+from vimss.baselines.hpss import HPSS
 from vimss.errors import DataError
 from vimss.evaluate import Table, evaluate, evaluation_tasks
 from vimss.evaluate.tasks import Row
@@ -45,7 +46,7 @@ def scene_of(*stems: np.ndarray, channels: int = 1, gain: float = 1.0) -> Scene:
     """A mixture of stems, of which later channels have less of the first and more of the others."""
     panned = {}
     for place, (label, stem) in enumerate(zip(("vc", "vn", "fl"), stems, strict=False)):
-        levels = np.linspace(1, 0.5, channels) if place == 0 else np.linspace(0.5, 1, channels)
+        levels = np.linspace(1, 0.5, channels)[:: 1 if place == 0 else -1]
         panned[label] = (gain * levels[:, None] * stem).astype(np.float32)
     return Scene("p", np.sum(list(panned.values()), axis=0), panned, {})
 
@@ -69,6 +70,11 @@ def test_there_are_two_estimates_whose_sum_is_the_mixture(blind, channels):
     estimates = blind(scene, ["vn"])
     assert estimates.shape == (2, *scene.mixture.shape) and estimates.dtype == scene.mixture.dtype
     np.testing.assert_allclose(estimates.sum(axis=0), scene.mixture, atol=1e-5)
+
+
+def test_no_share_of_a_bin_is_negative(blind):
+    magnitude = np.abs(np.random.default_rng(0).standard_normal((257, 70)))
+    assert blind.shares(magnitude).shape == (2, 257, 70) and blind.shares(magnitude).min() >= 0
 
 
 @pytest.mark.parametrize("samples", [1, 100, 513, RATE])
@@ -144,3 +150,40 @@ def test_the_table_says_which_systems_are_given_the_truth(small_manifest, capsys
         "outputs without labels, which an oracle assigns by the true stems; untrained ones only of two sources: "
         "own SI-SDRi:" in printed
     )
+
+
+def decaying_notes(seed: int, samples: int, notes: int) -> np.ndarray:
+    """Notes of random pitch at equal distances that fade."""
+    rng, sound = np.random.default_rng(seed), np.zeros(samples)
+    for number in range(notes):
+        first = number * samples // notes
+        times = np.arange(samples - first) / RATE
+        sound[first:] += 0.3 * np.exp(-times / 0.06) * np.sin(2 * np.pi * rng.uniform(150, 3000) * times)
+    return sound
+
+
+def chord(seed: int, samples: int) -> np.ndarray:
+    """Five random pitches together."""
+    pitches = np.random.default_rng(seed).uniform(150, 3000, (5, 1))
+    return 0.3 * np.sin(2 * np.pi * pitches * np.arange(samples) / RATE).sum(axis=0)
+
+
+def voice(seconds: float) -> np.ndarray:
+    """A glide up and down with vibrato: it never comes back in the same way."""
+    times = np.arange(round(seconds * RATE)) / RATE
+    pitch = 1000 - 700 * np.cos(3 * np.pi * times / seconds) + 40 * np.sin(11 * np.pi * times)
+    return 0.15 * np.sin(2 * np.pi * np.cumsum(pitch) / RATE)
+
+
+def clicks(seconds: float) -> np.ndarray:
+    """Four short bursts of noise a second."""
+    rng, sound = np.random.default_rng(0), np.zeros(round(seconds * RATE))
+    for first in range(0, len(sound) - 100, RATE // 4):
+        sound[first : first + 100] = rng.standard_normal(100) * np.exp(-np.arange(100) / 20)
+    return sound
+
+
+def test_hpss_tells_held_notes_from_clicks():
+    held = sum(tone(frequency, 4) for frequency in (220, 440, 660, 1100)) / 3
+    harmonic, percussive = gains(HPSS(RATE), held, clicks(4))
+    assert harmonic > 14 and percussive > 20

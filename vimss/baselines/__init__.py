@@ -15,6 +15,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
+from vimss.baselines.hpss import HPSS
 from vimss.baselines.mixture import MixtureBaseline
 from vimss.baselines.nmf import InformedNMF
 from vimss.baselines.oracle_mask import OracleMask
@@ -54,6 +55,7 @@ BASELINES: dict[str, type[Baseline]] = {
     "Wiener filter per label": WienerPerLabel,
     "Wiener filter, all labels": InformedWiener,
     "NMF, all labels": InformedNMF,
+    "HPSS, oracle order": HPSS,
     "oracle ratio mask": OracleMask,
 }
 """Name of a table's row -> its baseline."""
