@@ -8,6 +8,7 @@ import pytest
 from vimss import report
 from vimss.baselines import BASELINES, TrainStems, TwoSourceBaseline
 from vimss.baselines.hpss import HPSS
+from vimss.baselines.repet import REPET, beat_spectrum, period_of, repeating
 from vimss.errors import DataError
 from vimss.evaluate import Table, evaluate, evaluation_tasks
 from vimss.evaluate.tasks import Row
@@ -187,3 +188,31 @@ def test_hpss_tells_held_notes_from_clicks():
     held = sum(tone(frequency, 4) for frequency in (220, 440, 660, 1100)) / 3
     harmonic, percussive = gains(HPSS(RATE), held, clicks(4))
     assert harmonic > 14 and percussive > 20
+
+
+def repeated(times: int) -> np.ndarray:
+    """A pattern of half a second."""
+    return np.tile(decaying_notes(1, 4096, 8), times)
+
+
+def test_repet_finds_a_background_that_repeats():
+    background, foreground = gains(REPET(RATE), repeated(16), voice(16 * 4096 / RATE))
+    assert background > 16 and foreground > 19
+
+
+@pytest.mark.parametrize("period", [7, 20, 63])
+def test_repet_finds_the_period_among_its_multiples(period):
+    rng = np.random.default_rng(0)
+    power = np.tile(rng.uniform(size=(40, period)), 11)[:, : 10 * period + 3]
+    assert period_of(beat_spectrum(power)) == period
+
+
+def test_the_beat_spectrum_is_the_mean_product_of_frames_a_lag_apart():
+    power = np.random.default_rng(0).uniform(size=(5, 12))
+    products = np.array([np.mean(power[:, : 12 - lag] * power[:, lag:]) for lag in range(12)])
+    np.testing.assert_allclose(beat_spectrum(power), products / products[0])
+
+
+def test_the_repeating_part_is_a_median_over_the_periods_the_last_of_which_may_be_cut():
+    magnitude = np.array([[1.0, 10.0, 2.0, 20.0, 9.0, 30.0, 3.0]])
+    np.testing.assert_array_equal(repeating(magnitude, 2), [[2.5, 20, 2.5, 20, 2.5, 20, 2.5]])

@@ -19,6 +19,7 @@ from vimss.baselines.hpss import HPSS
 from vimss.baselines.mixture import MixtureBaseline
 from vimss.baselines.nmf import InformedNMF
 from vimss.baselines.oracle_mask import OracleMask
+from vimss.baselines.repet import REPET
 from vimss.baselines.train_stems import ConditionedOn, TrainStems
 from vimss.baselines.two_source import TwoSourceBaseline
 from vimss.baselines.wiener import InformedWiener, WienerPerLabel
@@ -56,6 +57,7 @@ BASELINES: dict[str, type[Baseline]] = {
     "Wiener filter, all labels": InformedWiener,
     "NMF, all labels": InformedNMF,
     "HPSS, oracle order": HPSS,
+    "REPET, oracle order": REPET,
     "oracle ratio mask": OracleMask,
 }
 """Name of a table's row -> its baseline."""
