@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from vimss import report
-from vimss.baselines import BASELINES, TrainStems, TwoSourceBaseline
+from vimss.baselines import BASELINES, TrainStems, TwoSourceBaseline, repet_sim
 from vimss.baselines.hpss import HPSS
 from vimss.baselines.repet import REPET, beat_spectrum, period_of, repeating
+from vimss.baselines.repet_sim import REPETSIM
 from vimss.errors import DataError
 from vimss.evaluate import Table, evaluate, evaluation_tasks
 from vimss.evaluate.tasks import Row
@@ -216,3 +217,24 @@ def test_the_beat_spectrum_is_the_mean_product_of_frames_a_lag_apart():
 def test_the_repeating_part_is_a_median_over_the_periods_the_last_of_which_may_be_cut():
     magnitude = np.array([[1.0, 10.0, 2.0, 20.0, 9.0, 30.0, 3.0]])
     np.testing.assert_array_equal(repeating(magnitude, 2), [[2.5, 20, 2.5, 20, 2.5, 20, 2.5]])
+
+
+def test_repet_sim_finds_a_background_that_comes_back_without_a_period():
+    order = np.random.default_rng(3).integers(0, 4, 32)
+    chords = np.concatenate([chord(number, 2048) * np.hanning(2048) for number in order])
+    background, foreground = gains(REPETSIM(RATE), chords, voice(32 * 2048 / RATE))
+    assert background > 4 and foreground > 10.5
+    assert gains(REPET(RATE), chords, voice(32 * 2048 / RATE))[0] < 0
+
+
+def test_repet_sim_takes_the_frames_whose_shape_is_most_similar_at_any_level(monkeypatch):
+    monkeypatch.setattr(repet_sim, "MOST_FRAMES", 5)
+    monkeypatch.setattr(repet_sim, "FRAMES_AT_ONCE", 200)
+    quiet, loud = np.array([1.0, 0.2, 0.0]), np.array([2.0, 10.0, 0.0])
+    # Each every four seconds, and silence between them.
+    magnitude = np.zeros((3, 1250))
+    magnitude[:, ::250], magnitude[:, 125::250] = quiet[:, None], loud[:, None]
+    magnitude[2, 500] = 0.3
+    background, foreground = REPETSIM(RATE).shares(magnitude)
+    np.testing.assert_allclose(foreground[:, 500], [0, 0, 0.3], atol=1e-12)
+    np.testing.assert_allclose(background[:, 125], loud)

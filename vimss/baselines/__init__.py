@@ -20,6 +20,7 @@ from vimss.baselines.mixture import MixtureBaseline
 from vimss.baselines.nmf import InformedNMF
 from vimss.baselines.oracle_mask import OracleMask
 from vimss.baselines.repet import REPET
+from vimss.baselines.repet_sim import REPETSIM
 from vimss.baselines.train_stems import ConditionedOn, TrainStems
 from vimss.baselines.two_source import TwoSourceBaseline
 from vimss.baselines.wiener import InformedWiener, WienerPerLabel
@@ -58,6 +59,7 @@ BASELINES: dict[str, type[Baseline]] = {
     "NMF, all labels": InformedNMF,
     "HPSS, oracle order": HPSS,
     "REPET, oracle order": REPET,
+    "REPET-SIM, oracle order": REPETSIM,
     "oracle ratio mask": OracleMask,
 }
 """Name of a table's row -> its baseline."""
