@@ -7,6 +7,7 @@ import pytest
 
 from vimss import report
 from vimss.baselines import BASELINES, TrainStems, TwoSourceBaseline, repet_sim
+from vimss.baselines.fourier_2d import Fourier2D
 from vimss.baselines.hpss import HPSS
 from vimss.baselines.repet import REPET, beat_spectrum, period_of, repeating
 from vimss.baselines.repet_sim import REPETSIM
@@ -238,3 +239,8 @@ def test_repet_sim_takes_the_frames_whose_shape_is_most_similar_at_any_level(mon
     background, foreground = REPETSIM(RATE).shares(magnitude)
     np.testing.assert_allclose(foreground[:, 500], [0, 0, 0.3], atol=1e-12)
     np.testing.assert_allclose(background[:, 125], loud)
+
+
+def test_the_2dft_finds_a_background_that_repeats():
+    background, foreground = gains(Fourier2D(RATE), repeated(16), voice(16 * 4096 / RATE))
+    assert background > 16 and foreground > 18.7

@@ -15,6 +15,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
+from vimss.baselines.fourier_2d import Fourier2D
 from vimss.baselines.hpss import HPSS
 from vimss.baselines.mixture import MixtureBaseline
 from vimss.baselines.nmf import InformedNMF
@@ -60,6 +61,7 @@ BASELINES: dict[str, type[Baseline]] = {
     "HPSS, oracle order": HPSS,
     "REPET, oracle order": REPET,
     "REPET-SIM, oracle order": REPETSIM,
+    "2DFT, oracle order": Fourier2D,
     "oracle ratio mask": OracleMask,
 }
 """Name of a table's row -> its baseline."""
