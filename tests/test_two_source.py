@@ -11,6 +11,7 @@ from vimss.baselines.fourier_2d import Fourier2D
 from vimss.baselines.hpss import HPSS
 from vimss.baselines.repet import REPET, beat_spectrum, period_of, repeating
 from vimss.baselines.repet_sim import REPETSIM
+from vimss.baselines.rpca import RPCA, low_rank_and_sparse
 from vimss.errors import DataError
 from vimss.evaluate import Table, evaluate, evaluation_tasks
 from vimss.evaluate.tasks import Row
@@ -244,3 +245,22 @@ def test_repet_sim_takes_the_frames_whose_shape_is_most_similar_at_any_level(mon
 def test_the_2dft_finds_a_background_that_repeats():
     background, foreground = gains(Fourier2D(RATE), repeated(16), voice(16 * 4096 / RATE))
     assert background > 16 and foreground > 18.7
+
+
+def test_rpca_finds_a_background_of_low_rank():
+    rng = np.random.default_rng(3)
+    loudness = [np.repeat(rng.uniform(0.2, 1, 16), RATE // 2) for _ in range(2)]
+    chords = sum(level * chord(seed, 8 * RATE) for seed, level in enumerate(loudness))
+    background, foreground = gains(RPCA(RATE), chords, voice(8))
+    assert background > 10 and foreground > 20
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_rpca_recovers_a_matrix_of_low_rank_and_sparse_errors(transposed):
+    rng = np.random.default_rng(0)
+    low = rng.standard_normal((60, 3)) @ rng.standard_normal((3, 90))
+    sparse = np.where(rng.uniform(size=low.shape) < 0.05, 10 * rng.standard_normal(low.shape), 0)
+    low, sparse = (low.T, sparse.T) if transposed else (low, sparse)
+    found = low_rank_and_sparse(low + sparse)
+    np.testing.assert_allclose(found[0], low, atol=5e-3)
+    np.testing.assert_allclose(found[1], sparse, atol=5e-3)

@@ -22,6 +22,7 @@ from vimss.baselines.nmf import InformedNMF
 from vimss.baselines.oracle_mask import OracleMask
 from vimss.baselines.repet import REPET
 from vimss.baselines.repet_sim import REPETSIM
+from vimss.baselines.rpca import RPCA
 from vimss.baselines.train_stems import ConditionedOn, TrainStems
 from vimss.baselines.two_source import TwoSourceBaseline
 from vimss.baselines.wiener import InformedWiener, WienerPerLabel
@@ -62,6 +63,7 @@ BASELINES: dict[str, type[Baseline]] = {
     "REPET, oracle order": REPET,
     "REPET-SIM, oracle order": REPETSIM,
     "2DFT, oracle order": Fourier2D,
+    "RPCA, oracle order": RPCA,
     "oracle ratio mask": OracleMask,
 }
 """Name of a table's row -> its baseline."""
