@@ -15,7 +15,15 @@ from vimss.evaluate.records import Evaluation, Part, SourceScore
 from vimss.evaluate.scores import TWO_SOURCE_SECONDS, count_mixtures, evaluate_piece, score_mixtures
 from vimss.shards.manifest import Manifest, Shard, open_manifest
 from vimss.stream.scene import Scene, pieces_of
-from vimss.systems import BaselineSystem, System, baseline_systems, model_system, named_system
+from vimss.systems import (
+    BaselineSystem,
+    System,
+    baseline_systems,
+    model_system,
+    named_system,
+    separates_pieces,
+    truth_of,
+)
 
 MIXTURES_AT_ONCE = 16
 """Two-source mixtures of one task: several cores can share those of one system."""
@@ -83,7 +91,8 @@ def baseline_rows(manifest: Manifest, names: Sequence[str] = tuple(BASELINES)) -
 def evaluation_tasks(table: Table, row: Row, manifest: Manifest, whole_pieces: bool) -> list[EvaluationTask]:
     """One row in parts for the cores, pieces first: they are longer. A piece lies in one shard."""
     count = count_mixtures(manifest, table.split)
-    shards = manifest.of_split(table.split) if whole_pieces and row.whole_pieces else ()
+    separated = whole_pieces and row.whole_pieces and (row.baseline is None or separates_pieces(row.baseline))
+    shards = manifest.of_split(table.split) if separated else ()
     at_once = MIXTURES_AT_ONCE if row.named_by is None else MIXTURES_WITH_PICTURES_AT_ONCE
     numbers = [range(first, min(first + at_once, count)) for first in range(0, count, at_once)]
     pieces = [EvaluationTask(table, row, None, shard) for shard in shards]
@@ -94,7 +103,7 @@ def run_evaluation(task: EvaluationTask) -> Part:
     """Run a task and return its scores."""
     manifest, table = open_manifest(task.table.shards), task.table
     system = _system(task.row, manifest, table)
-    found = Part(system.name, system.weights, (), (), task.seconds)
+    found = Part(system.name, system.weights, (), (), task.seconds, truth_of(system))
     if task.mixtures is not None:
         scored = score_mixtures(system, manifest, table.split, table.labels, task.mixtures)
         return replace(found, mixtures=tuple(scored))
