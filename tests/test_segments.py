@@ -5,10 +5,13 @@ import threading
 
 import pytest
 import torch
+from naive_apply import naive_separation
 from test_networks import build, config_of
-from torchaudio.models import ConvTasNet
+from torchaudio.models import ConvTasNet, HDemucs
 
 from vimss.errors import ConfigError
+from vimss.model import parse_model
+from vimss.model.apply import separate_all
 from vimss.model.conditioning import Context, FrameGrid
 
 
@@ -20,15 +23,24 @@ def labels(*names: int, batch: int = 1) -> torch.Tensor:
     return torch.eye(3)[list(names)].expand(batch, -1, -1)
 
 
-def test_conv_tasnet_gives_what_the_library_gives_for_each_segment():
-    separator = build("conv_tasnet")
-    library = ConvTasNet(3, 8, 24, 3, 12, 16, 2, 2)
+LIBRARY = {
+    "conv_tasnet": lambda: ConvTasNet(3, 8, 24, 3, 12, 16, 2, 2),
+    "hdemucs": lambda: HDemucs(["1", "2", "3"], audio_channels=1, channels=8, nfft=64, depth=3),
+}
+"""The models that the small networks are made of."""
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_a_network_gives_what_the_library_gives_for_each_segment(name):
+    separator, library = build(name), LIBRARY[name]()
     own = separator.network.model.state_dict()
     kernels = {name.replace("parametrizations.weight.original", "weight"): value for name, value in own.items()}
     library.load_state_dict({name: kernels[name].view(like.shape) for name, like in library.state_dict().items()})
-    mixture = noise(1, 1, 3 * 64 + 32)
-    segments = [library(mixture[..., first : first + 96])[..., 16:80] for first in (0, 64, 128)]
-    torch.testing.assert_close(separator(mixture)[:, :, 0], torch.cat(segments, -1))
+    margin = separator.config.margin_samples
+    mixture = noise(1, 1, 3 * 64 + 2 * margin)
+    pieces = [mixture[..., first : first + 64 + 2 * margin] for first in (0, 64, 128)]
+    outputs = [library(piece).view(1, 3, 1, -1)[..., margin : margin + 64] for piece in pieces]
+    torch.testing.assert_close(separator(mixture), torch.cat(outputs, -1))
 
 
 def test_conv_tasnet_separates_each_channel_of_stereo_by_itself():
@@ -93,6 +105,22 @@ def test_passes_in_several_threads_do_not_mix_their_contexts():
     assert all(torch.equal(found[number], alone[number]) for number in range(2))
 
 
+@pytest.mark.parametrize("site", ["none", "every_layer"])
+def test_hdemucs_with_recurrent_layers_gives_in_blocks_what_one_pass_gives(site):
+    sizes = {"depth": 5, "filters": 4, "segment_samples": 256, "margin_samples": 128}
+    separator = build("hdemucs", site=site, **sizes)
+    assert any(isinstance(module, torch.nn.LSTM) for module in separator.modules())
+    mixture, context = noise(1, 700), labels(0, 2)[0].amax(0, keepdim=True) if site != "none" else None
+    blocks = separate_all(separator, mixture, context, block_samples=256)
+    assert (blocks - naive_separation(separator, mixture, context)).abs().max() < 1e-6
+
+
+def test_every_weight_of_a_large_hdemucs_has_a_gradient():
+    separator = build("hdemucs", n_fft=4096, depth=5, filters=4, segment_samples=4096, margin_samples=0)
+    separator(noise(1, 1, 4096)).square().mean().backward()
+    assert [name for name, weight in separator.named_parameters() if weight.grad is None] == []
+
+
 def test_matrices_are_the_convolutions_between_features():
     separator = build("conv_tasnet")
     shapes = [tuple(matrix.shape) for matrix in separator.matrices()]
@@ -102,28 +130,53 @@ def test_matrices_are_the_convolutions_between_features():
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("name", "settings", "message"),
     [
         (
+            "conv_tasnet",
             {"enc_kernel_size": 7, "segment_samples": 63, "margin_samples": 15},
             "enc_kernel_size must be even: frames overlap by half",
         ),
         (
+            "conv_tasnet",
             {"segment_samples": 66},
             "segment_samples must be a multiple of 4, the samples per frame of the network's slowest layer: 64 or 68",
         ),
-        ({"margin_samples": 2}, "margin_samples must be a multiple of 4, .* slowest layer: 0 or 4"),
-        ({"site": "decoder"}, "network: conv_tasnet has no such site: choose from none, every_layer, bottleneck, out"),
+        ("conv_tasnet", {"margin_samples": 2}, "margin_samples must be a multiple of 4, .* slowest layer: 0 or 4"),
+        ("conv_tasnet", {"site": "decoder"}, "has no such site: choose from none, every_layer, bottleneck, output"),
+        ("hdemucs", {"segment_samples": 65}, "segment_samples must be a multiple of 32, .* slowest layer: 64 or 96"),
+        (
+            "hdemucs",
+            {"n_fft": 512, "segment_samples": 1024, "margin_samples": 0},
+            "n_fft must be one of 64, 256, 1024, 2048, 4096, 16384 for network: hdemucs: with others, its waveforms",
+        ),
+        (
+            "hdemucs",
+            {"n_fft": 256, "depth": 2, "margin_samples": 64},
+            "depth must be at least 3 with n_fft 256: there, waveforms and spectra join",
+        ),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(settings, message):
+def test_settings_that_make_no_sense_are_refused(name, settings, message):
     with pytest.raises(ConfigError, match=f"test: .*{message}"):
-        config_of("conv_tasnet", **settings)
+        config_of(name, **settings)
 
 
-def test_a_window_that_is_no_whole_number_of_segments_is_refused_with_the_nearest():
-    message = (
-        r"an output window must be 64 n \+ 0 samples long with segment_samples 64; got 100 .* use 64 or 128 samples"
-    )
+@pytest.mark.parametrize("name", LIBRARY)
+def test_a_window_that_is_no_whole_number_of_segments_is_refused_with_the_nearest(name):
+    message = "an output window must be 64 n .* with segment_samples 64; got 100 .* use 64 or 128 samples"
     with pytest.raises(ConfigError, match=message):
-        config_of("conv_tasnet").geometry.input_samples(100)
+        config_of(name).geometry.input_samples(100)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "seconds"),
+    [
+        ("conv_tasnet", {"enc_num_feats": 512, "msk_num_feats": 128, "msk_num_hidden_feats": 512, "msk_num_layers": 8,
+                         "msk_num_stacks": 3, "segment_samples": 32000, "margin_samples": 0}, 4 * 8000),
+        ("hdemucs", {"filters": 48, "n_fft": 4096, "depth": 6, "channels": 2, "segment_samples": 442368,
+                     "margin_samples": 2048}, 442368),
+    ],
+)  # fmt: skip
+def test_the_published_size_is_possible(name, settings, seconds):
+    assert parse_model({"network": name, **settings}, "paper").geometry.smallest_window == seconds

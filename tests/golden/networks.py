@@ -24,6 +24,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "segment_samples": 64, "margin_samples": 16, "enc_kernel_size": 8, "enc_num_feats": 24, "msk_num_feats": 12,
         "msk_num_hidden_feats": 16, "msk_num_layers": 2, "msk_num_stacks": 2,
     },
+    "hdemucs": {"segment_samples": 64, "margin_samples": 32, "n_fft": 64, "depth": 3, "filters": 8},
 }  # fmt: skip
 """Settings of a network that make it small enough for tests."""
 

@@ -28,6 +28,7 @@ from vimss.config import parse_config
 from vimss.errors import ConfigError
 from vimss.model.config import ModelConfig
 from vimss.model.networks.conv_tasnet import ConvTasNetConfig
+from vimss.model.networks.hdemucs import HDemucsConfig
 from vimss.model.networks.spectrogram_u_net import SpectrogramUNetConfig
 from vimss.model.networks.wave_u_net import WaveUNetConfig
 
@@ -43,6 +44,7 @@ NETWORKS: dict[str, type[ModelConfig]] = {
     "wave_u_net": WaveUNetConfig,
     "spectrogram_u_net": SpectrogramUNetConfig,
     "conv_tasnet": ConvTasNetConfig,
+    "hdemucs": HDemucsConfig,
 }
 """`network` of the settings to their class."""
 
