@@ -210,7 +210,7 @@ def written(tmp_path, small_manifest, small_recipe) -> Path:
         (
             2,
             "search quickstart --set nonsense=1",
-            "more_shards, objective, question, recipe, search, seed, shards, training, tune,",
+            "more_shards, objective, question, recipe, search, seed, shards, systems, training,",
         ),
         (2, "search quickstart --set name=other", "every key must be known; got the unknown key 'name'"),
         (1, "search quickstart", "must be written first"),

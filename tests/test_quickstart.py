@@ -198,10 +198,10 @@ def test_trials_of_an_earlier_run_are_as_far_as_they_reported_and_failed_ones_ar
         TrialRecord(cell="a", trial=state, state=state, chosen={}, settings=None, reports=reports, begun=0.0)
         for state in states
     ]
-    running, over = Progress(9.0, "running"), Progress(9.0, "over")
-    expected = [running, running, Progress(9.0, "waiting"), Progress(9.0, "finished"), over]
-    assert progress_of(records) == {"a": expected}
-    (begun,) = progress_of([records[0].model_copy(update={"reports": ()})])["a"]
+    (found,) = progress_of(records, rung=12.0).values()
+    expected = [("running", 9.0), ("running", 9.0), ("waiting", 9.0), ("finished", 9.0), ("over", 9.0)]
+    assert [(progress.state, progress.audio_seconds) for progress in found] == expected
+    (begun,) = progress_of([records[0].model_copy(update={"reports": ()})], rung=12.0)["a"]
     assert begun == Progress(0.0, "running")
 
 
