@@ -1,7 +1,9 @@
 """What all tests share: shapes are checked while they run, and one small corpus is written once."""
 
+import fcntl
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 # Several test processes share the cores; before torch is imported.
@@ -23,7 +25,7 @@ import pytest  # noqa: E402
 from vimss import cli  # noqa: E402
 from vimss.model.networks.wave_u_net.config import WaveUNetConfig  # noqa: E402
 from vimss.shards.instruments import INSTRUMENTS  # noqa: E402
-from vimss.shards.manifest import Manifest  # noqa: E402
+from vimss.shards.manifest import Manifest, open_manifest  # noqa: E402
 from vimss.shards.recipe import Recipe, load_recipe  # noqa: E402
 from vimss.shards.write import write_shards  # noqa: E402
 from vimss.storage import Store  # noqa: E402
@@ -107,6 +109,29 @@ def gpu(monkeypatch):
 
 
 @pytest.fixture(scope="session")
+def made_once(tmp_path_factory) -> Callable[[str, Path, Callable[[Path], object]], Path]:
+    """Makes a folder that takes seconds in the first process that asks for it by name; the others copy it."""
+    # xdist gives each of its processes a folder in that of the run.
+    ours = tmp_path_factory.getbasetemp()
+    shared = ours.parent if "PYTEST_XDIST_WORKER" in os.environ else ours
+
+    def make(name: str, target: Path, fill: Callable[[Path], object]) -> Path:
+        whole = shared / f"made-{name}"
+        with (shared / f"made-{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not whole.exists():
+                begun = shared / f"begun-{name}"
+                shutil.rmtree(begun, ignore_errors=True)
+                begun.mkdir()
+                fill(begun)
+                begun.rename(whole)
+        shutil.copytree(whole, target, dirs_exist_ok=True)
+        return target
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def small_recipe() -> Recipe:
     """A minute of chamber music in 20 pieces: every split, every instrument."""
     return load_recipe(
@@ -121,9 +146,13 @@ def small_recipe() -> Recipe:
 
 
 @pytest.fixture(scope="session")
-def small_store(tmp_path_factory) -> Store:
+def small_store(tmp_path_factory, made_once, small_recipe) -> Store:
     """The store that holds it."""
-    return Store(tmp_path_factory.mktemp("store")).make()
+
+    def fill(folder: Path) -> None:
+        write_shards(small_recipe, "small", Store(folder).make())
+
+    return Store(made_once("small", tmp_path_factory.mktemp("store"), fill))
 
 
 @pytest.fixture(scope="session")
@@ -133,11 +162,16 @@ def small_manifest(small_recipe, small_store) -> Manifest:
 
 
 @pytest.fixture(scope="session")
-def moving_manifest(small_store, tmp_path_factory) -> Manifest:
-    """Shards of trios who move at each of their notes."""
+def moving_manifest(made_once, tmp_path_factory) -> Manifest:
+    """Shards of trios who move at each of their notes, in a store of their own."""
     from moving_players import moving_shards
 
-    return moving_shards(tmp_path_factory.mktemp("moving"), small_store)
+    def fill(folder: Path) -> None:
+        moving_shards(tmp_path_factory.mktemp("moving"), Store(folder).make())
+
+    store = made_once("moving", tmp_path_factory.mktemp("store"), fill)
+    (shards,) = (store / "shards").iterdir()
+    return open_manifest(shards)
 
 
 @pytest.fixture
@@ -151,13 +185,14 @@ def files(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def empty_database(tmp_path_factory) -> Path:
-    """The folder of MLflow's database, migrated: making one takes seconds."""
+def empty_database(tmp_path_factory, made_once) -> Path:
+    """The folder of MLflow's database, migrated."""
     from vimss.track import Tracking
 
-    tracking = Tracking(Store(tmp_path_factory.mktemp("migrated")))
-    tracking.client()
-    return tracking.folder
+    store = made_once(
+        "migrated", tmp_path_factory.mktemp("store"), lambda folder: Tracking(Store(folder).make()).client()
+    )
+    return Tracking(Store(store)).folder
 
 
 @pytest.fixture

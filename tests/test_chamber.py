@@ -63,7 +63,7 @@ def piece_where(recipe: Recipe, options: Options, split: str, players: int) -> P
 
 @pytest.fixture(scope="module")
 def arranged() -> list[tuple[Casting, tuple[tuple[Tone, ...], ...]]]:
-    return [(casting, arrange(casting, 0, Style())) for casting in make_plan(0, 14.0, 30.0).values()]
+    return [(casting, arrange(casting, 0, Style())) for casting in make_plan(0, 7.0, 30.0).values()]
 
 
 @pytest.fixture(scope="module")

@@ -205,16 +205,15 @@ with termination_requested(0.2):
 
 def test_what_a_killed_process_left_of_a_checkpoint_is_removed_by_the_next_one(monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    script = f"""
-import os, tempfile
-from vimss.train.checkpoint import folder_for_checkpoint
-tempfile.tempdir = {str(tmp_path)!r}
-with folder_for_checkpoint():
-    os._exit(0)
-"""
     with folder_for_checkpoint() as folder:
         assert list(tmp_path.iterdir()) == [folder] and folder.stat().st_mode & 0o777 == 0o700
-    subprocess.run([sys.executable, "-c", script], check=True)
+    if (child := os.fork()) == 0:
+        try:
+            with folder_for_checkpoint():
+                os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0) == (child, 0)
     (left,) = tmp_path.iterdir()
     with folder_for_checkpoint() as folder:
         assert list(tmp_path.iterdir()) == [folder] != [left]

@@ -179,7 +179,7 @@ def test_a_fragmented_mp4_whose_last_fragment_lacks_a_few_bytes_lacks_those_behi
 
 @pytest.mark.parametrize("kind", ["mp4", "matroska", "avi", "flv", "asf"])
 @pytest.mark.parametrize("frame_rate", [1, 25])
-@pytest.mark.parametrize(("shown", "heard"), [(3, 3), (3, 1), (1, 3)])
+@pytest.mark.parametrize(("shown", "heard"), [(3, 1), (1, 3)])
 def test_sound_and_picture_of_unlike_length_are_no_cut_file(kind: str, frame_rate: int, shown: int, heard: int) -> None:
     pictures = np.zeros((shown * frame_rate, 32, 48, 3), np.uint8)
     codec = "mpeg4" if kind in ("avi", "asf") else "libx264"

@@ -32,7 +32,8 @@ SMALL = {
     "instruments": {"model": PICTURES, "training": {"output_samples": 4000}},
     "instruments by sound": {"training": {"output_samples": 4000}, "instruments": {"inputs": "sound"}},
     "instruments by both": {
-        "model": PICTURES, "training": {"output_samples": 4000}, "instruments": {"inputs": "both"},
+        "model": {"vision": {"network": "compact", "weights": "random", "frozen": False}},
+        "training": {"output_samples": 4000}, "instruments": {"inputs": "both"},
     },
     "alignment": {"training": {"output_samples": 72000}, "alignment": {"seconds": 2.0}},
 }  # fmt: skip

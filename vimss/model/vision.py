@@ -9,7 +9,6 @@ import pickle
 from pathlib import Path
 
 import torch
-import torchvision
 from jaxtyping import Float, UInt8
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -94,6 +93,8 @@ class Vision(nn.Module):
 def _untrained(network: str) -> nn.Module:
     if network == "compact":
         return CompactNetwork()
+    import torchvision  # loads torch's compiler, which takes seconds
+
     made: nn.Module = getattr(torchvision.models, network)(weights=None)
     return made
 
@@ -130,6 +131,8 @@ def _weights(config: VisionConfig, wanted: dict[str, Tensor]) -> dict[str, Tenso
 
 
 def _download(config: VisionConfig) -> dict[str, Tensor]:
+    import torchvision
+
     weights = torchvision.models.get_model_weights(config.network).DEFAULT
     try:
         return weights.get_state_dict(progress=False, check_hash=True)

@@ -67,7 +67,7 @@ class Frames:
 
     def modules(self) -> dict[str, Any]:
         """The vision network; ModelError where its weights are not available."""
-        from vimss.model.vision import Vision  # loads torchvision
+        from vimss.model.vision import Vision  # loads torch
 
         return {"vision": Vision(self.config.vision)}
 
