@@ -4,12 +4,14 @@ from pathlib import Path
 import pytest
 from golden import signatures as golden
 from pydantic import ValidationError
+from test_fit import SOUND, written_alone
 
-from vimss.errors import ConfigError
+from vimss.errors import ConfigError, DataError
 from vimss.experiment import Experiment
 from vimss.runtime import Place
 from vimss.search.checks import check_experiment
 from vimss.search.consistency import load_experiment
+from vimss.shards.clip import Player
 from vimss.shards.manifest import Manifest, PieceEntry
 from vimss.shards.recipe import load_recipe, recipe_name
 
@@ -351,6 +353,24 @@ def test_settings_that_another_axis_may_mend_are_let_through():
     check_experiment(make(**FITTING, tune=tune), manifest(), Place(name="x"))
     query = {**FITTING, "model": {**FITTING["model"], "outputs": "queries"}}
     check_experiment(make(**query, tune={"model.site": {"choices": ("none", "output")}}), manifest(), Place(name="x"))
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ({"model": {**FITTING["model"], "context": "frames", "site": "decoder"}}, "model.context: frames"),
+        ({"model": {**FITTING["model"], "context": "motion", "site": "decoder"}}, "model.context: motion"),
+        ({"objective": "instruments", "instruments": {"inputs": "pictures"}}, "objective: instruments"),
+    ],
+)
+def test_a_corpus_without_pictures_is_refused_before_a_search(tmp_path, content, what):
+    alone = written_alone(tmp_path, [Player("vn", "1", SOUND), Player("vc", "2", SOUND)])
+    shards = tuple(shard.model_copy(update={"split": "train"}) for shard in alone.shards)
+    asked = make(**{**FITTING, **content})
+    with pytest.raises(
+        DataError, match=rf"{what} needs shards with pictures of players; got none in the split 'train'"
+    ):
+        check_experiment(asked, alone.model_copy(update={"shards": shards}), Place(name="x"))
 
 
 @pytest.mark.parametrize("name", ["search", "tune", "a/b", ".hidden", ""])

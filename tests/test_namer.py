@@ -338,9 +338,7 @@ def test_a_system_is_checked_before_hours_of_training(small_manifest, model, tmp
     with pytest.raises(ModelError, match="none must hold a model.json; got none"):
         check_experiment(with_system(tmp_path / "none"), small_manifest, Place(name="x"))
     alone = written_alone(tmp_path, [Player("vn", "1", SOUND), Player("vc", "2", SOUND)])
-    rule = (
-        r"systems.named names players by their pictures, .*; got none in the split 'test' of .* To fix: remove systems"
-    )
+    rule = r"systems.named needs shards with pictures of players; got none in the split 'test' of .* To fix: choose a"
     with pytest.raises(DataError, match=rule):
         check_experiment(asked, alone, Place(name="x"))
 

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from vimss.config import Config
 from vimss.errors import ConfigError, DataError, ModelError
-from vimss.model.contexts.recording import Recording, player_pictures
+from vimss.model.contexts.recording import Recording, pictures_during_sound
 from vimss.model.contexts.refusals import no_view
 from vimss.model.contexts.vectors import PlayerVectors
 from vimss.model.vision_config import VisionSettings
@@ -140,7 +140,7 @@ class Features(PlayerVectors):
 
         from vimss.model.vision import Vision, weights_digest
 
-        pictures = player_pictures(recording)
+        pictures = pictures_during_sound(recording)
         settings, card = self.config.vision, recording.card
         if settings.feature_size != self.width:
             raise ModelError(
