@@ -25,6 +25,9 @@ SMALL: dict[str, dict[str, Any]] = {
         "msk_num_hidden_feats": 16, "msk_num_layers": 2, "msk_num_stacks": 2,
     },
     "hdemucs": {"segment_samples": 64, "margin_samples": 32, "n_fft": 64, "depth": 3, "filters": 8},
+    "wavenet": {
+        "layers": 3, "stacks": 2, "filters": 12, "skip_filters": 8, "hidden_filters": 10, "output_filters": 8,
+    },
 }  # fmt: skip
 """Settings of a network that make it small enough for tests."""
 

@@ -31,6 +31,7 @@ from vimss.model.networks.conv_tasnet import ConvTasNetConfig
 from vimss.model.networks.hdemucs import HDemucsConfig
 from vimss.model.networks.spectrogram_u_net import SpectrogramUNetConfig
 from vimss.model.networks.wave_u_net import WaveUNetConfig
+from vimss.model.networks.wavenet import WaveNetConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,6 +46,7 @@ NETWORKS: dict[str, type[ModelConfig]] = {
     "spectrogram_u_net": SpectrogramUNetConfig,
     "conv_tasnet": ConvTasNetConfig,
     "hdemucs": HDemucsConfig,
+    "wavenet": WaveNetConfig,
 }
 """`network` of the settings to their class."""
 
