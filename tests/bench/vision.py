@@ -5,7 +5,7 @@
 40 minutes of chamber music, 8 kHz, 80 pixels, 25 pictures a second. Figures are means over players with 95 % intervals
 over pieces, one column per seed of the training. Shards and trained networks are kept in the folder.
 
-Sections: motion, alignment, duos, shuffled.
+Sections: motion, alignment, duos, shuffled, instruments, queries.
 """
 
 import argparse
@@ -31,6 +31,8 @@ from in_step import (
     parts_of,
     with_crosstalk,
 )
+from instruments import instruments
+from queries import queries
 
 from vimss.api import experiment_recipe
 from vimss.config import signature
@@ -190,7 +192,14 @@ def _print_gains(values: Sequence[Values], networks: int) -> None:
         print(f"| above {name} | {listed} | | | above 0 |", flush=True)
 
 
-SECTIONS = {"motion": motion, "alignment": alignment, "duos": duos, "shuffled": shuffled}
+SECTIONS = {
+    "motion": motion,
+    "alignment": alignment,
+    "duos": duos,
+    "shuffled": shuffled,
+    "instruments": instruments,
+    "queries": queries,
+}
 
 
 def main() -> None:
