@@ -194,7 +194,11 @@ def written(tmp_path, small_manifest, small_recipe) -> Path:
         (1, "shard quickstart --check", "must hold a manifest.json; got none"),
         (2, "features nothing", "shards/nothing.yaml must be a YAML file"),
         (2, "features quickstart --network resnet19", "network: Input should be 'resnet18'"),
-        (2, "features quickstart --weights {0}/w.pth", "--weights must be torchvision, random or the path of a file"),
+        (
+            2,
+            "features quickstart --weights {0}/w.pth",
+            "--weights must be torchvision, chamber, random or the path of a file",
+        ),
         (1, "features quickstart", "must hold a manifest.json; got none"),
         (2, "train nothing", "experiments/nothing.yaml must be a YAML file"),
         (2, "train {asked}", "model.channels must be as in the shards 'small', 1; got 2"),

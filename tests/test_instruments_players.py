@@ -180,7 +180,7 @@ def test_the_compact_network_is_a_vision_network_like_others():
         ),
         (
             "model: {vision: {network: compact}}",
-            "torchvision has no weights of compact: set weights to random or the path of a file",
+            "torchvision has no weights of compact: set weights to chamber, random or the path of a file",
         ),
     ],
 )

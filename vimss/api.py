@@ -23,6 +23,7 @@ from vimss.evaluate.figures import FigureEvaluation
 from vimss.experiment import Experiment
 from vimss.model.card import WEIGHTS
 from vimss.model.contexts import motion
+from vimss.model.pretrained import pretrained_folder
 from vimss.model.vision_config import VisionConfig
 from vimss.pages.of_clip import write_clip_pages
 from vimss.pages.of_trial import run_files
@@ -140,7 +141,7 @@ def resolve_models(session: Session, experiment: Experiment) -> Experiment:
         if model.startswith("models:/"):
             return str(model_folder(model, session.tracking))
         # The processes of trials may run in another folder.
-        return model if model == NEW else str(Path(model).expanduser().resolve())
+        return model if model == NEW else str(pretrained_folder(model) or Path(model).expanduser().resolve())
 
     def file_of(model: str) -> str:
         return f"{folder_of(model)}/{WEIGHTS}" if model.startswith("models:/") else model

@@ -5,7 +5,7 @@
 40 minutes of chamber music, 8 kHz, 80 pixels, 25 pictures a second. Figures are means over players with 95 % intervals
 over pieces, one column per seed of the training. Shards and trained networks are kept in the folder.
 
-Sections: motion, alignment, duos, shuffled, motion_queries, slots.
+Sections: motion, alignment, duos, shuffled, motion_queries, slots, instruments, queries.
 """
 
 import argparse
@@ -34,7 +34,9 @@ from in_step import (
     parts_of,
     with_crosstalk,
 )
+from instruments import instruments
 from motion_queries import motion_queries
+from queries import queries
 from scipy.special import stdtrit
 from slots import slots
 
@@ -265,6 +267,8 @@ SECTIONS: dict[str, Callable[[Bench], None]] = {
     "shuffled": shuffled,
     "motion_queries": motion_queries,
     "slots": slots,
+    "instruments": instruments,
+    "queries": queries,
 }
 
 

@@ -33,7 +33,8 @@ def evaluate(
         typer.Option(
             "--instruments-from",
             metavar="MODEL",
-            help="A model that names players from pictures, and asks models conditioned on labels; repeatable.",
+            help="A model that names players from pictures, and asks models conditioned on labels, such as chamber, "
+            "which comes with VIMSS; repeatable.",
         ),
     ] = None,
     alignment: Annotated[
@@ -193,7 +194,10 @@ def separate(
     ] = "",
     instruments_from: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="A model that names the players from pictures, in place of --instruments."),
+        typer.Option(
+            metavar="MODEL",
+            help="A model that names the players from pictures, in place of --instruments; chamber comes with VIMSS.",
+        ),
     ] = None,
     players: Annotated[
         int | None,
