@@ -44,7 +44,11 @@ def train(small_manifest):
     return TrainStems(small_manifest)
 
 
-@pytest.fixture(scope="module", params=BASELINES)
+LABELLED = [name for name, kind in BASELINES.items() if kind.conditioned_on != "order"]
+"""Those whose estimates belong to labels; for the others, see test_two_source.py."""
+
+
+@pytest.fixture(scope="module", params=LABELLED)
 def baseline(request, train):
     return BASELINES[request.param].fit(train)
 
@@ -172,7 +176,7 @@ def test_a_table_fits_each_baseline_once(small_manifest, passes):
 
 @pytest.mark.parametrize(
     ("conditioned_on", "wrong_context"),
-    [("nothing", "none"), ("label", "other"), ("all_labels", "absent"), ("stems", "none")],
+    [("nothing", "none"), ("label", "other"), ("all_labels", "absent"), ("order", "none"), ("stems", "none")],
 )
 def test_label_contrast_varies_what_a_baseline_is_conditioned_on(conditioned_on, wrong_context):
     baseline = type("Changed", (MixtureBaseline,), {"conditioned_on": conditioned_on})()

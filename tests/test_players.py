@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import ray
 import torch
-from clapping_duos import duo_shards, save_alignment
+from clapping_duos import RATE, duo_shards, save_alignment
 from small_separator import build
 
 from vimss import report
@@ -18,8 +19,12 @@ from vimss.evaluate.players import (
     players_tasks,
     score_players,
 )
+from vimss.evaluations import ModelsOnSplit, evaluate_assigned
+from vimss.media import write_wav
 from vimss.metrics import si_sdr_improvement
 from vimss.model.separator import save_separator
+from vimss.shards.recipe import load_recipe
+from vimss.shards.write import write_shards
 from vimss.storage import Store
 from vimss.stream.scene import pieces_of, scene_of
 from vimss.systems import ModelSystem, System, baseline_systems
@@ -144,6 +149,7 @@ def evaluation(*pieces) -> PlayersEvaluation:
                 "swapped picture": (-3.0, -5.0) if right else (4.0, 6.0),
             },
             right=right,
+            margin=20 * confidence,
             confidence=confidence,
         )
         for number, (confidence, right) in enumerate(pieces)
@@ -172,6 +178,33 @@ def test_more_players_than_slots_are_refused(system, pieces):
             system.separate(pieces[0])
     finally:
         del pieces[0].views["va"]
+
+
+def test_a_split_whose_pieces_have_too_many_players_is_refused_before_ray_starts(shards, alignment, tmp_path):
+    separator = build(torch.float32, outputs="slots", slots=1)
+    separator.labels = ("vn", "va")
+    save_separator(tmp_path / "slots", separator, {})
+    with pytest.raises(ConfigError, match="a model with 1 slot separates 1 player; got 2: vn, vn. To fix: use a"):
+        evaluate_assigned(ModelsOnSplit(shards, {"slots": tmp_path / "slots"}, "test"), alignment)
+    assert not ray.is_initialized()
+
+
+def test_a_split_of_soloists_is_refused(slots, alignment, tmp_path):
+    manifest = solo_shards(tmp_path)
+    with pytest.raises(
+        DataError, match="'test' of 'solos' must have pieces of two or more players that sound; got 1 of one player"
+    ):
+        evaluate_assigned(ModelsOnSplit(manifest, {"slots": slots}, "test"), alignment)
+
+
+def solo_shards(folder):
+    """One piece of one player in each split."""
+    for seed, split in enumerate(("train", "valid", "promote", "test")):
+        (folder / "corpus" / split / f"{split} 1").mkdir(parents=True)
+        noise = np.random.default_rng(seed).uniform(-0.1, 0.1, (1, 2 * RATE)).astype(np.float32)
+        write_wav(folder / "corpus" / split / f"{split} 1" / "vn.wav", noise, RATE)
+    recipe = load_recipe("folder", [f"sample_rate={RATE}", "labels=[vn, va]"])
+    return write_shards(recipe, "solos", Store(folder / "store"), source=folder / "corpus")
 
 
 def test_a_model_without_slots_is_refused(shards, alignment, tmp_path):

@@ -5,7 +5,7 @@
 40 minutes of chamber music, 8 kHz, 80 pixels, 25 pictures a second. Figures are means over players with 95 % intervals
 over pieces, one column per seed of the training. Shards and trained networks are kept in the folder.
 
-Sections: motion, alignment, duos, shuffled, motion_queries.
+Sections: motion, alignment, duos, shuffled, motion_queries, slots.
 """
 
 import argparse
@@ -36,6 +36,7 @@ from in_step import (
 )
 from motion_queries import motion_queries
 from scipy.special import stdtrit
+from slots import slots
 
 from vimss.api import experiment_recipe
 from vimss.config import signature
@@ -261,6 +262,7 @@ SECTIONS: dict[str, Callable[[Bench], None]] = {
     "duos": duos,
     "shuffled": shuffled,
     "motion_queries": motion_queries,
+    "slots": slots,
 }
 
 

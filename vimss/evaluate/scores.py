@@ -19,19 +19,20 @@ from vimss.shards.manifest import Manifest
 from vimss.stream.fixed import FixedSpec, fixed_set, mixtures_of
 from vimss.stream.mix import Mixture, Window
 from vimss.stream.scene import Scene, pieces_of, scene_of
-from vimss.systems import NamedSystem, System, separates_players
+from vimss.systems import NamedSystem, System, separates_pieces, separates_players, truth_of
 
 TWO_SOURCE_MIXTURES = 64
 TWO_SOURCE_SECONDS = 4.0
 
 
 def evaluate(system: System, manifest: Manifest, split: str, whole_pieces: bool = True) -> Evaluation:
-    """Two-source mixtures of a split and, if wanted, its whole pieces."""
+    """Two-source mixtures of a split and, if wanted and if the system separates them, its whole pieces."""
     mixtures = score_mixtures(system, manifest, split)
     scores: list[SourceScore] = []
-    for piece in pieces_of(manifest, split, system.views) if whole_pieces else ():
+    for piece in pieces_of(manifest, split, system.views) if whole_pieces and separates_pieces(system) else ():
         scores += evaluate_piece(system, piece, manifest.recipe.sample_rate)
-    return Evaluation.of(Part(system.name, system.weights, tuple(mixtures), tuple(scores)), split)
+    part = Part(system.name, system.weights, tuple(mixtures), tuple(scores), truth=truth_of(system))
+    return Evaluation.of(part, split)
 
 
 def evaluate_piece(system: System, piece: Scene, sample_rate: int) -> list[SourceScore]:
