@@ -241,7 +241,7 @@ class BaselineSystem:
 def separates_players(system: System) -> bool:
     """Whether two players of one label can have an output each: of players, of any source, or of an oracle."""
     if isinstance(system, BaselineSystem):
-        return system.baseline.conditioned_on == "stems"
+        return truth_of(system) != "nothing"
     model = system.model if isinstance(system, AdaptedSystem) else system
     return isinstance(model, ModelSystem) and not model.interface.has_labelled_outputs
 
