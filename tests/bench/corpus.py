@@ -10,6 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import midirenderer
+import soxr
+
 from vimss.config import parse_config
 from vimss.shards.corpora.chamber import Options, arrange, drawing, make, pieces, read, sound
 from vimss.shards.recipe import load_recipe
@@ -17,8 +20,8 @@ from vimss.shards.recipe import load_recipe
 PARTS = (
     ("scores", arrange, "read_score"),
     ("arrangement", make, "arrange"),
-    ("synthesiser", sound.midirenderer, "render_wave_from"),
-    ("resampling", sound.soxr, "resample"),
+    ("synthesiser", midirenderer, "render_wave_from"),
+    ("resampling", soxr, "resample"),
     ("equaliser, room", sound, "_colour"),
     ("rest of the sound", make, "perform"),
     ("motion", make, "move"),

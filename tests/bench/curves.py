@@ -99,8 +99,8 @@ class Curves:
 
     def has(self, settings: Settings, until: float) -> bool:
         """Whether a curve is stored as far as that."""
-        reports = self.known.get(trial_name(settings))
-        return bool(reports) and reaches(reports[-1]["audio_seconds"], min(until, BUDGET))
+        reports = self.known.get(trial_name(settings), ())
+        return any(reaches(report["audio_seconds"], min(until, BUDGET)) for report in reports[-1:])
 
     def _train(self, settings: Settings, until: float, folder: Path) -> None:
         name = trial_name(settings)

@@ -21,11 +21,12 @@ from torch import Tensor
 from vimss.intervals import Source
 from vimss.media import INT16_SCALE
 from vimss.model.contexts.motion import FOLDER
+from vimss.model.motion import REACH
 from vimss.shards.manifest import Manifest
 from vimss.stream.read import read_pieces
 from vimss.stream.stems import SILENCE_RMS
 from vimss.train.objectives.alignment import APART, SOUNDING
-from vimss.train.objectives.alignment_network import REACH, STEP, AlignmentNetwork
+from vimss.train.objectives.alignment_network import STEP, AlignmentNetwork
 
 LAGS = range(-10, 11)
 """Pictures; at 25 a second up to 0.4 s."""
@@ -98,8 +99,12 @@ class Correlations:
         tracks = {"level": level, "onset": np.maximum(onset, 0), "energy": energy, "rise": rise}
         heard = [sign * tracks[sound] for (sound, _), sign in self.signs.items()]
         seen = [np.roll(tracks[motion], self.lags[sound, motion]) for sound, motion in self.signs]
-        inner = slice(REACH, -REACH)
-        return tuple(torch.from_numpy(np.stack(rows)[:, inner].astype(np.float32)) for rows in (heard, seen))
+        return _inner(heard), _inner(seen)
+
+
+def _inner(rows: Sequence[Float[np.ndarray, " v"]]) -> Float32[Tensor, "e w"]:
+    """What an alignment network has a vector of: it loses REACH pictures at either end."""
+    return torch.from_numpy(np.stack(rows)[:, REACH:-REACH].astype(np.float32))
 
 
 PLAIN = Correlations({("onset", "energy"): 1}, {("onset", "energy"): 0})
@@ -158,7 +163,7 @@ def in_the_mixture(parts: Sequence[Part]) -> list[Part]:
     for _, group in itertools.groupby(parts, key=lambda part: part.piece):
         players = list(group)
         total = np.sum([player.sound for player in players], axis=0, dtype=np.float32)
-        found += [replace(player, sound=total) for player in players]
+        found += [replace(player, sound=np.asarray(total)) for player in players]
     return found
 
 
@@ -210,9 +215,12 @@ def accuracy_by_pair(
     found = {}
     for pair in pairs:
         own, exchanged = (
-            sum(
-                np.diagonal(_table(score, moving, sounding, seconds))
-                for moving, sounding in zip(pair, sounds, strict=True)
+            np.sum(
+                [
+                    np.diagonal(_table(score, moving, sounding, seconds))
+                    for moving, sounding in zip(pair, sounds, strict=True)
+                ],
+                axis=0,
             )
             for sounds in (pair, pair[::-1])
         )

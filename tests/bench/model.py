@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from vimss.model.apply import separate_all, separate_blocks
 from vimss.model.config import Op, Site
+from vimss.model.convolution import Convolution
 from vimss.model.networks.wave_u_net import WaveUNetConfig
 from vimss.model.networks.wave_u_net.network import WaveUNet
 from vimss.model.separator import Separator
@@ -66,24 +67,32 @@ class Naive(nn.Module):
     def multiplications(self, samples: int) -> int:
         """Of a forward pass over `samples` input samples."""
         total = 0
-        for layer in self.down:
+        for layer in _convolutions(self.down):
             samples -= layer.kernel_size[0] - 1
             total += samples * layer.weight.numel()
             samples = (samples + 1) // 2
         samples -= self.bottleneck.kernel_size[0] - 1
         total += samples * self.bottleneck.weight.numel()
-        for layer in self.up:
+        for layer in _convolutions(self.up):
             samples = 2 * samples - layer.kernel_size[0]
             total += samples * layer.weight.numel()
         return total + samples * self.head.weight.numel()
 
 
+def _convolutions(layers: nn.ModuleList) -> Iterator[nn.Conv1d]:
+    for layer in layers:
+        assert isinstance(layer, nn.Conv1d), "made by _conv1d"
+        yield layer
+
+
 def _conv1d(layer: nn.Module) -> nn.Conv1d:
+    assert isinstance(layer, Convolution), "every layer of the network"
     kernel = layer.kernel
     convolution = nn.Conv1d(kernel.shape[1], kernel.shape[0], kernel.shape[2])
     with torch.no_grad():
         convolution.weight.copy_(kernel)
-        convolution.bias.copy_(layer.bias)
+        if convolution.bias is not None:
+            convolution.bias.copy_(layer.bias)
     return convolution
 
 
@@ -149,8 +158,12 @@ def noise(*shape: int) -> Tensor:
 
 def build(labels: Sequence[str] = LABELS, rate: int = RATE, **settings: object) -> Separator:
     torch.manual_seed(0)
-    # Pydantic checks the settings.
-    return Separator(WaveUNetConfig(**settings), tuple(labels), rate)  # type: ignore[arg-type]
+    return Separator(WaveUNetConfig.model_validate(settings), tuple(labels), rate)
+
+
+def unet_of(separator: Separator) -> WaveUNet:
+    assert isinstance(separator.network, WaveUNet), "of build"
+    return separator.network
 
 
 def train_step(network: nn.Module, *inputs: Tensor) -> Callable[[], object]:
@@ -176,7 +189,7 @@ def forward(network: nn.Module, *inputs: Tensor) -> Callable[[], object]:
 def step(args: argparse.Namespace) -> None:
     """Train step at the paper's window: 2.2x."""
     separator, mixture = build(), noise(1, 1, 147443)
-    naive = Naive(separator.network)
+    naive = Naive(unet_of(separator))
     seconds = take_turns(
         {
             "naive forward": forward(naive, mixture),
@@ -190,7 +203,7 @@ def step(args: argparse.Namespace) -> None:
     print(f"naive forward {rate:.0f} GFLOP/s, {rate / gemm_rate(seconds):.2f} of GEMM (honest from 0.7)")
     print(f"forward {seconds['naive forward'] / seconds['forward']:.2f}x")
     print(f"train step {seconds['naive step'] / seconds['step']:.2f}x (must reach 2.2x, limit 4.1x)")
-    compare_gradients(separator, Naive(separator.network), mixture)
+    compare_gradients(separator, Naive(unet_of(separator)), mixture)
 
 
 def compare_gradients(separator: Separator, naive: Naive, mixture: Tensor) -> None:
@@ -202,10 +215,12 @@ def compare_gradients(separator: Separator, naive: Naive, mixture: Tensor) -> No
     # also between naive networks in single and double precision. So here half the channels are positive, half negative.
     settled = copy.deepcopy(separator)
     with torch.no_grad():
-        for layer in (*settled.network.down, settled.network.bottleneck, *settled.network.up):
-            layer.weight *= 0.1
+        unet = unet_of(settled)
+        for layer in (*unet.down, unet.bottleneck, *unet.up):
+            assert isinstance(layer, Convolution), "every layer of the network"
+            layer.weight.mul_(0.1)
             layer.bias[::2], layer.bias[1::2] = 1, -1
-    output, worst = _differences(settled, Naive(settled.network), mixture)
+    output, worst = _differences(settled, Naive(unet_of(settled)), mixture)
     print(f"where no sign is left to rounding, output by {output:.1e}, gradients by {worst:.1e} (must be 1e-5)")
 
 
@@ -228,7 +243,7 @@ def relative(one: Tensor, two: Tensor) -> float:
 def windows(args: argparse.Namespace) -> None:
     """Training per second of audio, by window: 6x."""
     separator = build()
-    naive = Naive(separator.network)
+    naive = Naive(unet_of(separator))
     chosen = (9, 17) if args.quick else tuple(WINDOWS)
     actions = {"naive": train_step(naive, noise(1, 1, 147443))}
     for bottleneck in chosen:
@@ -250,7 +265,7 @@ def separation(args: argparse.Namespace) -> None:
     """A whole recording through `model.apply`: 3x."""
     length = (10 if args.quick else 60) * RATE
     separator, mixture = build().eval(), noise(1, length)
-    naive, window = Naive(separator.network), noise(1, 1, 147443)
+    naive, window = Naive(unet_of(separator)), noise(1, 1, 147443)
     blocks = separate_all(separator, mixture)
     single = separate_all(separator, mixture, block_samples=length)
     print(f"blocks differ from one single pass by {(blocks - single).abs().max():.1e} (must be 1e-6)")

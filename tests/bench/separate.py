@@ -30,8 +30,15 @@ LIMIT = 1.2
 def make_model(folder: Path) -> Path:
     """Queries on labels, so that two stems are made."""
     torch.manual_seed(0)
-    config = WaveUNetConfig(
-        levels=4, filters=4, channels=2, site="decoder", outputs="queries", initial_output="mixture"
+    config = WaveUNetConfig.model_validate(
+        {
+            "levels": 4,
+            "filters": 4,
+            "channels": 2,
+            "site": "decoder",
+            "outputs": "queries",
+            "initial_output": "mixture",
+        }
     )
     save_separator(folder, Separator(config, ("vn", "vc"), RATE), {})
     return folder

@@ -62,7 +62,7 @@ def shards(store: Store, minutes: float, frame_rate: float = 12.5) -> Manifest:
 
 def interface_of(manifest: Manifest, context: str) -> Interface:
     (features,) = available_features(manifest)
-    config = WaveUNetConfig(outputs="queries", context=context, site="output")
+    config = WaveUNetConfig.model_validate({"outputs": "queries", "context": context, "site": "output"})
     return Interface(config, manifest.recipe.labels, features if context == "features" else "")
 
 

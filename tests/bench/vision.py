@@ -44,6 +44,7 @@ from vimss.shards.manifest import Manifest
 from vimss.shards.write import write_shards
 from vimss.storage import Store
 from vimss.train.loop import Training, train
+from vimss.train.objectives import Predictor
 from vimss.train.objectives.alignment_network import AlignmentNetwork
 from vimss.train.objectives.saved import load_network, save_network
 
@@ -84,9 +85,10 @@ class Bench:
         folder = self.folder / "vision" / f"alignment-{signature(settings, manifest.digest)}"
         if not folder.exists():
             begin = time.process_time()
-            network = train(Training(settings, manifest, experiment.validation), _print_report)
+            trained = train(Training(settings, manifest, experiment.validation), _print_report)
             print(f"seed {seed} {' '.join(changes)}: trained in {time.process_time() - begin:.0f} CPU s", flush=True)
-            save_network(folder, network, {})
+            assert isinstance(trained, Predictor), "the objective does not separate"
+            save_network(folder, trained, {})
         network = load_network(folder)
         assert isinstance(network, AlignmentNetwork), "the network of this objective"
         return network.eval()

@@ -28,7 +28,7 @@ LOSSES = Path(__file__).with_suffix(".json")
 STEPS = 20
 CPU = torch.device("cpu")
 SMALL = {"levels": 4, "filters": 6, "max_filters": 16, "down_kernel": 9}
-CASES = {
+CASES: dict[str, dict[str, Any]] = {
     "paper": {"model": {"output_type": "difference"}, "training": {"loss": "mse"}},
     "labels": {"model": {"outputs": "queries", "site": "decoder"}, "training": {"optimizer": "muon"}},
     "features": {
@@ -101,9 +101,9 @@ def _batch(separator: Separator, window: Window, rng: np.random.Generator) -> Ba
     if config.site != "none" and config.context == "labels":
         context = np.tile(np.eye(3, dtype=np.float32)[:2], (3, 1, 1))
     elif config.site != "none":
-        context = rng.standard_normal((3, 2, 4, config.feature_size)).astype(np.float16)
+        context = rng.standard_normal((3, 2, 4, separator.interface.context.width)).astype(np.float16)
         players = np.array([[True, True], [True, False], [True, True]])
-    return Batch(stems.sum(1), targets, targets.any((2, 3)), context, players, np.zeros(3, bool))
+    return Batch(stems.sum(1), targets, np.asarray(targets.any((2, 3))), context, players, np.zeros(3, bool))
 
 
 if __name__ == "__main__":

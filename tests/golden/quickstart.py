@@ -76,7 +76,7 @@ def _shown(summary: dict[str, Any]) -> dict[str, Any]:
 
 def _at(summary: dict[str, Any], path: tuple[str, ...]) -> float | None:
     # The types of nested JSON cannot be followed.
-    return functools.reduce(lambda group, key: group[key], path, summary)  # type: ignore[arg-type, return-value]
+    return functools.reduce(lambda group, key: group[key], path, summary)  # type: ignore[return-value]
 
 
 def _rounded(value: float | None) -> float | None:
