@@ -139,6 +139,10 @@ def test_verbs_and_options_do_not_grow_unnoticed():
         (["shard", "quickstart", "--set", "sample_rat=8000"], "unknown key 'sample_rat'. To fix: did you mean"),
         (["compare", "quickstart", "--set", "training"], "--set takes key=value; got 'training'. To fix: write"),
         (["compare", "quickstart", "--set", "training.batch_size=0"], "greater than or equal to 1; got 0"),
+        (
+            ["evaluate", "--model", "m", "--shards", "s", "--alignment", "a", "--instruments-from", "i"],
+            "for models with labels; got --alignment a and --instruments-from i. To fix: remove one of them",
+        ),
         (["evaluate", "quickstart", "--alignment", "a"], "models that are given by --model; got --alignment a without"),
         (["compare", "quickstart", "--on", "moon"], "--on must name a folder of platform/; got 'moon'"),
     ],

@@ -157,6 +157,27 @@ def test_what_is_left_counts_trials_to_the_rung_and_those_that_go_on(trials, rou
     assert audio_left(searched(), {"search": trials})[:-1] == rounds
 
 
+@pytest.mark.parametrize(
+    ("continued", "rounds"),
+    [
+        (Progress(450.0, rank=3.0), [[], [450, 675, 675]]),
+        (Progress(900.0, "finished", rank=3.0), [[], [675, 675]]),
+        (Progress(450.0, rank=1.5), [[], [450, 675]]),
+    ],
+)
+def test_a_continued_trial_takes_none_of_the_places_of_better_ones(continued, rounds):
+    waiting = [Progress(225.0, "waiting", rank=rank) for rank in (1.0, 2.0, 4.0)]
+    assert audio_left(searched(controls={}), {"search": [*waiting, continued]})[:-1] == rounds
+
+
+def test_the_rank_of_a_trial_is_that_of_its_best_figure_up_to_the_rung():
+    lines = SearchLines(lambda line: None, searched(controls={}))
+    lines(TrialStarted("search", "a", None, {}))
+    for seconds, loss, rank in ((100.0, -2.0, -2.0), (225.0, -1.0, -2.0), (450.0, -9.0, -2.0)):
+        lines(TrialReported("search", "a", seconds, {"valid_loss": loss}))
+        assert lines.progress["search"]["a"] == Progress(seconds, "running", rank)
+
+
 def test_pruned_trials_have_nothing_left_whatever_they_saw():
     over = [Progress(225.0, "over")] * 3
     assert audio_left(searched(search=ASHA), {"search": [*over, Progress(300.0)]})[0] == [600]

@@ -2,11 +2,16 @@
 
 import json
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
 
 from vimss import doctor
+from vimss.runtime import Place
+from vimss.storage import Store
 from vimss.train.device import has_bfloat16_units
 
 
@@ -32,6 +37,48 @@ def test_doctor_finds_a_tracking_server_that_is_down_and_a_temporary_folder_that
     assert code == 1 and not findings["tracking"]["ok"] and "Connection refused" in findings["tracking"]["found"]
     assert findings["temporary files"]["fix"] == "set TMPDIR to a writable folder with free space"
     assert "/nowhere, where no file can be made" in findings["temporary files"]["found"]
+
+
+@contextmanager
+def answering(answer: bytes) -> Iterator[str]:
+    """A server that gives every connection this answer; without one it connects, and is silent."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(answer)
+                connection.recv(1000) if not answer else None
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("answer", "found", "ok"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK", ", which answers OK at /health", True),
+        (b"", ": a connection, and no answer in 0 s", False),
+        (b"HTTP/1.1 404 Not Found\r\n\r\n", ": HTTP 404 at /health: another web server?", False),
+        (b"HTTP/1.1 200 OK\r\n\r\n<html>", ": b'<html>' instead of OK at /health: another web server?", False),
+        (b"no HTTP\r\n\r\n", ": no answer in HTTP, no HTTP", False),
+    ],
+    ids=["MLflow", "silent", "without /health", "another site", "no web server"],
+)
+def test_doctor_says_what_a_tracking_server_answers(monkeypatch, tmp_path, answer, found, ok):
+    monkeypatch.setattr(doctor, "TRACKING_SECONDS", 0.3)
+    with answering(answer) as address:
+        finding = doctor._tracking(Place(name="far", tracking_uri=address), Store(tmp_path))
+    assert (finding.found, finding.ok) == (f"{address}{found}", ok)
+    assert ok or finding.fix.startswith("start the tracking server, or correct tracking_uri")
+
+
+def test_doctor_refuses_a_tracking_server_without_http(tmp_path):
+    finding = doctor._tracking(Place(name="far", tracking_uri="file:///etc"), Store(tmp_path))
+    assert finding.found == "file:///etc: no address that begins with http:// or https://" and not finding.ok
 
 
 def test_doctor_names_the_units_that_training_would_use(vimss_says):

@@ -15,7 +15,8 @@ from test_search import SMALL, experiment
 
 from vimss.errors import PlaceError
 from vimss.runtime import Place, machine_resources, ray_running
-from vimss.search.estimate import TRAINING_OVERHEAD, estimate_search, first_settings
+from vimss.search.estimate import TRAINING_OVERHEAD, estimate_search, first_settings, progress_of
+from vimss.search.remaining import Progress
 from vimss.search.room import check_room, nodes_of
 from vimss.search.run import search
 from vimss.search.study import TrialRecord
@@ -63,6 +64,15 @@ def test_what_was_trained_before_is_not_counted_again(small_recipe):
     ]
     found = estimate_search(chosen, small_recipe, ONE, begun)
     assert (found.cells[0].begun, found.audio_seconds, found.gigabytes) == (2, 4.0, 0.0)
+
+
+def test_the_progress_of_records_has_the_rank_at_the_rung():
+    reports = tuple({"audio_seconds": seconds, "valid_loss": -seconds} for seconds in (2.0, 4.0, 8.0))
+    record = TrialRecord(
+        cell="search", trial="a", state="interrupted", chosen={}, settings=None, reports=reports, begun=0.0
+    )
+    assert progress_of([record], rung=4.0) == {"search": [Progress(8.0, "running", rank=-4.0)]}
+    assert progress_of([record], rung=12.0) == {"search": [Progress(8.0, "running")]}
 
 
 def test_a_conditional_axis_is_measured_only_where_it_is_drawn():

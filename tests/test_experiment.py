@@ -359,6 +359,47 @@ def test_the_name_of_a_control_is_a_folder_of_its_own(tmp_path, name):
         load_experiment(write(tmp_path, f"controls: {{'{name}': {{model.site: none}}}}"))
 
 
+NAMED = "systems: {s: {instruments_from: m}}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (NAMED, r"systems\.s needs a network that is conditioned on labels, .*; got none in search"),
+        ("systems: {s: {cell: all}}", r"systems\.s\.instruments_from"),
+        (f"{NAMED[:-2]}, cell: x}}}}", r"systems\.s\.cell must name a cell, one of search; got 'x'"),
+        (
+            "model: {site: output, context: frames}\n" + NAMED,
+            r"systems\.s needs a network .*; got none in search\. To fix: set model\.site, with model\.context: labels",
+        ),
+        (
+            "model: {site: output}\n" + NAMED.replace("{s:", "{search:"),
+            r"must have a name that no cell has, .*; got 'search'\. To fix: choose another name",
+        ),
+        ("objective: alignment\n" + NAMED, r"systems\.s must be of an .* networks separate; got objective: al"),
+    ],
+)
+def test_a_system_that_could_not_be_evaluated_is_refused(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        load_experiment(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model: {site: output}\n" + NAMED,
+        "search: {trials: 2}\ntune: {model.site: {choices: [none, output]}}\n" + NAMED,
+        "controls: {told: {model.site: output}}\n" + NAMED[:-2] + ", cell: told}}",
+    ],
+)
+def test_a_system_changes_no_training(tmp_path, text):
+    plain, named = (load_experiment(write(tmp_path, part)) for part in (text.rpartition("\n")[0], text))
+    assert [named.cell_signature(cell) for cell in named.cells()] == [
+        plain.cell_signature(cell) for cell in plain.cells()
+    ]
+    assert named.systems["s"].instruments_from == "m" and named.without_search().systems == {}
+
+
 @pytest.mark.parametrize(
     ("file", "better"),
     [

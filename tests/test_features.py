@@ -9,14 +9,14 @@ import torch
 from safetensors import safe_open
 
 from vimss.errors import ConfigError, DataError
-from vimss.features import compute_features
+from vimss.features import compute_features, write_features
 from vimss.model import VisionConfig
 from vimss.model.contexts import CONTEXTS
 from vimss.model.contexts.features import read_features
 from vimss.model.networks.wave_u_net import WaveUNetConfig
 from vimss.model.separator import Separator
 from vimss.shards.cache import ENTRY, FEATURES
-from vimss.shards.computed import ROWS, available_features, middle_pictures, rows_of_pictures
+from vimss.shards.computed import ROWS, available_features, file_of, middle_pictures, rows_of_pictures
 from vimss.stream.read import read_clips
 from vimss.train.config import Settings, ValidationConfig
 from vimss.train.loop import Training, train
@@ -207,3 +207,16 @@ def test_rows_follow_each_other_whatever_the_rates(rate, every, rows):
     assert found.tolist() == sorted(found) and set(found) == set(range(rows))
     middles = middle_pictures(found)
     assert found[middles].tolist() == list(range(rows))
+
+
+def test_features_that_are_written_in_parallel_are_the_same(small_manifest, computed):
+    folder = small_manifest.folder / FEATURES / computed
+    content = {path.name: path.read_bytes() for path in folder.iterdir()}
+    one = small_manifest.shards[0]
+    (folder / file_of(one)).unlink()
+    (folder / ENTRY).unlink()
+    written = write_features(small_manifest.model_copy(update={"shards": (one,)}), VISION)
+    assert written == small_manifest.home / FEATURES / computed
+    assert (folder / file_of(one)).read_bytes() == content[file_of(one)]
+    compute_features(small_manifest, VISION)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == content

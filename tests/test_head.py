@@ -4,7 +4,10 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
@@ -21,7 +24,28 @@ MESSAGE = (
 def quick(monkeypatch):
     """Looks every hundredth of a second, and a tenth of a second is too long."""
     monkeypatch.setattr(head, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(head, "ANSWER_SECONDS", 0.05)
     monkeypatch.setattr(head, "HEAD_SECONDS", 0.1)
+
+
+@contextmanager
+def answering(port: int = 0, answer: bytes = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])) -> Iterator[int]:
+    """A port that answers as gRPC does, with empty settings, for as long as the block."""
+    with socket.create_server(("127.0.0.1", port)) as server, ExitStack() as connections:
+
+        def serve() -> None:
+            with suppress(OSError):  # of the closed server
+                while True:
+                    connection, _ = server.accept()
+                    connections.enter_context(connection).sendall(answer)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield server.getsockname()[1]
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 def wait_for_the_error() -> None:
@@ -32,15 +56,21 @@ def wait_for_the_error() -> None:
 
 
 def test_a_head_that_is_lost_is_an_error_and_one_that_answers_is_none(quick):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        with head.head_watched(f"127.0.0.1:{port}"):
-            time.sleep(0.5)
-            check_head()
-            server.close()
-            with pytest.raises(PlaceError, match=MESSAGE):
-                wait_for_the_error()
+    with answering() as port, head.head_watched(f"127.0.0.1:{port}"):
+        time.sleep(0.5)
+        check_head()
+    with head.head_watched(f"127.0.0.1:{port}"), pytest.raises(PlaceError, match=MESSAGE):
+        wait_for_the_error()
     check_head()  # that head is no longer of interest
+
+
+def test_a_head_that_hangs_with_an_open_port_is_lost(quick):
+    with (
+        answering(answer=b"") as port,
+        head.head_watched(f"127.0.0.1:{port}"),
+        pytest.raises(PlaceError, match=MESSAGE),
+    ):
+        wait_for_the_error()
 
 
 def test_a_head_that_answers_again_in_time_is_not_lost(quick, monkeypatch):
@@ -49,7 +79,7 @@ def test_a_head_that_answers_again_in_time_is_not_lost(quick, monkeypatch):
         port = server.getsockname()[1]
     with head.head_watched(f"127.0.0.1:{port}"):
         time.sleep(0.2)
-        with socket.create_server(("127.0.0.1", port)):
+        with answering(port):
             time.sleep(0.7)
             check_head()
 

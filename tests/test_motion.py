@@ -14,7 +14,7 @@ from vimss.evaluate import Row, Table, evaluation_tasks, joined, run_evaluation
 from vimss.evaluations import claims_of_models
 from vimss.media import write_video, write_wav
 from vimss.model.contexts import CONTEXTS, Recording, motion
-from vimss.model.contexts.motion import FOLDER, GRID, compute_motion, motion_of
+from vimss.model.contexts.motion import FOLDER, GRID, compute_motion, motion_of, write_motion
 from vimss.model.networks.wave_u_net.config import WaveUNetConfig
 from vimss.model.separator import Separator, save_separator
 from vimss.shards.cache import ENTRY, FEATURES
@@ -85,6 +85,16 @@ def test_what_is_missing_is_computed_and_the_rest_is_kept(moving_manifest, compu
     second.unlink()
     compute_motion(moving_manifest)
     assert second.exists() and first.stat().st_mtime_ns == stamp
+
+
+def test_what_is_written_in_parallel_is_the_same_and_is_counted(moving_manifest, computed):
+    content = {path.name: path.read_bytes() for path in computed.iterdir()}
+    next(computed.glob("*.safetensors")).unlink()
+    (computed / ENTRY).unlink()
+    done: list[int] = []
+    assert write_motion(moving_manifest, done.append) == moving_manifest.home / FEATURES / FOLDER
+    assert {path.name: path.read_bytes() for path in computed.iterdir()} == content
+    assert done == list(range(1, len(moving_manifest.shards) + 1))
 
 
 def test_motion_in_a_recording_is_that_of_its_players_columns(tmp_path):

@@ -15,6 +15,7 @@ from golden import losses as golden
 from test_objectives import SMALL as OF_OBJECTIVE
 from test_objectives import shards_of
 from test_train import one_thread, run, settings, weights  # noqa: F401 - a fixture that all use
+from test_trial import job
 from torch import nn
 from torch.optim import AdamW
 
@@ -23,13 +24,13 @@ from vimss.runtime import Place
 from vimss.stream.batch import Batch, Examples, Position
 from vimss.train.between_reports import LOOK_EVERY
 from vimss.train.checkpoint import State, load_state, save_state
-from vimss.train.config import Settings, TrainingConfig, ValidationConfig
+from vimss.train.config import Settings, TrainingConfig
 from vimss.train.ddp import distribute
 from vimss.train.device import InFlight, compiled, to_device
-from vimss.train.distribute import own_device
+from vimss.train.distribute import _training, own_device
 from vimss.train.gradients import Gradients
 from vimss.train.loader import load
-from vimss.train.loop import Losses, Training
+from vimss.train.loop import Losses
 from vimss.train.objectives import OBJECTIVES, open_objective
 from vimss.train.optimize import make_optimizers, orthogonal
 
@@ -279,13 +280,21 @@ def test_the_memory_of_a_step_is_that_of_its_largest_part_and_does_not_grow(gpu,
 
 
 @pytest.mark.gpu
-def test_a_loss_that_is_not_finite_is_found_at_the_next_look(gpu, small_manifest):
-    losses = Losses(Training(settings(), small_manifest, ValidationConfig(), device=gpu))
+def test_a_loss_that_is_not_finite_is_found_at_the_next_look(gpu):
+    losses = Losses(settings().training, (0, 1), gpu)
     values = [torch.tensor(value, device=gpu) for value in (1.0, float("nan"))]
     for step in range(LOOK_EVERY - 1):
         losses.add(values[step == 3], values[0], f"step {step}")
     with pytest.raises(TrainingError, match="got loss nan and gradient norm 1 at step 3"):
         losses.add(values[0], values[0], "the last")
+
+
+def test_a_training_has_the_usual_products_whatever_ran_in_its_process(small_manifest, tmp_path, monkeypatch):
+    convolutions, matrices = torch.backends.cudnn, torch.backends.cuda.matmul
+    monkeypatch.setattr(convolutions, "allow_tf32", False)
+    matrices.allow_tf32 = True  # which pytest cannot undo; the training does
+    _training(job(small_manifest, tmp_path), 0, 1, CPU)
+    assert convolutions.allow_tf32 and not matrices.allow_tf32
 
 
 # Several workers

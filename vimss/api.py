@@ -7,6 +7,7 @@
 Each stage has its own module, which does not know the later stages; these functions combine them.
 """
 
+import functools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -102,22 +103,29 @@ def write_features(
     every: float = 0.0,
 ) -> Folder:
     """Compute the vision features of a recipe's shards, beside them; return their folder."""
-    folder = write.shards_folder(recipe, recipe_name(name), session.store)
-    manifest = open_shards(folder, session.store)
-    total = len(manifest.shards)
-    return features.write_features(
-        manifest, vision, device, lambda done: show_progress(f"{done} of {total} shards"), every
-    )
+    compute = functools.partial(features.write_features, vision=vision, device=device, every=every)
+    return _write_computed(session, name, recipe, compute, show_progress)
 
 
 def write_motion(
     session: Session, name: str | Path, recipe: Recipe, show_progress: Callable[[str], None] = lambda _: None
 ) -> Folder:
     """Compute the motion in the pictures of a recipe's shards, beside them; return its folder."""
+    return _write_computed(session, name, recipe, motion.write_motion, show_progress)
+
+
+def _write_computed(
+    session: Session,
+    name: str | Path,
+    recipe: Recipe,
+    compute: Callable[..., Folder],
+    show_progress: Callable[[str], None],
+) -> Folder:
+    """Compute something beside a recipe's shards; `compute` takes them, and `on_done` for the number that are done."""
     folder = write.shards_folder(recipe, recipe_name(name), session.store)
     manifest = open_shards(folder, session.store)
     total = len(manifest.shards)
-    return motion.write_motion(manifest, lambda done: show_progress(f"{done} of {total} shards"))
+    return compute(manifest, on_done=lambda done: show_progress(f"{done} of {total} shards"))
 
 
 def experiment_recipe(experiment: Experiment) -> Recipe:
@@ -138,7 +146,12 @@ def resolve_models(session: Session, experiment: Experiment) -> Experiment:
         return f"{folder_of(model)}/{WEIGHTS}" if model.startswith("models:/") else model
 
     resolved = experiment.with_values("training.start_from", folder_of)
-    return resolved.with_values("model.vision.weights", file_of)
+    resolved = resolved.with_values("model.vision.weights", file_of)
+    systems = {
+        name: system.model_copy(update={"instruments_from": folder_of(system.instruments_from)})
+        for name, system in experiment.systems.items()
+    }
+    return resolved.model_copy(update={"systems": systems})
 
 
 def load_shards(session: Session, experiment: Experiment) -> Manifest:
@@ -360,20 +373,21 @@ def evaluate_experiment(
     """Evaluate the best trial of each cell on a split, and keep the table in the study.
 
     Separators are evaluated by their stems, beside the untrained systems; networks that do not separate by the figure
-    of their objective, beside a constant guess. `namers`, from `instrument_namers`, name players from pictures, by
-    which separators that are conditioned on labels are asked too.
+    of their objective, beside a constant guess. `namers`, from `instrument_namers`, name players from pictures, for
+    further rows of separators that are conditioned on labels, beside those under `systems` of the experiment.
     """
     best = best_trials(experiment, study)
     trained = {name: trial.folder / "model" for name, trial in best.items()}
     found: list[Evaluation] | list[FigureEvaluation]
     if OBJECTIVES[experiment.objective].separates:
+        named = evaluations.named_rows(evaluations.model_rows(trained, device=device), namers or {}, manifest, split)
+        named += evaluations.system_rows(experiment, study, trained)
         scored = evaluations.evaluate_systems(
-            manifest, trained, split, on_progress=on_progress, device=device, namers=namers
+            manifest, trained, split, on_progress=on_progress, device=device, named=named
         )
-        found = evaluations.claims_of_experiment(scored, experiment, best, namers)
+        found = evaluations.claims_of_experiment(scored, experiment, best, named)
     else:
-        found = evaluations.evaluate_by_figure(
-            manifest, trained, split, experiment.objective, on_progress=on_progress, device=device
-        )
+        models = evaluations.ModelsOnSplit(manifest, trained, split, device, on_progress)
+        found = evaluations.evaluate_by_figure(models, experiment.objective)
     evaluations.save_evaluations(study, split, found)
     return found

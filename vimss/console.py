@@ -40,7 +40,7 @@ from vimss.search.events import (
 )
 from vimss.search.remaining import Progress, longest, trainings_left
 from vimss.search.study import TrialRecord
-from vimss.train.config import MUCH_WAITING, VALIDATION_SOURCES
+from vimss.train.config import MUCH_WAITING, VALIDATION_SOURCES, reaches
 
 ShowProgress = Callable[[str], None]
 
@@ -251,9 +251,13 @@ class SearchLines:
 
     def _report(self, event: TrialReported) -> None:
         trials, metrics, number = self.progress[event.cell], event.metrics, self.numbers[event.trial]
-        trials[event.trial] = replace(trials[event.trial], audio_seconds=event.audio_seconds)
+        figure, before = self.experiment.figure, trials[event.trial]
+        rank = figure.rank(metrics[figure.name])
+        if before.rank is not None:
+            is_beyond = reaches(before.audio_seconds, self.experiment.search.grace_seconds)
+            rank = before.rank if is_beyond else min(before.rank, rank)
+        trials[event.trial] = replace(before, audio_seconds=event.audio_seconds, rank=rank)
         rate = self.rates[event.trial] = metrics.get("audio_seconds_per_second", 0.0)
-        figure = self.experiment.figure
         self.best = figure.best((self.best, metrics[figure.name]))
         parts = [
             f"trial {number} at {event.audio_seconds:.0f} of {self.budgets.get(event.cell, 0.0):.0f} audio seconds",

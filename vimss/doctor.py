@@ -8,11 +8,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 from vimss.errors import VimssError
 from vimss.experiment import EXPERIMENTS
-from vimss.runtime import PLACES, Place, check_reachable, load_place, open_store, ray_running, temporary_folder, unfit
+from vimss.runtime import PLACES, Place, load_place, open_store, ray_running, temporary_folder, unfit
 from vimss.shards.recipe import RECIPES
 from vimss.storage import Store, explain_os_errors
 from vimss.yaml_files import known_names
@@ -41,6 +44,9 @@ VECTOR_UNITS = {
 """Keys of torch.cpu.get_capabilities to their usual names, the widest first."""
 
 BFLOAT16_UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512_BF16", "sve_bf16": "SVE bf16", "bf16": "NEON bf16"}
+
+TRACKING_SECONDS = 10.0
+"""How long the tracking server may take to answer."""
 
 STORE_GIGABYTES = 2
 """Upper bound for the files of a quickstart."""
@@ -205,11 +211,30 @@ def _store(place: Place) -> Iterator[Finding]:
 def _tracking(place: Place, store: Store) -> Finding:
     if not place.tracking_uri:
         return Finding("tracking", f"SQLite in {store.tracking}")
-    address = urlsplit(place.tracking_uri)
     try:
-        port = address.port or (443 if address.scheme == "https" else 80)
-        check_reachable(address.hostname or "", port)
+        answer = _health(place.tracking_uri)
     except (OSError, ValueError) as error:
         fix = "start the tracking server, or correct tracking_uri: until then, its data is kept in the store"
         return Finding("tracking", f"{place.tracking_uri}: {error}", ok=False, fix=fix)
-    return Finding("tracking", place.tracking_uri)
+    return Finding("tracking", f"{place.tracking_uri}, which answers {answer} at /health")
+
+
+def _health(uri: str) -> str:
+    """What an MLflow server answers at /health, which needs no password; OSError or ValueError where none does."""
+    address = f"{uri.rstrip('/')}/health"
+    if urlsplit(uri).scheme not in {"http", "https"}:
+        raise ValueError("no address that begins with http:// or https://")
+    try:
+        with urlopen(address, timeout=TRACKING_SECONDS) as response:  # noqa: S310 - an http address
+            answer: bytes = response.read(100)
+    except HTTPError as error:
+        raise OSError(f"HTTP {error.code} at /health: another web server?") from error
+    except TimeoutError as error:
+        raise OSError(f"a connection, and no answer in {TRACKING_SECONDS:.0f} s") from error
+    except URLError as error:
+        raise OSError(str(error.reason)) from error
+    except HTTPException as error:
+        raise OSError(f"no answer in HTTP, {' '.join(str(error).split())}") from error
+    if answer.strip() != b"OK":
+        raise OSError(f"{answer!r} instead of OK at /health: another web server?")
+    return "OK"

@@ -9,9 +9,7 @@ resumes; several processes may compute different shards.
 """
 
 import functools
-import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +23,9 @@ from vimss.model.contexts.features import FeatureEntry, features_name
 from vimss.model.device import gpu_share, on_device
 from vimss.model.vision import Vision, weights_digest
 from vimss.model.vision_config import VisionConfig
-from vimss.runtime import parallel_map
-from vimss.shards.cache import FEATURES
-from vimss.shards.manifest import Manifest, Shard, open_manifest
+from vimss.shards.manifest import Manifest, Shard
 from vimss.storage import Folder
-from vimss.stream.compute import Computation, write_arrays
+from vimss.stream.compute import Computation, write_arrays, write_in_parallel
 
 
 def compute_features(
@@ -56,18 +52,9 @@ def compute_features(
         ModelError: the network's weights are not available.
 
     """
-    network = on_device(Vision(vision.model_copy(update={"frozen": True})), device)
-    digest = weights_digest(network)
-    name = f"{features_name(vision.network, every)}-{digest[:10]}"
-
-    def of_pictures(pictures: UInt8[np.ndarray, "v h w 3"]) -> Float16[np.ndarray, "v d"]:
-        features: Tensor = network(torch.from_numpy(pictures).to(device)[None, None])[0, 0]
-        return features.cpu().numpy().astype(np.float16)
-
-    about = {"network": vision.network, "weights_sha256": digest, "feature_size": vision.feature_size}
-    made = Computation(name, of_pictures, functools.partial(FeatureEntry, **about), every)
+    made = features_computation(vision, every, device)
     write_arrays(manifest, made, shards, progress)
-    return name
+    return made.name
 
 
 def write_features(
@@ -81,26 +68,22 @@ def write_features(
 
     `on_done` is called with the number of shards that are done.
     """
-    done = itertools.count(1)
-    tasks = [FeaturesTask(manifest.folder, vision, shard, device, every) for shard in manifest.shards]
-    parallel_map(run_features, tasks, lambda _: on_done(next(done)), lambda task: gpu_share(task.device))
-    return manifest.home / FEATURES / compute_features(manifest, vision, every=every)
+    make = functools.partial(features_computation, vision, every)
+    return write_in_parallel(manifest, make, on_done, device, gpu_share(device))
 
 
-@dataclass(frozen=True)
-class FeaturesTask:
-    """The features of one shard, as plain values for another process."""
+def features_computation(vision: VisionConfig, every: float, device: str) -> Computation:
+    """The features of a network on a device, with a row per picture, or where `every` is not 0 per so many seconds."""
+    network = on_device(Vision(vision.model_copy(update={"frozen": True})), device)
+    digest = weights_digest(network)
+    name = f"{features_name(vision.network, every)}-{digest[:10]}"
 
-    shards: Path
-    vision: VisionConfig
-    shard: Shard
-    device: str
-    every: float = 0.0
+    def of_pictures(pictures: UInt8[np.ndarray, "v h w 3"]) -> Float16[np.ndarray, "v d"]:
+        features: Tensor = network(torch.from_numpy(pictures).to(device)[None, None])[0, 0]
+        return features.cpu().numpy().astype(np.float16)
 
-
-def run_features(task: FeaturesTask) -> str:
-    """One task of `write_features`."""
-    return compute_features(open_manifest(task.shards), task.vision, [task.shard], device=task.device, every=task.every)
+    about = {"network": vision.network, "weights_sha256": digest, "feature_size": vision.feature_size}
+    return Computation(name, of_pictures, functools.partial(FeatureEntry, **about), every)
 
 
 def load_vision(network: str, weights: str | Path) -> VisionConfig:

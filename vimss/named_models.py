@@ -66,7 +66,8 @@ def models_on_duos(
     """Evaluate slots models whose outputs an alignment model assigns to players; models as in `models_on_shards`."""
     folders = {model: _named_folder(session, model)[1] for model in models}
     _, of_alignment = _named_folder(session, alignment)
-    return evaluations.evaluate_assigned(manifest, folders, of_alignment, split, on_progress=on_progress, device=device)
+    on_split = evaluations.ModelsOnSplit(manifest, folders, split, device, on_progress)
+    return evaluations.evaluate_assigned(on_split, of_alignment)
 
 
 def _named_folder(

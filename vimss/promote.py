@@ -21,6 +21,7 @@ from vimss.errors import ModelError
 from vimss.evaluate import Evaluation
 from vimss.evaluate.figures import GUESS, FigureEvaluation, gain_of
 from vimss.evaluations import (
+    ModelsOnSplit,
     evaluate_by_figure,
     evaluate_systems,
     evaluation_of,
@@ -156,7 +157,8 @@ def _compare_separators(manifest: Manifest, models: Mapping[str, Path], against:
 
 def _compare_by_figure(manifest: Manifest, models: Mapping[str, Path], against: str, objective: str) -> Decision:
     """The challenger against the champion, or else against the constant guess."""
-    found = {row.system: row for row in evaluate_by_figure(manifest, models, "promote", objective)}
+    rows = evaluate_by_figure(ModelsOnSplit(manifest, models, "promote"), objective)
+    found = {row.system: row for row in rows}
     incumbent = found[CHAMPION if CHAMPION in models else GUESS]
     return decide_by_figure(found[CHALLENGER], incumbent, against or f"the row '{GUESS}'", manifest)
 

@@ -22,12 +22,12 @@ import numpy as np
 import webdataset as wds
 
 from vimss.config import parse_config
-from vimss.features import FeaturesTask, compute_features, run_features
+from vimss.features import write_features
 from vimss.media import encode_audio, write_video, write_wav
 from vimss.model.interface import Interface
 from vimss.model.networks.wave_u_net.config import WaveUNetConfig
 from vimss.model.vision_config import VisionConfig
-from vimss.runtime import load_place, parallel_map, ray_running
+from vimss.runtime import load_place, ray_running
 from vimss.shards.computed import available_features
 from vimss.shards.corpora import chamber
 from vimss.shards.manifest import Manifest
@@ -56,9 +56,7 @@ def shards(store: Store, minutes: float, frame_rate: float = 12.5) -> Manifest:
     if not available_features(manifest):
         print(f"computing features of {minutes:g} minutes, {frame_rate:g} pictures a second", flush=True)
         vision = VisionConfig(network="resnet18", weights="random")
-        tasks = [FeaturesTask(manifest.folder, vision, shard, "cpu") for shard in manifest.shards]
-        parallel_map(run_features, tasks)
-        compute_features(manifest, vision)
+        write_features(manifest, vision)
     return manifest
 
 

@@ -220,7 +220,7 @@ def test_the_same_command_ends_a_search_whose_disk_was_full_once_there_is_space(
     begin = time.monotonic()
     search.start()
     search.wait_for_progress()
-    record_property("fault", [f"disk of the {request.node.callspec.id} full", time.monotonic() - begin, BY_COMMAND])
+    record_property("fault", [f"full disk, {request.node.callspec.id}", time.monotonic() - begin, BY_COMMAND])
     assert search.wait() == 0, search.output()
     check_as_undisturbed(search, expected)
 

@@ -8,6 +8,8 @@ It runs tests/faults, all or those of a name, and keeps the seconds of those tha
 import json
 import re
 import sys
+import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pytest
 FIGURES = Path(__file__).with_suffix(".json")
 README = Path(__file__).parents[2] / "README.md"
 BLOCK = re.compile(r"(<!-- faults: seconds -->).*?(<!-- /faults -->)", re.DOTALL)
+WIDTH = 120
 WAYS = ("by itself", "by the same command")
 
 Figures = dict[str, dict[str, float]]
@@ -37,11 +40,26 @@ class Seconds:
 
 
 def paste(text: str, figures: Figures) -> str:
-    """The README with its block made anew."""
-    shown = "; ".join(
-        f"{way}, {', '.join(f'{name} {seconds:.0f}' for name, seconds in sorted(figures[way].items()))}" for way in WAYS
-    )
-    return BLOCK.sub(lambda found: f"{found[1]}{shown}{found[2]}", text)
+    """The README with its block made anew, in lines of at most WIDTH."""
+    shown = "; ".join(f"{way}: {grouped(figures[way])}" for way in WAYS)
+    wrapped = textwrap.fill(f"{shown}.", WIDTH, break_on_hyphens=False)
+    return BLOCK.sub(lambda found: f"{found[1]}\n{wrapped}{found[2]}", text)
+
+
+def grouped(seconds: Mapping[str, float]) -> str:
+    """The seconds of all faults in a line; those of one thing, whose names differ in their ends, are together.
+
+    >>> grouped({"node lost": 43.2, "rank hangs": 137.0, "rank killed": 5.1, "disk, a b": 1.0, "disk, c": 2.0})
+    'disk (a b 1, c 2); node lost 43; rank (hangs 137, killed 5)'
+    """
+    groups: dict[str, list[str]] = {}
+    for name in sorted(seconds):
+        groups.setdefault(name.rpartition(", " if ", " in name else " ")[0], []).append(name)
+    shown = []
+    for what, names in groups.items():
+        ends = [f"{name.removeprefix(what).lstrip(', ')} {seconds[name]:.0f}" for name in names]
+        shown.append(f"{what} ({', '.join(ends)})" if len(names) > 1 else f"{names[0]} {seconds[names[0]]:.0f}")
+    return "; ".join(shown)
 
 
 def main() -> int:

@@ -54,7 +54,7 @@ def evaluate(
     of their objective. With --alignment, slots models are scored by player: their outputs ordered by an oracle, by the
     picture and by the swapped picture.
     """
-    check_evaluation(experiment, models or [], shards, alignment)
+    check_evaluation(experiment, models or [], shards, alignment, instruments_from)
     if experiment is None:
         needed = [*(models or []), *([alignment] if alignment else [])]
         manifest = find_shards(needed, str(shards), split, (seed, changes or []), place)

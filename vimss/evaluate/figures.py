@@ -31,15 +31,7 @@ from vimss.shards.manifest import Manifest, open_manifest
 from vimss.stream.fixed import FixedSpec, fixed_set
 from vimss.train.config import Settings, ValidationConfig
 from vimss.train.figure import Figure
-from vimss.train.objectives import (
-    OBJECTIVES,
-    Entry,
-    FigureObjective,
-    FurtherFigures,
-    Objective,
-    figure_of,
-    open_objective,
-)
+from vimss.train.objectives import OBJECTIVES, Entry, FigureObjective, Objective, figure_of, open_objective
 from vimss.train.objectives.saved import settings_of
 from vimss.train.validation import FixedBatches, validation_spec
 
@@ -187,7 +179,7 @@ def evaluation_by_figure(
         value=judge.value(kept),
         interval=interval_over_pieces([row.pieces for row in rows], lambda weights: _resampled(judge, kept, weights)),
         labels=judge.by_label(kept),
-        beside=judge.beside(kept) if isinstance(judge, FurtherFigures) else {},
+        beside=judge.beside(kept),
         rows=rows,
     )
 

@@ -49,7 +49,8 @@ def expected_time(session: Session, experiment: Experiment, recipe: Recipe) -> s
     else:
         has_shards, records = True, read_study(study_folder(experiment, manifest, session.store)).records
     step = measure_step(settings, recipe, step_threads(session.place)).seconds
-    left = longest(audio_left(experiment, progress_of(records)), at_once) * per_audio_second(step, settings, recipe)
+    progress = progress_of(records, experiment.search.grace_seconds)
+    left = longest(audio_left(experiment, progress), at_once) * per_audio_second(step, settings, recipe)
     what = "the rest takes" if records else "this takes"
     return (
         f"{what} about {duration(expected_seconds(step, left, has_shards))} on this machine "

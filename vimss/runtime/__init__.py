@@ -18,7 +18,6 @@ machine   what this machine has, before Ray runs on it
 
 from vimss.runtime.cluster import (
     TRIAL_SLOT,
-    check_reachable,
     cluster_gpus,
     ray_at_hand,
     ray_running,
@@ -49,7 +48,6 @@ __all__ = [
     "Place",
     "WarningReader",
     "check_head",
-    "check_reachable",
     "cluster_gpus",
     "forward_warnings",
     "git_commit",

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from vimss.errors import PlaceError
-from vimss.runtime.head import head_watched
+from vimss.runtime.head import check_answers, head_watched
 from vimss.runtime.place import Place, in_ray_job
 from vimss.runtime.watchdog import watched
 
@@ -29,9 +29,6 @@ CONNECT_SECONDS = 10.0
 
 ATTEMPTS = "RAY_gcs_server_port_wait_time_s"
 """Environment variable: how often Ray tries to connect, a second apart; else 20 times, with a wrong token too."""
-
-_HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
-"""The start of a gRPC connection: the preface of HTTP/2 and empty settings (RFC 9113, 3.4), which a server answers."""
 
 MAX_TEMPORARY = 38
 """Bytes of the path of a folder for temporary files: Linux allows 107 for a socket, and Ray adds 68 or so:
@@ -328,23 +325,11 @@ def _free_port() -> int:
 
 
 def _check_address(address: str) -> None:
-    """OSError where nothing listens at host:port, nothing answers, or a web server does: Ray would wait without end."""
+    """OSError where no head answers at host:port: Ray would wait without end."""
     host, colon, port = address.rpartition(":")
     if not (colon and port.isdigit()):
         return
-    with socket.create_connection((host.rpartition("/")[2].strip("[]"), int(port)), CONNECT_SECONDS) as connection:
-        connection.sendall(_HTTP2_GREETING)
-        try:
-            answer = connection.recv(5)
-        except TimeoutError:
-            raise OSError(f"a connection, and no answer in {CONNECT_SECONDS:.0f} s") from None
-    if answer.startswith(b"HTTP/"):
-        raise OSError("a web server, such as the dashboard of Ray, whose own port is another: 6379 by default")
-
-
-def check_reachable(host: str, port: int) -> None:
-    """OSError where nothing listens there."""
-    socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
+    check_answers(host.rpartition("/")[2].strip("[]"), int(port), CONNECT_SECONDS)
 
 
 def cluster_gpus() -> float:

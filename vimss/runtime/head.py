@@ -1,4 +1,4 @@
-"""Watch whether the port of Ray's head is open: a head that hangs with an open port is not noticed.
+"""Watch whether Ray's head answers: one that is gone, or hangs with an open port, is lost.
 
     with head_watched("10.0.0.1:6379"):
         check_head()                     # PlaceError once it has not answered for HEAD_SECONDS
@@ -26,6 +26,12 @@ RAISE_SECONDS = 10.0
 
 LOOK_SECONDS = 2.0
 
+ANSWER_SECONDS = 5.0
+"""How long one answer may take: on busy cores the head is late, and need not be lost."""
+
+_HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""The start of a gRPC connection: the preface of HTTP/2 and empty settings (RFC 9113, 3.4), which a server answers."""
+
 _errors: list[PlaceError] = []
 """Errors of lost heads; empty unless one is lost."""
 
@@ -38,7 +44,7 @@ def check_head() -> None:
 
 @contextmanager
 def head_watched(address: str) -> Iterator[None]:
-    """Ask, for the block, whether the head's port at host:port is open; once it is not, `check_head` raises.
+    """Ask, for the block, whether the head at host:port answers; once it does not, `check_head` raises.
 
     If `check_head` does not raise within RAISE_SECONDS, the process logs the error and exits with 1.
     """
@@ -49,9 +55,25 @@ def head_watched(address: str) -> Iterator[None]:
         yield
     finally:
         ended.set()
-        watch.join(2 * LOOK_SECONDS)  # it may be waiting for an answer
+        watch.join(ANSWER_SECONDS)  # it may be waiting for an answer
         for error in errors:
             _errors.remove(error)
+
+
+def check_answers(host: str, port: int, seconds: float) -> None:
+    """OSError where nothing listens at host:port, nothing answers in so many seconds, or a web server does.
+
+    A process that is stopped, or whose machine stands still, does not answer, though its port is open: the kernel
+    connects. The threads of gRPC answer, whatever else the head is busy with.
+    """
+    with socket.create_connection((host, port), seconds) as connection:
+        connection.sendall(_HTTP2_GREETING)
+        try:
+            answer = connection.recv(5)
+        except TimeoutError:
+            raise OSError(f"a connection, and no answer in {seconds:.0f} s") from None
+    if answer.startswith(b"HTTP/"):
+        raise OSError("a web server, such as the dashboard of Ray, whose own port is another: 6379 by default")
 
 
 def _watch(address: str, ended: threading.Event, errors: list[PlaceError]) -> None:
@@ -62,7 +84,7 @@ def _watch(address: str, ended: threading.Event, errors: list[PlaceError]) -> No
             return
         begin = time.monotonic()
         try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=LOOK_SECONDS).close()
+            check_answers(host.strip("[]"), int(port), ANSWER_SECONDS)
             silent = 0.0
         except OSError:
             # Not by the clock: this process may have stood still itself.

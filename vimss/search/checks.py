@@ -7,8 +7,9 @@
 """
 
 from collections.abc import Collection
+from pathlib import Path
 
-from vimss.errors import ConfigError
+from vimss.errors import ConfigError, DataError
 from vimss.experiment import NETWORK, Experiment, Scalar, sample_values
 from vimss.model.contexts import CONTEXT_KEYS
 from vimss.model.contexts.stored import check_stored
@@ -40,6 +41,7 @@ def check_experiment(experiment: Experiment, manifest: Manifest, place: Place) -
             check_settings(settings, manifest, place, undecided=set(tuned) - set(point))
             trainings.append(settings)
     check_uses(trainings, f"experiment {experiment.name}", manifest, place)
+    _check_systems(experiment, manifest)
 
 
 def check_settings(settings: Settings, manifest: Manifest, place: Place, undecided: Collection[str] = ()) -> None:
@@ -113,3 +115,20 @@ def _check_stored(interface: Interface, manifest: Manifest) -> None:
     if interface.is_conditioned:
         for each in (manifest, *(other for other, _ in manifest.more)):
             check_stored(interface.context, each, "train")
+
+
+def _check_systems(experiment: Experiment, manifest: Manifest) -> None:
+    """Errors where the systems of an experiment could not be evaluated on its shards, before hours of training."""
+    if not experiment.systems:
+        return
+    from vimss.namer import load_namer  # loads torch
+    from vimss.stream.read import has_part
+
+    for name, system in experiment.systems.items():
+        if not has_part(manifest, "test", "picture"):
+            raise DataError(
+                f"systems.{name} names players by their pictures, which the shards must hold",
+                got=f"none in the split 'test' of {manifest.home}",
+                fix=f"remove systems.{name}, or choose a recipe with pictures",
+            )
+        load_namer(Path(system.instruments_from), system.instruments_from).choices(manifest.recipe.labels)

@@ -6,6 +6,7 @@ estimate.at_once, estimate.hours
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from vimss.config import signature
 from vimss.errors import ConfigError
@@ -14,6 +15,7 @@ from vimss.runtime import Place
 from vimss.search.remaining import Progress, longest, trainings_left
 from vimss.search.room import concurrent_trials, nodes_of
 from vimss.search.study import TrialRecord
+from vimss.search.top_k import value_at_rung
 from vimss.shards.recipe import Recipe
 from vimss.train.config import Settings
 from vimss.train.distribute import KEPT_CHECKPOINTS
@@ -22,6 +24,15 @@ from vimss.train.objectives import OBJECTIVES
 
 TRAINING_OVERHEAD = 1.3
 """Seconds of a search per second of its steps: batches, validation, and two trials at once under Ray."""
+
+_STATES: dict[str, Literal["running", "waiting", "finished", "over"]] = {
+    "running": "running",
+    "interrupted": "running",
+    "waiting": "waiting",
+    "finished": "finished",
+    "pruned": "over",
+}
+"""States of records that count as trials, in the words of `Progress`."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +90,7 @@ def estimate_search(
     A cell is measured with the first of its settings; cells that differ in their seed alone are measured once.
     """
     at_once = concurrent_trials(place, nodes_of(place))
-    progress, known = progress_of(records), dict[str, MeasuredStep]()
+    progress, known = progress_of(records, experiment.search.grace_seconds), dict[str, MeasuredStep]()
     rounds = trainings_left(experiment, progress)
     cells, rates = list[CellEstimate](), dict[str, float]()
     for cell in experiment.cells():
@@ -165,15 +176,16 @@ def _measured(settings: Settings, recipe: Recipe, place: Place, known: dict[str,
     return known[name]
 
 
-def progress_of(records: Iterable[TrialRecord]) -> dict[str, list[Progress]]:
-    """The progress of the trials of an earlier run, by cell. Failed ones are left out, because others replace them."""
+def progress_of(records: Iterable[TrialRecord], rung: float) -> dict[str, list[Progress]]:
+    """The progress of the trials of an earlier run, by cell. Failed ones are left out, because others replace them.
+
+    `rung` is where trials are compared, in audio seconds.
+    """
     found: dict[str, list[Progress]] = {}
     for record in records:
-        trained = max((report["audio_seconds"] for report in record.reports), default=0.0)
-        if record.state in {"running", "interrupted"}:
-            found.setdefault(record.cell, []).append(Progress(trained, "running"))
-        elif record.state in {"waiting", "finished"}:
-            found.setdefault(record.cell, []).append(Progress(trained, record.state))
-        elif record.state == "pruned":
-            found.setdefault(record.cell, []).append(Progress(trained, "over"))
+        if record.state in _STATES:
+            trained = max((report["audio_seconds"] for report in record.reports), default=0.0)
+            value = value_at_rung(record, rung)
+            rank = None if value is None else record.figure.rank(value)
+            found.setdefault(record.cell, []).append(Progress(trained, _STATES[record.state], rank))
     return found

@@ -4,6 +4,7 @@ rounds = audio_left(experiment, {"search": [Progress(225.0, "waiting"), Progress
 seconds = longest(rounds, at_once=2) / audio_seconds_per_second
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -19,6 +20,8 @@ class Progress:
     audio_seconds: float = 0.0
     state: Literal["running", "waiting", "finished", "over"] = "running"
     """Over: pruned, failed or interrupted."""
+    rank: float | None = None
+    """Of its best figure up to the rung, the lower the better: see `Figure.rank`. None where it is not known."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +73,28 @@ def trainings_left(experiment: Experiment, progress: Mapping[str, Sequence[Progr
         to_rung = [trained for trained in begun if not reaches(trained, rung)]
         beyond = [trained for trained in begun if reaches(trained, rung)]
         at_rung = sum(trial.state == "waiting" for trial in known) + len(to_rung)
-        places = config.keep - len(beyond) - sum(trial.state == "finished" for trial in known)
-        beyond += [rung] * max(0, min(places, at_rung))
+        beyond += [rung] * max(0, min(config.keep - _places_taken(known, rung, config.keep), at_rung))
         rounds.append(of_cell(rung - trained for trained in to_rung))
         rounds.append(of_cell(budget - trained for trained in beyond))
     if trained_beside(experiment):
         rounds[-1] += controls
         controls = []
     return [*rounds, controls]
+
+
+def _places_taken(trials: Sequence[Progress], rung: float, keep: int) -> int:
+    """How many of the best `keep` trials continue beyond the rung, or have finished.
+
+    A trial of `vimss search --continue` does so too where others are better, which leaves their places free.
+    """
+    there = [
+        trial
+        for trial in trials
+        if trial.state == "finished" or (trial.state != "over" and reaches(trial.audio_seconds, rung))
+    ]
+    ranks = sorted(trial.rank for trial in there if trial.rank is not None)
+    last = ranks[keep - 1] if len(ranks) >= keep else math.inf
+    return sum(trial.state != "waiting" and (trial.rank is None or trial.rank <= last) for trial in there)
 
 
 def trained_beside(experiment: Experiment) -> bool:

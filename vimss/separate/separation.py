@@ -177,10 +177,11 @@ def separate_recording(
     separator = on_device(load_separator(model), device)
     known = LoadedModel(separator, read_card(model)["card"], options.model_name or str(model))
     named_by: tuple[str, ...] = ()
+    assigned = options.alignment is not None
     if isinstance(instruments, InstrumentsFrom):
-        players, named_by = named_players(file, instruments, known, options.allow_truncated)
+        players, named_by = named_players(file, instruments, known, options.allow_truncated, assigned=assigned)
     else:
-        players = players_of(instruments, file, known.separator, assigned=options.alignment is not None)
+        players = players_of(instruments, file, known.separator, assigned=assigned)
     about = Recording(file, players, known.card, options.allow_truncated)
     assigner = None
     if options.alignment is not None:

@@ -1,23 +1,28 @@
 """Compute an array for each player with pictures, once, into a folder beside the shards.
 
     write_arrays(manifest, Computation("resnet18-3f9c2a1b07", features_of, make_entry))
+    write_in_parallel(manifest, make_computation)        # the same, a task of Ray per shard
     clips = read_clips(manifest, "train", parts=("features",), features="resnet18-3f9c2a1b07")
 
 A file that exists is complete, so the same call again resumes; several processes may share the work by computing
 different shards. What the folder holds: `vimss.shards.computed`.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
 from safetensors.numpy import save_file
 
 from vimss.errors import ConfigError, DataError
+from vimss.runtime import parallel_map
 from vimss.shards.cache import ENTRY, FEATURES
 from vimss.shards.computed import ROWS, ComputedEntry, digest_of, file_of, middle_pictures, rows_of_pictures
-from vimss.shards.manifest import Manifest, Shard
+from vimss.shards.manifest import Manifest, Shard, open_manifest
+from vimss.storage import Folder
 from vimss.stream.read import read_clips
 
 
@@ -85,6 +90,46 @@ def write_arrays(
         )
         with folder.atomic_write(ENTRY) as temporary:
             temporary.write_text(entry.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def write_in_parallel(
+    manifest: Manifest,
+    make: Callable[[str], Computation],
+    on_done: Callable[[int], None] = lambda count: None,
+    device: str = "cpu",
+    gpu_share: float = 0.0,
+) -> Folder:
+    """`write_arrays` in parallel, one Ray task per shard; returns the folder.
+
+    Args:
+        manifest: the shards.
+        make: called with a device in the process of each task; a function of a module, or a partial of one.
+        on_done: called with the number of shards that are done.
+        device: of the tasks.
+        gpu_share: of the GPU that each task needs.
+
+    """
+    done = itertools.count(1)
+    tasks = [ShardTask(manifest.folder, shard, make, device) for shard in manifest.shards]
+    parallel_map(run_shard, tasks, lambda _: on_done(next(done)), lambda _: gpu_share)
+    made = make("cpu")  # this process may have no other device, and computes nothing
+    write_arrays(manifest, made)
+    return manifest.home / FEATURES / made.name
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """The arrays of one shard, as plain values for another process."""
+
+    shards: Path
+    shard: Shard
+    make: Callable[[str], Computation]
+    device: str
+
+
+def run_shard(task: ShardTask) -> None:
+    """One task of `write_in_parallel`."""
+    write_arrays(open_manifest(task.shards), task.make(task.device), [task.shard])
 
 
 def _shard_arrays(manifest: Manifest, shard: Shard, made: Computation) -> dict[str, np.ndarray]:

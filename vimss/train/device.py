@@ -1,5 +1,6 @@
 """Device-dependent parts of a training: precision, compilation, and copying arrays to the device.
 
+multiply_as_usual()
 with autocast("bfloat16", torch.device("cuda")): ...
 """
 
@@ -27,6 +28,17 @@ def autocast(precision: Literal["float32", "bfloat16"], device: torch.device) ->
             fix="set float32: without such units bfloat16 is about 50 times slower",
         )
     return torch.autocast(device.type, torch.bfloat16)
+
+
+def multiply_as_usual() -> None:
+    """What precision: float32 means on an NVIDIA GPU: TF32 in convolutions, all 24 bits in products of matrices.
+
+    These are PyTorch's defaults, with which demucs, asteroid and open-unmix train too: TF32 rounds the factors of a
+    product to 11 bits, and its sum has all. It is set for each training, because networks that separate have all bits
+    everywhere (see `vimss.model.device.on_device`), and one may have run in this process before.
+    """
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def has_bfloat16_units(device: torch.device) -> bool:

@@ -247,8 +247,10 @@ def _train_worker(config: dict[str, Any]) -> None:
 
 def _training(job: Job, rank: int, world_size: int, device: torch.device) -> Any:
     """One rank's part of the job."""
+    from vimss.train.device import multiply_as_usual
     from vimss.train.loop import Training
 
+    multiply_as_usual()
     torch.set_num_threads(max(1, int(job.place.cpus_per_worker) - job.place.loader_workers))
     return Training(
         settings=job.settings,

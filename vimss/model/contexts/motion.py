@@ -12,10 +12,8 @@ of them, which is trained along (see `vimss.model.motion`) and can start from a 
 """
 
 import functools
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -27,15 +25,16 @@ from vimss.errors import DataError
 from vimss.model.contexts.recording import Recording, player_pictures
 from vimss.model.contexts.refusals import misfit, no_view, shape_of
 from vimss.model.contexts.vectors import PlayerVectors
-from vimss.runtime import parallel_map
-from vimss.shards.cache import FEATURES
 from vimss.shards.clip import Clip, Player
 from vimss.shards.computed import ComputedEntry, available_features, read_entry
-from vimss.shards.manifest import Manifest, Shard, open_manifest
+from vimss.shards.manifest import Manifest, Shard
 from vimss.storage import Folder
 
 if TYPE_CHECKING:
     import torch
+
+    # Loads av, which those who only train can do without: the functions below import it.
+    from vimss.stream.compute import Computation
 
 NETWORK = "motion"
 """Its name in `vimss features --network`: not a network, but written beside the shards as features are."""
@@ -127,11 +126,10 @@ def compute_motion(
         DataError: too few pictures per second, or no player of a shard has a picture.
 
     """
-    from vimss.stream.compute import Computation, write_arrays  # loads av, which those who only train can do without
+    from vimss.stream.compute import write_arrays
 
     check_rate(manifest)
-    made = Computation(FOLDER, motion_of, functools.partial(MotionEntry, version=VERSION))
-    write_arrays(manifest, made, shards, progress)
+    write_arrays(manifest, motion_computation(), shards, progress)
     return FOLDER
 
 
@@ -140,24 +138,17 @@ def write_motion(manifest: Manifest, on_done: Callable[[int], None] = lambda cou
 
     `on_done` is called with the number of shards that are done.
     """
+    from vimss.stream.compute import write_in_parallel
+
     check_rate(manifest)
-    done = itertools.count(1)
-    tasks = [MotionTask(manifest.folder, shard) for shard in manifest.shards]
-    parallel_map(run_motion, tasks, lambda _: on_done(next(done)))
-    return manifest.home / FEATURES / compute_motion(manifest)
+    return write_in_parallel(manifest, motion_computation, on_done)
 
 
-@dataclass(frozen=True)
-class MotionTask:
-    """The motion of one shard, as plain values for another process."""
+def motion_computation(device: str = "cpu") -> "Computation":
+    """The motion in pictures, for which a core is fast enough whatever the device."""
+    from vimss.stream.compute import Computation
 
-    shards: Path
-    shard: Shard
-
-
-def run_motion(task: MotionTask) -> str:
-    """One task of `write_motion`."""
-    return compute_motion(open_manifest(task.shards), [task.shard])
+    return Computation(FOLDER, motion_of, functools.partial(MotionEntry, version=VERSION))
 
 
 def check_rate(manifest: Manifest) -> None:

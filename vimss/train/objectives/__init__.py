@@ -101,13 +101,8 @@ class FigureObjective(Objective, Protocol):
     def by_label(self, kept: "Float64[Tensor, 'm k']") -> dict[str, float]:
         """The figure of each label that has one; empty where the figure is not of labels."""
 
-
-@runtime_checkable
-class FurtherFigures(Protocol):
-    """An objective that does not separate, with further figures."""
-
     def beside(self, kept: "Float64[Tensor, 'm k']") -> dict[str, float]:
-        """These figures, by what they are of; NaN where one does not exist."""
+        """Further figures, by what they are of; NaN where one does not exist, and empty without any."""
 
 
 @runtime_checkable
@@ -184,7 +179,7 @@ OBJECTIVES: dict[str, Entry] = {
     "separation": Entry(
         "vimss.train.objectives.separation:Separation",
         Figure(name="valid_loss", direction="min", title="validation loss", unit="dB"),
-        settings=("model", "training.loss", "training.absent_weight"),
+        settings=("model", "training.loss", "training.absent_weight", "training.slot_order"),
         separates=True,
         meaning="mean -SNR in dB, floored at -30, over present sources of the fixed set",
     ),
