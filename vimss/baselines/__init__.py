@@ -19,7 +19,10 @@ from vimss.baselines.fourier_2d import Fourier2D
 from vimss.baselines.hpss import HPSS
 from vimss.baselines.mixture import MixtureBaseline
 from vimss.baselines.nmf import InformedNMF
+from vimss.baselines.oracle_binary_mask import OracleBinaryMask
 from vimss.baselines.oracle_mask import OracleMask
+from vimss.baselines.oracle_phase_mask import OraclePhaseMask
+from vimss.baselines.oracle_wiener import OracleWiener
 from vimss.baselines.repet import REPET
 from vimss.baselines.repet_sim import REPETSIM
 from vimss.baselines.rpca import RPCA
@@ -64,6 +67,9 @@ BASELINES: dict[str, type[Baseline]] = {
     "REPET-SIM, oracle order": REPETSIM,
     "2DFT, oracle order": Fourier2D,
     "RPCA, oracle order": RPCA,
+    "oracle binary mask": OracleBinaryMask,
     "oracle ratio mask": OracleMask,
+    "oracle phase-sensitive mask": OraclePhaseMask,
+    "oracle multichannel Wiener filter": OracleWiener,
 }
 """Name of a table's row -> its baseline."""

@@ -4,6 +4,8 @@ power = np.abs(spectrum_of(stem, sample_rate)) ** 2                   # [c f n]
 estimates = masked(mixture, np.stack([power, other]), sample_rate)    # [s c t]
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 from jaxtyping import Complex, Float
 from scipy.signal import istft, stft
@@ -29,9 +31,17 @@ def masked(
     for all. Bins in which no source has power are shared equally.
     """
     total = power.sum(axis=0)
-    spectrum, window = spectrum_of(mixture, sample_rate), window_of(sample_rate)
+    spectrum = spectrum_of(mixture, sample_rate)
     masks = (np.divide(part, total, out=np.full_like(total, 1 / len(power)), where=total > 0) for part in power)
-    signals = [istft(spectrum * mask, nperseg=window, noverlap=window - round(HOP * window))[1] for mask in masks]
+    return signals_of((spectrum * mask for mask in masks), mixture, sample_rate)
+
+
+def signals_of(
+    spectra: Iterable[Complex[np.ndarray, "c f n"]], mixture: Float[np.ndarray, "c t"], sample_rate: int
+) -> Float[np.ndarray, "s c t"]:
+    """The signals with these spectra, of the length of the mixture that they are parts of."""
+    window = window_of(sample_rate)
+    signals = [istft(spectrum, nperseg=window, noverlap=window - round(HOP * window))[1] for spectrum in spectra]
     return np.stack(signals)[:, :, : mixture.shape[1]].astype(mixture.dtype)
 
 
