@@ -347,5 +347,6 @@ def test_the_model_of_a_system_is_looked_up_like_any_other(model, tmp_path, monk
     monkeypatch.setenv("VIMSS_STORE", str(tmp_path / "store"))
     monkeypatch.chdir(model.parent)
     with open_session("local") as session:
-        found = api.resolve_models(session, with_system(Path("model")))
+        found, shipped = (api.resolve_models(session, with_system(Path(name))) for name in ("model", "chamber"))
     assert found.systems["named"].instruments_from == str(model)
+    assert load_namer(Path(shipped.systems["named"].instruments_from), "chamber").choices(LABELS)

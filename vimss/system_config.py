@@ -1,7 +1,7 @@
 """Rows of an experiment's evaluation that need no training of their own: `systems:` in experiments/*.yaml.
 
     systems:
-      named by pictures: {instruments_from: "models:/instruments@champion"}
+      labels named by pictures: {instruments_from: chamber}
 
 A trained separator is used in another way than it was trained in: here one that is conditioned on labels is conditioned
 on the instruments that another model names from the pictures of the players.
@@ -17,7 +17,7 @@ class SystemConfig(Config):
 
     instruments_from: str = Field(
         description="model of the objective `instruments` that names each player's instrument from pictures: a folder, "
-        "or models:/NAME with or without alias or version"
+        "models:/NAME with or without alias or version, or chamber, which comes with VIMSS"
     )
     cell: str = Field(
         "",
