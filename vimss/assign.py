@@ -30,9 +30,9 @@ from vimss.train.objectives.saved import load_network
 STRETCH_SECONDS = 10.0
 """About as long as the excerpts that alignment is trained on."""
 
-TEMPERATURE = 8.0
-"""Divides the margin of an assignment, in logits, before it becomes a probability: the most likely one for 52 duos of
-slots from two short trainings, valid and test. True stems have margins of 57 and more."""
+TEMPERATURE = 6.0
+"""Divides the margin of an assignment, in logits, before it becomes a probability: the most likely one for the slots of
+ten valid duos (tests/bench/slots.py). True stems have margins of 57 and more."""
 
 LEAST_CONFIDENCE = 0.9
 """Below it slots keep their numbers."""
