@@ -139,6 +139,10 @@ def test_verbs_and_options_do_not_grow_unnoticed():
         (["shard", "quickstart", "--set", "sample_rat=8000"], "unknown key 'sample_rat'. To fix: did you mean"),
         (["compare", "quickstart", "--set", "training"], "--set takes key=value; got 'training'. To fix: write"),
         (["compare", "quickstart", "--set", "training.batch_size=0"], "greater than or equal to 1; got 0"),
+        (
+            ["evaluate", "--model", "m", "--shards", "s", "--alignment", "a", "--instruments-from", "i"],
+            "for models with labels; got --alignment a and --instruments-from i. To fix: remove one of them",
+        ),
         (["evaluate", "quickstart", "--alignment", "a"], "models that are given by --model; got --alignment a without"),
         (["compare", "quickstart", "--on", "moon"], "--on must name a folder of platform/; got 'moon'"),
     ],
@@ -190,7 +194,11 @@ def written(tmp_path, small_manifest, small_recipe) -> Path:
         (1, "shard quickstart --check", "must hold a manifest.json; got none"),
         (2, "features nothing", "shards/nothing.yaml must be a YAML file"),
         (2, "features quickstart --network resnet19", "network: Input should be 'resnet18'"),
-        (2, "features quickstart --weights {0}/w.pth", "--weights must be torchvision, random or the path of a file"),
+        (
+            2,
+            "features quickstart --weights {0}/w.pth",
+            "--weights must be torchvision, chamber, random or the path of a file",
+        ),
         (1, "features quickstart", "must hold a manifest.json; got none"),
         (2, "train nothing", "experiments/nothing.yaml must be a YAML file"),
         (2, "train {asked}", "model.channels must be as in the shards 'small', 1; got 2"),
@@ -206,7 +214,7 @@ def written(tmp_path, small_manifest, small_recipe) -> Path:
         (
             2,
             "search quickstart --set nonsense=1",
-            "more_shards, objective, question, recipe, search, seed, shards, training, tune,",
+            "more_shards, objective, question, recipe, search, seed, shards, systems, training,",
         ),
         (2, "search quickstart --set name=other", "every key must be known; got the unknown key 'name'"),
         (1, "search quickstart", "must be written first"),

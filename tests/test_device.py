@@ -27,9 +27,11 @@ each_context = pytest.mark.parametrize("context", CONTEXTS)
 
 
 def separator_of(network, **chosen) -> Separator:
+    """Conditioned in its decoder, or everywhere where it has none."""
+    site = "decoder" if "decoder" in NETWORKS[network]().sites() else "every_layer"
     sizes = {"feature_size": 5, "skeleton_size": 6, "vision": VISION}
     torch.manual_seed(0)
-    return Separator(config_of(network, **sizes, **chosen), LABELS, RATE).eval()
+    return Separator(config_of(network, site=site, **sizes, **chosen), LABELS, RATE).eval()
 
 
 def mixture_for(separator) -> torch.Tensor:
@@ -54,7 +56,7 @@ def views_for(separator) -> torch.Tensor:
 @each_network
 @each_context
 def test_a_pass_makes_no_tensor_on_another_device(network, form, context):
-    separator = separator_of(network, **form, context=context, outputs="queries", site="decoder", op="attention")
+    separator = separator_of(network, **form, context=context, outputs="queries", op="attention")
     views, mixture = views_for(separator), mixture_for(separator)
     with FakeTensorMode() as mode:
 
@@ -74,7 +76,7 @@ def test_a_pass_makes_no_tensor_on_another_device(network, form, context):
 @each_context
 @pytest.mark.parametrize("op", ["film", "concat", "attention"])
 def test_a_network_on_a_gpu_gives_the_stems_of_the_cpu(gpu, network, form, context, op):
-    separator = separator_of(network, **form, context=context, outputs="queries", site="decoder", op=op)
+    separator = separator_of(network, **form, context=context, outputs="queries", op=op)
     mixture, views = mixture_for(separator), views_for(separator)
     players = torch.tensor([[True, True], [True, False]]) if separator.interface.uses_players else None
     with torch.no_grad():
@@ -86,7 +88,7 @@ def test_a_network_on_a_gpu_gives_the_stems_of_the_cpu(gpu, network, form, conte
 
 
 def _on(device, network, form, context):
-    separator = separator_of(network, **form, context=context, outputs="queries", site="decoder")
+    separator = separator_of(network, **form, context=context, outputs="queries")
     sound = 0.3 * torch.randn(1, 3 * RATE, generator=torch.Generator().manual_seed(3))
     on_device(separator, device)
     stems = separate_all(separator, sound, views_for(separator)[0], block_samples=8000)

@@ -367,6 +367,16 @@ def test_the_progress_of_an_evaluation_has_rate_and_time_left(small_manifest):
     assert re.fullmatch(r"4 of 4 parts, \d+ x real time, 0 s left, last mixture", shown[-1])
 
 
+def test_all_systems_score_a_piece_before_the_next_one(small_manifest):
+    seen, rows = [], ("mixture", "oracle ratio mask")
+    found = evaluations.evaluate_systems(
+        small_manifest, {}, "test", baselines=rows, whole_pieces=False,
+        on_progress=lambda progress: seen.append(progress.last),
+    )  # fmt: skip
+    assert tuple(one.system for one in found) == rows
+    assert seen == ["", *(4 * rows)]
+
+
 def test_a_saved_evaluation_holds_an_interval_beside_every_median(small_manifest, oracle, tmp_path):
     study = Study(tmp_path, ())
     evaluations.save_evaluations(study, "test", [oracle])

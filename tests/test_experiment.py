@@ -4,12 +4,14 @@ from pathlib import Path
 import pytest
 from golden import signatures as golden
 from pydantic import ValidationError
+from test_fit import SOUND, written_alone
 
-from vimss.errors import ConfigError
+from vimss.errors import ConfigError, DataError
 from vimss.experiment import Experiment
 from vimss.runtime import Place
 from vimss.search.checks import check_experiment
 from vimss.search.consistency import load_experiment
+from vimss.shards.clip import Player
 from vimss.shards.manifest import Manifest, PieceEntry
 from vimss.shards.recipe import load_recipe, recipe_name
 
@@ -353,10 +355,69 @@ def test_settings_that_another_axis_may_mend_are_let_through():
     check_experiment(make(**query, tune={"model.site": {"choices": ("none", "output")}}), manifest(), Place(name="x"))
 
 
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ({"model": {**FITTING["model"], "context": "frames", "site": "decoder"}}, "model.context: frames"),
+        ({"model": {**FITTING["model"], "context": "motion", "site": "decoder"}}, "model.context: motion"),
+        ({"objective": "instruments", "instruments": {"inputs": "pictures"}}, "objective: instruments"),
+    ],
+)
+def test_a_corpus_without_pictures_is_refused_before_a_search(tmp_path, content, what):
+    alone = written_alone(tmp_path, [Player("vn", "1", SOUND), Player("vc", "2", SOUND)])
+    shards = tuple(shard.model_copy(update={"split": "train"}) for shard in alone.shards)
+    asked = make(**{**FITTING, **content})
+    with pytest.raises(
+        DataError, match=rf"{what} needs shards with pictures of players; got none in the split 'train'"
+    ):
+        check_experiment(asked, alone.model_copy(update={"shards": shards}), Place(name="x"))
+
+
 @pytest.mark.parametrize("name", ["search", "tune", "a/b", ".hidden", ""])
 def test_the_name_of_a_control_is_a_folder_of_its_own(tmp_path, name):
     with pytest.raises(ConfigError, match="a control's name must be a folder's name that no other cell has"):
         load_experiment(write(tmp_path, f"controls: {{'{name}': {{model.site: none}}}}"))
+
+
+NAMED = "systems: {s: {instruments_from: m}}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (NAMED, r"systems\.s needs a network that is conditioned on labels, .*; got none in search"),
+        ("systems: {s: {cell: all}}", r"systems\.s\.instruments_from"),
+        (f"{NAMED[:-2]}, cell: x}}}}", r"systems\.s\.cell must name a cell, one of search; got 'x'"),
+        (
+            "model: {site: output, context: frames}\n" + NAMED,
+            r"systems\.s needs a network .*; got none in search\. To fix: set model\.site, with model\.context: labels",
+        ),
+        (
+            "model: {site: output}\n" + NAMED.replace("{s:", "{search:"),
+            r"must have a name that no cell has, .*; got 'search'\. To fix: choose another name",
+        ),
+        ("objective: alignment\n" + NAMED, r"systems\.s must be of an .* networks separate; got objective: al"),
+    ],
+)
+def test_a_system_that_could_not_be_evaluated_is_refused(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        load_experiment(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model: {site: output}\n" + NAMED,
+        "search: {trials: 2}\ntune: {model.site: {choices: [none, output]}}\n" + NAMED,
+        "controls: {told: {model.site: output}}\n" + NAMED[:-2] + ", cell: told}}",
+    ],
+)
+def test_a_system_changes_no_training(tmp_path, text):
+    plain, named = (load_experiment(write(tmp_path, part)) for part in (text.rpartition("\n")[0], text))
+    assert [named.cell_signature(cell) for cell in named.cells()] == [
+        plain.cell_signature(cell) for cell in plain.cells()
+    ]
+    assert named.systems["s"].instruments_from == "m" and named.without_search().systems == {}
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from vimss.stream.batch import Batch, Examples, Position
 from vimss.train.config import Settings
 from vimss.train.objectives import open_objective
 from vimss.train.objectives.instruments import ACCURACY, Instruments
-from vimss.train.objectives.instruments_augment import augment
+from vimss.train.objectives.instruments_augment import augment, with_things
 from vimss.train.objectives.instruments_network import InstrumentsNetwork
 
 COMPACT = {"network": "compact", "weights": "random", "frozen": False}
@@ -180,7 +180,7 @@ def test_the_compact_network_is_a_vision_network_like_others():
         ),
         (
             "model: {vision: {network: compact}}",
-            "torchvision has no weights of compact: set weights to random or the path of a file",
+            "torchvision has no weights of compact: set weights to chamber, random or the path of a file",
         ),
     ],
 )
@@ -240,6 +240,17 @@ def test_masks_go_with_the_pictures_that_are_changed():
     for picture in changed.float():
         inside, outside = picture[..., :3][picture[..., 3] > 0], picture[..., :3][picture[..., 3] == 0]
         assert inside.std(0).mean() < (outside.mean(0) - inside.mean(0)).abs().max() + 12
+
+
+def test_things_are_drawn_around_the_instrument_and_never_over_it():
+    pictures = torch.zeros(64, 20, 20, 4, dtype=torch.uint8)
+    pictures[:, 5:15, 8:12, 3] = 1
+    changed = with_things(pictures, np.random.default_rng(0))
+    covered = (changed[..., :3] > 0).any(3)
+    there = pictures[..., 3] > 0
+    assert not covered[there].any() and torch.equal(changed[..., 3], pictures[..., 3])
+    assert 0.4 < covered.any(2).any(1).float().mean() < 0.95 and 0.005 < covered[~there].float().mean() < 0.2
+    assert (with_things(pictures[..., :3], np.random.default_rng(0)) > 0).any(3)[there].any()
 
 
 def test_pictures_without_masks_are_refused_where_those_teach(small_manifest):

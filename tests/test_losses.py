@@ -2,12 +2,23 @@
 
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 from test_train import one_thread  # noqa: F401 - a fixture that all use
 
-from vimss.train.config import TrainingConfig
-from vimss.train.objectives.separation import Totals, best_order, count, make_loss, negative_si_sdr, negative_snr
+from vimss.shards.recipe import load_recipe
+from vimss.stream.batch import Batch
+from vimss.train.config import Settings, TrainingConfig
+from vimss.train.objectives.separation import (
+    Separation,
+    Totals,
+    best_order,
+    count,
+    make_loss,
+    negative_si_sdr,
+    negative_snr,
+)
 
 
 def signals(*shape):
@@ -95,6 +106,39 @@ def test_an_absent_output_costs_by_its_energy_and_weight():
 def test_slots_are_scored_in_their_best_order():
     targets = signals(2, 3, 1, 100)
     torch.testing.assert_close(best_order(targets[:, [2, 0, 1]], targets), targets)
+
+
+def loss_of_slots(slot_order, slots, targets):
+    """The loss of a network whose slots give these sounds."""
+    settings = Settings.model_validate({"model": {"outputs": "slots"}, "training": {"slot_order": slot_order}})
+    objective = Separation(settings, load_recipe("quickstart", [f"sample_rate={RATE}"]))
+    sound, present = np.stack(targets)[None, :, None], np.array([[target.any() for target in targets]])
+    batch = Batch(sound.sum(1), sound, present, None, None, np.zeros(1, bool))
+    given = torch.from_numpy(np.stack(slots))[None, :, None]
+    return float(objective.loss(lambda *inputs: given, batch, torch.from_numpy(objective.totals(batch)).float()))
+
+
+RATE = 8000
+HIGH, LOW = ((0.1 * np.sin(2 * np.pi * hertz * np.arange(RATE) / RATE) ** 3).astype(np.float32) for hertz in (440, 220))
+
+
+def test_slots_are_trained_from_the_highest_target_to_the_lowest():
+    for targets in ((HIGH, LOW), (LOW, HIGH)):
+        assert loss_of_slots("pitch", (HIGH, LOW), targets) == pytest.approx(-3, abs=0.01)
+        assert loss_of_slots("pitch", (LOW, HIGH), targets) > 0
+
+
+def test_three_slots_are_trained_in_the_order_of_pitch_too():
+    middle = (0.2 * np.sin(2 * np.pi * 330 * np.arange(RATE) / RATE)).astype(np.float32)
+    assert loss_of_slots("pitch", (HIGH, middle, LOW), (middle, LOW, HIGH)) == pytest.approx(-3, abs=0.01)
+
+
+def test_slots_are_trained_in_their_best_order_unless_told_otherwise_or_where_one_is_silent():
+    for slots in ((HIGH, LOW), (LOW, HIGH)):
+        assert loss_of_slots("best", slots, (HIGH, LOW)) == pytest.approx(-3, abs=0.01)
+    silent = np.zeros_like(HIGH)
+    for slots in ((silent, LOW), (LOW, silent)):
+        assert loss_of_slots("pitch", slots, (LOW, silent)) == pytest.approx(-3, abs=0.01)
 
 
 def test_a_loss_outside_the_list_is_refused():

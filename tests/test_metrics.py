@@ -155,6 +155,19 @@ def test_bss_eval_of_two_equal_references_is_finite() -> None:
     assert np.isfinite([scores.sdr, scores.sir, scores.sar]).all()
 
 
+def test_what_all_estimates_of_the_same_references_share_is_computed_once() -> None:
+    references = noise(2, RATE, seed=8)[:, None]
+    alone = metrics.bss_eval_v4(references, references + noise(2, RATE, seed=4)[:, None], RATE)
+    metrics._delayed_references.cache_clear()
+    for seed in (3, 4):
+        scores = metrics.bss_eval_v4(references, references + noise(2, RATE, seed=seed)[:, None], RATE)
+    shared = metrics._delayed_references.cache_info()
+    assert (shared.misses, shared.hits) == (1, 1) and np.array_equal(scores.sir, alone.sir)
+    many = noise(metrics.KEPT_SIGNALS + 1, RATE)[:, None]
+    metrics.bss_eval_v4(many, many, RATE)
+    assert metrics._delayed_references.cache_info() == shared, "of many sources nothing is kept"
+
+
 def test_bss_eval_stays_within_the_limit() -> None:
     references = noise(2, 2 * RATE)
     mixture = references.sum(axis=0)

@@ -305,7 +305,9 @@ def test_vision_weights_that_run_code_are_refused(tmp_path):
 
 
 def test_missing_vision_weights_are_named():
-    with pytest.raises(ModelError, match=r"must be torchvision, random or the path of a file; got nowhere.pth"):
+    with pytest.raises(
+        ModelError, match=r"must be torchvision, chamber, random or the path of a file; got nowhere.pth"
+    ):
         Vision(VisionConfig(weights="nowhere.pth"))
 
 

@@ -9,12 +9,13 @@ import torch
 from typer.testing import CliRunner
 
 from vimss.cli import app
-from vimss.errors import ConfigError, DataError, ModelError
+from vimss.errors import ConfigError, DataError, MediaError, ModelError
 from vimss.evaluate import Row, Table, evaluation_tasks, joined, run_evaluation
 from vimss.evaluations import claims_of_models
 from vimss.media import write_video, write_wav
 from vimss.model.contexts import CONTEXTS, Recording, motion
 from vimss.model.contexts.motion import FOLDER, GRID, compute_motion, motion_of, write_motion
+from vimss.model.contexts.recording import pictures_during_sound
 from vimss.model.networks.wave_u_net.config import WaveUNetConfig
 from vimss.model.separator import Separator, save_separator
 from vimss.shards.cache import ENTRY, FEATURES
@@ -107,6 +108,42 @@ def test_motion_in_a_recording_is_that_of_its_players_columns(tmp_path):
         [cell for cell in ((0, 0), (0, 6), (4, 0), (4, 4)) if rows[p, 2, 8 * cell[0] + cell[1]] > 1] for p in (0, 1)
     ]
     assert found == [[(0, 0), (0, 6)], [(4, 0), (4, 4)]]
+
+
+@pytest.mark.parametrize(
+    ("count", "rate", "width", "message"),
+    [
+        (
+            25,
+            12.5,
+            16,
+            "must last as long as its sound, for a model that is conditioned on motion; got 2.0 s of picture",
+        ),
+        (
+            24,
+            6.0,
+            16,
+            "must have at least 10 pictures a second, .*; got 6. To fix: use a video with more, or use a model",
+        ),
+        (50, 12.5, 14, "must have a column of 8 or more pixels for each of 2 players; got 14 pixels"),
+    ],
+)
+def test_a_recording_whose_motion_cannot_be_seen_is_refused(count, rate, width, message, tmp_path):
+    film, sound = np.zeros((count, 16, width, 3), np.uint8), np.zeros((1, 4 * 8000), np.float32)
+    write_video(tmp_path / "duo.mp4", film, rate, sound, 8000)
+    card = {"picture": {"size": 40, "frame_rate": 12.5}}
+    with pytest.raises(MediaError, match=message):
+        CONTEXT.of_recording(Recording(tmp_path / "duo.mp4", ("vn", "vc"), card))
+
+
+@pytest.mark.parametrize("count", [5, 20])
+def test_pictures_keep_their_time_where_picture_and_sound_end_at_different_times(count, tmp_path):
+    film = np.empty((count, 16, 16, 3), np.uint8)
+    film[:] = 12 * np.arange(count)[:, None, None, None]
+    write_video(tmp_path / "solo.mp4", film, 5.0, np.zeros((1, round(2.4 * 8000)), np.float32), 8000)
+    card = {"picture": {"size": 16, "frame_rate": 5.0}}
+    found = pictures_during_sound(Recording(tmp_path / "solo.mp4", ("vn",), card))[0].mean((1, 2, 3))
+    assert found == pytest.approx(12 * np.minimum(np.arange(12), count - 1), abs=5)
 
 
 def test_shards_without_motion_name_the_command(moving_manifest):

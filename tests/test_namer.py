@@ -9,13 +9,17 @@ import pytest
 import torch
 from test_fit import SOUND, written_alone
 
-from vimss import evaluations, named_models
+from vimss import api, evaluations, named_models
 from vimss.errors import ConfigError, DataError, MediaError, ModelError
-from vimss.evaluate import Row, Table, evaluation_tasks, run_evaluation
+from vimss.evaluate import NamedBy, Row, Table, evaluation_tasks, run_evaluation
+from vimss.experiment import Experiment
 from vimss.media import write_video, write_wav
 from vimss.model.networks.wave_u_net import WaveUNetConfig
 from vimss.model.separator import Separator, save_separator
 from vimss.namer import InstrumentNamer, Named, load_namer
+from vimss.runtime import Place
+from vimss.search.checks import check_experiment
+from vimss.search.study import Study, TrialRecord
 from vimss.separate import InstrumentsFrom, separate_recording
 from vimss.session import open_session
 from vimss.shards.clip import Player
@@ -277,3 +281,72 @@ def test_a_model_that_names_is_looked_up_like_any_other(model, tmp_path, monkeyp
         assert named_models.instrument_namers(session, [str(model)]) == {str(model): model}
         with pytest.raises(ModelError, match="must hold model.json and weights"):
             named_models.instrument_namers(session, [str(tmp_path / "none")])
+
+
+# In an experiment
+
+
+SETTINGS = {
+    "model": {"levels": 3, "down_kernel": 5, "outputs": "queries"}, "training": {"output_samples": 2005},
+    "compare": {"model.site": ("decoder", "output")}, "controls": {"blind": {"model.outputs": "instruments"}},
+}  # fmt: skip
+
+
+def with_system(model: Path, **content) -> Experiment:
+    """An experiment with a row that is named by a model."""
+    system = {"instruments_from": str(model), **content}
+    return Experiment(name="e", question="?", expected="!", shards="s", systems={"named": system}, **SETTINGS)
+
+
+def trained(experiment: Experiment, folder: Path, values: dict[str, float]) -> Study:
+    """A study with one finished trial in each of these cells, and its validation loss."""
+    records = []
+    for cell in experiment.cells():
+        if cell.name in values:
+            (folder / cell.name / "model").mkdir(parents=True)
+            record = TrialRecord(
+                cell=cell.name, trial=cell.name, state="finished", chosen={}, begun=0.0,
+                settings=experiment.settings(cell.overrides), reports=({"valid_loss": values[cell.name]},),
+            )  # fmt: skip
+            records.append(record.model_copy(update={"folder": folder / cell.name}))
+    return Study(folder=folder, records=tuple(records))
+
+
+def test_a_system_of_an_experiment_is_a_row_of_its_best_trial(model, tmp_path):
+    asked = with_system(model)
+    study = trained(asked, tmp_path, {"site=decoder": -2.0, "site=output": -1.0, "blind": -3.0})
+    models = {"best": tmp_path / "site=decoder" / "model"}
+    (row,) = evaluations.system_rows(asked, study, models)
+    assert (row.name, row.model, row.named_by) == ("named", models["best"], NamedBy(str(model), model, "best"))
+    (other,) = evaluations.system_rows(with_system(model, cell="site=output"), study, models)
+    assert other.model == tmp_path / "site=output" / "model" and other.named_by.row == "site=output"
+
+
+def test_a_system_without_a_trained_network_that_takes_labels_is_refused(model, tmp_path):
+    asked = with_system(model)
+    study = trained(asked, tmp_path, {"blind": -3.0})
+    rule = (
+        r"systems.named of experiment e needs a trained network .*; got none among the best trials of site=decoder, si"
+    )
+    with pytest.raises(DataError, match=rule):
+        evaluations.system_rows(asked, study, {})
+
+
+def test_a_system_is_checked_before_hours_of_training(small_manifest, model, tmp_path):
+    asked = with_system(model)
+    check_experiment(asked, small_manifest, Place(name="x"))
+    with pytest.raises(ModelError, match="none must hold a model.json; got none"):
+        check_experiment(with_system(tmp_path / "none"), small_manifest, Place(name="x"))
+    alone = written_alone(tmp_path, [Player("vn", "1", SOUND), Player("vc", "2", SOUND)])
+    rule = r"systems.named needs shards with pictures of players; got none in the split 'test' of .* To fix: choose a"
+    with pytest.raises(DataError, match=rule):
+        check_experiment(asked, alone, Place(name="x"))
+
+
+def test_the_model_of_a_system_is_looked_up_like_any_other(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("VIMSS_STORE", str(tmp_path / "store"))
+    monkeypatch.chdir(model.parent)
+    with open_session("local") as session:
+        found, shipped = (api.resolve_models(session, with_system(Path(name))) for name in ("model", "chamber"))
+    assert found.systems["named"].instruments_from == str(model)
+    assert load_namer(Path(shipped.systems["named"].instruments_from), "chamber").choices(LABELS)

@@ -1,5 +1,6 @@
 """What every network keeps and the rest of vimss relies on: a further one is held to it by its line in NETWORKS."""
 
+import json
 import math
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from typing import get_args
 
 import pytest
 import torch
+from golden import networks as golden
 from naive_apply import naive_separation
 from smallest_network import BlocksConfig
 
@@ -21,12 +23,6 @@ from vimss.train.optimize import make_optimizers
 
 LABELS = ("fl", "va", "vc")
 RATE = 8000
-SMALL = {
-    "wave_u_net": {"levels": 2, "filters": 8, "max_filters": 12, "down_kernel": 5},
-    "spectrogram_u_net": {"n_fft": 64, "hop_length": 16, "depth": 2, "filters": 8, "kernel_size": 3},
-}
-"""Settings of a network that make it small, where its defaults are too large for tests."""
-
 NAMES = [*NETWORKS, "blocks"]
 SITES = [(name, site) for name in NAMES for site in {**NETWORKS, "blocks": BlocksConfig}[name]().sites()]
 """Each network with each site it has."""
@@ -41,7 +37,7 @@ def _one_more_network(monkeypatch):
 
 
 def config_of(name, **settings):
-    return parse_model({"network": name, **SMALL.get(name, {}), **settings}, "test")
+    return parse_model({"network": name, **golden.SMALL.get(name, {}), **settings}, "test")
 
 
 def build(name, **settings) -> Separator:
@@ -246,6 +242,22 @@ def test_one_batch_can_be_overfitted(name):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.02 * float(targets.square().mean())
+
+
+@pytest.mark.parametrize("name", golden.SMALL)
+def test_seeded_weights_give_the_stored_outputs(name):
+    stored = json.loads(golden.FILE.read_text(encoding="utf-8"))[name]
+    largest = max(map(abs, stored))
+    assert golden.outputs(name) == pytest.approx(stored, rel=1e-4, abs=1e-4 * largest), (
+        "The network computes something else, or its weights are drawn otherwise: models that were saved may give "
+        "other stems. Where the change is meant, say why in the commit: .venv/bin/python tests/golden/networks.py"
+    )
+
+
+def test_outputs_of_every_network_are_stored():
+    stored = json.loads(golden.FILE.read_text(encoding="utf-8"))
+    assert set(stored) == set(golden.SMALL) == set(NETWORKS) - {"blocks"}
+    assert all(len(outputs) == 16 and any(outputs) for outputs in stored.values())
 
 
 @pytest.mark.parametrize("name", NAMES)

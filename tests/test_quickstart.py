@@ -26,6 +26,9 @@ from vimss.search.study import TrialRecord
 from vimss.session import open_session
 from vimss.stream.read import read_pieces
 from vimss.track import set_alias
+from vimss.train.config import Settings
+from vimss.train.objectives.instruments_network import InstrumentsNetwork
+from vimss.train.objectives.saved import save_network
 
 SMALL = {
     "question": "Does it run?",
@@ -45,6 +48,9 @@ SMALL = {
     },
 }  # fmt: skip
 
+ROW = "named by pictures"
+"""Row of the best trial that is conditioned on what pictures name."""
+
 KEYS = [
     "seconds",
     "stages",
@@ -52,6 +58,9 @@ KEYS = [
     "trials",
     "controls",
     "labels_gain",
+    "pictures_gain",
+    "pictures_contrast",
+    "systems",
     "baselines",
     "best",
     "intervals",
@@ -66,8 +75,12 @@ def runs(small_recipe, tmp_path_factory) -> tuple[Path, Result, Result]:
     folder = tmp_path_factory.mktemp("quickstart")
     recipe = small_recipe.model_dump(mode="json", exclude={"labels"})
     (folder / "small.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    experiment = folder / "tiny.yaml"
-    experiment.write_text(yaml.safe_dump({**SMALL, "shards": str(folder / "small.yaml")}), encoding="utf-8")
+    looking = {"objective": "instruments", "model": {"vision": {"network": "compact", "weights": "random"}}}
+    network = InstrumentsNetwork(Settings.model_validate(looking), small_recipe.labels, small_recipe.sample_rate)
+    save_network(folder / "namer", network, {})
+    systems = {ROW: {"instruments_from": str(folder / "namer")}}
+    experiment, written = folder / "tiny.yaml", {**SMALL, "systems": systems, "shards": str(folder / "small.yaml")}
+    experiment.write_text(yaml.safe_dump(written), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VIMSS_STORE", str(folder / "store"))
         return folder / "store", *(run(1, "local", str(experiment)) for _ in range(2))
@@ -91,6 +104,19 @@ def test_the_gain_of_labels_is_the_difference_to_the_control_without_labels(runs
         row["si_sdr_improvement_mean"] for row in (summary["best"]["metrics"], summary["controls"]["blind"])
     )
     assert summary["labels_gain"] == informed - blind
+
+
+@pytest.mark.slow
+def test_the_best_trial_is_conditioned_on_what_pictures_name_too(runs):
+    result, summary = runs[1], runs[1].summary
+    looks, blind = summary["systems"][ROW], summary["controls"]["blind"]
+    assert re.fullmatch(r"pictures named \d+ of \d+ players rightly; unsure of \d+", looks["named"])
+    assert summary["pictures_gain"] == looks["si_sdr_improvement_mean"] - blind["si_sdr_improvement_mean"]
+    other = result.by_pictures.two_sources.values("other_picture").mean
+    assert summary["pictures_contrast"] == looks["si_sdr_improvement_mean"] - other
+    rows = [found.system for found in result.test]
+    assert rows[:4] == [BEST, "blind", "labels", ROW] and result.by_pictures.scores == ()
+    assert result.by_pictures.pictures.label == summary["best"]["metrics"]["si_sdr_improvement"]
 
 
 @pytest.mark.slow
@@ -150,6 +176,9 @@ def test_it_tells_what_was_reached_and_how_to_go_on(runs, capsys):
         "label contrast",
         "absent label",
         "gain from labels",
+        "gain from pictures",
+        ROW,
+        "What pictures are worth",
     ):
         assert row in printed
     assert result.promotion.decision.sentence in printed and f"{store}/quickstart.json" in printed
@@ -169,10 +198,10 @@ def test_trials_of_an_earlier_run_are_as_far_as_they_reported_and_failed_ones_ar
         TrialRecord(cell="a", trial=state, state=state, chosen={}, settings=None, reports=reports, begun=0.0)
         for state in states
     ]
-    running, over = Progress(9.0, "running"), Progress(9.0, "over")
-    expected = [running, running, Progress(9.0, "waiting"), Progress(9.0, "finished"), over]
-    assert progress_of(records) == {"a": expected}
-    (begun,) = progress_of([records[0].model_copy(update={"reports": ()})])["a"]
+    (found,) = progress_of(records, rung=12.0).values()
+    expected = [("running", 9.0), ("running", 9.0), ("waiting", 9.0), ("finished", 9.0), ("over", 9.0)]
+    assert [(progress.state, progress.audio_seconds) for progress in found] == expected
+    (begun,) = progress_of([records[0].model_copy(update={"reports": ()})], rung=12.0)["a"]
     assert begun == Progress(0.0, "running")
 
 
@@ -228,7 +257,10 @@ def test_a_changed_recipe_gets_a_recording_of_its_own(small_manifest, tmp_path):
 @pytest.mark.slow
 def test_every_figure_has_its_interval_over_pieces(runs):
     summary = runs[1].summary
-    assert set(summary["intervals"]) == {"above_wiener", "pieces_above_wiener", "labels_gain"}
+    gains = {"labels_gain", "pictures_gain", "pictures_contrast"}
+    assert set(summary["intervals"]) == {"above_wiener", "pieces_above_wiener", *gains}
+    low, high = summary["intervals"]["pictures_contrast"]
+    assert (low + high) / 2 == pytest.approx(summary["pictures_contrast"])
     low, high = summary["intervals"]["above_wiener"]
     assert (low + high) / 2 == pytest.approx(summary["best"]["above_wiener"])
     for figures in (summary["best"]["metrics"], *summary["baselines"].values(), *summary["controls"].values()):

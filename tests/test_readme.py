@@ -237,8 +237,11 @@ def run_of(seed: int, shards_seconds: float = 30.0, gain: float | None = 1.0) ->
         "champion": {"sentence": "Not promoted."},
         "best": best,
         "controls": {"no labels": row},
+        "systems": {"named by pictures": {**row, "pieces_sdr": None}},
         "baselines": {"mixture": row},
         "labels_gain": gain,
+        "pictures_gain": gain,
+        "pictures_contrast": gain,
     }
 
 
@@ -273,6 +276,15 @@ def test_a_row_that_some_runs_lack_is_shown_all_the_same(tmp_path):
     assert f"| new |{' +1.0 |' * 4} +3.0 |{' +1.0 |' * 2}" in systems
 
 
+def test_the_tables_say_what_pictures_are_worth(tmp_path):
+    figures = quickstart.read_store(write_store(tmp_path, run_of(0)))
+    (name,) = (name for name, path, _ in quickstart.REACHED if path == ("pictures_gain",))
+    assert f"| {name} | +1.0 | - | - |" in quickstart.the_seeds(figures)
+    assert f"| named by pictures |{' +1.0 |' * 4} - |{' +1.0 |' * 2}" in quickstart.the_systems(figures)
+    del figures[0]["reached"][name]
+    assert name not in quickstart.the_seeds(figures), "a figure of no run"
+
+
 @pytest.mark.parametrize(
     ("runs", "message"),
     [
@@ -284,6 +296,10 @@ def test_a_row_that_some_runs_lack_is_shown_all_the_same(tmp_path):
         (
             [{key: value for key, value in run_of(0).items() if key != "baselines"}],
             "must be of this version's quickstart; got .*seed0.json without `baselines`. To fix: run",
+        ),
+        (
+            [{key: value for key, value in run_of(0).items() if key != "systems"}],
+            "must be of this version's quickstart; got .*seed0.json without `systems`. To fix: run",
         ),
     ],
 )

@@ -16,8 +16,11 @@ from vimss.model.apply import separate_all
 from vimss.model.contexts.motion import motion_of
 from vimss.model.separator import load_separator, save_separator
 from vimss.pages.of_recording import title_of
-from vimss.separate import Options, separate_recording
+from vimss.separate import InstrumentsFrom, Options, separate_recording
 from vimss.separate.assigned import player_names
+from vimss.train.config import Settings
+from vimss.train.objectives.instruments_network import InstrumentsNetwork
+from vimss.train.objectives.saved import save_network
 
 SECONDS = 6.0
 
@@ -105,6 +108,19 @@ def test_a_slot_without_a_player_keeps_its_number(duet, certain, tmp_path):
 def test_instruments_of_the_command_line_go_before_the_metadata(duet, model, certain, tmp_path):
     found = separate(duet, model, certain, tmp_path / "out", instruments="violin, viola")
     assert list(found.stems) == ["vn-left", "va-right"]
+
+
+def test_players_are_named_by_a_model_and_by_their_places(duet, model, certain, tmp_path):
+    looking = {"objective": "instruments", "model": {"vision": {"network": "compact", "weights": "random"}}}
+    torch.manual_seed(0)
+    save_network(tmp_path / "namer", InstrumentsNetwork(Settings.model_validate(looking), ("va", "db"), RATE), {})
+    named = InstrumentsFrom("models:/instruments", tmp_path / "namer", players=2)
+    found = separate(duet, model, certain, tmp_path / "out", named)
+    assert list(found.stems) == ["va-left", "va-right"], "the only label that both models know"
+    assert found.notes[0] == (
+        "named from the pictures by models:/instruments, with probabilities: viola (1.00), viola (1.00)"
+    )
+    assert found.assigned.assignment.is_certain
 
 
 @pytest.mark.parametrize(

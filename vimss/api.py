@@ -23,6 +23,7 @@ from vimss.evaluate.figures import FigureEvaluation
 from vimss.experiment import Experiment
 from vimss.model.card import WEIGHTS
 from vimss.model.contexts import motion
+from vimss.model.pretrained import pretrained_folder
 from vimss.model.vision_config import VisionConfig
 from vimss.pages.of_clip import write_clip_pages
 from vimss.pages.of_trial import run_files
@@ -140,13 +141,18 @@ def resolve_models(session: Session, experiment: Experiment) -> Experiment:
         if model.startswith("models:/"):
             return str(model_folder(model, session.tracking))
         # The processes of trials may run in another folder.
-        return model if model == NEW else str(Path(model).expanduser().resolve())
+        return model if model == NEW else str(pretrained_folder(model) or Path(model).expanduser().resolve())
 
     def file_of(model: str) -> str:
         return f"{folder_of(model)}/{WEIGHTS}" if model.startswith("models:/") else model
 
     resolved = experiment.with_values("training.start_from", folder_of)
-    return resolved.with_values("model.vision.weights", file_of)
+    resolved = resolved.with_values("model.vision.weights", file_of)
+    systems = {
+        name: system.model_copy(update={"instruments_from": folder_of(system.instruments_from)})
+        for name, system in experiment.systems.items()
+    }
+    return resolved.model_copy(update={"systems": systems})
 
 
 def load_shards(session: Session, experiment: Experiment) -> Manifest:
@@ -368,17 +374,19 @@ def evaluate_experiment(
     """Evaluate the best trial of each cell on a split, and keep the table in the study.
 
     Separators are evaluated by their stems, beside the untrained systems; networks that do not separate by the figure
-    of their objective, beside a constant guess. `namers`, from `instrument_namers`, name players from pictures, by
-    which separators that are conditioned on labels are asked too.
+    of their objective, beside a constant guess. `namers`, from `instrument_namers`, name players from pictures, for
+    further rows of separators that are conditioned on labels, beside those under `systems` of the experiment.
     """
     best = best_trials(experiment, study)
     trained = {name: trial.folder / "model" for name, trial in best.items()}
     found: list[Evaluation] | list[FigureEvaluation]
     if OBJECTIVES[experiment.objective].separates:
+        named = evaluations.named_rows(evaluations.model_rows(trained, device=device), namers or {}, manifest, split)
+        named += evaluations.system_rows(experiment, study, trained)
         scored = evaluations.evaluate_systems(
-            manifest, trained, split, on_progress=on_progress, device=device, namers=namers
+            manifest, trained, split, on_progress=on_progress, device=device, named=named
         )
-        found = evaluations.claims_of_experiment(scored, experiment, best, namers)
+        found = evaluations.claims_of_experiment(scored, experiment, best, named)
     else:
         models = evaluations.ModelsOnSplit(manifest, trained, split, device, on_progress)
         found = evaluations.evaluate_by_figure(models, experiment.objective)

@@ -19,6 +19,7 @@ from typing import cast
 import numpy as np
 from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
+from scipy.special import expit
 
 from vimss.errors import ConfigError, ModelError
 from vimss.media.resample import resample
@@ -58,8 +59,13 @@ class Assignment:
 
     slots: tuple[int, ...]
     """The slot of each player, in the order of the players."""
-    confidence: float
-    """Probability that all players have the right slot, from the margin over the second-best assignment."""
+    margin: float
+    """Difference of its score to that of the second-best assignment, in logits."""
+
+    @property
+    def confidence(self) -> float:
+        """Probability that all players have the right slot, from the margin."""
+        return float(expit(self.margin / TEMPERATURE))
 
     @property
     def is_certain(self) -> bool:
@@ -88,8 +94,9 @@ def check_slots(slots: int, players: Sequence[str]) -> None:
             fix="name all players from left to right, as in --instruments vn,vn, or leave --alignment out",
         )
     if len(players) > slots:
+        counted = "1 slot separates 1 player" if slots == 1 else f"{slots} slots separates at most {slots} players"
         raise ConfigError(
-            f"a model with {slots} slots separates at most {slots} players",
+            f"a model with {counted}",
             got=f"{len(players)}: {', '.join(players)}",
             fix=f"use a model with model.slots: {len(players)} or more",
         )
@@ -126,7 +133,7 @@ def assign(scores: Float[np.ndarray, "k p"]) -> Assignment:
         if len(scores) > 1:
             others.append(_best(without)[1])
     margin = total - max(others, default=-np.inf)
-    return Assignment(best, float(1 / (1 + np.exp(-margin / TEMPERATURE))))
+    return Assignment(best, margin)
 
 
 def _best(scores: Float[np.ndarray, "k p"]) -> tuple[tuple[int, ...], float]:

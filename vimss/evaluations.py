@@ -10,15 +10,17 @@ models whose outputs an alignment model assigns to players: `evaluate_assigned`.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from vimss.assign import check_slots
 from vimss.baselines import BASELINES
 from vimss.config import parse_config
 from vimss.errors import DataError
 from vimss.evaluate import (
     Evaluation,
+    NamedBy,
     Row,
     Table,
     baseline_rows,
@@ -38,21 +40,22 @@ from vimss.evaluate.figures import (
     figure_tasks,
 )
 from vimss.evaluate.pictures import Trained, named_by, trained_as, trained_model, with_claims
-from vimss.evaluate.players import PlayersEvaluation, evaluate_players, joined_players, players_tasks
+from vimss.evaluate.players import PlayersEvaluation, check_pieces, evaluate_players, joined_players, players_tasks
 from vimss.experiment import Experiment
 from vimss.model.device import gpu_share
 from vimss.model.fit import Fit, fit_models
+from vimss.model.interface import Interface
 from vimss.model.separator import load_separator, read_card
 from vimss.namer import check_pictures, load_namer
 from vimss.progress import SoundProgress
 from vimss.runtime import parallel_map, start_ray
-from vimss.search.study import Study, TrialRecord
+from vimss.search.study import Study, TrialRecord, best_of_cell
 from vimss.shards.manifest import Manifest
 from vimss.shards.written import check_split
 from vimss.storage import atomic_write
 from vimss.stream.fixed import fixed_set
 from vimss.stream.read import has_part
-from vimss.systems import check_takes_labels, model_system, takes_labels
+from vimss.systems import check_takes_labels, model_system
 from vimss.yaml_files import yaml_in_a_line
 
 AnyEvaluation = TypeVar("AnyEvaluation", Evaluation, FigureEvaluation)
@@ -68,13 +71,13 @@ def evaluate_systems(
     on_progress: Callable[[SoundProgress], None] = lambda progress: None,
     fit: Fit | None = None,
     device: str = "cpu",
-    namers: Mapping[str, Path] | None = None,
+    named: Sequence[Row] = (),
 ) -> list[Evaluation]:
     """Evaluate models (name to folder) and baselines, by name, as tasks of Ray.
 
     With `fit`, from `fit_models`, the models need not have been trained on shards of this recipe; all rows are scored
-    on the labels that the models know. `namers` are models that name the instruments of players from pictures: each
-    gives every model that is conditioned on labels another row, in which it is asked by pictures.
+    on the labels that the models know. `named`, from `named_rows` or `system_rows`, are rows of models that are
+    conditioned on what pictures name.
 
     Raises:
         ConfigError: There is no such split.
@@ -86,16 +89,19 @@ def evaluate_systems(
     # Draw it once, before the tasks read it at the same time.
     fixed_set(manifest, two_source_spec(manifest, split))
     table = Table(manifest.folder, split, None if fit is None else fit.labels)
-    names = {name: tuple(fit.names[name].items()) if fit is not None else () for name in models}
-    rows = [Row(name, Path(folder).absolute(), names[name], device=device) for name, folder in models.items()]
-    rows += named_rows(rows, namers or {}, manifest, split)
-    rows += baseline_rows(manifest, baselines)
+    rows = [*model_rows(models, fit, device), *named, *baseline_rows(manifest, baselines)]
     tasks = [evaluation_tasks(table, row, manifest, whole_pieces) for row in rows]
     return [joined(parts, table) for parts in _in_parallel(run_evaluation, tasks, on_progress)]
 
 
+def model_rows(models: Mapping[str, str | Path], fit: Fit | None = None, device: str = "cpu") -> list[Row]:
+    """The rows of models (name to folder), fitted to foreign shards where there is a fit."""
+    names = {name: tuple(fit.names[name].items()) if fit is not None else () for name in models}
+    return [Row(name, Path(folder).absolute(), names[name], device=device) for name, folder in models.items()]
+
+
 def named_rows(rows: Sequence[Row], namers: Mapping[str, Path], manifest: Manifest, split: str) -> list[Row]:
-    """The rows in which the models that are conditioned on labels are asked by pictures.
+    """The rows in which the models that are conditioned on labels get those that pictures name, from each namer.
 
     Raises:
         DataError: the split has no pictures.
@@ -107,7 +113,7 @@ def named_rows(rows: Sequence[Row], namers: Mapping[str, Path], manifest: Manife
     able = []
     for row in rows:
         assert row.model is not None, "rows of models"  # noqa: S101
-        if takes_labels(load_separator(row.model)):
+        if load_separator(row.model).interface.takes_labels:
             able.append(row)
     for name, folder in namers.items():
         check_pictures(manifest, split, name)
@@ -116,50 +122,76 @@ def named_rows(rows: Sequence[Row], namers: Mapping[str, Path], manifest: Manife
     if not able:
         check_takes_labels(load_separator(rows[0].model or Path()), rows[0].name)
     return [
-        replace(row, name=named_row(row.name, name), named_by=(name, folder.absolute()))
+        replace(row, name=f"{row.name}, named by {name}", named_by=NamedBy(name, folder.absolute(), row.name))
         for row in able
         for name, folder in namers.items()
     ]
 
 
-def named_row(row: str, namer: str) -> str:
-    """The name of the row of a model that is asked by the instruments that another one names."""
-    return f"{row}, named by {namer}"
+def system_rows(experiment: Experiment, study: Study, models: Mapping[str, Path]) -> list[Row]:
+    """The rows under `systems` of an experiment; `models` (row to folder) are those of its trials in the same table.
+
+    Raises:
+        DataError: no trial of the cell, or none that is conditioned on labels, has weights.
+
+    """
+    names = {folder: name for name, folder in models.items()}
+    rows = []
+    for name, system in experiment.systems.items():
+        trial = _asked(experiment, study, name, system.cell)
+        folder = trial.folder / "model"
+        by = NamedBy(system.instruments_from, Path(system.instruments_from), names.get(folder, trial.cell))
+        rows.append(Row(name, folder.absolute(), named_by=by))
+    return rows
+
+
+def _asked(experiment: Experiment, study: Study, system: str, cell: str) -> TrialRecord:
+    """The trial whose network a system of an experiment is."""
+    cells = [cell] if cell else [one.name for one in experiment.cells() if not one.is_control]
+    best = [trial for name in cells if (trial := best_of_cell(study, name)) is not None]
+    able = [trial for trial in best if trial.settings and Interface(trial.settings.model, ()).takes_labels]
+    if not able:
+        raise DataError(
+            f"systems.{system} of experiment {experiment.name} needs a trained network that is conditioned on labels",
+            got=f"none among the best trials of {', '.join(cells)}",
+            fix=f"search again, or name another cell in systems.{system}.cell",
+        )
+    return min(able, key=lambda trial: experiment.figure.rank(trial.value))
 
 
 def claims_of_experiment(
     evaluations: Sequence[Evaluation],
     experiment: Experiment,
     trials: Mapping[str, TrialRecord],
-    namers: Mapping[str, Path] | None = None,
+    named: Sequence[Row] = (),
 ) -> list[Evaluation]:
-    """The table of an experiment's best trials, by cell, with the claims about pictures."""
+    """The table of an experiment's best trials, by row, with the claims about pictures."""
     cells = {cell.name: cell for cell in experiment.cells()}
     trained: dict[str, Trained] = {}
     for name, trial in trials.items():
         if trial.settings is not None:
-            fixed = {**cells[name].overrides, "mixing.shuffle_pictures": True}
+            fixed = {**cells[trial.cell].overrides, "mixing.shuffle_pictures": True}
             listed = yaml_in_a_line(fixed)
             add = f"add `controls: {{shuffled pictures: {listed}}}` and search again"
             trained[name] = trained_as(trial.settings, experiment.tune, add)
-    return with_claims(evaluations, _with_named(trained, namers or {}))
+    return with_claims(evaluations, _with_named(trained, named))
 
 
 def claims_of_models(
-    evaluations: Sequence[Evaluation], models: Mapping[str, str | Path], namers: Mapping[str, Path] | None = None
+    evaluations: Sequence[Evaluation], models: Mapping[str, str | Path], named: Sequence[Row] = ()
 ) -> list[Evaluation]:
     """The table of models (name to folder) with the claims about pictures."""
     trained = {name: trained_model(Path(folder)) for name, folder in models.items()}
-    return with_claims(evaluations, _with_named(trained, namers or {}))
+    return with_claims(evaluations, _with_named(trained, named))
 
 
-def _with_named(trained: Mapping[str, Trained], namers: Mapping[str, Path]) -> dict[str, Trained]:
-    named = {
-        named_row(row, name): named_by(one, row, folder)
-        for row, one in trained.items()
-        for name, folder in namers.items()
+def _with_named(trained: Mapping[str, Trained], named: Sequence[Row]) -> dict[str, Trained]:
+    asked = {
+        row.name: named_by(trained[by.row], by.row, by.folder)
+        for row in named
+        if (by := row.named_by) is not None and by.row in trained
     }
-    return {**trained, **named}
+    return {**trained, **asked}
 
 
 @dataclass(frozen=True)
@@ -213,7 +245,7 @@ def evaluate_assigned(models: ModelsOnSplit, alignment: Path) -> list[PlayersEva
     """Evaluate slots models on whole pieces by player; `alignment` is the folder of the model that assigns the slots.
 
     Raises:
-        ConfigError: There is no such split.
+        ConfigError: There is no such split, or a model has fewer slots than a piece has players.
         DataError: The shards do not hold it or the motion of its players, or no piece has two players that sound.
         ModelError: A model has no slots, or is of another rate or other labels than the shards; or `alignment` is of
             another objective.
@@ -221,24 +253,21 @@ def evaluate_assigned(models: ModelsOnSplit, alignment: Path) -> list[PlayersEva
     """
     manifest, split = models.manifest, models.split
     check_split(manifest, split)
+    players = check_pieces(manifest, split)
     for name, folder in models.folders.items():
-        assigned_system(folder, alignment, manifest, name)
+        system = assigned_system(folder, alignment, manifest, name)
+        check_slots(system.model.separator.config.slots, players)
     tasks = [players_tasks(models.table, row, alignment.absolute(), manifest) for row in models.rows]
-    found = [joined_players(parts, split) for parts in _in_parallel(evaluate_players, tasks, models.on_progress)]
-    if not found[0].pieces:
-        raise DataError(
-            f"the split '{split}' of '{manifest.name}' must have pieces of two or more players that sound",
-            got="none",
-            fix="use shards of duos, such as `vimss shard duos`",
-        )
-    return found
+    return [joined_players(parts, split) for parts in _in_parallel(evaluate_players, tasks, models.on_progress)]
 
 
 def _in_parallel(
     run: Callable[[Any], Any], tasks: Sequence[Sequence[Any]], on_progress: Callable[[SoundProgress], None]
 ) -> list[list[Any]]:
     """The parts of each row from its tasks, which run on the cores of Ray."""
-    flat = [task for of_row in tasks for task in of_row]
+    # The first task of every row, then the second: rows score a piece one after the other, and share what they can.
+    places = sorted((place, row) for row, of_row in enumerate(tasks) for place in range(len(of_row)))
+    flat = [tasks[row][place] for place, row in places]
     total, done, seconds = sum(task.seconds for task in flat), 0, 0.0
 
     def count(part: Any) -> None:
@@ -248,8 +277,9 @@ def _in_parallel(
 
     start_ray()
     on_progress(SoundProgress(0, len(flat), 0.0, 0.0))
-    parts = iter(parallel_map(run, flat, count, lambda task: gpu_share(task.row.device)))
-    return [[next(parts) for _ in of_row] for of_row in tasks]
+    parts = parallel_map(run, flat, count, lambda task: gpu_share(task.row.device))
+    found = dict(zip(places, parts, strict=True))
+    return [[found[place, row] for place in range(len(of_row))] for row, of_row in enumerate(tasks)]
 
 
 @dataclass(frozen=True)
@@ -264,14 +294,15 @@ class ModelsOnShards:
     """All baselines, or those that need no stems to fit them on where these shards have none."""
     sentences: tuple[str, ...]
     """Sentences about what is adapted or left out."""
-    namers: Mapping[str, Path] = field(default_factory=dict)
-    """Models that name the instruments of players from pictures, by name."""
+    named: tuple[Row, ...] = ()
+    """Rows of the models that are conditioned on labels, with those that pictures name."""
 
 
 def check_models(
     folders: Mapping[str, Path], manifest: Manifest, split: str, namers: Mapping[str, Path] | None = None
 ) -> ModelsOnShards:
-    """Check models (name to folder) against a split; needs no Ray. `namers` as in `evaluate_systems`.
+    """Check models (name to folder) against a split; needs no Ray. `namers` are models (name to folder) that name
+    players from pictures.
 
     Raises:
         ConfigError: There is no such split.
@@ -288,9 +319,8 @@ def check_models(
         baselines = tuple(name for name, baseline in BASELINES.items() if not baseline.fitted)
         left_out = " and ".join(f"'{name}'" for name, baseline in BASELINES.items() if baseline.fitted)
         sentences.append(f"no rows {left_out}: '{manifest.name}' has no train split with stems to fit them on")
-    rows = [Row(name, folder, tuple(fit.names[name].items())) for name, folder in folders.items()]
-    named_rows(rows, namers or {}, manifest, split)
-    return ModelsOnShards(manifest, split, folders, fit, baselines, tuple(sentences), namers or {})
+    named = named_rows(model_rows(folders, fit), namers or {}, manifest, split)
+    return ModelsOnShards(manifest, split, folders, fit, baselines, tuple(sentences), tuple(named))
 
 
 def evaluate_models(
@@ -305,9 +335,9 @@ def evaluate_models(
         on_progress=on_progress,
         fit=models.fit,
         device=device,
-        namers=models.namers,
+        named=models.named,
     )
-    return claims_of_models(found, models.folders, models.namers)
+    return claims_of_models(found, models.folders, models.named)
 
 
 def save_evaluations(study: Study, split: str, evaluations: Sequence[Evaluation] | Sequence[FigureEvaluation]) -> Path:

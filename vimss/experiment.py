@@ -8,7 +8,7 @@
 own, and a row of the result table. `tune` is what Optuna chooses inside a cell. `controls` are cells with one trial,
 which take batch size, learning rate, its decay and whatever else is tuned outside `model` from the best trial, run the
 whole budget and are never pruned. Their seed is the experiment's, whatever the best trial's is, where they do not set
-one.
+one. `systems` are rows of the evaluation alone.
 
 This is the file's schema. `vimss.search.consistency.load_experiment` checks its parts against each other, and
 `vimss.search.checks` against shards and place.
@@ -28,6 +28,7 @@ from vimss.config import Config, differences, load_yaml, parse_config, parse_loo
 from vimss.errors import ConfigError
 from vimss.model.networks import BY_NETWORK
 from vimss.renamed import first_key
+from vimss.system_config import SystemConfig
 from vimss.train.config import (
     ObjectiveName,
     Settings,
@@ -190,6 +191,9 @@ class Experiment(Config):
     controls: dict[str, dict[str, Scalar]] = Field(
         default_factory=dict, description="cells with one whole trial, and what they change"
     )
+    systems: dict[str, SystemConfig] = Field(
+        default_factory=dict, description="rows of the evaluation that need no training of their own, by name"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -315,7 +319,7 @@ class Experiment(Config):
 
     def without_search(self) -> "Experiment":
         """The same without variables: its own settings as one cell with one trial."""
-        return self.model_copy(update={"compare": {}, "tune": {}, "controls": {}})
+        return self.model_copy(update={"compare": {}, "tune": {}, "controls": {}, "systems": {}})
 
     def cells(self) -> tuple["Cell", ...]:
         """The cells of `compare` crossed, then the controls."""

@@ -22,7 +22,7 @@ from vimss.errors import ConfigError
 from vimss.model.contexts.features import FeatureEntry, features_name
 from vimss.model.device import gpu_share, on_device
 from vimss.model.vision import Vision, weights_digest
-from vimss.model.vision_config import VisionConfig
+from vimss.model.vision_config import KNOWN_WEIGHTS, VisionConfig, known_weights
 from vimss.shards.manifest import Manifest, Shard
 from vimss.storage import Folder
 from vimss.stream.compute import Computation, write_arrays, write_in_parallel
@@ -89,9 +89,9 @@ def features_computation(vision: VisionConfig, every: float, device: str) -> Com
 def load_vision(network: str, weights: str | Path) -> VisionConfig:
     """The settings of a vision network; ConfigError if its weights are neither a known word nor a file."""
     vision = parse_config({"network": network, "weights": str(weights)}, VisionConfig, "vimss features")
-    if vision.weights not in {"torchvision", "random"} and not Path(vision.weights).is_file():
+    if vision.weights not in KNOWN_WEIGHTS and not Path(vision.weights).is_file():
         raise ConfigError(
-            "--weights must be torchvision, random or the path of a file",
+            f"--weights must be {known_weights()}",
             got=f"no file {vision.weights}",
             fix="check the path",
         )

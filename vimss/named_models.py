@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vimss import evaluations
 from vimss.evaluate.players import PlayersEvaluation
+from vimss.model.pretrained import pretrained_folder
 from vimss.namer import load_namer
 from vimss.progress import SoundProgress
 from vimss.promote import resolve_model
@@ -75,7 +76,9 @@ def _named_folder(
 ) -> tuple[str, Path]:
     """The full name and the folder of a model, which is a folder, or models:/NAME with or without alias or version."""
     resolved = resolve_model(session.tracking, model, note)
-    return resolved, model_folder(resolved, session.tracking) if resolved.startswith("models:/") else Path(resolved)
+    if resolved.startswith("models:/"):
+        return resolved, model_folder(resolved, session.tracking)
+    return resolved, pretrained_folder(resolved) or Path(resolved)
 
 
 def separate_file(

@@ -19,6 +19,7 @@ from vimss.metrics import CONVENTIONS
 from vimss.search.estimate import Estimate
 from vimss.search.study import Study, TrialRecord, best_of_cell
 from vimss.shards.instruments import INSTRUMENTS
+from vimss.systems import Truth
 from vimss.train.config import VALIDATION_SOURCES
 from vimss.train.objectives import OBJECTIVES
 
@@ -29,6 +30,12 @@ PIECE_COLUMNS = {"SI-SDRi": "si_sdr_improvement", "SDR": "sdr", "SIR": "sir", "S
 SILENCE_COLUMNS = {"PES": "pes", "EPS": "eps"}
 
 CLAIM_COLUMNS = ("SI-SDRi", "right picture", "another player's", "shuffled in training", "label", "right - shuffled")
+
+TRUTHS: dict[Truth, str] = {
+    "stems": "oracles, which read the true stems: ceilings for systems that do not",
+    "order": "outputs without labels, which an oracle assigns by the true stems; untrained ones only of two sources",
+}
+"""What is said of systems that are given the truth, by what of it."""
 
 BREAKDOWN_COLUMNS = ("", "sources", "pieces SI-SDRi", "SDR")
 
@@ -208,6 +215,10 @@ def print_evaluations(split: str, evaluations: Sequence[Evaluation], best: Trial
             print_table(f"{title} ({basis})", ("", *columns), piece_rows(scored, columns))
     else:
         out.print(f"No whole pieces: none of the split {split} has two labels that sound.")
+    for truth, sentence in TRUTHS.items():
+        names = [evaluation.system for evaluation in evaluations if evaluation.truth == truth]
+        if names:
+            out.print(f"  {sentence}: {'; '.join(names)}", markup=False)
     for name, meaning in CONVENTIONS.items():
         out.print(f"  {name}: {meaning}")
     detailed = [evaluation_of(best, evaluations)] if best is not None else [one for one in scored if one.weights]
@@ -263,7 +274,12 @@ def player_rows(evaluations: Sequence[PlayersEvaluation]) -> list[tuple[str, ...
 def coverage_rows(evaluation: PlayersEvaluation) -> list[tuple[str, ...]]:
     """The risk-coverage curve of one model, under COVERAGE_COLUMNS."""
     return [
-        (f"{one.least_confidence:g}", f"{one.coverage:.2f}", f"{one.right:.2f}", decibel(one.si_sdr_improvement, None))
+        (
+            f"{one.least_confidence:g}",
+            f"{one.coverage:.2f}",
+            f"{one.right:.2f}" if one.coverage else "-",
+            decibel(one.si_sdr_improvement, None),
+        )
         for one in evaluation.risk_coverage
     ]
 
@@ -277,7 +293,7 @@ def print_players(split: str, evaluations: Sequence[PlayersEvaluation]) -> None:
         f"{about}: players, in dB, with intervals over pieces", ("", "SI-SDRi", "mean"), player_rows(evaluations)
     )
     for one in evaluations:
-        low, high = one.share_interval or (math.nan, math.nan)
+        low, high = one.share_interval
         out.print(
             f"{one.system}: the picture gives every player the right slot in {one.share_right:.2f} of the pieces "
             f"({low:.2f} to {high:.2f}); right minus swapped picture: {one.swapped_contrast:.1f} dB"

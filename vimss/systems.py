@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 
-from vimss.baselines import BASELINES, Baseline, ConditionedOn, TrainStems
+from vimss.baselines import BASELINES, Baseline, ConditionedOn, TrainStems, TwoSourceBaseline
 from vimss.errors import ModelError
 from vimss.metrics import si_sdr_improvement
 from vimss.model.apply import separate_all
@@ -39,9 +39,13 @@ WRONG_CONTEXTS: dict[ConditionedOn, WrongContext] = {
     "nothing": "none",
     "label": "other",
     "all_labels": "absent",
+    "order": "none",
     "stems": "none",
 }
 """The wrong contexts of baselines, by what they are conditioned on."""
+
+Truth = Literal["nothing", "order", "stems"]
+"""What a system is given of the true stems: nothing, the order of its outputs, or, as an oracle, the stems."""
 
 
 @runtime_checkable
@@ -131,13 +135,17 @@ class AdaptedSystem:
 
     def __call__(self, scene: Scene, queried: Sequence[str]) -> Float[np.ndarray, "s c t"]:
         """The model's estimates, at the rate and with the channels of the scene."""
-        estimates = self.model(self._to_model(scene), [self.names[label] for label in queried])
+        estimates = self.model(self._to_model(scene), [self._own(name) for name in queried])
         return np.stack([self._from_model(estimate, scene) for estimate in estimates])
 
     def exchanged(self, scene: Scene, label: str, absent: str) -> Float[np.ndarray, "c t"]:
         """The model's output for `label` when conditioned on `absent` instead."""
-        found = self.model.exchanged(self._to_model(scene), self.names[label], self.names[absent])
+        found = self.model.exchanged(self._to_model(scene), self._own(label), self._own(absent))
         return self._from_model(found, scene)
+
+    def _own(self, name: str) -> str:
+        """The model's name of a label; the name of a player stays."""
+        return self.names.get(name, name)
 
     def _to_model(self, scene: Scene) -> Scene:
         separator = self.model.separator
@@ -148,9 +156,9 @@ class AdaptedSystem:
         mixture = convert(scene.mixture)
         # Only an oracle reads the references; of other models only their labels matter, so any sound will do.
         references = {
-            self.names[label]: mixture if self.ordered else convert(stem) for label, stem in scene.references.items()
+            self._own(name): mixture if self.ordered else convert(stem) for name, stem in scene.references.items()
         }
-        views = {self.names[label]: views for label, views in scene.views.items()}
+        views = {self._own(name): views for name, views in scene.views.items()}
         return Scene(scene.name, mixture, references, views)
 
     def _from_model(self, estimate: Float[np.ndarray, "k u"], scene: Scene) -> Float[np.ndarray, "c t"]:
@@ -211,26 +219,49 @@ class BaselineSystem:
     """A baseline as a row of a table."""
 
     views: PlayerViews = SOUND_ALONE
-    ordered = True
     weights = ""
 
     def __init__(self, name: str, baseline: Baseline) -> None:
         self.name, self.baseline = name, baseline
+        self.ordered = not isinstance(baseline, TwoSourceBaseline)
         self.wrong_context: WrongContext = WRONG_CONTEXTS[baseline.conditioned_on]
 
     def __call__(self, scene: Scene, queried: Sequence[str]) -> Float[np.ndarray, "s c t"]:
-        """The baseline's estimates."""
-        return self.baseline(scene, queried)
+        """The baseline's estimates; of one without labels, those that an oracle assigns."""
+        estimates = self.baseline(scene, queried)
+        if isinstance(self.baseline, TwoSourceBaseline):
+            return estimates[best_order(estimates, scene, queried, self.baseline.sample_rate)]
+        return estimates
 
     def exchanged(self, scene: Scene, label: str, absent: str) -> Float[np.ndarray, "c t"]:
         """The baseline's estimate for `absent` when conditioned on it instead of `label`."""
         return self.baseline(scene.renamed(label, absent), [absent])[0]
 
 
+def separates_players(system: System) -> bool:
+    """Whether two players of one label can have an output each: of players, of any source, or of an oracle."""
+    if isinstance(system, BaselineSystem):
+        return truth_of(system) != "nothing"
+    model = system.model if isinstance(system, AdaptedSystem) else system
+    return isinstance(model, ModelSystem) and not model.interface.has_labelled_outputs
+
+
 def baseline_systems(manifest: Manifest, names: Sequence[str] = tuple(BASELINES)) -> list[BaselineSystem]:
     """These rows of BASELINES, fitted on the train split of some shards: each once, here."""
     train = TrainStems(manifest)
     return [BaselineSystem(name, BASELINES[name].fit(train)) for name in names]
+
+
+def separates_pieces(system: System) -> bool:
+    """Whether a system is scored on whole pieces: baselines for two sources are not, since most pieces have more."""
+    return system.ordered or not isinstance(system, BaselineSystem)
+
+
+def truth_of(system: System) -> Truth:
+    """What a system is given of the true stems."""
+    if isinstance(system, BaselineSystem) and system.baseline.conditioned_on == "stems":
+        return "stems"
+    return "nothing" if system.ordered else "order"
 
 
 def equally_informed(config: ModelConfig) -> str:
@@ -283,14 +314,9 @@ def named_system(
     return NamedSystem(inner, name, load_namer(path, named_by), tuple(names or manifest.recipe.labels))
 
 
-def takes_labels(separator: Separator) -> bool:
-    """Whether a separator is conditioned on labels."""
-    return separator.interface.is_conditioned and not separator.interface.uses_players
-
-
 def check_takes_labels(separator: Separator, name: str) -> None:
     """ModelError unless a separator is conditioned on labels, and so can be asked by those that players are named."""
-    if not takes_labels(separator):
+    if not separator.interface.takes_labels:
         is_conditioned = separator.interface.is_conditioned
         raise ModelError(
             f"the model '{name}' must be conditioned on labels, to be asked by the instruments that pictures name",

@@ -9,13 +9,13 @@ of their vectors. All choices are between two sounds for a motion, or between tw
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, Float64
 from torch import Tensor
 
 from vimss.intervals import Source
@@ -52,6 +52,9 @@ class Part:
         return self.piece, self.part
 
 
+Scores = Float64[np.ndarray, "n _"]
+"""Of windows of motion with windows of sound."""
+
 Vectors = tuple[Float[Tensor, "e w"], Float[Tensor, "e w"]]
 """Of sound and of motion, for each picture that is REACH or more from both ends."""
 
@@ -72,13 +75,17 @@ class Learned:
 
     network: AlignmentNetwork
     correlates = False
+    known: dict[Part, Vectors] = field(default_factory=dict, compare=False, repr=False)
+    """Windows of all lengths are cut from the same vectors."""
 
     @torch.no_grad()
     def vectors(self, part: Part) -> Vectors:
         """Those of the network."""
-        sound, motion = torch.from_numpy(part.sound)[None, None], torch.from_numpy(part.motion)[None]
-        heard, seen = self.network.vectors(sound, motion)
-        return heard[0], seen[0]
+        if part not in self.known:
+            sound, motion = torch.from_numpy(part.sound)[None, None], torch.from_numpy(part.motion)[None]
+            heard, seen = self.network.vectors(sound, motion)
+            self.known[part] = heard[0], seen[0]
+        return self.known[part]
 
 
 @dataclass(frozen=True)
@@ -191,21 +198,63 @@ def _sounding(part: Part, seconds: float, least: float) -> Bool[np.ndarray, " n"
     return (inner.unfold(0, length, step).mean(1) >= least).numpy() if len(inner) >= length else np.zeros(0, bool)
 
 
-def accuracy_by_player(score: Score, parts: Sequence[Part], seconds: float) -> dict[Source, float]:
-    """Two-alternative accuracy: the sound of the same time against those APART seconds or more away."""
+def accuracy_by_player(
+    score: Score, parts: Sequence[Part], seconds: float, shown: Sequence[Part] | None = None
+) -> dict[Source, float]:
+    """Two-alternative accuracy: the sound of the same time against those APART seconds or more away.
+
+    `shown` are the parts whose motion is shown, where it is not each part's own.
+    """
+
+    def wins(right: Scores, others: Scores) -> Scores:
+        return (right > others) + 0.5 * (right == others)
+
+    return _by_player(score, parts, seconds, wins, shown or parts)
+
+
+def bits_by_player(score: Score, parts: Sequence[Part], seconds: float) -> dict[Source, float]:
+    """What a score says of the same choices, in bits: 1 where it is sure and right, 0 where it says nothing.
+
+    Of two sounds the right one has the probability that the sigmoid gives the difference of their scores. An accuracy
+    counts the smallest difference like the largest.
+    """
+
+    def bits(right: Scores, others: Scores) -> Scores:
+        return 1 - np.logaddexp(0, others - right) / np.log(2)
+
+    return _by_player(score, parts, seconds, bits, parts)
+
+
+def _by_player(
+    score: Score,
+    parts: Sequence[Part],
+    seconds: float,
+    worth: Callable[[Scores, Scores], Scores],
+    shown: Sequence[Part],
+) -> dict[Source, float]:
+    """The mean of what right scores are worth beside those of APART seconds or more away."""
     found = {}
-    for part in parts:
-        table, heard = _table(score, part, part, seconds), _sounding(part, seconds, SOUNDING)
-        count = min(len(table), len(heard))
+    for part, moving in zip(parts, shown, strict=True):
+        table, heard = _table(score, moving, part, seconds), _sounding(part, seconds, SOUNDING)
+        count = min(*table.shape, len(heard))
         starts = np.arange(count) * round(STEP * part.rate)
         wrong = np.abs(starts[:, None] - starts) >= round(APART * part.rate)
         counted = heard[:count] & wrong.any(1)
         if counted.any():
-            right = np.diagonal(table)[:count, None]
-            wins = (right > table[:count, :count]) + 0.5 * (right == table[:count, :count])
-            shares = (wins * wrong).sum(1)[counted] / wrong.sum(1)[counted]
+            table = table[:count, :count].astype(np.float64)
+            values = worth(np.diagonal(table)[:, None], table)
+            shares = (values * wrong).sum(1)[counted] / wrong.sum(1)[counted]
             found[part.source] = float(shares.mean())
     return found
+
+
+def of_other_pieces(parts: Sequence[Part]) -> list[Part]:
+    """For each part one of the next piece, whose motion has nothing to do with it."""
+    pieces = [list(group) for _, group in itertools.groupby(parts, key=lambda part: part.piece)]
+    following = [*pieces[1:], pieces[0]]
+    return [
+        other[number % len(other)] for own, other in zip(pieces, following, strict=True) for number in range(len(own))
+    ]
 
 
 def accuracy_by_pair(

@@ -1,6 +1,6 @@
 """How fast a training runs under the platform, start-up aside: alone, two side by side, one on two workers.
 
-    paces = Pace(manifest, seconds=60).measure(folder)      # audio seconds per second
+    paces = Pace(manifest, seconds=60, batch_size=16).measure(folder)      # audio seconds per second
 
 The network is the quickstart's. A pace counts between the first report and the last, so without start-up; that of
 trainings side by side is their sum over the time that both run. The bare processes run without Ray beside them.
@@ -27,11 +27,8 @@ from vimss.shards.manifest import Manifest
 from vimss.storage import Store
 
 REPORTS = 6
-BATCH_SIZE = 16
-"""The default: a worker of two has eight mixtures of it."""
-
-SHORTEST = 120.0
-"""Audio seconds: two steps between two reports."""
+STEPS = 12
+"""At least so many of a training: two between two reports."""
 
 RATES = (3.4e-3, 3.0e-3)
 """Learning rates of trainings side by side: two trials of a search cannot have equal settings."""
@@ -57,12 +54,15 @@ train(training, lambda metrics, folder: print(json.dumps((time.time(), metrics["
 class Pace:
     """Trainings of one length, in all the ways that are compared."""
 
-    def __init__(self, manifest: Manifest, seconds: float) -> None:
-        """`seconds` is how long the bare loop takes from its first report to its last."""
+    def __init__(self, manifest: Manifest, seconds: float, batch_size: int) -> None:
+        """`seconds` is how long the bare loop takes from its first report to its last; two workers share a batch."""
         self.manifest = manifest
-        self.audio_seconds = SHORTEST
+        self.batch_size = batch_size
+        output_seconds = load_experiment("quickstart").training["output_samples"] / manifest.recipe.sample_rate
+        shortest = STEPS * batch_size * output_seconds
+        self.audio_seconds = shortest
         speed = pace(self._bare(1))
-        self.audio_seconds = max(SHORTEST, speed * seconds * REPORTS / (REPORTS - 1))
+        self.audio_seconds = max(shortest, speed * seconds * REPORTS / (REPORTS - 1))
 
     def measure(self, folder: Path) -> dict[str, float]:
         """The paces of one round, by name."""
@@ -78,7 +78,7 @@ class Pace:
         quickstart = load_experiment("quickstart")
         training = {
             **quickstart.training,
-            "batch_size": BATCH_SIZE,
+            "batch_size": self.batch_size,
             "learning_rate": RATES[0],
             "constant_seconds": 0,
             "audio_seconds": self.audio_seconds,

@@ -1,6 +1,7 @@
 """What a search costs: starts and paces of its trials beside bare processes, and its policies on real learning curves.
 
-    platform/local/run python tests/bench/search.py [--only starts pace policies] [--folder store/bench] [--quick]
+    platform/local/run python tests/bench/search.py [--only starts pace policies] [--batch-size 16]
+                                                           [--folder store/bench] [--quick]
 
 On an idle machine: the first two are wall time, medians of interleaved rounds. The learning curves of the third depend
 on no load; each is kept in the folder, so that a second call trains nothing. On two cores starts take about three
@@ -18,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from curves import DECAYS, SEEDS
-from pace import BATCH_SIZE, Pace
+from pace import Pace
 from policies import ANOTHER, OURS, POLICIES, RANDOM, TOLERANCE, TOP_K, Policies, median_of, ratio_of_medians
 from replay import Played
 from starts import PLACE, first_steps
@@ -61,9 +62,9 @@ def print_starts(folder: Path, rounds: int) -> None:
         print(f"{what:14} {median:5.1f} s to the first step, {median / reference:.2f}x of a bare process{must}")
 
 
-def print_paces(folder: Path, rounds: int, seconds: float) -> None:
+def print_paces(folder: Path, rounds: int, seconds: float, batch_size: int) -> None:
     """Paces beside those of bare processes."""
-    pace = Pace(shards(folder, []), seconds)
+    pace = Pace(shards(folder, []), seconds, batch_size)
     measured = []
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as work:
@@ -71,7 +72,7 @@ def print_paces(folder: Path, rounds: int, seconds: float) -> None:
         print("  ".join(f"{name} {value:.1f}" for name, value in measured[-1].items()), "audio s/s", flush=True)
     median = {name: statistics.median(one[name] for one in measured) for name in measured[0]}
     bound = median["two bare"] / median["one bare"]
-    print(f"{rounds} rounds of {seconds:g} s, medians; batch size {BATCH_SIZE}, one thread for each worker")
+    print(f"{rounds} rounds of {seconds:g} s, medians; batch size {batch_size}, one thread for each worker")
     print(f"two bare processes are {bound:.2f} times as fast as one: the bound for two trials or workers")
     print(
         f"a training alone takes {median['one bare'] / median['one trial']:.3f} of the bare loop's time, at most 1.05"
@@ -128,6 +129,9 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=("starts", "pace", "policies"), default=[])
+    parser.add_argument(
+        "--batch-size", type=int, default=16, help="of paces, shared by two workers; default %(default)s"
+    )
     parser.add_argument("--folder", type=Path, default=Path("store/bench"))
     parser.add_argument("--quick", action="store_true", help="one round of ten seconds; fewer orders")
     arguments = parser.parse_args()
@@ -137,7 +141,8 @@ def main() -> None:
     if "starts" in wanted:
         print_starts(folder, rounds=1 if quick else 3)
     if "pace" in wanted:
-        print_paces(folder, rounds=1 if quick else 3, seconds=10 if quick else 60)
+        rounds, seconds = (1, 10.0) if quick else (3, 60.0)
+        print_paces(folder, rounds, seconds, arguments.batch_size)
     if "policies" in wanted:
         print_policies(folder, orders=20 if quick else 100, replicates=1 if quick else 2)
 

@@ -5,7 +5,7 @@
 40 minutes of chamber music, 8 kHz, 80 pixels, 25 pictures a second. Figures are means over players with 95 % intervals
 over pieces, one column per seed of the training. Shards and trained networks are kept in the folder.
 
-Sections: motion, alignment, duos, shuffled.
+Sections: motion, alignment, duos, shuffled, motion_queries, slots, instruments, queries.
 """
 
 import argparse
@@ -22,15 +22,23 @@ import torch
 from in_step import (
     PLAIN,
     Learned,
+    Part,
     Score,
     accuracy_by_pair,
     accuracy_by_player,
+    bits_by_player,
     fitted,
     in_the_mixture,
+    of_other_pieces,
     pairs_of,
     parts_of,
     with_crosstalk,
 )
+from instruments import instruments
+from motion_queries import motion_queries
+from queries import queries
+from scipy.special import stdtrit
+from slots import slots
 
 from vimss.api import experiment_recipe
 from vimss.config import signature
@@ -40,8 +48,8 @@ from vimss.runtime import load_place, ray_running
 from vimss.search.consistency import load_experiment
 from vimss.shards.cache import FEATURES
 from vimss.shards.computed import available_features
-from vimss.shards.manifest import Manifest
-from vimss.shards.write import write_shards
+from vimss.shards.manifest import MANIFEST, Manifest, open_shards
+from vimss.shards.write import shards_folder, write_shards
 from vimss.storage import Store
 from vimss.train.loop import Training, train
 from vimss.train.objectives import Predictor
@@ -55,6 +63,14 @@ CROSSTALK = (0.0, 0.3, 0.85)
 
 NO_RESTS = 0.97
 """Share of a window in which both players sound where neither rests."""
+
+UNSEEN = ("test", "valid", "promote", "test_unseen_style", "test_unseen_timbres")
+"""Splits without a piece that was trained on; no training was stopped early by what it gave on `valid`."""
+
+OTHERS = "motion of another piece"
+
+UNTRAINED = 16
+"""Networks without training."""
 
 Values = Mapping[Source, float]
 """Of each player, or pair of players, in each piece."""
@@ -70,8 +86,12 @@ class Bench:
     def shards(self, *changes: str) -> Manifest:
         """Those of experiments/alignment.yaml, with changes; their motion is beside them."""
         recipe = experiment_recipe(load_experiment("alignment", [f"recipe.{change}" for change in changes]))
+        store = Store(self.folder / "store").make()
+        folder = shards_folder(recipe, "chamber", store)
+        if MANIFEST in folder.sizes() and FOLDER in available_features(open_shards(folder, store)):
+            return open_shards(folder, store)
         with ray_running(load_place("local")):
-            manifest = write_shards(recipe, "chamber", Store(self.folder / "store").make())
+            manifest = write_shards(recipe, "chamber", store)
             if FOLDER not in available_features(manifest):
                 begin = time.perf_counter()
                 write_motion(manifest)
@@ -80,6 +100,18 @@ class Bench:
 
     def network(self, seed: int, *changes: str) -> AlignmentNetwork:
         """experiments/alignment.yaml trained with this seed, on one core."""
+        network = load_network(self.alignment_folder(seed, *changes))
+        assert isinstance(network, AlignmentNetwork), "the network of this objective"
+        return network.eval()
+
+    def untrained(self, seed: int) -> AlignmentNetwork:
+        """The same network with new weights."""
+        torch.manual_seed(seed)
+        settings, recipe = load_experiment("alignment").settings(), self.shards().recipe
+        return AlignmentNetwork(settings, recipe.labels, recipe.sample_rate).eval()
+
+    def alignment_folder(self, seed: int, *changes: str) -> Path:
+        """The folder of such a network, which is trained where it is missing."""
         experiment, manifest = load_experiment("alignment", changes, seed), self.shards()
         settings = experiment.settings()
         folder = self.folder / "vision" / f"alignment-{signature(settings, manifest.digest)}"
@@ -89,9 +121,7 @@ class Bench:
             print(f"seed {seed} {' '.join(changes)}: trained in {time.process_time() - begin:.0f} CPU s", flush=True)
             assert isinstance(trained, Predictor), "the objective does not separate"
             save_network(folder, trained, {})
-        network = load_network(folder)
-        assert isinstance(network, AlignmentNetwork), "the network of this objective"
-        return network.eval()
+        return folder
 
     @cached_property
     def networks(self) -> list[Score]:
@@ -118,9 +148,9 @@ def with_interval(values: Values) -> str:
     numbers = np.array(list(values.values()))
     found = interval_over_pieces([(piece,) for piece, _ in values], lambda weights: weighted_mean(numbers, weights))
     low, high = found or (float("nan"), float("nan"))
-    return (
-        f"{numbers.mean():.3f} ({max(low, 0):.3f} to {min(high, 1):.3f}; {len({piece for piece, _ in values})} pieces)"
-    )
+    if numbers.min() >= 0:
+        low, high = max(low, 0), min(high, 1)
+    return f"{numbers.mean():.3f} ({low:.3f} to {high:.3f}; {len({piece for piece, _ in values})} pieces)"
 
 
 def print_row(what: str, measure: Callable[[Score], Values], scores: Sequence[Score], least: str = "") -> list[Values]:
@@ -171,12 +201,50 @@ def duos(bench: Bench) -> None:
 
 
 def shuffled(bench: Bench) -> None:
-    """Trained with pictures of others: chance, 0.45 to 0.55, at every length."""
-    _print_header(bench)
-    test = parts_of(bench.shards(), "test")
-    scores = [Learned(bench.network(seed, "mixing.shuffle_pictures=true")) for seed in bench.seeds]
+    """Trained with pictures of others: what the sound alone gives away is chance, 0.45 to 0.55, at every length."""
+    print(
+        "\nFilters that learned nothing follow motion or its opposite, as the seed has it: the accuracy of one\n"
+        "network lies where those of networks without training lie, and seeds differ more than pieces do. Shown the\n"
+        "motion of another piece, a network has the sound alone to choose by. Bits are what it says of each choice, 1\n"
+        "where it is sure and right: an accuracy counts the smallest difference of scores like the largest."
+    )
+    parts = [part for split in UNSEEN for part in parts_of(bench.shards(), split)]
+    seeds = {f"seed {seed}": bench.network(seed, "mixing.shuffle_pictures=true") for seed in bench.seeds}
+    new = {f"untrained {seed}": bench.untrained(seed) for seed in range(UNTRAINED)}
+    # One network after the other: its vectors are kept while all of its accuracies are computed.
+    found = {name: _of_shuffled(Learned(network), parts) for name, network in (seeds | new).items()}
+    print(f"\n| | {' | '.join(seeds)} | all seeds | must reach |\n|{'---|' * (len(seeds) + 3)}")
+    for row in found["untrained 0"]:
+        values = [found[name][row] for name in seeds]
+        least = "0.45 to 0.55" if row.endswith(OTHERS) else ""
+        print(f"| {row} | {' | '.join(with_interval(each) for each in values)} | {over_seeds(values)} | {least} |")
+    for row in found["untrained 0"]:
+        means = [float(np.mean(list(found[name][row].values()))) for name in new]
+        low, middle, high = np.quantile(means, (0.05, 0.5, 0.95))
+        print(f"{len(new)} networks without training, {row}: {middle:.3f}, nine of ten from {low:.3f} to {high:.3f}")
+
+
+def _of_shuffled(score: Score, parts: Sequence[Part]) -> dict[str, Values]:
+    """All rows of one network."""
+    found: dict[str, Values] = {}
     for seconds in LEAST:
-        print_row(f"{seconds:g} s", partial(accuracy_by_player, parts=test, seconds=seconds), scores, "0.45 to 0.55")
+        found[f"{seconds:g} s, own motion"] = accuracy_by_player(score, parts, seconds)
+        found[f"{seconds:g} s, {OTHERS}"] = accuracy_by_player(score, parts, seconds, of_other_pieces(parts))
+        found[f"{seconds:g} s, bits of own motion"] = bits_by_player(score, parts, seconds)
+    return found
+
+
+def over_seeds(found: Sequence[Values]) -> str:
+    """The mean over seeds and pieces, with a 95 % interval that has the variance of both."""
+    pieces = sorted({piece for piece, _ in found[0]})
+    means = np.array(
+        [[np.mean([v for (of, _), v in values.items() if of == piece]) for piece in pieces] for values in found]
+    )
+    if len(found) < 2:
+        return f"{means.mean():.3f}"
+    error = (means.mean(0).var(ddof=1) / len(pieces) + means.mean(1).var(ddof=1) / len(found)) ** 0.5
+    half = stdtrit(len(found) - 1, 0.975) * error
+    return f"{means.mean():.3f} ({means.mean() - half:.3f} to {means.mean() + half:.3f})"
 
 
 def _print_header(bench: Bench, *more: str) -> None:
@@ -192,7 +260,16 @@ def _print_gains(values: Sequence[Values], networks: int) -> None:
         print(f"| above {name} | {listed} | | | above 0 |", flush=True)
 
 
-SECTIONS = {"motion": motion, "alignment": alignment, "duos": duos, "shuffled": shuffled}
+SECTIONS: dict[str, Callable[[Bench], None]] = {
+    "motion": motion,
+    "alignment": alignment,
+    "duos": duos,
+    "shuffled": shuffled,
+    "motion_queries": motion_queries,
+    "slots": slots,
+    "instruments": instruments,
+    "queries": queries,
+}
 
 
 def main() -> None:

@@ -45,11 +45,12 @@ def read_store(store: Path) -> Figures:
         sys.exit(f"{store} must hold quickstart-seed0.json; got no such file. To fix: run `vimss quickstart --seed 0`")
     summaries = {path: json.loads(path.read_text(encoding="utf-8")) for path in paths}
     for path, summary in summaries.items():
-        if "baselines" not in summary:
-            sys.exit(
-                "every file must be of this version's quickstart; "
-                f"got {path} without `baselines`. To fix: run the quickstart again"
-            )
+        for key in ("baselines", "systems"):
+            if key not in summary:
+                sys.exit(
+                    "every file must be of this version's quickstart; "
+                    f"got {path} without `{key}`. To fix: run the quickstart again"
+                )
     figures = [_shown(summary) for summary in summaries.values()]
     if not any(_is_whole(run) for run in figures):
         sys.exit(
@@ -61,7 +62,7 @@ def read_store(store: Path) -> Figures:
 
 def _shown(summary: dict[str, Any]) -> dict[str, Any]:
     """The part of quickstart.json that the README shows; nothing of the machine's paths."""
-    rows = {BEST: summary["best"]["metrics"], **summary["controls"], **summary["baselines"]}
+    rows = {BEST: summary["best"]["metrics"], **summary["controls"], **summary["systems"], **summary["baselines"]}
     return {
         "seed": summary["seed"],
         "stages": summary["stages"],
@@ -114,7 +115,10 @@ def the_seeds(figures: Figures) -> str:
     rows = []
     for name, path, aim in REACHED:
         is_time = path == ("seconds",)
-        runs = [run for run in figures if _is_whole(run) or not is_time]
+        # An aim that is new is in later runs alone.
+        runs = [run for run in figures if (_is_whole(run) or not is_time) and name.strip() in run["reached"]]
+        if not runs:
+            continue
         found = [value for run in runs if (value := run["reached"][name.strip()]) is not None]
         show: Callable[[float], str] = (lambda value: f"{value:.0f}") if is_time else decibel
         median, low, high = map(show, (statistics.median(found), min(found), max(found))) if found else "---"

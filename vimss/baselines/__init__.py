@@ -15,14 +15,23 @@ from typing import ClassVar, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
+from vimss.baselines.fourier_2d import Fourier2D
+from vimss.baselines.hpss import HPSS
 from vimss.baselines.mixture import MixtureBaseline
 from vimss.baselines.nmf import InformedNMF
+from vimss.baselines.oracle_binary_mask import OracleBinaryMask
 from vimss.baselines.oracle_mask import OracleMask
+from vimss.baselines.oracle_phase_mask import OraclePhaseMask
+from vimss.baselines.oracle_wiener import OracleWiener
+from vimss.baselines.repet import REPET
+from vimss.baselines.repet_sim import REPETSIM
+from vimss.baselines.rpca import RPCA
 from vimss.baselines.train_stems import ConditionedOn, TrainStems
+from vimss.baselines.two_source import TwoSourceBaseline
 from vimss.baselines.wiener import InformedWiener, WienerPerLabel
 from vimss.stream.scene import Scene
 
-__all__ = ["BASELINES", "Baseline", "ConditionedOn", "TrainStems"]
+__all__ = ["BASELINES", "Baseline", "ConditionedOn", "TrainStems", "TwoSourceBaseline"]
 
 
 @runtime_checkable
@@ -42,6 +51,8 @@ class Baseline(Protocol):
     def __call__(self, scene: Scene, labels: Sequence[str]) -> Float[np.ndarray, "s c t"]:
         """Estimates for these labels, some of which may not sound; as long as the mixture, at any level.
 
+        With `conditioned_on = "order"`, two estimates without labels instead: see `TwoSourceBaseline`.
+
         The keys of `scene.references` are the labels that sound; their audio is for `conditioned_on = "stems"` alone.
         """
 
@@ -51,6 +62,14 @@ BASELINES: dict[str, type[Baseline]] = {
     "Wiener filter per label": WienerPerLabel,
     "Wiener filter, all labels": InformedWiener,
     "NMF, all labels": InformedNMF,
+    "HPSS, oracle order": HPSS,
+    "REPET, oracle order": REPET,
+    "REPET-SIM, oracle order": REPETSIM,
+    "2DFT, oracle order": Fourier2D,
+    "RPCA, oracle order": RPCA,
+    "oracle binary mask": OracleBinaryMask,
     "oracle ratio mask": OracleMask,
+    "oracle phase-sensitive mask": OraclePhaseMask,
+    "oracle multichannel Wiener filter": OracleWiener,
 }
 """Name of a table's row -> its baseline."""

@@ -30,9 +30,19 @@ def check_search(dry_run: bool, trial: str | None) -> None:
 
 
 def check_evaluation(
-    experiment: str | None, models: list[str], shards: str | None, alignment: str | None = None
+    experiment: str | None,
+    models: list[str],
+    shards: str | None,
+    alignment: str | None = None,
+    instruments_from: list[str] | None = None,
 ) -> None:
     """ConfigError unless the arguments of `evaluate` name an experiment, or models and shards."""
+    if alignment is not None and instruments_from:
+        raise ConfigError(
+            "vimss evaluate takes --alignment, for models with slots, or --instruments-from, for models with labels",
+            got=f"--alignment {alignment} and --instruments-from {' and '.join(instruments_from)}",
+            fix="remove one of them",
+        )
     if alignment is not None and not models:
         raise ConfigError(
             "--alignment assigns the slots of models that are given by --model",

@@ -111,7 +111,10 @@ def features(
         str,
         typer.Option(help="Vision network: resnet18, resnet50, mobilenet_v2 or compact; or motion, which needs none."),
     ] = "resnet18",
-    weights: Annotated[str, typer.Option(help="Weights: torchvision, random, or the path of a file.")] = WEIGHTS,
+    weights: Annotated[
+        str,
+        typer.Option(help="Weights: torchvision; chamber, those of compact that come with VIMSS; random; or a file."),
+    ] = WEIGHTS,
     every: Annotated[
         float, typer.Option(help="Seconds between two rows of a network's features; 0: a row for every picture.", min=0)
     ] = 0.0,

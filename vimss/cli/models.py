@@ -33,7 +33,8 @@ def evaluate(
         typer.Option(
             "--instruments-from",
             metavar="MODEL",
-            help="A model that names players from pictures, and asks models conditioned on labels; repeatable.",
+            help="A model that names players from pictures, and asks models conditioned on labels, such as chamber, "
+            "which comes with VIMSS; repeatable.",
         ),
     ] = None,
     alignment: Annotated[
@@ -54,7 +55,7 @@ def evaluate(
     of their objective. With --alignment, slots models are scored by player: their outputs ordered by an oracle, by the
     picture and by the swapped picture.
     """
-    check_evaluation(experiment, models or [], shards, alignment)
+    check_evaluation(experiment, models or [], shards, alignment, instruments_from)
     if experiment is None:
         needed = [*(models or []), *([alignment] if alignment else [])]
         manifest = find_shards(needed, str(shards), split, (seed, changes or []), place)
@@ -193,7 +194,10 @@ def separate(
     ] = "",
     instruments_from: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="A model that names the players from pictures, in place of --instruments."),
+        typer.Option(
+            metavar="MODEL",
+            help="A model that names the players from pictures, in place of --instruments; chamber comes with VIMSS.",
+        ),
     ] = None,
     players: Annotated[
         int | None,

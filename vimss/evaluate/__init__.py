@@ -33,6 +33,7 @@ from vimss.evaluate.scores import (
 )
 from vimss.evaluate.tasks import (
     EvaluationTask,
+    NamedBy,
     Row,
     Table,
     baseline_rows,
@@ -46,6 +47,7 @@ __all__ = [
     "Evaluation",
     "EvaluationTask",
     "MixtureScore",
+    "NamedBy",
     "Part",
     "PictureClaim",
     "Row",

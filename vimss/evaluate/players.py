@@ -16,15 +16,18 @@ from typing import get_args
 
 import numpy as np
 from pydantic import Field
+from scipy.stats import binomtest
 
 from vimss.assign import LEAST_CONFIDENCE
 from vimss.config import Config
+from vimss.errors import DataError
 from vimss.evaluate.assigned import AssignedSystem, Order, assigned_system
 from vimss.evaluate.records import Values
 from vimss.evaluate.tasks import Row, Table
-from vimss.intervals import Interval, interval_over_pieces, weighted_mean
+from vimss.intervals import Interval
 from vimss.metrics import si_sdr_improvement
 from vimss.shards.manifest import Manifest, Shard, open_manifest
+from vimss.stream.read import list_clips
 from vimss.stream.scene import Scene, pieces_of
 
 ROWS: tuple[Order, ...] = get_args(Order)
@@ -43,7 +46,8 @@ class PieceScore(Config):
     players: tuple[str, ...] = Field(description="from left to right: labels, with numbers where several have one")
     si_sdr_improvement: dict[str, tuple[float, ...]] = Field(description="of each player, by the order of the slots")
     right: bool = Field(description="whether the picture gives every player the slot that an oracle gives")
-    confidence: float = Field(description="estimated probability of that")
+    margin: float = Field(description="difference to the second-best assignment, logits")
+    confidence: float = Field(description="estimated probability that it is right")
 
 
 @dataclass(frozen=True)
@@ -82,11 +86,11 @@ class PlayersEvaluation(Config):
         return float(np.mean([piece.right for piece in self.pieces]))
 
     @property
-    def share_interval(self) -> Interval | None:
-        """Its confidence interval, over pieces."""
-        right = np.array([piece.right for piece in self.pieces], np.float64)
-        names = [(piece.piece,) for piece in self.pieces]
-        return interval_over_pieces(names, lambda weights: weighted_mean(right, weights))
+    def share_interval(self) -> Interval:
+        """Its exact confidence interval: pieces are independent of each other, and 16 of 16 prove no certainty."""
+        right = [piece.right for piece in self.pieces]
+        found = binomtest(sum(right), len(right)).proportion_ci()
+        return float(found.low), float(found.high)
 
     @property
     def risk_coverage(self) -> tuple[RiskCoverage, ...]:
@@ -132,6 +136,22 @@ class PlayersPart:
     seconds: float = 0.0
 
 
+def check_pieces(manifest: Manifest, split: str) -> tuple[str, ...]:
+    """The labels of the players of the piece that has most of them; DataError where no piece has two that sound."""
+    players: dict[str, dict[int, str]] = {}
+    for clip in list_clips(manifest, split):
+        sounding = {place: clip.players[place].instrument for place in clip.sounding}
+        players.setdefault(clip.piece, {}).update(sounding)
+    most = max(players.values(), key=len)
+    if len(most) < 2:
+        raise DataError(
+            f"the split '{split}' of '{manifest.name}' must have pieces of two or more players that sound",
+            got=f"{len(players)} of one player or none",
+            fix="use shards of duos, such as `vimss shard duos`",
+        )
+    return tuple(most.values())
+
+
 def players_tasks(table: Table, row: Row, alignment: Path, manifest: Manifest) -> list[PlayersTask]:
     """One model in parts for the cores."""
     return [PlayersTask(table, row, alignment, shard) for shard in manifest.of_split(table.split)]
@@ -162,6 +182,7 @@ def score_players(system: AssignedSystem, piece: Scene, sample_rate: int) -> Pie
         players=tuple(piece.views),
         si_sdr_improvement=gains,
         right=orders.assignment.slots == orders.oracle,
+        margin=orders.assignment.margin,
         confidence=orders.assignment.confidence,
     )
 

@@ -17,6 +17,7 @@ from pydantic import Field
 from vimss.config import Config
 from vimss.intervals import Interval, interval_over_pieces, weighted_mean, weighted_median
 from vimss.metrics import CONVENTIONS
+from vimss.systems import Truth
 
 PIECE_FIGURES = ("si_sdr_improvement", "sdr", "sir", "sar", "pes", "eps")
 """Metrics on whole pieces: fields of SourceScore."""
@@ -154,6 +155,8 @@ class Part:
     scores: tuple[SourceScore, ...]
     seconds: float = 0.0
     """Seconds of sound that were separated."""
+    truth: Truth = "nothing"
+    """What the system is given of the true stems."""
 
 
 class PictureClaim(Config):
@@ -180,6 +183,9 @@ class Evaluation(Config):
 
     system: str
     weights: str = Field("", description="SHA-256 of the model's weights; empty where nothing was trained")
+    truth: Truth = Field(
+        "nothing", description="what the system is given of the true stems: for `order`, which output is whose"
+    )
     split: str
     two_sources: TwoSources
     scores: tuple[SourceScore, ...] = ()
@@ -196,6 +202,7 @@ class Evaluation(Config):
         plain = cls(
             system=part.system,
             weights=part.weights,
+            truth=part.truth,
             split=split,
             two_sources=TwoSources.of(part.mixtures),
             scores=part.scores,

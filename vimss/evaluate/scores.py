@@ -4,7 +4,8 @@
     evaluation.two_sources.si_sdr_improvement
 
 All models are scored per label, whatever they are conditioned on. Of a label that a model of the table lacks,
-the stem stays in every mixture, but no system is conditioned on it, and it is not scored.
+the stem stays in every mixture, but no system is conditioned on it, and it is not scored. In a mixture of two players
+of one label, of whose sum nothing is to be separated, each player is scored.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -18,19 +19,20 @@ from vimss.shards.manifest import Manifest
 from vimss.stream.fixed import FixedSpec, fixed_set, mixtures_of
 from vimss.stream.mix import Mixture, Window
 from vimss.stream.scene import Scene, pieces_of, scene_of
-from vimss.systems import NamedSystem, System
+from vimss.systems import NamedSystem, System, separates_pieces, separates_players, truth_of
 
 TWO_SOURCE_MIXTURES = 64
 TWO_SOURCE_SECONDS = 4.0
 
 
 def evaluate(system: System, manifest: Manifest, split: str, whole_pieces: bool = True) -> Evaluation:
-    """Two-source mixtures of a split and, if wanted, its whole pieces."""
+    """Two-source mixtures of a split and, if wanted and if the system separates them, its whole pieces."""
     mixtures = score_mixtures(system, manifest, split)
     scores: list[SourceScore] = []
-    for piece in pieces_of(manifest, split, system.views) if whole_pieces else ():
+    for piece in pieces_of(manifest, split, system.views) if whole_pieces and separates_pieces(system) else ():
         scores += evaluate_piece(system, piece, manifest.recipe.sample_rate)
-    return Evaluation.of(Part(system.name, system.weights, tuple(mixtures), tuple(scores)), split)
+    part = Part(system.name, system.weights, tuple(mixtures), tuple(scores), truth=truth_of(system))
+    return Evaluation.of(part, split)
 
 
 def evaluate_piece(system: System, piece: Scene, sample_rate: int) -> list[SourceScore]:
@@ -95,14 +97,20 @@ def score_mixtures(
 def _score_mixture(
     system: System, mixture: Mixture, scene: Scene, absent: Sequence[str], sample_rate: int
 ) -> MixtureScore:
-    labels, number = sorted(scene.references), int(scene.name)
-    queried = [*labels, absent[number % len(absent)]] if system.ordered and absent else labels
-    estimates = system(scene, queried)
+    number = int(scene.name)
+    more = [absent[number % len(absent)]] if system.ordered and absent else []
+    equal = len(mixture.sources) == 2 and len({source.label for source in mixture.sources}) == 1
+    if equal:
+        asked, estimates = _equal_players(system, mixture, scene, more)
+    else:
+        asked, estimates = scene, system(scene, [*sorted(scene.references), *more])
+    sources, queried = sorted(asked.references), [*sorted(asked.references), *more]
+    has_contrast = separates_players(system) or not equal
     gains, contrasts, others = [], [], []
-    for index, label in enumerate(labels):
-        reference = scene.references[label]
+    for index, source in enumerate(sources):
+        reference = asked.references[source]
         gains.append(si_sdr_improvement(scene.mixture, reference, estimates[index], sample_rate))
-        wrong = _wrong_output(system, scene, queried, estimates, index)
+        wrong = _wrong_output(system, asked, queried, estimates, index) if has_contrast else None
         if wrong is not None:
             contrasts.append(_si_sdr(reference, estimates[index]) - _si_sdr(reference, wrong))
         if wrong is not None and system.views.uses_players:
@@ -111,13 +119,27 @@ def _score_mixture(
         mixture=number,
         pieces=tuple(sorted({source.piece for source in mixture.sources})),
         aligned=mixture.aligned,
-        labels=tuple(labels),
+        labels=tuple(sources),
         si_sdr_improvement=tuple(gains),
         label_contrast=tuple(contrasts),
-        absent_level=(level_db(estimates[-1], scene.mixture),) if len(queried) > len(labels) else (),
+        absent_level=(level_db(estimates[-1], scene.mixture),) if more else (),
         other_picture=tuple(others),
-        named=_named(system, scene, labels),
+        named=_named(system, scene, sorted(scene.references)),
     )
+
+
+def _equal_players(
+    system: System, mixture: Mixture, scene: Scene, more: Sequence[str]
+) -> tuple[Scene, Float[np.ndarray, "s c t"]]:
+    """A mixture of two players of one label by player, and the estimates for both and for the labels of `more`.
+
+    A system whose outputs are of labels has one for both players.
+    """
+    by_player = scene_of(mixture, scene.name, by_player=True)
+    if separates_players(system):
+        return by_player, system(by_player, [*sorted(by_player.references), *more])
+    estimates = system(scene, [*scene.references, *more])
+    return by_player, np.concatenate([estimates[:1], estimates])
 
 
 def _named(system: System, scene: Scene, labels: Sequence[str]) -> tuple[NamedPlayer, ...]:
@@ -130,13 +152,13 @@ def _named(system: System, scene: Scene, labels: Sequence[str]) -> tuple[NamedPl
 def _wrong_output(
     system: System, scene: Scene, queried: Sequence[str], estimates: Float[np.ndarray, "s c t"], index: int
 ) -> Float[np.ndarray, "c t"] | None:
-    """The output for a label of a mixture of two under a wrong context; None where that is not defined."""
-    labels = sorted(scene.references)
-    if len(labels) != 2 or system.wrong_context == "none":
+    """The output for a source of a mixture of two under a wrong context; None where that is not defined."""
+    sources = sorted(scene.references)
+    if len(sources) != 2 or system.wrong_context == "none":
         return None
     if system.wrong_context == "other":
         return estimates[1 - index]
-    return system.exchanged(scene, labels[index], queried[-1]) if len(queried) > len(labels) else None
+    return system.exchanged(scene, sources[index], queried[-1]) if len(queried) > len(sources) else None
 
 
 def _si_sdr(reference: Float[np.ndarray, "c t"], estimate: Float[np.ndarray, "c t"]) -> float:

@@ -15,10 +15,21 @@ from vimss.evaluate.records import Evaluation, Part, SourceScore
 from vimss.evaluate.scores import TWO_SOURCE_SECONDS, count_mixtures, evaluate_piece, score_mixtures
 from vimss.shards.manifest import Manifest, Shard, open_manifest
 from vimss.stream.scene import Scene, pieces_of
-from vimss.systems import BaselineSystem, System, baseline_systems, model_system, named_system
+from vimss.systems import (
+    BaselineSystem,
+    System,
+    baseline_systems,
+    model_system,
+    named_system,
+    separates_pieces,
+    truth_of,
+)
 
 MIXTURES_AT_ONCE = 16
 """Two-source mixtures of one task: several cores can share those of one system."""
+
+MIXTURES_WITH_PICTURES_AT_ONCE = 64
+"""The same where players are named: each task decodes the pictures of whole clips, which mixtures share."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +43,16 @@ class Table:
 
 
 @dataclass(frozen=True)
+class NamedBy:
+    """The model that names the players of a row by their pictures."""
+
+    name: str
+    folder: Path
+    row: str
+    """The row in which the same separator is conditioned on the labels themselves."""
+
+
+@dataclass(frozen=True)
 class Row:
     """One system of a table: the model in a folder, or a baseline."""
 
@@ -41,8 +62,10 @@ class Row:
     """The table's labels with the model's own names for them; where the table has labels."""
     baseline: BaselineSystem | None = None
     device: str = "cpu"
-    named_by: tuple[str, Path] | None = None
-    """Name and folder of a model that names the players from pictures, which then ask this one by label."""
+    named_by: NamedBy | None = None
+    """Where the model, which is conditioned on labels, gets those that another one names from pictures."""
+    whole_pieces: bool = True
+    """Whether whole pieces are separated too, where the table has them."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +91,10 @@ def baseline_rows(manifest: Manifest, names: Sequence[str] = tuple(BASELINES)) -
 def evaluation_tasks(table: Table, row: Row, manifest: Manifest, whole_pieces: bool) -> list[EvaluationTask]:
     """One row in parts for the cores, pieces first: they are longer. A piece lies in one shard."""
     count = count_mixtures(manifest, table.split)
-    shards = manifest.of_split(table.split) if whole_pieces else ()
-    numbers = [range(first, min(first + MIXTURES_AT_ONCE, count)) for first in range(0, count, MIXTURES_AT_ONCE)]
+    separated = whole_pieces and row.whole_pieces and (row.baseline is None or separates_pieces(row.baseline))
+    shards = manifest.of_split(table.split) if separated else ()
+    at_once = MIXTURES_AT_ONCE if row.named_by is None else MIXTURES_WITH_PICTURES_AT_ONCE
+    numbers = [range(first, min(first + at_once, count)) for first in range(0, count, at_once)]
     pieces = [EvaluationTask(table, row, None, shard) for shard in shards]
     return [*pieces, *(EvaluationTask(table, row, some, None) for some in numbers)]
 
@@ -78,7 +103,7 @@ def run_evaluation(task: EvaluationTask) -> Part:
     """Run a task and return its scores."""
     manifest, table = open_manifest(task.table.shards), task.table
     system = _system(task.row, manifest, table)
-    found = Part(system.name, system.weights, (), (), task.seconds)
+    found = Part(system.name, system.weights, (), (), task.seconds, truth_of(system))
     if task.mixtures is not None:
         scored = score_mixtures(system, manifest, table.split, table.labels, task.mixtures)
         return replace(found, mixtures=tuple(scored))
@@ -102,7 +127,7 @@ def _system(row: Row, manifest: Manifest, table: Table) -> System:
     assert row.model is not None, "a row is a baseline or a model"  # noqa: S101
     names = None if table.labels is None else dict(row.names)
     if row.named_by is not None:
-        return named_system(row.model, manifest, row.name, row.named_by, names)
+        return named_system(row.model, manifest, row.name, (row.named_by.name, row.named_by.folder), names)
     return model_system(row.model, manifest, row.name, names, row.device)
 
 

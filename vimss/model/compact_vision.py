@@ -10,6 +10,7 @@ so the network is trained as it is used, and no player's features depend on othe
 part of a picture, so the features are not averaged over the picture but weighted by where the network looks.
 """
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -48,7 +49,8 @@ class CompactNetwork(nn.Module):
     def attend(self, pictures: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n k l"]]:
         """The features, and the weights of the places that they are averaged over."""
         mean, deviation = pictures.mean((1, 2, 3), keepdim=True), pictures.std((1, 2, 3), keepdim=True)
-        x = (pictures - mean) / (deviation + FLAT)
+        # Convolutions of few channels are a fifth faster so on CPUs.
+        x = ((pictures - mean) / (deviation + FLAT)).contiguous(memory_format=torch.channels_last)
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x = F.relu(norm(convolution(x)))
         where = self.where(x)[:, 0]

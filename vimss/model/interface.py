@@ -62,6 +62,11 @@ class Interface:
         return self.is_conditioned and self.context.uses_players
 
     @property
+    def takes_labels(self) -> bool:
+        """Whether the network is conditioned on labels."""
+        return self.is_conditioned and not self.context.uses_players
+
+    @property
     def members(self) -> tuple[str, ...]:
         """Members of a clip to read."""
         return ("audio", *self.context.members) if self.is_conditioned else ("audio",)

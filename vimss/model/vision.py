@@ -15,8 +15,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vimss.errors import ModelError
+from vimss.model.card import WEIGHTS
 from vimss.model.compact_vision import CompactNetwork
-from vimss.model.vision_config import VisionConfig
+from vimss.model.pretrained import pretrained_folder
+from vimss.model.vision_config import VisionConfig, known_weights
 
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
@@ -110,7 +112,11 @@ def weights_digest(network: Vision) -> str:
 
 def _weights(config: VisionConfig, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights that the settings name, checked against the network's own names and shapes."""
-    found = _download(config) if config.weights == "torchvision" else _read(Path(config.weights))
+    if config.weights == "torchvision":
+        found = _download(config)
+    else:
+        comes_with_vimss = pretrained_folder(config.weights)
+        found = _read(comes_with_vimss / WEIGHTS if comes_with_vimss else Path(config.weights))
     # A model's own file of weights has them under the name of its vision network, and no classifier, which is not used.
     if any(name.startswith(IN_A_MODEL) for name in found):
         found = {name.removeprefix(IN_A_MODEL): tensor for name, tensor in found.items()}
@@ -152,7 +158,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ModelError(
-            "vision.weights must be torchvision, random or the path of a file",
+            f"vision.weights must be {known_weights()}",
             got=f"{path}, which does not exist",
             fix="correct the path",
         ) from error

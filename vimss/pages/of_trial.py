@@ -104,6 +104,7 @@ def evaluation_bars(evaluations: Sequence[Evaluation]) -> bytes:
             f"{count} sources": evaluation.median("si_sdr_improvement", sources=count) for count in counts
         }
         for evaluation in evaluations
+        if evaluation.scores
     }
     return bars_png(groups, "SI-SDR improvement, dB", "Whole pieces")
 

@@ -12,6 +12,7 @@ from typing import Any
 from vimss.api import best_trial
 from vimss.console import decibel, out, print_table
 from vimss.evaluate import PIECE_FIGURES, Evaluation, Values
+from vimss.evaluate.pictures import naming
 from vimss.experiment import Experiment
 from vimss.intervals import Interval
 from vimss.model.separator import load_separator
@@ -35,6 +36,8 @@ REACHED: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("label contrast: right label minus an absent one, dB", ("best", "metrics", "label_contrast"), "at least +2.0"),
     ("absent label's output against the mixture, dB", ("best", "metrics", "absent_level"), "at most -15.0"),
     ("gain from labels: best trial minus the control without, mean, dB", ("labels_gain",), "at least +0.2"),
+    ("gain from pictures: labels that they name minus the same control, mean, dB", ("pictures_gain",), "-"),
+    ("  minus the pictures of another player, mean, dB", ("pictures_contrast",), "-"),
 )
 """The aims of the quickstart: a name, the key path in quickstart.json, and the aim."""
 
@@ -66,6 +69,11 @@ class Result:
         """The best searched trial."""
         return best_trial(self.experiment, self.study)
 
+    @property
+    def by_pictures(self) -> Evaluation | None:
+        """The first row under `systems` of the experiment; None where it has none."""
+        return next((found for found in self.test if found.system in self.experiment.systems), None)
+
     def _pieces_gain(self) -> float:
         """Median SI-SDR improvement on whole pieces, minus that of the equally informed row."""
         found = self._piece_values
@@ -79,16 +87,32 @@ class Result:
     def _mixture_values(self) -> dict[str, Values]:
         return {found.system: found.two_sources.values("si_sdr_improvement") for found in self.test}
 
+    def _pictures_gain(self, name: str) -> float:
+        """A mean paired difference in dB; NaN where the experiment has no such rows."""
+        one, other = self._gains.get(name, (None, None))
+        return float("nan") if one is None or other is None else one.mean - other.mean
+
     @property
     def intervals(self) -> dict[str, Interval | None]:
         """Intervals over pieces of the differences in the summary."""
         informed, pieces, mixtures = self.equally_informed, self._piece_values, self._mixture_values
-        blind = mixtures.get(without_labels(self.experiment))
         return {
             "above_wiener": mixtures[BEST].interval_above(mixtures[informed]),
             "pieces_above_wiener": pieces[BEST].interval_above(pieces[informed]),
-            "labels_gain": mixtures[BEST].interval_above(blind, mean=True) if blind else None,
+            **{name: one.interval_above(other, mean=True) for name, (one, other) in self._gains.items()},
         }
+
+    @property
+    def _gains(self) -> dict[str, tuple[Values, Values]]:
+        """The two rows, or two numbers of a row, whose mean paired difference each gain is; those that there are."""
+        mixtures = self._mixture_values
+        blind, looks = mixtures.get(without_labels(self.experiment)), self.by_pictures
+        found = {"labels_gain": (mixtures[BEST], blind)} if blind else {}
+        if looks is not None:
+            pictures, others = (looks.two_sources.values(name) for name in ("si_sdr_improvement", "other_picture"))
+            found |= {"pictures_gain": (pictures, blind)} if blind else {}
+            found |= {"pictures_contrast": (pictures, others)} if len(others.values) == len(pictures.values) else {}
+        return found
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -105,6 +129,8 @@ class Result:
             "trials": sum(len(self.study.of_cell(cell.name)) for cell in cells if not cell.is_control),
             "controls": {cell.name: figures[cell.name] for cell in cells if cell.is_control and cell.name in figures},
             "labels_gain": labels_gain(self.experiment, means),
+            **{name: self._pictures_gain(name) for name in ("pictures_gain", "pictures_contrast")},
+            "systems": {name: figures[name] for name in self.experiment.systems},
             "baselines": {name: figures[name] for name in ROWS},
             "best": {
                 "cell": best.cell,
@@ -180,5 +206,6 @@ def without_labels(experiment: Experiment) -> str:
 def _figures(evaluation: Evaluation) -> dict[str, Any]:
     pieces = {f"pieces_{name}": evaluation.median(name) for name in PIECE_FIGURES}
     two_sources = evaluation.two_sources.model_dump(exclude={"scores", "pieces"})
+    names = {"named": naming(evaluation)} if naming(evaluation) else {}
     intervals = {f"pieces_{name}": interval for name, interval in evaluation.intervals.items()}
-    return {**two_sources, **pieces, "intervals": {**two_sources["intervals"], **intervals}}
+    return {**two_sources, **pieces, **names, "intervals": {**two_sources["intervals"], **intervals}}

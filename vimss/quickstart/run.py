@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from vimss import api, named_models
 from vimss.config import to_json
 from vimss.console import SearchLines, ShowProgress, err, show_rate, stage
 from vimss.evaluate import Evaluation
-from vimss.evaluations import evaluate_systems, save_evaluations
+from vimss.evaluations import claims_of_experiment, evaluate_systems, save_evaluations, system_rows
 from vimss.experiment import Experiment
 from vimss.media import write_video, write_wav
 from vimss.promote import promote_best
@@ -72,6 +73,7 @@ def run(
     experiment = load_experiment(experiment_name, seed=seed)
     recipe = api.experiment_recipe(experiment)
     with open_session(place) as session:
+        experiment = api.resolve_models(session, experiment)
         expected = expected_time(session, experiment, recipe)
         if expected:
             err.print(expected)
@@ -115,20 +117,21 @@ def _evaluate(
     experiment: Experiment, manifest: Manifest, study: Study, show_progress: ShowProgress
 ) -> tuple[list[Evaluation], Evaluation]:
     best = api.best_trials(experiment, study)
-    models = {BEST: api.best_trial(experiment, study).folder / "model"}
-    models |= {
-        cell.name: best[cell.name].folder / "model"
-        for cell in experiment.cells()
-        if cell.name in best and cell.is_control
-    }
+    trials = {BEST: api.best_trial(experiment, study)}
+    trials |= {cell.name: best[cell.name] for cell in experiment.cells() if cell.name in best and cell.is_control}
+    models = {row: trial.folder / "model" for row, trial in trials.items()}
     only_best = {BEST: models[BEST]}
+    # Whole pieces would take most of a row's seconds.
+    named = [replace(row, whole_pieces=False) for row in system_rows(experiment, study, models)]
     # At the same time: the cores of Ray would be idle while the Wiener filters are fitted here.
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(
             evaluate_systems, manifest, only_best, "test_unseen_timbres", baselines=(), whole_pieces=False
         )
-        test = evaluate_systems(manifest, models, "test", baselines=ROWS, on_progress=show_rate(show_progress, "parts"))
+        parts = show_rate(show_progress, "parts")
+        test = evaluate_systems(manifest, models, "test", baselines=ROWS, on_progress=parts, named=named)
     (unseen,) = other.result()
+    test = claims_of_experiment(test, experiment, trials, named)
     save_evaluations(study, "test", test)
     save_evaluations(study, "test_unseen_timbres", [unseen])
     return test, unseen

@@ -7,8 +7,9 @@
 """
 
 from collections.abc import Collection
+from pathlib import Path
 
-from vimss.errors import ConfigError
+from vimss.errors import ConfigError, DataError
 from vimss.experiment import NETWORK, Experiment, Scalar, sample_values
 from vimss.model.contexts import CONTEXT_KEYS
 from vimss.model.contexts.stored import check_stored
@@ -40,6 +41,7 @@ def check_experiment(experiment: Experiment, manifest: Manifest, place: Place) -
             check_settings(settings, manifest, place, undecided=set(tuned) - set(point))
             trainings.append(settings)
     check_uses(trainings, f"experiment {experiment.name}", manifest, place)
+    _check_systems(experiment, manifest)
 
 
 def check_settings(settings: Settings, manifest: Manifest, place: Place, undecided: Collection[str] = ()) -> None:
@@ -87,7 +89,10 @@ def check_settings(settings: Settings, manifest: Manifest, place: Place, undecid
     if not separates:
         entry = OBJECTIVES[settings.objective]
         if not any(key.startswith(("training.output_samples", *entry.settings)) for key in open_keys):
-            entry.make(settings, recipe).window()
+            made = entry.make(settings, recipe)
+            made.window()
+            if "picture" in made.interface.members:
+                _check_holds("picture", f"objective: {settings.objective}", manifest)
         return
     counted = not open_keys & {"model.outputs", "model.slots", "mixing.max_sources"}
     if counted and model.outputs == "slots" and mixing.max_sources > model.slots:
@@ -112,4 +117,29 @@ def _check_stored(interface: Interface, manifest: Manifest) -> None:
     """Errors of the context where the shards that are trained on do not hold what it reads."""
     if interface.is_conditioned:
         for each in (manifest, *(other for other, _ in manifest.more)):
+            if interface.context.source:
+                _check_holds(interface.context.source, f"model.context: {interface.config.context}", each)
             check_stored(interface.context, each, "train")
+
+
+def _check_holds(part: str, what: str, manifest: Manifest, split: str = "train") -> None:
+    """DataError where no player of a split has a picture, a skeleton or another member that `what` needs."""
+    from vimss.stream.read import has_part
+
+    if manifest.shards and not has_part(manifest, split, part):
+        raise DataError(
+            f"{what} needs shards with {part}s of players",
+            got=f"none in the split '{split}' of {manifest.home}",
+            fix="choose a recipe with them, or a network that needs none",
+        )
+
+
+def _check_systems(experiment: Experiment, manifest: Manifest) -> None:
+    """Errors where the systems of an experiment could not be evaluated on its shards, before hours of training."""
+    if not experiment.systems:
+        return
+    from vimss.namer import load_namer  # loads torch
+
+    for name, system in experiment.systems.items():
+        _check_holds("picture", f"systems.{name}", manifest, "test")
+        load_namer(Path(system.instruments_from), system.instruments_from).choices(manifest.recipe.labels)

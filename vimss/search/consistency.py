@@ -31,6 +31,7 @@ from vimss.experiment import (
     topological_order,
 )
 from vimss.model.config import ModelConfig
+from vimss.model.contexts import CONTEXTS
 from vimss.search.idle_settings import check_idle, draws_of
 from vimss.train.config import VALIDATION_SOURCES
 from vimss.train.objectives import OBJECTIVES
@@ -55,6 +56,7 @@ def _check(experiment: Experiment) -> None:
         _check_axis(experiment, key, axis)
     list(topological_order(experiment.tune))
     _check_names(experiment)
+    _check_systems(experiment)
     _check_objectives(experiment)
     for cell in experiment.cells():
         if cell.is_control or not experiment.tune:
@@ -82,6 +84,48 @@ def _check_names(experiment: Experiment) -> None:
                 got=repr(name),
                 fix="choose another name",
             )
+
+
+def _check_systems(experiment: Experiment) -> None:
+    """A system is a row of the evaluation, of the network of a cell, which must be conditioned on labels."""
+    cells = {cell.name: cell for cell in experiment.cells()}
+    for name, system in experiment.systems.items():
+        where = f"experiment {experiment.name}: systems.{name}"
+        if not OBJECTIVES[experiment.objective].separates:
+            raise ConfigError(
+                f"{where} must be of an experiment whose networks separate",
+                got=f"objective: {experiment.objective}",
+                fix="remove `systems`",
+            )
+        if not name or name in cells:
+            raise ConfigError(
+                f"{where} must have a name that no cell has, as it is a row of their table",
+                got=repr(name),
+                fix="choose another name",
+            )
+        if system.cell and system.cell not in cells:
+            raise ConfigError(
+                f"{where}.cell must name a cell, one of {', '.join(cells)}",
+                got=repr(system.cell),
+                fix="correct the name, or remove `cell`",
+            )
+        asked = [cells[system.cell]] if system.cell else [cell for cell in cells.values() if not cell.is_control]
+        if not any(_may_take_labels(experiment, cell) for cell in asked):
+            raise ConfigError(
+                f"{where} needs a network that is conditioned on labels, to be asked by those that pictures name",
+                got=f"none in {', '.join(cell.name for cell in asked)}",
+                fix="set model.site, with model.context: labels, or name another cell in `cell`",
+            )
+
+
+def _may_take_labels(experiment: Experiment, cell: Cell) -> bool:
+    """Whether the network of some trial of a cell may be conditioned on labels."""
+    if not cell.is_control and {"model.site", "model.context"} & set(experiment.tune):
+        return True
+    model = {**experiment.model, **{key.removeprefix("model."): value for key, value in cell.overrides.items()}}
+    defaults = ModelConfig.model_fields
+    site, context = (model.get(name, defaults[name].default) for name in ("site", "context"))
+    return site != "none" and context in CONTEXTS and not CONTEXTS[context].uses_players
 
 
 def _check_objectives(experiment: Experiment) -> None:

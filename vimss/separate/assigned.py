@@ -1,6 +1,6 @@
 """Stems of players of one instrument: the slots of a recording, assigned by the motion in its picture.
 
-    assigner = open_assigner(alignment, separator, Recording(file, ("vn", "vn")), stream=0)
+    assigner = open_assigner(alignment, "models:/alignment", separator, Recording(file, ("vn", "vn")))
     stems, found = assigner.rename(stems, sample_rate)       # {"vn-left": ..., "vn-right": ...}
     found.sentence                                           # for the page
 
@@ -17,11 +17,10 @@ import numpy as np
 from jaxtyping import Float16
 
 from vimss.assign import LEAST_CONFIDENCE, Assignment, Slots, alignment_scores, assign, check_slots, load_alignment
-from vimss.errors import MediaError, ModelError
-from vimss.media import probe
+from vimss.errors import ModelError
 from vimss.media.disk import DiskAudio
 from vimss.model.contexts import Recording
-from vimss.model.contexts.motion import GRID, LEAST_RATE, motion_of
+from vimss.model.contexts.motion import check_visible, motion_of
 from vimss.model.contexts.recording import player_pictures
 from vimss.model.separator import Separator, read_card
 from vimss.separate.players import checked_names
@@ -30,9 +29,6 @@ from vimss.train.objectives.alignment_network import AlignmentNetwork
 
 PLACES = {2: ("left", "right"), 3: ("left", "middle", "right")}
 """Names of the places of that many players, from left to right; of more, places are counted."""
-
-SPARE_SECONDS = 1.0
-"""By which a picture may be shorter than its sound, as last pictures of videos often are."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +96,7 @@ class Assigner:
         return np.pad(self.motion[:, :count], ((0, 0), (0, missing), (0, 0)))
 
 
-def open_assigner(folder: Path, name: str, separator: Separator, recording: Recording, stream: int) -> Assigner:
+def open_assigner(folder: Path, name: str, separator: Separator, recording: Recording) -> Assigner:
     """The alignment model in `folder`, called `name`, with the motion of the players of a recording.
 
     Raises:
@@ -118,7 +114,7 @@ def open_assigner(folder: Path, name: str, separator: Separator, recording: Reco
     network = load_alignment(folder)
     check_slots(separator.config.slots, recording.players)
     names = checked_names(player_names(recording.players))
-    _check_picture(recording, stream)
+    check_visible(recording, "to assign stems to players by their motion", "leave --alignment out")
     card = read_card(folder)["card"]
     motion = np.stack([motion_of(pictures) for pictures in player_pictures(replace(recording, card=card))])
     frame_rate = Picture.model_validate(card.get("picture", {})).frame_rate
@@ -135,32 +131,3 @@ def player_names(players: Sequence[str]) -> tuple[str, ...]:
 def _ordinal(number: int) -> str:
     ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
     return f"{number}{ending}"
-
-
-def _check_picture(recording: Recording, stream: int) -> None:
-    """MediaError unless every player can be seen for as long as the sound lasts."""
-    file, count, found = recording.file, len(recording.players), probe(recording.file)
-    without = "leave --alignment out"
-    if found.size is None:
-        raise MediaError(
-            f"{file} must be a video of its players, to assign stems to them", got="no picture", fix=without
-        )
-    if found.frame_rate < LEAST_RATE:
-        raise MediaError(
-            f"{file} must have at least {LEAST_RATE:g} pictures a second, to assign stems to players by their motion",
-            got=f"{found.frame_rate:g}",
-            fix=f"use a video with more, or {without}",
-        )
-    if found.size[1] < count * GRID:
-        raise MediaError(
-            f"the picture of {file} must have a column of {GRID} or more pixels for each of {count} players",
-            got=f"{found.size[1]} pixels",
-            fix=f"name the players that are in the picture by --instruments, or {without}",
-        )
-    seconds = found.sound_seconds[stream] if stream < len(found.sound_seconds) else 0.0
-    if not recording.allow_truncated and found.picture_seconds < seconds - SPARE_SECONDS:
-        raise MediaError(
-            f"the picture of {file} must last as long as its sound, to assign stems to players by their motion",
-            got=f"{found.picture_seconds:.1f} s of picture and {seconds:.1f} s of sound",
-            fix=f"cut the sound to the length of the picture, or {without}",
-        )

@@ -38,9 +38,11 @@ class InstrumentsFrom:
 
 
 def named_players(
-    file: Path, given: InstrumentsFrom, model: LoadedModel, allow_truncated: bool = False
+    file: Path, given: InstrumentsFrom, model: LoadedModel, allow_truncated: bool = False, *, assigned: bool = False
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Labels of the players, left to right, and sentences about them.
+
+    The model must be conditioned on labels, unless its outputs are `assigned` to players, who are called by them.
 
     Raises:
         ConfigError: the number of players is not known.
@@ -48,7 +50,8 @@ def named_players(
         ModelError: a model of another kind.
 
     """
-    check_takes_labels(model.separator, model.name)
+    if not assigned:
+        check_takes_labels(model.separator, model.name)
     namer = load_namer(given.folder, given.name)
     choices = namer.choices(model.separator.labels)
     count = len(probe(file).instruments) if given.players is None else given.players

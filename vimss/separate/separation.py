@@ -177,15 +177,16 @@ def separate_recording(
     separator = on_device(load_separator(model), device)
     known = LoadedModel(separator, read_card(model)["card"], options.model_name or str(model))
     named_by: tuple[str, ...] = ()
+    assigned = options.alignment is not None
     if isinstance(instruments, InstrumentsFrom):
-        players, named_by = named_players(file, instruments, known, options.allow_truncated)
+        players, named_by = named_players(file, instruments, known, options.allow_truncated, assigned=assigned)
     else:
-        players = players_of(instruments, file, known.separator, assigned=options.alignment is not None)
-    about = Recording(file, players, known.card, options.allow_truncated)
+        players = players_of(instruments, file, known.separator, assigned=assigned)
+    about = Recording(file, players, known.card, options.allow_truncated, options.stream)
     assigner = None
     if options.alignment is not None:
         name = options.alignment_name or str(options.alignment)
-        assigner = open_assigner(options.alignment, name, known.separator, about, options.stream)
+        assigner = open_assigner(options.alignment, name, known.separator, about)
     names = assigner.names if assigner else stem_names(known.separator, players)
     true, notes = find_references(references, names, known.separator.labels) if references else ({}, ())
     notes = (*named_by, *notes)

@@ -79,25 +79,34 @@ def pieces_of(
 
 
 def with_player_names(clip: Clip) -> Clip:
-    """The clip with a name of its own for each player in place of the label: "vn 1" and "vn 2" of two violins."""
-    counts, seen = Counter(player.instrument for player in clip.players), Counter[str]()
-    players = []
-    for player in clip.players:
-        seen[player.instrument] += 1
-        number = f" {seen[player.instrument]}" if counts[player.instrument] > 1 else ""
-        players.append(replace(player, instrument=f"{player.instrument}{number}"))
-    return replace(clip, players=tuple(players))
+    """The clip with a name of its own for each player in place of the label."""
+    names = player_names([player.instrument for player in clip.players])
+    players = tuple(replace(player, instrument=name) for player, name in zip(clip.players, names, strict=True))
+    return replace(clip, players=players)
 
 
-def scene_of(mixture: Mixture, name: str) -> Scene:
-    """A drawn mixture, in which the distractors have views too."""
+def player_names(labels: Sequence[str]) -> list[str]:
+    """A name for each of these players: the label, with a number where several have it, "vn 1" and "vn 2"."""
+    counts, seen = Counter(labels), Counter[str]()
+    names = []
+    for label in labels:
+        seen[label] += 1
+        names.append(f"{label} {seen[label]}" if counts[label] > 1 else label)
+    return names
+
+
+def scene_of(mixture: Mixture, name: str, *, by_player: bool = False) -> Scene:
+    """A drawn mixture, in which the distractors have views too; with `by_player`, each source has its own name."""
     references: dict[str, np.ndarray] = {}
     views: dict[str, list[np.ndarray]] = {}
-    for source in mixture.sources:
-        references[source.label] = references.get(source.label, 0) + source.stem
-    for player in (*mixture.sources, *mixture.distractors):
+    labels = [source.label for source in mixture.sources]
+    names = player_names(labels) if by_player else labels
+    for key, source in zip(names, mixture.sources, strict=True):
+        references[key] = references.get(key, 0) + source.stem
+    shown = [*zip(names, mixture.sources, strict=True), *((player.label, player) for player in mixture.distractors)]
+    for key, player in shown:
         if player.view is not None:
-            views.setdefault(player.label, []).append(player.view)
+            views.setdefault(key, []).append(player.view)
     return Scene(name, mixture.sound, references, views)
 
 

@@ -36,6 +36,7 @@ import vimss
 from vimss.model.card import CARD, WEIGHTS, check_model_folder
 from vimss.model.interface import Interface
 from vimss.model.networks import parse_model
+from vimss.model.pretrained import pretrained_folder
 from vimss.storage import atomic_write, sha256
 from vimss.track.names import URI, no_such_model, not_a_model
 from vimss.track.store import Tracking, explain_mlflow_errors
@@ -147,7 +148,8 @@ def tag_version(tracking: Tracking, name: str, version: int, tags: Mapping[str, 
 
 
 def model_folder(uri: str | Path, tracking: Tracking) -> Path:
-    """The folder with model.json that `uri` means: models:/name@alias, models:/name/3, or a folder.
+    """The folder with model.json that `uri` means: models:/name@alias, models:/name/3, the name of one that comes with
+    VIMSS, or a folder.
 
     A model on a server is downloaded into the store once.
 
@@ -157,8 +159,10 @@ def model_folder(uri: str | Path, tracking: Tracking) -> Path:
 
     """
     if isinstance(uri, Path) or not uri.startswith("models:"):
-        _read_model(Path(uri))
-        return Path(uri)
+        own = None if isinstance(uri, Path) else pretrained_folder(uri)
+        folder = own or Path(uri)
+        _read_model(folder)
+        return folder
     match = URI.match(uri)
     if match is None:
         raise not_a_model(uri)

@@ -62,6 +62,12 @@ class TrainingConfig(Config):
     absent_weight: float = Field(
         1.0, ge=0, description="weight of outputs whose target is silence, in the snr and si_sdr losses"
     )
+    slot_order: Literal["best", "pitch"] = Field(
+        "best",
+        description="which target each slot is trained on. best: in each window that of the order with the least error "
+        "(permutation-invariant training, Kolbæk et al. 2017); pitch: from the highest target to the lowest (as Weng "
+        "et al. 2015), so that slots keep their players from window to window; best where one of them is silent",
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
         description="float32: on NVIDIA GPUs with TF32 in convolutions, as PyTorch has it; bfloat16: autocast, refused "
@@ -222,6 +228,7 @@ OF_SOME_OBJECTIVES = (
     *dict.fromkeys(f"model.{key}" for kind in NETWORKS.values() for key in key_paths(kind)),
     "training.loss",
     "training.absent_weight",
+    "training.slot_order",
     *(f"instruments.{name}" for name in InstrumentsConfig.model_fields),
     *(f"alignment.{name}" for name in AlignmentConfig.model_fields),
 )
@@ -282,6 +289,11 @@ RULES: dict[str, Rule] = {
     ),
     "training.absent_weight": Rule(
         "training.loss: snr or si_sdr", ("training.loss",), lambda settings: settings.training.loss in {"snr", "si_sdr"}
+    ),
+    "training.slot_order": Rule(
+        "model.outputs: slots, and two or more of them",
+        ("model.outputs", "model.slots"),
+        lambda settings: settings.model.outputs == "slots" and settings.model.slots > 1,
     ),
     "training.constant_seconds": Rule(
         "a training.learning_rate_decay below 1",

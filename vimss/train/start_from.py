@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from vimss.config import Config
 from vimss.model.card import WEIGHTS, check_model_folder
+from vimss.model.pretrained import pretrained_folder
 from vimss.storage import sha256
 
 MODELS = "models:/"
@@ -37,7 +38,7 @@ class StartFrom(Config):
             return {}
         if value.startswith(MODELS):
             return {"folder": value}
-        folder = Path(value).expanduser().resolve()
+        folder = pretrained_folder(value) or Path(value).expanduser().resolve()
         check_model_folder(folder)
         return {"folder": str(folder), "sha256": _digest(folder / WEIGHTS, (folder / WEIGHTS).stat().st_mtime_ns)}
 

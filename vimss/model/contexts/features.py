@@ -14,9 +14,10 @@ from pydantic import Field
 
 from vimss.config import Config
 from vimss.errors import ConfigError, DataError, ModelError
-from vimss.model.contexts.recording import Recording, player_pictures
+from vimss.model.contexts.recording import Recording, pictures_during_sound
 from vimss.model.contexts.refusals import no_view
 from vimss.model.contexts.vectors import PlayerVectors
+from vimss.model.pretrained import PRETRAINED, vision_digest
 from vimss.model.vision_config import VisionSettings
 from vimss.shards.clip import Clip, Player
 from vimss.shards.computed import (
@@ -100,18 +101,21 @@ class Features(PlayerVectors):
         if folder:
             read_features(manifest, folder)
             return folder
-        network, every = self.config.vision.network, self.config.features_every
-        command = f"vimss features {manifest.name} --network {network}" + (f" --every {every:g}" if every else "")
-        write, wanted = f"run `{command}`", features_name(network, every)
+        network, every, weights = self.config.vision.network, self.config.features_every, self.config.vision.weights
+        options = f" --weights {weights}" * (weights in PRETRAINED) + (f" --every {every:g}" if every else "")
+        write = f"run `vimss features {manifest.name} --network {network}{options}`"
+        wanted = features_name(network, every)
         found = [name for name in available_features(manifest) if name.rpartition("-")[0] == wanted]
         others = [name for name in available_features(manifest) if name.startswith(f"{network}-")]
+        other_rate = len(others) > len(found)
+        if weights in PRETRAINED:
+            wanted = f"{wanted}-{vision_digest(weights)[:10]}"
+            found = [name for name in found if name == wanted]
         if len(found) != 1:
             raise DataError(
                 f"a `features` context needs one complete folder of {wanted} features beside {manifest.home}",
                 got=", ".join(found or others) or "none",
-                fix="delete all but one"
-                if found
-                else write + (", or set model.features_every to theirs" * bool(others)),
+                fix="delete all but one" if found else write + (", or set model.features_every to theirs" * other_rate),
             )
         entry = read_features(manifest, found[0])
         if entry.network != network:
@@ -140,7 +144,7 @@ class Features(PlayerVectors):
 
         from vimss.model.vision import Vision, weights_digest
 
-        pictures = player_pictures(recording)
+        pictures = pictures_during_sound(recording)
         settings, card = self.config.vision, recording.card
         if settings.feature_size != self.width:
             raise ModelError(

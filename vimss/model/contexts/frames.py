@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vimss.config import Config
-from vimss.model.contexts.recording import Recording, player_pictures
+from vimss.model.contexts.recording import Recording, pictures_during_sound
 from vimss.model.contexts.refusals import misfit, no_view, shape_of
 from vimss.model.vision_config import VisionSettings
 from vimss.shards.clip import Clip, Player
@@ -59,7 +59,7 @@ class Frames:
 
     def of_recording(self, recording: Recording) -> UInt8[np.ndarray, "p v h w 3"]:
         """Pictures of the players, in equal columns of the video."""
-        return player_pictures(recording)
+        return pictures_during_sound(recording)
 
     def prepare(self, manifest: Manifest, folder: str = "") -> str:
         """Nothing: the shards hold the pictures."""

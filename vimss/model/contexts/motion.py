@@ -21,8 +21,8 @@ from jaxtyping import Float, Float16, Float32, UInt8
 from pydantic import Field
 
 from vimss.config import Config
-from vimss.errors import DataError
-from vimss.model.contexts.recording import Recording, player_pictures
+from vimss.errors import DataError, MediaError
+from vimss.model.contexts.recording import Recording, pictures_during_sound
 from vimss.model.contexts.refusals import misfit, no_view, shape_of
 from vimss.model.contexts.vectors import PlayerVectors
 from vimss.shards.clip import Clip, Player
@@ -59,6 +59,9 @@ NATS = 4.0
 
 LEAST_RATE = 10.0
 """Pictures per second: a bow that turns five times a second, as in fast passages, has two pictures for each stroke."""
+
+SPARE_SECONDS = 1.0
+"""By which a picture may be shorter than its sound, as last pictures of videos often are."""
 
 PICTURES_AT_ONCE = 64
 """Scaled together, as floats, so that a long recording takes no more memory than a short one."""
@@ -162,6 +165,38 @@ def check_rate(manifest: Manifest) -> None:
         )
 
 
+def check_visible(recording: Recording, purpose: str, otherwise: str) -> None:
+    """MediaError unless the motion of every player can be seen for as long as the sound lasts.
+
+    `purpose` says what for, and `otherwise` what helps where it cannot be seen.
+    """
+    from vimss.media import probe  # loads av, which those who only train can do without
+
+    file, count, found = recording.file, len(recording.players), probe(recording.file)
+    if found.size is None:
+        raise MediaError(f"{file} must be a video of its players, {purpose}", got="no picture", fix=otherwise)
+    if found.frame_rate < LEAST_RATE:
+        raise MediaError(
+            f"{file} must have at least {LEAST_RATE:g} pictures a second, {purpose}",
+            got=f"{found.frame_rate:g}",
+            fix=f"use a video with more, or {otherwise}",
+        )
+    if found.size[1] < count * GRID:
+        raise MediaError(
+            f"the picture of {file} must have a column of {GRID} or more pixels for each of {count} players",
+            got=f"{found.size[1]} pixels",
+            fix=f"name the players that are in the picture by --instruments, or {otherwise}",
+        )
+    sounds = found.sound_seconds
+    seconds = sounds[recording.stream] if recording.stream < len(sounds) else 0.0
+    if not recording.allow_truncated and found.picture_seconds < seconds - SPARE_SECONDS:
+        raise MediaError(
+            f"the picture of {file} must last as long as its sound, {purpose}",
+            got=f"{found.picture_seconds:.1f} s of picture and {seconds:.1f} s of sound",
+            fix=f"cut the sound to the length of the picture, or {otherwise}",
+        )
+
+
 @dataclass(frozen=True)
 class Motion(PlayerVectors):
     """Differences of neighbouring pictures, computed before."""
@@ -247,5 +282,7 @@ class Motion(PlayerVectors):
         return player.features
 
     def of_recording(self, recording: Recording) -> Float16[np.ndarray, "p v d"]:
-        """Motion in the players' parts of the video."""
-        return np.stack([motion_of(pictures) for pictures in player_pictures(recording)])
+        """Motion in the players' parts of the video; MediaError where it cannot be seen."""
+        purpose = "for a model that is conditioned on motion"
+        check_visible(recording, purpose, "use a model that is conditioned on labels")
+        return np.stack([motion_of(pictures) for pictures in pictures_during_sound(recording)])

@@ -1,7 +1,7 @@
 """A recording that is to be separated, and the pictures of its players.
 
 recording = Recording(Path("duet.mp4"), ("vn", "vc"), card)
-pictures = player_pictures(recording)      # UInt8 "p v h w 3"
+pictures = pictures_during_sound(recording)     # UInt8 "p v h w 3"
 """
 
 from collections.abc import Mapping
@@ -27,6 +27,24 @@ class Recording:
     """The model's card: the size and rate of the pictures that it was trained on, and the name of its features."""
     allow_truncated: bool = False
     """Whether a truncated file is read up to where it ends."""
+    stream: int = 0
+    """Number of the sound stream that is separated, from 0."""
+
+
+def pictures_during_sound(recording: Recording) -> UInt8[np.ndarray, "p v h w 3"]:
+    """Pictures of the players for as long as the sound lasts: views are spread evenly over it.
+
+    Where the picture stops before, the last one stays. Of a file that was cut off the header is wrong, so it is not
+    looked at. Errors as in `player_pictures`.
+    """
+    from vimss.media import probe
+
+    pictures, sounds = player_pictures(recording), probe(recording.file).sound_seconds
+    if recording.allow_truncated or recording.stream >= len(sounds):
+        return pictures
+    rate = Picture.model_validate(recording.card.get("picture", {})).frame_rate
+    count = max(1, round(sounds[recording.stream] * rate))
+    return pictures[:, np.minimum(np.arange(count), pictures.shape[1] - 1)]
 
 
 def player_pictures(recording: Recording) -> UInt8[np.ndarray, "p v h w 3"]:

@@ -1,4 +1,4 @@
-"""The networks that separate. To add one: a folder here, and its line in NETWORKS.
+"""The networks that separate. To add one: a folder or file here, and its line in NETWORKS.
 
     NETWORKS["wave_u_net"](levels=8)         # its settings
     parse_model({"levels": 8}, "my.yaml")    # the same; `network` selects the class, and may be missing
@@ -14,6 +14,8 @@ without the seconds that torch takes to load:
                   also `window_keys`, `idle_rules`, `sums_to_mixture`, `check_labels` and `canonical`
     network.py    the Network: an nn.Module that takes a mixture and a Context, and gives estimates
 
+A network of a library is one file with the settings alone: `segments` makes its nn.Module a Network.
+
 `vimss.model` conditions its layers (`conditioning.make_conditions`), names its outputs and saves it (`separator`), and
 separates recordings of any length with it (`apply`); tests/test_networks.py holds each network to what they rely on.
 """
@@ -25,8 +27,11 @@ from vimss.choice import OneOf
 from vimss.config import parse_config
 from vimss.errors import ConfigError
 from vimss.model.config import ModelConfig
+from vimss.model.networks.conv_tasnet import ConvTasNetConfig
+from vimss.model.networks.hdemucs import HDemucsConfig
 from vimss.model.networks.spectrogram_u_net import SpectrogramUNetConfig
 from vimss.model.networks.wave_u_net import WaveUNetConfig
+from vimss.model.networks.wavenet import WaveNetConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +44,9 @@ if TYPE_CHECKING:
 NETWORKS: dict[str, type[ModelConfig]] = {
     "wave_u_net": WaveUNetConfig,
     "spectrogram_u_net": SpectrogramUNetConfig,
+    "conv_tasnet": ConvTasNetConfig,
+    "hdemucs": HDemucsConfig,
+    "wavenet": WaveNetConfig,
 }
 """`network` of the settings to their class."""
 

@@ -179,7 +179,7 @@ OBJECTIVES: dict[str, Entry] = {
     "separation": Entry(
         "vimss.train.objectives.separation:Separation",
         Figure(name="valid_loss", direction="min", title="validation loss", unit="dB"),
-        settings=("model", "training.loss", "training.absent_weight"),
+        settings=("model", "training.loss", "training.absent_weight", "training.slot_order"),
         separates=True,
         meaning="mean -SNR in dB, floored at -30, over present sources of the fixed set",
     ),

@@ -15,6 +15,9 @@ Losses are means. Shapes: estimates and targets "b s c u", present "b s" (false 
     l1, mse   over everything
     l1_stft   l1 plus multi-resolution STFT (Yamamoto et al. 2020) of present sources, by auraloss
 
+Slots have no order of their own: `training.slot_order` says which target each is trained on. They are always scored in
+their best order.
+
 A batch may be spread over workers and parts. Each of them divides by the counts of the whole batch, so that the shares
 add up to the loss of the batch, whatever the parts.
 """
@@ -26,7 +29,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Float64
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
@@ -35,6 +38,7 @@ from vimss.model.separator import Separator, load_separator, save_separator
 from vimss.shards.recipe import Recipe
 from vimss.stream.batch import Batch
 from vimss.stream.mix import Window
+from vimss.stream.pitch import height
 from vimss.train.config import Settings, TrainingConfig
 from vimss.train.device import context_of, to_device
 
@@ -105,12 +109,16 @@ class Separation:
         return make_loss(self.chosen.training)
 
     def loss(self, network: Callable[..., Tensor], batch: Batch, totals: Tensor) -> Tensor:
-        """That of `training.loss`; slots are scored in their best order."""
+        """That of `training.loss`; slots are compared with the targets in the order of `training.slot_order`."""
         device = totals.device
         targets, present = to_device(batch.targets, device), to_device(batch.present, device)
         estimates = network(to_device(batch.mixture, device), *context_of(batch, device)).float()
         if self.interface.any_order:
-            estimates = best_order(estimates, targets)
+            index = _least_error(estimates, targets)
+            if self.chosen.training.slot_order == "pitch":
+                by_pitch, known = order_by_pitch(batch.targets, self.recipe.sample_rate)
+                index[to_device(known, device)] = to_device(by_pitch[known], device)
+            estimates = _in_order(estimates, index)
         return self._loss_of(estimates, targets, present, Totals(*totals))
 
     def examine(self, network: nn.Module, batch: Batch, device: torch.device) -> Tensor:
@@ -178,14 +186,31 @@ def negative_si_sdr(estimates: Float[Tensor, "b s c u"], targets: Float[Tensor, 
 
 
 def best_order(estimates: Float[Tensor, "b s c u"], targets: Float[Tensor, "b s c u"]) -> Float[Tensor, "b s c u"]:
-    """The estimates in the order in which their summed error is least: permutation invariance for `slots`.
+    """The estimates in the order in which their summed error is least: permutation invariance for `slots`."""
+    return _in_order(estimates, _least_error(estimates, targets))
+
+
+def _in_order(estimates: Float[Tensor, "b s c u"], index: Int64[Tensor, "b s"]) -> Float[Tensor, "b s c u"]:
+    """The estimate of each target, whose number is in `index`."""
+    return torch.take_along_dim(estimates, index[:, :, None, None], dim=1)
+
+
+def _least_error(estimates: Float[Tensor, "b s c u"], targets: Float[Tensor, "b s c u"]) -> Int64[Tensor, "b s"]:
+    """The slot of each target in the best order.
 
     Where estimates are not finite there is no such order; any will do, and whoever takes their loss will see it.
     """
     pairwise = (estimates[:, :, None] - targets[:, None]).square().sum((3, 4)).detach().cpu().numpy()
     orders = [linear_sum_assignment(np.nan_to_num(errors.T, posinf=0.0))[1] for errors in pairwise]
-    index = torch.as_tensor(np.stack(orders), device=estimates.device)
-    return torch.take_along_dim(estimates, index[:, :, None, None], dim=1)
+    return torch.as_tensor(np.stack(orders), device=estimates.device)
+
+
+def order_by_pitch(
+    targets: Float32[np.ndarray, "b s c u"], sample_rate: int
+) -> tuple[Int64[np.ndarray, "b s"], Bool[np.ndarray, " b"]]:
+    """The slot of each target where the highest is in the first slot, and in which examples all have a pitch."""
+    heights = np.array([[height(stem, sample_rate) for stem in stems] for stems in targets])
+    return np.argsort(np.argsort(-heights, axis=1), axis=1), np.isfinite(heights).all(axis=1)
 
 
 def _l1(estimates: Tensor, targets: Tensor, _present: Tensor, totals: Totals) -> Tensor:

@@ -1,0 +1,152 @@
+"""One network queried by motion: what the right motion is worth, beside the controls. A section of vision.py.
+
+Every row of the table is a training of experiments/motion.yaml on duos of equal instruments; it is kept in the folder
+of the bench, and one that was interrupted resumes. All are scored by player, on whole pieces of unseen works and on
+two-source mixtures of them, half of which are of two equal players: with the right player's motion and with that of the
+other player. Medians are over players, with 95 % intervals over pieces.
+"""
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from vimss.config import signature
+from vimss.console import decibel
+from vimss.evaluate import score_mixtures
+from vimss.evaluate.records import Values
+from vimss.metrics import si_sdr_improvement
+from vimss.model.separator import load_separator, read_card
+from vimss.search.consistency import load_experiment
+from vimss.shards.manifest import Manifest
+from vimss.stream.scene import pieces_of
+from vimss.systems import ModelSystem
+from vimss.train.loop import Training, train
+
+CONTROL = "shuffled pictures"
+"""The control of the experiment that the others are compared with."""
+
+DUOS = "options.doubles=1"
+
+
+class Shards(Protocol):
+    """What this section needs of the bench."""
+
+    folder: Path
+    seeds: Sequence[int]
+
+    def shards(self, *changes: str) -> Manifest:
+        """Those of experiments/alignment.yaml with changes, with their motion."""
+
+    def alignment_folder(self, seed: int) -> Path:
+        """Of the alignment network of a seed, trained where it is missing."""
+
+
+@dataclass(frozen=True)
+class Gains:
+    """SI-SDR improvement of every player, with the right query and with that of the other player."""
+
+    right: Values
+    other: Values
+
+    @property
+    def contrast(self) -> Values:
+        """The difference."""
+        return Values(self.right.values - self.other.values, self.right.pieces)
+
+
+def motion_queries(bench: Shards) -> None:
+    """Queries by motion: at least 1 dB above the control with shuffled pictures, which has 0.0 +- 0.2 dB."""
+    manifest = bench.shards(DUOS)
+    for seed in bench.seeds:
+        aligned = [f"training.start_from={bench.alignment_folder(seed)}"]
+        rows = {
+            "motion, from alignment": trained(bench, manifest, seed, aligned),
+            CONTROL: trained(bench, manifest, seed, aligned, CONTROL),
+            "motion, from new weights": trained(bench, manifest, seed),
+            "labels": trained(bench, manifest, seed, [], "labels"),
+        }
+        pieces = {name: on_pieces(folder, manifest) for name, folder in rows.items()}
+        print_table(f"seed {seed}, whole pieces of two equal players", pieces)
+        mixtures = {name: on_mixtures(folder, manifest) for name, folder in rows.items()}
+        print_table(f"seed {seed}, two-source mixtures", mixtures)
+
+
+def trained(bench: Shards, manifest: Manifest, seed: int, changes: Sequence[str] = (), control: str = "") -> Path:
+    """The folder of a network of the experiment with these changes, or of one of its controls."""
+    experiment = load_experiment("motion", changes, seed)
+    settings = experiment.settings(experiment.controls[control] if control else {})
+    folder = bench.folder / "vision" / f"motion-{signature(settings, manifest.digest)}"
+    if not folder.exists():
+        begin = time.process_time()
+        checkpoint = folder.with_suffix(".checkpoint")
+
+        def keep(metrics: Mapping[str, float], made: Path | None) -> None:
+            seconds = time.process_time() - begin
+            print(
+                f"  seed {seed} {control} {changes}: {metrics['audio_seconds']:.0f} audio seconds, {seconds:.0f} CPU s",
+                flush=True,
+            )
+            if made is not None:
+                part = folder.with_suffix(".part")
+                shutil.rmtree(part, ignore_errors=True)
+                shutil.copytree(made, part)
+                shutil.rmtree(checkpoint, ignore_errors=True)
+                part.replace(checkpoint)
+
+        resume = checkpoint if checkpoint.exists() else None
+        train(Training(settings, manifest, experiment.validation), keep, resume)
+        (checkpoint / "model").replace(folder)
+        shutil.rmtree(checkpoint)
+    return folder
+
+
+def on_pieces(folder: Path, manifest: Manifest, split: str = "test") -> Gains:
+    """The players of whole pieces."""
+    system = _system(folder)
+    by_label = system.interface.has_labelled_outputs
+    right, other, pieces = [], [], []
+    for scene in pieces_of(manifest, split, system.views, by_player=True):
+        names = list(scene.references)
+        estimates = system(scene, [name.partition(" ")[0] if by_label else name for name in names])
+        for index, name in enumerate(names):
+            gains = [
+                si_sdr_improvement(scene.mixture, scene.references[name], estimate, manifest.recipe.sample_rate)
+                for estimate in (estimates[index], estimates[(index + 1) % len(names)])
+            ]
+            right.append(gains[0])
+            other.append(np.nan if by_label else gains[1])
+            pieces.append((scene.name,))
+    return Gains(Values(np.array(right), pieces), Values(np.array(other), pieces))
+
+
+def on_mixtures(folder: Path, manifest: Manifest, split: str = "test") -> Gains:
+    """The sources of the mixtures that `vimss evaluate` scores."""
+    scores = score_mixtures(_system(folder), manifest, split)
+    pieces = [score.pieces for score in scores for _ in score.si_sdr_improvement]
+    right = np.array([gain for score in scores for gain in score.si_sdr_improvement])
+    other = np.array([gain for score in scores for gain in score.other_picture])
+    return Gains(Values(right, pieces), Values(other if other.size else np.full(len(right), np.nan), pieces))
+
+
+def _system(folder: Path) -> ModelSystem:
+    return ModelSystem(load_separator(folder), folder.name, str(read_card(folder)["card"].get("features", "")))
+
+
+def print_table(title: str, gains: Mapping[str, Gains]) -> None:
+    """One line per row; the last columns are the gain above the control, of medians and of means."""
+    right = gains[CONTROL].right
+    count = len({name for names in right.pieces for name in names})
+    columns = ("right motion", "another player's", "right - another's", "right - shuffled", "the same, means")
+    print(f"\n| {title}: {len(right.values)} players, {count} pieces | {' | '.join(columns)} |")
+    print(f"|{'---|' * (len(columns) + 1)}")
+    for name, found in gains.items():
+        cells = [decibel(values.median, values.interval) for values in (found.right, found.other, found.contrast)]
+        for mean in (False, True):
+            value = found.right.mean - right.mean if mean else found.right.median - right.median
+            cells.append("-" if name == CONTROL else decibel(value, found.right.interval_above(right, mean)))
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)

@@ -1,0 +1,181 @@
+"""A picture as the query of a separator: by way of the label that it is named, and as features straight into FiLM.
+
+A section of vision.py. Small Wave-U-Nets (three minutes of one core each, kept in the folder) separate what one query
+asks for, out of mixtures of two instruments. All rows are of the same mixtures of pieces that training did not have:
+
+    by labels         a network conditioned on labels, asked by them
+    named pictures    the same network, asked by the labels that the pictures of the players are named
+    features          one that is conditioned on features of the pictures; its label is never given
+    shuffled          the same, trained with the pictures of others: nothing, or what is gained is not by pictures
+
+Contrast is the SI-SDR of the right query's output minus that of the other player's query.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from instruments import trained
+
+from vimss.config import signature
+from vimss.evaluate.pictures import naming
+from vimss.evaluate.records import Evaluation, Values
+from vimss.evaluate.scores import evaluate
+from vimss.features import compute_features
+from vimss.model.pretrained import PRETRAINED, pretrained_folder
+from vimss.model.vision_config import VisionConfig
+from vimss.namer import load_namer
+from vimss.runtime import load_place, ray_at_hand
+from vimss.shards.manifest import Manifest
+from vimss.shards.recipe import load_recipe
+from vimss.shards.write import write_shards
+from vimss.storage import Store
+from vimss.systems import ModelSystem, NamedSystem, System, model_system
+from vimss.train.config import Settings, ValidationConfig
+from vimss.train.loop import Training
+
+NAMER = "chamber"
+"""The model that comes with VIMSS: it names the pictures, and its vision network makes the features."""
+
+EVERY = 0.5
+"""Seconds between two rows of features."""
+
+NETWORK = {
+    "outputs": "queries",
+    "site": "decoder",
+    "op": "film",
+    "levels": 7,
+    "filters": 24,
+    "max_filters": 48,
+    "down_kernel": 5,
+    "up_kernel": 3,
+    "output_activation": "linear",
+    "initial_output": "mixture",
+    "gain": 10,
+}
+"""That of experiments/quickstart.yaml, but for its outputs."""
+
+TRAINING = {
+    "output_samples": 4227,
+    "batch_size": 4,
+    "audio_seconds": 3000,
+    "report_seconds": 1500,
+    "optimizer": "muon",
+    "learning_rate": 3.4e-3,
+    "learning_rate_decay": 0.1,
+    "absent_weight": 1.5,
+    "gradient_clip": 1.0,
+    "ema": 0.99,
+}
+
+LABELS = {"context": "labels"}
+FEATURES = {
+    "context": "features",
+    "vision": {"network": PRETRAINED[NAMER], "weights": NAMER},
+    "features_every": EVERY,
+}
+
+SHARE, WITHIN, LEAST, NOTHING = 0.9, 0.3, 5.0, 0.2
+"""Named pictures: least share of the labels' contrast, most dB below their SI-SDR improvement. Features: least
+contrast, dB. Shuffled: most dB of either, up or down."""
+
+
+class Kept(Protocol):
+    """The folder in which shards and networks are kept, and the seeds of trainings."""
+
+    folder: Path
+    seeds: Sequence[int]
+
+    def shards(self, *changes: str) -> Manifest:
+        """40 minutes of chamber music in 100 drawing styles."""
+
+
+@dataclass(frozen=True)
+class Queried:
+    """Networks on some shards, each trained where it is missing."""
+
+    folder: Path
+    manifest: Manifest
+
+    def settings(self, seed: int, model: Mapping[str, Any], shuffled: bool = False) -> Settings:
+        """Of one training."""
+        mixing = {"gain_db": 4.0, "aligned_probability": 0.5, "shuffle_pictures": shuffled}
+        content = {"seed": seed, "model": {**NETWORK, **model}, "mixing": mixing, "training": TRAINING}
+        return Settings.model_validate(content)
+
+    def model(self, seed: int, model: Mapping[str, Any], shuffled: bool = False) -> Path:
+        """The folder of the trained network."""
+        training = Training(self.settings(seed, model, shuffled), self.manifest, ValidationConfig())
+        name = f"queries-{signature(training.settings, self.manifest.digest)}"
+        return trained(training, self.folder / "vision" / name)
+
+    def system(self, folder: Path, name: str) -> ModelSystem:
+        """A network as a row of a table."""
+        system = model_system(folder, self.manifest, name)
+        assert isinstance(system, ModelSystem), "its own shards need no adaptation"
+        return system
+
+    def rows(self, seed: int) -> dict[str, System]:
+        """The systems of a table, by name."""
+        labels = self.system(self.model(seed, LABELS), "by labels")
+        folder = pretrained_folder(NAMER)
+        assert folder is not None, "a name of PRETRAINED"
+        named = NamedSystem(labels, "named pictures", load_namer(folder, NAMER), self.manifest.recipe.labels)
+        return {
+            "by labels": labels,
+            "named pictures": named,
+            "features": self.system(self.model(seed, FEATURES), "features"),
+            "shuffled": self.system(self.model(seed, FEATURES, shuffled=True), "shuffled"),
+        }
+
+
+def queries(bench: Kept) -> None:
+    """Contrast and SI-SDR improvement of one query, medians over sources of two-source mixtures in dB."""
+    recipe = load_recipe("quickstart")
+    with ray_at_hand(load_place("local")):
+        manifest = write_shards(recipe, "quickstart", Store(bench.folder / "store").make())
+    for shards in (manifest, bench.shards()):
+        compute_features(shards, VisionConfig.model_validate(FEATURES["vision"]), every=EVERY)
+        for seed in bench.seeds:
+            rows = Queried(bench.folder, shards).rows(seed)
+            for split in ("test", "test_unseen_timbres"):
+                print(f"\n{shards.name}, {split}, seed {seed}, {shards.recipe.sample_rate} Hz\n")
+                _print_table(
+                    {name: evaluate(system, shards, split, whole_pieces=False) for name, system in rows.items()}
+                )
+
+
+def _print_table(found: Mapping[str, Evaluation]) -> None:
+    print("| query | contrast | SI-SDR improvement | its mean | other query | beside the labels, at least |")
+    print("|---|---|---|---|---|---|")
+    reference = found["by labels"].two_sources
+    for name, evaluation in found.items():
+        scored = evaluation.two_sources
+        contrast, gain = scored.values("label_contrast"), scored.values("si_sdr_improvement")
+        cells = [_with_interval(contrast), _with_interval(gain), f"{gain.mean:+.2f}", _other(evaluation)]
+        share = contrast.median / reference.label_contrast
+        lost = gain.median - reference.si_sdr_improvement
+        cells.append(
+            {
+                "by labels": "",
+                "named pictures": f"{share:.0%} ({SHARE:.0%}), {lost:+.2f} dB ({-WITHIN:g} dB)",
+                "features": f"{share:.0%}; contrast {LEAST:g} dB",
+                "shuffled": f"0 dB up to {NOTHING:g}",
+            }[name]
+        )
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+        if naming(evaluation):
+            print(f"| | {naming(evaluation)} | | | | |", flush=True)
+
+
+def _with_interval(values: Values) -> str:
+    low, high = values.interval or (np.nan, np.nan)
+    return f"{values.median:+.2f} ({low:+.2f} to {high:+.2f})"
+
+
+def _other(evaluation: Evaluation) -> str:
+    """Of the other player's query; of labels it is not kept."""
+    found = evaluation.two_sources.values("other_picture").values
+    return f"{np.median(found):+.2f}" if len(found) else ""

@@ -1,0 +1,48 @@
+"""Sixteen outputs of every network with seeded weights, and the command that writes them anew, with a reason:
+
+    platform/local/run python tests/golden/networks.py
+
+They show when a library, or a change here, makes a network compute something else. They are computed in double
+precision: of single precision, the last digits depend on the machine.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vimss.model.networks import NETWORKS, parse_model
+from vimss.model.separator import Separator
+
+FILE = Path(__file__).with_suffix(".json")
+
+SMALL: dict[str, dict[str, Any]] = {
+    "wave_u_net": {"levels": 2, "filters": 8, "max_filters": 12, "down_kernel": 5},
+    "spectrogram_u_net": {"n_fft": 64, "hop_length": 16, "depth": 2, "filters": 8, "kernel_size": 3},
+    "conv_tasnet": {
+        "segment_samples": 64, "margin_samples": 16, "enc_kernel_size": 8, "enc_num_feats": 24, "msk_num_feats": 12,
+        "msk_num_hidden_feats": 16, "msk_num_layers": 2, "msk_num_stacks": 2,
+    },
+    "hdemucs": {"segment_samples": 64, "margin_samples": 32, "n_fft": 64, "depth": 3, "filters": 8},
+    "wavenet": {
+        "layers": 3, "stacks": 2, "filters": 12, "skip_filters": 8, "hidden_filters": 10, "output_filters": 8,
+    },
+}  # fmt: skip
+"""Settings of a network that make it small enough for tests."""
+
+
+def outputs(name: str) -> list[float]:
+    """Of a conditioned network, at equal distances over all outputs and samples."""
+    config = parse_model({"network": name, **SMALL[name], "site": "every_layer"}, name)
+    torch.manual_seed(0)
+    separator = Separator(config, ("fl", "va", "vc"), 8000).eval().double()
+    samples = separator.input_samples(separator.geometry.window_at_least(200))
+    mixture = 0.3 * torch.randn(1, 1, samples, dtype=torch.float64)
+    with torch.no_grad():
+        found = separator(mixture, torch.tensor([[[1.0, 0.0, 1.0]]])).flatten()
+    return found[:: len(found) // 16][:16].tolist()
+
+
+if __name__ == "__main__":
+    FILE.write_text(json.dumps({name: outputs(name) for name in NETWORKS}, indent=1) + "\n", encoding="utf-8")
