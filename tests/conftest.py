@@ -3,13 +3,17 @@
 import fcntl
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 # Several test processes share the cores; before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from jaxtyping import install_import_hook
+# Each of them would compile vimss and all tests anew, which takes seconds, where PYTHONDONTWRITEBYTECODE is set.
+sys.dont_write_bytecode = False
+
+from jaxtyping import install_import_hook  # noqa: E402
 
 # Every annotated shape in vimss is checked at run time, in tests only. Modules without shapes would only become slower.
 HOME = Path(__file__).parents[1]

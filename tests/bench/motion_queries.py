@@ -36,8 +36,11 @@ DUOS = "options.doubles=1"
 class Shards(Protocol):
     """What this section needs of the bench."""
 
-    folder: Path
-    seeds: Sequence[int]
+    @property
+    def folder(self) -> Path: ...
+
+    @property
+    def seeds(self) -> Sequence[int]: ...
 
     def shards(self, *changes: str) -> Manifest:
         """Those of experiments/alignment.yaml with changes, with their motion."""

@@ -85,8 +85,11 @@ contrast, dB. Shuffled: most dB of either, up or down."""
 class Kept(Protocol):
     """The folder in which shards and networks are kept, and the seeds of trainings."""
 
-    folder: Path
-    seeds: Sequence[int]
+    @property
+    def folder(self) -> Path: ...
+
+    @property
+    def seeds(self) -> Sequence[int]: ...
 
     def shards(self, *changes: str) -> Manifest:
         """40 minutes of chamber music in 100 drawing styles."""
