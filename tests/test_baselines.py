@@ -1,10 +1,12 @@
 """Every baseline keeps one contract, whatever it does; and what is true of the filters and of the mask alone."""
 
+import json
 import pickle
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from golden import untrained as golden
 
 from vimss.baselines import BASELINES, Baseline, TrainStems, train_stems
 from vimss.baselines.mixture import MixtureBaseline
@@ -251,3 +253,17 @@ def test_where_no_stem_sounds_the_mixture_is_shared_evenly():
     nothing = np.zeros_like(mixture)
     estimates = OracleMask(RATE)(scene_with(mixture, vn=nothing, cl=nothing), ["vn", "cl"])
     assert np.allclose(estimates, mixture / 2, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", golden.SEPARATORS)
+def test_blind_baselines_and_oracles_give_the_stored_outputs(name):
+    stored = json.loads(golden.FILE.read_text(encoding="utf-8"))[name]
+    assert golden.outputs(name) == pytest.approx(stored, rel=1e-4, abs=1e-5), (
+        "The baseline computes something else, which changes tables. Where that is meant, say why in the commit: "
+        "platform/local/run python tests/golden/untrained.py"
+    )
+
+
+def test_outputs_of_every_blind_baseline_and_oracle_are_stored():
+    stored = json.loads(golden.FILE.read_text(encoding="utf-8"))
+    assert set(stored) == set(golden.SEPARATORS) and all(len(set(outputs)) > 8 for outputs in stored.values())

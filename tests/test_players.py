@@ -165,9 +165,15 @@ def test_the_curve_leaves_out_what_is_less_certain():
     assert found.risk_coverage[0].si_sdr_improvement < found.risk_coverage[1].si_sdr_improvement == 5.0
 
 
+def test_a_few_pieces_that_are_all_right_prove_no_certainty():
+    low, high = evaluation(*[(0.9, True)] * 16).share_interval
+    assert low == pytest.approx(0.025 ** (1 / 16)) and high == 1
+
+
 def test_a_threshold_that_no_piece_reaches_has_no_figure():
     last = evaluation((0.5, True), (0.6, True)).risk_coverage[-1]
     assert last.coverage == 0 and np.isnan(last.right) and np.isnan(last.si_sdr_improvement)
+    assert report.coverage_rows(evaluation((0.5, True)))[-1] == ("0.99", "0.00", "-", "-")
 
 
 def test_more_players_than_slots_are_refused(system, pieces):

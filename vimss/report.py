@@ -274,7 +274,12 @@ def player_rows(evaluations: Sequence[PlayersEvaluation]) -> list[tuple[str, ...
 def coverage_rows(evaluation: PlayersEvaluation) -> list[tuple[str, ...]]:
     """The risk-coverage curve of one model, under COVERAGE_COLUMNS."""
     return [
-        (f"{one.least_confidence:g}", f"{one.coverage:.2f}", f"{one.right:.2f}", decibel(one.si_sdr_improvement, None))
+        (
+            f"{one.least_confidence:g}",
+            f"{one.coverage:.2f}",
+            f"{one.right:.2f}" if one.coverage else "-",
+            decibel(one.si_sdr_improvement, None),
+        )
         for one in evaluation.risk_coverage
     ]
 
@@ -288,7 +293,7 @@ def print_players(split: str, evaluations: Sequence[PlayersEvaluation]) -> None:
         f"{about}: players, in dB, with intervals over pieces", ("", "SI-SDRi", "mean"), player_rows(evaluations)
     )
     for one in evaluations:
-        low, high = one.share_interval or (math.nan, math.nan)
+        low, high = one.share_interval
         out.print(
             f"{one.system}: the picture gives every player the right slot in {one.share_right:.2f} of the pieces "
             f"({low:.2f} to {high:.2f}); right minus swapped picture: {one.swapped_contrast:.1f} dB"
