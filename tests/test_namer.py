@@ -334,7 +334,8 @@ def test_a_system_without_a_trained_network_that_takes_labels_is_refused(model, 
 
 def test_a_system_is_checked_before_hours_of_training(small_manifest, model, tmp_path):
     asked = with_system(model)
-    check_experiment(asked, small_manifest, Place(name="x"))
+    for able in (asked, with_system(Path("chamber"))):
+        check_experiment(able, small_manifest, Place(name="x"))
     with pytest.raises(ModelError, match="none must hold a model.json; got none"):
         check_experiment(with_system(tmp_path / "none"), small_manifest, Place(name="x"))
     alone = written_alone(tmp_path, [Player("vn", "1", SOUND), Player("vc", "2", SOUND)])

@@ -75,6 +75,7 @@ def test_page_json_and_record_have_the_confidence_and_the_places(separated):
     page = separated.page.read_text(encoding="utf-8")
     sentence = "stems are assigned to players by their motion, confidence 1.00, by models:/alignment"
     assert sentence in page and "violin, left" in page and "violin, right" in page
+    assert "2 stems from one recording, by an unconditioned network, given to the players by their motion." in page
     assert sentence in separated.sentences
     about = separated.summary["assignment"]
     assert about["certain"] and about["confidence"] == 1 and sorted(about["slots"]) == ["vn-left", "vn-right"]
@@ -92,6 +93,7 @@ def test_an_assignment_that_is_not_certain_keeps_the_numbers_of_the_slots(duet, 
         "no scores: references are of players",
     )
     assert not found.summary["assignment"]["certain"]
+    assert "by an unconditioned network." in found.page.read_text(encoding="utf-8")
 
 
 def test_references_are_named_by_player(duet, model, certain, tmp_path):

@@ -46,7 +46,7 @@ from vimss.model.device import gpu_share
 from vimss.model.fit import Fit, fit_models
 from vimss.model.interface import Interface
 from vimss.model.separator import load_separator, read_card
-from vimss.namer import check_pictures, load_namer
+from vimss.namer import check_pictures, load_namer, namer_folder
 from vimss.progress import SoundProgress
 from vimss.runtime import parallel_map, start_ray
 from vimss.search.study import Study, TrialRecord, best_of_cell
@@ -140,7 +140,8 @@ def system_rows(experiment: Experiment, study: Study, models: Mapping[str, Path]
     for name, system in experiment.systems.items():
         trial = _asked(experiment, study, name, system.cell)
         folder = trial.folder / "model"
-        by = NamedBy(system.instruments_from, Path(system.instruments_from), names.get(folder, trial.cell))
+        named_by = system.instruments_from
+        by = NamedBy(named_by, namer_folder(named_by).absolute(), names.get(folder, trial.cell))
         rows.append(Row(name, folder.absolute(), named_by=by))
     return rows
 

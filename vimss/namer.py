@@ -20,6 +20,7 @@ from jaxtyping import UInt8
 from vimss.errors import DataError, ModelError
 from vimss.model.interface import Interface
 from vimss.model.networks import DEFAULT
+from vimss.model.pretrained import pretrained_folder
 from vimss.model.separator import read_card
 from vimss.shards.instruments import label_named
 from vimss.shards.manifest import Manifest
@@ -90,6 +91,11 @@ def picture_views(labels: Sequence[str]) -> Interface:
     """The views that an InstrumentNamer needs of players: their pictures."""
     looking = DEFAULT.model_copy(update={"context": "frames", "site": "decoder", "outputs": "queries"})
     return Interface(looking, tuple(labels))
+
+
+def namer_folder(name: str) -> Path:
+    """The folder of a model that comes with VIMSS, such as chamber, or else the folder that is named."""
+    return pretrained_folder(name) or Path(name)
 
 
 def load_namer(folder: Path, name: str) -> InstrumentNamer:

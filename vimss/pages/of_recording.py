@@ -99,6 +99,8 @@ def _lead(names: Sequence[str], separator: Separator) -> str:
     if interface.is_conditioned:
         shown = "pictures of the players" if interface.uses_players else "the labels of the instruments"
         network = f"a network conditioned on {shown}"
+    if any(PLACE.fullmatch(name.partition("-")[2]) for name in names):
+        network += ", given to the players by their motion"
     count = f"{len(names)} stems" if len(names) > 1 else "One stem"
     return f"{count} from one recording, by {network}."
 

@@ -7,7 +7,6 @@
 """
 
 from collections.abc import Collection
-from pathlib import Path
 
 from vimss.errors import ConfigError, DataError
 from vimss.experiment import NETWORK, Experiment, Scalar, sample_values
@@ -138,8 +137,9 @@ def _check_systems(experiment: Experiment, manifest: Manifest) -> None:
     """Errors where the systems of an experiment could not be evaluated on its shards, before hours of training."""
     if not experiment.systems:
         return
-    from vimss.namer import load_namer  # loads torch
+    from vimss.namer import load_namer, namer_folder  # loads torch
 
     for name, system in experiment.systems.items():
         _check_holds("picture", f"systems.{name}", manifest, "test")
-        load_namer(Path(system.instruments_from), system.instruments_from).choices(manifest.recipe.labels)
+        named_by = system.instruments_from
+        load_namer(namer_folder(named_by), named_by).choices(manifest.recipe.labels)
