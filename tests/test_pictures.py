@@ -128,6 +128,14 @@ def test_the_label_row_differs_in_its_context_alone():
     assert not trained_as(settings(context="labels", filters=12)).is_by_label(own)
 
 
+def test_the_label_row_may_be_trained_without_mixtures_of_two_equal_players():
+    mixing = {"same_label_probability": 0.5, "aligned_probability": 0.5}
+    own = Settings.model_validate({"model": settings().model.model_dump(), "mixing": mixing})
+    assert trained_as(settings(context="labels")).is_by_label(trained_as(own))
+    louder = Settings.model_validate({"model": settings().model.model_dump(), "mixing": {**mixing, "gain_db": 9}})
+    assert not trained_as(settings(context="labels")).is_by_label(trained_as(louder))
+
+
 def test_rows_that_look_at_players_get_a_claim_and_controls_and_others_do_not():
     trained = {
         "motion": trained_as(settings()),

@@ -17,7 +17,7 @@ import numpy as np
 
 from vimss.config import signature
 from vimss.console import decibel
-from vimss.evaluate import score_mixtures
+from vimss.evaluate import MixtureScore, score_mixtures
 from vimss.evaluate.records import Values
 from vimss.metrics import si_sdr_improvement
 from vimss.model.separator import load_separator, read_card
@@ -31,6 +31,13 @@ CONTROL = "shuffled pictures"
 """The control of the experiment that the others are compared with."""
 
 DUOS = "options.doubles=1"
+
+MIXTURES = {
+    "two-source mixtures": (False, True),
+    "two-source mixtures of two equal players, of one piece": (True,),
+    "two-source mixtures of two instruments, of two pieces": (False,),
+}
+"""Of these shards, to whether their sources are aligned: every piece has two equal players."""
 
 
 class Shards(Protocol):
@@ -76,7 +83,8 @@ def motion_queries(bench: Shards) -> None:
         pieces = {name: on_pieces(folder, manifest) for name, folder in rows.items()}
         print_table(f"seed {seed}, whole pieces of two equal players", pieces)
         mixtures = {name: on_mixtures(folder, manifest) for name, folder in rows.items()}
-        print_table(f"seed {seed}, two-source mixtures", mixtures)
+        for kind in MIXTURES:
+            print_table(f"seed {seed}, {kind}", {name: found[kind] for name, found in mixtures.items()})
 
 
 def trained(bench: Shards, manifest: Manifest, seed: int, changes: Sequence[str] = (), control: str = "") -> Path:
@@ -127,9 +135,13 @@ def on_pieces(folder: Path, manifest: Manifest, split: str = "test") -> Gains:
     return Gains(Values(np.array(right), pieces), Values(np.array(other), pieces))
 
 
-def on_mixtures(folder: Path, manifest: Manifest, split: str = "test") -> Gains:
-    """The sources of the mixtures that `vimss evaluate` scores."""
+def on_mixtures(folder: Path, manifest: Manifest, split: str = "test") -> dict[str, Gains]:
+    """The sources of the mixtures that `vimss evaluate` scores, of each of MIXTURES."""
     scores = score_mixtures(_system(folder), manifest, split)
+    return {kind: _gains([score for score in scores if score.aligned in kept]) for kind, kept in MIXTURES.items()}
+
+
+def _gains(scores: Sequence[MixtureScore]) -> Gains:
     pieces = [score.pieces for score in scores for _ in score.si_sdr_improvement]
     right = np.array([gain for score in scores for gain in score.si_sdr_improvement])
     other = np.array([gain for score in scores for gain in score.other_picture])

@@ -29,6 +29,9 @@ SHUFFLED = "mixing.shuffle_pictures"
 _OF_CONTEXT = {
     "model.context",
     "training.start_from.sha256",
+    # Two players of one label are one stem to it, so it may be trained without mixtures of them.
+    "mixing.same_label_probability",
+    "mixing.aligned_probability",
     *(key for key, rule in RULES.items() if "model.context" in rule.depends_on),
 }
 """Keys in which a network conditioned on labels may differ from one conditioned on players."""
