@@ -28,6 +28,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "wavenet": {
         "layers": 3, "stacks": 2, "filters": 12, "skip_filters": 8, "hidden_filters": 10, "output_filters": 8,
     },
+    "multi_head_u_net": {"n_fft": 64, "hop_length": 16, "bins": 24, "depth": 2, "filters": 8},
 }  # fmt: skip
 """Settings of a network that make it small enough for tests."""
 

@@ -29,6 +29,7 @@ from vimss.errors import ConfigError
 from vimss.model.config import ModelConfig
 from vimss.model.networks.conv_tasnet import ConvTasNetConfig
 from vimss.model.networks.hdemucs import HDemucsConfig
+from vimss.model.networks.multi_head_u_net import MultiHeadUNetConfig
 from vimss.model.networks.spectrogram_u_net import SpectrogramUNetConfig
 from vimss.model.networks.wave_u_net import WaveUNetConfig
 from vimss.model.networks.wavenet import WaveNetConfig
@@ -47,6 +48,7 @@ NETWORKS: dict[str, type[ModelConfig]] = {
     "conv_tasnet": ConvTasNetConfig,
     "hdemucs": HDemucsConfig,
     "wavenet": WaveNetConfig,
+    "multi_head_u_net": MultiHeadUNetConfig,
 }
 """`network` of the settings to their class."""
 
