@@ -28,6 +28,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "wavenet": {
         "layers": 3, "stacks": 2, "filters": 12, "skip_filters": 8, "hidden_filters": 10, "output_filters": 8,
     },
+    "multi_head_u_net": {"n_fft": 64, "hop_length": 16, "bins": 24, "depth": 2, "filters": 8},
+    "deep_conv_sep": {
+        "segment_samples": 64, "margin_samples": 32, "n_fft": 32, "hop_length": 8, "filters": 8, "bottleneck_size": 16,
+    },
 }  # fmt: skip
 """Settings of a network that make it small enough for tests."""
 

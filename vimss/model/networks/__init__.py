@@ -28,7 +28,9 @@ from vimss.config import parse_config
 from vimss.errors import ConfigError
 from vimss.model.config import ModelConfig
 from vimss.model.networks.conv_tasnet import ConvTasNetConfig
+from vimss.model.networks.deep_conv_sep import DeepConvSepConfig
 from vimss.model.networks.hdemucs import HDemucsConfig
+from vimss.model.networks.multi_head_u_net import MultiHeadUNetConfig
 from vimss.model.networks.spectrogram_u_net import SpectrogramUNetConfig
 from vimss.model.networks.wave_u_net import WaveUNetConfig
 from vimss.model.networks.wavenet import WaveNetConfig
@@ -47,6 +49,8 @@ NETWORKS: dict[str, type[ModelConfig]] = {
     "conv_tasnet": ConvTasNetConfig,
     "hdemucs": HDemucsConfig,
     "wavenet": WaveNetConfig,
+    "multi_head_u_net": MultiHeadUNetConfig,
+    "deep_conv_sep": DeepConvSepConfig,
 }
 """`network` of the settings to their class."""
 
