@@ -249,6 +249,15 @@ def test_options_that_do_not_go_together_are_refused(vimss_says, options, messag
     assert code == 2 and re.search(message, " ".join(err.split()))
 
 
+def test_each_picture_is_looked_at_as_it_is_mirrored_and_larger(network):
+    pictures = np.random.default_rng(0).integers(0, 255, (3, 10, 20, 3), np.uint8)
+    namer, shown = InstrumentNamer(network, "mine", {"sha256": "", "card": {}}), []
+    with network.vision.register_forward_pre_hook(lambda _, given: shown.append(given[0].flatten(0, 2).numpy())):
+        namer.name_player(pictures, namer.choices(LABELS))
+    assert np.array_equal(shown[0], pictures) and np.array_equal(shown[1], pictures[:, :, ::-1])
+    assert shown[2].shape == (3, 14, 28, 3) and abs(shown[2].mean() - pictures.mean()) < 5
+
+
 # In a table
 
 
