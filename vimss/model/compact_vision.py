@@ -49,7 +49,7 @@ class CompactNetwork(nn.Module):
     def attend(self, pictures: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n k l"]]:
         """The features, and the weights of the places that they are averaged over."""
         mean, deviation = pictures.mean((1, 2, 3), keepdim=True), pictures.std((1, 2, 3), keepdim=True)
-        # Convolutions of few channels are a fifth faster so on CPUs.
+        # A layout that suits convolutions on CPUs.
         x = ((pictures - mean) / (deviation + FLAT)).contiguous(memory_format=torch.channels_last)
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x = F.relu(norm(convolution(x)))

@@ -44,7 +44,7 @@ def augment(pictures: UInt8[Tensor, "n h w k"], rng: np.random.Generator) -> UIn
     x = _recoloured(moved[:, :3] / 255, rng)
     share = torch.from_numpy(rng.uniform(0, 1, (count, 1, 1, 1)).astype(np.float32)).to(device)
     x = x + share * (_blurred(x) - x)
-    # Even noise is drawn three times as fast as normal one.
+    # Even noise is drawn faster than normal one.
     noise = NOISE * 12**0.5 * (torch.from_numpy(rng.random(tuple(x.shape), np.float32)).to(device) - 0.5)
     changed = torch.cat([(x + noise).clamp(0, 1) * 255, mask], dim=1)
     return changed.round().to(torch.uint8).movedim(1, -1)
@@ -91,7 +91,7 @@ def with_things(pictures: UInt8[Tensor, "n h w k"], rng: np.random.Generator) ->
 
 
 def _blurred(x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
-    """Means of 3 x 3 pixels; sums of slices are five times as fast as pooling."""
+    """Means of 3 x 3 pixels, by sums of slices."""
     x = F.pad(x, (1, 1, 1, 1), mode="replicate")
     x = x[:, :, :-2] + x[:, :, 1:-1] + x[:, :, 2:]
     return (x[..., :-2] + x[..., 1:-1] + x[..., 2:]) / 9
