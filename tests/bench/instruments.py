@@ -6,13 +6,11 @@
 A section of vision.py. All players count, also those who rest throughout.
 """
 
-import shutil
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
+from kept import Bench, trained
 
 from vimss.api import experiment_recipe
 from vimss.config import signature
@@ -23,10 +21,9 @@ from vimss.runtime import load_place, ray_at_hand
 from vimss.search.consistency import load_experiment
 from vimss.shards.manifest import Manifest
 from vimss.shards.write import write_shards
-from vimss.storage import Store, atomic_write
+from vimss.storage import Store
 from vimss.stream.read import read_pieces
-from vimss.train.config import reaches
-from vimss.train.loop import Training, train
+from vimss.train.loop import Training
 
 LEAST = {"test": 0.95, "test_unseen_style": 0.6, "test_unseen_timbres": 0.95}
 """Share of the players of each split who must be named rightly. Timbres say nothing to who looks: their works do."""
@@ -35,51 +32,18 @@ SHIPPED = "chamber"
 """The model that comes with VIMSS."""
 
 
-class Kept(Protocol):
-    """The folder in which shards and networks are kept, and the seeds of trainings."""
-
-    @property
-    def folder(self) -> Path: ...
-
-    @property
-    def seeds(self) -> Sequence[int]: ...
-
-    def shards(self, *changes: str) -> Manifest:
-        """40 minutes of chamber music in 100 drawing styles."""
-
-
-def players_shards(bench: Kept) -> Manifest:
+def players_shards(bench: Bench) -> Manifest:
     """Those of experiments/players.yaml."""
     recipe = experiment_recipe(load_experiment("players"))
     with ray_at_hand(load_place("local")):
         return write_shards(recipe, "players", Store(bench.folder / "store").make())
 
 
-def players_model(bench: Kept, seed: int, *changes: str) -> Path:
+def players_model(bench: Bench, seed: int, *changes: str) -> Path:
     """The folder of experiments/players.yaml trained with this seed, on one core."""
     experiment, manifest = load_experiment("players", changes, seed), players_shards(bench)
     training = Training(experiment.settings(), manifest, experiment.validation)
     return trained(training, bench.folder / "vision" / f"players-{signature(training.settings, manifest.digest)}")
-
-
-def trained(training: Training, folder: Path) -> Path:
-    """The folder of a model, trained where it is missing; with `training.ema` its averaged weights."""
-    begin = time.process_time()
-
-    def report(metrics: Mapping[str, float], checkpoint: Path | None) -> None:
-        values = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items() if name.startswith("valid_"))
-        print(
-            f"  {metrics['audio_seconds']:.0f} audio seconds, {time.process_time() - begin:.0f} CPU s: {values}",
-            flush=True,
-        )
-        if checkpoint is not None and reaches(metrics["audio_seconds"], training.settings.training.audio_seconds):
-            with atomic_write(folder) as temporary:
-                shutil.copytree(checkpoint / "model", temporary)
-
-    if not folder.exists():
-        print(f"{folder.name} is trained", flush=True)
-        train(training, report)
-    return folder
 
 
 def named_rightly(namer: InstrumentNamer, manifest: Manifest, split: str) -> dict[Source, float]:
@@ -101,7 +65,7 @@ def share_of(values: Mapping[Source, float]) -> tuple[float, tuple[float, float]
     return float(numbers.mean()), (max(low, 0.0), min(high, 1.0))
 
 
-def instruments(bench: Kept) -> None:
+def instruments(bench: Bench) -> None:
     """Players named rightly by eight of their pictures, of 13 instruments; the model that comes with VIMSS beside."""
     models = {f"seed {seed}": players_model(bench, seed) for seed in bench.seeds}
     shipped = pretrained_folder(SHIPPED)

@@ -6,14 +6,12 @@ two-source mixtures of them, half of which are of two equal players: with the ri
 other player. Medians are over players, with 95 % intervals over pieces.
 """
 
-import shutil
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
+from kept import DUOS, Bench, trained
 
 from vimss.config import signature
 from vimss.console import decibel
@@ -25,12 +23,13 @@ from vimss.search.consistency import load_experiment
 from vimss.shards.manifest import Manifest
 from vimss.stream.scene import pieces_of
 from vimss.systems import ModelSystem
-from vimss.train.loop import Training, train
+from vimss.train.loop import Training
 
 CONTROL = "shuffled pictures"
 """The control of the experiment that the others are compared with."""
 
-DUOS = "options.doubles=1"
+LONGER = ("training.audio_seconds=40000", "training.report_seconds=5000", "training.output_samples=16384")
+"""Nearly ten minutes of a core instead of three, in windows of 2 s."""
 
 MIXTURES = {
     "two-source mixtures": (False, True),
@@ -38,22 +37,6 @@ MIXTURES = {
     "two-source mixtures of two instruments, of two pieces": (False,),
 }
 """Of these shards, to whether their sources are aligned: every piece has two equal players."""
-
-
-class Shards(Protocol):
-    """What this section needs of the bench."""
-
-    @property
-    def folder(self) -> Path: ...
-
-    @property
-    def seeds(self) -> Sequence[int]: ...
-
-    def shards(self, *changes: str) -> Manifest:
-        """Those of experiments/alignment.yaml with changes, with their motion."""
-
-    def alignment_folder(self, seed: int) -> Path:
-        """Of the alignment network of a seed, trained where it is missing."""
 
 
 @dataclass(frozen=True)
@@ -69,16 +52,17 @@ class Gains:
         return Values(self.right.values - self.other.values, self.right.pieces)
 
 
-def motion_queries(bench: Shards) -> None:
+def motion_queries(bench: Bench) -> None:
     """Queries by motion: at least 1 dB above the control with shuffled pictures, which has 0.0 +- 0.2 dB."""
     manifest = bench.shards(DUOS)
     for seed in bench.seeds:
         aligned = [f"training.start_from={bench.alignment_folder(seed)}"]
         rows = {
-            "motion, from alignment": trained(bench, manifest, seed, aligned),
-            CONTROL: trained(bench, manifest, seed, aligned, CONTROL),
-            "motion, from new weights": trained(bench, manifest, seed),
-            "labels": trained(bench, manifest, seed, [], "labels"),
+            "motion, from alignment": model_of(bench, manifest, seed, aligned),
+            CONTROL: model_of(bench, manifest, seed, aligned, CONTROL),
+            "motion, from new weights": model_of(bench, manifest, seed),
+            "motion, from new weights, longer": model_of(bench, manifest, seed, LONGER),
+            "labels": model_of(bench, manifest, seed, [], "labels"),
         }
         pieces = {name: on_pieces(folder, manifest) for name, folder in rows.items()}
         print_table(f"seed {seed}, whole pieces of two equal players", pieces)
@@ -87,33 +71,12 @@ def motion_queries(bench: Shards) -> None:
             print_table(f"seed {seed}, {kind}", {name: found[kind] for name, found in mixtures.items()})
 
 
-def trained(bench: Shards, manifest: Manifest, seed: int, changes: Sequence[str] = (), control: str = "") -> Path:
+def model_of(bench: Bench, manifest: Manifest, seed: int, changes: Sequence[str] = (), control: str = "") -> Path:
     """The folder of a network of the experiment with these changes, or of one of its controls."""
     experiment = load_experiment("motion", changes, seed)
     settings = experiment.settings(experiment.controls[control] if control else {})
     folder = bench.folder / "vision" / f"motion-{signature(settings, manifest.digest)}"
-    if not folder.exists():
-        begin = time.process_time()
-        checkpoint = folder.with_suffix(".checkpoint")
-
-        def keep(metrics: Mapping[str, float], made: Path | None) -> None:
-            seconds = time.process_time() - begin
-            print(
-                f"  seed {seed} {control} {changes}: {metrics['audio_seconds']:.0f} audio seconds, {seconds:.0f} CPU s",
-                flush=True,
-            )
-            if made is not None:
-                part = folder.with_suffix(".part")
-                shutil.rmtree(part, ignore_errors=True)
-                shutil.copytree(made, part)
-                shutil.rmtree(checkpoint, ignore_errors=True)
-                part.replace(checkpoint)
-
-        resume = checkpoint if checkpoint.exists() else None
-        train(Training(settings, manifest, experiment.validation), keep, resume)
-        (checkpoint / "model").replace(folder)
-        shutil.rmtree(checkpoint)
-    return folder
+    return trained(Training(settings, manifest, experiment.validation), folder)
 
 
 def on_pieces(folder: Path, manifest: Manifest, split: str = "test") -> Gains:

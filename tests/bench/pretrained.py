@@ -10,13 +10,13 @@ vimss/model/pretrained/__init__.py.
 
 import argparse
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from instruments import LEAST, SHIPPED, named_rightly, players_model, players_shards, share_of
 from jaxtyping import Float
+from kept import Bench
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -33,18 +33,6 @@ LICENCE = "GPL-3.0-or-later"
 
 LEAST_SIZE = 1e-3
 """Root mean square below which a feature is never used, and stays as it is."""
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Where shards and the training are kept."""
-
-    folder: Path
-    seeds: tuple[int, ...]
-
-    def shards(self, *changes: str) -> Manifest:
-        """None are needed but those of the players."""
-        raise NotImplementedError
 
 
 @torch.no_grad()
@@ -96,7 +84,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    bench = Kept(arguments.folder.absolute(), (arguments.seed,))
+    bench = Bench(arguments.folder.absolute(), (arguments.seed,))
     model, manifest = players_model(bench, arguments.seed, *arguments.changes), players_shards(bench)
     folder, tried = pretrained_folder(SHIPPED), bench.folder / "vision" / f"{model.name}-half"
     assert folder is not None, "a name of PRETRAINED"

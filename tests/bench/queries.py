@@ -11,13 +11,13 @@ asks for, out of mixtures of two instruments. All rows are of the same mixtures 
 Contrast is the SI-SDR of the right query's output minus that of the other player's query.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from instruments import trained
+from kept import Bench, trained
 
 from vimss.config import signature
 from vimss.evaluate.pictures import naming
@@ -82,19 +82,6 @@ SHARE, WITHIN, LEAST, NOTHING = 0.9, 0.3, 5.0, 0.2
 contrast, dB. Shuffled: most dB of either, up or down."""
 
 
-class Kept(Protocol):
-    """The folder in which shards and networks are kept, and the seeds of trainings."""
-
-    @property
-    def folder(self) -> Path: ...
-
-    @property
-    def seeds(self) -> Sequence[int]: ...
-
-    def shards(self, *changes: str) -> Manifest:
-        """40 minutes of chamber music in 100 drawing styles."""
-
-
 @dataclass(frozen=True)
 class Queried:
     """Networks on some shards, each trained where it is missing."""
@@ -134,7 +121,7 @@ class Queried:
         }
 
 
-def queries(bench: Kept) -> None:
+def queries(bench: Bench) -> None:
     """Contrast and SI-SDR improvement of one query, medians over sources of two-source mixtures in dB."""
     recipe = load_recipe("quickstart")
     with ray_at_hand(load_place("local")):

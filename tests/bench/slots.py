@@ -5,13 +5,11 @@ cores do in ten minutes. What is separated are whole pieces of a split that trai
 from their last checkpoint, and what is finished is kept.
 """
 
-import shutil
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from kept import DUOS, Bench, trained
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
@@ -23,15 +21,7 @@ from vimss.evaluate.records import Values
 from vimss.intervals import Interval, interval_over_pieces, weighted_median
 from vimss.pages.charts import curves_png
 from vimss.search.consistency import load_experiment
-from vimss.storage import atomic_write
-from vimss.train.checkpoint import newest_valid
-from vimss.train.loop import Training, train
-
-if TYPE_CHECKING:
-    from vision import Bench
-
-DUOS = "options.doubles=1"
-"""Shards of duets of two equal instruments alone."""
+from vimss.train.loop import Training
 
 LEAST_ORACLE, LEAST_SHARE, LEAST_CONTRAST, LEAST_RIGHT = 2.0, 0.9, 4.0, 0.9
 
@@ -39,7 +29,7 @@ MOST_SECONDS = 1200
 """Ten minutes of two cores."""
 
 
-def slots(bench: "Bench") -> None:
+def slots(bench: Bench) -> None:
     """Slots of two equal instruments on whole unseen pieces, in the order of an oracle and of the picture."""
     models = {seed: separator(bench, seed) for seed in bench.seeds}
     valid, test = (
@@ -56,34 +46,15 @@ def slots(bench: "Bench") -> None:
     _print_curves(bench, test)
 
 
-def separator(bench: "Bench", seed: int) -> Path:
+def separator(bench: Bench, seed: int) -> Path:
     """The folder of experiments/duos.yaml trained with this seed, on one core."""
     experiment, manifest = load_experiment("duos", (), seed), bench.shards(DUOS)
     settings = experiment.settings()
     folder = bench.folder / "vision" / f"slots-{signature(settings, manifest.digest)}"
-    spent, checkpoint, model = folder / "cpu_seconds", folder / "checkpoint", folder / "model"
-    if model.exists():
-        return model
-    before, begin = float(spent.read_text()) if checkpoint.exists() else 0.0, time.process_time()
-
-    def keep(metrics: dict[str, float], made: Path | None) -> None:
-        if made is None:
-            return
-        seconds = before + time.process_time() - begin
-        print(f"  {metrics['audio_seconds']:.0f} audio s, {seconds:.0f} CPU s: {metrics['valid_loss']:.2f}", flush=True)
-        with atomic_write(checkpoint) as temporary:
-            shutil.copytree(made, temporary)
-        spent.write_text(f"{seconds:.0f}")
-
-    folder.mkdir(parents=True, exist_ok=True)
-    train(Training(settings, manifest, experiment.validation), keep, newest_valid([checkpoint]))
-    with atomic_write(model) as temporary:
-        shutil.copytree(checkpoint / "model", temporary)
-    print(f"seed {seed}: trained in {spent.read_text()} CPU s, at most {MOST_SECONDS}", flush=True)
-    return model
+    return trained(Training(settings, manifest, experiment.validation), folder)
 
 
-def evaluated(bench: "Bench", seed: int, model: Path, split: str) -> PlayersEvaluation:
+def evaluated(bench: Bench, seed: int, model: Path, split: str) -> PlayersEvaluation:
     """Whole pieces of a split, by the alignment model of the same seed, which never saw a duet."""
     manifest, alignment = bench.shards(DUOS), bench.alignment_folder(seed)
     tasks = players_tasks(Table(manifest.folder, split), Row(f"seed {seed}", model), alignment, manifest)
@@ -150,7 +121,7 @@ def risk_coverage(one: PlayersEvaluation) -> tuple[list[float], list[float]]:
     return list(count / len(right)), list(np.cumsum(right) / count)
 
 
-def _print_curves(bench: "Bench", test: Sequence[PlayersEvaluation]) -> None:
+def _print_curves(bench: Bench, test: Sequence[PlayersEvaluation]) -> None:
     """The curve of each seed, as numbers and as a picture."""
     print("\n| coverage | share right, by seed |\n|---|---|")
     curves = {one.system: risk_coverage(one) for one in test}

@@ -13,8 +13,7 @@ import itertools
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,6 @@ from in_step import (
     accuracy_by_pair,
     accuracy_by_player,
     bits_by_player,
-    fitted,
     in_the_mixture,
     of_other_pieces,
     pairs_of,
@@ -35,26 +33,16 @@ from in_step import (
     with_crosstalk,
 )
 from instruments import instruments
+from kept import DUOS, Bench, minutes
 from motion_queries import motion_queries
 from queries import queries
 from scipy.special import stdtrit
 from slots import slots
 
-from vimss.api import experiment_recipe
-from vimss.config import signature
 from vimss.intervals import Source, interval_over_pieces, paired_gain, weighted_mean
 from vimss.model.contexts.motion import FOLDER, write_motion
 from vimss.runtime import load_place, ray_running
-from vimss.search.consistency import load_experiment
 from vimss.shards.cache import FEATURES
-from vimss.shards.computed import available_features
-from vimss.shards.manifest import MANIFEST, Manifest, open_shards
-from vimss.shards.write import shards_folder, write_shards
-from vimss.storage import Store
-from vimss.train.loop import Training, train
-from vimss.train.objectives import Predictor
-from vimss.train.objectives.alignment_network import AlignmentNetwork
-from vimss.train.objectives.saved import load_network, save_network
 
 LEAST = {2.0: 0.92, 5.0: 0.97, 10.0: 0.99}
 LEAST_OF_PAIRS = {2.0: 0.92, 5.0: 0.98, 10.0: 0.99}
@@ -74,73 +62,6 @@ UNTRAINED = 16
 
 Values = Mapping[Source, float]
 """Of each player, or pair of players, in each piece."""
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Shards and networks of these measurements, each made where it is missing."""
-
-    folder: Path
-    seeds: Sequence[int]
-
-    def shards(self, *changes: str) -> Manifest:
-        """Those of experiments/alignment.yaml, with changes; their motion is beside them."""
-        recipe = experiment_recipe(load_experiment("alignment", [f"recipe.{change}" for change in changes]))
-        store = Store(self.folder / "store").make()
-        folder = shards_folder(recipe, "chamber", store)
-        if MANIFEST in folder.sizes() and FOLDER in available_features(open_shards(folder, store)):
-            return open_shards(folder, store)
-        with ray_running(load_place("local")):
-            manifest = write_shards(recipe, "chamber", store)
-            if FOLDER not in available_features(manifest):
-                begin = time.perf_counter()
-                write_motion(manifest)
-                print(f"motion of {_seconds(manifest) / 60:.0f} minutes took {time.perf_counter() - begin:.0f} s")
-        return manifest
-
-    def network(self, seed: int, *changes: str) -> AlignmentNetwork:
-        """experiments/alignment.yaml trained with this seed, on one core."""
-        network = load_network(self.alignment_folder(seed, *changes))
-        assert isinstance(network, AlignmentNetwork), "the network of this objective"
-        return network.eval()
-
-    def untrained(self, seed: int) -> AlignmentNetwork:
-        """The same network with new weights."""
-        torch.manual_seed(seed)
-        settings, recipe = load_experiment("alignment").settings(), self.shards().recipe
-        return AlignmentNetwork(settings, recipe.labels, recipe.sample_rate).eval()
-
-    def alignment_folder(self, seed: int, *changes: str) -> Path:
-        """The folder of such a network, which is trained where it is missing."""
-        experiment, manifest = load_experiment("alignment", changes, seed), self.shards()
-        settings = experiment.settings()
-        folder = self.folder / "vision" / f"alignment-{signature(settings, manifest.digest)}"
-        if not folder.exists():
-            begin = time.process_time()
-            trained = train(Training(settings, manifest, experiment.validation), _print_report)
-            print(f"seed {seed} {' '.join(changes)}: trained in {time.process_time() - begin:.0f} CPU s", flush=True)
-            assert isinstance(trained, Predictor), "the objective does not separate"
-            save_network(folder, trained, {})
-        return folder
-
-    @cached_property
-    def networks(self) -> list[Score]:
-        """Of all seeds."""
-        return [Learned(self.network(seed)) for seed in self.seeds]
-
-    @cached_property
-    def handmade(self) -> Score:
-        """Fitted on the valid split."""
-        return fitted(parts_of(self.shards(), "valid"))
-
-
-def _seconds(manifest: Manifest) -> float:
-    return sum(piece.seconds for piece in manifest.pieces)
-
-
-def _print_report(metrics: Mapping[str, float], checkpoint: Path | None) -> None:
-    if "valid_alignment" in metrics:
-        print(f"  {metrics['audio_seconds']:.0f} audio seconds: {metrics['valid_alignment']:.3f} of valid", flush=True)
 
 
 def with_interval(values: Values) -> str:
@@ -167,7 +88,7 @@ def motion(bench: Bench) -> None:
         shutil.rmtree(str(manifest.home / FEATURES / FOLDER))
         begin = time.perf_counter()
         write_motion(manifest)
-    print(f"motion of {_seconds(manifest) / 60:.0f} minutes: {time.perf_counter() - begin:.0f} s, at most 120")
+    print(f"motion of {minutes(manifest):.0f} minutes: {time.perf_counter() - begin:.0f} s, at most 120")
 
 
 def alignment(bench: Bench) -> None:
@@ -190,7 +111,7 @@ def duos(bench: Bench) -> None:
     """Two equal instruments, two sounds: how often they are assigned rightly."""
     _print_header(bench, "hand-made, fitted", "plain correlation")
     scores = [*bench.networks, bench.handmade, PLAIN]
-    pairs = pairs_of(parts_of(bench.shards("options.doubles=1"), "test"))
+    pairs = pairs_of(parts_of(bench.shards(DUOS), "test"))
     for share, (seconds, least) in itertools.product(CROSSTALK, LEAST_OF_PAIRS.items()):
         mixed = [with_crosstalk(pair, share) for pair in pairs]
         measure = partial(accuracy_by_pair, pairs=mixed, seconds=seconds)
