@@ -312,7 +312,8 @@ def test_the_served_model_refuses_other_inputs(served: mlflow.pyfunc.PyFuncModel
 def test_a_registered_model_holds_no_pickle(registry: tuple[Tracking, str, int]) -> None:
     tracking, _, _ = registry
     kinds = {path.suffix for path in (tracking.artifacts / "models").rglob("*") if path.is_file()}
-    assert kinds <= {"", ".py", ".json", ".yaml", ".txt", ".safetensors"}
+    # Python compiles the loader that lies there when a model is loaded.
+    assert kinds <= {"", ".py", ".pyc", ".json", ".yaml", ".txt", ".safetensors"}
 
 
 def test_the_pages_listen_on_loopback_alone(tracking: Tracking) -> None:
