@@ -5,8 +5,8 @@
 The outputs of both are summed. From its fifth layer on, it has recurrent layers, local attention and group norms.
 
 The published size, for stereo at 44.1 kHz in pieces of 10 s, is {filters: 48, n_fft: 4096, depth: 6, channels: 2,
-segment_samples: 442368,
-margin_samples: 2048}; torchaudio's for 8 kHz has filters: 48 and the STFT and depth of the defaults.
+segment_samples: 442368, margin_samples: 2048}; torchaudio's for 8 kHz has filters: 48 and the STFT and depth of the
+defaults.
 """
 
 from collections.abc import Mapping
