@@ -46,7 +46,7 @@ from vimss.model.device import gpu_share
 from vimss.model.fit import Fit, fit_models
 from vimss.model.interface import Interface
 from vimss.model.separator import load_separator, read_card
-from vimss.namer import check_pictures, load_namer, namer_folder
+from vimss.namer import load_namer, namer_folder
 from vimss.progress import SoundProgress
 from vimss.runtime import parallel_map, start_ray
 from vimss.search.study import Study, TrialRecord, best_of_cell
@@ -54,7 +54,7 @@ from vimss.shards.manifest import Manifest
 from vimss.shards.written import check_split
 from vimss.storage import atomic_write
 from vimss.stream.fixed import fixed_set
-from vimss.stream.read import has_part
+from vimss.stream.read import check_holds, has_part
 from vimss.systems import check_takes_labels, model_system
 from vimss.yaml_files import yaml_in_a_line
 
@@ -116,7 +116,8 @@ def named_rows(rows: Sequence[Row], namers: Mapping[str, Path], manifest: Manife
         if load_separator(row.model).interface.takes_labels:
             able.append(row)
     for name, folder in namers.items():
-        check_pictures(manifest, split, name)
+        rule = f"the model '{name}' names players by their pictures, which the shards must hold"
+        check_holds(manifest, split, "picture", rule, "leave --instruments-from out, or choose a recipe with pictures")
         for row in able:
             load_namer(folder, name).choices([label for label, _ in row.names] or manifest.recipe.labels)
     if not able:
