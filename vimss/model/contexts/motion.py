@@ -26,7 +26,7 @@ from vimss.model.contexts.recording import Recording, pictures_during_sound
 from vimss.model.contexts.refusals import misfit, no_view, shape_of
 from vimss.model.contexts.vectors import PlayerVectors
 from vimss.shards.clip import Clip, Player
-from vimss.shards.computed import ComputedEntry, available_features, read_entry
+from vimss.shards.computed import ComputedEntry, available_features, features_command, read_entry
 from vimss.shards.manifest import Manifest, Shard
 from vimss.storage import Folder
 
@@ -257,7 +257,7 @@ class Motion(PlayerVectors):
 
         """
         check_rate(manifest)
-        again = f"run `vimss features {manifest.name} --network {NETWORK}`"
+        again = features_command(manifest, f"--network {NETWORK}")
         found = [name for name in available_features(manifest) if name.rpartition("-")[0] == NETWORK]
         others = [name for name in (*found, folder) if name not in ("", FOLDER)]
         if others and (folder or FOLDER not in found):
