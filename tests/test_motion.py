@@ -209,8 +209,9 @@ def test_a_corpus_without_pictures_is_refused(tmp_path, small_store):
         )
     recipe = load_recipe("folder", ["sample_rate=8000", "clip_seconds=2"])
     manifest = write_shards(recipe, "sounds", small_store, source=tmp_path)
-    with pytest.raises(DataError, match="must hold players with pictures; got none"):
-        compute_motion(manifest)
+    for compute in (compute_motion, write_motion):
+        with pytest.raises(DataError, match=f"{manifest.home} must hold players with pictures; got none"):
+            compute(manifest)
 
 
 def test_a_player_without_motion_is_told_the_command(brief):
