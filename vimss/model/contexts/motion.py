@@ -22,7 +22,7 @@ from pydantic import Field
 
 from vimss.config import Config
 from vimss.errors import DataError, MediaError
-from vimss.model.contexts.recording import Recording, pictures_during_sound
+from vimss.model.contexts.recording import Recording, check_columns, pictures_during_sound
 from vimss.model.contexts.refusals import misfit, no_view, shape_of
 from vimss.model.contexts.vectors import PlayerVectors
 from vimss.shards.clip import Clip, Player
@@ -181,12 +181,7 @@ def check_visible(recording: Recording, purpose: str, otherwise: str) -> None:
             got=f"{found.frame_rate:g}",
             fix=f"use a video with more, or {otherwise}",
         )
-    if found.size[1] < count * GRID:
-        raise MediaError(
-            f"the picture of {file} must have a column of {GRID} or more pixels for each of {count} players",
-            got=f"{found.size[1]} pixels",
-            fix=f"name the players that are in the picture by --instruments, or {otherwise}",
-        )
+    check_columns(file, count, f"name the players that are in the picture by --instruments, or {otherwise}")
     sounds = found.sound_seconds
     seconds = sounds[recording.stream] if recording.stream < len(sounds) else 0.0
     if not recording.allow_truncated and found.picture_seconds < seconds - SPARE_SECONDS:

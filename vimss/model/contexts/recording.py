@@ -17,6 +17,9 @@ from vimss.errors import MediaError, ModelError
 from vimss.model.card import CARD
 from vimss.shards.recipe import Picture
 
+LEAST_COLUMN = 8
+"""Pixels across that a player must have in the picture."""
+
 
 @dataclass(frozen=True)
 class Recording:
@@ -69,7 +72,7 @@ def player_pictures(recording: Recording) -> UInt8[np.ndarray, "p v h w 3"]:
     """Pictures of the players, in equal columns of the video.
 
     Raises:
-        MediaError: no picture, or more of it than fits into memory.
+        MediaError: no picture, one that is too narrow for the players, or more of it than fits into memory.
         ModelError: the card does not say what pictures the model was trained on.
 
     """
@@ -77,10 +80,25 @@ def player_pictures(recording: Recording) -> UInt8[np.ndarray, "p v h w 3"]:
 
     count, picture = len(recording.players), recording.picture
     size = (picture.size, picture.size * count)
+    fix = "name only the players that are in the picture, or use a model that is conditioned on labels"
+    check_columns(recording.file, count, fix)
     if not recording.allow_truncated:  # a file that was cut off is shorter than its header has it
         _check_length(recording.file, picture, count)
     row = read_video(recording.file, size, picture.frame_rate, allow_truncated=recording.allow_truncated)
     return np.stack(np.split(row, count, axis=2))
+
+
+def check_columns(file: Path, players: int, fix: str) -> None:
+    """MediaError where the picture, if there is one, is too narrow for so many players side by side."""
+    from vimss.media import probe
+
+    size = probe(file).size
+    if size is not None and size[1] < players * LEAST_COLUMN:
+        raise MediaError(
+            f"the picture of {file} must have a column of {LEAST_COLUMN} or more pixels for each of {players} players",
+            got=f"{size[1]} pixels",
+            fix=fix,
+        )
 
 
 def _check_length(file: Path, picture: Picture, players: int) -> None:
