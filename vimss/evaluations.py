@@ -139,7 +139,7 @@ def system_rows(experiment: Experiment, study: Study, models: Mapping[str, Path]
     names = {folder: name for name, folder in models.items()}
     rows = []
     for name, system in experiment.systems.items():
-        trial = _asked(experiment, study, name, system.cell)
+        trial = _trial_of_system(experiment, study, name, system.cell)
         folder = trial.folder / "model"
         named_by = system.instruments_from
         by = NamedBy(named_by, namer_folder(named_by).absolute(), names.get(folder, trial.cell))
@@ -147,7 +147,7 @@ def system_rows(experiment: Experiment, study: Study, models: Mapping[str, Path]
     return rows
 
 
-def _asked(experiment: Experiment, study: Study, system: str, cell: str) -> TrialRecord:
+def _trial_of_system(experiment: Experiment, study: Study, system: str, cell: str) -> TrialRecord:
     """The trial whose network a system of an experiment is."""
     cells = [cell] if cell else [one.name for one in experiment.cells() if not one.is_control]
     best = [trial for name in cells if (trial := best_of_cell(study, name)) is not None]
@@ -188,12 +188,12 @@ def claims_of_models(
 
 
 def _with_named(trained: Mapping[str, Trained], named: Sequence[Row]) -> dict[str, Trained]:
-    asked = {
+    by_pictures = {
         row.name: named_by(trained[by.row], by.row, by.folder)
         for row in named
         if (by := row.named_by) is not None and by.row in trained
     }
-    return {**trained, **asked}
+    return {**trained, **by_pictures}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
     named = namer.name_player(view, namer.choices(("vn", "vc")))    # of one player's pictures "v h w 3"
     named.label, named.probability, named.is_sure                   # "vn", 0.97, True
 
-A separator that is conditioned on labels can then be asked by pictures, without training: see `vimss.systems` and
+A separator that is conditioned on labels can then be queried by pictures, without training: see `vimss.systems` and
 `vimss.separate`.
 """
 
