@@ -72,4 +72,4 @@ def test_every_network_separates_a_recording_and_is_registered_promoted_and_serv
 
         listed = model_folder(f"models:/{name}/{version}", tracking).parents[1] / "requirements.txt"
         required = {line.partition("==")[0] for line in listed.read_text(encoding="utf-8").split()}
-        assert required == {"vimss", *kind.packages}
+        assert required == {"mlflow", "vimss", *kind.packages}
