@@ -79,21 +79,22 @@ def test_bs_roformer_gives_what_the_library_gives_with_frames_half_a_hop_later(c
     torch.testing.assert_close(separator(mixture), library(mixture[..., 8:88])[..., 8:72], rtol=1e-4, atol=1e-5)
 
 
-def test_open_unmix_finds_the_gains_that_the_library_finds():
+@pytest.mark.parametrize("channels", [1, 2])
+def test_open_unmix_finds_the_gains_that_the_library_finds_for_a_mixture_that_stands_there_once_per_output(channels):
     from openunmix.model import OpenUnmix
 
-    separator = build("open_unmix", outputs="slots", slots=1, nb_layers=1).double()
-    library = OpenUnmix(17, 1, 16, 1)
-    # Where its batch norms have seen nothing, they scale and shift alone: as the layer norm of what is normal already.
-    library.bn1, library.bn2 = torch.nn.LayerNorm(16), torch.nn.LayerNorm(16)
-    own = separator.network.model.model.state_dict()
-    library.load_state_dict({name: own.get(name, like) for name, like in library.double().state_dict().items()})
-    wrapped = separator.network.model
-    spectrum = wrapped.stft(noise(2, 1, 96).double())
-    magnitudes = library.eval()(spectrum.abs().transpose(2, 3)).transpose(2, 3)
-    found = wrapped.estimate(wrapped.model, spectrum)
-    # The last batch norm, which is left out here, divides by the root of 1 and a small number.
-    torch.testing.assert_close(found.abs()[:, 0], magnitudes, rtol=1e-4, atol=1e-4)
+    separator = build("open_unmix", channels=channels)
+    ours, library = separator.network.model, OpenUnmix(17, 3 * channels, 16, 1)
+    library.bn1, library.bn2, library.bn3 = torch.nn.LayerNorm(16), torch.nn.LayerNorm(16), torch.nn.Identity()
+    weights = ours.model.state_dict()
+    # Its first layer looks at the first of them alone.
+    weights["fc1.weight"] = torch.nn.functional.pad(weights["fc1.weight"], (0, 2 * channels * 17))
+    library.load_state_dict(weights)
+    mixture = noise(1, channels, 96)
+    spectrum = ours.stft(mixture)
+    magnitudes = library(spectrum.abs().transpose(2, 3).repeat(1, 3, 1, 1)).transpose(2, 3).unflatten(1, (3, channels))
+    stems = ours.stft.inverse(torch.polar(magnitudes, spectrum.angle().unsqueeze(1).expand_as(magnitudes)))
+    torch.testing.assert_close(separator(mixture), stems[..., 16:80], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", LIBRARY)

@@ -103,6 +103,9 @@ class BSRoformerConfig(StftConfig):
             # In evaluation, it would keep copies of weights, and go on with them when the weights change.
             if hasattr(module, "use_grouped_forward"):
                 module.use_grouped_forward = False
+            # cuDNN's attention takes no single precision: PyTorch chooses.
+            if hasattr(module, "set_cuda_attention_backend"):
+                module.set_cuda_attention_backend("default")
             # It rotates with gradients in single precision alone.
             if name.endswith("to_qkv"):
                 module.register_forward_hook(_in_single_precision)
