@@ -210,7 +210,8 @@ def test_an_experiment_with_a_network_whose_package_is_missing_is_refused_before
     training = {"output_samples": 8192, "batch_size": 4}
     alone = experiment(model={"network": name}, tune={}, controls={}, training=training)
     compared = experiment(model={}, compare={"model.network": ("wave_u_net", name)}, tune={}, controls={})
-    for each in (alone, compared):
+    tuned = experiment(model={}, tune={"model.network": {"choices": ("wave_u_net", name)}}, controls={})
+    for each in (alone, compared, tuned):
         with pytest.raises(ConfigError, match=message):
             check_experiment(each, manifest(), Place(name="here"))
     with pytest.raises(ConfigError, match=message):
