@@ -90,8 +90,11 @@ def check_settings(settings: Settings, manifest: Manifest, place: Place, undecid
         if not any(key.startswith(("training.output_samples", *entry.settings)) for key in open_keys):
             made = entry.make(settings, recipe)
             made.window()
+            what = f"objective: {settings.objective}"
             if "picture" in made.interface.members:
-                _check_holds("picture", f"objective: {settings.objective}", manifest)
+                _check_holds("picture", what, manifest)
+            if "masks" in made.validation_interface.members:
+                _check_holds("boxes", what, manifest, "valid")
         return
     counted = not open_keys & {"model.outputs", "model.slots", "mixing.max_sources"}
     if counted and model.outputs == "slots" and mixing.max_sources > model.slots:
@@ -122,12 +125,12 @@ def _check_stored(interface: Interface, manifest: Manifest) -> None:
 
 
 def _check_holds(part: str, what: str, manifest: Manifest, split: str = "train") -> None:
-    """DataError where no player of a split has a picture, a skeleton or another member that `what` needs."""
+    """DataError where no player of a split has a picture, boxes or another member that `what` needs."""
     from vimss.stream.read import has_part
 
     if manifest.shards and not has_part(manifest, split, part):
         raise DataError(
-            f"{what} needs shards with {part}s of players",
+            f"{what} needs shards with {part if part == 'boxes' else f'{part}s'} of players",
             got=f"none in the split '{split}' of {manifest.home}",
             fix="choose a recipe with them, or a network that needs none",
         )
