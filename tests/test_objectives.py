@@ -53,8 +53,8 @@ RATE = {
     "instruments by sound": 1e-3,
     "instruments by both": 3e-4,
     "alignment": 1e-3,
-    "correspondence": 1e-3,
-    "localisation": 1e-3,
+    "correspondence": 2e-4,
+    "localisation": 2e-4,
 }
 """At which a batch is learned in a few steps."""
 

@@ -52,9 +52,10 @@ class CorrespondenceNetwork(nn.Module):
         self.affine = nn.Linear(1, 1 if self.localises else 2)
         slope = torch.tensor([SLOPE] if self.localises else [SLOPE / 2, -SLOPE / 2])
         with torch.no_grad():
-            # No pair is likelier than not before training, whose distances and products are those of any two vectors.
+            # Log-odds of 0 for vectors at right angles, which have the product 0 and the distance 2 ** 0.5. Where all
+            # pairs begin as wrong ones, the right ones pull all vectors into one place, and nothing more is learned.
             self.affine.weight.copy_(slope[:, None])
-            self.affine.bias.copy_(-slope)
+            self.affine.bias.copy_(0 * slope if self.localises else -(2**0.5) * slope)
         if self.localises and isinstance(self.vision.network, CompactNetwork):
             self.vision.network.where.requires_grad_(False)  # the sound says where to look
 
@@ -107,7 +108,8 @@ class CorrespondenceNetwork(nn.Module):
 
 
 def _head(width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width, EMBEDDING), nn.ReLU(), nn.Linear(EMBEDDING, EMBEDDING))
+    # Features are 0 or more, so without their mean two pictures differ by more, and so do two sounds.
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, EMBEDDING), nn.ReLU(), nn.Linear(EMBEDDING, EMBEDDING))
 
 
 def _distances(one: Float[Tensor, "b p d"], other: Float[Tensor, "b s d"]) -> Float[Tensor, "b p s"]:

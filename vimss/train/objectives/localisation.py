@@ -141,13 +141,14 @@ class Localisation(Correspondence):
         return {**own, F1: max_f1(parts.found), **others}
 
     def guess(self, kept: Float64[Tensor, "m k"]) -> Float64[Tensor, "m k"]:
-        """The centre of the scene for every sound, with the same confidence."""
-        guessed, width = kept.clone(), len(SCORES)
-        centre = METHODS.index("centre") * width
-        guessed[:, :width] = kept[:, centre : centre + width]
-        found = guessed[:, len(METHODS) * width + 1 :].unflatten(1, (MOST, FOUND))
-        found[:] = torch.where(found.isnan(), found, torch.zeros_like(found))
-        return guessed
+        """The centre of the scene for every sound, with a confidence at which nothing is found."""
+        width = len(METHODS) * len(SCORES)
+        sums, players, found = kept[:, :width], kept[:, width : width + 1], kept[:, width + 1 :]
+        table = sums.unflatten(1, (len(METHODS), len(SCORES))).clone()
+        for method in ("network", "prior"):
+            table[:, METHODS.index(method)] = table[:, METHODS.index("centre")]
+        unsure = torch.where(found.isnan(), found, torch.zeros_like(found))
+        return torch.cat([table.flatten(1), players, unsure], dim=1)
 
 
 @dataclass(frozen=True)
