@@ -72,11 +72,13 @@ def motion_queries(bench: Bench) -> None:
             print_table(f"seed {seed}, {kind}", {name: found[kind] for name, found in mixtures.items()})
 
 
-def model_of(bench: Bench, manifest: Manifest, seed: int, changes: Sequence[str] = (), control: str = "") -> Path:
-    """The folder of a network of the experiment with these changes, or of one of its controls."""
-    experiment = load_experiment("motion", changes, seed)
+def model_of(
+    bench: Bench, manifest: Manifest, seed: int, changes: Sequence[str] = (), control: str = "", name: str = "motion"
+) -> Path:
+    """The folder of a network of an experiment with these changes, or of one of its controls."""
+    experiment = load_experiment(name, changes, seed)
     settings = experiment.settings(experiment.controls[control] if control else {})
-    folder = bench.folder / "vision" / f"motion-{signature(settings, manifest.digest)}"
+    folder = bench.folder / "vision" / f"{name}-{signature(settings, manifest.digest)}"
     return trained(Training(settings, manifest, experiment.validation), folder)
 
 
