@@ -37,7 +37,7 @@ def _one_more_network(monkeypatch):
 
 
 def config_of(name, **settings):
-    return parse_model({"network": name, **golden.SMALL.get(name, {}), **settings}, "test")
+    return golden.small(name, **settings)
 
 
 def build(name, **settings) -> Separator:
@@ -99,7 +99,7 @@ def test_the_protocol_is_kept(name):
 def test_a_site_that_a_network_has_not_is_refused_with_those_it_has(name):
     for site in set(get_args(Site)) - set(config_of(name).sites()):
         with pytest.raises(ConfigError, match=f"network: {name} has no such site: choose from none, "):
-            config_of(name, site=site)
+            parse_model({"network": name, "site": site}, "test")
 
 
 def test_settings_that_name_no_network_are_those_of_the_default():

@@ -11,7 +11,7 @@ without the seconds that torch takes to load:
     config.py     a ModelConfig with the settings that the network adds to those of all networks. Its members:
                   `network`, the name, as a Literal; `geometry`, the windows it allows, its context and its stride;
                   `sites()`, which of its layers each site means, and their channels; `build(...)`. Where they apply
-                  also `window_keys`, `idle_rules`, `sums_to_mixture`, `check_labels` and `canonical`
+                  also `ops`, `window_keys`, `idle_rules`, `sums_to_mixture`, `check_labels` and `canonical`
     network.py    the Network: an nn.Module that takes a mixture and a Context, and gives estimates
 
 A network of a library is one file with the settings alone: `segments` makes its nn.Module a Network.
@@ -30,6 +30,7 @@ from vimss.model.config import ModelConfig
 from vimss.model.networks.conv_tasnet import ConvTasNetConfig
 from vimss.model.networks.deep_conv_sep import DeepConvSepConfig
 from vimss.model.networks.hdemucs import HDemucsConfig
+from vimss.model.networks.looking_to_listen import LookingToListenConfig
 from vimss.model.networks.multi_head_u_net import MultiHeadUNetConfig
 from vimss.model.networks.spectrogram_u_net import SpectrogramUNetConfig
 from vimss.model.networks.wave_u_net import WaveUNetConfig
@@ -51,6 +52,7 @@ NETWORKS: dict[str, type[ModelConfig]] = {
     "wavenet": WaveNetConfig,
     "multi_head_u_net": MultiHeadUNetConfig,
     "deep_conv_sep": DeepConvSepConfig,
+    "looking_to_listen": LookingToListenConfig,
 }
 """`network` of the settings to their class."""
 
