@@ -5,7 +5,7 @@
 40 minutes of chamber music, 8 kHz, 80 pixels, 25 pictures a second. Figures are means over players with 95 % intervals
 over pieces, one column per seed of the training. Shards and trained networks are kept in the folder.
 
-Sections: motion, alignment, duos, shuffled, motion_queries, slots, instruments, queries.
+Sections: motion, alignment, duos, shuffled, motion_queries, looking_to_listen, slots, instruments, queries.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from in_step import (
 )
 from instruments import instruments
 from kept import DUOS, Bench, minutes
-from motion_queries import motion_queries
+from motion_queries import looking_to_listen, motion_queries
 from queries import queries
 from scipy.special import stdtrit
 from slots import slots
@@ -187,6 +187,7 @@ SECTIONS: dict[str, Callable[[Bench], None]] = {
     "duos": duos,
     "shuffled": shuffled,
     "motion_queries": motion_queries,
+    "looking_to_listen": looking_to_listen,
     "slots": slots,
     "instruments": instruments,
     "queries": queries,

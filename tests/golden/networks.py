@@ -37,6 +37,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "segment_samples": 64, "margin_samples": 32, "n_fft": 32, "hop_length": 8, "dilations": 1, "filters": 6,
         "last_filters": 2, "visual_filters": 6, "lstm_size": 8, "hidden_size": 16,
     },
+    "sound_of_pixels": {"n_fft": 64, "hop_length": 16, "bins": 24, "depth": 2, "filters": 8, "maps": 6},
 }  # fmt: skip
 """Settings of a network that make it small enough for tests."""
 

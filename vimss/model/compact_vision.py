@@ -48,11 +48,16 @@ class CompactNetwork(nn.Module):
 
     def attend(self, pictures: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n k l"]]:
         """The features, and the weights of the places that they are averaged over."""
+        features, where = self.places(pictures)
+        weights = where.flatten(1).softmax(1).unflatten(1, where.shape[1:])
+        return (features * weights[:, None]).sum((2, 3)), weights
+
+    def places(self, pictures: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n d k l"], Float[Tensor, "n k l"]]:
+        """The features of each place, and the logarithm of how much the network looks there."""
         mean, deviation = pictures.mean((1, 2, 3), keepdim=True), pictures.std((1, 2, 3), keepdim=True)
         # A layout that suits convolutions on CPUs.
         x = ((pictures - mean) / (deviation + FLAT)).contiguous(memory_format=torch.channels_last)
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x = F.relu(norm(convolution(x)))
         where = self.where(x)[:, 0]
-        weights = where.flatten(1).softmax(1).unflatten(1, where.shape[1:])
-        return (F.relu(self.what(x)) * weights[:, None]).sum((2, 3)), weights
+        return F.relu(self.what(x)), where

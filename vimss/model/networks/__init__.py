@@ -32,6 +32,7 @@ from vimss.model.networks.deep_conv_sep import DeepConvSepConfig
 from vimss.model.networks.hdemucs import HDemucsConfig
 from vimss.model.networks.looking_to_listen import LookingToListenConfig
 from vimss.model.networks.multi_head_u_net import MultiHeadUNetConfig
+from vimss.model.networks.sound_of_pixels import SoundOfPixelsConfig
 from vimss.model.networks.spectrogram_u_net import SpectrogramUNetConfig
 from vimss.model.networks.wave_u_net import WaveUNetConfig
 from vimss.model.networks.wavenet import WaveNetConfig
@@ -53,6 +54,7 @@ NETWORKS: dict[str, type[ModelConfig]] = {
     "multi_head_u_net": MultiHeadUNetConfig,
     "deep_conv_sep": DeepConvSepConfig,
     "looking_to_listen": LookingToListenConfig,
+    "sound_of_pixels": SoundOfPixelsConfig,
 }
 """`network` of the settings to their class."""
 
