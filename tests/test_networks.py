@@ -31,7 +31,12 @@ CONDITIONED = [(name, site) for name, site in SITES if site != "none"]
 
 OPS = [
     *((name, site, "film") for name, site in CONDITIONED),
-    *((name, "every_layer", op) for name in NAMES for op in get_args(Op) if op != "film"),
+    *(
+        (name, "every_layer", op)
+        for name in NAMES
+        for op in get_args(Op)
+        if op != "film" and len(NETWORKS.get(name, BlocksConfig).ops) > 1
+    ),
 ]
 """Each site of a network, and each operation where a network has it in every layer: what an operation does is written
 once, in vimss/model/conditioning.py, and a network gives it the layers of a site."""

@@ -12,6 +12,7 @@ from vimss.model.networks.sound_of_pixels import SoundOfPixelsConfig
 from vimss.model.pixels import shows_pixels, sound_of_places
 from vimss.model.separator import Separator
 from vimss.model.vision import Vision
+from vimss.model.vision_config import VisionConfig
 from vimss.pages.pixels import colours_of, pixels_png
 
 NAME = "sound_of_pixels"
@@ -87,7 +88,7 @@ def looking():
 
 
 def test_places_have_the_features_whose_mean_a_picture_has():
-    vision = Vision(parse_model({"vision": VISION, "context": "frames", "site": "decoder"}, "m").vision)
+    vision = Vision(VisionConfig(network="resnet18", weights="random"))
     pictures = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
     with torch.no_grad():
         places = vision.places(pictures)
@@ -103,7 +104,7 @@ def test_places_share_the_energy_as_their_masks_do(looking):
         whole = sound_of_places(looking, lambda first, last: sound[:, first:last], 30000, pictures)
         looking.network.bias.fill_(0)
         some = sound_of_places(looking, lambda first, last: sound[:, first:last], 30000, pictures)
-    assert whole.share.shape == (2, 2, 3) and whole.share == pytest.approx(1)
+    assert whole.share.shape == (2, 8, 12) and whole.share == pytest.approx(1)
     assert 0 < some.share.min() < some.share.max() < 1
 
 
