@@ -4,16 +4,19 @@ import numpy as np
 import pytest
 import torch
 from test_networks import build, config_of, mixture_for
+from test_separate import CARD, PICTURE, columns, sound
 from untrained_models import VISION
 
+from vimss import media
 from vimss.errors import ConfigError
 from vimss.model import parse_model
 from vimss.model.networks.sound_of_pixels import SoundOfPixelsConfig
 from vimss.model.pixels import shows_pixels, sound_of_places
-from vimss.model.separator import Separator
+from vimss.model.separator import Separator, save_separator
 from vimss.model.vision import Vision
 from vimss.model.vision_config import VisionConfig
 from vimss.pages.pixels import colours_of, pixels_png
+from vimss.separate import separate_recording
 
 NAME = "sound_of_pixels"
 
@@ -122,3 +125,12 @@ def test_the_picture_of_places_is_a_png_with_a_column_per_player(looking):
     silent = sound_of_places(looking, lambda first, last: torch.zeros(1, last - first), 4000, pictures)
     assert not silent.share.any()
     assert pixels_png(silent, ("fl", "vc")).startswith(b"\x89PNG")
+
+
+def test_a_separation_shows_the_sound_of_every_pixel_beside_the_stems(looking, tmp_path):
+    save_separator(tmp_path / "model", looking, CARD | {"picture": PICTURE})
+    media.write_video(tmp_path / "duet.mp4", columns(60, 180), 5.0, sound(), 8000)
+    found = separate_recording(tmp_path / "duet.mp4", tmp_path / "model", tmp_path / "out", "fl,vc")
+    assert found.pixels == tmp_path / "out" / "pixels.png" and found.pixels.read_bytes().startswith(b"\x89PNG")
+    assert found.summary["pixels"] == str(found.pixels)
+    assert f"the sound of every pixel: {found.pixels}" in found.sentences

@@ -5,7 +5,8 @@
 40 minutes of chamber music, 8 kHz, 80 pixels, 25 pictures a second. Figures are means over players with 95 % intervals
 over pieces, one column per seed of the training. Shards and trained networks are kept in the folder.
 
-Sections: motion, alignment, duos, shuffled, motion_queries, looking_to_listen, slots, instruments, queries.
+Sections: motion, alignment, duos, shuffled, motion_queries, looking_to_listen, slots, instruments, queries,
+sound_of_pixels.
 """
 
 import argparse
@@ -35,7 +36,7 @@ from in_step import (
 from instruments import instruments
 from kept import DUOS, Bench, minutes
 from motion_queries import looking_to_listen, motion_queries
-from queries import queries
+from queries import queries, sound_of_pixels
 from scipy.special import stdtrit
 from slots import slots
 
@@ -191,6 +192,7 @@ SECTIONS: dict[str, Callable[[Bench], None]] = {
     "slots": slots,
     "instruments": instruments,
     "queries": queries,
+    "sound_of_pixels": sound_of_pixels,
 }
 
 

@@ -44,8 +44,9 @@ class Places:
 
 
 def shows_pixels(separator: Separator) -> bool:
-    """Whether a model has a sound for every place: it is a sound_of_pixels that looks at pictures."""
-    return isinstance(separator.network, SoundOfPixels) and separator.config.context == "frames"
+    """Whether a model has a sound for every place: a sound_of_pixels that is queried by pictures."""
+    config = separator.config
+    return isinstance(separator.network, SoundOfPixels) and (config.context, config.outputs) == ("frames", "queries")
 
 
 @torch.inference_mode()

@@ -39,7 +39,7 @@ class LookingToListenConfig(SegmentConfig):
         1024, ge=0, le=2**22, description="audio samples on either side of a segment that the network sees too"
     )
     n_fft: int = Field(512, ge=16, le=16384, description="samples of an STFT window (Hann), even")
-    hop_length: int = Field(128, ge=2, le=8192, description="samples between two STFT frames, even")
+    hop_length: int = Field(256, ge=2, le=8192, description="samples between two STFT frames, even")
     kernel_size: int = Field(
         3, ge=3, le=15, description="taps of the dilated convolutions in time and in frequency, odd"
     )
