@@ -29,6 +29,14 @@ SMALL = {
         },
         "training": {"output_samples": 2000},
     },
+    "co_separation": {
+        "model": {
+            "network": "spectrogram_u_net", "n_fft": 64, "hop_length": 16, "depth": 2, "filters": 8, "kernel_size": 3,
+            "outputs": "queries", "context": "skeleton", "site": "bottleneck", "op": "concat",
+        },
+        "mixing": {"min_sources": 2, "max_sources": 2},
+        "training": {"output_samples": 1984},
+    },
     "instruments": {"model": PICTURES, "training": {"output_samples": 4000}},
     "instruments by sound": {"training": {"output_samples": 4000}, "instruments": {"inputs": "sound"}},
     "instruments by both": {
@@ -47,6 +55,7 @@ SMALL = {
 
 RATE = {
     "separation": 1e-2,
+    "co_separation": 1e-2,
     "instruments": 3e-4,
     "instruments by sound": 1e-3,
     "instruments by both": 3e-4,

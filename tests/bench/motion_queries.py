@@ -72,6 +72,24 @@ def motion_queries(bench: Bench) -> None:
             print_table(f"seed {seed}, {kind}", {name: found[kind] for name, found in mixtures.items()})
 
 
+def looking_to_listen(bench: Bench) -> None:
+    """The same by experiments/looking_to_listen.yaml, without its control: the right motion and the other player's."""
+    manifest = bench.shards(DUOS)
+    for seed in bench.seeds:
+        folder = model_of(bench, manifest, seed, name="looking_to_listen")
+        print_queries("whole pieces of two equal players", on_pieces(folder, manifest))
+        for kind, gains in on_mixtures(folder, manifest).items():
+            print_queries(kind, gains)
+
+
+def print_queries(title: str, gains: Gains) -> None:
+    """One line: the medians with their intervals."""
+    columns = {"right motion": gains.right, "another player's": gains.other, "right - another's": gains.contrast}
+    print(f"{title}: {len(gains.right.values)} players, means {gains.right.mean:.2f} and {gains.other.mean:.2f}")
+    for name, values in columns.items():
+        print(f"  {name} {decibel(values.median, values.interval)}", flush=True)
+
+
 def model_of(
     bench: Bench, manifest: Manifest, seed: int, changes: Sequence[str] = (), control: str = "", name: str = "motion"
 ) -> Path:

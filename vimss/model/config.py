@@ -8,7 +8,7 @@ Combinations that cannot be built are refused here, with the reason. Keys that a
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -42,6 +42,8 @@ class ModelConfig(ContextSettings, ABC):
     slots: int = Field(2, ge=1, le=32, description="number of outputs of a slots model")
     channels: Literal[1, 2] = Field(1, description="audio channels: 1 mono, 2 stereo")
 
+    ops: ClassVar[tuple[Op, ...]] = get_args(Op)
+    """Values of `op` that the network has."""
     window_keys: ClassVar[tuple[str, ...]] = ()
     """Names of the settings that decide which windows the network allows."""
     label_keys: ClassVar[tuple[str, ...]] = ()
@@ -59,6 +61,8 @@ class ModelConfig(ContextSettings, ABC):
             raise ValueError("outputs: slots takes no context, so its site must be none")
         if self.site not in self.sites():
             raise ValueError(f"network: {self.network} has no such site: choose from {', '.join(self.sites())}")
+        if self.op not in self.ops:
+            raise ValueError(f"network: {self.network} has no such op: choose from {', '.join(self.ops)}")
         return self
 
     @property

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
-from vimss.model.networks.spectrogram_u_net.transform import Stft
+from vimss.model.networks.spectra.transform import Stft
 
 Estimate = Callable[[nn.Module, Complex[Tensor, "z c n f"]], Complex[Tensor, "z s c n f"]]
 """What gives the model the spectrum of the mixture, and makes spectra of outputs of what it returns."""
