@@ -19,7 +19,7 @@ from vimss.train.objectives import OBJECTIVES, Entry, FigureObjective, Objective
 from vimss.train.objectives.saved import load_network, settings_of
 from vimss.train.validation import Validation
 
-PICTURES = {"vision": {"network": "resnet18", "weights": "random", "frozen": False}}
+PICTURES = {"vision": {"network": "compact", "weights": "random", "frozen": False}}
 
 SMALL = {
     "separation": {
@@ -53,7 +53,15 @@ def test_every_objective_is_held_to_this():
     assert {name.partition(" ")[0] for name in SMALL} == set(OBJECTIVES)
 
 
-@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow if name == "alignment" else ()) for name in SMALL])
+SLOW = ("alignment",)
+"""Cases whose shards take seconds to make."""
+
+
+def cases(*names):
+    return [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in names]
+
+
+@pytest.fixture(params=cases(*SMALL))
 def case(request):
     """The name of some settings."""
     return request.param
@@ -73,10 +81,24 @@ def shards_of(case, request):
     return manifest
 
 
+@pytest.fixture(scope="module")
+def open_once(request):
+    """Opens each case once; every test gets a network of its own."""
+    made = {}
+
+    def open_again(case):
+        if case not in made:
+            made[case] = open_case(case, shards_of(case, request))
+        chosen, objective, network, batch = made[case]
+        return chosen, objective, copy.deepcopy(network), batch
+
+    return open_again
+
+
 @pytest.fixture
-def opened(case, manifest):
+def opened(case, open_once):
     """Settings, objective, a new network and a batch of three mixtures."""
-    return open_case(case, manifest)
+    return open_once(case)
 
 
 def open_case(case, manifest):
@@ -175,10 +197,10 @@ def test_the_figure_is_the_same_for_any_share_of_the_ranks(opened, manifest):
 # Objectives that do not separate
 
 
-@pytest.fixture(params=[name for name in SMALL if not OBJECTIVES[name.partition(" ")[0]].separates])
-def by_figure(request):
+@pytest.fixture(params=cases(*(name for name in SMALL if not OBJECTIVES[name.partition(" ")[0]].separates)))
+def by_figure(request, open_once):
     """The same of objectives that do not separate."""
-    return open_case(request.param, shards_of(request.param, request))
+    return open_once(request.param)
 
 
 def test_the_guess_depends_on_the_mixtures_alone(by_figure):
