@@ -32,6 +32,18 @@ SMALL: dict[str, dict[str, Any]] = {
     "deep_conv_sep": {
         "segment_samples": 64, "margin_samples": 32, "n_fft": 32, "hop_length": 8, "filters": 8, "bottleneck_size": 16,
     },
+    "open_unmix": {
+        "segment_samples": 64, "margin_samples": 16, "n_fft": 32, "hop_length": 8, "hidden_size": 16, "nb_layers": 1,
+    },
+    "scnet": {"segment_samples": 64, "margin_samples": 16, "n_fft": 32, "hop_length": 16, "dims": (8,)},
+    "bs_roformer": {
+        "segment_samples": 64, "margin_samples": 16, "n_fft": 32, "hop_length": 16, "dim": 8, "depth": 1, "heads": 2,
+        "dim_head": 4, "freqs_per_bands": (4, 4, 9),
+    },
+    "moises_light": {
+        "segment_samples": 64, "margin_samples": 16, "n_fft": 32, "hop_length": 16, "freq_dim": 16, "n_bands": 2,
+        "G": 4, "n_enc": 1, "n_rope": 1, "bn_factor": 4, "heads": 2, "dim_head": 4,
+    },
 }  # fmt: skip
 """Settings of a network that make it small enough for tests."""
 

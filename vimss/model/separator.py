@@ -33,8 +33,9 @@ class Separator(nn.Module):
     """A mixture in, one estimate per output out."""
 
     def __init__(self, config: ModelConfig, labels: tuple[str, ...], sample_rate: int) -> None:
-        """ModelError where weights of the vision network are not available."""
+        """ModelError where weights of the vision network are not available, ConfigError where a package is missing."""
         super().__init__()
+        config.check_installed()
         self.config = config
         self.labels = labels
         self.sample_rate = sample_rate

@@ -52,6 +52,8 @@ def check_settings(settings: Settings, manifest: Manifest, place: Place, undecid
     recipe, model, mixing, training = manifest.recipe, settings.model, settings.mixing, settings.training
     open_keys = set(undecided)
     separates = OBJECTIVES[settings.objective].separates
+    if separates and NETWORK not in open_keys:
+        model.check_installed()
     of_network = {NETWORK} | {f"model.{name}" for name in model.window_keys}
     if separates and not open_keys & {"training.output_samples", *of_network}:
         try:
