@@ -139,7 +139,7 @@ def _limits(separator: Separator, card: Mapping[str, Any]) -> list[str]:
         "microphone is separated less well, sometimes not at all.",
         f"Its labels are {known}. Other sounds are distributed among the stems.",
     ]
-    if not separator.interface.any_order and not separator.interface.uses_players:
+    if separator.interface.has_labelled_outputs:
         limits.append("Two players of one instrument stay together in one stem.")
     return limits
 

@@ -5,9 +5,10 @@
     separated.page
 
 Labels come from `instruments`, else from the file's metadata (`comment`: `instruments=vn,va,vc`). A model that looks at
-players takes the picture as equal columns, one per player, left to right in that order. Stems of players with the same
-label are added. With an alignment model, the outputs of a slots model become stems of players, named by their places in
-the picture: see `vimss.separate.assigned`. The folder is complete or does not exist.
+players takes the picture as equal columns, one per player, left to right in that order. Where it is asked by what it
+sees of each, two players of one instrument have stems of their own, named by their places: "vn-left" and "vn-right". Of
+any other model, their stems are added. With an alignment model, slots become stems of players: see
+`vimss.separate.assigned`. The folder is complete or does not exist.
 
 Sound is read, separated, scored and written block by block, and kept on disk in between, so that an hour takes no more
 memory than a few minutes. Pictures of players are kept in memory: if they would exceed
