@@ -45,6 +45,7 @@ from vimss.separate.folder import (
     recording_of,
     write_record,
 )
+from vimss.separate.levels import fit_levels
 from vimss.separate.named import InstrumentsFrom, named_players
 from vimss.separate.players import Parts, parts_of, players_of, stem_names
 from vimss.separate.scores import find_references, read_reference, score
@@ -255,7 +256,10 @@ def _separate_in(folder: Path, task: Task, reports: Reports) -> Done:
         check_space(folder, mixture.samples, channels, signals - 1)  # the mixture is on the disk already
         true = {name: read_reference(files, spool(), rate, mixture.samples) for name, files in task.true.items()}
         stems = {name: spool() for name in task.parts.names}
-        gain = _separate_into(stems, task.model.separator, mixture, task.parts, reports.progress)
+        peak = _separate_into(stems, task.model.separator, mixture, task.parts, reports.progress)
+        if task.model.card.get("any_level"):
+            peak = fit_levels(mixture, stems)
+        gain = fitting_gain(np.array([peak]))
         assigned = None
         if task.assigner is not None:
             reports.progress("who plays what")
@@ -302,7 +306,7 @@ def _read_mixture(task: Task, mixture: DiskAudio, sample_rate: int) -> Recording
 def _separate_into(
     stems: Mapping[str, DiskAudio], separator: Separator, mixture: DiskAudio, parts: Parts, progress: Report
 ) -> float:
-    """Write the stems onto the disk; returns the gain with which none of them clips."""
+    """Write the stems onto the disk; returns their peak."""
     seconds, peak = mixture.samples / separator.sample_rate, 0.0
 
     def read(first: int, last: int) -> torch.Tensor:
@@ -321,7 +325,7 @@ def _separate_into(
             total = sum(outputs[output] for output, of in parts.rows if of == name)
             peak = max(peak, float(np.abs(total).max(initial=0.0)))
             stem.append(np.asarray(total))
-    return fitting_gain(np.array([peak]))
+    return peak
 
 
 def _to_write(stem: DiskAudio, gain: float) -> Iterator[Int16[np.ndarray, "c n"]]:
