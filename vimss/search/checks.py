@@ -8,8 +8,9 @@
 
 from collections.abc import Collection, Sequence
 
+from vimss.axes import Scalar
 from vimss.errors import ConfigError
-from vimss.experiment import NETWORK, Experiment, Scalar, sample_values
+from vimss.experiment import NETWORK, Experiment, sample_values
 from vimss.model.contexts import CONTEXT_KEYS
 from vimss.model.contexts.stored import check_stored
 from vimss.model.interface import Interface
