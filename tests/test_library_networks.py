@@ -111,6 +111,17 @@ def test_evaluation_sees_weights_that_changed_since_the_last_time(name):
     separator(mixture).sum().backward()
 
 
+@pytest.mark.parametrize("name", LIBRARY)
+def test_a_training_in_bfloat16_computes_nearly_what_one_in_single_precision_does(name):
+    separator = build(name, site="every_layer", outputs="queries").train()
+    mixture, context = noise(1, 1, separator.input_samples(64)), torch.eye(3)[None, :2]
+    expected = separator(mixture, context)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = separator(mixture, context)
+    found.square().sum().backward()
+    assert (found - expected).abs().max() < 0.1 * expected.abs().max()
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "module", "first", "stride", "frames"),
     [
