@@ -122,6 +122,12 @@ def test_a_training_in_bfloat16_computes_nearly_what_one_in_single_precision_doe
     assert (found - expected).abs().max() < 0.1 * expected.abs().max()
 
 
+def test_the_last_layer_of_scnet_gives_its_inverse_stft_single_precision_where_it_computes_in_bfloat16():
+    # As on GPUs: on CPUs, autocast leaves transposed convolutions as they are.
+    last = build("scnet").network.model.decoder[-1][1].bfloat16()
+    assert last(torch.zeros(1, 8, 6, 4, dtype=torch.bfloat16), [3, 2, 1], [3, 7, 7]).dtype == torch.float32
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "module", "first", "stride", "frames"),
     [
