@@ -165,7 +165,7 @@ def write(tmp_path, text):
         ("tune: {training.x: {choices: [1]}}", r"unknown key 'training.x'"),
         (
             "tune: {optimizer.x: {choices: [1]}}",
-            r"must be model\.\*, mixing\.\*, training\.\*, instruments\.\* or alignment",
+            r"must be model\.\*, mixing\.\*, training\.\*, instruments\.\*, alignment\.\* or correspondence",
         ),
         ("compare: {model.op: [film]}\ntune: {model.op: {choices: [add]}}", r"stands in `compare` or in `tune`"),
         (
@@ -269,8 +269,8 @@ def write(tmp_path, text):
         ("compare: {seed: [0, -1]}", r"experiment mine: seed: .*greater than or equal to 0.*got -1"),
         (
             "compare: {seed.x: [0]}",
-            r"a varied key must be model\.\*, mixing\.\*, training\.\*, instruments\.\* or alignment\.\*, seed or "
-            "objective; got 'seed.x'",
+            r"a varied key must be model\.\*, mixing\.\*, training\.\*, instruments\.\*, alignment\.\* or "
+            r"correspondence\.\*, seed or objective; got 'seed.x'",
         ),
         ("controls: {a: {seeds: 1}}", r"a varied key must be model\.\*, .*, seed or objective; got 'seeds'"),
         (
@@ -371,6 +371,22 @@ def test_a_corpus_without_pictures_is_refused_before_a_search(tmp_path, content,
         DataError, match=rf"{what} needs shards with pictures of players; got none in the split 'train'"
     ):
         check_experiment(asked, alone.model_copy(update={"shards": shards}), Place(name="x"))
+
+
+@pytest.mark.parametrize(
+    ("context", "message"),
+    [
+        (
+            {"context": "features", "vision": {"network": "resnet50"}},
+            "one complete folder of resnet50 features .* got none",
+        ),
+        ({"context": "motion"}, "motion needs at least 10 pictures a second, .*; got picture.frame_rate: 4 in 'small'"),
+    ],
+)
+def test_features_that_were_not_computed_are_refused_before_a_search(small_manifest, context, message):
+    asked = make(**{**FITTING, "model": {**FITTING["model"], "site": "decoder", **context}})
+    with pytest.raises(DataError, match=message):
+        check_experiment(asked, small_manifest, Place(name="x"))
 
 
 @pytest.mark.parametrize("name", ["search", "tune", "a/b", ".hidden", ""])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from vimss.errors import ConfigError, DataError
 from vimss.features import compute_features, write_features
@@ -15,6 +16,7 @@ from vimss.model.contexts import CONTEXTS
 from vimss.model.contexts.features import read_features
 from vimss.model.networks.wave_u_net import WaveUNetConfig
 from vimss.model.separator import Separator
+from vimss.model.vision import Vision
 from vimss.shards.cache import ENTRY, FEATURES
 from vimss.shards.computed import ROWS, available_features, file_of, middle_pictures, rows_of_pictures
 from vimss.stream.read import read_clips
@@ -118,6 +120,17 @@ def test_features_of_another_size_are_refused(small_manifest, computed):
         prepare(small_manifest, feature_size=2048)
 
 
+def test_features_of_other_weights_than_those_of_the_settings_are_refused(small_manifest, computed, tmp_path):
+    weights = {name: weight + 1 for name, weight in Vision(VISION).network.state_dict().items()}
+    save_file(weights, tmp_path / "mine.safetensors")
+    mine = VisionConfig(network="compact", weights=str(tmp_path / "mine.safetensors"))
+    context = CONTEXTS["features"](WaveUNetConfig(vision=mine), ())
+    with pytest.raises(
+        DataError, match=f"needs one complete folder of compact-.*; got .*{computed}.*--weights {tmp_path}/mine"
+    ):
+        context.prepare(small_manifest)
+
+
 def test_feature_size_follows_the_vision_network():
     config = WaveUNetConfig(context="features", vision=VisionConfig(network="resnet50"))
     assert config.feature_size == 2048
@@ -184,7 +197,8 @@ def test_a_context_reads_the_rate_that_its_settings_say(small_manifest, computed
     assert prepare(small_manifest, features_every=0.6) == slow
     assert prepare(small_manifest) == computed
     message = (
-        r"complete folder of compact-0.5s features .*; got .*compact-0.6s-.*--network compact --every 0.5`, or set"
+        r"complete folder of compact-0.5s features .*; got .*compact-0.6s-.*--network compact --weights random "
+        r"--every 0.5`, with the --set that its shards were written with, if any, or set"
     )
     with pytest.raises(DataError, match=message):
         prepare(small_manifest, features_every=0.5)

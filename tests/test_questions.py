@@ -19,7 +19,7 @@ SHORT = (
 )  # fmt: skip
 """Changes that make a question short; its network and its other settings stay."""
 
-NEED_MOTION = {"alignment": ["validation.seconds=9"], "motion": []}
+NEED_MOTION = {"alignment": ["validation.seconds=9"], "motion": [], "on_off_screen": []}
 """Questions about players who move, with what their figures need."""
 
 

@@ -42,7 +42,7 @@ from vimss.yaml_files import check_file_name, find_yaml
 
 Scalar = bool | int | float | str
 
-GROUPS = ("model", "mixing", "training", "instruments", "alignment")
+GROUPS = ("model", "mixing", "training", "instruments", "alignment", "correspondence")
 """Groups of settings that an experiment sets, compares and tunes."""
 
 SEED = "seed"
@@ -182,6 +182,9 @@ class Experiment(Config):
     alignment: dict[str, Any] = Field(
         default_factory=dict, description="differences from the defaults of `objective: alignment`"
     )
+    correspondence: dict[str, Any] = Field(
+        default_factory=dict, description="differences from the defaults of `objective: correspondence`"
+    )
     compare: dict[str, tuple[Scalar, ...]] = Field(
         default_factory=dict, description="variables of the question; `seed` may be one, and replaces the one above"
     )
@@ -224,6 +227,7 @@ class Experiment(Config):
             "training": dict(self.training),
             "instruments": dict(self.instruments),
             "alignment": dict(self.alignment),
+            "correspondence": dict(self.correspondence),
             "seed": self.seed,
             "objective": self.objective,
         }

@@ -85,6 +85,11 @@ class Vision(nn.Module):
         features, weights = self.network.attend(self._normalised(pictures.movedim(-1, -3)))
         return features, weights
 
+    def places(self, pictures: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n k l d"]:
+        """Of the compact network: features of each place of pictures."""
+        assert isinstance(self.network, CompactNetwork), "settings are checked before"  # noqa: S101
+        return self.network.places(self._normalised(pictures.movedim(-1, -3)))
+
     def _features(self, frames: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
         return self.network(self._normalised(frames))
 

@@ -45,7 +45,7 @@ from vimss.separate.folder import (
     write_record,
 )
 from vimss.separate.named import InstrumentsFrom, named_players
-from vimss.separate.players import Parts, parts_of, players_of, stem_names
+from vimss.separate.players import Parts, about_picture, parts_of, players_of, stem_names
 from vimss.separate.scores import find_references, read_reference, score
 from vimss.storage import explain_os_errors, temporary_beside
 
@@ -189,7 +189,7 @@ def separate_recording(
         assigner = open_assigner(options.alignment, name, known.separator, about)
     names = assigner.names if assigner else stem_names(known.separator, players)
     true, notes = find_references(references, names, known.separator.labels) if references else ({}, ())
-    notes = (*named_by, *notes)
+    notes = (*named_by, *notes, *about_picture(known.separator, about))
     task = Task(file, known, players, parts_of(known.separator, about), true, notes, options, assigner)
     with explain_os_errors(target, "--out"), temporary_beside(target) as folder:
         make_folder(folder, target)

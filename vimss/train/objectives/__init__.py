@@ -22,7 +22,7 @@ from vimss.errors import ConfigError
 from vimss.model.vision_config import VisionConfig
 from vimss.shards.manifest import Manifest
 from vimss.shards.recipe import Recipe
-from vimss.train.config import Settings
+from vimss.train.config import VALIDATION_SOURCES, Settings
 from vimss.train.figure import Figure
 
 if TYPE_CHECKING:
@@ -54,6 +54,10 @@ class Objective(Protocol):
     @property
     def interface(self) -> "NetworkInterface":
         """What it reads of clips and shows of players, and how mixtures become a batch: `make_batch` calls it."""
+
+    @property
+    def validation_interface(self) -> "NetworkInterface":
+        """The same for the mixtures that `examine` gets, where it needs more of them than a training does."""
 
     def window(self) -> "Window":
         """The windows of a training example; ConfigError where the network does not allow the output window."""
@@ -145,6 +149,10 @@ class Entry:
     """When those of these settings work that do not always, by key path."""
     distractors: bool = False
     """Whether each validation mixture also has a player who does not sound."""
+    sources: tuple[int, ...] = VALIDATION_SOURCES
+    """Sources of the validation mixtures, in equal shares; as many as the recipe has labels where those are fewer."""
+    aligned: tuple[bool, ...] = (False, True)
+    """Whether the sources of a validation mixture are of one clip at one time, in equal shares."""
     seconds: float = 2.0
     """Length of the mixtures of a split that its networks are judged on; half a clip where clips are short."""
     least_seconds: float = 0.0
@@ -169,11 +177,16 @@ _ONLY_SEES = Rule(
     lambda settings: settings.instruments.inputs == "pictures",
 )
 
+_SHOWN = {"mixing.shuffle_pictures": Rule("players who are shown", (), lambda settings: True)}
+
 _LOOKS = Rule(
     "instruments.labels: players and model.vision.network: compact",
     ("instruments.labels", "model.vision.network"),
     lambda settings: settings.instruments.labels == "players" and settings.model.vision.network == "compact",
 )
+
+CANDIDATES = 8
+"""Players among whom the objective `correspondence` finds the right one: as many instruments, fewer where there are."""
 
 OBJECTIVES: dict[str, Entry] = {
     "separation": Entry(
@@ -211,11 +224,39 @@ OBJECTIVES: dict[str, Entry] = {
         Figure(name="valid_alignment", direction="max", title="two-alternative accuracy"),
         settings=("alignment",),
         separates=False,
-        rules={"mixing.shuffle_pictures": Rule("players who are shown", (), lambda settings: True)},
+        rules=_SHOWN,
         network="vimss.train.objectives.alignment_network:AlignmentNetwork",
         seconds=14.0,
         least_seconds=9.0,
         meaning="the sound of the same 5 s against one that is shifted by 2 s or more; 0.5 is chance",
+    ),
+    "correspondence": Entry(
+        "vimss.train.objectives.correspondence:Correspondence",
+        Figure(name="valid_recall", direction="max", title="recall@1"),
+        settings=("model.vision", "correspondence"),
+        separates=False,
+        kind="correspondence.network",
+        network="vimss.train.objectives.correspondence_network:CorrespondenceNetwork",
+        rules=_SHOWN,
+        sources=(CANDIDATES,),
+        aligned=(False,),
+        seconds=1.0,
+        meaning=f"the own sound of a picture, and the own picture of a sound, first among {CANDIDATES} players of "
+        f"different instruments; 1 / {CANDIDATES} is chance",
+    ),
+    "localisation": Entry(
+        "vimss.train.objectives.localisation:Localisation",
+        Figure(name="valid_pointing", direction="max", title="pointing accuracy"),
+        settings=("model.vision", "correspondence.loss", "correspondence.augment"),
+        separates=False,
+        network="vimss.train.objectives.correspondence_network:CorrespondenceNetwork",
+        rules=_SHOWN,
+        distractors=True,
+        aligned=(True,),
+        seconds=1.0,
+        meaning="the highest place lies in the box of the player who sounds, among all side by side and one who rests; "
+        "the box's share of the scene is chance. AP50 of half is 0 for every method where a box has less than a "
+        "quarter of the scene, as with four players",
     ),
 }
 """`objective` of the settings to what it is."""
