@@ -165,9 +165,12 @@ def write(tmp_path, text):
         ("tune: {training.x: {choices: [1]}}", r"unknown key 'training.x'"),
         (
             "tune: {optimizer.x: {choices: [1]}}",
-            r"must be model\.\*, mixing\.\*, training\.\*, instruments\.\* or alignment",
+            r"must be model\.\*, mixing\.\*, training\.\*, instruments\.\*, alignment\.\* or correspondence",
         ),
-        ("compare: {model.op: [film]}\ntune: {model.op: {choices: [add]}}", r"stands in `compare` or in `tune`"),
+        (
+            "compare: {model.op: [film]}\ntune: {model.op: {choices: [add]}}",
+            r"stands in `compare`, `variants` or `tune`",
+        ),
         (
             "tune: {model.levels: {low: 3, high: 20}}",
             r"model.levels: .*less than or equal to 16.*got 20",
@@ -269,13 +272,13 @@ def write(tmp_path, text):
         ("compare: {seed: [0, -1]}", r"experiment mine: seed: .*greater than or equal to 0.*got -1"),
         (
             "compare: {seed.x: [0]}",
-            r"a varied key must be model\.\*, mixing\.\*, training\.\*, instruments\.\* or alignment\.\*, seed or "
-            "objective; got 'seed.x'",
+            r"a varied key must be model\.\*, mixing\.\*, training\.\*, instruments\.\*, alignment\.\* or "
+            r"correspondence\.\*, seed or objective; got 'seed.x'",
         ),
         ("controls: {a: {seeds: 1}}", r"a varied key must be model\.\*, .*, seed or objective; got 'seeds'"),
         (
             "training: {report_seconds: 9}\ncompare: {training.audio_seconds: [30, 60, 30.0]}",
-            r"no two values of a key in `compare` may mean the same; got the cells audio_seconds=30 and "
+            r"no two variants or values in `compare` may mean the same; got the cells audio_seconds=30 and "
             r"audio_seconds=30\.0\. To fix: remove one",
         ),
         ("compare: {model.op: [add, film, add]}", r"may mean the same; got the cells op=add and op=add"),

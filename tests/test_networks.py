@@ -31,7 +31,12 @@ CONDITIONED = [(name, site) for name, site in SITES if site != "none"]
 
 OPS = [
     *((name, site, "film") for name, site in CONDITIONED),
-    *((name, "every_layer", op) for name in NAMES for op in get_args(Op) if op != "film"),
+    *(
+        (name, "every_layer", op)
+        for name in NAMES
+        for op in get_args(Op)
+        if op != "film" and len(NETWORKS.get(name, BlocksConfig).ops) > 1
+    ),
 ]
 """Each site of a network, and each operation where a network has it in every layer: what an operation does is written
 once, in vimss/model/conditioning.py, and a network gives it the layers of a site."""
@@ -46,7 +51,7 @@ def _one_more_network(monkeypatch):
 
 
 def config_of(name, **settings):
-    return parse_model({"network": name, **golden.SMALL.get(name, {}), **settings}, "test")
+    return golden.small(name, **settings)
 
 
 def build(name, **settings) -> Separator:
@@ -108,7 +113,7 @@ def test_the_protocol_is_kept(name):
 def test_a_site_that_a_network_has_not_is_refused_with_those_it_has(name):
     for site in set(get_args(Site)) - set(config_of(name).sites()):
         with pytest.raises(ConfigError, match=f"network: {name} has no such site: choose from none, "):
-            config_of(name, site=site)
+            parse_model({"network": name, "site": site}, "test")
 
 
 def test_settings_that_name_no_network_are_those_of_the_default():

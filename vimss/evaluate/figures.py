@@ -156,7 +156,7 @@ def examine_mixtures(task: FigureTask) -> FigurePart:
     network = on_device(network, task.row.device)
     kept = fixed_set(manifest, figure_spec(manifest, task.table.split, about["objective"]))
     window = objective.window_around(kept.spec.samples)
-    batches = FixedBatches(kept, manifest, window, objective.interface, task.mixtures)
+    batches = FixedBatches(kept, manifest, window, objective.validation_interface, task.mixtures)
     rows = []
     for number, batch in zip(task.mixtures, batches, strict=True):
         pieces = tuple(sorted({source.piece for source in kept.drawn[number].sources}))

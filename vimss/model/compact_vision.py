@@ -48,11 +48,19 @@ class CompactNetwork(nn.Module):
 
     def attend(self, pictures: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n k l"]]:
         """The features, and the weights of the places that they are averaged over."""
+        x = self._convolved(pictures)
+        where = self.where(x)[:, 0]
+        weights = where.flatten(1).softmax(1).unflatten(1, where.shape[1:])
+        return (F.relu(self.what(x)) * weights[:, None]).sum((2, 3)), weights
+
+    def places(self, pictures: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d k l"]:
+        """The features of each place of pictures, wherever the network would look; of any height and width."""
+        return F.relu(self.what(self._convolved(pictures)))
+
+    def _convolved(self, pictures: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n e k l"]:
         mean, deviation = pictures.mean((1, 2, 3), keepdim=True), pictures.std((1, 2, 3), keepdim=True)
         # A layout that suits convolutions on CPUs.
         x = ((pictures - mean) / (deviation + FLAT)).contiguous(memory_format=torch.channels_last)
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x = F.relu(norm(convolution(x)))
-        where = self.where(x)[:, 0]
-        weights = where.flatten(1).softmax(1).unflatten(1, where.shape[1:])
-        return (F.relu(self.what(x)) * weights[:, None]).sum((2, 3)), weights
+        return x

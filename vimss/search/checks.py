@@ -8,8 +8,9 @@
 
 from collections.abc import Collection, Sequence
 
+from vimss.axes import Scalar
 from vimss.errors import ConfigError
-from vimss.experiment import NETWORK, Experiment, Scalar, sample_values
+from vimss.experiment import NETWORK, Experiment, sample_values
 from vimss.model.contexts import CONTEXT_KEYS
 from vimss.model.contexts.stored import check_stored
 from vimss.model.interface import Interface
@@ -58,6 +59,8 @@ def check_settings(settings: Settings, manifest: Manifest, place: Place, undecid
     recipe, model, mixing, training = manifest.recipe, settings.model, settings.mixing, settings.training
     open_keys = set(undecided)
     separates = OBJECTIVES[settings.objective].separates
+    if separates and NETWORK not in open_keys:
+        model.check_installed()
     of_network = {NETWORK} | {f"model.{name}" for name in model.window_keys}
     if separates and not open_keys & {"training.output_samples", *of_network}:
         try:
@@ -97,8 +100,11 @@ def check_settings(settings: Settings, manifest: Manifest, place: Place, undecid
         if not any(key.startswith(("training.output_samples", *entry.settings)) for key in open_keys):
             made = entry.make(settings, recipe)
             made.window()
+            what = f"objective: {settings.objective}"
             if "picture" in made.interface.members:
-                _check_trained_on("picture", f"objective: {settings.objective}", manifest)
+                _check_holds("picture", what, manifest)
+            if "masks" in made.validation_interface.members:
+                _check_holds("boxes", what, manifest, "valid")
         return
     counted = not open_keys & {"model.outputs", "model.slots", "mixing.max_sources"}
     if counted and model.outputs == "slots" and mixing.max_sources > model.slots:
@@ -124,15 +130,15 @@ def _check_stored(interface: Interface, manifest: Manifest) -> None:
     if interface.is_conditioned:
         for each in (manifest, *(other for other, _ in manifest.more)):
             if interface.context.source:
-                _check_trained_on(interface.context.source, f"model.context: {interface.config.context}", each)
+                _check_holds(interface.context.source, f"model.context: {interface.config.context}", each)
             check_stored(interface.context, each, "train")
 
 
-def _check_trained_on(part: str, what: str, manifest: Manifest) -> None:
-    """DataError where no player has a picture, a skeleton or another member that training with `what` needs."""
+def _check_holds(part: str, what: str, manifest: Manifest, split: str = "train") -> None:
+    """DataError where no player of a split has a picture, boxes or another member that `what` needs."""
     if manifest.shards:
-        rule = f"{what} needs shards with {part}s of players"
-        check_holds(manifest, "train", part, rule, "choose a recipe with them, or a network that needs none")
+        rule = f"{what} needs shards with {part if part == 'boxes' else f'{part}s'} of players"
+        check_holds(manifest, split, part, rule, "choose a recipe with them, or a network that needs none")
 
 
 def _check_views(trainings: Sequence[Settings], manifest: Manifest) -> None:

@@ -38,7 +38,7 @@ class MixingConfig(Config):
         le=1,
         description="probability that a query names a player who is not in the mixture; the target is silence",
     )
-    queries: int = Field(2, ge=1, le=7, description="queries per mixture, where the network takes queries")
+    queries: int = Field(2, ge=1, le=8, description="queries per mixture, where the network takes queries")
     gain_db: float = Field(4.0, ge=0, le=20, description="each stem is made louder or softer by up to this many dB")
     flip_polarity: bool = Field(True, description="each stem keeps or flips its sign at random")
     equaliser_db: float = Field(

@@ -18,7 +18,7 @@ from vimss.config import Config, Rule, key_paths
 from vimss.model.contexts import CONTEXT_KEYS, CONTEXTS, contexts_with
 from vimss.model.networks import BY_NETWORK, DEFAULT, NETWORKS, AnyNetwork
 from vimss.stream.config import MixingConfig
-from vimss.train.objective_settings import AlignmentConfig, InstrumentsConfig
+from vimss.train.objective_settings import AlignmentConfig, CorrespondenceConfig, InstrumentsConfig
 from vimss.train.start_from import StartFrom
 
 if TYPE_CHECKING:
@@ -61,6 +61,12 @@ class TrainingConfig(Config):
     )
     absent_weight: float = Field(
         1.0, ge=0, description="weight of outputs whose target is silence, in the snr and si_sdr losses"
+    )
+    consistency_weight: float = Field(
+        1.0,
+        ge=0,
+        description="weight of the classifier that names each player from the estimate alone, in objective: "
+        "co_separation",
     )
     slot_order: Literal["best", "pitch"] = Field(
         "best",
@@ -131,7 +137,7 @@ class TrainingConfig(Config):
 
 
 VALIDATION_SOURCES = (2, 3, 4)
-"""Sources of the validation mixtures, in equal shares."""
+"""Sources of the validation mixtures of most objectives, in equal shares."""
 
 
 class ValidationConfig(Config):
@@ -179,6 +185,15 @@ class Settings(Config):
     objective: ObjectiveName = Field("separation", description="learning task; see vimss.train.objectives")
     instruments: InstrumentsConfig = InstrumentsConfig()
     alignment: AlignmentConfig = AlignmentConfig()
+    correspondence: CorrespondenceConfig = CorrespondenceConfig()
+
+    @model_validator(mode="after")
+    def _suits_its_objective(self) -> "Settings":
+        for rule in _objectives()[self.objective].requires:
+            if not rule.works(self):
+                given = ", ".join(f"{key}: {value_at(self, key)}" for key in rule.depends_on)
+                raise ValueError(f"objective: {self.objective} needs {rule.needs}; got {given}")
+        return self
 
     @model_validator(mode="after")
     def _has_no_idle_setting(self) -> "Settings":
@@ -229,8 +244,10 @@ OF_SOME_OBJECTIVES = (
     "training.loss",
     "training.absent_weight",
     "training.slot_order",
+    "training.consistency_weight",
     *(f"instruments.{name}" for name in InstrumentsConfig.model_fields),
     *(f"alignment.{name}" for name in AlignmentConfig.model_fields),
+    *(f"correspondence.{name}" for name in CorrespondenceConfig.model_fields),
 )
 """Key paths of the settings that an objective uses only if it lists them; every objective uses all other settings."""
 
@@ -388,5 +405,5 @@ def _defaults(network: str) -> Settings:
 
 def scored_sources(settings: Settings) -> int:
     """The largest number of sources in the validation mixtures that a network is scored on: at most its slots."""
-    most = max(VALIDATION_SOURCES)
+    most = max(_objectives()[settings.objective].sources)
     return min(settings.model.slots, most) if settings.model.outputs == "slots" else most

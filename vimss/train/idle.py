@@ -30,7 +30,7 @@ from vimss.train.config import (
     rule_at,
     value_at,
 )
-from vimss.train.objective_settings import AlignmentConfig, InstrumentsConfig
+from vimss.train.objective_settings import AlignmentConfig, CorrespondenceConfig, InstrumentsConfig
 from vimss.train.objectives import OBJECTIVES
 
 
@@ -115,6 +115,7 @@ def unchecked_settings(content: Mapping[str, Any]) -> Settings | None:
             objective=content.get("objective", Settings.model_fields["objective"].default),
             instruments=InstrumentsConfig.model_validate(content.get("instruments", {})),
             alignment=AlignmentConfig.model_validate(content.get("alignment", {})),
+            correspondence=CorrespondenceConfig.model_validate(content.get("correspondence", {})),
         )
     except ValidationError:
         return None

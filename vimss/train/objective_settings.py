@@ -69,3 +69,22 @@ class AlignmentConfig(Config):
     crosstalk: float = Field(
         0.6, ge=0, le=1, description="largest share of the others' amplitude there; the share is drawn evenly"
     )
+
+
+class CorrespondenceConfig(Config):
+    """Of `objective: correspondence` and, but for its network, of `objective: localisation`."""
+
+    network: Literal["ave_net", "avol_net"] = Field(
+        "ave_net",
+        description="of Arandjelović and Zisserman 2018. ave_net: one vector per picture, whose distance to that of "
+        "the sound counts; avol_net: one per place of the picture, of which the nearest to the sound counts, which "
+        "also says where the sound comes from",
+    )
+    loss: Literal["pairs", "info_nce"] = Field(
+        "pairs",
+        description="pairs: cross entropy of each pair, right ones and wrong ones with equal weight; info_nce: the own "
+        "sound is chosen among those of the mixture, and the own picture among its pictures",
+    )
+    augment: bool = Field(
+        False, description="change the pictures in training as instruments.augment does, for drawings not seen before"
+    )

@@ -23,7 +23,7 @@ from vimss.shards.manifest import Manifest
 from vimss.stream.batch import Batch, NetworkInterface, whole_batch
 from vimss.stream.fixed import FixedSet, FixedSpec, fixed_set, mixture_at, read_views
 from vimss.stream.mix import Window
-from vimss.train.config import VALIDATION_SOURCES, Settings, ValidationConfig, scored_sources
+from vimss.train.config import Settings, ValidationConfig, scored_sources
 from vimss.train.objectives import OBJECTIVES, Objective, figure_of
 
 MARGIN_SECONDS = 3.0
@@ -41,21 +41,22 @@ def validation_spec(
         ConfigError: mixtures that are too short for the objective's figure.
 
     """
-    recipe, least = manifest.recipe, OBJECTIVES[objective].least_seconds
+    recipe, entry = manifest.recipe, OBJECTIVES[objective]
+    least = entry.least_seconds
     if min(config.seconds, recipe.clip_seconds) < least:
         raise ConfigError(
             f"validation.seconds must be at least {least:g} with objective: {objective}, and clips as long",
             got=f"{config.seconds:g}, and clips of {recipe.clip_seconds:g} s in '{manifest.name}'",
-            fix=f"set validation.seconds: {OBJECTIVES[objective].seconds:g}, and clip_seconds of the recipe to more",
+            fix=f"set validation.seconds: {entry.seconds:g}, and clip_seconds of the recipe to more",
         )
-    kinds = [(count, aligned) for count in VALIDATION_SOURCES for aligned in (False, True)]
+    kinds = [(min(count, len(recipe.labels)), aligned) for count in entry.sources for aligned in entry.aligned]
     return FixedSpec(
         split=split,
         samples=min(round(config.seconds * recipe.sample_rate), recipe.clip_samples),
         kinds=tuple(kinds[number % len(kinds)] for number in range(config.mixtures)),
         margin=round(MARGIN_SECONDS * recipe.sample_rate),
         seed=recipe.seed,
-        distractors=OBJECTIVES[objective].distractors,
+        distractors=entry.distractors,
     )
 
 
@@ -128,7 +129,9 @@ class Validation:
             )
         self.count = len(numbers)
         """Mixtures of all workers."""
-        self.batches = FixedBatches(kept, manifest, self.window, objective.interface, numbers[share[0] :: share[1]])
+        self.batches = FixedBatches(
+            kept, manifest, self.window, objective.validation_interface, numbers[share[0] :: share[1]]
+        )
 
     @torch.no_grad()
     def __call__(self, network: nn.Module, on_progress: Callable[[], None] = lambda: None) -> float:

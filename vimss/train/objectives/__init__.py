@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from vimss.config import Rule
 from vimss.errors import ConfigError
+from vimss.model.contexts import CONTEXTS
 from vimss.model.vision_config import VisionConfig
 from vimss.shards.manifest import Manifest
 from vimss.shards.recipe import Recipe
-from vimss.train.config import Settings
+from vimss.train.config import VALIDATION_SOURCES, Settings
 from vimss.train.figure import Figure
 
 if TYPE_CHECKING:
@@ -54,6 +55,10 @@ class Objective(Protocol):
     @property
     def interface(self) -> "NetworkInterface":
         """What it reads of clips and shows of players, and how mixtures become a batch: `make_batch` calls it."""
+
+    @property
+    def validation_interface(self) -> "NetworkInterface":
+        """The same for the mixtures that `examine` gets, where it needs more of them than a training does."""
 
     def window(self) -> "Window":
         """The windows of a training example; ConfigError where the network does not allow the output window."""
@@ -143,8 +148,14 @@ class Entry:
     """Module and name of the class of its network, a Predictor, where it does not separate."""
     rules: Mapping[str, Rule] = field(default_factory=dict)
     """When those of these settings work that do not always, by key path."""
+    requires: tuple[Rule, ...] = ()
+    """What settings must be for it."""
     distractors: bool = False
     """Whether each validation mixture also has a player who does not sound."""
+    sources: tuple[int, ...] = VALIDATION_SOURCES
+    """Sources of the validation mixtures, in equal shares; as many as the recipe has labels where those are fewer."""
+    aligned: tuple[bool, ...] = (False, True)
+    """Whether the sources of a validation mixture are of one clip at one time, in equal shares."""
     seconds: float = 2.0
     """Length of the mixtures of a split that its networks are judged on; half a clip where clips are short."""
     least_seconds: float = 0.0
@@ -169,18 +180,54 @@ _ONLY_SEES = Rule(
     lambda settings: settings.instruments.inputs == "pictures",
 )
 
+_SHOWN = {"mixing.shuffle_pictures": Rule("players who are shown", (), lambda settings: True)}
+_OF_PLAYERS = tuple(name for name, context in CONTEXTS.items() if context.uses_players)
+"""Contexts that show players."""
+
 _LOOKS = Rule(
     "instruments.labels: players and model.vision.network: compact",
     ("instruments.labels", "model.vision.network"),
     lambda settings: settings.instruments.labels == "players" and settings.model.vision.network == "compact",
 )
 
+CANDIDATES = 8
+"""Players among whom the objective `correspondence` finds the right one: as many instruments, fewer where there are."""
+_SHOWS_PLAYERS = Rule(
+    f"model.outputs: queries and a model.context of players, {', '.join(_OF_PLAYERS[:-1])} or {_OF_PLAYERS[-1]}",
+    ("model.outputs", "model.context"),
+    lambda settings: settings.model.outputs == "queries" and settings.model.context in _OF_PLAYERS,
+)
+
+_QUERIES_ALL = Rule(
+    "all players of two videos queried, so mixing.min_sources, mixing.max_sources and mixing.queries alike, at least 2",
+    ("mixing.min_sources", "mixing.max_sources", "mixing.queries"),
+    lambda settings: (
+        settings.mixing.min_sources == settings.mixing.max_sources == settings.mixing.queries
+        and settings.mixing.queries >= 2
+    ),
+)
+
+_SEPARATION_FIGURE = Figure(name="valid_loss", direction="min", title="validation loss", unit="dB")
+
 OBJECTIVES: dict[str, Entry] = {
     "separation": Entry(
         "vimss.train.objectives.separation:Separation",
-        Figure(name="valid_loss", direction="min", title="validation loss", unit="dB"),
+        _SEPARATION_FIGURE,
         settings=("model", "training.loss", "training.absent_weight", "training.slot_order"),
         separates=True,
+        meaning="mean -SNR in dB, floored at -30, over present sources of the fixed set",
+    ),
+    "co_separation": Entry(
+        "vimss.train.objectives.co_separation:CoSeparation",
+        _SEPARATION_FIGURE,
+        settings=("model", "training.loss", "training.absent_weight", "training.consistency_weight"),
+        separates=True,
+        rules={
+            "mixing.absent_probability": Rule(
+                "queries of absent players, which objective: separation has", ("objective",), lambda settings: False
+            )
+        },
+        requires=(_SHOWS_PLAYERS, _QUERIES_ALL),
         meaning="mean -SNR in dB, floored at -30, over present sources of the fixed set",
     ),
     "instruments": Entry(
@@ -211,11 +258,39 @@ OBJECTIVES: dict[str, Entry] = {
         Figure(name="valid_alignment", direction="max", title="two-alternative accuracy"),
         settings=("alignment",),
         separates=False,
-        rules={"mixing.shuffle_pictures": Rule("players who are shown", (), lambda settings: True)},
+        rules=_SHOWN,
         network="vimss.train.objectives.alignment_network:AlignmentNetwork",
         seconds=14.0,
         least_seconds=9.0,
         meaning="the sound of the same 5 s against one that is shifted by 2 s or more; 0.5 is chance",
+    ),
+    "correspondence": Entry(
+        "vimss.train.objectives.correspondence:Correspondence",
+        Figure(name="valid_recall", direction="max", title="recall@1"),
+        settings=("model.vision", "correspondence"),
+        separates=False,
+        kind="correspondence.network",
+        network="vimss.train.objectives.correspondence_network:CorrespondenceNetwork",
+        rules=_SHOWN,
+        sources=(CANDIDATES,),
+        aligned=(False,),
+        seconds=1.0,
+        meaning=f"the own sound of a picture, and the own picture of a sound, first among {CANDIDATES} players of "
+        f"different instruments; 1 / {CANDIDATES} is chance",
+    ),
+    "localisation": Entry(
+        "vimss.train.objectives.localisation:Localisation",
+        Figure(name="valid_pointing", direction="max", title="pointing accuracy"),
+        settings=("model.vision", "correspondence.loss", "correspondence.augment"),
+        separates=False,
+        network="vimss.train.objectives.correspondence_network:CorrespondenceNetwork",
+        rules=_SHOWN,
+        distractors=True,
+        aligned=(True,),
+        seconds=1.0,
+        meaning="the highest place lies in the box of the player who sounds, among all side by side and one who rests; "
+        "the box's share of the scene is chance. AP50 of half is 0 for every method where a box has less than a "
+        "quarter of the scene, as with four players",
     ),
 }
 """`objective` of the settings to what it is."""

@@ -105,6 +105,11 @@ class Alignment:
         self.recipe = recipe
         self.interface = MotionShown(settings, recipe.labels, features)
 
+    @property
+    def validation_interface(self) -> MotionShown:
+        """The same as in training."""
+        return self.interface
+
     def window(self) -> Window:
         """The excerpt that windows are cut from; ConfigError where it has no wrong window for some right one."""
         excerpt = self.window_around(self.chosen.training.output_samples)

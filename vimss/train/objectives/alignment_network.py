@@ -20,14 +20,13 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchaudio.functional import melscale_fbanks
 
 from vimss.errors import ModelError
 from vimss.model.contexts.motion import GRID
 from vimss.model.interface import Input
+from vimss.model.mel import MelSpectrogram, fft_samples
 from vimss.model.motion import REACH, motion_stack, standardised
 from vimss.train.config import Settings
 
@@ -36,19 +35,8 @@ MEL_BANDS = 40
 SUBFRAMES = 2
 """Spectra per picture."""
 
-WINDOW_SECONDS = 0.064
-"""Longest STFT window; it is the next lower power of two in samples."""
-
 STEP = 0.5
 """Seconds between two windows of motion."""
-
-QUIET = 1e-5
-"""Added to the energy in a band before the logarithm."""
-
-
-def fft_samples(sample_rate: int) -> int:
-    """Length of the STFT window."""
-    return 1 << (round(WINDOW_SECONDS * sample_rate).bit_length() - 1)
 
 
 def lost_pictures(samples: int, pictures: int, sample_rate: int) -> int:
@@ -59,21 +47,12 @@ def lost_pictures(samples: int, pictures: int, sample_rate: int) -> int:
 class AlignmentNetwork(nn.Module):
     """Sound and motion in, scores of their windows out."""
 
-    filters: Tensor
-    taper: Tensor
-
     def __init__(self, settings: Settings, labels: tuple[str, ...], sample_rate: int) -> None:
         super().__init__()
         self.settings = settings
         self.labels = labels
         self.sample_rate = sample_rate
-        samples = fft_samples(sample_rate)
-        # On the CPU also where only shapes are wanted: torchaudio looks at the values.
-        with torch.device("cpu"):
-            filters = melscale_fbanks(samples // 2 + 1, 0.0, sample_rate / 2, MEL_BANDS, sample_rate)
-            taper = torch.hann_window(samples)
-        self.register_buffer("filters", filters, persistent=False)
-        self.register_buffer("taper", taper, persistent=False)
+        self.mel = MelSpectrogram(sample_rate, MEL_BANDS)
         self.of_motion = motion_stack(GRID * GRID)
         self.of_sound = motion_stack(MEL_BANDS * SUBFRAMES)
         self.scale = nn.Parameter(torch.ones(()))
@@ -115,15 +94,8 @@ class AlignmentNetwork(nn.Module):
 
     def spectrogram(self, sound: Float[Tensor, "n c t"], pictures: int) -> Float[Tensor, "n f v"]:
         """Log energies in mel bands, SUBFRAMES for each picture, spread evenly over the excerpt."""
-        with torch.no_grad(), torch.autocast(sound.device.type, enabled=False):
-            size, count = len(self.taper), SUBFRAMES * pictures
-            middles = (torch.arange(count, device=sound.device) + 0.5) * (sound.shape[-1] / count)
-            places = middles.long()[:, None] + torch.arange(size, device=sound.device)
-            frames = F.pad(sound.mean(1), (size // 2, size // 2))[:, places] * self.taper
-            spectrum = torch.fft.rfft(frames)
-            energy = spectrum.real.square() + spectrum.imag.square()
-            bands = torch.log(energy @ self.filters + QUIET)
-            return bands.reshape(len(sound), pictures, SUBFRAMES * MEL_BANDS).transpose(1, 2)
+        bands = self.mel.spread(sound, SUBFRAMES * pictures).transpose(1, 2)
+        return bands.reshape(len(sound), pictures, SUBFRAMES * MEL_BANDS).transpose(1, 2)
 
     def matrices(self) -> list[nn.Parameter]:
         """None: all weights are of convolutions over time."""

@@ -127,6 +127,11 @@ class Instruments:
         self.interface = PlayersShown(settings, recipe)
         self.names_players = settings.instruments.labels == "players"
 
+    @property
+    def validation_interface(self) -> PlayersShown:
+        """The same as in training."""
+        return self.interface
+
     def window(self) -> Window:
         """Pictures and stems of the same time."""
         return self.window_around(self.chosen.training.output_samples)

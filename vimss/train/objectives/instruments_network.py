@@ -23,17 +23,14 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
-from torchaudio.functional import melscale_fbanks
 
 from vimss.model.interface import Input
+from vimss.model.mel import MelSpectrogram
 from vimss.model.vision import Vision
 from vimss.train.config import Settings
 
 MEL_BANDS = 64
 """As in PANNs."""
-
-WINDOW_SECONDS = 0.064
-"""Longest STFT window; it is the next lower power of two in samples: low notes lie close together."""
 
 WIDTHS = (32, 64, 128, 256)
 """Channels of the convolutions on the spectrogram; the last are the features of the sound."""
@@ -53,25 +50,13 @@ UNSEEN = 1e-4
 SURE = 1e-6
 """Least probability that a player plays an instrument, or another one, where each player has one label."""
 
-QUIET = 1e-5
-"""Added to the energy in a band before the logarithm."""
-
 
 class SoundNetwork(nn.Module):
     """Sound in, one feature vector per window out."""
 
-    filters: Tensor
-    taper: Tensor
-
     def __init__(self, sample_rate: int) -> None:
         super().__init__()
-        self.samples = 1 << (round(WINDOW_SECONDS * sample_rate).bit_length() - 1)
-        # On the CPU also where only shapes are wanted: torchaudio looks at the values.
-        with torch.device("cpu"):
-            filters = melscale_fbanks(self.samples // 2 + 1, 0.0, sample_rate / 2, MEL_BANDS, sample_rate)
-            taper = torch.hann_window(self.samples)
-        self.register_buffer("filters", filters, persistent=False)
-        self.register_buffer("taper", taper, persistent=False)
+        self.spectrogram = MelSpectrogram(sample_rate, MEL_BANDS)
         # One mean and deviation for the whole spectrogram: how loud a window is says nothing about who plays.
         self.level = nn.GroupNorm(1, 1)
         self.convolutions = nn.ModuleList(
@@ -87,20 +72,6 @@ class SoundNetwork(nn.Module):
                 x = F.avg_pool2d(x, 2, ceil_mode=True)
             x = F.relu(norm(convolution(x)))
         return x.mean((2, 3))
-
-    def spectrogram(self, sound: Float[Tensor, "b c t"]) -> Float[Tensor, "b f n"]:
-        """Log energies in mel bands."""
-        with torch.no_grad(), torch.autocast(sound.device.type, enabled=False):
-            spectrum = torch.stft(
-                sound.mean(1),
-                self.samples,
-                self.samples // 4,
-                window=self.taper,
-                pad_mode="constant",
-                return_complex=True,
-            )
-            energy = spectrum.real.square() + spectrum.imag.square()
-            return torch.log(torch.einsum("bfn,fm->bmn", energy, self.filters) + QUIET)
 
 
 class InstrumentsNetwork(nn.Module):

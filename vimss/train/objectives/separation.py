@@ -75,6 +75,11 @@ class Separation:
         self.recipe = recipe
         self.interface = Interface(settings.model, recipe.labels, features)
 
+    @property
+    def validation_interface(self) -> Interface:
+        """The same as in training."""
+        return self.interface
+
     def window(self) -> Window:
         """As wide as the network asks for."""
         output = self.chosen.training.output_samples

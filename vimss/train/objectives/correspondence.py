@@ -1,0 +1,242 @@
+"""The objective `correspondence`: whether a picture of a player belongs to a second of sound.
+
+    objective = Correspondence(settings, recipe)
+    log_odds = objective.build()(sound, pictures)      # "b p s": each picture with each sound of its example
+
+The pre-training of Objects that Sound (Arandjelović and Zisserman 2018), by its networks AVE-Net and AVOL-Net (see
+`correspondence_network`). No label is used. A picture is the middle one of the window, and its sound the player's stem.
+
+A pair of a picture with its own sound is right. Wrong are the pairs with the stems of the other players of the same
+mixture. With `mixing.aligned_probability: 0` these are players of other instruments, at any time of any piece of the
+pool, as the paper takes other videos; aligned ones play in the same piece at the same time. Right and wrong pairs have
+equal weight, by cross entropy of each pair. With `correspondence.loss: info_nce` the own sound is chosen among those of
+the mixture, and the own picture among its pictures (van den Oord et al. 2018; EZ-VSL, Mo and Morgado 2022).
+
+Its figure is recall@1 among CANDIDATES players of different instruments: how often the own sound has the highest
+log-odds of all for a picture, and the own picture for a sound, on average. Chance is 1 / CANDIDATES. Beside it stand
+both ways alone and the two-alternative accuracy, right against wrong, whose chance is 0.5.
+"""
+
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Float64, UInt8
+from torch import Tensor, nn
+
+from vimss.errors import ConfigError
+from vimss.model.interface import Interface
+from vimss.shards.clip import Clip, Player
+from vimss.shards.manifest import Manifest
+from vimss.shards.recipe import Recipe
+from vimss.stream.batch import Batch
+from vimss.stream.config import MixingConfig
+from vimss.stream.mix import Mixture, Source, Window
+from vimss.train.config import Settings
+from vimss.train.device import to_device
+from vimss.train.objectives.correspondence_network import CorrespondenceNetwork
+from vimss.train.objectives.instruments_augment import augment
+from vimss.train.objectives.saved import check_model, load_network, save_network
+
+BESIDE = (
+    "picture to sound, recall@1",
+    "sound to picture, recall@1",
+    "picture to sound, two-alternative accuracy",
+    "sound to picture, two-alternative accuracy",
+)
+
+
+class PicturesShown:
+    """Shows a picture of each player who sounds, each with the player's own stem as the target."""
+
+    def __init__(self, settings: Settings, recipe: Recipe) -> None:
+        looking = {"context": "frames", "site": "decoder", "outputs": "queries"}
+        self.inner = Interface(settings.model.model_copy(update=looking), recipe.labels)
+        self.most = settings.mixing.max_sources
+        self.features = ""
+        self.uses_players = True
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Stems and pictures."""
+        return self.inner.members
+
+    def of_player(self, clip: Clip, player: Player) -> UInt8[np.ndarray, "v h w k"]:
+        """The player's pictures."""
+        return self.inner.of_player(clip, player)
+
+    def prepare(self, manifest: Manifest, folder: str = "") -> str:
+        """Nothing: the shards hold the pictures."""
+        return self.inner.prepare(manifest, folder)
+
+    def num_outputs(self, queries: int = 1) -> int:
+        """One per player that a mixture may have."""
+        return max(queries, self.most)
+
+    def query(
+        self, mixture: Mixture, mixing: MixingConfig, rng: np.random.Generator
+    ) -> tuple[list[Sequence[Source]], list[np.ndarray]]:
+        """The stems of all players, and of each the middle picture; more outputs than players are silent."""
+        targets: list[Sequence[Source]] = [(source,) for source in mixture.sources]
+        targets += [()] * (self.num_outputs(mixing.queries) - len(targets))
+        return targets, [source.view[len(source.view) // 2] for source in mixture.sources if source.view is not None]
+
+    def join(
+        self, contexts: Sequence[Sequence[np.ndarray]]
+    ) -> tuple[np.ndarray | None, Bool[np.ndarray, "b p"] | None]:
+        """Pictures "b p h w k", and which players are real."""
+        return self.inner.join(contexts)
+
+
+class Correspondence:
+    """Which pictures belong to which sounds."""
+
+    def __init__(self, settings: Settings, recipe: Recipe, features: str = "") -> None:
+        self.chosen = settings
+        self.recipe = recipe
+        self.interface = PicturesShown(settings, recipe)
+
+    @property
+    def validation_interface(self) -> PicturesShown:
+        """The same as in training."""
+        return self.interface
+
+    def window(self) -> Window:
+        """Stems and pictures of the same time; ConfigError where no pair would be wrong, or no network has places."""
+        if self.chosen.mixing.max_sources < 2:
+            raise ConfigError(
+                f"objective: {self.chosen.objective} needs mixtures of several players: the others' sounds are those "
+                "that a picture does not belong to",
+                got=f"mixing.max_sources: {self.chosen.mixing.max_sources}",
+                fix="set mixing.max_sources: 2 or more",
+            )
+        vision, network = self.chosen.model.vision.network, self.chosen.correspondence.network
+        localises = self.chosen.objective == "localisation"
+        if (localises or network == "avol_net") and vision != "compact":
+            what = "objective: localisation" if localises else "correspondence.network: avol_net"
+            raise ConfigError(
+                f"{what} compares each place of a picture, and needs model.vision.network: compact",
+                got=vision,
+                fix="set model: {vision: {network: compact, weights: random, frozen: false}}",
+            )
+        return self.window_around(self.chosen.training.output_samples)
+
+    def window_around(self, samples: int) -> Window:
+        """The excerpt alone."""
+        return Window(samples, samples, self.recipe.sample_rate)
+
+    def build(self) -> nn.Module:
+        """The network of the settings."""
+        return CorrespondenceNetwork(self.chosen, self.recipe.labels, self.recipe.sample_rate)
+
+    def save(self, folder: Path, network: nn.Module, card: dict[str, Any]) -> None:
+        """As `load_network` reads it."""
+        assert isinstance(network, CorrespondenceNetwork), "the network of this objective"  # noqa: S101
+        save_network(folder, network, card)
+
+    def load(self, folder: Path) -> nn.Module:
+        """The network with the rate of these shards; it knows no labels."""
+        network = load_network(folder)
+        wanted = {"objective": self.chosen.objective, "sample_rate": self.recipe.sample_rate}
+        found = {"objective": network.settings.objective, "sample_rate": network.sample_rate}
+        check_model(folder, found, wanted)
+        assert isinstance(network, CorrespondenceNetwork), "the network of this objective"  # noqa: S101
+        return network
+
+    def totals(self, batch: Batch) -> Float64[np.ndarray, " n"]:
+        """Players who sound."""
+        return np.array([batch.present.sum()], np.float64)
+
+    def loss(self, network: Callable[..., Tensor], batch: Batch, totals: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+        """The mean over players who sound, of the right pair and of the wrong ones with the player's picture."""
+        assert batch.context is not None, "pictures are always shown"  # noqa: S101
+        device, players = totals.device, batch.context.shape[1]
+        pictures = to_device(batch.context, device)
+        if self.chosen.correspondence.augment:
+            pictures = self._augmented(pictures, batch)
+        sounding = to_device(batch.present[:, :players], device)
+        log_odds = network(to_device(batch.targets[:, :players], device), pictures).float()
+        own = torch.eye(players, dtype=torch.bool, device=device)
+        if self.chosen.correspondence.loss == "info_nce":
+            losses = _of_choices(log_odds, sounding)
+        else:
+            wrong = sounding[:, None] & ~own
+            of_wrong = (F.softplus(log_odds) * wrong).sum(2) / wrong.sum(2).clamp(min=1)
+            losses = (F.softplus(-log_odds.diagonal(dim1=1, dim2=2)) + of_wrong) / 2
+        return (losses * sounding).sum() / totals[0].clamp(min=1)
+
+    def _augmented(self, pictures: UInt8[Tensor, "b p h w k"], batch: Batch) -> UInt8[Tensor, "b p h w k"]:
+        """The pictures, changed at random; what is drawn depends on an example's own sound, and not on others."""
+        changed = []
+        for shown, mixture in zip(pictures, batch.mixture, strict=True):
+            rng = np.random.default_rng((self.chosen.seed, zlib.crc32(np.ascontiguousarray(mixture).tobytes())))
+            changed.append(augment(shown, rng))
+        return torch.stack(changed)
+
+    def examine(self, network: nn.Module, batch: Batch, device: torch.device) -> Float64[Tensor, " k"]:
+        """Sums over the players who sound: recall and accuracy both ways, as in BESIDE; chance; and their number."""
+        assert batch.context is not None, "pictures are always shown"  # noqa: S101
+        players = torch.from_numpy(batch.present[0, : batch.context.shape[1]])
+        sound, pictures = to_device(batch.targets[:, : len(players)], device), to_device(batch.context, device)
+        log_odds = network(sound, pictures)[0].double().cpu()[players][:, players]
+        count = len(log_odds)
+        if count < 2:
+            return torch.zeros(len(BESIDE) + 2, dtype=torch.float64)
+        ways = (log_odds, log_odds.T)
+        sums = [*(_recall(way) for way in ways), *(_accuracy(way) for way in ways), 1.0, float(count)]
+        return torch.tensor(sums, dtype=torch.float64)
+
+    def value(self, kept: Float64[Tensor, "m k"]) -> float:
+        """Recall@1, the mean of both ways; NaN where nobody sounds, or a number is not finite."""
+        shares = _shares(kept)
+        return (shares[0] + shares[1]) / 2
+
+    def beside(self, kept: Float64[Tensor, "m k"]) -> dict[str, float]:
+        """Both ways, and the accuracies."""
+        return dict(zip(BESIDE, _shares(kept), strict=True))
+
+    def by_label(self, kept: Float64[Tensor, "m k"]) -> dict[str, float]:
+        """None: the figure is of players."""
+        return {}
+
+    def guess(self, kept: Float64[Tensor, "m k"]) -> Float64[Tensor, "m k"]:
+        """The same log-odds for all pairs."""
+        chance, players = kept[:, -2], kept[:, -1]
+        return torch.stack([chance, chance, players / 2, players / 2, chance, players], dim=1)
+
+
+def _of_choices(log_odds: Float[Tensor, "b p p"], sounding: Bool[Tensor, "b p"]) -> Float[Tensor, "b p"]:
+    """Cross entropy of the own sound among the sounds, and of the own picture among the pictures."""
+    # A player who is silent chooses among all, since a choice among none has no gradient, and does not count.
+    able = sounding[:, None] | ~sounding[:, :, None]
+    right = torch.arange(log_odds.shape[1], device=log_odds.device).expand(len(log_odds), -1)
+    ways = (log_odds, log_odds.transpose(1, 2))
+    losses = [F.cross_entropy(way.masked_fill(~able, -torch.inf).mT, right, reduction="none") for way in ways]
+    return (losses[0] + losses[1]) / 2
+
+
+def _recall(log_odds: Float64[Tensor, "p p"]) -> float:
+    """How many rows have their highest number on the diagonal; equal ones share it. NaN where one is not finite."""
+    if not log_odds.isfinite().all():
+        return float("nan")
+    best = log_odds == log_odds.amax(1, keepdim=True)
+    return float((best.diagonal() / best.sum(1)).sum())
+
+
+def _accuracy(log_odds: Float64[Tensor, "p p"]) -> float:
+    """The summed shares of the other numbers of a row that are below the one on the diagonal; equal ones count half."""
+    if not log_odds.isfinite().all():
+        return float("nan")
+    right = log_odds.diagonal()[:, None]
+    wins = (right > log_odds).double() + 0.5 * (right == log_odds)
+    return float(((wins.sum(1) - 0.5) / (len(log_odds) - 1)).sum())
+
+
+def _shares(kept: Float64[Tensor, "m k"]) -> list[float]:
+    """The mean over players of each figure in BESIDE."""
+    sums = kept.sum(0)
+    return [float(total / sums[-1]) for total in sums[: len(BESIDE)]]
