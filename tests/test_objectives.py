@@ -39,6 +39,7 @@ SMALL = {
     "alignment": {"training": {"output_samples": 72000}, "alignment": {"seconds": 2.0}},
     "correspondence": {
         "model": COMPACT, "mixing": {"min_sources": 4, "max_sources": 4}, "training": {"output_samples": 8000},
+        "correspondence": {"loss": "info_nce"},
     },
     "localisation": {
         "model": COMPACT, "mixing": {"max_sources": 3}, "training": {"output_samples": 8000},
