@@ -3,6 +3,7 @@
 moving_shards(folder, store)      # pieces of 16 s in every split, 12.5 pictures a second
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,19 +21,19 @@ PITCHES = {"fl": 1000, "vn": 600, "vc": 300}
 """Of the notes of each player, Hz."""
 
 
-def moving_shards(folder: Path, store: Store) -> Manifest:
-    """The shards of such trios."""
+def moving_shards(folder: Path, store: Store, seconds: float = SECONDS, pieces: Mapping[str, int] = PIECES) -> Manifest:
+    """The shards of such trios; `pieces` are so many in each split."""
     rng = np.random.default_rng(0)
-    for split, count in PIECES.items():
+    for split, count in pieces.items():
         for number in range(count):
-            _write_piece(folder / split / f"{split} {number}", rng)
+            _write_piece(folder / split / f"{split} {number}", seconds, rng)
     picture = f"picture={{size: {SIDE}, frame_rate: {PICTURES}}}"
     recipe = load_recipe("folder", [f"sample_rate={RATE}", picture, f"labels=[{', '.join(PITCHES)}]"])
     return write_shards(recipe, "moving", store, source=folder)
 
 
-def _write_piece(piece: Path, rng: np.random.Generator) -> None:
-    samples, count = round(RATE / PICTURES), round(SECONDS * PICTURES)
+def _write_piece(piece: Path, seconds: float, rng: np.random.Generator) -> None:
+    samples, count = round(RATE / PICTURES), round(seconds * PICTURES)
     columns = []
     for name, pitch in sorted(PITCHES.items()):
         notes = rng.random(count) < 0.25

@@ -23,7 +23,7 @@ def build(**settings) -> Separator:
     return separator
 
 
-def assert_blocks_equal_one_pass(separator, length=701, block_samples=100, frames=13):
+def assert_blocks_equal_one_pass(separator, length=301, block_samples=100, frames=13):
     mixture = 0.3 * torch.randn(separator.config.channels, length)
     context = torch.randn(2, frames, 5) if separator.interface.is_conditioned else None
     blocks = separate_all(separator, mixture, context, block_samples)

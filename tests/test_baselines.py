@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from golden import untrained as golden
+from test_metrics import RATE, noise, tone
 
 from vimss.baselines import BASELINES, Baseline, TrainStems, train_stems
 from vimss.baselines.mixture import MixtureBaseline
@@ -17,16 +18,6 @@ from vimss.metrics import si_sdr_improvement, snr
 from vimss.stream.read import read_clips
 from vimss.stream.scene import Scene
 from vimss.systems import BaselineSystem, baseline_systems
-
-RATE = 8000
-
-
-def noise(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32) * 0.1
-
-
-def tone(frequency: float, seconds: float = 3.0) -> np.ndarray:
-    return np.sin(2 * np.pi * frequency * np.arange(round(seconds * RATE)) / RATE)[None].astype(np.float32) * 0.3
 
 
 def scene_with(mixture: np.ndarray, **stems: np.ndarray) -> Scene:

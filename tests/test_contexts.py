@@ -31,7 +31,7 @@ each = pytest.mark.parametrize("name", CONTEXTS)
 def config(name, **settings) -> ModelConfig:
     """A small network, with the context's own settings as they are by default."""
     small = {"levels": 2, "filters": 4, "down_kernel": 5, "outputs": "queries", "site": "output"}
-    vision = VisionConfig(network="resnet18", weights="random")
+    vision = VisionConfig(network="compact", weights="random")
     return WaveUNetConfig(**{**small, "vision": vision, "context": name, **settings})
 
 

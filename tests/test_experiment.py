@@ -373,6 +373,22 @@ def test_a_corpus_without_pictures_is_refused_before_a_search(tmp_path, content,
         check_experiment(asked, alone.model_copy(update={"shards": shards}), Place(name="x"))
 
 
+@pytest.mark.parametrize(
+    ("context", "message"),
+    [
+        (
+            {"context": "features", "vision": {"network": "resnet50"}},
+            "one complete folder of resnet50 features .* got none",
+        ),
+        ({"context": "motion"}, "motion needs at least 10 pictures a second, .*; got picture.frame_rate: 4 in 'small'"),
+    ],
+)
+def test_features_that_were_not_computed_are_refused_before_a_search(small_manifest, context, message):
+    asked = make(**{**FITTING, "model": {**FITTING["model"], "site": "decoder", **context}})
+    with pytest.raises(DataError, match=message):
+        check_experiment(asked, small_manifest, Place(name="x"))
+
+
 @pytest.mark.parametrize("name", ["search", "tune", "a/b", ".hidden", ""])
 def test_the_name_of_a_control_is_a_folder_of_its_own(tmp_path, name):
     with pytest.raises(ConfigError, match="a control's name must be a folder's name that no other cell has"):

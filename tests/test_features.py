@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from vimss.errors import ConfigError, DataError
 from vimss.features import compute_features, write_features
@@ -15,13 +16,14 @@ from vimss.model.contexts import CONTEXTS
 from vimss.model.contexts.features import read_features
 from vimss.model.networks.wave_u_net import WaveUNetConfig
 from vimss.model.separator import Separator
+from vimss.model.vision import Vision
 from vimss.shards.cache import ENTRY, FEATURES
 from vimss.shards.computed import ROWS, available_features, file_of, middle_pictures, rows_of_pictures
 from vimss.stream.read import read_clips
 from vimss.train.config import Settings, ValidationConfig
 from vimss.train.loop import Training, train
 
-VISION = VisionConfig(network="resnet18", weights="random")
+VISION = VisionConfig(network="compact", weights="random")
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +33,15 @@ def computed(small_manifest):
 
 def test_every_picture_has_a_row_of_features(small_manifest, computed):
     clip = next(read_clips(small_manifest, "train", parts=("picture", "features"), features=computed))
-    assert [player.features.shape for player in clip.players] == [(len(p.picture), 512) for p in clip.players]
+    assert [player.features.shape for player in clip.players] == [
+        (len(p.picture), VISION.feature_size) for p in clip.players
+    ]
 
 
 def test_entry_names_network_weights_and_rate(small_manifest, computed):
     entry = read_features(small_manifest, computed)
-    assert (entry.network, entry.frame_rate) == ("resnet18", small_manifest.recipe.picture.frame_rate)
-    assert computed == f"resnet18-{entry.weights_sha256[:10]}"
+    assert (entry.network, entry.frame_rate) == ("compact", small_manifest.recipe.picture.frame_rate)
+    assert computed == f"compact-{entry.weights_sha256[:10]}"
     assert available_features(small_manifest) == (computed,)
 
 
@@ -106,14 +110,25 @@ def test_features_that_a_training_reads_are_checked(small_manifest, computed):
 def test_features_of_another_network_than_their_name_says_are_refused(small_manifest, computed):
     with (
         _changed(small_manifest, computed, "network", "resnet50"),
-        pytest.raises(DataError, match="must be of resnet18, as in their name; got resnet50"),
+        pytest.raises(DataError, match="must be of compact, as in their name; got resnet50"),
     ):
         prepare(small_manifest)
 
 
 def test_features_of_another_size_are_refused(small_manifest, computed):
-    with pytest.raises(ConfigError, match="feature_size must be that of the features .* got 2048 instead of 512"):
+    with pytest.raises(ConfigError, match="feature_size must be that of the features .* got 2048 instead of 192"):
         prepare(small_manifest, feature_size=2048)
+
+
+def test_features_of_other_weights_than_those_of_the_settings_are_refused(small_manifest, computed, tmp_path):
+    weights = {name: weight + 1 for name, weight in Vision(VISION).network.state_dict().items()}
+    save_file(weights, tmp_path / "mine.safetensors")
+    mine = VisionConfig(network="compact", weights=str(tmp_path / "mine.safetensors"))
+    context = CONTEXTS["features"](WaveUNetConfig(vision=mine), ())
+    with pytest.raises(
+        DataError, match=f"needs one complete folder of compact-.*; got .*{computed}.*--weights {tmp_path}/mine"
+    ):
+        context.prepare(small_manifest)
 
 
 def test_feature_size_follows_the_vision_network():
@@ -178,11 +193,12 @@ def test_one_row_is_kept_for_many_pictures(small_manifest, slow):
 
 
 def test_a_context_reads_the_rate_that_its_settings_say(small_manifest, computed, slow):
-    assert slow.startswith("resnet18-0.6s-") and read_features(small_manifest, slow).every == 0.6
+    assert slow.startswith("compact-0.6s-") and read_features(small_manifest, slow).every == 0.6
     assert prepare(small_manifest, features_every=0.6) == slow
     assert prepare(small_manifest) == computed
     message = (
-        r"complete folder of resnet18-0.5s features .*; got .*resnet18-0.6s-.*--network resnet18 --every 0.5`, or set"
+        r"complete folder of compact-0.5s features .*; got .*compact-0.6s-.*--network compact --weights random "
+        r"--every 0.5`, with the --set that its shards were written with, if any, or set"
     )
     with pytest.raises(DataError, match=message):
         prepare(small_manifest, features_every=0.5)

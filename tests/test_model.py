@@ -37,12 +37,19 @@ REFUSED = {
 """Kind of outputs and whether there is a site, to the reason against both together."""
 
 
+CONTEXTS = get_args(WaveUNetConfig.model_fields["context"].annotation)
+
+CONDITIONS = [
+    *((context, site, "film") for context in CONTEXTS for site in ("none", "decoder")),  # without a site op is idle
+    *(("features", site, op) for site in SITES for op in OPS if (site, op) != ("decoder", "film")),
+    *(("labels", "every_layer", op) for op in OPS),
+]
+"""Each context with and without a site; each operation at each site with vectors in time, and with the one vector of a
+label. A context gives a network its vectors, and what is done with them is the same for all contexts."""
+
+
 @pytest.mark.parametrize("outputs", get_args(WaveUNetConfig.model_fields["outputs"].annotation))
-@pytest.mark.parametrize(
-    ("site", "op"),
-    [(site, op) for site in get_args(Site) for op in (OPS if site != "none" else OPS[:1])],  # without a site op is idle
-)
-@pytest.mark.parametrize("context", get_args(WaveUNetConfig.model_fields["context"].annotation))
+@pytest.mark.parametrize(("context", "site", "op"), CONDITIONS)
 def test_every_condition_acts_on_its_own_example_or_is_refused(context, op, site, outputs):
     settings = {"context": context, "op": op, "site": site, "outputs": outputs, "vision": TINY_VISION}
     settings |= {"features": {"feature_size": 5}, "skeleton": {"skeleton_size": 5}}.get(context, {})

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from moving_players import PIECES, moving_shards
 from typer.testing import CliRunner
 
 from vimss.cli import app
@@ -19,17 +20,26 @@ from vimss.model.contexts.recording import pictures_during_sound
 from vimss.model.networks.wave_u_net.config import WaveUNetConfig
 from vimss.model.separator import Separator, save_separator
 from vimss.shards.cache import ENTRY, FEATURES
+from vimss.shards.manifest import Manifest
 from vimss.shards.recipe import load_recipe
 from vimss.shards.write import write_shards
+from vimss.storage import Store
 from vimss.stream.read import read_clips
 
 CONTEXT = CONTEXTS["motion"](WaveUNetConfig(context="motion"), ("vn",))
 
 
 @pytest.fixture(scope="module")
-def computed(moving_manifest) -> Path:
-    """The folder of the motion in some shards."""
-    return moving_manifest.folder / FEATURES / compute_motion(moving_manifest)
+def brief(tmp_path_factory) -> Manifest:
+    """Shards of moving players, a piece of two seconds in each split."""
+    folder = tmp_path_factory.mktemp("brief")
+    return moving_shards(folder / "source", Store(folder).make(), 2.0, dict.fromkeys(PIECES, 1))
+
+
+@pytest.fixture(scope="module")
+def computed(brief) -> Path:
+    """The folder of their motion."""
+    return brief.folder / FEATURES / compute_motion(brief)
 
 
 def dots(*places, side=80) -> np.ndarray:
@@ -73,29 +83,29 @@ def test_the_first_picture_has_the_motion_of_the_second_and_a_single_one_has_non
     assert rows[1].any() and not motion_of(dots((3, 3))).any()
 
 
-def test_every_player_has_a_row_of_motion_per_picture(moving_manifest, computed):
-    clip = next(read_clips(moving_manifest, "train", parts=("picture", "features"), features=computed.name))
+def test_every_player_has_a_row_of_motion_per_picture(brief, computed):
+    clip = next(read_clips(brief, "train", parts=("picture", "features"), features=computed.name))
     for player in clip.players:
         np.testing.assert_array_equal(CONTEXT.of_player(clip, player), motion_of(player.picture))
-    assert CONTEXT.prepare(moving_manifest) == computed.name == FOLDER
+    assert CONTEXT.prepare(brief) == computed.name == FOLDER
 
 
-def test_what_is_missing_is_computed_and_the_rest_is_kept(moving_manifest, computed):
+def test_what_is_missing_is_computed_and_the_rest_is_kept(brief, computed):
     first, second, *_ = sorted(computed.glob("*.safetensors"))
     stamp = first.stat().st_mtime_ns
     second.unlink()
-    compute_motion(moving_manifest)
+    compute_motion(brief)
     assert second.exists() and first.stat().st_mtime_ns == stamp
 
 
-def test_what_is_written_in_parallel_is_the_same_and_is_counted(moving_manifest, computed):
+def test_what_is_written_in_parallel_is_the_same_and_is_counted(brief, computed):
     content = {path.name: path.read_bytes() for path in computed.iterdir()}
     next(computed.glob("*.safetensors")).unlink()
     (computed / ENTRY).unlink()
     done: list[int] = []
-    assert write_motion(moving_manifest, done.append) == moving_manifest.home / FEATURES / FOLDER
+    assert write_motion(brief, done.append) == brief.home / FEATURES / FOLDER
     assert {path.name: path.read_bytes() for path in computed.iterdir()} == content
-    assert done == list(range(1, len(moving_manifest.shards) + 1))
+    assert done == list(range(1, len(brief.shards) + 1))
 
 
 def test_motion_in_a_recording_is_that_of_its_players_columns(tmp_path):
@@ -146,8 +156,14 @@ def test_pictures_keep_their_time_where_picture_and_sound_end_at_different_times
     assert found == pytest.approx(12 * np.minimum(np.arange(12), count - 1), abs=5)
 
 
-def test_shards_without_motion_name_the_command(moving_manifest):
-    bare = moving_manifest.model_copy(update={"folder": moving_manifest.folder / "elsewhere"})
+def test_a_card_that_does_not_say_what_the_model_looked_at_is_refused():
+    for card, got in (({}, "got none. To fix: train it again"), ({"picture": {"size": 1}}, "picture in the card in")):
+        with pytest.raises((ModelError, ConfigError), match=got):
+            pictures_during_sound(Recording(Path("solo.mp4"), ("vn",), card))
+
+
+def test_shards_without_motion_name_the_command(brief):
+    bare = brief.model_copy(update={"folder": brief.folder / "elsewhere"})
     rule = "a `motion` context needs the motion of the players .*; got none.* `vimss features moving --network motion`"
     with pytest.raises(DataError, match=rule):
         CONTEXT.prepare(bare)
@@ -162,24 +178,24 @@ def test_pictures_that_follow_each_other_too_slowly_are_refused(small_manifest):
             refused(small_manifest)
 
 
-def test_motion_of_another_version_is_refused(moving_manifest, computed, monkeypatch):
+def test_motion_of_another_version_is_refused(brief, computed, monkeypatch):
     monkeypatch.setattr(motion, "FOLDER", "motion-2")
     rule = "motion must be of this version of VIMSS, motion-2, .*; got motion-1.*: run `vimss features moving --network"
     with pytest.raises(DataError, match=rule):
-        CONTEXT.prepare(moving_manifest)
+        CONTEXT.prepare(brief)
     monkeypatch.undo()
     with pytest.raises(
         DataError, match="must be of this version of VIMSS, motion-1, .*; got motion-0.*train the model"
     ):
-        CONTEXT.prepare(moving_manifest, "motion-0")
-    assert CONTEXT.prepare(moving_manifest, FOLDER) == FOLDER
+        CONTEXT.prepare(brief, "motion-0")
+    assert CONTEXT.prepare(brief, FOLDER) == FOLDER
 
 
-def test_damaged_motion_is_refused(moving_manifest, computed):
+def test_damaged_motion_is_refused(brief, computed):
     whole = (computed / ENTRY).read_text()
     (computed / ENTRY).write_text(json.dumps({**json.loads(whole), "files": {"train-0000.safetensors": "0"}}))
     with pytest.raises(DataError, match="must have the SHA-256 in its .*vimss features moving --network motion"):
-        CONTEXT.prepare(moving_manifest)
+        CONTEXT.prepare(brief)
     (computed / ENTRY).write_text(whole)
 
 
@@ -193,12 +209,13 @@ def test_a_corpus_without_pictures_is_refused(tmp_path, small_store):
         )
     recipe = load_recipe("folder", ["sample_rate=8000", "clip_seconds=2"])
     manifest = write_shards(recipe, "sounds", small_store, source=tmp_path)
-    with pytest.raises(DataError, match="must hold players with pictures; got none"):
-        compute_motion(manifest)
+    for compute in (compute_motion, write_motion):
+        with pytest.raises(DataError, match=f"{manifest.home} must hold players with pictures; got none"):
+            compute(manifest)
 
 
-def test_a_player_without_motion_is_told_the_command(moving_manifest):
-    clip = next(read_clips(moving_manifest, "train"))
+def test_a_player_without_motion_is_told_the_command(brief):
+    clip = next(read_clips(brief, "train"))
     with pytest.raises(DataError, match=r"context: motion needs the motion of every player; .*RECIPE --network motion"):
         CONTEXT.of_player(clip, clip.players[0])
 
@@ -247,7 +264,8 @@ def test_motion_as_a_context_is_as_before_where_no_encoder_is_set():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("encoder", ["none", "convolutions"])
-def test_a_network_that_is_queried_by_motion_has_the_figures_of_a_claim(moving_manifest, computed, tmp_path, encoder):
+def test_a_network_that_is_queried_by_motion_has_the_figures_of_a_claim(moving_manifest, tmp_path, encoder):
+    folder = compute_motion(moving_manifest)
     torch.manual_seed(0)
     config = WaveUNetConfig(
         levels=2, filters=2, down_kernel=5, padding="same", outputs="queries", site="decoder", context="motion",
@@ -255,7 +273,7 @@ def test_a_network_that_is_queried_by_motion_has_the_figures_of_a_claim(moving_m
     )  # fmt: skip
     separator = Separator(config, moving_manifest.recipe.labels, 8000)
     for name, card in (("right", {}), ("control", {"shuffle_pictures": True})):
-        save_separator(tmp_path / name, separator, {"features": computed.name, **card})
+        save_separator(tmp_path / name, separator, {"features": folder, **card})
     table, found = Table(moving_manifest.folder, "test"), []
     for name in ("right", "control"):
         tasks = evaluation_tasks(table, Row(name, tmp_path / name), moving_manifest, whole_pieces=False)

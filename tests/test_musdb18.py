@@ -135,18 +135,19 @@ def test_one_gain_keeps_loud_sounds_together(source, monkeypatch):
 
 @stems
 def test_champions_are_decided_on_the_same_tracks_whatever_is_missing(source):
-    for number in range(100):
+    for number in range(60):
         shutil.copy(source / f"{NAMES[0]}.stem.mp4", source / "train" / f"No. {number}.stem.mp4")
 
     def promoted(recipe=RECIPE):
         return {name for name, piece in found(source, recipe).items() if piece.split == "promote"}
 
     chosen = promoted()
-    assert 4 <= len(chosen) <= 20
+    assert 3 <= len(chosen) <= 12
     for name in ("No. 0", "No. 50", "Leaf - Summerghost"):
         (source / "train" / f"{name}.stem.mp4").unlink()
-    assert promoted() == chosen - {"No-0", "No-50"}
-    assert promoted(RECIPE.model_copy(update={"seed": 1})) != promoted()
+    left = chosen - {"No-0", "No-50"}
+    assert promoted() == left
+    assert promoted(RECIPE.model_copy(update={"seed": 1})) != left
 
 
 @wavs

@@ -273,6 +273,7 @@ def test_a_table_without_a_model_that_takes_labels_has_none_to_ask(small_manifes
         evaluations.named_rows([Row("a", tmp_path / "slots")], {"mine": model}, small_manifest, "test")
 
 
+@pytest.mark.slow
 def test_a_row_of_a_table_is_asked_by_pictures(small_manifest, by_label, model):
     names = tuple((label, label) for label in LABELS)
     (row,) = evaluations.named_rows([Row("a", by_label, names)], {"mine": model}, small_manifest, "test")
@@ -348,8 +349,10 @@ def test_a_system_is_checked_before_hours_of_training(small_manifest, model, tmp
     with pytest.raises(ModelError, match="none must hold a model.json; got none"):
         check_experiment(with_system(tmp_path / "none"), small_manifest, Place(name="x"))
     alone = written_alone(tmp_path, [Player("vn", "1", SOUND), Player("vc", "2", SOUND)])
-    rule = r"systems.named needs shards with pictures of players; got none in the split 'test' of .* To fix: choose a"
-    with pytest.raises(DataError, match=rule):
+    rule = (
+        r"systems.named names players by their pictures, which the shards must hold; got none in the split 'test' of "
+    )
+    with pytest.raises(DataError, match=rule + ".* To fix: choose a recipe with pictures, or remove systems.named"):
         check_experiment(asked, alone, Place(name="x"))
 
 

@@ -19,9 +19,7 @@ from vimss.train.objectives import OBJECTIVES, Entry, FigureObjective, Objective
 from vimss.train.objectives.saved import load_network, settings_of
 from vimss.train.validation import Validation
 
-PICTURES = {"vision": {"network": "resnet18", "weights": "random", "frozen": False}}
-
-COMPACT = {"vision": {"network": "compact", "weights": "random", "frozen": False}}
+PICTURES = {"vision": {"network": "compact", "weights": "random", "frozen": False}}
 
 SMALL = {
     "separation": {
@@ -31,18 +29,26 @@ SMALL = {
         },
         "training": {"output_samples": 2000},
     },
+    "co_separation": {
+        "model": {
+            "network": "spectrogram_u_net", "n_fft": 64, "hop_length": 16, "depth": 2, "filters": 8, "kernel_size": 3,
+            "outputs": "queries", "context": "skeleton", "site": "bottleneck", "op": "concat",
+        },
+        "mixing": {"min_sources": 2, "max_sources": 2},
+        "training": {"output_samples": 1984},
+    },
     "instruments": {"model": PICTURES, "training": {"output_samples": 4000}},
     "instruments by sound": {"training": {"output_samples": 4000}, "instruments": {"inputs": "sound"}},
     "instruments by both": {
-        "model": COMPACT, "training": {"output_samples": 4000}, "instruments": {"inputs": "both"},
+        "model": PICTURES, "training": {"output_samples": 4000}, "instruments": {"inputs": "both"},
     },
     "alignment": {"training": {"output_samples": 72000}, "alignment": {"seconds": 2.0}},
     "correspondence": {
-        "model": COMPACT, "mixing": {"min_sources": 4, "max_sources": 4}, "training": {"output_samples": 8000},
+        "model": PICTURES, "mixing": {"min_sources": 4, "max_sources": 4}, "training": {"output_samples": 8000},
         "correspondence": {"loss": "info_nce"},
     },
     "localisation": {
-        "model": COMPACT, "mixing": {"max_sources": 3}, "training": {"output_samples": 8000},
+        "model": PICTURES, "mixing": {"max_sources": 3}, "training": {"output_samples": 8000},
         "correspondence": {"loss": "info_nce"},
     },
 }  # fmt: skip
@@ -50,6 +56,7 @@ SMALL = {
 
 RATE = {
     "separation": 1e-2,
+    "co_separation": 1e-2,
     "instruments": 3e-4,
     "instruments by sound": 1e-3,
     "instruments by both": 3e-4,
@@ -92,10 +99,24 @@ def shards_of(case, request):
     return manifest
 
 
+@pytest.fixture(scope="module")
+def open_once(request):
+    """Opens each case once; every test gets a network of its own."""
+    made = {}
+
+    def open_again(case):
+        if case not in made:
+            made[case] = open_case(case, shards_of(case, request))
+        chosen, objective, network, batch = made[case]
+        return chosen, objective, copy.deepcopy(network), batch
+
+    return open_again
+
+
 @pytest.fixture
-def opened(case, manifest):
+def opened(case, open_once):
     """Settings, objective, a new network and a batch of three mixtures."""
-    return open_case(case, manifest)
+    return open_once(case)
 
 
 def open_case(case, manifest):
@@ -207,10 +228,10 @@ def test_the_figure_is_the_same_for_any_share_of_the_ranks(opened, manifest):
 
 
 @pytest.fixture(params=cases(name for name in SMALL if not OBJECTIVES[name.partition(" ")[0]].separates))
-def by_figure(request):
+def by_figure(request, open_once):
     """The same of objectives that do not separate; the batch is one for `examine`."""
+    chosen, objective, network, _ = open_once(request.param)
     manifest = shards_of(request.param, request)
-    chosen, objective, network, _ = open_case(request.param, manifest)
     return chosen, objective, network, batch_of(chosen, objective, manifest, objective.validation_interface)
 
 

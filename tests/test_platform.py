@@ -118,7 +118,7 @@ def test_the_first_call_installs_the_project_as_tested_and_runs_the_command_in_i
     assert "about 7.0 GB" in done.stderr and "1 packages found; installing them" in done.stderr
     arguments = checkout.called().splitlines()
     assert arguments[arguments.index("--constraint") + 1] == f"{checkout.root}/platform/local/constraints.txt"
-    assert arguments[arguments.index("--editable") + 1] == f"{checkout.root}[dev]"
+    assert arguments[arguments.index("--editable") + 1] == f"{checkout.root}[dev,networks]"
 
 
 def test_the_second_call_starts_at_once_and_finds_the_environment_first(checkout):
@@ -332,7 +332,8 @@ def test_the_image_installs_the_tested_set_and_is_not_root():
     assert all(line.split()[1].startswith("python:3.11-slim") for line in instructions if line.startswith("FROM"))
     assert "USER 1000" in instructions and "ENTRYPOINT" not in " ".join(instructions)
     installs = [line for line in instructions if "pip install" in line]
-    assert installs and all("--constraint /constraints.txt" in line and "[dev]" not in line for line in installs)
+    assert installs and all("--constraint /constraints.txt" in line and "[dev" not in line for line in installs)
+    assert any("[networks]" in line for line in installs)
 
 
 def test_the_image_copies_only_what_exists():

@@ -1,6 +1,6 @@
 """The model that comes with VIMSS: it names drawn players out of the box, and its weights stay what they are."""
 
-import re
+import shutil
 
 import numpy as np
 import pytest
@@ -21,10 +21,12 @@ from vimss.model.vision import Vision, weights_digest
 from vimss.namer import load_namer
 from vimss.search.consistency import load_experiment
 from vimss.session import open_session
+from vimss.shards.cache import FEATURES
 from vimss.shards.corpora.chamber.drawing import draw
 from vimss.shards.corpora.chamber.motion import Tone, move
 from vimss.shards.corpora.chamber.styles import SEEN, draw_style
 from vimss.shards.instruments import INSTRUMENTS
+from vimss.shards.manifest import open_manifest
 from vimss.shards.recipe import load_recipe
 from vimss.shards.write import shards_signature
 from vimss.storage import sha256
@@ -91,7 +93,8 @@ def test_its_vision_network_is_taken_by_name():
 
 
 def test_it_is_of_one_vision_network():
-    with pytest.raises(ConfigError, match="chamber are weights of compact, not of resnet18: set network: compact"):
+    rule = "vimss features: chamber are weights of compact, not of resnet18: set network: compact; got .* one of the"
+    with pytest.raises(ConfigError, match=rule):
         load_vision("resnet18", "chamber")
 
 
@@ -119,13 +122,18 @@ def test_a_folder_without_the_name_of_a_model_is_no_model(tmp_path, monkeypatch)
 # Its features
 
 
-def test_features_of_other_weights_are_not_taken_for_its_own(small_manifest):
-    config = WaveUNetConfig(context="features", site="decoder", outputs="queries", vision=CHAMBER)
-    context = CONTEXTS["features"](config, small_manifest.recipe.labels)
-    other = compute_features(small_manifest, CHAMBER.model_copy(update={"weights": "random"}))
-    name = f"compact-{vision_digest('chamber')[:10]}"
+def test_features_of_other_weights_are_not_taken_for_its_own(small_manifest, tmp_path):
+    # A copy, beside which are no features of other tests.
+    folder = shutil.copytree(small_manifest.folder, tmp_path / "small", ignore=shutil.ignore_patterns(FEATURES))
+    manifest = open_manifest(folder)
+    config = WaveUNetConfig(context="features", features_every=1, site="decoder", outputs="queries", vision=CHAMBER)
+    context = CONTEXTS["features"](config, manifest.recipe.labels)
+    other = compute_features(manifest, CHAMBER.model_copy(update={"weights": "random"}), every=1.0)
+    name = f"compact-1s-{vision_digest('chamber')[:10]}"
     message = f"one complete folder of {name} features beside .*; got {other}. To fix: run `vimss features small "
-    with pytest.raises(DataError, match=message + re.escape("--network compact --weights chamber`") + "$"):
-        context.prepare(small_manifest)
-    assert compute_features(small_manifest, CHAMBER) == name
-    assert context.prepare(small_manifest) == name
+    with pytest.raises(
+        DataError, match=message + "--network compact --weights chamber --every 1`, with the --set that its shards"
+    ):
+        context.prepare(manifest)
+    assert compute_features(manifest, CHAMBER, every=1.0) == name
+    assert context.prepare(manifest) == name

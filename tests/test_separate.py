@@ -23,8 +23,9 @@ from vimss.model.contexts import Recording
 from vimss.model.networks.wave_u_net import WaveUNetConfig
 from vimss.model.separator import Separator, load_separator, save_separator
 from vimss.model.vision_config import VisionConfig
+from vimss.namer import namer_folder
 from vimss.pages import listening, of_recording
-from vimss.separate import Options, Reports, Separated, separate_recording
+from vimss.separate import InstrumentsFrom, Options, Reports, Separated, separate_recording
 from vimss.separate import folder as folders
 from vimss.separate import scores as scoring
 from vimss.shards.manifest import Manifest
@@ -120,6 +121,27 @@ def test_the_folder_holds_stems_page_and_record_and_nothing_else(separated: Sepa
     ]
     record = json.loads((separated.page.parent / "separated.json").read_text())
     assert record["stems"] == ["vn", "vc"] and record["scores"] == separated.scores
+
+
+def test_a_picture_that_stops_before_the_sound_is_noted(tmp_path: Path) -> None:
+    vision = VisionConfig(network="compact", weights="random")
+    model = make_model(tmp_path / "model", context="frames", vision=vision)
+    for count, said in ((10, ()), (4, ("the picture stops 1.2 s before the sound: players are shown as they are in",))):
+        media.write_video(tmp_path / f"{count}.mp4", columns(60, 180, count=count), 5.0, sound(), RATE)
+        found = separate_recording(tmp_path / f"{count}.mp4", model, tmp_path / f"{count}", "vn,vc")
+        assert [note[: len(wanted)] for note, wanted in zip(found.notes, said, strict=True)] == list(said)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_picture_too_narrow_for_the_players_is_refused(tmp_path: Path, named: bool) -> None:
+    media.write_video(tmp_path / "thin.mp4", np.zeros((10, 32, 20, 3), np.uint8), 5.0, sound(), RATE)
+    vision = VisionConfig(network="compact", weights="random")
+    model = make_model(tmp_path / "model", **({} if named else {"context": "frames", "vision": vision}))
+    players = InstrumentsFrom("chamber", namer_folder("chamber"), 3) if named else "vn,va,vc"
+    fix = "count the players that are in the picture, or" if named else "name only the players that are in"
+    rule = rf"must have a column of 8 or more pixels for each of 3 players; got 20 pixels. To fix: {fix}"
+    with pytest.raises(MediaError, match=rule):
+        separate_recording(tmp_path / "thin.mp4", model, tmp_path / "out", players)
 
 
 def test_the_page_has_all_tracks_the_video_the_scores_and_the_limits(separated: Separated) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clapping_duos import PICTURES, RATE, SIDE, save_alignment, write_duo
+from clapping_duos import PICTURE, PICTURES, RATE, SIDE, save_alignment, write_duo
 from small_separator import build
 
 from vimss import media
@@ -115,7 +115,8 @@ def test_instruments_of_the_command_line_go_before_the_metadata(duet, model, cer
 def test_players_are_named_by_a_model_and_by_their_places(duet, model, certain, tmp_path):
     looking = {"objective": "instruments", "model": {"vision": {"network": "compact", "weights": "random"}}}
     torch.manual_seed(0)
-    save_network(tmp_path / "namer", InstrumentsNetwork(Settings.model_validate(looking), ("va", "db"), RATE), {})
+    namer = InstrumentsNetwork(Settings.model_validate(looking), ("va", "db"), RATE)
+    save_network(tmp_path / "namer", namer, {"picture": PICTURE})
     named = InstrumentsFrom("models:/instruments", tmp_path / "namer", players=2)
     found = separate(duet, model, certain, tmp_path / "out", named)
     assert list(found.stems) == ["va-left", "va-right"], "the only label that both models know"

@@ -9,9 +9,9 @@ from naive_apply import naive_separation
 from vimss.errors import ConfigError
 from vimss.model import parse_model
 from vimss.model.apply import separate_all
+from vimss.model.networks.spectra.transform import Stft, log_frequency
+from vimss.model.networks.spectra.u_net import COMPRESSION
 from vimss.model.networks.spectrogram_u_net import SpectrogramUNetConfig
-from vimss.model.networks.spectrogram_u_net.network import COMPRESSION
-from vimss.model.networks.spectrogram_u_net.transform import Stft, log_frequency
 from vimss.model.separator import Separator
 
 LABELS = ("fl", "va", "vc")

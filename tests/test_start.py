@@ -15,7 +15,7 @@ from vimss.train.config import Settings
 from vimss.train.objectives.alignment import Alignment
 from vimss.train.start import check_start, start
 
-FRAMES = {"context": "frames", "vision": {"network": "resnet18", "weights": "random"}}
+FRAMES = {"context": "frames", "vision": {"network": "compact", "weights": "random"}}
 
 
 @pytest.fixture

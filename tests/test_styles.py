@@ -30,7 +30,7 @@ from vimss.shards.corpora.chamber.styles import (
 )
 from vimss.shards.instruments import INSTRUMENTS
 
-PLAIN_FILMS = "9c8c767c5244e8d40ed19cad20055ba265d6656bcba04f6387c1eabf6a42fe26"
+PLAIN_FILMS = "4fbacfbde217de51c3279d39e87a9300806c7aa1a3610492290e29e77715936d"
 """SHA-256 of what `test_films_of_the_plain_style_are_those_of_earlier_corpora` draws, before there were styles."""
 
 STYLES = [draw_style(np.random.default_rng(seed), family) for family in (SEEN, UNSEEN) for seed in range(4)]
@@ -47,8 +47,8 @@ def film_of(instrument: str, style: DrawingStyle, seed: int = 0, frames: int = 1
 
 def test_films_of_the_plain_style_are_those_of_earlier_corpora() -> None:
     digest = hashlib.sha256()
-    for seed, (place, instrument) in product(range(3), enumerate(INSTRUMENTS)):
-        film = film_of(instrument, PLAIN, seed * 100 + place, frames=60)
+    for seed, (place, instrument) in product(range(2), enumerate(INSTRUMENTS)):
+        film = film_of(instrument, PLAIN, seed * 100 + place, frames=12)
         for array in (film.picture, film.masks, film.boxes, film.skeleton):
             digest.update(array.tobytes())
     assert digest.hexdigest() == PLAIN_FILMS

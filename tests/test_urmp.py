@@ -130,6 +130,7 @@ def test_splits_can_be_chosen_by_composition(source):
             parse_config(wrong, urmp.Options, "shards/urmp.yaml: options")
 
 
+@pytest.mark.slow
 def test_a_piece_as_urmp_has_it(real):
     recipe = load_recipe("urmp", ["picture={size: 32, frame_rate: 12.5}"])
     (clip,) = clips(real, REAL, recipe)
@@ -142,6 +143,7 @@ def test_a_piece_as_urmp_has_it(real):
         assert np.abs(player.picture[:, :, 3:8].mean(axis=(0, 1, 2)) - COLOURS[place]).max() < 12
 
 
+@pytest.mark.slow
 def test_pictures_keep_the_time_of_29_97_pictures_per_second(real):
     (clip,) = clips(real, REAL, load_recipe("urmp", ["picture={size: 32, frame_rate: 12.5}"]))
     for player in clip.players:

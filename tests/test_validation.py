@@ -22,7 +22,7 @@ NETWORKS = {
     "one output per label": {"outputs": "instruments"},
     "four slots": {"outputs": "slots", "site": "none", "slots": 4},
     "no context": {"outputs": "instruments", "site": "none"},
-    "pictures": {"context": "frames", "vision": {"network": "resnet18", "weights": "random"}},
+    "pictures": {"context": "frames", "vision": {"network": "compact", "weights": "random"}},
 }
 VALIDATION = ValidationConfig(mixtures=6, seconds=0.25)
 

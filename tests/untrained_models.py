@@ -9,7 +9,7 @@ from vimss.model.networks.wave_u_net.config import WaveUNetConfig
 from vimss.model.separator import Separator, save_separator
 from vimss.model.vision_config import VisionConfig
 
-VISION = VisionConfig(network="resnet18", weights="random")
+VISION = VisionConfig(network="compact", weights="random")
 TINY = {
     "levels": 3, "filters": 4, "down_kernel": 5, "output_activation": "linear", "initial_output": "mixture",
     "vision": VISION, "feature_size": VISION.feature_size,

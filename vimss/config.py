@@ -209,7 +209,7 @@ def _explain(error: ValidationError, kind: type[BaseModel], where: str, content:
     first = error.errors()[0]
     # pydantic puts the names of union members between the keys; only what stands in the file is of use.
     path = [str(part) for part in first["loc"] if not str(part).endswith(")") and "[" not in str(part)]
-    key = ".".join(path) or "the file"
+    key = ".".join(path)
     more = f" ({error.error_count() - 1} more after it)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         kinds = _kinds_at(kind, path[:-1], content)
@@ -228,6 +228,8 @@ def _explain(error: ValidationError, kind: type[BaseModel], where: str, content:
     got = repr(first["input"])
     got = got if len(got) <= 80 else got[:77] + "..."
     rule = first["msg"].removeprefix("Value error, ")
+    if not key:  # a rule about several settings at the top
+        return ConfigError(f"{where}: {rule}", got=f"{got}{more}", fix="correct one of the settings that are named")
     return ConfigError(f"{where}: {key}: {rule}", got=f"{got}{more}", fix=f"correct '{key}'")
 
 

@@ -46,7 +46,7 @@ from vimss.model.device import gpu_share
 from vimss.model.fit import Fit, fit_models
 from vimss.model.interface import Interface
 from vimss.model.separator import load_separator, read_card
-from vimss.namer import check_pictures, load_namer, namer_folder
+from vimss.namer import load_namer, namer_folder
 from vimss.progress import SoundProgress
 from vimss.runtime import parallel_map, start_ray
 from vimss.search.study import Study, TrialRecord, best_of_cell
@@ -54,7 +54,7 @@ from vimss.shards.manifest import Manifest
 from vimss.shards.written import check_split
 from vimss.storage import atomic_write
 from vimss.stream.fixed import fixed_set
-from vimss.stream.read import has_part
+from vimss.stream.read import check_holds, has_part
 from vimss.systems import check_takes_labels, model_system
 from vimss.yaml_files import yaml_in_a_line
 
@@ -116,7 +116,8 @@ def named_rows(rows: Sequence[Row], namers: Mapping[str, Path], manifest: Manife
         if load_separator(row.model).interface.takes_labels:
             able.append(row)
     for name, folder in namers.items():
-        check_pictures(manifest, split, name)
+        rule = f"the model '{name}' names players by their pictures, which the shards must hold"
+        check_holds(manifest, split, "picture", rule, "leave --instruments-from out, or choose a recipe with pictures")
         for row in able:
             load_namer(folder, name).choices([label for label, _ in row.names] or manifest.recipe.labels)
     if not able:
@@ -138,7 +139,7 @@ def system_rows(experiment: Experiment, study: Study, models: Mapping[str, Path]
     names = {folder: name for name, folder in models.items()}
     rows = []
     for name, system in experiment.systems.items():
-        trial = _asked(experiment, study, name, system.cell)
+        trial = _trial_of_system(experiment, study, name, system.cell)
         folder = trial.folder / "model"
         named_by = system.instruments_from
         by = NamedBy(named_by, namer_folder(named_by).absolute(), names.get(folder, trial.cell))
@@ -146,7 +147,7 @@ def system_rows(experiment: Experiment, study: Study, models: Mapping[str, Path]
     return rows
 
 
-def _asked(experiment: Experiment, study: Study, system: str, cell: str) -> TrialRecord:
+def _trial_of_system(experiment: Experiment, study: Study, system: str, cell: str) -> TrialRecord:
     """The trial whose network a system of an experiment is."""
     cells = [cell] if cell else [one.name for one in experiment.cells() if not one.is_control]
     best = [trial for name in cells if (trial := best_of_cell(study, name)) is not None]
@@ -187,12 +188,12 @@ def claims_of_models(
 
 
 def _with_named(trained: Mapping[str, Trained], named: Sequence[Row]) -> dict[str, Trained]:
-    asked = {
+    by_pictures = {
         row.name: named_by(trained[by.row], by.row, by.folder)
         for row in named
         if (by := row.named_by) is not None and by.row in trained
     }
-    return {**trained, **asked}
+    return {**trained, **by_pictures}
 
 
 @dataclass(frozen=True)

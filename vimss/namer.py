@@ -4,7 +4,7 @@
     named = namer.name_player(view, namer.choices(("vn", "vc")))    # of one player's pictures "v h w 3"
     named.label, named.probability, named.is_sure                   # "vn", 0.97, True
 
-A separator that is conditioned on labels can then be asked by pictures, without training: see `vimss.systems` and
+A separator that is conditioned on labels can then be queried by pictures, without training: see `vimss.systems` and
 `vimss.separate`.
 """
 
@@ -18,14 +18,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import UInt8
 
-from vimss.errors import DataError, ModelError
+from vimss.errors import ModelError
 from vimss.model.interface import Interface
 from vimss.model.networks import DEFAULT
 from vimss.model.pretrained import pretrained_folder
 from vimss.model.separator import read_card
 from vimss.shards.instruments import label_named
-from vimss.shards.manifest import Manifest
-from vimss.stream.read import has_part
 from vimss.train.config import Settings
 from vimss.train.objectives.instruments_network import InstrumentsNetwork
 from vimss.train.objectives.saved import load_network, settings_of
@@ -137,13 +135,3 @@ def namer_settings(folder: Path) -> tuple[Settings, bool]:
     """The settings of a model that names players, and whether it was trained with shuffled pictures."""
     about = read_card(folder)
     return settings_of(about), bool(about["card"].get("shuffle_pictures", False))
-
-
-def check_pictures(manifest: Manifest, split: str, name: str) -> None:
-    """DataError where a split has no pictures to name its players by."""
-    if not has_part(manifest, split, "picture"):
-        raise DataError(
-            f"the model '{name}' names players by their pictures, which the shards must hold",
-            got=f"none in the split '{split}' of {manifest.home}",
-            fix="leave --instruments-from out, or choose a recipe with pictures",
-        )

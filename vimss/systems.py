@@ -169,7 +169,7 @@ class AdaptedSystem:
 
 
 class NamedSystem:
-    """A separator conditioned on labels, asked by pictures: a network names the instrument of each player from them.
+    """A separator conditioned on labels, queried by pictures: a network names the instrument of each player from them.
 
     Where two players of one label are named differently, both outputs are added, as a player's own outputs are.
     """
@@ -298,7 +298,7 @@ def model_system(
 def named_system(
     folder: Path, manifest: Manifest, name: str, namer: tuple[str, Path], names: Mapping[str, str] | None = None
 ) -> NamedSystem:
-    """The separator in `folder`, asked by pictures: `namer` is the name and the folder of the model that names players.
+    """The separator in `folder`, queried by pictures: `namer` is name and folder of the model that names players.
 
     `names` as in `model_system`; players are named one of these labels.
 
@@ -315,7 +315,7 @@ def named_system(
 
 
 def check_takes_labels(separator: Separator, name: str) -> None:
-    """ModelError unless a separator is conditioned on labels, and so can be asked by those that players are named."""
+    """ModelError unless a separator is conditioned on labels, and so can be queried by those that players are named."""
     if not separator.interface.takes_labels:
         is_conditioned = separator.interface.is_conditioned
         raise ModelError(

@@ -28,6 +28,7 @@ from vimss.model.pretrained import PRETRAINED, pretrained_folder
 from vimss.model.vision_config import VisionConfig
 from vimss.namer import load_namer
 from vimss.runtime import load_place, ray_at_hand
+from vimss.search.consistency import load_experiment
 from vimss.shards.manifest import Manifest
 from vimss.shards.recipe import load_recipe
 from vimss.shards.write import write_shards
@@ -123,10 +124,7 @@ class Queried:
 
 def queries(bench: Bench) -> None:
     """Contrast and SI-SDR improvement of one query, medians over sources of two-source mixtures in dB."""
-    recipe = load_recipe("quickstart")
-    with ray_at_hand(load_place("local")):
-        manifest = write_shards(recipe, "quickstart", Store(bench.folder / "store").make())
-    for shards in (manifest, bench.shards()):
+    for shards in (quickstart_shards(bench), bench.shards()):
         compute_features(shards, VisionConfig.model_validate(FEATURES["vision"]), every=EVERY)
         for seed in bench.seeds:
             rows = Queried(bench.folder, shards).rows(seed)
@@ -135,6 +133,26 @@ def queries(bench: Bench) -> None:
                 _print_table(
                     {name: evaluate(system, shards, split, whole_pieces=False) for name, system in rows.items()}
                 )
+
+
+def sound_of_pixels(bench: Bench) -> None:
+    """experiments/sound_of_pixels.yaml: the same figures of The Sound of Pixels, queried by labels and by pictures."""
+    manifest = quickstart_shards(bench)
+    compute_features(manifest, VisionConfig.model_validate(FEATURES["vision"]), every=EVERY)
+    for seed in bench.seeds:
+        experiment, rows = load_experiment("sound_of_pixels", seed=seed), {}
+        for name, control in {"by labels": "labels", "features": "", "shuffled": "shuffled pictures"}.items():
+            settings = experiment.settings(experiment.controls[control] if control else {})
+            folder = bench.folder / "vision" / f"sound_of_pixels-{signature(settings, manifest.digest)}"
+            rows[name] = model_system(trained(Training(settings, manifest, ValidationConfig()), folder), manifest, name)
+        print(f"\n{manifest.name}, test, seed {seed}, {manifest.recipe.sample_rate} Hz\n")
+        _print_table({name: evaluate(row, manifest, "test", whole_pieces=False) for name, row in rows.items()})
+
+
+def quickstart_shards(bench: Bench) -> Manifest:
+    """The shards of the quickstart."""
+    with ray_at_hand(load_place("local")):
+        return write_shards(load_recipe("quickstart"), "quickstart", Store(bench.folder / "store").make())
 
 
 def _print_table(found: Mapping[str, Evaluation]) -> None:

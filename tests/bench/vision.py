@@ -5,8 +5,8 @@
 40 minutes of chamber music, 8 kHz, 80 pixels, 25 pictures a second. Figures are means over players with 95 % intervals
 over pieces, one column per seed of the training. Shards and trained networks are kept in the folder.
 
-Sections: motion, alignment, duos, shuffled, motion_queries, slots, instruments, queries, correspondence, localisation,
-on_off_screen.
+Sections: motion, alignment, duos, shuffled, motion_queries, looking_to_listen, slots, instruments, queries,
+sound_of_pixels, correspondence, localisation, on_off_screen.
 """
 
 import argparse
@@ -36,9 +36,9 @@ from in_step import (
 )
 from instruments import instruments
 from kept import DUOS, Bench, minutes
-from motion_queries import motion_queries
+from motion_queries import looking_to_listen, motion_queries
 from on_off_screen import on_off_screen
-from queries import queries
+from queries import queries, sound_of_pixels
 from scipy.special import stdtrit
 from slots import slots
 
@@ -190,9 +190,11 @@ SECTIONS: dict[str, Callable[[Bench], None]] = {
     "duos": duos,
     "shuffled": shuffled,
     "motion_queries": motion_queries,
+    "looking_to_listen": looking_to_listen,
     "slots": slots,
     "instruments": instruments,
     "queries": queries,
+    "sound_of_pixels": sound_of_pixels,
     "correspondence": correspondence,
     "localisation": localisation,
     "on_off_screen": on_off_screen,

@@ -81,7 +81,7 @@ def check_players(instruments: str, instruments_from: str | None, players: int |
 
 
 def check_separates(objective: str, separates: bool, instruments_from: list[str]) -> None:
-    """ConfigError where a network that does not separate is to be asked by pictures."""
+    """ConfigError where a network that does not separate is to be queried by pictures."""
     if instruments_from and not separates:
         raise ConfigError(
             "--instruments-from needs an experiment whose networks separate: they are asked by what it names",

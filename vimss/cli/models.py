@@ -67,7 +67,7 @@ def evaluate(
 
     if experiment is None:
         title, best, separates = f"{split} of {manifest.name}", None, True
-        given = Asked(models or [], instruments_from or [], alignment)
+        given = GivenModels(models or [], instruments_from or [], alignment)
         evaluations = _evaluate_models(given, manifest, split, device, place)
     else:
         title, loaded = split, load_experiment(experiment, changes or (), seed)
@@ -86,7 +86,7 @@ def evaluate(
 
 
 @dataclass(frozen=True)
-class Asked:
+class GivenModels:
     """The models to evaluate where no experiment is given."""
 
     models: list[str]
@@ -94,7 +94,7 @@ class Asked:
     alignment: str | None
 
 
-def _evaluate_models(given: Asked, manifest: Any, split: str, device: Any, place: str) -> list[Any]:
+def _evaluate_models(given: GivenModels, manifest: Any, split: str, device: Any, place: str) -> list[Any]:
     """Score models on shards, and print adaptations and omissions; by player, if an alignment model assigns slots."""
     from vimss import named_models
     from vimss.console import show_rate, stage

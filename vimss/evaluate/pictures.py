@@ -95,7 +95,7 @@ def trained_model(folder: Path) -> Trained:
 
 
 def named_by(trained: Trained, row: str, namer: Path) -> Trained:
-    """The separator of a row, asked by the instruments that a network names from pictures."""
+    """The separator of a row, queried by the instruments that a network names from pictures."""
     settings, shuffled = namer_settings(namer)
     add = "add --instruments-from with a model that was trained so"
     about = {**flat(settings.model_dump(mode="json")), SHUFFLED: shuffled}

@@ -101,16 +101,16 @@ def _score_mixture(
     more = [absent[number % len(absent)]] if system.ordered and absent else []
     equal = len(mixture.sources) == 2 and len({source.label for source in mixture.sources}) == 1
     if equal:
-        asked, estimates = _equal_players(system, mixture, scene, more)
+        scored, estimates = _equal_players(system, mixture, scene, more)
     else:
-        asked, estimates = scene, system(scene, [*sorted(scene.references), *more])
-    sources, queried = sorted(asked.references), [*sorted(asked.references), *more]
+        scored, estimates = scene, system(scene, [*sorted(scene.references), *more])
+    sources, queried = sorted(scored.references), [*sorted(scored.references), *more]
     has_contrast = separates_players(system) or not equal
     gains, contrasts, others = [], [], []
     for index, source in enumerate(sources):
-        reference = asked.references[source]
+        reference = scored.references[source]
         gains.append(si_sdr_improvement(scene.mixture, reference, estimates[index], sample_rate))
-        wrong = _wrong_output(system, asked, queried, estimates, index) if has_contrast else None
+        wrong = _wrong_output(system, scored, queried, estimates, index) if has_contrast else None
         if wrong is not None:
             contrasts.append(_si_sdr(reference, estimates[index]) - _si_sdr(reference, wrong))
         if wrong is not None and system.views.uses_players:

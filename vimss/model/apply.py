@@ -133,7 +133,7 @@ def _block(
     margin = -(-(width - 1) // shape.stride) * shape.stride
     low, high = max(start - margin, 0), min(stop + margin, length)
     outputs = _outputs(separator, read, encoded, (low, high), length)
-    padded = _read_padded(read, start - shape.reach, stop + shape.reach, length)
+    padded = read_padded(read, start - shape.reach, stop + shape.reach, length)
     mixture = padded[:, shape.reach : shape.reach + stop - start].to("cpu", outputs.dtype)
     gain = _sounding(padded.cpu(), shape.reach).to(outputs.dtype)
     kept = torch.stack([_without_offset(row, width)[:, start - low : stop - low] for row in outputs]) * gain
@@ -178,11 +178,11 @@ def _outputs(
         end = -(-length // shape.stride) * shape.stride
         first, last = max(start - shape.border, 0), min(-(-stop // shape.stride) * shape.stride + shape.border, end)
         offset = start - first
-    window = _read_padded(read, first, last, length)
+    window = read_padded(read, first, last, length)
     return _run(separator, window, encoded, first, length)[..., offset : offset + stop - start].cpu()
 
 
-def _read_padded(read: Read, first: int, last: int, length: int) -> Float[Tensor, "c n"]:
+def read_padded(read: Read, first: int, last: int, length: int) -> Float[Tensor, "c n"]:
     """The mixture from `first` to `last`, with zeros beyond the ends of the recording."""
     inside = read(min(max(first, 0), length), min(max(last, 0), length))
     before = max(-first, 0)

@@ -53,9 +53,9 @@ class CompactNetwork(nn.Module):
         weights = where.flatten(1).softmax(1).unflatten(1, where.shape[1:])
         return (F.relu(self.what(x)) * weights[:, None]).sum((2, 3)), weights
 
-    def places(self, pictures: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n k l d"]:
+    def places(self, pictures: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d k l"]:
         """The features of each place of pictures, wherever the network would look; of any height and width."""
-        return F.relu(self.what(self._convolved(pictures))).movedim(1, -1)
+        return F.relu(self.what(self._convolved(pictures)))
 
     def _convolved(self, pictures: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n e k l"]:
         mean, deviation = pictures.mean((1, 2, 3), keepdim=True), pictures.std((1, 2, 3), keepdim=True)

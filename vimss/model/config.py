@@ -7,11 +7,13 @@ Combinations that cannot be built are refused here, with the reason. Keys that a
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from importlib.util import find_spec
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from vimss.config import Rule
+from vimss.errors import ConfigError
 from vimss.model.contexts import ContextName, ContextSettings, describe_contexts
 from vimss.model.geometry import Geometry
 
@@ -40,10 +42,14 @@ class ModelConfig(ContextSettings, ABC):
     slots: int = Field(2, ge=1, le=32, description="number of outputs of a slots model")
     channels: Literal[1, 2] = Field(1, description="audio channels: 1 mono, 2 stereo")
 
+    ops: ClassVar[tuple[Op, ...]] = get_args(Op)
+    """Values of `op` that the network has."""
     window_keys: ClassVar[tuple[str, ...]] = ()
     """Names of the settings that decide which windows the network allows."""
     label_keys: ClassVar[tuple[str, ...]] = ()
     """Names of the settings that `check_labels` looks at, beside `outputs`."""
+    packages: ClassVar[Mapping[str, str]] = {}
+    """Packages that the network needs and `pip install vimss` alone does not bring, and the module of each."""
     idle_rules: ClassVar[Mapping[str, Rule]] = {}
     """Settings of the network to when they change something, where they do not always."""
 
@@ -55,6 +61,8 @@ class ModelConfig(ContextSettings, ABC):
             raise ValueError("outputs: slots takes no context, so its site must be none")
         if self.site not in self.sites():
             raise ValueError(f"network: {self.network} has no such site: choose from {', '.join(self.sites())}")
+        if self.op not in self.ops:
+            raise ValueError(f"network: {self.network} has no such op: choose from {', '.join(self.ops)}")
         return self
 
     @property
@@ -78,6 +86,16 @@ class ModelConfig(ContextSettings, ABC):
     def sums_to_mixture(self) -> bool:
         """Whether the outputs sum to the mixture, as the last one is what the others leave of it."""
         return False
+
+    def check_installed(self) -> None:
+        """ConfigError where a package that the network needs is not installed; none of them is loaded."""
+        for package, module in self.packages.items():
+            if find_spec(module) is None:
+                raise ConfigError(
+                    f"network: {self.network} needs the package {package}",
+                    got="an environment without it",
+                    fix="pip install vimss[networks], wherever trials run",
+                )
 
     def check_labels(self, labels: Sequence[str], corpus: str) -> None:
         """ConfigError where outputs for these labels, which are those of `corpus`, make no sense."""

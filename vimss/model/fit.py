@@ -18,7 +18,7 @@ from vimss.model.contexts.stored import check_stored
 from vimss.model.separator import Separator
 from vimss.shards.instruments import INSTRUMENTS, label_named
 from vimss.shards.manifest import Manifest
-from vimss.stream.read import has_part
+from vimss.stream.read import check_holds, has_part
 
 
 @dataclass(frozen=True)
@@ -125,13 +125,10 @@ def check_seen(separator: Separator, manifest: Manifest, split: str, name: str) 
     interface = separator.interface
     if not interface.uses_players:
         return
-    if not has_part(manifest, split, interface.context.source):
-        raise DataError(
-            f"the model '{name}', whose context is {separator.config.context}, needs {interface.context.source}s of "
-            "the players",
-            got=f"none in the split '{split}' of {manifest.home}",
-            fix="evaluate it on shards that hold them, or choose a model whose context is labels",
-        )
+    source = interface.context.source
+    rule = f"the model '{name}', whose context is {separator.config.context}, needs {source}s of the players"
+    fix = "evaluate it on shards that hold them, or choose a model whose context is labels"
+    check_holds(manifest, split, source, rule, fix)
     check_stored(interface.context, manifest, split)
 
 

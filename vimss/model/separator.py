@@ -33,8 +33,9 @@ class Separator(nn.Module):
     """A mixture in, one estimate per output out."""
 
     def __init__(self, config: ModelConfig, labels: tuple[str, ...], sample_rate: int) -> None:
-        """ModelError where weights of the vision network are not available."""
+        """ModelError where weights of the vision network are not available, ConfigError where a package is missing."""
         super().__init__()
+        config.check_installed()
         self.config = config
         self.labels = labels
         self.sample_rate = sample_rate
@@ -130,14 +131,18 @@ class Separator(nn.Module):
         return torch.where(players.any(1)[:, None, None, None], pooled, torch.zeros_like(pooled))
 
 
-def save_separator(folder: str | Path, separator: Separator, card: dict[str, Any]) -> None:
+def save_separator(folder: str | Path, separator: Separator, card: dict[str, Any], left_out: str = "") -> None:
     """Write model.json and weights.safetensors into `folder`, whole or not at all.
 
-    `card` holds further facts about the model, as JSON.
+    `card` holds further facts about the model, as JSON; `left_out` is a module of it that only training needs.
     """
     with atomic_write(Path(folder)) as temporary:
         temporary.mkdir()
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in separator.state_dict().items()}
+        state = {
+            name: tensor.detach().cpu().contiguous()
+            for name, tensor in separator.state_dict().items()
+            if not left_out or not name.startswith(f"{left_out}.")
+        }
         save_file(state, temporary / WEIGHTS)
         description = {
             "config": separator.config.model_dump(mode="json"),

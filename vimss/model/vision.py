@@ -30,6 +30,9 @@ IN_A_MODEL = "vision.network."
 CLASSIFIERS = {"fc", "classifier"}
 """Names of the layers of torchvision's networks that come after the features."""
 
+AFTER_PLACES = CLASSIFIERS | {"avgpool"}
+"""The same of a resnet, with the mean over places."""
+
 FRAMES_AT_ONCE = 64
 """Pictures in one pass of a frozen network: bounds memory, and larger batches are no faster."""
 
@@ -85,10 +88,17 @@ class Vision(nn.Module):
         features, weights = self.network.attend(self._normalised(pictures.movedim(-1, -3)))
         return features, weights
 
-    def places(self, pictures: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n k l d"]:
-        """Of the compact network: features of each place of pictures."""
-        assert isinstance(self.network, CompactNetwork), "settings are checked before"  # noqa: S101
-        return self.network.places(self._normalised(pictures.movedim(-1, -3)))
+    def places(self, pictures: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n d k l"]:
+        """Features at each place of the last layer, before they are averaged over the picture."""
+        x = self._normalised(pictures.movedim(-1, -3))
+        if isinstance(self.network, CompactNetwork):
+            return self.network.places(x)
+        if hasattr(self.network, "features"):  # of mobilenet_v2
+            return self.network.get_submodule("features")(x)
+        for name, layer in self.network.named_children():
+            if name not in AFTER_PLACES:
+                x = layer(x)
+        return x
 
     def _features(self, frames: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
         return self.network(self._normalised(frames))

@@ -41,7 +41,7 @@ def spectrogram_png(audio: Float[np.ndarray, "c t"], sample_rate: int, title: st
     ticks = [hertz for hertz in (100, 200, 400, 800, 1600, 3200, 6400, 12800) if hertz < frequencies[-1]]
     lower.set(xlabel="seconds", ylabel="Hz", yticks=np.interp(ticks, frequencies, rows), yticklabels=ticks)
     figure.colorbar(image, ax=lower, label="dB below the peak")
-    return _png(figure)
+    return figure_png(figure)
 
 
 def curves_png(
@@ -73,7 +73,7 @@ def curves_png(
     _quiet(axes)
     if series:
         figure.legend(loc="outside right upper", frameon=False, fontsize=9)
-    return _png(figure)
+    return figure_png(figure)
 
 
 def bars_png(groups: Mapping[str, Mapping[str, float]], y_label: str, title: str = "") -> bytes:
@@ -92,7 +92,7 @@ def bars_png(groups: Mapping[str, Mapping[str, float]], y_label: str, title: str
     _quiet(axes)
     if len(groups) > 1:
         figure.legend(loc="outside right upper", frameon=False, fontsize=9)
-    return _png(figure)
+    return figure_png(figure)
 
 
 def strip_png(wave: Float[np.ndarray, " t"], sample_rate: int, colour: str) -> bytes:
@@ -151,7 +151,8 @@ def _quiet(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _png(figure: Figure) -> bytes:
+def figure_png(figure: Figure) -> bytes:
+    """A figure as a file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

@@ -6,18 +6,22 @@
 `vimss.search.consistency` checks an experiment against itself.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
-from vimss.errors import ConfigError, DataError
+from vimss.errors import ConfigError
 from vimss.experiment import NETWORK, Experiment, Scalar, sample_values
 from vimss.model.contexts import CONTEXT_KEYS
 from vimss.model.contexts.stored import check_stored
 from vimss.model.interface import Interface
 from vimss.runtime import Place
 from vimss.shards.manifest import Manifest
+from vimss.stream.read import check_holds
 from vimss.train.config import Settings
 from vimss.train.idle import check_uses
-from vimss.train.objectives import OBJECTIVES
+from vimss.train.objectives import OBJECTIVES, open_objective
+
+_OF_CONTEXTS = {"context", *(key.partition(".")[0] for key in CONTEXT_KEYS)}
+"""Keys of `model` that decide which features are read."""
 
 
 def check_experiment(experiment: Experiment, manifest: Manifest, place: Place) -> None:
@@ -40,6 +44,8 @@ def check_experiment(experiment: Experiment, manifest: Manifest, place: Place) -
             check_settings(settings, manifest, place, undecided=set(tuned) - set(point))
             trainings.append(settings)
     check_uses(trainings, f"experiment {experiment.name}", manifest, place)
+    if manifest.shards:
+        _check_features(trainings, manifest)
     _check_systems(experiment, manifest)
 
 
@@ -51,6 +57,8 @@ def check_settings(settings: Settings, manifest: Manifest, place: Place, undecid
     recipe, model, mixing, training = manifest.recipe, settings.model, settings.mixing, settings.training
     open_keys = set(undecided)
     separates = OBJECTIVES[settings.objective].separates
+    if separates and NETWORK not in open_keys:
+        model.check_installed()
     of_network = {NETWORK} | {f"model.{name}" for name in model.window_keys}
     if separates and not open_keys & {"training.output_samples", *of_network}:
         try:
@@ -126,14 +134,23 @@ def _check_stored(interface: Interface, manifest: Manifest) -> None:
 
 def _check_holds(part: str, what: str, manifest: Manifest, split: str = "train") -> None:
     """DataError where no player of a split has a picture, boxes or another member that `what` needs."""
-    from vimss.stream.read import has_part
+    if manifest.shards:
+        rule = f"{what} needs shards with {part if part == 'boxes' else f'{part}s'} of players"
+        check_holds(manifest, split, part, rule, "choose a recipe with them, or a network that needs none")
 
-    if manifest.shards and not has_part(manifest, split, part):
-        raise DataError(
-            f"{what} needs shards with {part if part == 'boxes' else f'{part}s'} of players",
-            got=f"none in the split '{split}' of {manifest.home}",
-            fix="choose a recipe with them, or a network that needs none",
-        )
+
+def _check_features(trainings: Sequence[Settings], manifest: Manifest) -> None:
+    """Errors where features or motion that are trained on are not beside the shards, or are not whole."""
+    checked: list[object] = []
+    for settings in trainings:
+        entry = OBJECTIVES[settings.objective]
+        members = Interface(settings.model, ()).members
+        if not entry.separates:
+            members = entry.make(settings, manifest.recipe).interface.members
+        read = settings.objective, settings.model.model_dump(include=_OF_CONTEXTS)
+        if "features" in members and read not in checked:
+            open_objective(settings, manifest)
+            checked.append(read)
 
 
 def _check_systems(experiment: Experiment, manifest: Manifest) -> None:
@@ -143,6 +160,9 @@ def _check_systems(experiment: Experiment, manifest: Manifest) -> None:
     from vimss.namer import load_namer, namer_folder  # loads torch
 
     for name, system in experiment.systems.items():
-        _check_holds("picture", f"systems.{name}", manifest, "test")
+        if manifest.shards:
+            rule = f"systems.{name} names players by their pictures, which the shards must hold"
+            fix = f"choose a recipe with pictures, or remove systems.{name}"
+            check_holds(manifest, "test", "picture", rule, fix)
         named_by = system.instruments_from
         load_namer(namer_folder(named_by), named_by).choices(manifest.recipe.labels)

@@ -24,7 +24,6 @@ from vimss.model.contexts.motion import check_visible, motion_of
 from vimss.model.contexts.recording import player_pictures
 from vimss.model.separator import Separator, read_card
 from vimss.separate.players import checked_names
-from vimss.shards.recipe import Picture
 from vimss.train.objectives.alignment_network import AlignmentNetwork
 
 PLACES = {2: ("left", "right"), 3: ("left", "middle", "right")}
@@ -115,10 +114,9 @@ def open_assigner(folder: Path, name: str, separator: Separator, recording: Reco
     check_slots(separator.config.slots, recording.players)
     names = checked_names(player_names(recording.players))
     check_visible(recording, "to assign stems to players by their motion", "leave --alignment out")
-    card = read_card(folder)["card"]
-    motion = np.stack([motion_of(pictures) for pictures in player_pictures(replace(recording, card=card))])
-    frame_rate = Picture.model_validate(card.get("picture", {})).frame_rate
-    return Assigner(network, name, names, motion, frame_rate)
+    seen = replace(recording, card=read_card(folder)["card"])
+    motion = np.stack([motion_of(pictures) for pictures in player_pictures(seen)])
+    return Assigner(network, name, names, motion, seen.picture.frame_rate)
 
 
 def player_names(players: Sequence[str]) -> tuple[str, ...]:

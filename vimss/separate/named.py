@@ -14,11 +14,10 @@ from pathlib import Path
 from vimss.errors import ConfigError
 from vimss.media import probe
 from vimss.model.contexts import Recording
-from vimss.model.contexts.recording import player_pictures
+from vimss.model.contexts.recording import check_columns, picture_of, player_pictures
 from vimss.namer import Named, load_namer
 from vimss.pages.of_recording import LoadedModel
 from vimss.shards.instruments import INSTRUMENTS
-from vimss.shards.recipe import Picture
 from vimss.systems import check_takes_labels
 
 RATE = 1.0
@@ -46,7 +45,7 @@ def named_players(
 
     Raises:
         ConfigError: the number of players is not known.
-        MediaError: the recording has no picture.
+        MediaError: the recording has no picture, or one that is too narrow for the players.
         ModelError: a model of another kind.
 
     """
@@ -61,7 +60,9 @@ def named_players(
             got="neither",
             fix="add --players with the number of equal columns that the players are in",
         )
-    picture = Picture.model_validate(namer.card.get("picture", {})).model_copy(update={"frame_rate": RATE})
+    fix = "count the players that are in the picture, or name them with --instruments"
+    check_columns(file, count, fix)
+    picture = picture_of(namer.card).model_copy(update={"frame_rate": RATE})
     card = {"picture": picture.model_dump()}
     views = player_pictures(Recording(file, ("",) * count, card, allow_truncated))
     named = [namer.name_player(view, choices) for view in views]

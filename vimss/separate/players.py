@@ -15,6 +15,7 @@ import torch
 from vimss.errors import ConfigError, ModelError
 from vimss.media import probe
 from vimss.model.contexts import Recording
+from vimss.model.contexts.motion import SPARE_SECONDS
 from vimss.model.separator import Separator
 from vimss.shards.instruments import label_named, nearest_label
 
@@ -117,6 +118,17 @@ def checked_names(names: tuple[str, ...]) -> tuple[str, ...]:
             fix="rename the labels of the model",
         )
     return names
+
+
+def about_picture(separator: Separator, recording: Recording) -> tuple[str, ...]:
+    """A sentence where a model looks at a picture that stops before the sound."""
+    if not separator.interface.uses_players or recording.allow_truncated:
+        return ()
+    found = probe(recording.file)
+    missing = max(found.sound_seconds[recording.stream :][:1], default=0.0) - found.picture_seconds
+    if missing <= SPARE_SECONDS:
+        return ()
+    return (f"the picture stops {missing:.1f} s before the sound: players are shown as they are in its last one",)
 
 
 def parts_of(separator: Separator, recording: Recording) -> Parts:

@@ -45,7 +45,8 @@ from vimss.separate.folder import (
     write_record,
 )
 from vimss.separate.named import InstrumentsFrom, named_players
-from vimss.separate.players import Parts, parts_of, players_of, stem_names
+from vimss.separate.pixels import PIXELS, write_pixels
+from vimss.separate.players import Parts, about_picture, parts_of, players_of, stem_names
 from vimss.separate.scores import find_references, read_reference, score
 from vimss.storage import explain_os_errors, temporary_beside
 
@@ -113,13 +114,21 @@ class Separated:
     """Missing parts of the recording, and warnings about its sound."""
     assigned: Assigned | None = None
     """How the outputs were assigned to players, if they were."""
+    pixels: Path | None = None
+    """The picture of the sound of every pixel, by a model that has one."""
 
     @property
     def sentences(self) -> tuple[str, ...]:
         """The gain, if it was reduced, the confidence of an assignment, and the scores."""
         level = (peak_limited(self.gain),) if self.gain < 1 else ()
         certain = (self.assigned.sentence,) if self.assigned else ()
-        return (*level, *certain, *(f"{name}: SI-SDR improvement {gain:+.1f} dB" for name, gain in self.scores.items()))
+        shown = (f"the sound of every pixel: {self.pixels}",) if self.pixels else ()
+        return (
+            *level,
+            *certain,
+            *shown,
+            *(f"{name}: SI-SDR improvement {gain:+.1f} dB" for name, gain in self.scores.items()),
+        )
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -136,6 +145,7 @@ class Separated:
             "heard": sound,
             "notes": list(self.notes),
             **({"assignment": self.assigned.summary} if self.assigned else {}),
+            **({"pixels": str(self.pixels)} if self.pixels else {}),
         }
 
 
@@ -189,7 +199,7 @@ def separate_recording(
         assigner = open_assigner(options.alignment, name, known.separator, about)
     names = assigner.names if assigner else stem_names(known.separator, players)
     true, notes = find_references(references, names, known.separator.labels) if references else ({}, ())
-    notes = (*named_by, *notes)
+    notes = (*named_by, *notes, *about_picture(known.separator, about))
     task = Task(file, known, players, parts_of(known.separator, about), true, notes, options, assigner)
     with explain_os_errors(target, "--out"), temporary_beside(target) as folder:
         make_folder(folder, target)
@@ -197,8 +207,10 @@ def separate_recording(
         write_record(folder, recording, {"model": known.name} | result.record)
         target = put_folder(folder, out, recording, numbered=options.numbered, overwrite=options.overwrite)
     paths = {name: target / f"{name}.wav" for name in result.stems}
-    sound = result.sound
-    return Separated(paths, target / PAGE, result.scores, result.gain, sound.report, sound.notes, result.assigned)
+    sound, pixels = result.sound, target / PIXELS if result.has_pixels else None
+    return Separated(
+        paths, target / PAGE, result.scores, result.gain, sound.report, sound.notes, result.assigned, pixels
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,6 +237,7 @@ class Done:
     gain: float
     stems: tuple[str, ...]
     assigned: Assigned | None = None
+    has_pixels: bool = False
 
     @property
     def record(self) -> dict[str, Any]:
@@ -264,11 +277,12 @@ def _separate_in(folder: Path, task: Task, reports: Reports) -> Done:
         scores = score(mixture, stems, true, rate)
         page = separation_page(sound, task.model, task.players, Signals(mixture, stems, true, gain), scores)
         (folder / PAGE).write_text(page, encoding="utf-8")
+        has_pixels = write_pixels(folder, task.model.separator, mixture, task.parts.context, task.players)
         for name, stem in stems.items():
             reports.progress(f"writing {name}.wav")
             write_wav_blocks(folder / f"{name}.wav", _to_write(stem, gain), stem.samples, channels, rate)
             stem.close()
-    return Done(sound, scores.improvements, gain, tuple(stems), assigned)
+    return Done(sound, scores.improvements, gain, tuple(stems), assigned, has_pixels)
 
 
 def _after_assignment(

@@ -79,6 +79,11 @@ def read_entry(manifest: Manifest, name: str, kind: type[E], again: str) -> E:
     return entry
 
 
+def features_command(manifest: Manifest, options: str) -> str:
+    """The command that computes what is missing beside these shards, for errors; `options` as in "--network motion"."""
+    return f"run `vimss features {manifest.name} {options}`, with the --set that its shards were written with, if any"
+
+
 def available_features(manifest: Manifest) -> tuple[str, ...]:
     """Names of the complete folders of arrays beside the shards."""
     found = (manifest.home / FEATURES).sizes()

@@ -23,7 +23,7 @@ from vimss.shards.cache import ENTRY, FEATURES
 from vimss.shards.computed import ROWS, ComputedEntry, digest_of, file_of, middle_pictures, rows_of_pictures
 from vimss.shards.manifest import Manifest, Shard, open_manifest
 from vimss.storage import Folder
-from vimss.stream.read import read_clips
+from vimss.stream.read import has_part, read_clips
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ def write_arrays(
         DataError: where no player of a shard has a picture.
 
     """
+    check_pictures(manifest)
     made.check(manifest)
     folder = manifest.home / FEATURES / made.name
     present = folder.sizes()
@@ -109,12 +110,23 @@ def write_in_parallel(
         gpu_share: of the GPU that each task needs.
 
     """
+    check_pictures(manifest)
     done = itertools.count(1)
     tasks = [ShardTask(manifest.folder, shard, make, device) for shard in manifest.shards]
     parallel_map(run_shard, tasks, lambda _: on_done(next(done)), lambda _: gpu_share)
     made = make("cpu")  # this process may have no other device, and computes nothing
     write_arrays(manifest, made)
     return manifest.home / FEATURES / made.name
+
+
+def check_pictures(manifest: Manifest) -> None:
+    """DataError where no player of any split has a picture."""
+    if not any(has_part(manifest, split, "picture") for split in manifest.splits):
+        raise DataError(
+            f"{manifest.home} must hold players with pictures",
+            got="none",
+            fix="choose a recipe whose corpus has video",
+        )
 
 
 @dataclass(frozen=True)

@@ -289,6 +289,12 @@ def has_part(manifest: Manifest, split: str, part: str) -> bool:
     return False
 
 
+def check_holds(manifest: Manifest, split: str, part: str, rule: str, fix: str) -> None:
+    """DataError where no player of the split has a picture or another member, as in `has_part`."""
+    if not has_part(manifest, split, part):
+        raise DataError(rule, got=f"none in the split '{split}' of {manifest.home}", fix=fix)
+
+
 def join_clips(clips: Sequence[Clip]) -> Clip:
     """Neighbouring clips of one piece as one clip. A player who rests in one of them is silent there."""
     if len(clips) == 1:

@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +221,7 @@ def _log_model(tracking: Tracking, name: str, folder: Path, run_id: str, facts: 
                 python_model=str(Path(__file__).with_name(SERVED[_separates(facts)])),
                 artifacts={ARTIFACT: str(artifact)},
                 signature=_signature(facts) if _separates(facts) else _signature_of_predictor(folder),
-                pip_requirements=[f"vimss=={vimss.__version__}"],
+                pip_requirements=_requirements(facts),
                 mlflow_model=Model(artifact_path=logged.artifact_location, **identity),
             )
             here = tracking.here(logged.artifact_location)
@@ -239,6 +240,12 @@ def _log_model(tracking: Tracking, name: str, folder: Path, run_id: str, facts: 
 def _separates(facts: dict[str, Any]) -> bool:
     """Whether the network of a model.json separates."""
     return OBJECTIVES[facts.get("objective", "separation")].separates
+
+
+def _requirements(facts: dict[str, Any]) -> list[str]:
+    """VIMSS, and the packages that the network needs beside it, in the versions that are installed."""
+    packages = parse_model(facts["config"], CARD).packages if _separates(facts) else ()
+    return [f"vimss=={vimss.__version__}", *(f"{package}=={installed_version(package)}" for package in packages)]
 
 
 def _signature_of_predictor(folder: Path) -> ModelSignature:

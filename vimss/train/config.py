@@ -62,6 +62,12 @@ class TrainingConfig(Config):
     absent_weight: float = Field(
         1.0, ge=0, description="weight of outputs whose target is silence, in the snr and si_sdr losses"
     )
+    consistency_weight: float = Field(
+        1.0,
+        ge=0,
+        description="weight of the classifier that names each player from the estimate alone, in objective: "
+        "co_separation",
+    )
     slot_order: Literal["best", "pitch"] = Field(
         "best",
         description="which target each slot is trained on. best: in each window that of the order with the least error "
@@ -182,6 +188,14 @@ class Settings(Config):
     correspondence: CorrespondenceConfig = CorrespondenceConfig()
 
     @model_validator(mode="after")
+    def _suits_its_objective(self) -> "Settings":
+        for rule in _objectives()[self.objective].requires:
+            if not rule.works(self):
+                given = ", ".join(f"{key}: {value_at(self, key)}" for key in rule.depends_on)
+                raise ValueError(f"objective: {self.objective} needs {rule.needs}; got {given}")
+        return self
+
+    @model_validator(mode="after")
     def _has_no_idle_setting(self) -> "Settings":
         for key in idle_settings(self):
             raise ValueError(f"{key} needs {rule_at(self, key).needs}; got {describe_idle(self, key)}")
@@ -230,6 +244,7 @@ OF_SOME_OBJECTIVES = (
     "training.loss",
     "training.absent_weight",
     "training.slot_order",
+    "training.consistency_weight",
     *(f"instruments.{name}" for name in InstrumentsConfig.model_fields),
     *(f"alignment.{name}" for name in AlignmentConfig.model_fields),
     *(f"correspondence.{name}" for name in CorrespondenceConfig.model_fields),

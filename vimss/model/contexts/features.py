@@ -18,17 +18,17 @@ from vimss.model.contexts.recording import Recording, pictures_during_sound
 from vimss.model.contexts.refusals import no_view
 from vimss.model.contexts.vectors import PlayerVectors
 from vimss.model.pretrained import PRETRAINED, vision_digest
-from vimss.model.vision_config import VisionSettings
+from vimss.model.vision_config import KNOWN_WEIGHTS, VisionConfig, VisionSettings
 from vimss.shards.clip import Clip, Player
 from vimss.shards.computed import (
     ComputedEntry,
     available_features,
+    features_command,
     middle_pictures,
     read_entry,
     rows_of_pictures,
 )
 from vimss.shards.manifest import Manifest
-from vimss.shards.recipe import Picture
 
 
 class FeaturesSettings(VisionSettings):
@@ -51,7 +51,7 @@ class FeaturesSettings(VisionSettings):
 class FeatureEntry(ComputedEntry):
     """Contents of a folder of features."""
 
-    network: str = Field(description="network of torchvision")
+    network: str = Field(description="the vision network")
     weights_sha256: str = Field(description="of all weights of the network, in the order of their names")
     feature_size: int = Field(ge=1, description="numbers per frame")
 
@@ -61,9 +61,24 @@ def features_name(network: str, every: float) -> str:
     return f"{network}-{every:g}s" if every else network
 
 
-def read_features(manifest: Manifest, name: str) -> FeatureEntry:
-    """The entry of a folder of features; DataError where it is not complete, or not of these very shards."""
-    return read_entry(manifest, name, FeatureEntry, f"run `vimss features {manifest.name}`")
+def read_features(manifest: Manifest, name: str, again: str = "") -> FeatureEntry:
+    """The entry of a folder of features; DataError where it is not complete, or not of these very shards.
+
+    `again` is the command that computes them, where more of it is known than the name tells.
+    """
+    network, _, _ = name.partition("-")
+    return read_entry(manifest, name, FeatureEntry, again or features_command(manifest, f"--network {network}"))
+
+
+def _digest_of(vision: VisionConfig) -> str:
+    """That of a network whose weights are a file or come with VIMSS; empty for those that have only a name."""
+    if vision.weights in PRETRAINED:
+        return vision_digest(vision.weights)
+    if vision.weights in KNOWN_WEIGHTS:
+        return ""
+    from vimss.model.vision import Vision, weights_digest  # loads torch
+
+    return weights_digest(Vision(vision))
 
 
 @dataclass(frozen=True)
@@ -98,18 +113,20 @@ class Features(PlayerVectors):
             ConfigError: where its features have another size.
 
         """
-        if folder:
-            read_features(manifest, folder)
-            return folder
         network, every, weights = self.config.vision.network, self.config.features_every, self.config.vision.weights
-        options = f" --weights {weights}" * (weights in PRETRAINED) + (f" --every {every:g}" if every else "")
-        write = f"run `vimss features {manifest.name} --network {network}{options}`"
-        wanted = features_name(network, every)
+        options = [f"--network {network}"]
+        options += [f"--weights {weights}"] if weights != VisionConfig().weights else []
+        options += [f"--every {every:g}"] if every else []
+        write = features_command(manifest, " ".join(options))
+        if folder:
+            read_features(manifest, folder, write)
+            return folder
+        digest, wanted = _digest_of(self.config.vision), features_name(network, every)
         found = [name for name in available_features(manifest) if name.rpartition("-")[0] == wanted]
         others = [name for name in available_features(manifest) if name.startswith(f"{network}-")]
         other_rate = len(others) > len(found)
-        if weights in PRETRAINED:
-            wanted = f"{wanted}-{vision_digest(weights)[:10]}"
+        if digest:
+            wanted = f"{wanted}-{digest[:10]}"
             found = [name for name in found if name == wanted]
         if len(found) != 1:
             raise DataError(
@@ -117,7 +134,7 @@ class Features(PlayerVectors):
                 got=", ".join(found or others) or "none",
                 fix="delete all but one" if found else write + (", or set model.features_every to theirs" * other_rate),
             )
-        entry = read_features(manifest, found[0])
+        entry = read_features(manifest, found[0], write)
         if entry.network != network:
             raise DataError(
                 f"the features '{found[0]}' must be of {network}, as in their name",
@@ -164,8 +181,7 @@ class Features(PlayerVectors):
         count, every = pictures.shape[1], self.config.features_every
         rows = np.arange(count, dtype=np.int32)
         if every:
-            rate = Picture.model_validate(card.get("picture", {})).frame_rate
-            rows = rows_of_pictures(count, rate, every)
+            rows = rows_of_pictures(count, recording.picture.frame_rate, every)
         with torch.inference_mode():
             shown = torch.from_numpy(pictures[:, middle_pictures(rows)])
             return vision(shown[None])[0].numpy()[:, rows]

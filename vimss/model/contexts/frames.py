@@ -54,7 +54,7 @@ class Frames:
     def of_player(self, clip: Clip, player: Player) -> UInt8[np.ndarray, "v h w 3"]:
         """The player's crop of the video."""
         if player.picture is None:
-            raise no_view("frames", "a picture", clip, player, fix="set model.context: labels")
+            raise no_view("frames", "a picture", clip, player, fix="leave this piece out, or condition on labels")
         return player.picture
 
     def of_recording(self, recording: Recording) -> UInt8[np.ndarray, "p v h w 3"]:

@@ -22,11 +22,11 @@ from pydantic import Field
 
 from vimss.config import Config
 from vimss.errors import DataError, MediaError
-from vimss.model.contexts.recording import Recording, pictures_during_sound
+from vimss.model.contexts.recording import Recording, check_columns, pictures_during_sound
 from vimss.model.contexts.refusals import misfit, no_view, shape_of
 from vimss.model.contexts.vectors import PlayerVectors
 from vimss.shards.clip import Clip, Player
-from vimss.shards.computed import ComputedEntry, available_features, read_entry
+from vimss.shards.computed import ComputedEntry, available_features, features_command, read_entry
 from vimss.shards.manifest import Manifest, Shard
 from vimss.storage import Folder
 
@@ -181,12 +181,7 @@ def check_visible(recording: Recording, purpose: str, otherwise: str) -> None:
             got=f"{found.frame_rate:g}",
             fix=f"use a video with more, or {otherwise}",
         )
-    if found.size[1] < count * GRID:
-        raise MediaError(
-            f"the picture of {file} must have a column of {GRID} or more pixels for each of {count} players",
-            got=f"{found.size[1]} pixels",
-            fix=f"name the players that are in the picture by --instruments, or {otherwise}",
-        )
+    check_columns(file, count, f"name the players that are in the picture by --instruments, or {otherwise}")
     sounds = found.sound_seconds
     seconds = sounds[recording.stream] if recording.stream < len(sounds) else 0.0
     if not recording.allow_truncated and found.picture_seconds < seconds - SPARE_SECONDS:
@@ -257,7 +252,7 @@ class Motion(PlayerVectors):
 
         """
         check_rate(manifest)
-        again = f"run `vimss features {manifest.name} --network {NETWORK}`"
+        again = features_command(manifest, f"--network {NETWORK}")
         found = [name for name in available_features(manifest) if name.rpartition("-")[0] == NETWORK]
         others = [name for name in (*found, folder) if name not in ("", FOLDER)]
         if others and (folder or FOLDER not in found):

@@ -12,8 +12,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from vimss.errors import MediaError
+from vimss.config import parse_config
+from vimss.errors import MediaError, ModelError
+from vimss.model.card import CARD
 from vimss.shards.recipe import Picture
+
+LEAST_COLUMN = 8
+"""Pixels across that a player must have in the picture."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,23 @@ class Recording:
     stream: int = 0
     """Number of the sound stream that is separated, from 0."""
 
+    @property
+    def picture(self) -> Picture:
+        """Size and rate of the pictures that the model was trained on; ModelError where its card does not say."""
+        return picture_of(self.card)
+
+
+def picture_of(card: Mapping[str, Any]) -> Picture:
+    """Size and rate of the pictures that a model was trained on; ModelError where its card does not say."""
+    if "picture" not in card:
+        raise ModelError(
+            f"the card in the {CARD} of a model that looks at players must have the key 'picture', with the size and "
+            "frame_rate of the pictures that it was trained on",
+            got="none",
+            fix="train it again, or add the `picture` of its recipe",
+        )
+    return parse_config(card["picture"], Picture, f"picture in the card in {CARD}")
+
 
 def pictures_during_sound(recording: Recording) -> UInt8[np.ndarray, "p v h w 3"]:
     """Pictures of the players for as long as the sound lasts: views are spread evenly over it.
@@ -42,8 +64,7 @@ def pictures_during_sound(recording: Recording) -> UInt8[np.ndarray, "p v h w 3"
     pictures, sounds = player_pictures(recording), probe(recording.file).sound_seconds
     if recording.allow_truncated or recording.stream >= len(sounds):
         return pictures
-    rate = Picture.model_validate(recording.card.get("picture", {})).frame_rate
-    count = max(1, round(sounds[recording.stream] * rate))
+    count = max(1, round(sounds[recording.stream] * recording.picture.frame_rate))
     return pictures[:, np.minimum(np.arange(count), pictures.shape[1] - 1)]
 
 
@@ -51,18 +72,33 @@ def player_pictures(recording: Recording) -> UInt8[np.ndarray, "p v h w 3"]:
     """Pictures of the players, in equal columns of the video.
 
     Raises:
-        MediaError: no picture, or more of it than fits into memory.
+        MediaError: no picture, one that is too narrow for the players, or more of it than fits into memory.
+        ModelError: the card does not say what pictures the model was trained on.
 
     """
     from vimss.media import read_video  # loads av, which those who only check settings can do without
 
-    count = len(recording.players)
-    picture = Picture.model_validate(recording.card.get("picture", {}))
+    count, picture = len(recording.players), recording.picture
     size = (picture.size, picture.size * count)
+    fix = "name only the players that are in the picture, or use a model that is conditioned on labels"
+    check_columns(recording.file, count, fix)
     if not recording.allow_truncated:  # a file that was cut off is shorter than its header has it
         _check_length(recording.file, picture, count)
     row = read_video(recording.file, size, picture.frame_rate, allow_truncated=recording.allow_truncated)
     return np.stack(np.split(row, count, axis=2))
+
+
+def check_columns(file: Path, players: int, fix: str) -> None:
+    """MediaError where the picture, if there is one, is too narrow for so many players side by side."""
+    from vimss.media import probe
+
+    size = probe(file).size
+    if size is not None and size[1] < players * LEAST_COLUMN:
+        raise MediaError(
+            f"the picture of {file} must have a column of {LEAST_COLUMN} or more pixels for each of {players} players",
+            got=f"{size[1]} pixels",
+            fix=fix,
+        )
 
 
 def _check_length(file: Path, picture: Picture, players: int) -> None:

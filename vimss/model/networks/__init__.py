@@ -11,7 +11,7 @@ without the seconds that torch takes to load:
     config.py     a ModelConfig with the settings that the network adds to those of all networks. Its members:
                   `network`, the name, as a Literal; `geometry`, the windows it allows, its context and its stride;
                   `sites()`, which of its layers each site means, and their channels; `build(...)`. Where they apply
-                  also `window_keys`, `idle_rules`, `sums_to_mixture`, `check_labels` and `canonical`
+                  also `ops`, `window_keys`, `packages`, `idle_rules`, `sums_to_mixture`, `check_labels` and `canonical`
     network.py    the Network: an nn.Module that takes a mixture and a Context, and gives estimates
 
 A network of a library is one file with the settings alone: `segments` makes its nn.Module a Network.
@@ -27,10 +27,16 @@ from vimss.choice import OneOf
 from vimss.config import parse_config
 from vimss.errors import ConfigError
 from vimss.model.config import ModelConfig
+from vimss.model.networks.bs_roformer import BSRoformerConfig
 from vimss.model.networks.conv_tasnet import ConvTasNetConfig
 from vimss.model.networks.deep_conv_sep import DeepConvSepConfig
 from vimss.model.networks.hdemucs import HDemucsConfig
+from vimss.model.networks.looking_to_listen import LookingToListenConfig
+from vimss.model.networks.moises_light import MoisesLightConfig
 from vimss.model.networks.multi_head_u_net import MultiHeadUNetConfig
+from vimss.model.networks.open_unmix import OpenUnmixConfig
+from vimss.model.networks.scnet import SCNetConfig
+from vimss.model.networks.sound_of_pixels import SoundOfPixelsConfig
 from vimss.model.networks.spectrogram_u_net import SpectrogramUNetConfig
 from vimss.model.networks.wave_u_net import WaveUNetConfig
 from vimss.model.networks.wavenet import WaveNetConfig
@@ -51,6 +57,12 @@ NETWORKS: dict[str, type[ModelConfig]] = {
     "wavenet": WaveNetConfig,
     "multi_head_u_net": MultiHeadUNetConfig,
     "deep_conv_sep": DeepConvSepConfig,
+    "looking_to_listen": LookingToListenConfig,
+    "sound_of_pixels": SoundOfPixelsConfig,
+    "open_unmix": OpenUnmixConfig,
+    "scnet": SCNetConfig,
+    "bs_roformer": BSRoformerConfig,
+    "moises_light": MoisesLightConfig,
 }
 """`network` of the settings to their class."""
 

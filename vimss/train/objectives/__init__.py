@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from vimss.config import Rule
 from vimss.errors import ConfigError
+from vimss.model.contexts import CONTEXTS
 from vimss.model.vision_config import VisionConfig
 from vimss.shards.manifest import Manifest
 from vimss.shards.recipe import Recipe
@@ -147,6 +148,8 @@ class Entry:
     """Module and name of the class of its network, a Predictor, where it does not separate."""
     rules: Mapping[str, Rule] = field(default_factory=dict)
     """When those of these settings work that do not always, by key path."""
+    requires: tuple[Rule, ...] = ()
+    """What settings must be for it."""
     distractors: bool = False
     """Whether each validation mixture also has a player who does not sound."""
     sources: tuple[int, ...] = VALIDATION_SOURCES
@@ -178,6 +181,8 @@ _ONLY_SEES = Rule(
 )
 
 _SHOWN = {"mixing.shuffle_pictures": Rule("players who are shown", (), lambda settings: True)}
+_OF_PLAYERS = tuple(name for name, context in CONTEXTS.items() if context.uses_players)
+"""Contexts that show players."""
 
 _LOOKS = Rule(
     "instruments.labels: players and model.vision.network: compact",
@@ -187,13 +192,42 @@ _LOOKS = Rule(
 
 CANDIDATES = 8
 """Players among whom the objective `correspondence` finds the right one: as many instruments, fewer where there are."""
+_SHOWS_PLAYERS = Rule(
+    f"model.outputs: queries and a model.context of players, {', '.join(_OF_PLAYERS[:-1])} or {_OF_PLAYERS[-1]}",
+    ("model.outputs", "model.context"),
+    lambda settings: settings.model.outputs == "queries" and settings.model.context in _OF_PLAYERS,
+)
+
+_QUERIES_ALL = Rule(
+    "all players of two videos queried, so mixing.min_sources, mixing.max_sources and mixing.queries alike, at least 2",
+    ("mixing.min_sources", "mixing.max_sources", "mixing.queries"),
+    lambda settings: (
+        settings.mixing.min_sources == settings.mixing.max_sources == settings.mixing.queries
+        and settings.mixing.queries >= 2
+    ),
+)
+
+_SEPARATION_FIGURE = Figure(name="valid_loss", direction="min", title="validation loss", unit="dB")
 
 OBJECTIVES: dict[str, Entry] = {
     "separation": Entry(
         "vimss.train.objectives.separation:Separation",
-        Figure(name="valid_loss", direction="min", title="validation loss", unit="dB"),
+        _SEPARATION_FIGURE,
         settings=("model", "training.loss", "training.absent_weight", "training.slot_order"),
         separates=True,
+        meaning="mean -SNR in dB, floored at -30, over present sources of the fixed set",
+    ),
+    "co_separation": Entry(
+        "vimss.train.objectives.co_separation:CoSeparation",
+        _SEPARATION_FIGURE,
+        settings=("model", "training.loss", "training.absent_weight", "training.consistency_weight"),
+        separates=True,
+        rules={
+            "mixing.absent_probability": Rule(
+                "queries of absent players, which objective: separation has", ("objective",), lambda settings: False
+            )
+        },
+        requires=(_SHOWS_PLAYERS, _QUERIES_ALL),
         meaning="mean -SNR in dB, floored at -30, over present sources of the fixed set",
     ),
     "instruments": Entry(

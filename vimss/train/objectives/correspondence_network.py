@@ -70,7 +70,7 @@ class CorrespondenceNetwork(nn.Module):
 
     def maps(self, sound: Float[Tensor, "b s c t"], pictures: UInt8[Tensor, "b p h w 3"]) -> Float[Tensor, "b p s k l"]:
         """The log-odds of each place of each picture, with each sound of the same example."""
-        places = self.vision.places(pictures.flatten(0, 1)).unflatten(0, pictures.shape[:2])
+        places = self.vision.places(pictures.flatten(0, 1)).movedim(1, -1).unflatten(0, pictures.shape[:2])
         seen = F.normalize(self.of_picture(places), dim=-1)
         products = torch.einsum("bpkld,bsd->bpskl", seen, self.hear(sound))
         return self.affine(products[..., None])[..., 0]

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vimss.model.networks.deep_conv_sep.config import DeepConvSepConfig
-from vimss.model.networks.spectrogram_u_net.transform import Stft
+from vimss.model.networks.spectra.transform import Stft
 
 SMALLEST = 1e-6
 """Added to every output before they are shared out, so that where all are 0 their shares are equal."""

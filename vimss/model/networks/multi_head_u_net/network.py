@@ -27,7 +27,7 @@ from vimss.model.conditioning import Context, make_conditions
 from vimss.model.convolution import LEAK, Convolution
 from vimss.model.geometry import Layer
 from vimss.model.networks.multi_head_u_net.config import MultiHeadUNetConfig
-from vimss.model.networks.spectrogram_u_net.transform import Stft, log_frequency
+from vimss.model.networks.spectra.transform import Stft, log_frequency
 
 COMPRESSION = 1000.0
 """The network sees log(1 + COMPRESSION |X|): nearly linear below -60 dB of full scale, and 0 where there is silence."""

@@ -14,7 +14,7 @@ from typing import ClassVar
 from pydantic import Field, model_validator
 
 from vimss.model.config import ModelConfig
-from vimss.model.geometry import Geometry
+from vimss.model.geometry import Geometry, Layer
 
 
 class SegmentConfig(ModelConfig):
@@ -34,15 +34,23 @@ class SegmentConfig(ModelConfig):
     def step_samples(self) -> int:
         """Audio samples per frame of the network's slowest layer."""
 
+    def axes(self, module: str) -> str:
+        """The axes of a module's output, as einops names them: of the batch b q k m, frame n, feature d; ... others."""
+        return "(b q k m) d ... n"
+
+    def layer(self, module: str, frames: int) -> Layer:
+        """When these frames of a module's output are, in samples: evenly spread, but where a model pads its input."""
+        stride = max(round(self.seen_samples / frames), 1)
+        return Layer((self.seen_samples - 1 - (frames - 1) * stride) // 2, stride, frames)
+
     @model_validator(mode="after")
     def _segments_are_whole_frames(self) -> "SegmentConfig":
         step = self.step_samples
         for name in ("segment_samples", "margin_samples"):
-            below = getattr(self, name) // step * step
-            if below != getattr(self, name):
+            if getattr(self, name) % step:
+                near = nearest_multiples(getattr(self, name), step, least=0 if name == "margin_samples" else 1)
                 raise ValueError(
-                    f"{name} must be a multiple of {step}, the samples per frame of the network's slowest layer: "
-                    + " or ".join(str(near) for near in (below, below + step) if near or name == "margin_samples")
+                    f"{name} must be a multiple of {step}, the samples per frame of the network's slowest layer: {near}"
                 )
         return self
 
@@ -61,3 +69,9 @@ class SegmentConfig(ModelConfig):
             size=f"segment_samples {self.segment_samples}",
             smaller="a smaller segment_samples",
         )
+
+
+def nearest_multiples(value: int, unit: int, least: int = 1) -> str:
+    """The multiples of `unit` around a value that is none, for errors: "62 or 64"."""
+    below = value // unit * unit
+    return " or ".join(str(near) for near in (below, below + unit) if near >= least)

@@ -1,20 +1,21 @@
 """A model that looks at stretches of fixed length, such as one of a library, as a network with contexts.
 
-    model = torchaudio.models.ConvTasNet(num_sources=3)      # "n 1 t" -> "n 3 t"
+    model = torchaudio.models.ConvTasNet(num_sources=3)      # "z 1 t" -> "z 3 t"
     SegmentNetwork(config, model, context_size=13, context_scale=1.0, ends=("encoder", "decoder"), mono=True)
 
 Forward hooks put the conditions behind the modules that the site names, or before them where a module is a
 non-linearity, so that a context always acts before one. Nothing of the model is changed but for its convolutions'
-weights: they are kept as matrices, which Muon trains.
+weights, which are kept as matrices, as Muon trains them, and for its constants, which are no weights.
 
-Axis letters: b batch, q query, k segment, m audio channel where the model takes one at a time (else of length 1),
-c audio channel, t audio sample of the window, u of the output, n frame of a layer, d feature.
+Axis letters: z batch of the model, of b batch, q query, k segment, m audio channel where the model takes one at a time
+(else of length 1); c audio channel, t audio sample of the window, u of the output, n frame of a layer, d feature.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from contextvars import ContextVar
+from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange, repeat
@@ -23,7 +24,6 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from vimss.model.conditioning import Context, make_conditions
-from vimss.model.geometry import Layer
 from vimss.model.networks.segments.config import SegmentConfig
 
 NON_LINEAR = (nn.PReLU, nn.ReLU, nn.GELU, nn.GLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid)
@@ -34,7 +34,7 @@ class _Pass(NamedTuple):
     """What the hooks know of the pass that they are in."""
 
     context: Context
-    sizes: tuple[int, int, int, int]
+    sizes: dict[str, int]
     """Of the axes b, q, k and m, which are one axis of the model's layers."""
 
 
@@ -68,7 +68,7 @@ class SegmentNetwork(nn.Module):
         ends: Collection[str],
         mono: bool = False,
     ) -> None:
-        """`ends` are the modules that take or give sound; a `mono` model separates each audio channel by itself."""
+        """`ends` begin the names of modules that take or give sound; a `mono` model takes each channel by itself."""
         super().__init__()
         self.config = config
         self.model = model
@@ -82,7 +82,10 @@ class SegmentNetwork(nn.Module):
                 module.register_forward_hook(partial(self._after, name))
         self._inner = []
         for name, module in list(model.named_modules()):
-            if isinstance(module, CONVOLUTIONS) and module.groups == 1 and name not in ends:
+            _keep_constants(module)
+            if name.startswith(tuple(ends)):
+                continue
+            if isinstance(module, CONVOLUTIONS) and module.groups == 1:
                 parametrize.register_parametrization(module, "weight", _Kernel(module.weight.shape))
                 self._inner.append(f"{name}.parametrizations.weight.original")
             if isinstance(module, (nn.Linear, nn.LSTM)):
@@ -100,7 +103,7 @@ class SegmentNetwork(nn.Module):
         queries = 1 if context is None else context.values.shape[1]
         together = 1 if self.mono else channels
         x = repeat(segments, "b (m c) k t -> (b q k m) c t", q=queries, c=together)
-        sizes = (batch, queries, segments.shape[2], channels // together)
+        sizes = {"b": batch, "q": queries, "k": segments.shape[2], "m": channels // together}
         token = _PASS.set(None if context is None else _Pass(context, sizes))
         try:
             x = self.model(x)
@@ -108,7 +111,7 @@ class SegmentNetwork(nn.Module):
             _PASS.reset(token)
         # Drop the margins, and put the segments one after the other.
         x = x[..., config.margin_samples : config.margin_samples + config.segment_samples]
-        x = x.reshape(*sizes, -1, together, config.segment_samples)
+        x = x.reshape(*sizes.values(), -1, together, config.segment_samples)
         return rearrange(x, "b q k m s c u -> b (q s) (m c) (k u)")
 
     def _before(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -117,20 +120,27 @@ class SegmentNetwork(nn.Module):
     def _after(self, name: str, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         return self._condition(name, output)
 
-    def _condition(self, name: str, x: Float[Tensor, "_ d *f n"]) -> Float[Tensor, "_ d *f n"]:
-        """A layer with the context of its own times: its frames are spread evenly over the segment."""
+    def _condition(self, name: str, x: Float[Tensor, "*zdn"]) -> Float[Tensor, "*zdn"]:
+        """A layer with the context of its own times."""
         running = _PASS.get()
         if running is None:
             return x
-        seen, frames = self.config.seen_samples, x.shape[-1]
-        stride = max(round(seen / frames), 1)
-        first = (seen - 1 - (frames - 1) * stride) // 2
-        # "b q k m d *f n" to "b q k n m *f d", time-major as conditions take it.
-        rows = x.unflatten(0, running.sizes).movedim(-1, 3).movedim(5, -1)
+        axes = self.config.axes(name)
+        # Segment by segment, each "b q n m ... d": time-major, as conditions take it.
+        segments = rearrange(x, f"{axes} -> k b q n m ... d", **running.sizes)
+        layer = self.config.layer(name, segments.shape[3])
         changed = [
             self.conditions[name](
-                segment, running.context, Layer(first + number * self.config.segment_samples, stride, frames)
+                segment, running.context, replace(layer, first=layer.first + number * self.config.segment_samples)
             )
-            for number, segment in enumerate(cast(Iterable[Tensor], rows.unbind(2)))
+            for number, segment in enumerate(segments)
         ]
-        return torch.stack(changed, 2).movedim(-1, 5).movedim(3, -1).flatten(0, 3)
+        return rearrange(torch.stack(changed), f"k b q n m ... d -> {axes}")
+
+
+def _keep_constants(module: nn.Module) -> None:
+    """Make buffers of the parameters that a library does not train: what it computes anew needs no place in files."""
+    for name, parameter in list(module.named_parameters(recurse=False)):
+        if not parameter.requires_grad:
+            delattr(module, name)
+            module.register_buffer(name, parameter.detach(), persistent=False)
