@@ -177,6 +177,7 @@ def content_of(folder: Path) -> dict[Path, float]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
+@pytest.mark.slow
 def test_a_dry_run_prints_what_it_would_take_and_writes_nothing(asked, vimss_says, small_store, monkeypatch):
     monkeypatch.setenv("VIMSS_STORE", str(small_store.root))
     before = content_of(small_store.root)

@@ -392,6 +392,13 @@ def test_features_that_were_not_computed_are_refused_before_a_search(small_manif
         check_experiment(asked, small_manifest, Place(name="x"))
 
 
+def test_features_are_looked_for_where_all_settings_that_decide_them_are_known(small_manifest):
+    model = {**FITTING["model"], "site": "decoder", "context": "features", "vision": {"network": "resnet50"}}
+    asked = make(**{**FITTING, "model": model}, tune={"model.features_every": {"choices": (0.5, 1.0)}})
+    with pytest.raises(DataError, match="needs one complete folder of resnet50-0.5s features"):
+        check_experiment(asked, small_manifest, Place(name="x"))
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -56,6 +56,7 @@ def test_the_mixtures_are_the_same_and_only_the_pictures_are_others():
             assert one.view.shape == other.view.shape and shown(one) != shown(other)
 
 
+@pytest.mark.slow
 def test_every_other_player_is_shown_about_as_often():
     pairs = zip(drawn(pool(MIXING), 900), drawn(pool(SHUFFLED), 900), strict=True)
     seen = [

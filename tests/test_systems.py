@@ -103,7 +103,7 @@ def test_a_model_that_does_not_name_its_features_is_refused(small_manifest, save
 
 def test_features_that_were_never_computed_are_asked_for(small_manifest, save):
     folder = save(KINDS["queries by features"], card={"features": "resnet18-0000000000"})
-    with pytest.raises(DataError, match=r"'resnet18-0000000000'.* must be complete.*run `vimss features small`"):
+    with pytest.raises(DataError, match=r"'resnet18-0000000000'.* must be complete.*run `vimss features small --net"):
         model_system(folder, small_manifest, "m")
 
 

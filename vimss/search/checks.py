@@ -22,8 +22,8 @@ from vimss.train.config import Settings
 from vimss.train.idle import check_uses
 from vimss.train.objectives import OBJECTIVES, open_objective
 
-_OF_CONTEXTS = {"context", *(key.partition(".")[0] for key in CONTEXT_KEYS)}
-"""Keys of `model` that decide how players are seen."""
+_OF_CONTEXTS = {NETWORK, "model.context", "model.site", *(f"model.{name}" for name in CONTEXT_KEYS)}
+"""Settings that decide how players are seen."""
 
 
 def check_experiment(experiment: Experiment, manifest: Manifest, place: Place) -> None:
@@ -31,7 +31,7 @@ def check_experiment(experiment: Experiment, manifest: Manifest, place: Place) -
 
     Conflicts of several tuned settings show when they are drawn: see `check_settings`.
     """
-    trainings = []
+    trainings, decided = [], []
     for cell in experiment.cells():
         tuned = {} if cell.is_control else experiment.tune
         alone = [{key: value} for key, axis in tuned.items() for value in sample_values(key, axis)]
@@ -43,11 +43,14 @@ def check_experiment(experiment: Experiment, manifest: Manifest, place: Place) -
                 if not tuned:
                     raise
                 continue  # needs the other axes too
-            check_settings(settings, manifest, place, undecided=set(tuned) - set(point))
+            undecided = set(tuned) - set(point)
+            check_settings(settings, manifest, place, undecided)
             trainings.append(settings)
+            if not undecided & _OF_CONTEXTS:
+                decided.append(settings)
     check_uses(trainings, f"experiment {experiment.name}", manifest, place)
     if manifest.shards:
-        _check_views(trainings, manifest)
+        _check_views(decided, manifest)
     _check_systems(experiment, manifest)
 
 
@@ -115,7 +118,7 @@ def check_settings(settings: Settings, manifest: Manifest, place: Place, undecid
         )
     if not open_keys & {NETWORK, "model.outputs", *(f"model.{name}" for name in model.label_keys)}:
         model.check_labels(recipe.labels, manifest.name)
-    if not open_keys & {NETWORK, "model.context", "model.site", *(f"model.{name}" for name in CONTEXT_KEYS)}:
+    if not open_keys & _OF_CONTEXTS:
         _check_stored(Interface(model, recipe.labels), manifest)
     if "model.channels" not in open_keys and model.channels != recipe.channels:
         raise ConfigError(
@@ -145,13 +148,14 @@ def _check_views(trainings: Sequence[Settings], manifest: Manifest) -> None:
     """Errors where features or motion that are trained on are not beside the shards, or are not whole; and where a file
     of weights is not of the network that looks.
     """
+    groups = {"context", *(key.partition(".")[0] for key in CONTEXT_KEYS)}
     checked: list[object] = []
     for settings in trainings:
         entry = OBJECTIVES[settings.objective]
         members = Interface(settings.model, ()).members
         if not entry.separates:
             members = entry.make(settings, manifest.recipe).interface.members
-        read = settings.objective, settings.model.model_dump(include=_OF_CONTEXTS)
+        read = settings.objective, settings.model.model_dump(include=groups)
         if read in checked:
             continue
         checked.append(read)
