@@ -6,7 +6,7 @@ from golden import signatures as golden
 from pydantic import ValidationError
 from test_fit import SOUND, written_alone
 
-from vimss.errors import ConfigError, DataError
+from vimss.errors import ConfigError, DataError, ModelError
 from vimss.experiment import Experiment
 from vimss.runtime import Place
 from vimss.search.checks import check_experiment
@@ -167,7 +167,10 @@ def write(tmp_path, text):
             "tune: {optimizer.x: {choices: [1]}}",
             r"must be model\.\*, mixing\.\*, training\.\*, instruments\.\*, alignment\.\* or correspondence",
         ),
-        ("compare: {model.op: [film]}\ntune: {model.op: {choices: [add]}}", r"stands in `compare` or in `tune`"),
+        (
+            "compare: {model.op: [film]}\ntune: {model.op: {choices: [add]}}",
+            r"stands in `compare`, `variants` or `tune`",
+        ),
         (
             "tune: {model.levels: {low: 3, high: 20}}",
             r"model.levels: .*less than or equal to 16.*got 20",
@@ -275,7 +278,7 @@ def write(tmp_path, text):
         ("controls: {a: {seeds: 1}}", r"a varied key must be model\.\*, .*, seed or objective; got 'seeds'"),
         (
             "training: {report_seconds: 9}\ncompare: {training.audio_seconds: [30, 60, 30.0]}",
-            r"no two values of a key in `compare` may mean the same; got the cells audio_seconds=30 and "
+            r"no two variants or values in `compare` may mean the same; got the cells audio_seconds=30 and "
             r"audio_seconds=30\.0\. To fix: remove one",
         ),
         ("compare: {model.op: [add, film, add]}", r"may mean the same; got the cells op=add and op=add"),
@@ -387,6 +390,18 @@ def test_features_that_were_not_computed_are_refused_before_a_search(small_manif
     asked = make(**{**FITTING, "model": {**FITTING["model"], "site": "decoder", **context}})
     with pytest.raises(DataError, match=message):
         check_experiment(asked, small_manifest, Place(name="x"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"model": {**FITTING["model"], "site": "decoder", "context": "frames", "vision": {"weights": "none.pth"}}},
+        {"objective": "instruments", "model": {"vision": {"weights": "none.pth"}}},
+    ],
+)
+def test_weights_of_no_vision_network_are_refused_before_a_search(small_manifest, content):
+    with pytest.raises(ModelError, match="vision.weights must be .*; got none.pth, which does not exist. To fix: corr"):
+        check_experiment(make(**{**FITTING, **content}), small_manifest, Place(name="x"))
 
 
 @pytest.mark.parametrize("name", ["search", "tune", "a/b", ".hidden", ""])

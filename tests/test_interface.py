@@ -114,7 +114,7 @@ def test_a_label_that_the_model_does_not_know_is_refused():
     ("asked", "known", "names", "stems"),
     [
         (interface(), LABELS, ("vn", "fl"), ((0, "vn"), (1, "fl"))),
-        (interface(context="frames"), (), ("player_1", "player_2"), ((0, "vn"), (1, "vn"), (2, "fl"))),
+        (interface(context="frames"), (), ("player_1", "player_2"), ((0, "vn-left"), (1, "vn-middle"), (2, "fl"))),
         (interface("instruments"), LABELS, LABELS, ((2, "vn"), (0, "fl"))),
         (interface("instruments", "frames"), LABELS, LABELS, ((2, "vn"), (0, "fl"))),
         (interface("slots"), ("slot_1", "slot_2"), ("slot_1", "slot_2"), ((0, "slot_1"), (1, "slot_2"))),

@@ -175,10 +175,11 @@ def test_only_a_separator_that_takes_labels_is_asked_by_pictures(settings, got):
 def film(tmp_path):
     """A second of three players side by side."""
 
-    def make(*labels: str, **metadata: str) -> Path:
+    def make(*labels: str, rate: float = 4.0, **metadata: str) -> Path:
         sound = np.random.default_rng(0).uniform(-0.3, 0.3, (1, 8000)).astype(np.float32)
-        pictures = np.concatenate([np.repeat(np.repeat(in_colour(one, 4), 4, 1), 4, 2) for one in labels], axis=2)
-        write_video(tmp_path / "film.mp4", pictures, 4.0, sound, 8000, metadata)
+        count = round(rate)
+        pictures = np.concatenate([np.repeat(np.repeat(in_colour(one, count), 4, 1), 4, 2) for one in labels], axis=2)
+        write_video(tmp_path / "film.mp4", pictures, rate, sound, 8000, metadata)
         return tmp_path / "film.mp4"
 
     return make
@@ -197,6 +198,14 @@ def test_players_of_a_video_are_named_left_to_right(film, by_label, model, tmp_p
     assert found.notes[0].startswith("named from the pictures by mine, with probabilities: violin (")
     same = separate_recording(tmp_path / "film.mp4", by_label, tmp_path / "same", "vn,fl,vc")
     assert found.stems["fl"].read_bytes() == same.stems["fl"].read_bytes()
+
+
+def test_stems_of_a_model_that_sees_players_are_called_by_what_pictures_name_and_where_they_sit(film, model, tmp_path):
+    save_separator(tmp_path / "moved", separator(context="motion"), {"picture": {"size": 16, "frame_rate": 25}})
+    given = InstrumentsFrom("mine", model, 3)
+    found = separate_recording(film("vn", "fl", "vn", rate=25.0), tmp_path / "moved", tmp_path / "out", given)
+    assert list(found.stems) == ["vn-left", "fl", "vn-right"]
+    assert found.notes[0].startswith("named from the pictures by mine, with probabilities: violin (")
 
 
 def test_their_number_may_be_in_the_metadata(film, by_label, model, tmp_path):

@@ -24,7 +24,7 @@ NEED_MOTION = {"alignment": ["validation.seconds=9"], "motion": [], "on_off_scre
 
 
 def short_cell(path: Path) -> list[str]:
-    """The question as one cell: the first value of each axis, those of `tune` too; but all of the networks."""
+    """The question as one cell: the first value of each axis, those of `tune` too; but all networks and variants."""
     whole = load_experiment(path)
     axes = {key: values[0] for key, values in whole.compare.items() if key != "training.batch_size"}
     for key, axis in whole.tune.items():
@@ -33,7 +33,12 @@ def short_cell(path: Path) -> list[str]:
     fixed = {key: [value] for key, value in axes.items()}
     # The file has settings of each network, which are refused without it.
     fixed |= {NETWORK: list(whole.compare[NETWORK])} if NETWORK in whole.compare else {}
-    return [*SHORT, f"compare={json.dumps(fixed)}", "tune={}"]
+    budgets = {"training.audio_seconds", "training.report_seconds"}
+    variants = {
+        name: {key: value for key, value in variant.items() if key not in budgets}
+        for name, variant in whole.variants.items()
+    }
+    return [*SHORT, f"compare={json.dumps(fixed)}", f"variants={json.dumps(variants)}", "tune={}"]
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
@@ -45,8 +50,9 @@ def test_a_question_opens_with_itself_its_command_and_what_is_expected(path):
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_a_short_cell_of_a_question_loads(path):
-    networks = load_experiment(path).compare.get(NETWORK, ["one"])
-    assert len(load_experiment(path, short_cell(path)).cells()) == len(networks)
+    whole = load_experiment(path)
+    count = len(whole.compare.get(NETWORK, ["one"])) * max(len(whole.variants), 1)
+    assert len(load_experiment(path, short_cell(path)).cells()) == count
 
 
 @pytest.mark.slow

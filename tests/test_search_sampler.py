@@ -10,8 +10,9 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 from test_search import experiment
 
+from vimss.axes import Axis
 from vimss.errors import ConfigError
-from vimss.experiment import Axis, SearchConfig
+from vimss.experiment import SearchConfig
 from vimss.search.consistency import check_grid
 from vimss.search.draws import DeduplicatingSearcher
 from vimss.search.sampler import (

@@ -227,14 +227,28 @@ def test_players_are_the_columns_of_the_picture_from_left_to_right(tmp_path: Pat
 
 
 @pytest.mark.parametrize("context", ["frames", "features"])
-def test_stems_of_players_with_one_label_are_added(tmp_path: Path, recording: Path, eyes: Path, context: str) -> None:
+def test_players_with_one_label_who_are_shown_have_stems_named_by_their_places(
+    tmp_path: Path, recording: Path, eyes: Path, context: str
+) -> None:
     folder = make_model(tmp_path / "model", context=context, vision=VisionConfig(weights=str(eyes)))
     found = separate_recording(recording, folder, tmp_path / "out", "vn,vn")
     separator = load_separator(folder)
     shown = torch.from_numpy(look(separator, recording))
     expected = separate_all(separator, torch.from_numpy(media.read_audio(recording, RATE)), shown).numpy()
-    assert expected.shape[0] == 2 and list(found.stems) == ["vn"]
-    assert np.allclose(media.read_audio(found.stems["vn"], RATE), expected.sum(axis=0), atol=2 / 32768)
+    assert list(found.stems) == ["vn-left", "vn-right"]
+    for stem, output in zip(found.stems.values(), expected, strict=True):
+        assert np.allclose(media.read_audio(stem, RATE), found.gain * output, atol=2 / 32768)
+    page = found.page.read_text(encoding="utf-8")
+    assert "violin, left" in page and "stay together in one stem" not in page
+
+
+def test_outputs_of_labels_are_added_whatever_the_model_sees(tmp_path: Path, recording: Path, eyes: Path) -> None:
+    folder = make_model(
+        tmp_path / "model", context="features", outputs="instruments", vision=VisionConfig(weights=str(eyes))
+    )
+    found = separate_recording(recording, folder, tmp_path / "out", "vn,vn")
+    assert list(found.stems) == ["vn"]
+    assert "stay together in one stem" in found.page.read_text(encoding="utf-8")
 
 
 def test_features_of_other_weights_are_refused(recording: Path, eyes: Path) -> None:

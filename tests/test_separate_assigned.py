@@ -14,10 +14,10 @@ from vimss.assign import Slots, alignment_scores, assign, load_alignment
 from vimss.errors import ConfigError, MediaError, ModelError
 from vimss.model.apply import separate_all
 from vimss.model.contexts.motion import motion_of
+from vimss.model.interface import names_by_place
 from vimss.model.separator import load_separator, save_separator
 from vimss.pages.of_recording import title_of
 from vimss.separate import InstrumentsFrom, Options, separate_recording
-from vimss.separate.assigned import player_names
 from vimss.train.config import Settings
 from vimss.train.objectives.instruments_network import InstrumentsNetwork
 from vimss.train.objectives.saved import save_network
@@ -139,7 +139,7 @@ def test_players_are_named_by_a_model_and_by_their_places(duet, model, certain, 
     ],
 )
 def test_players_are_named_by_their_places_from_left_to_right(players, names, title):
-    assert player_names(players) == names and title_of(names[0]) == title
+    assert names_by_place(players) == names and title_of(names[0]) == title
 
 
 @pytest.mark.parametrize(

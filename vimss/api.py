@@ -263,10 +263,10 @@ def open_tracker(session: Session, experiment: Experiment, manifest: Manifest) -
     }
     described = f"**{experiment.question}**\n\nExpected: {experiment.expected}"
     name = study_folder(experiment, manifest, session.store).name
-    varied = (*experiment.compare, *experiment.tune)
     cells = {cell.name: cell_folder(experiment, cell) for cell in experiment.cells()}
     return Tracker(
-        session.tracking, TrackedStudy(experiment.name, name, described, tags, (experiment.figure.name,), varied, cells)
+        session.tracking,
+        TrackedStudy(experiment.name, name, described, tags, (experiment.figure.name,), experiment.varied, cells),
     )
 
 

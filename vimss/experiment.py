@@ -5,7 +5,8 @@
         ...
 
 `compare` lists the variables of the question, which may be `seed`: every combination is a cell, with a budget of its
-own, and a row of the result table. `tune` is what Optuna chooses inside a cell. `controls` are cells with one trial,
+own, and a row of the result table. `variants` is one more such variable, whose values are named settings that belong
+together, as those of a network do. `tune` is what Optuna chooses inside a cell. `controls` are cells with one trial,
 which take batch size, learning rate, its decay and whatever else is tuned outside `model` from the best trial, run the
 whole budget and are never pruned. Their seed is the experiment's, whatever the best trial's is, where they do not set
 one. `systems` are rows of the evaluation alone.
@@ -16,13 +17,14 @@ This is the file's schema. `vimss.search.consistency.load_experiment` checks its
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from vimss.axes import Axis, Scalar
 from vimss.choice import choice_of
 from vimss.config import Config, differences, load_yaml, parse_config, parse_loosely, signature
 from vimss.errors import ConfigError
@@ -39,8 +41,6 @@ from vimss.train.figure import Figure
 from vimss.train.idle import unchecked_settings, without_idle
 from vimss.train.objectives import figure_of
 from vimss.yaml_files import check_file_name, find_yaml
-
-Scalar = bool | int | float | str
 
 GROUPS = ("model", "mixing", "training", "instruments", "alignment", "correspondence")
 """Groups of settings that an experiment sets, compares and tunes."""
@@ -71,39 +71,6 @@ say. Measured on real learning curves: "Search policies" in experiments/README.m
 
 NETWORK = "model.network"
 """Key of the network, which decides what other keys `model` has."""
-
-
-class Axis(Config):
-    """The values that Optuna may choose for one setting: some choices, or a range."""
-
-    choices: tuple[Scalar, ...] = Field((), description="values to choose from")
-    low: float = Field(0.0, description="lower end of a range")
-    high: float = Field(0.0, description="upper end of a range")
-    log: bool = Field(False, description="draw on a logarithmic scale")
-    when: dict[str, tuple[Scalar, ...]] = Field(
-        default_factory=dict, description="only where these other tuned settings have one of these values"
-    )
-
-    @model_validator(mode="after")
-    def _is_choices_or_range(self) -> "Axis":
-        if bool(self.choices) == (self.low < self.high):
-            raise ValueError("an axis has either `choices` or a range with `low` below `high`")
-        if self.choices and (self.low or self.high or self.log):
-            raise ValueError("an axis with `choices` has no `low`, `high` or `log`: they are for a range")
-        if len(set(self.choices)) < len(self.choices):
-            raise ValueError("an axis must list each choice once")
-        if self.log and self.low <= 0:
-            raise ValueError("a logarithmic range needs `low` above 0")
-        return self
-
-    def allows(self, value: Scalar) -> bool:
-        """Whether this value may be drawn."""
-        if self.choices:
-            return value in self.choices
-        return not isinstance(value, str | bool) and self.low <= value <= self.high
-
-    def __str__(self) -> str:
-        return f"one of {', '.join(map(str, self.choices))}" if self.choices else f"{self.low:g} to {self.high:g}"
 
 
 class SearchConfig(Config):
@@ -182,6 +149,10 @@ class Experiment(Config):
     compare: dict[str, tuple[Scalar, ...]] = Field(
         default_factory=dict, description="variables of the question; `seed` may be one, and replaces the one above"
     )
+    variants: dict[str, dict[str, Scalar]] = Field(
+        default_factory=dict,
+        description="settings that belong together, by name: one more variable of the question, crossed with `compare`",
+    )
     tune: dict[str, Axis] = Field(default_factory=dict, description="what Optuna chooses inside a cell")
     search: SearchConfig = SearchConfig()
     validation: ValidationConfig = ValidationConfig()
@@ -196,12 +167,13 @@ class Experiment(Config):
     @classmethod
     def _with_first_rung(cls, content: Any) -> Any:
         """The first rung of a search that does not name it, by its shortest budget."""
-        groups = [content.get(name, {}) for name in ("search", "compare", "training")]
+        groups = [content.get(name, {}) for name in ("search", "compare", "training", "variants")]
         if not content.get("tune") or not all(isinstance(group, dict) for group in groups):
             return content
-        search, compare, training = groups
+        search, compare, training, variants = groups
         key = "training.audio_seconds"
-        budgets = compare.get(key) or [training.get("audio_seconds")]
+        own = [variant.get(key) for variant in variants.values() if isinstance(variant, dict)]
+        budgets = [*(compare.get(key) or [training.get("audio_seconds")]), *own]
         known = [budget for budget in budgets if isinstance(budget, int | float) and budget > 0]
         if "grace_seconds" in search or search.get("scheduler") == "none" or not known:
             return content
@@ -246,7 +218,8 @@ class Experiment(Config):
         """The model's settings without those that the file gives for another of the networks it trains."""
         own = self.model.get("network", BY_NETWORK.default)
         searched = self.tune[NETWORK].choices if NETWORK in self.tune else self.compare.get(NETWORK, (own,))
-        trained = [*searched, *(changes.get(NETWORK, own) for changes in self.controls.values())]
+        named = [*self.controls.values(), *self.variants.values()]
+        trained = [*searched, *(changes.get(NETWORK, own) for changes in named)]
         known = set(BY_NETWORK.kind_of(model).model_fields)
         return {
             name: value
@@ -312,18 +285,31 @@ class Experiment(Config):
             one: tuple(replace(value) if one == key and isinstance(value, str) else value for value in values)
             for one, values in self.compare.items()
         }
-        controls = {name: fixed(overrides) for name, overrides in self.controls.items()}
-        return self.model_copy(update={**content, "compare": compare, "controls": controls})
+        named = {
+            group: {name: fixed(overrides) for name, overrides in getattr(self, group).items()}
+            for group in ("variants", "controls")
+        }
+        return self.model_copy(update={**content, "compare": compare, **named})
 
     def without_search(self) -> "Experiment":
         """The same without variables: its own settings as one cell with one trial."""
-        return self.model_copy(update={"compare": {}, "tune": {}, "controls": {}, "systems": {}})
+        return self.model_copy(update={"compare": {}, "variants": {}, "tune": {}, "controls": {}, "systems": {}})
 
     def cells(self) -> tuple["Cell", ...]:
-        """The cells of `compare` crossed, then the controls."""
+        """The cells of `variants` and `compare` crossed, then the controls."""
         crossed = [dict(zip(self.compare, values, strict=True)) for values in itertools.product(*self.compare.values())]
-        cells = [Cell(name=cell_name(overrides), overrides=overrides) for overrides in crossed]
+        cells = [
+            Cell(cell_name(compared, variant), {**fixed, **compared}, variant=variant)
+            for variant, fixed in (self.variants or {"": {}}).items()
+            for compared in crossed
+        ]
         return (*cells, *(Cell(name, dict(overrides), is_control=True) for name, overrides in self.controls.items()))
+
+    @property
+    def varied(self) -> tuple[str, ...]:
+        """Keys that differ between the trials of the cells, controls aside."""
+        fixed = (key for variant in self.variants.values() for key in variant)
+        return tuple(dict.fromkeys((*fixed, *self.compare, *self.tune)))
 
 
 @dataclass(frozen=True)
@@ -333,6 +319,8 @@ class Cell:
     name: str
     overrides: dict[str, Scalar]
     is_control: bool = False
+    variant: str = ""
+    """The name of its variant, in an experiment that has some."""
     inherited: dict[str, Scalar] = field(default_factory=dict)
     """Settings that a control takes from the best trial, where it does not set them itself."""
 
@@ -378,20 +366,9 @@ def sample_values(key: str, axis: Axis) -> tuple[Scalar, ...]:
     return (int(axis.low), int(axis.low) + 1, int(axis.high)) if field_type(key) is int else (axis.low, axis.high)
 
 
-def topological_order(axes: Mapping[str, Axis]) -> Iterator[str]:
-    """The keys of the axes, each after those that its `when` names; ConfigError where they run in a circle."""
-    waiting = dict(axes)
-    while waiting:
-        ready = [key for key, axis in waiting.items() if not set(axis.when) & set(waiting)]
-        if not ready:
-            raise ConfigError("`when` must not run in a circle", got=", ".join(waiting), fix="remove one of them")
-        for key in ready:
-            del waiting[key]
-            yield key
-
-
-def cell_name(overrides: Mapping[str, Scalar]) -> str:
-    """Name of the cell of `compare` with these values."""
-    named = ",".join(f"{key.rpartition('.')[2]}={value}" for key, value in overrides.items()) or "search"
+def cell_name(compared: Mapping[str, Scalar], variant: str = "") -> str:
+    """Name of the cell of this variant with these values of `compare`."""
+    values = (f"{key.rpartition('.')[2]}={value}" for key, value in compared.items())
+    named = ",".join([*([variant] if variant else ()), *values]) or "search"
     # It is the name of a folder, and a value may be a path.
     return named.replace("/", "_")

@@ -86,10 +86,11 @@ def seed_spreads(experiment: Experiment, study: Study) -> list[SeedSpread]:
         groups.setdefault((cell.is_control, signature(others)), []).append(cell)
     spreads = []
     for (control, _), cells in groups.items():
-        others = {key: value for key, value in cells[0].overrides.items() if key != SEED}
+        own = {SEED, *experiment.variants.get(cells[0].variant, {})}
+        others = {key: value for key, value in cells[0].overrides.items() if key not in own}
         best = [best_of_cell(study, cell.name) for cell in cells]
         values = tuple(trial.value for trial in best if trial is not None and math.isfinite(trial.value))
-        name = " / ".join(cell.name for cell in cells) if control else cell_name(others)
+        name = " / ".join(cell.name for cell in cells) if control else cell_name(others, cells[0].variant)
         # Two controls may change the same settings, the seed included.
         if len({cell.overrides.get(SEED, experiment.seed) for cell in cells}) == len(cells) > 1:
             spreads.append(SeedSpread(name, len(cells), values))

@@ -50,6 +50,8 @@ def _experiment() -> Schema:
     root["properties"]["recipe"] |= {"propertyNames": {"enum": sorted(Recipe.model_fields)}}
     for varied in ("compare", "tune"):
         root["properties"][varied] |= {"propertyNames": {"enum": sorted(set(keys))}}
+    for named in ("variants", "controls"):
+        root["properties"][named]["additionalProperties"] |= {"propertyNames": {"enum": sorted(set(keys))}}
     return {"$schema": DIALECT, **root, "$defs": definitions}
 
 

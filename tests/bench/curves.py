@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from vimss.axes import Axis, Scalar
 from vimss.config import differences
-from vimss.experiment import Axis, Experiment, Scalar, SearchConfig
+from vimss.experiment import Experiment, SearchConfig
 from vimss.runtime import Place
 from vimss.search.consistency import load_experiment
 from vimss.search.sampler import Space, draws

@@ -20,7 +20,8 @@ from curves import BUDGET, DECAYS, RUNGS, SEEDS, TRIALS, Curves, Reports, random
 from replay import Played, Propose, Train, by_sampler, in_order, play
 from scipy.stats import spearmanr
 
-from vimss.experiment import Experiment, Scalar, SearchConfig
+from vimss.axes import Scalar
+from vimss.experiment import Experiment, SearchConfig
 from vimss.search.sampler import Space
 from vimss.search.study import TrialRecord
 from vimss.shards.manifest import open_manifest

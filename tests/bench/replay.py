@@ -12,7 +12,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from vimss.experiment import Scalar, SearchConfig
+from vimss.axes import Scalar
+from vimss.experiment import SearchConfig
 from vimss.search.sampler import Space, draws
 from vimss.search.schedulers import SCHEDULERS
 from vimss.search.study import TrialRecord

@@ -1,13 +1,15 @@
 """Trials for a long time, of which one process after the other is killed: memory, files and threads must not grow.
 
-    platform/local/run python tests/bench/soak.py --minutes 15
+    platform/local/run python tests/bench/soak.py --minutes 15 [--pause 10 30]
 
 Searches follow each other on one Ray of two nodes: of two trials with one worker each, and of one trial with two
-workers. Every few seconds one of their processes is killed. Each minute prints what the search's process (this one) and
-Ray's hold; the last line is the verdict, and the exit code is 1 where something grew.
+workers. Every few seconds, drawn between those of `--pause`, one of their processes is killed; where a trial takes
+longer to start than that, it needs more. Each minute prints what the search's process (this one) and Ray's hold; the
+last line is the verdict, and the exit code is 1 where something grew.
 """
 
 import argparse
+import faulthandler
 import os
 import random
 import statistics
@@ -36,6 +38,9 @@ from vimss.storage import Store
 
 PAUSE_SECONDS = (10.0, 30.0)
 """Between two kills, at least and at most."""
+
+LAST_SEARCH_SECONDS = 300.0
+"""In which the search that runs when the time is over must end; otherwise the stacks are printed and all ends."""
 
 AUDIO_SECONDS = 40.0
 
@@ -89,11 +94,14 @@ def grown(lines: list[dict[str, Held]]) -> list[str]:
 class Soak:
     """The searches, the kills and the minutes, side by side."""
 
-    def __init__(self, cluster: SmallCluster, manifest: Manifest, folder: Path, seconds: float) -> None:
+    def __init__(
+        self, cluster: SmallCluster, manifest: Manifest, folder: Path, seconds: float, pause: tuple[float, float]
+    ) -> None:
         self.cluster = cluster
         self.manifest = manifest
         self.folder = folder
         self.end = time.monotonic() + seconds
+        self.pause = pause
         self.kills = 0
         self.trials: list[TrialRecord] = []
         self.curves: set[tuple[str, tuple[float, ...]]] = set()
@@ -124,7 +132,7 @@ class Soak:
 
     def _kill(self) -> None:
         drawn = random.Random(0)  # noqa: S311
-        while self._wait(drawn.uniform(*PAUSE_SECONDS)):
+        while self._wait(drawn.uniform(*self.pause)):
             found = self.cluster.processes(*WORK)
             with suppress(psutil.Error):
                 if found:
@@ -153,14 +161,17 @@ def main() -> None:
     """Run it, and say what grew."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=15.0)
-    minutes = parser.parse_args().minutes
+    parser.add_argument("--pause", type=float, nargs=2, default=PAUSE_SECONDS, metavar=("FEWEST", "MOST"))
+    arguments = parser.parse_args()
+    seconds = 60 * arguments.minutes
+    faulthandler.dump_traceback_later(seconds + LAST_SEARCH_SECONDS, exit=True)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     recipe = load_recipe("quickstart", ["options={minutes: 1, piece_seconds: 3}", "clip_seconds=3"])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         manifest = write_shards(recipe, "quickstart", Store(folder / "store").make())
         with small_cluster() as cluster, ray_running(Place(name="soak", ray_address=cluster.address)):
-            soak = Soak(cluster, manifest, folder, 60 * minutes)
+            soak = Soak(cluster, manifest, folder, seconds, tuple(arguments.pause))
             soak.run()
         states = {record.state for record in soak.trials}
         retries = sum(record.retries for record in soak.trials)

@@ -24,7 +24,7 @@ from vimss.runtime.cluster import RAY_VARIABLES
 CPUS = 2
 """Of each node that trains: the other one can take over."""
 
-WORK = ("ImplicitFunc", "RayTrainWorker", "TrainController", "QueueActor")
+WORK = ("ImplicitFunc", "RayTrainWorker", "TrainController", "QueueActor", "PlacementGroupCleaner")
 """Names of the processes that a search starts."""
 
 # Ray reads its mode when it is imported, so that the token of a test's own cannot be given to this process later.

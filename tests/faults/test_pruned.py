@@ -23,6 +23,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(3600)]
 SETTLE_SECONDS = 60.0
 """In which processes that are over end: Ray keeps idle ones for some seconds."""
 
+TRIALS_PER_THREAD = 10
+"""Of the threads by which pools may grow."""
+
 
 def pruning(trials: int) -> Experiment:
     """A search of so many trials; most are pruned at their first report."""
@@ -43,11 +46,11 @@ class Kept:
     open_files: int
     temporary_files: int
 
-    def more_than(self, before: "Kept") -> dict[str, object]:
-        """What has grown, by its name."""
-        numbers = ("placement_groups", "ports", "threads", "open_files", "temporary_files")
+    def more_than(self, before: "Kept", pooled_threads: int) -> dict[str, object]:
+        """What has grown, by its name; threads by more than those that pools may add."""
+        numbers = {"placement_groups": 0, "ports": 0, "threads": pooled_threads, "open_files": 0, "temporary_files": 0}
         grown = {name: (getattr(before, name), getattr(self, name)) for name in numbers}
-        found: dict[str, object] = {name: pair for name, pair in grown.items() if pair[1] > pair[0]}
+        found: dict[str, object] = {name: pair for name, pair in grown.items() if pair[1] > pair[0] + numbers[name]}
         return found | dict(self.processes - before.processes)
 
 
@@ -87,6 +90,9 @@ def test_pruned_trials_leave_nothing_behind(small_manifest, tmp_path, monkeypatc
         while (missing := most - pruned(trials)) > 0:
             trials += missing
         end = time.monotonic() + SETTLE_SECONDS
-        while (grown := kept(store.root, temporary).more_than(before)) and time.monotonic() < end:
+        # gRPC's pool grows by a few threads when the machine is busy (46 to 49 in 100 trials), and no further. What a
+        # trial left would be as many as trials.
+        pooled = (most - few) // TRIALS_PER_THREAD
+        while (grown := kept(store.root, temporary).more_than(before, pooled)) and time.monotonic() < end:
             time.sleep(1)
         assert grown == {}

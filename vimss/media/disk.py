@@ -58,6 +58,13 @@ class DiskAudio:
         total[:, : there.shape[1]] += there
         self._write(begin, total)
 
+    def scale(self, gain: float) -> None:
+        """Multiply all samples."""
+        begin = 0
+        for block in self.blocks():
+            self._write(begin, block * np.float32(gain))
+            begin += block.shape[1]
+
     def cut(self, samples: int) -> None:
         """Set the length: later samples are dropped, missing ones are silence."""
         self._file.truncate(samples * self.channels * 4)

@@ -8,6 +8,7 @@
 Everything that depends on both `outputs` and `context` is decided here; the stream gets an interface as an argument.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +28,9 @@ from vimss.stream.mix import Mixture, PlayerView, Source
 
 Query = TypeVar("Query")
 """A label, or a player with the view of them."""
+
+PLACES = {2: ("left", "right"), 3: ("left", "middle", "right")}
+"""Names of the places of that many players, from left to right; of more, places are counted."""
 
 
 class Input(NamedTuple):
@@ -216,7 +220,8 @@ class Interface:
     def stems_of(self, players: Sequence[str]) -> tuple[tuple[int, str], ...]:
         """The outputs that are of use for players with these labels: number of the output, and the stem it is part of.
 
-        Stems of players with the same label are added.
+        A network that is asked by what it sees of each player gives each a stem, named by the label, and by the place
+        where several have it. Of any other, players with the same label are one stem.
         """
         names = tuple(dict.fromkeys(players))
         match self.config.outputs:
@@ -225,7 +230,7 @@ class Interface:
             case "instruments":
                 return tuple((self.labels.index(name), name) for name in names)
             case "queries":
-                return tuple(enumerate(players if self.uses_players else names))
+                return tuple(enumerate(_names_of_players(players) if self.uses_players else names))
 
     def inputs(self) -> tuple[Input, ...]:
         """The arrays that a served model takes; labels are a parameter."""
@@ -239,6 +244,24 @@ def _views(players: Iterable[PlayerView]) -> list[np.ndarray]:
     views = [player.view for player in players]
     assert all(view is not None for view in views), "players are shown to who uses them"  # noqa: S101
     return [view for view in views if view is not None]
+
+
+def names_by_place(labels: Sequence[str]) -> tuple[str, ...]:
+    """Names of players side by side: "vn-left" and "vn-right", or "vn-1st-from-the-left" and so on."""
+    count = len(labels)
+    places = PLACES.get(count) or tuple(f"{_ordinal(number)}-from-the-left" for number in range(1, count + 1))
+    return tuple(f"{label}-{place}" for label, place in zip(labels, places, strict=True))
+
+
+def _names_of_players(labels: Sequence[str]) -> list[str]:
+    """The label alone where no other player has it."""
+    counts = Counter(labels)
+    return [name if counts[label] > 1 else label for label, name in zip(labels, names_by_place(labels), strict=True)]
+
+
+def _ordinal(number: int) -> str:
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
 
 
 def _numbered(kind: str, count: int) -> tuple[str, ...]:

@@ -139,7 +139,11 @@ def _limits(separator: Separator, card: Mapping[str, Any]) -> list[str]:
         "microphone is separated less well, sometimes not at all.",
         f"Its labels are {known}. Other sounds are distributed among the stems.",
     ]
-    if not separator.interface.any_order and not separator.interface.uses_players:
+    if card.get("any_level"):
+        limits.append(
+            "It does not say how loud its stems are: each is scaled to lie as near to the recording as it can."
+        )
+    if separator.interface.has_labelled_outputs:
         limits.append("Two players of one instrument stay together in one stem.")
     return limits
 

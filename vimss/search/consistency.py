@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from vimss.axes import Axis, Scalar, topological_order
 from vimss.config import signature
 from vimss.errors import ConfigError
 from vimss.experiment import (
@@ -21,14 +22,11 @@ from vimss.experiment import (
     OBJECTIVE,
     SEED,
     TUNE_FOLDER,
-    Axis,
     Cell,
     Experiment,
-    Scalar,
     field_type,
     find_experiment,
     read_experiment,
-    topological_order,
 )
 from vimss.model.config import ModelConfig
 from vimss.model.contexts import CONTEXTS
@@ -76,6 +74,8 @@ def _check_names(experiment: Experiment) -> None:
             raise ConfigError(
                 f"experiment {experiment.name}: compare.{key} must list values", got="[]", fix="remove the key"
             )
+    for name, fixed in experiment.variants.items():
+        _check_variant(experiment, name, fixed)
     names = [cell.name for cell in experiment.cells()]
     for name in experiment.controls:
         if names.count(name) > 1 or name in {"", TUNE_FOLDER} or name.startswith(".") or "/" in name:
@@ -84,6 +84,23 @@ def _check_names(experiment: Experiment) -> None:
                 got=repr(name),
                 fix="choose another name",
             )
+
+
+def _check_variant(experiment: Experiment, name: str, fixed: Mapping[str, Scalar]) -> None:
+    """Its name begins the names of its cells, and what it sets is set nowhere else."""
+    if not name or name.startswith(".") or "/" in name or "," in name:
+        raise ConfigError(
+            f"experiment {experiment.name}: the name of a variant begins names of cells, which are folders",
+            got=repr(name),
+            fix="choose a name without / and comma, which does not begin with a dot",
+        )
+    both = sorted(set(fixed) & set(experiment.compare))
+    if both:
+        raise ConfigError(
+            f"experiment {experiment.name}: a key stands in `compare`, `variants` or `tune`",
+            got=f"{both[0]} in both",
+            fix="remove one",
+        )
 
 
 def _check_systems(experiment: Experiment) -> None:
@@ -132,9 +149,9 @@ def _check_objectives(experiment: Experiment) -> None:
     """A study has one figure and one validation set, by which all of its trials are compared."""
     own = OBJECTIVES[experiment.objective]
     places = [("compare", name) for name in experiment.compare.get(OBJECTIVE, ())]
-    places += [
-        (f"controls.{cell}", fixed[OBJECTIVE]) for cell, fixed in experiment.controls.items() if OBJECTIVE in fixed
-    ]
+    for group in ("variants", "controls"):
+        named = getattr(experiment, group)
+        places += [(f"{group}.{name}", fixed[OBJECTIVE]) for name, fixed in named.items() if OBJECTIVE in fixed]
     for place, name in places:
         other = OBJECTIVES.get(str(name))
         if other is None:
@@ -175,15 +192,15 @@ def _check_trials(experiment: Experiment) -> None:
 
 
 def _check_cells_differ(experiment: Experiment) -> None:
-    """Two cells of `compare` that fix the same, as 2 and 2.0 do, would be one."""
+    """Two cells that fix the same, as values 2 and 2.0 do, would be one."""
     names: dict[str, str] = {}
     for cell in (cell for cell in experiment.cells() if not cell.is_control):
         fixed = experiment.cell_signature(cell)
         if fixed in names:
             raise ConfigError(
-                f"experiment {experiment.name}: no two values of a key in `compare` may mean the same",
+                f"experiment {experiment.name}: no two variants or values in `compare` may mean the same",
                 got=f"the cells {names[fixed]} and {cell.name}",
-                fix="remove one of the values",
+                fix="remove one of them",
             )
         names[fixed] = cell.name
 
@@ -279,7 +296,7 @@ def _check_tuned(experiment: Experiment, cell: Cell) -> None:
     both = sorted(set(cell.overrides) & set(experiment.tune))
     if both:
         raise ConfigError(
-            f"experiment {experiment.name}: a key stands in `compare` or in `tune`",
+            f"experiment {experiment.name}: a key stands in `compare`, `variants` or `tune`",
             got=f"{both[0]} in both",
             fix="remove one",
         )

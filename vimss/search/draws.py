@@ -9,9 +9,10 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
+from vimss.axes import Scalar
 from vimss.config import signature
 from vimss.errors import ConfigError
-from vimss.experiment import SEED, Cell, Scalar
+from vimss.experiment import SEED, Cell
 from vimss.search.checks import check_settings
 from vimss.search.events import TrialEnded, TrialStarted
 from vimss.search.running import RunningStudy

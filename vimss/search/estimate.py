@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from vimss.axes import Scalar, topological_order
 from vimss.config import signature
 from vimss.errors import ConfigError
-from vimss.experiment import Cell, Experiment, Scalar, sample_values, topological_order
+from vimss.experiment import Cell, Experiment, sample_values
 from vimss.runtime import Place
 from vimss.search.remaining import Progress, longest, trainings_left
 from vimss.search.room import concurrent_trials, nodes_of

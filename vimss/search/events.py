@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from vimss.experiment import Scalar
+from vimss.axes import Scalar
 from vimss.train.config import Settings
 
 

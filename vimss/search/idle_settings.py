@@ -6,17 +6,9 @@ check_idle(experiment, path, overrides=["model.site=none"])
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from vimss.axes import Axis, Scalar, topological_order
 from vimss.errors import ConfigError
-from vimss.experiment import (
-    NETWORK,
-    Axis,
-    Experiment,
-    Scalar,
-    SearchConfig,
-    read_experiment,
-    sample_values,
-    topological_order,
-)
+from vimss.experiment import NETWORK, Experiment, SearchConfig, read_experiment, sample_values
 from vimss.train.config import RULES, keys_with_rules
 from vimss.train.idle import idle_error
 
@@ -85,7 +77,7 @@ def _given_settings(experiment: Experiment) -> Iterator[tuple[str, str, list[dic
         depends_on = RULES[key].depends_on if key in RULES else ()
         relevant = {key, *depends_on, *([NETWORK] if key.startswith("model.") else [])} & set(axes)
         searched = [
-            (draw, {**cell.overrides, **draw})
+            (cell, draw, {**cell.overrides, **draw})
             for cell in cells
             if not cell.is_control
             for draw in draws_of(axes, relevant)
@@ -97,15 +89,18 @@ def _given_settings(experiment: Experiment) -> Iterator[tuple[str, str, list[dic
             if cell.is_control
             for draw in draws_of(axes, relevant & set(experiment.inherited))
         ]
-        points = [point for _, point in (*searched, *controls)]
+        points = [*(point for *_, point in searched), *(point for _, point in controls)]
         yield key, key, [{}, *(point for point in points if key not in point)]
         if key in experiment.compare:
-            yield f"compare.{key}", key, [point for _, point in searched]
+            yield f"compare.{key}", key, [point for *_, point in searched]
         if key in axes:
-            yield f"tune.{key}", key, [point for draw, point in searched if key in draw]
+            yield f"tune.{key}", key, [point for _, draw, point in searched if key in draw]
         for first in experiment.search.first_trials:
             if key in first:
-                yield f"search.first_trials.{key}", key, [{**point, **first} for _, point in searched]
+                yield f"search.first_trials.{key}", key, [{**point, **first} for *_, point in searched]
+        for name in experiment.variants:
+            if key in experiment.variants[name]:
+                yield f"variants.{name}.{key}", key, [point for cell, _, point in searched if cell.variant == name]
         for name in experiment.controls:
             if key in experiment.controls[name]:
                 yield f"controls.{name}.{key}", key, [point for cell, point in controls if cell.name == name]

@@ -23,6 +23,7 @@ from ray.tune.schedulers import FIFOScheduler
 from vimss.errors import PlaceError, StorageError, VimssError
 from vimss.experiment import TUNE_FOLDER, Cell
 from vimss.runtime import start_ray
+from vimss.runtime.placement import remove_orphans
 from vimss.search.ending import on_first_signal
 from vimss.search.failures import our_error
 from vimss.search.observer import Observer
@@ -114,6 +115,9 @@ def launch(
         raise observer.error or our_error(error) or tune_has_ended(error, running.folder) from error
     finally:
         time.sleep(_SETTLE_SECONDS)
+        if place.workers_per_trial > 1:
+            with suppress(Exception):  # a head that is lost, which is told by what came before
+                remove_orphans()
     if observer.error is not None:
         raise observer.error
     if observer.is_ending:

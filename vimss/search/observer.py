@@ -12,6 +12,7 @@ from ray import tune
 
 from vimss.errors import PlaceError
 from vimss.runtime import WarningReader, check_head, is_forwarding
+from vimss.runtime.placement import remove_orphans
 from vimss.search.events import Event, TrialContinues, TrialEnded, TrialReported, TrialStarted, TrialWaits
 from vimss.search.failures import LOST, error_message, lost_message, pickled_error, was_interrupted, was_lost
 from vimss.search.heartbeat import Heartbeat
@@ -28,6 +29,9 @@ INTERRUPTED = "the search was interrupted; the same command resumes it"
 
 LOOK_SECONDS = 1.0
 """Between two looks at the running trials."""
+
+SWEEP_SECONDS = 60.0
+"""After a trial began or ended: in this time it turns out what dead ones hold."""
 
 
 class Observer(tune.Callback):
@@ -83,7 +87,7 @@ class Observer(tune.Callback):
             self._close(trial_id, "interrupted", INTERRUPTED)
 
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
-        """End the trials that have been silent for too long; Tune calls this several times a second."""
+        """End trials that have been silent for too long, and free what dead ones hold; several times a second."""
         if self.error is not None:
             raise self.error
         with self._own_errors():
@@ -104,6 +108,8 @@ class Observer(tune.Callback):
         for trial in trials:
             self._end_if_silent(trial, now)
         self._check_that_something_runs(trials, now)
+        if self.plan.place.workers_per_trial > 1 and (not self.heartbeats or now - self.last_change <= SWEEP_SECONDS):
+            remove_orphans()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Create a record, or continue that of an earlier search."""

@@ -20,7 +20,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, BruteForceSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from vimss.experiment import Axis, Scalar, SearchConfig, field_type, topological_order
+from vimss.axes import Axis, Scalar, topological_order
+from vimss.experiment import SearchConfig, field_type
 from vimss.search.schedulers import values_at_rungs
 from vimss.search.study import TrialRecord
 from vimss.search.top_k import value_at_rung

@@ -26,9 +26,10 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from vimss.axes import Axis, Scalar, topological_order
 from vimss.config import Config, differences, parse_config, signature
 from vimss.errors import ConfigError, DataError, TrainingError, VimssError
-from vimss.experiment import Axis, Cell, Experiment, Scalar, field_type, topological_order
+from vimss.experiment import Cell, Experiment, field_type
 from vimss.renamed import current_key, with_current_names
 from vimss.shards.manifest import Manifest
 from vimss.storage import TEMPORARY, Store, atomic_write, finish_replacement

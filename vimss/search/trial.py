@@ -14,9 +14,10 @@ from typing import Any
 
 from ray import tune
 
+from vimss.axes import Scalar
 from vimss.config import signature
 from vimss.errors import TrainingError
-from vimss.experiment import Cell, Experiment, Scalar
+from vimss.experiment import Cell, Experiment
 from vimss.runtime import TRIAL_SLOT, Place
 from vimss.search.study import RECORD, cell_folder, read_record
 from vimss.train.config import Settings

@@ -6,8 +6,9 @@ They never count as trials of this study. Their values should be comparable with
 it does: a study of the same question on less data, or of a smaller budget.
 """
 
+from vimss.axes import topological_order
 from vimss.errors import ConfigError
-from vimss.experiment import Experiment, topological_order
+from vimss.experiment import Experiment
 from vimss.search.study import TrialRecord, read_study, study_folder
 from vimss.shards.manifest import Manifest
 from vimss.storage import Store

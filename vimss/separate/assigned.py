@@ -8,7 +8,7 @@ Players stand side by side in equal columns of the picture. Where the assignment
 `assign.LEAST_CONFIDENCE`, stems keep the numbers of their slots.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,10 @@ from vimss.media.disk import DiskAudio
 from vimss.model.contexts import Recording
 from vimss.model.contexts.motion import check_visible, motion_of
 from vimss.model.contexts.recording import player_pictures
+from vimss.model.interface import names_by_place
 from vimss.model.separator import Separator, read_card
 from vimss.separate.players import checked_names
 from vimss.train.objectives.alignment_network import AlignmentNetwork
-
-PLACES = {2: ("left", "right"), 3: ("left", "middle", "right")}
-"""Names of the places of that many players, from left to right; of more, places are counted."""
 
 
 @dataclass(frozen=True)
@@ -112,20 +110,8 @@ def open_assigner(folder: Path, name: str, separator: Separator, recording: Reco
         )
     network = load_alignment(folder)
     check_slots(separator.config.slots, recording.players)
-    names = checked_names(player_names(recording.players))
+    names = checked_names(names_by_place(recording.players))
     check_visible(recording, "to assign stems to players by their motion", "leave --alignment out")
     seen = replace(recording, card=read_card(folder)["card"])
     motion = np.stack([motion_of(pictures) for pictures in player_pictures(seen)])
     return Assigner(network, name, names, motion, seen.picture.frame_rate)
-
-
-def player_names(players: Sequence[str]) -> tuple[str, ...]:
-    """The names of the stems of players side by side: "vn-left" and "vn-right", or "vn-1st-from-the-left" and so on."""
-    count = len(players)
-    places = PLACES.get(count) or tuple(f"{_ordinal(number)}-from-the-left" for number in range(1, count + 1))
-    return tuple(f"{label}-{place}" for label, place in zip(players, places, strict=True))
-
-
-def _ordinal(number: int) -> str:
-    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number}{ending}"

@@ -41,7 +41,8 @@ def named_players(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Labels of the players, left to right, and sentences about them.
 
-    The model must be conditioned on labels, unless its outputs are `assigned` to players, who are called by them.
+    The model must be conditioned on labels, or on what it sees of players. Then, and where its outputs are `assigned`
+    to players, the labels are names of stems alone.
 
     Raises:
         ConfigError: the number of players is not known.
@@ -49,7 +50,7 @@ def named_players(
         ModelError: a model of another kind.
 
     """
-    if not assigned:
+    if not assigned and not model.separator.interface.uses_players:
         check_takes_labels(model.separator, model.name)
     namer = load_namer(given.folder, given.name)
     choices = namer.choices(model.separator.labels)

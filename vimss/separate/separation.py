@@ -5,9 +5,10 @@
     separated.page
 
 Labels come from `instruments`, else from the file's metadata (`comment`: `instruments=vn,va,vc`). A model that looks at
-players takes the picture as equal columns, one per player, left to right in that order. Stems of players with the same
-label are added. With an alignment model, the outputs of a slots model become stems of players, named by their places in
-the picture: see `vimss.separate.assigned`. The folder is complete or does not exist.
+players takes the picture as equal columns, one per player, left to right in that order. Where it is asked by what it
+sees of each, two players of one instrument have stems of their own, named by their places: "vn-left" and "vn-right". Of
+any other model, their stems are added. With an alignment model, slots become stems of players: see
+`vimss.separate.assigned`. The folder is complete or does not exist.
 
 Sound is read, separated, scored and written block by block, and kept on disk in between, so that an hour takes no more
 memory than a few minutes. Pictures of players are kept in memory: if they would exceed
@@ -44,6 +45,7 @@ from vimss.separate.folder import (
     recording_of,
     write_record,
 )
+from vimss.separate.levels import fit_levels
 from vimss.separate.named import InstrumentsFrom, named_players
 from vimss.separate.pixels import PIXELS, write_pixels
 from vimss.separate.players import Parts, about_picture, parts_of, players_of, stem_names
@@ -267,7 +269,10 @@ def _separate_in(folder: Path, task: Task, reports: Reports) -> Done:
         check_space(folder, mixture.samples, channels, signals - 1)  # the mixture is on the disk already
         true = {name: read_reference(files, spool(), rate, mixture.samples) for name, files in task.true.items()}
         stems = {name: spool() for name in task.parts.names}
-        gain = _separate_into(stems, task.model.separator, mixture, task.parts, reports.progress)
+        peak = _separate_into(stems, task.model.separator, mixture, task.parts, reports.progress)
+        if task.model.card.get("any_level"):
+            peak = fit_levels(mixture, stems)
+        gain = fitting_gain(np.array([peak]))
         assigned = None
         if task.assigner is not None:
             reports.progress("who plays what")
@@ -315,7 +320,7 @@ def _read_mixture(task: Task, mixture: DiskAudio, sample_rate: int) -> Recording
 def _separate_into(
     stems: Mapping[str, DiskAudio], separator: Separator, mixture: DiskAudio, parts: Parts, progress: Report
 ) -> float:
-    """Write the stems onto the disk; returns the gain with which none of them clips."""
+    """Write the stems onto the disk; returns their peak."""
     seconds, peak = mixture.samples / separator.sample_rate, 0.0
 
     def read(first: int, last: int) -> torch.Tensor:
@@ -334,7 +339,7 @@ def _separate_into(
             total = sum(outputs[output] for output, of in parts.rows if of == name)
             peak = max(peak, float(np.abs(total).max(initial=0.0)))
             stem.append(np.asarray(total))
-    return fitting_gain(np.array([peak]))
+    return peak
 
 
 def _to_write(stem: DiskAudio, gain: float) -> Iterator[Int16[np.ndarray, "c n"]]:

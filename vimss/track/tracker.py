@@ -20,8 +20,8 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from vimss.axes import Scalar
 from vimss.errors import PlaceError, StorageError
-from vimss.experiment import Scalar
 from vimss.search.events import (
     CellEnded,
     CellStarted,

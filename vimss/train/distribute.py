@@ -25,6 +25,7 @@ from typing import Any
 import ray.train
 import ray.train.torch
 import torch
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.util.queue import Empty, Queue
 
 from vimss.errors import PlaceError
@@ -182,9 +183,17 @@ def _fit_on_workers(job: Job, report: Callable[[Metrics], None]) -> None:
         raise errors[0]
 
 
-def _trainer(job: Job, queue: Queue) -> ray.train.torch.TorchTrainer:
+class _Trainer(ray.train.torch.TorchTrainer):
+    """Without the process that removes the placement group of a dead training: see `vimss.runtime.placement`."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()
+        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+
+
+def _trainer(job: Job, queue: Queue) -> _Trainer:
     place, figure = job.place, figure_of(job.settings.objective)
-    return ray.train.torch.TorchTrainer(
+    return _Trainer(
         _train_worker,
         train_loop_config={"job": job},
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if place.gpus_per_worker else "gloo"),

@@ -253,6 +253,8 @@ def _checkpoint(
             card = {**data_card(training.manifest, objective.interface), **seen, "validation": state.validation}
             if training.settings.mixing.shuffle_pictures:
                 card["shuffle_pictures"] = True
+            if training.settings.training.loss == "si_sdr":
+                card["any_level"] = True
             objective.save(folder / "model", average or network, card)
         save_state(folder, state, network, average, optimizers)
         yield folder

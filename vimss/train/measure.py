@@ -60,7 +60,7 @@ def measure_step(
     training = settings.training.model_copy(update={"compile": "off"})
     measured = settings.model_copy(update={"model": model, "training": training})
     with _threads(threads):
-        steps = _steps(measured, recipe)
+        steps = training_steps(measured, recipe)
         # The first one allocates memory.
         taken = [next(steps)]
         while len(taken) <= STEPS and time.monotonic() - begin + taken[-1].seconds < at_most:
@@ -68,7 +68,7 @@ def measure_step(
     return replace(taken[-1], seconds=statistics.median(step.seconds for step in taken[1:] or taken))
 
 
-def _steps(settings: Settings, recipe: Recipe) -> Iterator[MeasuredStep]:
+def training_steps(settings: Settings, recipe: Recipe) -> Iterator[MeasuredStep]:
     """Train on noise forever; yield what each step took."""
     config, device = settings.training, torch.device("cpu")
     window = Window(settings.model.geometry.input_samples(config.output_samples), config.output_samples, 1)
