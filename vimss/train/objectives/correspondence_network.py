@@ -52,8 +52,8 @@ class CorrespondenceNetwork(nn.Module):
         self.affine = nn.Linear(1, 1 if self.localises else 2)
         slope = torch.tensor([SLOPE] if self.localises else [SLOPE / 2, -SLOPE / 2])
         with torch.no_grad():
-            # Log-odds of 0 for vectors at right angles, which have the product 0 and the distance 2 ** 0.5. Where all
-            # pairs begin as wrong ones, the right ones pull all vectors into one place, and nothing more is learned.
+            # Log-odds of 0 for vectors at right angles, which have the product 0 and the distance 2 ** 0.5: right and
+            # wrong pairs pull with equal strength at the start.
             self.affine.weight.copy_(slope[:, None])
             self.affine.bias.copy_(0 * slope if self.localises else -(2**0.5) * slope)
         if self.localises and isinstance(self.vision.network, CompactNetwork):
