@@ -6,7 +6,7 @@ from golden import signatures as golden
 from pydantic import ValidationError
 from test_fit import SOUND, written_alone
 
-from vimss.errors import ConfigError, DataError
+from vimss.errors import ConfigError, DataError, ModelError
 from vimss.experiment import Experiment
 from vimss.runtime import Place
 from vimss.search.checks import check_experiment
@@ -390,6 +390,18 @@ def test_features_that_were_not_computed_are_refused_before_a_search(small_manif
     asked = make(**{**FITTING, "model": {**FITTING["model"], "site": "decoder", **context}})
     with pytest.raises(DataError, match=message):
         check_experiment(asked, small_manifest, Place(name="x"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"model": {**FITTING["model"], "site": "decoder", "context": "frames", "vision": {"weights": "none.pth"}}},
+        {"objective": "instruments", "model": {"vision": {"weights": "none.pth"}}},
+    ],
+)
+def test_weights_of_no_vision_network_are_refused_before_a_search(small_manifest, content):
+    with pytest.raises(ModelError, match="vision.weights must be .*; got none.pth, which does not exist. To fix: corr"):
+        check_experiment(make(**{**FITTING, **content}), small_manifest, Place(name="x"))
 
 
 @pytest.mark.parametrize("name", ["search", "tune", "a/b", ".hidden", ""])

@@ -111,6 +111,23 @@ def test_evaluation_sees_weights_that_changed_since_the_last_time(name):
     separator(mixture).sum().backward()
 
 
+@pytest.mark.parametrize("name", LIBRARY)
+def test_a_training_in_bfloat16_computes_nearly_what_one_in_single_precision_does(name):
+    separator = build(name, site="every_layer", outputs="queries").train()
+    mixture, context = noise(1, 1, separator.input_samples(64)), torch.eye(3)[None, :2]
+    expected = separator(mixture, context)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = separator(mixture, context)
+    found.square().sum().backward()
+    assert (found - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+def test_the_last_layer_of_scnet_gives_its_inverse_stft_single_precision_where_it_computes_in_bfloat16():
+    # As on GPUs: on CPUs, autocast leaves transposed convolutions as they are.
+    last = build("scnet").network.model.decoder[-1][1].bfloat16()
+    assert last(torch.zeros(1, 8, 6, 4, dtype=torch.bfloat16), [3, 2, 1], [3, 7, 7]).dtype == torch.float32
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "module", "first", "stride", "frames"),
     [

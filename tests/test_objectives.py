@@ -45,6 +45,7 @@ SMALL = {
     "alignment": {"training": {"output_samples": 72000}, "alignment": {"seconds": 2.0}},
     "correspondence": {
         "model": PICTURES, "mixing": {"min_sources": 4, "max_sources": 4}, "training": {"output_samples": 8000},
+        "correspondence": {"loss": "info_nce"},
     },
     "localisation": {
         "model": PICTURES, "mixing": {"max_sources": 3}, "training": {"output_samples": 8000},

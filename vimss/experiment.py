@@ -143,15 +143,9 @@ class Experiment(Config):
     mixing: dict[str, Any] = Field(default_factory=dict, description="differences from the defaults of mixing")
     training: dict[str, Any] = Field(default_factory=dict, description="differences from the defaults of training")
     objective: ObjectiveName = Field("separation", description="what is learned; see vimss.train.objectives")
-    instruments: dict[str, Any] = Field(
-        default_factory=dict, description="differences from the defaults of `objective: instruments`"
-    )
-    alignment: dict[str, Any] = Field(
-        default_factory=dict, description="differences from the defaults of `objective: alignment`"
-    )
-    correspondence: dict[str, Any] = Field(
-        default_factory=dict, description="differences from the defaults of `objective: correspondence`"
-    )
+    instruments: dict[str, Any] = Field(default_factory=dict, description="settings of `objective: instruments`")
+    alignment: dict[str, Any] = Field(default_factory=dict, description="settings of `objective: alignment`")
+    correspondence: dict[str, Any] = Field(default_factory=dict, description="settings of `objective: correspondence`")
     compare: dict[str, tuple[Scalar, ...]] = Field(
         default_factory=dict, description="variables of the question; `seed` may be one, and replaces the one above"
     )

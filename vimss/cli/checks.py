@@ -96,6 +96,7 @@ def find_shards(models: list[str], recipe: str, split: str, given: tuple[int | N
     `given` are --seed and --set of the recipe.
     """
     from vimss.model.card import check_model_folder
+    from vimss.model.pretrained import pretrained_folder
     from vimss.runtime import load_place, open_store
     from vimss.shards.written import check_split, written_shards
     from vimss.track.names import DATABASE, check_registered
@@ -107,7 +108,7 @@ def find_shards(models: list[str], recipe: str, split: str, given: tuple[int | N
     check_split(manifest, split)
     for model in models:
         if not model.startswith("models:"):
-            check_model_folder(Path(model))
+            check_model_folder(pretrained_folder(model) or Path(model))
         elif not at.tracking_uri:
             check_registered(store.tracking / DATABASE, model)
     return manifest

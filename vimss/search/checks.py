@@ -14,6 +14,7 @@ from vimss.experiment import NETWORK, Experiment, sample_values
 from vimss.model.contexts import CONTEXT_KEYS
 from vimss.model.contexts.stored import check_stored
 from vimss.model.interface import Interface
+from vimss.model.vision_config import KNOWN_WEIGHTS
 from vimss.runtime import Place
 from vimss.shards.manifest import Manifest
 from vimss.stream.read import check_holds
@@ -22,7 +23,7 @@ from vimss.train.idle import check_uses
 from vimss.train.objectives import OBJECTIVES, open_objective
 
 _OF_CONTEXTS = {"context", *(key.partition(".")[0] for key in CONTEXT_KEYS)}
-"""Keys of `model` that decide which features are read."""
+"""Keys of `model` that decide how players are seen."""
 
 
 def check_experiment(experiment: Experiment, manifest: Manifest, place: Place) -> None:
@@ -46,7 +47,7 @@ def check_experiment(experiment: Experiment, manifest: Manifest, place: Place) -
             trainings.append(settings)
     check_uses(trainings, f"experiment {experiment.name}", manifest, place)
     if manifest.shards:
-        _check_features(trainings, manifest)
+        _check_views(trainings, manifest)
     _check_systems(experiment, manifest)
 
 
@@ -140,8 +141,10 @@ def _check_holds(part: str, what: str, manifest: Manifest, split: str = "train")
         check_holds(manifest, split, part, rule, "choose a recipe with them, or a network that needs none")
 
 
-def _check_features(trainings: Sequence[Settings], manifest: Manifest) -> None:
-    """Errors where features or motion that are trained on are not beside the shards, or are not whole."""
+def _check_views(trainings: Sequence[Settings], manifest: Manifest) -> None:
+    """Errors where features or motion that are trained on are not beside the shards, or are not whole; and where a file
+    of weights is not of the network that looks.
+    """
     checked: list[object] = []
     for settings in trainings:
         entry = OBJECTIVES[settings.objective]
@@ -149,9 +152,15 @@ def _check_features(trainings: Sequence[Settings], manifest: Manifest) -> None:
         if not entry.separates:
             members = entry.make(settings, manifest.recipe).interface.members
         read = settings.objective, settings.model.model_dump(include=_OF_CONTEXTS)
-        if "features" in members and read not in checked:
+        if read in checked:
+            continue
+        checked.append(read)
+        if "features" in members:
             open_objective(settings, manifest)
-            checked.append(read)
+        if "picture" in members and settings.model.vision.weights not in KNOWN_WEIGHTS:
+            from vimss.model.vision import Vision  # loads torch
+
+            Vision(settings.model.vision)
 
 
 def _check_systems(experiment: Experiment, manifest: Manifest) -> None:

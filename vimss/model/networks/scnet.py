@@ -95,7 +95,7 @@ class SCNetConfig(StftConfig):
         # Its Fourier transforms over frames compute in single precision, and its inverse STFT takes no bfloat16.
         for module in model.separation_net.feature_conversion:
             module.register_forward_hook(_in_precision_of_input)
-        model.decoder[-1].register_forward_hook(_in_single_precision_at_least)
+        model.decoder[-1][1].register_forward_hook(_in_single_precision_at_least)
         ends = ("encoder.0.SDlayer", f"decoder.{len(self.dims) - 1}.1")
         return SegmentNetwork(self, model, context_size, context_scale, ends)
 
