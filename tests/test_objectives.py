@@ -292,7 +292,7 @@ def test_a_setting_of_other_objectives_is_refused(tmp_path, setting):
     group, name, _ = setting.replace(":", "").replace("{", "").split(maxsplit=2)
     with pytest.raises(ConfigError) as caught:
         load_experiment(written(tmp_path, f"objective: guessing\n{setting}\n"))
-    assert caught.value.rule == f"experiment mine: {group}.{name} needs objective: separation"
+    assert caught.value.rule == f"experiment mine: {group}.{name} needs objective: separation or co_separation"
     assert caught.value.got.endswith("with objective: guessing")
 
 

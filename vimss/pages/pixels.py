@@ -37,7 +37,7 @@ def pixels_png(places: Places, players: Sequence[str]) -> bytes:
         axes[2, player].imshow(colours[player])
     for one in axes.flat:
         one.set(xticks=[], yticks=[])
-    figure.colorbar(heat, ax=axes[1, :], label="dB below the loudest")
+    figure.colorbar(heat, ax=axes, shrink=0.3, label="dB below the loudest")
     return figure_png(figure)
 
 

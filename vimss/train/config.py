@@ -63,10 +63,7 @@ class TrainingConfig(Config):
         1.0, ge=0, description="weight of outputs whose target is silence, in the snr and si_sdr losses"
     )
     consistency_weight: float = Field(
-        1.0,
-        ge=0,
-        description="weight of the classifier that names each player from the estimate alone, in objective: "
-        "co_separation",
+        1.0, ge=0, description="weight of the classifier that names each player from the estimate: co_separation"
     )
     slot_order: Literal["best", "pitch"] = Field(
         "best",
@@ -193,10 +190,6 @@ class Settings(Config):
             if not rule.works(self):
                 given = ", ".join(f"{key}: {value_at(self, key)}" for key in rule.depends_on)
                 raise ValueError(f"objective: {self.objective} needs {rule.needs}; got {given}")
-        return self
-
-    @model_validator(mode="after")
-    def _has_no_idle_setting(self) -> "Settings":
         for key in idle_settings(self):
             raise ValueError(f"{key} needs {rule_at(self, key).needs}; got {describe_idle(self, key)}")
         return self
