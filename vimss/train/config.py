@@ -62,9 +62,7 @@ class TrainingConfig(Config):
     absent_weight: float = Field(
         1.0, ge=0, description="weight of outputs whose target is silence, in the snr and si_sdr losses"
     )
-    consistency_weight: float = Field(
-        1.0, ge=0, description="weight of the classifier that names each player from the estimate: co_separation"
-    )
+    consistency_weight: float = Field(1.0, ge=0, description="weight of the classifier of estimates, in co_separation")
     slot_order: Literal["best", "pitch"] = Field(
         "best",
         description="which target each slot is trained on. best: in each window that of the order with the least error "
