@@ -209,7 +209,7 @@ def written(tmp_path, small_manifest, small_recipe) -> Path:
         (
             2,
             "search quickstart --set nonsense=1",
-            "choose from alignment, compare, controls, expected, instruments, mixing, model, ",
+            "choose from alignment, compare, controls, correspondence, expected, instruments, ",
         ),
         (
             2,

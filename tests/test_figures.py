@@ -247,5 +247,7 @@ def test_a_model_of_an_objective_that_is_not_known_is_refused(small_recipe, tmp_
     folder = saved(small_recipe, tmp_path / "model")
     text = (folder / "model.json").read_text().replace('"instruments",', '"denoising",', 1)
     (folder / "model.json").write_text(text)
-    with pytest.raises(ModelError, match="must be one of separation, instruments.*; got 'denoising' in its model.json"):
+    with pytest.raises(
+        ModelError, match="must be one of separation, .*instruments.*; got 'denoising' in its model.json"
+    ):
         load_network(folder)

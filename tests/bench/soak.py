@@ -12,7 +12,6 @@ import argparse
 import faulthandler
 import os
 import random
-import statistics
 import sys
 import tempfile
 import threading
@@ -77,14 +76,16 @@ def look(cluster: SmallCluster) -> dict[str, Held]:
 
 
 def grown(lines: list[dict[str, Held]]) -> list[str]:
-    """What is more in the last third of the lines than in the first, in words."""
+    """What is more in the last third of the lines than in the first, in words.
+
+    The least of each is compared, since pools, log files and processes of trials come and go.
+    """
     third = max(1, len(lines) // 3)
     found = []
     for name in lines[0]:
         for field in fields(Held):
             first, last = (
-                statistics.median(getattr(line[name], field.name) for line in part)
-                for part in (lines[:third], lines[-third:])
+                min(getattr(line[name], field.name) for line in part) for part in (lines[:third], lines[-third:])
             )
             if last > first * (1 + GROWTH) + (MEGABYTES if field.name == "megabytes" else NUMBER):
                 found.append(f"{field.name} of {name}: {first:.0f} to {last:.0f}")
