@@ -14,6 +14,8 @@ from vimss.model.separator import Separator, load_separator
 from vimss.search.consistency import load_experiment
 from vimss.train.config import Settings
 from vimss.train.objectives import OBJECTIVES
+from vimss.train.start import start
+from vimss.train.start_from import StartFrom
 
 NAME = "co_separation"
 
@@ -58,6 +60,18 @@ def test_a_saved_model_is_a_separator_without_the_classifier(opened, tmp_path):
     with safe_open(tmp_path / "model" / "weights.safetensors", "pt") as file:
         assert not [name for name in file.keys() if name.startswith("classifier")]  # noqa: SIM118
     assert type(load_separator(tmp_path / "model")) is Separator
+
+
+def test_it_starts_from_a_model_of_its_own_or_from_any_separator_of_its_network(opened, tmp_path):
+    chosen, objective, network, _ = opened
+    objective.save(tmp_path / "model", network, {})
+    begun = StartFrom.model_validate(str(tmp_path / "model"))
+    again = chosen.model_copy(update={"training": chosen.training.model_copy(update={"start_from": begun})})
+    another = objective.build()
+    start(another, again)
+    expected, found = network.state_dict(), another.state_dict()
+    kept = [name for name in expected if not name.startswith("classifier")]
+    assert all(torch.equal(found[name], expected[name]) for name in kept)
 
 
 def test_it_is_compared_with_separation_by_the_same_figure():

@@ -159,9 +159,9 @@ def test_avol_net_is_as_sure_as_its_surest_place():
 
 
 def test_mixtures_of_one_player_are_refused(small_recipe):
-    objective = Correspondence(settings(mixing={"min_sources": 1, "max_sources": 1}), small_recipe)
+    objective = Correspondence(settings(mixing={"min_sources": 1, "max_sources": 2}), small_recipe)
     with pytest.raises(
-        ConfigError, match="needs mixtures of several players.*; got mixing.max_sources: 1. To fix: set"
+        ConfigError, match="needs mixtures of several players.*; got mixing.min_sources: 1. To fix: set"
     ):
         objective.window()
 

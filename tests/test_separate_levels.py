@@ -23,7 +23,7 @@ def on_disk(folder: Path, sound: np.ndarray) -> DiskAudio:
     return spool
 
 
-@pytest.mark.parametrize("level", [0.01, 1.0, 30.0])
+@pytest.mark.parametrize("level", [0.01, 1.0, 30.0, -1.0])
 def test_a_stem_gets_the_level_of_its_source_whatever_it_had(tmp_path, level):
     stems = {"vn": on_disk(tmp_path, level * ONE), "vc": on_disk(tmp_path, TWO)}
     peak = fit_levels(on_disk(tmp_path, ONE + TWO), stems)
@@ -32,9 +32,8 @@ def test_a_stem_gets_the_level_of_its_source_whatever_it_had(tmp_path, level):
     assert peak == pytest.approx(max(np.abs(stem.read(0, 20_000)).max() for stem in stems.values()), rel=1e-5)
 
 
-@pytest.mark.parametrize("stem", [np.zeros_like(ONE), -ONE], ids=["silent", "in opposite phase"])
-def test_what_has_nothing_of_the_mixture_is_silent(tmp_path, stem):
-    stems = {"vn": on_disk(tmp_path, stem)}
+def test_a_silent_stem_stays_silent(tmp_path):
+    stems = {"vn": on_disk(tmp_path, np.zeros_like(ONE))}
     assert fit_levels(on_disk(tmp_path, ONE), stems) == 0.0
     assert not stems["vn"].read(0, 20_000).any()
 

@@ -1,5 +1,7 @@
 """The Sound of Pixels beyond the contract of all networks: its masks, its refusals, and the sound of every place."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -109,6 +111,16 @@ def test_places_share_the_energy_as_their_masks_do(looking):
         some = sound_of_places(looking, lambda first, last: sound[:, first:last], 30000, pictures)
     assert whole.share.shape == (2, 8, 12) and whole.share == pytest.approx(1)
     assert 0 < some.share.min() < some.share.max() < 1
+
+
+def test_places_have_the_binary_masks_that_stems_have(looking):
+    binary = copy.deepcopy(looking).eval()
+    binary.network.config = binary.network.config.model_copy(update={"masks": "binary"})
+    sound, pictures = 0.1 * torch.randn(1, 4000), torch.randint(0, 256, (1, 1, 32, 32, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        binary.network.bias.fill_(9)  # ratio masks would be just below 1
+        found = sound_of_places(binary, lambda first, last: sound[:, first:last], 4000, pictures)
+    assert (found.share == pytest.approx(1, abs=1e-6)) and binary.network.config.masks == "binary"
 
 
 def test_places_of_like_values_have_one_colour():

@@ -36,7 +36,7 @@ from vimss.train.objectives.saved import settings_of
 from vimss.train.validation import FixedBatches, validation_spec
 
 MIXTURES = 96
-"""Of a split: 16 for each number of sources, aligned and random."""
+"""Of a split: for most objectives 16 for each number of sources, aligned and random."""
 
 SECONDS = Entry.seconds
 """Length of a mixture, as in the validation set, for most objectives; half a clip where clips are short."""

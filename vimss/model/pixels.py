@@ -84,7 +84,7 @@ def _energies(
     # The frames of the window alone: those around it are of its neighbours.
     maps, heard = crop(maps, network.margin - cropped), crop(spectrum, network.margin).abs().square()
     parts = [
-        (network.bins_of(network.masks_of(maps, part)).square() * heard[:, None]).sum((0, 2, 3, 4)).cpu().double()
+        (network.bin_masks_of(maps, part).square() * heard[:, None]).sum((0, 2, 3, 4)).cpu().double()
         for part in rows.split(PLACES_AT_ONCE, dim=1)
     ]
     return torch.cat(parts), float(heard.sum())

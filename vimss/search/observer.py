@@ -109,7 +109,7 @@ class Observer(tune.Callback):
             self._end_if_silent(trial, now)
         self._check_that_something_runs(trials, now)
         if self.plan.place.workers_per_trial > 1 and (not self.heartbeats or now - self.last_change <= SWEEP_SECONDS):
-            remove_orphans()
+            self._free_what_dead_ones_hold()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Create a record, or continue that of an earlier search."""
@@ -284,6 +284,13 @@ class Observer(tune.Callback):
             self.ended[trial.trial_id] = message
             # Its workers, where it has some, end with it. Tune then reports an error of the trial.
             ray.kill(actor)
+
+    def _free_what_dead_ones_hold(self) -> None:
+        """Best done, but no reason to end: where it cannot be done, a head that is lost is told elsewhere."""
+        try:
+            remove_orphans()
+        except Exception:  # Ray's private tables may answer with anything
+            log.debug("placement groups could not be listed", exc_info=True)
 
     def _check_that_something_runs(self, trials: list[Any], now: float) -> None:
         """PlaceError where trials wait and none has run for too long; of a shared cluster that is a warning."""

@@ -14,9 +14,10 @@ from vimss.media.disk import DiskAudio
 
 
 def fit_levels(mixture: DiskAudio, stems: Mapping[str, DiskAudio]) -> float:
-    """Scale each stem s, on the disk, to lie as near as it can to the mixture x: by <x, s> / <s, s>, at least 0.
+    """Scale each stem s, on the disk, to lie as near as it can to the mixture x: by <x, s> / <s, s>.
 
-    Where the other sources are orthogonal to it, that is the level of its own source. Returns the peak of all.
+    Where the other sources are orthogonal to it, that is the level of its own source, and its polarity, which the loss
+    leaves free too. Returns the peak of all.
     """
     peak = 0.0
     for stem in stems.values():
@@ -25,7 +26,7 @@ def fit_levels(mixture: DiskAudio, stems: Mapping[str, DiskAudio]) -> float:
             product += float(np.vdot(of_mixture.astype(np.float64), of_stem))
             energy += float(np.vdot(of_stem.astype(np.float64), of_stem))
             highest = max(highest, float(np.abs(of_stem).max(initial=0.0)))
-        gain = max(product, 0.0) / energy if energy else 0.0
+        gain = product / energy if energy else 0.0
         stem.scale(gain)
-        peak = max(peak, gain * highest)
+        peak = max(peak, abs(gain) * highest)
     return peak

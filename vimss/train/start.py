@@ -3,8 +3,9 @@
     check_start(settings, recipe)        # before a search starts: do they fit?
     start(network, settings)             # load them into a new network
 
-All weights are loaded from a model of the same objective and network; from another one those of the parts that both
-have: the vision network, or the convolutions over motion.
+All weights are loaded from a model of the same objective and network, or from a separator of the same network, whatever
+it was trained by; from another one those of the parts that both have: the vision network, or the convolutions over
+motion.
 """
 
 from collections.abc import Collection
@@ -24,7 +25,11 @@ from vimss.shards.recipe import Recipe
 from vimss.storage import sha256
 from vimss.train.config import Settings, default_of, value_at
 from vimss.train.objectives import OBJECTIVES
+from vimss.train.objectives.co_separation import CLASSIFIER
 from vimss.train.start_from import MODELS
+
+UNSAVED = f"{CLASSIFIER}."
+"""How the names of weights begin that only a training has."""
 
 PARTS = {"vision.": "vision network", f"{ENCODER}.": "convolutions over motion"}
 """Prefix of the names of weights that mean the same in every model, and what they are of."""
@@ -77,7 +82,9 @@ def start(network: nn.Module, settings: Settings) -> None:
 def _is_of_the_same_kind(about: dict[str, Any], settings: Settings) -> bool:
     """Whether a saved model is of the objective and the network of these settings."""
     entry = OBJECTIVES[settings.objective]
-    if about.get("objective", "separation") != settings.objective:
+    # A separator's card names no objective: what it learned by is not in its weights.
+    separates = "objective" not in about
+    if separates != entry.separates or (not separates and about["objective"] != settings.objective):
         return False
     found: Any = {"model": about["config"]} if entry.separates else about["config"]
     for part in entry.kind.split("."):
@@ -109,7 +116,11 @@ def _fitting(settings: Settings, network: nn.Module) -> list[str]:
     """Names of the weights to load; ModelError with all misfits."""
     folder = settings.training.start_from.path
     begin = ("",) if _is_of_the_same_kind(read_card(folder), settings) else tuple(PARTS)
-    wanted = {name: list(tensor.shape) for name, tensor in network.state_dict().items() if name.startswith(begin)}
+    wanted = {
+        name: list(tensor.shape)
+        for name, tensor in network.state_dict().items()
+        if name.startswith(begin) and not name.startswith(UNSAVED)
+    }
     try:
         with safe_open(folder / WEIGHTS, "pt") as file:
             found = {name: file.get_slice(name).get_shape() for name in file.keys() if name.startswith(begin)}  # noqa: SIM118

@@ -8,7 +8,7 @@ their positions, and for each output a small network per band makes complex mask
 The published size, for stereo at 44.1 kHz in pieces of 8 s, is {n_fft: 2048, hop_length: 512, dim: 384, depth: 12,
 heads: 8, dim_head: 64, mlp_expansion_factor: 4, channels: 2, segment_samples: 352256, margin_samples: 1024,
 freqs_per_bands: [24 times 2, 12 times 4, 8 times 12, 8 times 24, 8 times 48, 128, 129]}, 93 million weights. Only an
-eighth of its width and a sixth of its depth train on a CPU in minutes. At 8 kHz there are 32 bands instead of the 46
+eighth of its width and a sixth of its depth train on a CPU in minutes. At 8 kHz there are 32 bands instead of the 44
 that it has below 4 kHz: time grows with their number.
 """
 

@@ -276,7 +276,7 @@ OBJECTIVES: dict[str, Entry] = {
         aligned=(False,),
         seconds=1.0,
         meaning=f"the own sound of a picture, and the own picture of a sound, first among {CANDIDATES} players of "
-        f"different instruments; 1 / {CANDIDATES} is chance",
+        f"different instruments, or as many as the corpus has; chance is one in {CANDIDATES}, or in as many",
     ),
     "localisation": Entry(
         "vimss.train.objectives.localisation:Localisation",

@@ -107,12 +107,12 @@ class Correspondence:
 
     def window(self) -> Window:
         """Stems and pictures of the same time; ConfigError where no pair would be wrong, or no network has places."""
-        if self.chosen.mixing.max_sources < 2:
+        if self.chosen.mixing.min_sources < 2:
             raise ConfigError(
                 f"objective: {self.chosen.objective} needs mixtures of several players: the others' sounds are those "
                 "that a picture does not belong to",
-                got=f"mixing.max_sources: {self.chosen.mixing.max_sources}",
-                fix="set mixing.max_sources: 2 or more",
+                got=f"mixing.min_sources: {self.chosen.mixing.min_sources}",
+                fix="set mixing.min_sources and mixing.max_sources to 2 or more",
             )
         vision, network = self.chosen.model.vision.network, self.chosen.correspondence.network
         localises = self.chosen.objective == "localisation"

@@ -13,8 +13,9 @@ and EZ-VSL (Mo and Morgado 2022) compute it, and cIoU of as many pixels as the b
 for which it is 0.5 or more (AP50). cIoU of half of the pixels is at most twice the box's share of the scene: below a
 quarter AP50 is 0 for every method, and that is so with three or more players side by side.
 
-With scenes from which the player who sounds was taken, where all others rest, the highest number of the map is a
-confidence: the largest F1 over thresholds, as SLAVC has it (Mo and Morgado 2022b), counts what is found there as wrong.
+With scenes from which the player who sounds was taken, the highest number of the map is a confidence: the largest F1
+over thresholds, as SLAVC has it (Mo and Morgado 2022b), counts what is found there as wrong, and of the other scenes a
+map as right whose cIoU at the box's share is 0.5 or more.
 """
 
 import zlib
@@ -52,7 +53,7 @@ MOST = 4
 FOUND = 3
 """Confidence of the whole scene, whether the player is found there, and confidence of the scene without the player."""
 
-F1 = "F1 with scenes in which all rest"
+F1 = "F1 with scenes without the player"
 
 
 class BoxesShown(PicturesShown):

@@ -1,6 +1,6 @@
 """Settings of The Sound of Pixels, its windows and its site; without torch.
 
-    SoundOfPixelsConfig().geometry.input_samples(4096)     # 20992
+    SoundOfPixelsConfig().geometry.input_samples(4096)     # 12800
     SoundOfPixelsConfig().sites()                          # {"none": {}, "output": {"maps": 16}}
 
 The published size, for 6 s at 11.025 kHz and three pictures of 224 pixels, is {n_fft: 1022, hop_length: 256, bins: 256,

@@ -1,7 +1,7 @@
 """The Sound of Pixels: its weights, and its forward pass with a sentence per step.
 
     network = SoundOfPixelsConfig(site="output").build(outputs=1, context_size=13, context_scale=1.0)
-    network(torch.zeros(1, 1, 20992), context)    # an output per query, of 4096 samples
+    network(torch.zeros(1, 1, 12800), context)    # an output per query, of 4096 samples
 
 After Zhao et al. (2018), "The sound of pixels": a U-Net makes K maps of the mixture's spectrogram; a vector of a
 player, mapped to K values between 0 and 1, weighs them, and their sum is the mask of that player:
@@ -60,9 +60,7 @@ class SoundOfPixels(SpectralUNet):
             grid = Layer(hop // 2 + cropped * hop, hop, frames)
             values = self.values_of(context.values, context.frames, grid)
         # Their inner product with the maps is a mask, which weighs the spectrum of the mixture, phase and all.
-        masks = self.bins_of(self.masks_of(maps, values).to(mixture.dtype))
-        if self.config.masks == "binary" and not self.training:
-            masks = (masks > 0.5).to(mixture.dtype)
+        masks = self.bin_masks_of(maps, values).to(mixture.dtype)
         return self.sound_of(masks * crop(spectrum, cropped).unsqueeze(1), cropped)
 
     def maps_of(self, bands: Float[Tensor, "b c n k"]) -> tuple[Float[Tensor, "b m c _ k"], int]:
@@ -76,6 +74,13 @@ class SoundOfPixels(SpectralUNet):
         """What each vector weighs the maps by, at the times of a grid, or at no time where there is one vector."""
         # Mapping vectors before they are interpolated is the same as after, and they are few.
         return torch.sigmoid(at_samples(self.query(vectors), frames, grid, grid.samples))
+
+    def bin_masks_of(
+        self, maps: Float[Tensor, "b m c n k"], values: Float[Tensor, "b q _ m"]
+    ) -> Float[Tensor, "b s c n f"]:
+        """Masks of all queries on frequency bins; with `masks: binary`, 0 or 1 but for training."""
+        masks = self.bins_of(self.masks_of(maps, values))
+        return (masks > 0.5).to(masks.dtype) if self.config.masks == "binary" and not self.training else masks
 
     def masks_of(
         self, maps: Float[Tensor, "b m c n k"], values: Float[Tensor, "b q _ m"]
