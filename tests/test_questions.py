@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from vimss.experiment import NETWORK
+from vimss.features import compute_features
 from vimss.model.contexts.motion import compute_motion
 from vimss.runtime import Place
 from vimss.search.consistency import load_experiment
@@ -19,7 +20,7 @@ SHORT = (
 )  # fmt: skip
 """Changes that make a question short; its network and its other settings stay."""
 
-NEED_MOTION = {"alignment": ["validation.seconds=9"], "motion": [], "on_off_screen": []}
+NEED_MOTION = {"alignment": ["validation.seconds=9"], "motion": [], "looking_to_listen": [], "on_off_screen": []}
 """Questions about players who move, with what their figures need."""
 
 
@@ -68,6 +69,9 @@ def test_a_short_cell_of_a_question_is_trained(shared_ray, path, request, tmp_pa
     else:
         manifest = request.getfixturevalue("small_manifest")
     short = load_experiment(path, changes)
+    if short.model.get("context") == "features":
+        settings = short.settings().model
+        compute_features(manifest, settings.vision, every=settings.features_every)
     place = Place(name="test", max_concurrent_trials=1)
     records = search(short, manifest, place, Store(tmp_path)).records
     assert len(records) == len(short.cells())

@@ -142,7 +142,9 @@ def test_a_server_that_is_killed_during_a_search_gets_later_what_it_missed(
             assert runs[record.trial].info.status == "FINISHED"
     finally:
         server.kill()
-    assert [said.partition(";")[0] for said in warnings()] == [f"MLflow at {server.address} must answer"]
+    # A request that the kill meets is one that was not accepted; a later one is not answered. Either is said once.
+    (said,) = warnings()
+    assert said.startswith((f"MLflow at {server.address} must answer", f"MLflow at {server.address} must accept data"))
     assert Path(session.tracking.spool, "files").is_dir() and not list(session.tracking.spool.glob("*.jsonl"))
 
 
