@@ -40,7 +40,7 @@ class Axis(Config):
         return self
 
     def allows(self, value: Scalar) -> bool:
-        """Whether this value may be drawn."""
+        """Whether the axis contains this value."""
         if self.choices:
             return value in self.choices
         return not isinstance(value, str | bool) and self.low <= value <= self.high

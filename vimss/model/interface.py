@@ -113,12 +113,12 @@ class Interface:
             case "instruments":
                 targets = [mixture.of_label(label) for label in self.labels]
                 if self.uses_players:
-                    return targets, _views(mixture.sources)
+                    return targets, shown_views(mixture.sources)
                 return targets, list(self._label_rows(source.label for source in mixture.sources))
         if self.uses_players:
             players = draw_queries(mixture.sources, mixture.distractors, mixing, rng)
             targets = [(player,) if isinstance(player, Source) else () for player in players]
-            return targets, _views(players)
+            return targets, shown_views(players)
         sounding = list(dict.fromkeys(source.label for source in mixture.sources))
         absent = [label for label in self.labels if label not in sounding]
         names = draw_queries(sounding, absent, mixing, rng)
@@ -240,7 +240,8 @@ class Interface:
         return mixture, Input(self.config.context, self.context.dtype, (-1, -1, *self.context.view_shape))
 
 
-def _views(players: Iterable[PlayerView]) -> list[np.ndarray]:
+def shown_views(players: Iterable[PlayerView]) -> list[np.ndarray]:
+    """The view of each of these players; all have one where a context shows players."""
     views = [player.view for player in players]
     assert all(view is not None for view in views), "players are shown to who uses them"  # noqa: S101
     return [view for view in views if view is not None]

@@ -38,7 +38,7 @@ class Places:
     share: Float32[np.ndarray, "p k l"]
     """Of the mixture's energy, 0 to 1."""
     values: Float32[np.ndarray, "p k l m"]
-    """What the maps are weighed by: places with like values sound alike."""
+    """The weights of the maps: places with similar weights sound alike."""
     pictures: UInt8[np.ndarray, "p h w 3"]
     """One picture of each player, from the middle of the recording."""
 

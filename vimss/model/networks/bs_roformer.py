@@ -67,7 +67,7 @@ class BSRoformerConfig(StftConfig):
         return "(b q k m n) ... d" if module.startswith("model/layers/") else "(b q k m) n ... d"
 
     def sites(self) -> Mapping[Site, Mapping[str, int]]:
-        """What the transformers get is the bottleneck, what the masks are made of the output; there is no decoder."""
+        """The bottleneck is the input of the transformers, the output that of the mask estimators; no decoder."""
         bottleneck, output = {"model/band_split": self.dim}, {"model/final_norm": self.dim}
         between = {f"model/layers/{pair}/1": self.dim for pair in range(self.depth - 1)}
         return {

@@ -61,7 +61,7 @@ class SCNetConfig(StftConfig):
         return Layer(0, self.hop_length, frames)
 
     def sites(self) -> Mapping[Site, Mapping[str, int]]:
-        """What levels of the encoder give on, the last to the LSTMs; layers of the decoder before their GLU."""
+        """Outputs of the encoder's levels, the last being the input of the LSTMs; decoder layers before their GLU."""
         levels = len(self.dims)
         down = {f"encoder/{level}/globalconv": width for level, width in enumerate(self.dims)}
         up = {f"decoder/{level}/0/conv": 2 * width for level, width in enumerate(reversed(self.dims))}

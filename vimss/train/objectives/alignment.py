@@ -29,7 +29,7 @@ from jaxtyping import Bool, Float, Float32, Float64
 from torch import Tensor, nn
 
 from vimss.errors import ConfigError
-from vimss.model.interface import Interface, draw_queries
+from vimss.model.interface import Interface, draw_queries, shown_views
 from vimss.shards.clip import Clip, Player
 from vimss.shards.manifest import Manifest
 from vimss.shards.recipe import Recipe
@@ -40,7 +40,7 @@ from vimss.stream.stems import SILENCE_RMS
 from vimss.train.config import Settings
 from vimss.train.device import to_device
 from vimss.train.objectives.alignment_network import STEP, AlignmentNetwork, lost_pictures
-from vimss.train.objectives.saved import check_model, load_network, save_network
+from vimss.train.objectives.saved import load_of_objective, save_network
 
 FIGURE_SECONDS = 5.0
 """Windows of the figure."""
@@ -88,7 +88,7 @@ class MotionShown:
     ) -> tuple[list[Sequence[Source]], list[np.ndarray]]:
         """The stems of players in random order, and their motion."""
         players = draw_queries(mixture.sources, (), mixing, rng)
-        return [(player,) for player in players], [player.view for player in players if player.view is not None]
+        return [(player,) for player in players], shown_views(players)
 
     def join(
         self, contexts: Sequence[Sequence[np.ndarray]]
@@ -142,10 +142,7 @@ class Alignment:
 
     def load(self, folder: Path) -> nn.Module:
         """The network with the rate of these shards; it knows no labels."""
-        network = load_network(folder)
-        wanted = {"objective": self.chosen.objective, "sample_rate": self.recipe.sample_rate}
-        found = {"objective": network.settings.objective, "sample_rate": network.sample_rate}
-        check_model(folder, found, wanted)
+        network = load_of_objective(folder, self.chosen.objective, self.recipe.sample_rate)
         assert isinstance(network, AlignmentNetwork), "the network of this objective"  # noqa: S101
         return network
 

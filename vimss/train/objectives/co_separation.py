@@ -32,7 +32,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Num
 from torch import Tensor, nn
 
 from vimss.model.conditioning import FrameGrid
-from vimss.model.interface import Interface
+from vimss.model.interface import Interface, shown_views
 from vimss.model.networks.spectra.transform import Stft, log_frequency
 from vimss.model.networks.spectra.u_net import COMPRESSION
 from vimss.model.separator import Separator, save_separator
@@ -66,7 +66,7 @@ class PlayersQueried(Interface):
     ) -> tuple[list[Sequence[Source]], list[np.ndarray]]:
         """The stem and the view of each player, in the order of the mixture."""
         players = mixture.sources[: mixing.queries]
-        return [(player,) for player in players], [player.view for player in players if player.view is not None]
+        return [(player,) for player in players], shown_views(players)
 
     def labels_shown(self, mixture: Mixture) -> list[int]:
         """The number of each player's label."""

@@ -29,7 +29,7 @@ from jaxtyping import Bool, Float, Float64, UInt8
 from torch import Tensor, nn
 
 from vimss.errors import ConfigError
-from vimss.model.interface import Interface
+from vimss.model.interface import Interface, shown_views
 from vimss.shards.clip import Clip, Player
 from vimss.shards.manifest import Manifest
 from vimss.shards.recipe import Recipe
@@ -40,7 +40,7 @@ from vimss.train.config import Settings
 from vimss.train.device import to_device
 from vimss.train.objectives.correspondence_network import CorrespondenceNetwork
 from vimss.train.objectives.instruments_augment import augment
-from vimss.train.objectives.saved import check_model, load_network, save_network
+from vimss.train.objectives.saved import load_of_objective, save_network
 
 BESIDE = (
     "picture to sound, recall@1",
@@ -83,7 +83,7 @@ class PicturesShown:
         """The stems of all players, and of each the middle picture; more outputs than players are silent."""
         targets: list[Sequence[Source]] = [(source,) for source in mixture.sources]
         targets += [()] * (self.num_outputs(mixing.queries) - len(targets))
-        return targets, [source.view[len(source.view) // 2] for source in mixture.sources if source.view is not None]
+        return targets, [view[len(view) // 2] for view in shown_views(mixture.sources)]
 
     def join(
         self, contexts: Sequence[Sequence[np.ndarray]]
@@ -140,10 +140,7 @@ class Correspondence:
 
     def load(self, folder: Path) -> nn.Module:
         """The network with the rate of these shards; it knows no labels."""
-        network = load_network(folder)
-        wanted = {"objective": self.chosen.objective, "sample_rate": self.recipe.sample_rate}
-        found = {"objective": network.settings.objective, "sample_rate": network.sample_rate}
-        check_model(folder, found, wanted)
+        network = load_of_objective(folder, self.chosen.objective, self.recipe.sample_rate)
         assert isinstance(network, CorrespondenceNetwork), "the network of this objective"  # noqa: S101
         return network
 

@@ -97,6 +97,14 @@ def check_model(folder: Path, found: Mapping[str, object], wanted: Mapping[str, 
             )
 
 
+def load_of_objective(folder: Path, objective: str, sample_rate: int) -> Predictor:
+    """The network in a folder; ModelError unless it is of this objective and this rate. Its labels may be others."""
+    network = load_network(folder)
+    found = {"objective": network.settings.objective, "sample_rate": network.sample_rate}
+    check_model(folder, found, {"objective": objective, "sample_rate": sample_rate})
+    return network
+
+
 def settings_of(about: dict[str, Any]) -> Settings:
     """The settings that the objective of a saved model depends on, from its model.json."""
     name = about.get("objective", "separation")

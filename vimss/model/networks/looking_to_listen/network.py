@@ -155,7 +155,7 @@ class LookingToListen(nn.Module):
         heard = self.sound(torch.stack([seen.real, seen.imag], dim=1))
         queries = 1
         if context is not None and config.site == "bottleneck":
-            # The stream of each player over each segment stands beside it, frame by frame.
+            # Concatenate each player's stream over the segment, frame by frame.
             queries = context.values.shape[1]
             looks = torch.stack([self.player(context, self._frames(segment)) for segment in range(number)], dim=1)
             looks = repeat(looks, "(b q) k j d -> (b q c k) j d", b=batch, c=channels)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vimss.model.networks.spectra.transform import Stft
 
 Estimate = Callable[[nn.Module, Complex[Tensor, "z c n f"]], Complex[Tensor, "z s c n f"]]
-"""What gives the model the spectrum of the mixture, and makes spectra of outputs of what it returns."""
+"""Runs the model on the spectrum of the mixture, and turns its result into spectra of the outputs."""
 
 
 class OnSpectra(nn.Module):

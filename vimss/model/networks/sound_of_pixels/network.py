@@ -71,7 +71,7 @@ class SoundOfPixels(SpectralUNet):
         return rearrange(x, "b (m c) n k -> b m c n k", c=self.config.channels), cropped
 
     def values_of(self, vectors: Float[Tensor, "b q v d"], frames: FrameGrid, grid: Layer) -> Float[Tensor, "b q _ m"]:
-        """What each vector weighs the maps by, at the times of a grid, or at no time where there is one vector."""
+        """The weights of the maps for each vector: per frame of a grid, or constant where there is one vector."""
         # Mapping vectors before they are interpolated is the same as after, and they are few.
         return torch.sigmoid(at_samples(self.query(vectors), frames, grid, grid.samples))
 

@@ -1,4 +1,4 @@
-"""What networks on spectra share.
+"""The STFT, settings and U-Net that networks on spectrograms share.
 
 transform     waveforms to spectra and back; linear to logarithmic frequency and back
 config        UNetConfig: the settings of a U-Net on spectra, its windows and its layers, without torch
