@@ -114,8 +114,6 @@ def champion(flow, session):
     set_alias(session.tracking, "ears", "champion", flow[2].version)
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(session.tracking.address)
-    # A server of MLflow that another test ran in this process has left the address of its registry.
-    mlflow.set_registry_uri("")
     yield mlflow.pyfunc.load_model("models:/ears@champion")
     mlflow.set_tracking_uri(before)
 

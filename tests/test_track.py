@@ -319,6 +319,8 @@ def mlflow_server(tracking: Tracking, up: threading.Event, patch: pytest.MonkeyP
     finally:
         server.shutdown()
         server.server_close()
+        # Its handlers made their address this process' registry, where later tests would look for models.
+        mlflow.set_registry_uri("")
 
 
 def test_nothing_is_lost_while_a_server_refuses(tracking: Tracking, monkeypatch: pytest.MonkeyPatch) -> None:
