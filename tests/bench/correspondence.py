@@ -52,10 +52,12 @@ def _print_tables(bench: Bench, name: str) -> None:
             print_table(f"seed {seed}, {split}", found, f"{LEAST[name]:g}" if split == "test" else "")
 
 
-def models_of(bench: Bench, manifest: Manifest, name: str, seed: int) -> dict[str, Path]:
-    """The folders of the cells of an experiment, each trained where it is missing."""
+def models_of(bench: Bench, manifest: Manifest, name: str, seed: int, only: str = "") -> dict[str, Path]:
+    """The folders of the cells of an experiment, or of one alone, each trained where it is missing."""
     experiment, folders = load_experiment(name, (), seed), {}
     for cell in experiment.cells():
+        if only not in ("", cell.name):
+            continue
         settings = experiment.settings(cell.overrides)
         folder = bench.folder / "vision" / f"{name}-{signature(settings, manifest.digest)}"
         folders[cell.name] = trained(Training(settings, manifest, experiment.validation), folder)

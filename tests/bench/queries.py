@@ -90,15 +90,20 @@ class Queried:
     folder: Path
     manifest: Manifest
 
-    def settings(self, seed: int, model: Mapping[str, Any], shuffled: bool = False) -> Settings:
+    def settings(
+        self, seed: int, model: Mapping[str, Any], shuffled: bool = False, start_from: Path | None = None
+    ) -> Settings:
         """Of one training."""
         mixing = {"gain_db": 4.0, "aligned_probability": 0.5, "shuffle_pictures": shuffled}
-        content = {"seed": seed, "model": {**NETWORK, **model}, "mixing": mixing, "training": TRAINING}
+        training = TRAINING | ({"start_from": str(start_from)} if start_from else {})
+        content = {"seed": seed, "model": {**NETWORK, **model}, "mixing": mixing, "training": training}
         return Settings.model_validate(content)
 
-    def model(self, seed: int, model: Mapping[str, Any], shuffled: bool = False) -> Path:
+    def model(
+        self, seed: int, model: Mapping[str, Any], shuffled: bool = False, start_from: Path | None = None
+    ) -> Path:
         """The folder of the trained network."""
-        training = Training(self.settings(seed, model, shuffled), self.manifest, ValidationConfig())
+        training = Training(self.settings(seed, model, shuffled, start_from), self.manifest, ValidationConfig())
         name = f"queries-{signature(training.settings, self.manifest.digest)}"
         return trained(training, self.folder / "vision" / name)
 

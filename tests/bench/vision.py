@@ -6,7 +6,7 @@
 over pieces, one column per seed of the training. Shards and trained networks are kept in the folder.
 
 Sections: motion, alignment, duos, shuffled, motion_queries, looking_to_listen, slots, instruments, queries,
-sound_of_pixels, correspondence, localisation, on_off_screen.
+sound_of_pixels, correspondence, localisation, on_off_screen, pretraining.
 """
 
 import argparse
@@ -38,6 +38,7 @@ from instruments import instruments
 from kept import DUOS, Bench, minutes
 from motion_queries import looking_to_listen, motion_queries
 from on_off_screen import on_off_screen
+from pretraining import pretraining
 from queries import queries, sound_of_pixels
 from scipy.special import stdtrit
 from slots import slots
@@ -198,6 +199,7 @@ SECTIONS: dict[str, Callable[[Bench], None]] = {
     "correspondence": correspondence,
     "localisation": localisation,
     "on_off_screen": on_off_screen,
+    "pretraining": pretraining,
 }
 
 
