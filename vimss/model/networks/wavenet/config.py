@@ -31,6 +31,13 @@ class WaveNetConfig(ModelConfig):
     skip_filters: int = Field(32, ge=1, le=4096, description="channels of the sum of what all layers found")
     hidden_filters: int = Field(64, ge=1, le=8192, description="channels of the first layer after that sum")
     output_filters: int = Field(32, ge=1, le=8192, description="channels of the second layer after that sum")
+    gain: float = Field(
+        1.0,
+        gt=0,
+        le=1000,
+        description="the mixture is multiplied by it before the first layer and the outputs divided by it: music has a "
+        "level of about 0.1, and beside it what a context adds to every gate is loud; the papers have none",
+    )
 
     window_keys: ClassVar[tuple[str, ...]] = ("layers", "stacks")
 

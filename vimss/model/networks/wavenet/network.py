@@ -60,7 +60,7 @@ class WaveNet(nn.Module):
         # Where all layers are conditioned, queries are more examples from the start.
         x = repeat(mixture, "b c t -> (b q) c t", q=queries if "layer0" in self.conditions else 1)
         # From samples to features.
-        x, first = F.conv1d(x, self.first.kernel, self.first.bias), 1
+        x, first = F.conv1d(x * self.config.gain, self.first.kernel, self.first.bias), 1
         # What the head needs, which every layer has in its middle.
         needed = x.shape[-1] - 2 * sum(self.config.dilations())
         total = x.new_zeros(())
@@ -81,7 +81,8 @@ class WaveNet(nn.Module):
         x = F.relu(self._condition(x, "output", first + 1, context))
         x = F.relu(F.conv1d(x, self.output.kernel, self.output.bias))
         x = F.conv1d(x, self.head.kernel, self.head.bias)
-        return rearrange(x, "(b q) (s c) u -> b (q s) c u", b=len(mixture), c=self.config.channels)
+        x = rearrange(x, "(b q) (s c) u -> b (q s) c u", b=len(mixture), c=self.config.channels)
+        return x / self.config.gain
 
     def _condition(
         self, x: Float[Tensor, "_ d t"], name: str, first: int, context: Context | None
