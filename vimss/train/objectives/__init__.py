@@ -207,14 +207,27 @@ _QUERIES_ALL = Rule(
     ),
 )
 
+_HAS_A_MINIMUM = Rule(
+    "training.dissimilarity_weight times mixing.max_sources below 1, as the loss has no minimum otherwise",
+    ("training.dissimilarity_weight", "mixing.max_sources"),
+    lambda settings: settings.training.dissimilarity_weight * settings.mixing.max_sources < 1,
+)
+
 _SEPARATION_FIGURE = Figure(name="valid_loss", direction="min", title="validation loss", unit="dB")
 
 OBJECTIVES: dict[str, Entry] = {
     "separation": Entry(
         "vimss.train.objectives.separation:Separation",
         _SEPARATION_FIGURE,
-        settings=("model", "training.loss", "training.absent_weight", "training.slot_order"),
+        settings=(
+            "model",
+            "training.loss",
+            "training.absent_weight",
+            "training.dissimilarity_weight",
+            "training.slot_order",
+        ),
         separates=True,
+        requires=(_HAS_A_MINIMUM,),
         meaning="mean -SNR in dB, floored at -30, over present sources of the fixed set",
     ),
     "co_separation": Entry(

@@ -12,7 +12,8 @@ Losses are means. Shapes: estimates and targets "b s c u", present "b s" (false 
     snr       10 log10((|e|^2 + 1e-3 |t|^2) / |t|^2) / 10 of present sources: -SNR in units of 10 dB, floored at -30 dB,
               plus `absent_weight` times the energy of absent outputs relative to that of the batch's mixtures
     si_sdr    the same with the target scaled to the estimate (Le Roux et al. 2019)
-    l1, mse   over everything
+    l1, mse   over everything; from mse, `dissimilarity_weight` times the squared error of each output to the other
+              targets that sound is taken away (Huang et al. 2014, Chandna et al. 2017)
     l1_stft   l1 plus multi-resolution STFT (Yamamoto et al. 2020) of present sources, by auraloss
 
 Slots have no order of their own: `training.slot_order` says which target each is trained on. They are always scored in
@@ -22,8 +23,8 @@ A batch may be spread over workers and parts. Each of them divides by the counts
 add up to the loss of the batch, whatever the parts.
 """
 
+import functools
 from collections.abc import Callable
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,7 +110,7 @@ class Separation:
         first = (batch.mixture.shape[-1] - answered) // 2
         return count(batch.targets, batch.present, batch.mixture[:, :, first : first + answered])
 
-    @cached_property
+    @functools.cached_property
     def _loss_of(self) -> Loss:
         return make_loss(self.chosen.training)
 
@@ -159,7 +160,7 @@ def make_loss(config: TrainingConfig) -> Loss:
     if config.loss == "l1":
         return _l1
     if config.loss == "mse":
-        return lambda estimates, targets, _, totals: (estimates - targets).square().sum() / totals.values
+        return functools.partial(_mse, config.dissimilarity_weight)
     if config.loss == "l1_stft":
         return _l1_stft()
     ratio = negative_snr if config.loss == "snr" else negative_si_sdr
@@ -220,6 +221,24 @@ def order_by_pitch(
 
 def _l1(estimates: Tensor, targets: Tensor, _present: Tensor, totals: Totals) -> Tensor:
     return (estimates - targets).abs().sum() / totals.values
+
+
+def _mse(dissimilarity_weight: float, estimates: Tensor, targets: Tensor, present: Tensor, totals: Totals) -> Tensor:
+    wanted = (estimates - targets).square().sum() / totals.values
+    if not dissimilarity_weight:
+        return wanted
+    return wanted - dissimilarity_weight * _error_to_others(estimates, targets, present) / totals.values
+
+
+def _error_to_others(
+    estimates: Float[Tensor, "b s c u"], targets: Float[Tensor, "b s c u"], present: Bool[Tensor, "b s"]
+) -> Float[Tensor, ""]:
+    """The sum of |e_i - t_j|^2 over outputs i and other targets j that sound."""
+    energy, others_energy = estimates.square().sum((2, 3)), targets.square().sum((2, 3))
+    products = torch.einsum("bicu,bjcu->bij", estimates, targets)
+    errors = energy[:, :, None] + others_energy[:, None] - 2 * products
+    same = torch.eye(errors.shape[1], dtype=torch.bool, device=errors.device)
+    return (errors * (present[:, None] & ~same)).sum()
 
 
 def _l1_stft() -> Loss:
