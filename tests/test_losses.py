@@ -7,6 +7,7 @@ import pytest
 import torch
 from test_train import one_thread  # noqa: F401 - a fixture that all use
 
+from vimss.model.mu_law import level_of
 from vimss.shards.recipe import load_recipe
 from vimss.stream.batch import Batch
 from vimss.train.config import Settings, TrainingConfig
@@ -34,7 +35,8 @@ def whole_loss(config, estimates, targets, present):
     return make_loss(config)(estimates, targets, present, totals_of(targets, present, targets.sum(1)))
 
 
-LOSSES = get_args(TrainingConfig.model_fields["loss"].annotation)
+LOSSES = [name for name in get_args(TrainingConfig.model_fields["loss"].annotation) if name != "cross_entropy"]
+"""Those that compare waveforms."""
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -96,6 +98,15 @@ def test_si_sdr_does_not_care_for_the_level():
     torch.testing.assert_close(negative_si_sdr(estimate, target), negative_si_sdr(7 * estimate, target))
 
 
+def test_cross_entropy_is_that_of_the_levels_of_the_targets():
+    targets, present = 0.3 * signals(2, 2, 1, 50), torch.tensor([[True, False]] * 2)
+    log_odds = torch.randn(2, 2, 1, 50, 256, generator=torch.Generator().manual_seed(1))
+    found = whole_loss(TrainingConfig(loss="cross_entropy"), log_odds, targets, present)
+    levels = level_of(targets)
+    expected = -log_odds.log_softmax(-1).take_along_dim(levels[..., None], -1).mean()
+    torch.testing.assert_close(found, expected)
+
+
 def test_an_absent_output_costs_by_its_energy_and_weight():
     targets = torch.zeros(1, 1, 1, 100)
     mixture, present = torch.ones(1, 1, 100), torch.zeros(1, 1, dtype=torch.bool)
@@ -142,7 +153,7 @@ def test_slots_are_trained_in_their_best_order_unless_told_otherwise_or_where_on
 
 
 def test_a_loss_outside_the_list_is_refused():
-    with pytest.raises(ValueError, match="'snr', 'l1', 'mse', 'si_sdr' or 'l1_stft'"):
+    with pytest.raises(ValueError, match="'snr', 'l1', 'mse', 'si_sdr', 'l1_stft' or 'cross_entropy'"):
         TrainingConfig(loss="l2")
 
 
@@ -186,3 +197,10 @@ def test_an_output_is_compared_with_other_targets_that_sound_alone():
 def test_a_dissimilarity_that_no_minimum_comes_of_is_refused(training, message):
     with pytest.raises(ValueError, match=message):
         Settings.model_validate({"training": training, "mixing": {"max_sources": 4}})
+
+
+def test_cross_entropy_needs_a_network_that_gives_levels():
+    with pytest.raises(
+        ValueError, match=r"gives levels for .*wavenet with model.estimate: mu_law; got .*: cross_entropy"
+    ):
+        Settings.model_validate({"model": {"network": "wavenet"}, "training": {"loss": "cross_entropy"}})

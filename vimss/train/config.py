@@ -56,7 +56,7 @@ class TrainingConfig(Config):
     ema: float = Field(
         0.0, ge=0, lt=1, description="decay per step of the moving average of the weights; 0: no average"
     )
-    loss: Literal["snr", "l1", "mse", "si_sdr", "l1_stft"] = Field(
+    loss: Literal["snr", "l1", "mse", "si_sdr", "l1_stft", "cross_entropy"] = Field(
         "snr", description="see vimss.train.objectives.separation"
     )
     absent_weight: float = Field(

@@ -15,6 +15,8 @@ Losses are means. Shapes: estimates and targets "b s c u", present "b s" (false 
     l1, mse   over everything; from mse, `dissimilarity_weight` times the squared error of each output to the other
               targets that sound is taken away (Huang et al. 2014, Chandna et al. 2017)
     l1_stft   l1 plus multi-resolution STFT (Yamamoto et al. 2020) of present sources, by auraloss
+    cross_entropy  of the target's mu-law levels, over everything (van den Oord et al. 2016); of networks that give the
+              log-odds of levels for each sample
 
 Slots have no order of their own: `training.slot_order` says which target each is trained on. They are always scored in
 their best order.
@@ -30,11 +32,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from vimss.model.interface import Interface
+from vimss.model.mu_law import expected, level_of
 from vimss.model.separator import Separator, load_separator, save_separator
 from vimss.shards.recipe import Recipe
 from vimss.stream.batch import Batch
@@ -118,9 +122,11 @@ class Separation:
         """That of `training.loss`; slots are compared with the targets in the order of `training.slot_order`."""
         device = totals.device
         targets, present = to_device(batch.targets, device), to_device(batch.present, device)
-        estimates = network(to_device(batch.mixture, device), *context_of(batch, device)).float()
+        by_levels = self.chosen.training.loss == "cross_entropy"
+        more = {"log_odds": True} if by_levels else {}
+        estimates = network(to_device(batch.mixture, device), *context_of(batch, device), **more).float()
         if self.interface.any_order:
-            index = _least_error(estimates, targets)
+            index = _least_error(expected(estimates) if by_levels else estimates, targets)
             if self.chosen.training.slot_order == "pitch":
                 by_pitch, known = order_by_pitch(batch.targets, self.recipe.sample_rate)
                 index[to_device(known, device)] = to_device(by_pitch[known], device)
@@ -163,6 +169,8 @@ def make_loss(config: TrainingConfig) -> Loss:
         return functools.partial(_mse, config.dissimilarity_weight)
     if config.loss == "l1_stft":
         return _l1_stft()
+    if config.loss == "cross_entropy":
+        return _cross_entropy
     ratio = negative_snr if config.loss == "snr" else negative_si_sdr
 
     def by_presence(estimates: Tensor, targets: Tensor, present: Tensor, totals: Totals) -> Tensor:
@@ -196,9 +204,9 @@ def best_order(estimates: Float[Tensor, "b s c u"], targets: Float[Tensor, "b s 
     return _in_order(estimates, _least_error(estimates, targets))
 
 
-def _in_order(estimates: Float[Tensor, "b s c u"], index: Int64[Tensor, "b s"]) -> Float[Tensor, "b s c u"]:
+def _in_order(estimates: Float[Tensor, "b s *n"], index: Int64[Tensor, "b s"]) -> Float[Tensor, "b s *n"]:
     """The estimate of each target, whose number is in `index`."""
-    return torch.take_along_dim(estimates, index[:, :, None, None], dim=1)
+    return torch.take_along_dim(estimates, index.reshape(*index.shape, *[1] * (estimates.ndim - 2)), dim=1)
 
 
 def _least_error(estimates: Float[Tensor, "b s c u"], targets: Float[Tensor, "b s c u"]) -> Int64[Tensor, "b s"]:
@@ -239,6 +247,10 @@ def _error_to_others(
     errors = energy[:, :, None] + others_energy[:, None] - 2 * products
     same = torch.eye(errors.shape[1], dtype=torch.bool, device=errors.device)
     return (errors * (present[:, None] & ~same)).sum()
+
+
+def _cross_entropy(log_odds: Tensor, targets: Tensor, _present: Tensor, totals: Totals) -> Tensor:
+    return F.cross_entropy(log_odds.flatten(0, 3), level_of(targets).flatten(), reduction="sum") / totals.values
 
 
 def _l1_stft() -> Loss:

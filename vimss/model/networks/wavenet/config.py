@@ -31,6 +31,11 @@ class WaveNetConfig(ModelConfig):
     skip_filters: int = Field(32, ge=1, le=4096, description="channels of the sum of what all layers found")
     hidden_filters: int = Field(64, ge=1, le=8192, description="channels of the first layer after that sum")
     output_filters: int = Field(32, ge=1, le=8192, description="channels of the second layer after that sum")
+    estimate: Literal["samples", "mu_law"] = Field(
+        "samples",
+        description="samples: a number per output sample; mu_law: the mean of 256 levels under their probabilities, "
+        "which training.loss: cross_entropy trains",
+    )
 
     window_keys: ClassVar[tuple[str, ...]] = ("layers", "stacks")
 
@@ -50,6 +55,11 @@ class WaveNetConfig(ModelConfig):
         gates = {f"layer{number}": 2 * self.filters for number in range(self.stacks * self.layers)}
         output = {"output": self.hidden_filters}
         return {"none": {}, "every_layer": {**gates, **output}, "output": output}
+
+    @property
+    def classifies_samples(self) -> bool:
+        """With levels."""
+        return self.estimate == "mu_law"
 
     def build(self, outputs: int, context_size: int, context_scale: float) -> Any:
         """A WaveNet with new weights."""
