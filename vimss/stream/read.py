@@ -278,6 +278,11 @@ def has_part(manifest: Manifest, split: str, part: str) -> bool:
     return any(part in player for _, players in _clip_players(manifest, split) for player in players)
 
 
+def clips_without(manifest: Manifest, split: str, part: str) -> list[str]:
+    """The keys of the clips of the split of which no player has the part, as in `has_part`."""
+    return [key for key, players in _clip_players(manifest, split) if not any(part in player for player in players)]
+
+
 def has_notes(manifest: Manifest, split: str) -> bool:
     """Whether all players of the split that sound have notes, by the clips' JSON."""
     sounding = (player for _, players in _clip_players(manifest, split) for player in players if "audio" in player)
