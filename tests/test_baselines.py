@@ -24,12 +24,15 @@ def scene_with(mixture: np.ndarray, **stems: np.ndarray) -> Scene:
     return Scene("p", mixture, stems, {})
 
 
+NOTES = {"vc": [np.array([[0.0, 150.0, 2.0]])], "vn": [np.array([[0.0, 900.0, 2.0]])]}
+
+
 def duet(channels: int = 1, samples: int = 12345, gain: float = 1.0) -> Scene:
     """A low cello and a violin with more of its power in the last channel."""
     low = np.repeat(tone(150, samples / RATE), channels, axis=0)
     high = tone(900, samples / RATE) * np.linspace(0.5, 1, channels, dtype=np.float32)[:, None]
     stems = {"vc": gain * (low + 0.1 * noise(channels, samples)), "vn": gain * high}
-    return scene_with(stems["vc"] + stems["vn"], **stems)
+    return replace(scene_with(stems["vc"] + stems["vn"], **stems), notes=NOTES)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +56,7 @@ def test_the_rows_of_published_tables_keep_their_names_and_their_order():
 
 def test_it_has_the_members_of_the_protocol(baseline):
     assert isinstance(baseline, Baseline)
-    assert baseline.conditioned_on in {"nothing", "label", "all_labels", "stems"}
+    assert baseline.conditioned_on in {"nothing", "label", "all_labels", "notes", "stems"}
     assert isinstance(baseline.fitted, bool)
 
 
@@ -70,7 +73,7 @@ def test_there_is_one_estimate_per_label_of_the_shape_of_the_mixture(baseline, c
 def test_recordings_of_any_length_and_silent_ones_give_finite_estimates(baseline, samples):
     scene = duet(samples=samples)
     silence = {label: np.zeros_like(stem) for label, stem in scene.references.items()}
-    for each in (scene, scene_with(np.zeros_like(scene.mixture), **silence)):
+    for each in (scene, replace(scene, mixture=np.zeros_like(scene.mixture), references=silence)):
         estimates = baseline(each, ["vc", "vn", "fl"])
         assert estimates.shape == (3, 1, samples) and np.isfinite(estimates).all()
 
@@ -118,7 +121,7 @@ def test_it_knows_the_labels_that_it_says_it_knows(baseline):
 
 def test_estimates_of_all_that_sounds_add_up_to_the_mixture_where_all_is_known(baseline):
     scene = duet(channels=2)
-    if baseline.conditioned_on in {"all_labels", "stems"}:
+    if baseline.conditioned_on in {"all_labels", "notes", "stems"}:
         np.testing.assert_allclose(baseline(scene, ["vn", "vc"]).sum(axis=0), scene.mixture, atol=1e-4)
 
 
@@ -169,7 +172,14 @@ def test_a_table_fits_each_baseline_once(small_manifest, passes):
 
 @pytest.mark.parametrize(
     ("conditioned_on", "wrong_context"),
-    [("nothing", "none"), ("label", "other"), ("all_labels", "absent"), ("order", "none"), ("stems", "none")],
+    [
+        ("nothing", "none"),
+        ("label", "other"),
+        ("all_labels", "absent"),
+        ("notes", "other"),
+        ("order", "none"),
+        ("stems", "none"),
+    ],
 )
 def test_label_contrast_varies_what_a_baseline_is_conditioned_on(conditioned_on, wrong_context):
     baseline = type("Changed", (MixtureBaseline,), {"conditioned_on": conditioned_on})()

@@ -34,6 +34,7 @@ from vimss.shards.corpora.chamber.sound import (
 from vimss.shards.corpora.chamber.styles import PLAIN
 from vimss.shards.instruments import INSTRUMENTS
 from vimss.shards.recipe import SPLITS, Recipe
+from vimss.stream.pitch import height
 
 RATE = 8000
 
@@ -69,7 +70,8 @@ def arranged() -> list[tuple[Casting, tuple[tuple[Tone, ...], ...]]]:
 @pytest.fixture(scope="module")
 def quartet() -> list[Clip]:
     recipe = make_recipe(picture={"size": 64, "frame_rate": 12.5})
-    return list(read(piece_where(recipe, SMALL, "valid", 4), recipe, SMALL, None))
+    options = SMALL.model_copy(update={"notes": True})
+    return list(read(piece_where(recipe, options, "valid", 4), recipe, options, None))
 
 
 # --- scores -----------------------------------------------------------------------------------------------------
@@ -247,6 +249,19 @@ def test_the_mix_is_the_sum_of_the_stems_and_does_not_clip(quartet: list[Clip]) 
     assert quartet[0].mixture is None
     assert 0.4 * 32767 < np.abs(mix).max() < 0.7 * 32767
     assert all(stem.dtype == np.int16 and np.abs(stem).max() < 0.7 * 32767 for stem in stems if stem is not None)
+
+
+def test_stems_sound_while_their_notes_do(quartet: list[Clip]) -> None:
+    for player in quartet[0].players:
+        assert player.audio is not None
+        seconds, during = np.arange(player.audio.shape[1]) / RATE, np.zeros(player.audio.shape[1], bool)
+        for onset, _, duration in player.annotations["notes"]:
+            during |= (seconds >= onset) & (seconds < onset + duration)
+        power = np.square(player.audio[0].astype(np.float64))
+        assert power[during].mean() > 10 * power[~during].mean()
+        onset, pitch, duration = max(player.annotations["notes"], key=lambda note: note[2])
+        note = player.audio[:, round(onset * RATE) : round((onset + duration) * RATE)]
+        assert abs(height(note / np.float32(32768), RATE) - (69 + 12 * np.log2(pitch / 440))) < 0.5
 
 
 def test_stems_are_level_within_ten_decibels() -> None:

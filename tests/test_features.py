@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from vimss.errors import ConfigError, DataError
 from vimss.features import compute_features, write_features
+from vimss.media import write_video, write_wav
 from vimss.model import VisionConfig
 from vimss.model.contexts import CONTEXTS
 from vimss.model.contexts.features import read_features
@@ -19,6 +20,9 @@ from vimss.model.separator import Separator
 from vimss.model.vision import Vision
 from vimss.shards.cache import ENTRY, FEATURES
 from vimss.shards.computed import ROWS, available_features, file_of, middle_pictures, rows_of_pictures
+from vimss.shards.recipe import load_recipe
+from vimss.shards.write import write_shards
+from vimss.stream.compute import warn_of_missing
 from vimss.stream.read import read_clips
 from vimss.train.config import Settings, ValidationConfig
 from vimss.train.loop import Training, train
@@ -223,6 +227,24 @@ def test_rows_follow_each_other_whatever_the_rates(rate, every, rows):
     assert found.tolist() == sorted(found) and set(found) == set(range(rows))
     middles = middle_pictures(found)
     assert found[middles].tolist() == list(range(rows))
+
+
+def test_clips_without_pictures_are_named_and_the_others_get_their_features(tmp_path, small_store, caplog):
+    noise = np.random.default_rng(0).uniform(-0.1, 0.1, (2, 1, 8000)).astype(np.float32)
+    for name, sound in zip(("heard", "seen"), noise, strict=True):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        write_wav(tmp_path / "train" / name / "vn.wav", sound, 8000)
+    write_video(tmp_path / "train" / "seen" / "video.mp4", np.zeros((5, 16, 16, 3), np.uint8), 5.0, noise[1], 8000)
+    changes = ["sample_rate=8000", "clips_per_shard=1", "picture.size=16", "picture.frame_rate=5"]
+    manifest = write_shards(load_recipe("folder", changes), "half", small_store, source=tmp_path)
+    assert len(manifest.shards) == 2
+    name = compute_features(manifest, VISION)
+    clips = {clip.piece: clip for clip in read_clips(manifest, "train", parts=("features",), features=name)}
+    assert clips["seen"].players[0].features.shape == (5, VISION.feature_size)
+    assert clips["heard"].players[0].features is None
+    warn_of_missing(manifest)
+    assert "nothing is computed for clips without pictures: heard_000000000" in caplog.text
+    assert "seen" not in caplog.text
 
 
 def test_features_that_are_written_in_parallel_are_the_same(small_manifest, computed):

@@ -127,10 +127,11 @@ def test_shards_that_cannot_be_scored_on_are_refused(save, tmp_path, players, ki
 def test_without_a_train_split_the_filters_are_left_out_and_that_is_said(save, tmp_path):
     manifest = written_alone(tmp_path, [Player("vn", "1", SOUND), Player("vc", "2", SOUND)])
     checked = evaluations.check_models({"a": save()}, manifest, "test")
-    assert set(checked.baselines) == {name for name, baseline in BASELINES.items() if not baseline.fitted}
+    unfitted = {name for name, baseline in BASELINES.items() if not baseline.fitted}
+    assert set(checked.baselines) == unfitted - {"NMF, all notes"}
     assert {"mixture", "oracle ratio mask"} <= set(checked.baselines)
     assert re.fullmatch(
         "no rows 'Wiener filter per label' and 'Wiener filter, all labels'.*: 'alone' has no train split with stems to "
         "fit them on",
-        checked.sentences[-1],
+        checked.sentences[-2],
     )

@@ -7,6 +7,7 @@ import pytest
 import torch
 from test_train import one_thread  # noqa: F401 - a fixture that all use
 
+from vimss.model.mu_law import level_of
 from vimss.shards.recipe import load_recipe
 from vimss.stream.batch import Batch
 from vimss.train.config import Settings, TrainingConfig
@@ -34,7 +35,11 @@ def whole_loss(config, estimates, targets, present):
     return make_loss(config)(estimates, targets, present, totals_of(targets, present, targets.sum(1)))
 
 
-@pytest.mark.parametrize("name", get_args(TrainingConfig.model_fields["loss"].annotation))
+LOSSES = [name for name in get_args(TrainingConfig.model_fields["loss"].annotation) if name != "cross_entropy"]
+"""Those that compare waveforms."""
+
+
+@pytest.mark.parametrize("name", LOSSES)
 def test_every_loss_is_a_finite_mean_with_silent_targets_and_estimates(name):
     estimates = signals(2, 3, 1, 2048).requires_grad_()
     targets = signals(2, 3, 1, 2048)
@@ -46,9 +51,6 @@ def test_every_loss_is_a_finite_mean_with_silent_targets_and_estimates(name):
     silent = torch.zeros_like(estimates).requires_grad_()
     whole_loss(TrainingConfig(loss=name), silent, targets, present).backward()
     assert silent.grad.isfinite().all()
-
-
-LOSSES = get_args(TrainingConfig.model_fields["loss"].annotation)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -94,6 +96,15 @@ def test_si_sdr_does_not_care_for_the_level():
     target, estimate = signals(2, 1, 1, 4000).split(1)
     estimate = target + 0.3 * estimate
     torch.testing.assert_close(negative_si_sdr(estimate, target), negative_si_sdr(7 * estimate, target))
+
+
+def test_cross_entropy_is_that_of_the_levels_of_the_targets():
+    targets, present = 0.3 * signals(2, 2, 1, 50), torch.tensor([[True, False]] * 2)
+    log_odds = torch.randn(2, 2, 1, 50, 256, generator=torch.Generator().manual_seed(1))
+    found = whole_loss(TrainingConfig(loss="cross_entropy"), log_odds, targets, present)
+    levels = level_of(targets)
+    expected = -log_odds.log_softmax(-1).take_along_dim(levels[..., None], -1).mean()
+    torch.testing.assert_close(found, expected)
 
 
 def test_an_absent_output_costs_by_its_energy_and_weight():
@@ -142,5 +153,54 @@ def test_slots_are_trained_in_their_best_order_unless_told_otherwise_or_where_on
 
 
 def test_a_loss_outside_the_list_is_refused():
-    with pytest.raises(ValueError, match="'snr', 'l1', 'mse', 'si_sdr' or 'l1_stft'"):
+    with pytest.raises(ValueError, match="'snr', 'l1', 'mse', 'si_sdr', 'l1_stft' or 'cross_entropy'"):
         TrainingConfig(loss="l2")
+
+
+def test_estimates_that_are_equal_are_pushed_apart():
+    targets, present = signals(1, 2, 1, 400), torch.ones(1, 2, dtype=torch.bool)
+    estimates = (targets.sum(1, keepdim=True) / 2).repeat(1, 2, 1, 1).requires_grad_()
+    steps = []
+    for weight in (0.0, 0.2):
+        estimates.grad = None
+        config = TrainingConfig(loss="mse", dissimilarity_weight=weight)
+        whole_loss(config, estimates, targets, present).backward()
+        steps.append(-estimates.grad)
+    # Beside what mse does, each moves away from the target of the other: their difference grows along the targets'.
+    beside = steps[1] - steps[0]
+    torch.testing.assert_close(beside[:, 0] - beside[:, 1], 0.2 * 2 / 800 * (targets[:, 0] - targets[:, 1]))
+
+
+def test_an_output_is_compared_with_other_targets_that_sound_alone():
+    targets, present = signals(2, 3, 1, 400), torch.tensor([[True, True, False]] * 2)
+    targets[:, 2] = 0
+    estimates = signals(4, 3, 1, 400)[2:]
+    plain, lowered = (
+        whole_loss(TrainingConfig(loss="mse", dissimilarity_weight=weight), estimates, targets, present)
+        for weight in (0.0, 0.1)
+    )
+    pairs = [(0, 1), (1, 0), (2, 0), (2, 1)]
+    errors = sum((estimates[:, one] - targets[:, other]).square().sum() for one, other in pairs)
+    torch.testing.assert_close(plain - lowered, 0.1 * errors / targets.numel())
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        ({"loss": "l1", "dissimilarity_weight": 0.1}, "training.dissimilarity_weight needs training.loss: mse; got"),
+        (
+            {"loss": "mse", "dissimilarity_weight": 0.25},
+            "dissimilarity_weight times mixing.max_sources below 1, as the loss has no minimum otherwise; got",
+        ),
+    ],
+)
+def test_a_dissimilarity_that_no_minimum_comes_of_is_refused(training, message):
+    with pytest.raises(ValueError, match=message):
+        Settings.model_validate({"training": training, "mixing": {"max_sources": 4}})
+
+
+def test_cross_entropy_needs_a_network_that_gives_levels():
+    with pytest.raises(
+        ValueError, match=r"gives levels for .*wavenet with model.estimate: mu_law; got .*: cross_entropy"
+    ):
+        Settings.model_validate({"model": {"network": "wavenet"}, "training": {"loss": "cross_entropy"}})

@@ -29,6 +29,13 @@ SMALL = {
         },
         "training": {"output_samples": 2000},
     },
+    "separation by levels": {
+        "model": {
+            "network": "wavenet", "layers": 4, "stacks": 1, "filters": 12, "skip_filters": 12, "hidden_filters": 16,
+            "output_filters": 16, "estimate": "mu_law", "outputs": "slots",
+        },
+        "training": {"output_samples": 500, "loss": "cross_entropy"},
+    },
     "co_separation": {
         "model": {
             "network": "spectrogram_u_net", "n_fft": 64, "hop_length": 16, "depth": 2, "filters": 8, "kernel_size": 3,
@@ -56,6 +63,7 @@ SMALL = {
 
 RATE = {
     "separation": 1e-2,
+    "separation by levels": 1e-2,
     "co_separation": 1e-2,
     "instruments": 3e-4,
     "instruments by sound": 1e-3,

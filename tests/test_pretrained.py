@@ -108,6 +108,15 @@ def test_it_names_players_and_starts_trainings_by_name(tmp_path, monkeypatch):
     assert (start.path, start.sha256) == (folder, sha256(folder / WEIGHTS))
 
 
+def test_the_path_of_weights_is_made_whole_for_processes_in_other_folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("VIMSS_STORE", str(tmp_path / "store"))
+    monkeypatch.chdir(tmp_path)
+    with open_session("local") as session:
+        for given, expected in (("eyes/weights.pth", str(tmp_path / "eyes/weights.pth")), ("random", "random")):
+            experiment = load_experiment("instruments", [f"model.vision.weights={given}"])
+            assert resolve_models(session, experiment).settings().model.vision.weights == expected
+
+
 def test_it_separates_nothing():
     with pytest.raises(ModelError, match="must hold a network that separates; got one of the objective 'instruments'"):
         load_separator(pretrained_folder("chamber"))

@@ -124,4 +124,4 @@ def test_vimss_evaluate_prints_its_row_on_other_shards(small_manifest, small_rec
     )
     assert code == 0, err
     rows = {Path(row["system"]).name: row for row in json.loads(out)}
-    assert {"posture", *BASELINES} == set(rows) and rows["posture"]["two_sources"]["intervals"]
+    assert {"posture", *BASELINES} - set(rows) == {"NMF, all notes"} and rows["posture"]["two_sources"]["intervals"]

@@ -1,9 +1,12 @@
 """The WaveNet beyond the contract of all networks: what it computes, how far it sees, and where contexts act."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from test_networks import build, mixture_for
 
+from vimss.model.mu_law import level_of, values_of_levels
 from vimss.model.networks.wavenet import WaveNetConfig
 
 PAPER = WaveNetConfig(
@@ -51,3 +54,21 @@ def test_layers_lie_where_their_convolutions_put_them():
         condition.register_forward_pre_hook(lambda _, inputs: firsts.append(inputs[2].first))
     separator(mixture_for(separator), torch.rand(2, 1, 3))
     assert firsts == [2, 4, 8, 9, 11, 15, 16]
+
+
+def test_an_estimate_by_mu_law_is_the_mean_of_the_levels_under_their_probabilities():
+    separator = build("wavenet", site="output", outputs="queries", channels=2, estimate="mu_law")
+    mixture, context = mixture_for(separator), torch.eye(3).expand(2, 3, 3)
+    log_odds, estimates = separator(mixture, context, log_odds=True), separator(mixture, context)
+    assert log_odds.shape == (*estimates.shape, 256)
+    values = ((2 * torch.arange(256) / 255 - 1).abs() * math.log(256)).expm1() / 255
+    values = torch.where(torch.arange(256) < 128, -values, values)
+    torch.testing.assert_close(estimates, (log_odds.softmax(-1) * values).sum(-1))
+
+
+def test_a_level_stands_for_the_samples_around_it():
+    signal = torch.linspace(-1.2, 1.2, 4801)
+    values, found = values_of_levels(), values_of_levels()[level_of(signal)]
+    assert torch.equal(level_of(values), torch.arange(256))
+    # The step between two levels is 2 / 255 ln(256) = 0.0435 times |x| + 1 / 255.
+    assert ((found - signal.clamp(-1, 1)).abs() <= 0.022 * (signal.abs() + 1 / 255) + 1e-6).all()

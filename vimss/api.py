@@ -24,7 +24,7 @@ from vimss.experiment import Experiment
 from vimss.model.card import WEIGHTS
 from vimss.model.contexts import motion
 from vimss.model.pretrained import pretrained_folder
-from vimss.model.vision_config import VisionConfig
+from vimss.model.vision_config import KNOWN_WEIGHTS, VisionConfig
 from vimss.pages.of_clip import write_clip_pages
 from vimss.pages.of_trial import run_files
 from vimss.progress import SoundProgress
@@ -135,7 +135,7 @@ def experiment_recipe(experiment: Experiment) -> Recipe:
 
 
 def resolve_models(session: Session, experiment: Experiment) -> Experiment:
-    """The experiment with folders in place of models:/NAME, which only the registry knows."""
+    """The experiment with folders in place of models:/NAME, which only the registry knows, and with whole paths."""
 
     def folder_of(model: str) -> str:
         if model.startswith("models:/"):
@@ -144,7 +144,9 @@ def resolve_models(session: Session, experiment: Experiment) -> Experiment:
         return model if model == NEW else str(pretrained_folder(model) or Path(model).expanduser().resolve())
 
     def file_of(model: str) -> str:
-        return f"{folder_of(model)}/{WEIGHTS}" if model.startswith("models:/") else model
+        if model.startswith("models:/"):
+            return f"{folder_of(model)}/{WEIGHTS}"
+        return model if model in KNOWN_WEIGHTS else str(Path(model).expanduser().resolve())
 
     resolved = experiment.with_values("training.start_from", folder_of)
     resolved = resolved.with_values("model.vision.weights", file_of)

@@ -54,7 +54,7 @@ from vimss.shards.manifest import Manifest
 from vimss.shards.written import check_split
 from vimss.storage import atomic_write
 from vimss.stream.fixed import fixed_set
-from vimss.stream.read import check_holds, has_part
+from vimss.stream.read import check_holds, has_notes, has_part
 from vimss.systems import check_takes_labels, model_system
 from vimss.yaml_files import yaml_in_a_line
 
@@ -66,14 +66,14 @@ def evaluate_systems(
     models: Mapping[str, str | Path],
     split: str,
     *,
-    baselines: Sequence[str] = tuple(BASELINES),
+    baselines: Sequence[str] | None = None,
     whole_pieces: bool = True,
     on_progress: Callable[[SoundProgress], None] = lambda progress: None,
     fit: Fit | None = None,
     device: str = "cpu",
     named: Sequence[Row] = (),
 ) -> list[Evaluation]:
-    """Evaluate models (name to folder) and baselines, by name, as tasks of Ray.
+    """Evaluate models (name to folder) and baselines, by name (all that are usable where not given), as tasks of Ray.
 
     With `fit`, from `fit_models`, the models need not have been trained on shards of this recipe; all rows are scored
     on the labels that the models know. `named`, from `named_rows` or `system_rows`, are rows of models that are
@@ -89,9 +89,26 @@ def evaluate_systems(
     # Draw it once, before the tasks read it at the same time.
     fixed_set(manifest, two_source_spec(manifest, split))
     table = Table(manifest.folder, split, None if fit is None else fit.labels)
-    rows = [*model_rows(models, fit, device), *named, *baseline_rows(manifest, baselines)]
+    chosen = usable_baselines(manifest, split)[0] if baselines is None else baselines
+    rows = [*model_rows(models, fit, device), *named, *baseline_rows(manifest, chosen)]
     tasks = [evaluation_tasks(table, row, manifest, whole_pieces) for row in rows]
     return [joined(parts, table) for parts in _in_parallel(run_evaluation, tasks, on_progress)]
+
+
+def usable_baselines(manifest: Manifest, split: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The baselines that these shards have all for, and sentences about those that they have not."""
+    left_out: dict[str, str] = {}
+    if "train" not in manifest.splits or not has_part(manifest, "train", "audio"):
+        reason = f"'{manifest.name}' has no train split with stems to fit them on"
+        left_out |= {name: reason for name, baseline in BASELINES.items() if baseline.fitted}
+    if not has_notes(manifest, split):
+        reason = f"not all players of the split '{split}' of '{manifest.name}' have notes"
+        left_out |= {name: reason for name, baseline in BASELINES.items() if baseline.conditioned_on == "notes"}
+    sentences = []
+    for reason in dict.fromkeys(left_out.values()):
+        names = [f"'{name}'" for name, own in left_out.items() if own == reason]
+        sentences.append(f"no row{'s' * (len(names) > 1)} {' and '.join(names)}: {reason}")
+    return tuple(name for name in BASELINES if name not in left_out), tuple(sentences)
 
 
 def model_rows(models: Mapping[str, str | Path], fit: Fit | None = None, device: str = "cpu") -> list[Row]:
@@ -293,7 +310,7 @@ class ModelsOnShards:
     folders: Mapping[str, Path]
     fit: Fit
     baselines: tuple[str, ...]
-    """All baselines, or those that need no stems to fit them on where these shards have none."""
+    """Those of `usable_baselines`."""
     sentences: tuple[str, ...]
     """Sentences about what is adapted or left out."""
     named: tuple[Row, ...] = ()
@@ -316,13 +333,9 @@ def check_models(
     fit = fit_models({model: load_separator(folder) for model, folder in folders.items()}, manifest, split)
     for model, folder in folders.items():
         model_system(folder, manifest, model, fit.names[model])
-    sentences, baselines = list(fit.sentences), tuple(BASELINES)
-    if "train" not in manifest.splits or not has_part(manifest, "train", "audio"):
-        baselines = tuple(name for name, baseline in BASELINES.items() if not baseline.fitted)
-        left_out = " and ".join(f"'{name}'" for name, baseline in BASELINES.items() if baseline.fitted)
-        sentences.append(f"no rows {left_out}: '{manifest.name}' has no train split with stems to fit them on")
+    baselines, left_out = usable_baselines(manifest, split)
     named = named_rows(model_rows(folders, fit), namers or {}, manifest, split)
-    return ModelsOnShards(manifest, split, folders, fit, baselines, tuple(sentences), tuple(named))
+    return ModelsOnShards(manifest, split, folders, fit, baselines, (*fit.sentences, *left_out), tuple(named))
 
 
 def evaluate_models(

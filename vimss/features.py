@@ -48,7 +48,7 @@ def compute_features(
 
     Raises:
         ConfigError: there would be more rows than pictures.
-        DataError: no player of a shard has a picture.
+        DataError: no player has a picture.
         ModelError: the network's weights are not available.
 
     """

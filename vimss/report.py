@@ -33,6 +33,7 @@ CLAIM_COLUMNS = ("SI-SDRi", "right picture", "another player's", "shuffled in tr
 
 TRUTHS: dict[Truth, str] = {
     "stems": "oracles, which read the true stems: ceilings for systems that do not",
+    "notes": "told all notes of each player, which no model is",
     "order": "outputs without labels, which an oracle assigns by the true stems; untrained ones only of two sources",
 }
 """What is said of systems that are given the truth, by what of it."""

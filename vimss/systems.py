@@ -28,7 +28,7 @@ from vimss.model.fit import resampled, with_channels
 from vimss.model.separator import Separator, load_separator, read_card
 from vimss.namer import InstrumentNamer, Named, load_namer, picture_views
 from vimss.shards.manifest import Manifest
-from vimss.stream.mix import SOUND_ALONE, PlayerViews
+from vimss.stream.mix import SOUND_ALONE, SOUND_AND_NOTES, PlayerViews
 from vimss.stream.scene import Scene
 
 WrongContext = Literal["none", "other", "absent"]
@@ -39,13 +39,14 @@ WRONG_CONTEXTS: dict[ConditionedOn, WrongContext] = {
     "nothing": "none",
     "label": "other",
     "all_labels": "absent",
+    "notes": "other",
     "order": "none",
     "stems": "none",
 }
 """The wrong contexts of baselines, by what they are conditioned on."""
 
-Truth = Literal["nothing", "order", "stems"]
-"""What a system is given of the true stems: nothing, the order of its outputs, or, as an oracle, the stems."""
+Truth = Literal["nothing", "notes", "order", "stems"]
+"""What a system is given of the truth: nothing, the notes, the order of its outputs, or, as an oracle, the stems."""
 
 
 @runtime_checkable
@@ -218,11 +219,11 @@ class NamedSystem:
 class BaselineSystem:
     """A baseline as a row of a table."""
 
-    views: PlayerViews = SOUND_ALONE
     weights = ""
 
     def __init__(self, name: str, baseline: Baseline) -> None:
         self.name, self.baseline = name, baseline
+        self.views: PlayerViews = SOUND_AND_NOTES if baseline.conditioned_on == "notes" else SOUND_ALONE
         self.ordered = not isinstance(baseline, TwoSourceBaseline)
         self.wrong_context: WrongContext = WRONG_CONTEXTS[baseline.conditioned_on]
 
@@ -239,7 +240,7 @@ class BaselineSystem:
 
 
 def separates_players(system: System) -> bool:
-    """Whether two players of one label can have an output each: of players, of any source, or of an oracle."""
+    """Whether two players of one label can have an output each: of players, of any source, or by the truth."""
     if isinstance(system, BaselineSystem):
         return truth_of(system) != "nothing"
     model = system.model if isinstance(system, AdaptedSystem) else system
@@ -258,9 +259,11 @@ def separates_pieces(system: System) -> bool:
 
 
 def truth_of(system: System) -> Truth:
-    """What a system is given of the true stems."""
-    if isinstance(system, BaselineSystem) and system.baseline.conditioned_on == "stems":
-        return "stems"
+    """What a system is given of the truth."""
+    if isinstance(system, BaselineSystem):
+        match system.baseline.conditioned_on:
+            case "stems" | "notes" as truth:
+                return truth
     return "nothing" if system.ordered else "order"
 
 

@@ -26,6 +26,7 @@ from vimss.baselines.oracle_wiener import OracleWiener
 from vimss.baselines.repet import REPET
 from vimss.baselines.repet_sim import REPETSIM
 from vimss.baselines.rpca import RPCA
+from vimss.baselines.score_nmf import ScoreInformedNMF
 from vimss.baselines.train_stems import ConditionedOn, TrainStems
 from vimss.baselines.two_source import TwoSourceBaseline
 from vimss.baselines.wiener import InformedWiener, WienerPerLabel
@@ -54,6 +55,7 @@ class Baseline(Protocol):
         With `conditioned_on = "order"`, two estimates without labels instead: see `TwoSourceBaseline`.
 
         The keys of `scene.references` are the labels that sound; their audio is for `conditioned_on = "stems"` alone.
+        `scene.notes` are there for `conditioned_on = "notes"` alone.
         """
 
 
@@ -62,6 +64,7 @@ BASELINES: dict[str, type[Baseline]] = {
     "Wiener filter per label": WienerPerLabel,
     "Wiener filter, all labels": InformedWiener,
     "NMF, all labels": InformedNMF,
+    "NMF, all notes": ScoreInformedNMF,
     "HPSS, oracle order": HPSS,
     "REPET, oracle order": REPET,
     "REPET-SIM, oracle order": REPETSIM,

@@ -57,7 +57,7 @@ def fit_dictionaries(stems: Iterable[tuple[str, Float[np.ndarray, "_ _"]]], samp
         sounding = stem[:, active_mask(stem, sample_rate)]
         if not sounding.shape[1]:
             continue
-        frames = _magnitudes(sounding, sample_rate)
+        frames = magnitudes(sounding, sample_rate)
         # Keeping the frames with the smallest random numbers draws fairly from any number of frames.
         numbers, kept = drawn.get(label, (np.empty(0), frames[:0]))
         numbers, kept = np.concatenate([numbers, rng.random(len(frames))]), np.concatenate([kept, frames])
@@ -88,21 +88,29 @@ class InformedNMF:
         """A share of the mixture for each label that sounds; a label that does not sound gets silence."""
         sounding = sorted(scene.references)
         spectra = [self.dictionaries.of(label) for label in sounding]
-        frames = _magnitudes(scene.mixture, self.dictionaries.sample_rate)
+        frames = magnitudes(scene.mixture, self.dictionaries.sample_rate)
         activations = _activations(frames, np.concatenate(spectra))
         ends = np.cumsum([len(each) for each in spectra])[:-1]
         parts = [part @ each for part, each in zip(np.split(activations, ends, axis=1), spectra, strict=True)]
-        power = np.square(np.stack(parts)).reshape(len(parts), len(scene.mixture), -1, frames.shape[1])
-        shares = masked(scene.mixture, power.swapaxes(2, 3), self.dictionaries.sample_rate)
-        estimates = dict(zip(sounding, shares, strict=True))
+        estimates = dict(
+            zip(sounding, masked_by_parts(scene.mixture, parts, self.dictionaries.sample_rate), strict=True)
+        )
         return np.stack([estimates.get(label, np.zeros_like(scene.mixture)) for label in labels])
 
 
-def _magnitudes(sound: Float[np.ndarray, "c t"], sample_rate: int) -> Float32[np.ndarray, "n f"]:
+def magnitudes(sound: Float[np.ndarray, "c t"], sample_rate: int) -> Float32[np.ndarray, "n f"]:
     """The frames of all channels, one after the other, about 1 on average."""
-    magnitudes = np.abs(spectrum_of(sound, sample_rate)).astype(np.float32)
-    level = float(magnitudes.mean())
-    return np.concatenate(list(magnitudes.swapaxes(1, 2))) / (level if level > 0 else 1.0)
+    found = np.abs(spectrum_of(sound, sample_rate)).astype(np.float32)
+    level = float(found.mean())
+    return np.concatenate(list(found.swapaxes(1, 2))) / (level if level > 0 else 1.0)
+
+
+def masked_by_parts(
+    mixture: Float[np.ndarray, "c t"], parts: Sequence[Float[np.ndarray, "n f"]], sample_rate: int
+) -> Float[np.ndarray, "s c t"]:
+    """The mixture through the ratio masks of these parts of its `magnitudes`."""
+    power = np.square(np.stack(parts)).reshape(len(parts), len(mixture), -1, parts[0].shape[1])
+    return masked(mixture, power.swapaxes(2, 3), sample_rate)
 
 
 def _learn(frames: Float32[np.ndarray, "n f"]) -> Float32[np.ndarray, "k f"]:

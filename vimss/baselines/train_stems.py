@@ -15,9 +15,10 @@ from vimss.media import INT16_SCALE
 from vimss.shards.manifest import Manifest
 from vimss.stream.read import read_clips
 
-ConditionedOn = Literal["nothing", "label", "all_labels", "order", "stems"]
+ConditionedOn = Literal["nothing", "label", "all_labels", "notes", "order", "stems"]
 """The information that a baseline uses beside the mixture: nothing; the label of each estimate; all labels that sound;
-the order of its two estimates, for which an oracle reads the true stems; or, as an oracle, the true stems."""
+the notes of all players that sound; the order of its two estimates, for which an oracle reads the true stems; or, as
+an oracle, the true stems."""
 
 LabelledStems = Iterable[tuple[str, Float32[np.ndarray, "c t"]]]
 

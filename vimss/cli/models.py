@@ -124,8 +124,10 @@ def _evaluate_experiment(
     """The best trial of all cells, and the evaluations of each cell's best trial, which are kept in the study."""
     from vimss import api, named_models
     from vimss.console import show_rate, stage
+    from vimss.evaluations import usable_baselines
     from vimss.model.device import device_of_tasks
     from vimss.shards.written import check_split
+    from vimss.train.objectives import OBJECTIVES
 
     experiment = api.resolve_models(session, experiment)
     manifest = api.load_shards(session, experiment)
@@ -133,6 +135,8 @@ def _evaluate_experiment(
     study = api.load_study(session, experiment, manifest)
     best = api.best_trial(experiment, study)
     namers = named_models.instrument_namers(session, instruments_from, _note)
+    for sentence in usable_baselines(manifest, split)[1] if OBJECTIVES[experiment.objective].separates else ():
+        _note(sentence)
     resolved = device_of_tasks(session.place, device)
     with stage(f"evaluation on {split}") as show_progress:
         progress = show_rate(show_progress, "parts")

@@ -156,7 +156,7 @@ class Part:
     seconds: float = 0.0
     """Seconds of sound that were separated."""
     truth: Truth = "nothing"
-    """What the system is given of the true stems."""
+    """What the system is given of the truth."""
 
 
 class PictureClaim(Config):
@@ -184,7 +184,7 @@ class Evaluation(Config):
     system: str
     weights: str = Field("", description="SHA-256 of the model's weights; empty where nothing was trained")
     truth: Truth = Field(
-        "nothing", description="what the system is given of the true stems: for `order`, which output is whose"
+        "nothing", description="what the system is given of the truth: for `order`, which output is whose"
     )
     split: str
     two_sources: TwoSources

@@ -87,6 +87,11 @@ class ModelConfig(ContextSettings, ABC):
         """Whether the outputs sum to the mixture, as the last one is what the others leave of it."""
         return False
 
+    @property
+    def classifies_samples(self) -> bool:
+        """Whether the network is a SampleClassifier."""
+        return False
+
     def check_installed(self) -> None:
         """ConfigError where a package that the network needs is not installed; none of them is loaded."""
         for package, module in self.packages.items():

@@ -25,7 +25,7 @@ from vimss.model.conditioning import Context, FrameGrid
 from vimss.model.config import ModelConfig
 from vimss.model.contexts.refusals import misfit
 from vimss.model.interface import Interface
-from vimss.model.networks import Network, parse_model
+from vimss.model.networks import Network, SampleClassifier, parse_model
 from vimss.storage import atomic_write, sha256
 
 
@@ -83,7 +83,8 @@ class Separator(nn.Module):
         context: Num[Tensor, "..."] | None = None,
         players: Bool[Tensor, "b p"] | None = None,
         frames_at: FrameGrid | None = None,
-    ) -> Float[Tensor, "b s c u"]:
+        log_odds: bool = False,
+    ) -> Float[Tensor, "b s c u *k"]:
         """Separate windows of t = input_samples(u) samples; the output lies in their middle.
 
         Args:
@@ -92,18 +93,20 @@ class Separator(nn.Module):
                 the site is none.
             players: which players are real; the others change nothing. All where not given.
             frames_at: when the v frames are, in samples of the window; spread evenly over it where not given.
+            log_odds: give those of each sample's levels, "b s c u k", of a network that classifies samples.
 
         Raises:
             ModelError: where the context does not fit the configuration.
 
         """
+        network = functools.partial(cast(SampleClassifier, self.network), log_odds=True) if log_odds else self.network
         if not self.interface.is_conditioned:
-            return self.network(mixture, None)
+            return network(mixture, None)
         values = self.encode_context(context, players)
         if values.shape[0] != mixture.shape[0]:
             raise misfit("one context per mixture", f"{values.shape[0]} contexts for {mixture.shape[0]} mixtures")
         grid = frames_at or FrameGrid.spread(values.shape[2], mixture.shape[-1])
-        return self.network(mixture, Context(values.to(mixture.dtype), grid))
+        return network(mixture, Context(values.to(mixture.dtype), grid))
 
     def encode_context(
         self, context: Num[Tensor, "..."] | None, players: Bool[Tensor, "b p"] | None = None

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Bool, Float16, Float64, Int16, UInt8
 
+NOTES = "notes"
+"""Annotation with a row per note: onset in seconds, pitch in hertz, duration in seconds."""
+
 
 @dataclass(frozen=True, eq=False)
 class Player:
@@ -63,3 +66,8 @@ class Clip:
     def key(self) -> str:
         """Name of the clip in its shard: piece and offset."""
         return f"{self.piece}_{self.offset:09d}"
+
+
+def offset_of(key: str) -> int:
+    """Where in its piece the clip with this key starts, in audio samples."""
+    return int(key.rpartition("_")[2])

@@ -9,6 +9,7 @@ different shards. What the folder holds: `vimss.shards.computed`.
 """
 
 import itertools
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,12 @@ from vimss.shards.cache import ENTRY, FEATURES
 from vimss.shards.computed import ROWS, ComputedEntry, digest_of, file_of, middle_pictures, rows_of_pictures
 from vimss.shards.manifest import Manifest, Shard, open_manifest
 from vimss.storage import Folder
-from vimss.stream.read import has_part, read_clips
+from vimss.stream.read import clips_without, has_part, read_clips
+
+log = logging.getLogger(__name__)
+
+MOST_NAMED = 10
+"""Clips that a warning names."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ def write_arrays(
 
     Raises:
         ConfigError: where there would be more rows than pictures.
-        DataError: where no player of a shard has a picture.
+        DataError: where no player has a picture.
 
     """
     check_pictures(manifest)
@@ -76,7 +82,7 @@ def write_arrays(
     done = 0.0
     for shard in manifest.shards if shards is None else shards:
         if file_of(shard) not in present:
-            arrays = _shard_arrays(manifest, shard, made)
+            arrays = _shard_arrays(manifest, shard, made)  # none where no player of the shard has a picture
             with folder.atomic_write(file_of(shard)) as temporary:
                 save_file(arrays, temporary)
         done += shard.seconds
@@ -111,6 +117,7 @@ def write_in_parallel(
 
     """
     check_pictures(manifest)
+    warn_of_missing(manifest)
     done = itertools.count(1)
     tasks = [ShardTask(manifest.folder, shard, make, device) for shard in manifest.shards]
     parallel_map(run_shard, tasks, lambda _: on_done(next(done)), lambda _: gpu_share)
@@ -127,6 +134,15 @@ def check_pictures(manifest: Manifest) -> None:
             got="none",
             fix="choose a recipe whose corpus has video",
         )
+
+
+def warn_of_missing(manifest: Manifest) -> None:
+    """Log the clips without any picture: nothing is computed for them, and a network that looks cannot read them."""
+    missing = [key for split in manifest.splits for key in clips_without(manifest, split, "picture")]
+    if missing:
+        named = ", ".join(missing[:MOST_NAMED])
+        rest = f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
+        log.warning("nothing is computed for clips without pictures: %s%s", named, rest)
 
 
 @dataclass(frozen=True)
@@ -155,10 +171,4 @@ def _shard_arrays(manifest: Manifest, shard: Shard, made: Computation) -> dict[s
                 rows = rows_of_pictures(len(pictures), clip.frame_rate, made.every)
                 arrays[name + ROWS], pictures = rows, pictures[middle_pictures(rows)]
             arrays[name] = made.of_pictures(pictures)
-    if not arrays:
-        raise DataError(
-            f"{manifest.home}/{shard.name} must hold players with pictures",
-            got="none",
-            fix="choose a recipe whose corpus has video",
-        )
     return arrays

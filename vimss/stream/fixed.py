@@ -21,14 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int16
+from jaxtyping import Float32, Float64, Int16
 from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from vimss.config import Config, parse_config, signature
 from vimss.errors import ConfigError, DataError, StorageError
-from vimss.shards.clip import Clip
+from vimss.shards.clip import NOTES, Clip, offset_of
 from vimss.shards.manifest import Manifest
 from vimss.storage import atomic_write
 from vimss.stream.lazy import ClipEntry
@@ -44,7 +44,7 @@ from vimss.stream.mix import (
     mix,
     start_of,
 )
-from vimss.stream.read import list_clips, read_clips
+from vimss.stream.read import list_clips, read_clips, read_pieces
 from vimss.stream.stems import cut
 
 log = logging.getLogger(__name__)
@@ -308,12 +308,16 @@ def mixtures_of(
     """The mixtures with these numbers (all where not given) over the input window of a network.
 
     `window.output_samples` is the length of the excerpts, whatever the network answers beside them; they lie in the
-    middle of the input. What `views` show of players is read from the shards.
+    middle of the input. What `views` show of players is read from the shards, and so are notes if annotations are
+    among its members.
     """
     chosen = range(len(kept.drawn)) if numbers is None else numbers
     shown = read_views(kept, manifest, window, views, chosen)
+    notes = _read_notes(kept, manifest, window, chosen) if "annotations" in views.members else {}
     for number in chosen:
-        yield mixture_at(kept, number, window, shown)
+        mixture = mixture_at(kept, number, window, shown)
+        pairs = zip(mixture.sources, kept.drawn[number].sources, strict=True)
+        yield replace(mixture, sources=tuple(replace(source, notes=notes.get(excerpt)) for source, excerpt in pairs))
 
 
 def mixture_at(kept: FixedSet, number: int, window: Window, shown: Mapping[Excerpt, np.ndarray]) -> Mixture:
@@ -366,6 +370,28 @@ def read_views(
                 view = views.of_player(clip, clip.players[excerpt.player])
                 shown[excerpt] = during(view, clip, window, float(excerpt.start - window.margin))
     return shown
+
+
+def _read_notes(
+    kept: FixedSet, manifest: Manifest, window: Window, numbers: Sequence[int]
+) -> dict[Excerpt, Float64[np.ndarray, "_ 3"]]:
+    """The notes of the players of some mixtures that sound during the window, where the shards have them."""
+    wanted: dict[str, list[Excerpt]] = {}
+    for excerpt in (excerpt for number in numbers for excerpt in kept.drawn[number].sources):
+        wanted.setdefault(excerpt.piece, []).append(excerpt)
+    found = {}
+    named = {excerpt.shard for excerpts in wanted.values() for excerpt in excerpts}
+    shards = [shard for shard in manifest.of_split(kept.spec.split) if shard.name in named]
+    # Whole pieces: a note that sounds in a clip may have begun in the one before it.
+    for piece in read_pieces(manifest, kept.spec.split, ("annotations",), shards=shards):
+        for excerpt in wanted.get(piece.piece, ()):
+            rows = piece.players[excerpt.player].annotations.get(NOTES)
+            if rows is not None:
+                first = offset_of(excerpt.clip) - piece.offset + excerpt.start - window.margin
+                onsets = rows[:, 0] - first / piece.sample_rate
+                sounding = (onsets + rows[:, 2] > 0) & (onsets < window.input_samples / piece.sample_rate)
+                found[excerpt] = np.column_stack([onsets, rows[:, 1:]])[sounding]
+    return found
 
 
 def _content(kept: FixedSet, name: str) -> bytes:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32, Int16
+from jaxtyping import Float32, Float64, Int16
 
 from vimss.errors import DataError
 from vimss.media import INT16_SCALE
@@ -77,7 +77,7 @@ class PlayerViews(Protocol):
 
 @dataclass(frozen=True)
 class SoundAlone:
-    """Reads the sound alone, and shows no players."""
+    """Reads the sound, or the `members` given, and shows no players."""
 
     members: tuple[str, ...] = ("audio",)
     features: str = ""
@@ -89,6 +89,7 @@ class SoundAlone:
 
 
 SOUND_ALONE = SoundAlone()
+SOUND_AND_NOTES = SoundAlone(("audio", "annotations"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +110,9 @@ class Source(PlayerView):
 
     stem: Float32[np.ndarray, "c t"]
     """Over the whole input window."""
+    notes: Float64[np.ndarray, "k 3"] | None = None
+    """Onset in seconds of the input window, pitch in hertz and duration in seconds of each note, where they were
+    read."""
 
 
 @dataclass(frozen=True, eq=False)

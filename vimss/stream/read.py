@@ -25,7 +25,7 @@ from safetensors import safe_open
 
 from vimss.errors import DataError, MediaError
 from vimss.shards.cache import local_features, local_shard
-from vimss.shards.clip import Clip, Player
+from vimss.shards.clip import NOTES, Clip, Player
 from vimss.shards.computed import ROWS
 from vimss.shards.manifest import Manifest, Shard
 from vimss.shards.recipe import Recipe
@@ -275,6 +275,22 @@ def read_pieces(
 
 def has_part(manifest: Manifest, split: str, part: str) -> bool:
     """Whether a player of the split has a stem ("audio"), a "picture" or another member, by the clips' JSON."""
+    return any(part in player for _, players in _clip_players(manifest, split) for player in players)
+
+
+def clips_without(manifest: Manifest, split: str, part: str) -> list[str]:
+    """The keys of the clips of the split of which no player has the part, as in `has_part`."""
+    return [key for key, players in _clip_players(manifest, split) if not any(part in player for player in players)]
+
+
+def has_notes(manifest: Manifest, split: str) -> bool:
+    """Whether all players of the split that sound have notes, by the clips' JSON."""
+    sounding = (player for _, players in _clip_players(manifest, split) for player in players if "audio" in player)
+    return all(NOTES in player.get("annotations", {}) for player in sounding)
+
+
+def _clip_players(manifest: Manifest, split: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The key of each clip, and what its JSON says of its players."""
     for shard in manifest.of_split(split):
         path = local_shard(manifest, shard)
         try:
@@ -282,11 +298,9 @@ def has_part(manifest: Manifest, split: str, part: str) -> bool:
                 for name, begin, size in places_of(path):
                     if name.endswith(".json"):
                         file.seek(begin)
-                        if any(part in player for player in json.loads(file.read(size))["players"]):
-                            return True
+                        yield name.partition(".")[0], json.loads(file.read(size))["players"]
         except (tarfile.TarError, KeyError, TypeError, ValueError) as error:
             raise damaged(manifest, f"{path} must be a tar file of clips", str(error)) from error
-    return False
 
 
 def check_holds(manifest: Manifest, split: str, part: str, rule: str, fix: str) -> None:

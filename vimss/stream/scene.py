@@ -12,10 +12,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 
 from vimss.media import INT16_SCALE
-from vimss.shards.clip import Clip
+from vimss.shards.clip import NOTES, Clip
 from vimss.shards.manifest import Manifest, Shard
 from vimss.stream.mix import SOUND_ALONE, Mixture, PlayerViews
 from vimss.stream.read import read_pieces
@@ -34,6 +34,9 @@ class Scene:
     mixture; empty for networks that use no players. A label that does not sound may have views."""
     unscored: Mapping[str, Float[np.ndarray, "c t"]] = field(default_factory=dict)
     """Labels that also sound, but that a model of the table lacks; no system is conditioned on them."""
+    notes: Mapping[str, Sequence[Float64[np.ndarray, "_ 3"]]] = field(default_factory=dict)
+    """Label to the notes of each of its players that sound: onset in seconds of the scene, pitch in hertz, duration in
+    seconds; empty for systems that do not read them."""
 
     def restricted(self, labels: Collection[str]) -> "Scene":
         """The same sound, with only these labels as references and only views of their players."""
@@ -41,12 +44,14 @@ class Scene:
         for label, stem in self.references.items():
             parts[label not in labels][label] = stem
         views = {label: views for label, views in self.views.items() if label in labels}
-        return replace(self, references=parts[0], views=views, unscored={**self.unscored, **parts[1]})
+        notes = {label: notes for label, notes in self.notes.items() if label in labels}
+        return replace(self, references=parts[0], views=views, unscored={**self.unscored, **parts[1]}, notes=notes)
 
     def renamed(self, label: str, other: str) -> "Scene":
         """The same sound, in which the reference of `label` has another name."""
         references = {other if name == label else name: stem for name, stem in self.references.items()}
-        return replace(self, references=references)
+        notes = {other if name == label else name: notes for name, notes in self.notes.items()}
+        return replace(self, references=references, notes=notes)
 
     def beginning(self, samples: int) -> "Scene":
         """About the first `samples`, cut between two pictures; labels that rest there are left out."""
@@ -75,7 +80,7 @@ def pieces_of(
         named = with_player_names(clip) if by_player else clip
         references = references_of(named)
         if len(references) > 1:
-            yield Scene(clip.piece, mixture_of(clip), references, views_of(named, views))
+            yield Scene(clip.piece, mixture_of(clip), references, views_of(named, views), notes=notes_of(named))
 
 
 def with_player_names(clip: Clip) -> Clip:
@@ -99,15 +104,18 @@ def scene_of(mixture: Mixture, name: str, *, by_player: bool = False) -> Scene:
     """A drawn mixture, in which the distractors have views too; with `by_player`, each source has its own name."""
     references: dict[str, np.ndarray] = {}
     views: dict[str, list[np.ndarray]] = {}
+    notes: dict[str, list[np.ndarray]] = {}
     labels = [source.label for source in mixture.sources]
     names = player_names(labels) if by_player else labels
     for key, source in zip(names, mixture.sources, strict=True):
         references[key] = references.get(key, 0) + source.stem
+        if source.notes is not None:
+            notes.setdefault(key, []).append(source.notes)
     shown = [*zip(names, mixture.sources, strict=True), *((player.label, player) for player in mixture.distractors)]
     for key, player in shown:
         if player.view is not None:
             views.setdefault(key, []).append(player.view)
-    return Scene(name, mixture.sound, references, views)
+    return Scene(name, mixture.sound, references, views, notes=notes)
 
 
 def views_of(clip: Clip, views: PlayerViews) -> dict[str, list[np.ndarray]]:
@@ -116,6 +124,15 @@ def views_of(clip: Clip, views: PlayerViews) -> dict[str, list[np.ndarray]]:
     for player in clip.players if views.uses_players else ():
         if player.audio is not None and player.audio.any():
             found.setdefault(player.instrument, []).append(views.of_player(clip, player))
+    return found
+
+
+def notes_of(clip: Clip) -> dict[str, list[Float64[np.ndarray, "_ 3"]]]:
+    """The notes of the players that sound, by label, as far as they were read."""
+    found: dict[str, list[np.ndarray]] = {}
+    for player in clip.players:
+        if player.audio is not None and player.audio.any() and NOTES in player.annotations:
+            found.setdefault(player.instrument, []).append(player.annotations[NOTES])
     return found
 
 

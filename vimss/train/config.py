@@ -56,11 +56,18 @@ class TrainingConfig(Config):
     ema: float = Field(
         0.0, ge=0, lt=1, description="decay per step of the moving average of the weights; 0: no average"
     )
-    loss: Literal["snr", "l1", "mse", "si_sdr", "l1_stft"] = Field(
+    loss: Literal["snr", "l1", "mse", "si_sdr", "l1_stft", "cross_entropy"] = Field(
         "snr", description="see vimss.train.objectives.separation"
     )
     absent_weight: float = Field(
         1.0, ge=0, description="weight of outputs whose target is silence, in the snr and si_sdr losses"
+    )
+    dissimilarity_weight: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="weight of the squared error of each output to the other targets that sound, which the mse loss "
+        "is lowered by; 0: none",
     )
     consistency_weight: float = Field(1.0, ge=0, description="weight of the classifier of estimates, in co_separation")
     slot_order: Literal["best", "pitch"] = Field(
@@ -234,6 +241,7 @@ OF_SOME_OBJECTIVES = (
     *dict.fromkeys(f"model.{key}" for kind in NETWORKS.values() for key in key_paths(kind)),
     "training.loss",
     "training.absent_weight",
+    "training.dissimilarity_weight",
     "training.slot_order",
     "training.consistency_weight",
     *(f"instruments.{name}" for name in InstrumentsConfig.model_fields),
@@ -297,6 +305,9 @@ RULES: dict[str, Rule] = {
     ),
     "training.absent_weight": Rule(
         "training.loss: snr or si_sdr", ("training.loss",), lambda settings: settings.training.loss in {"snr", "si_sdr"}
+    ),
+    "training.dissimilarity_weight": Rule(
+        "training.loss: mse", ("training.loss",), lambda settings: settings.training.loss == "mse"
     ),
     "training.slot_order": Rule(
         "model.outputs: slots, and two or more of them",

@@ -126,7 +126,7 @@ def compute_motion(
     """Write the motion of every player in `shards` (default: all), and return the folder's name.
 
     Raises:
-        DataError: too few pictures per second, or no player of a shard has a picture.
+        DataError: too few pictures per second, or no player has a picture.
 
     """
     from vimss.stream.compute import write_arrays

@@ -11,7 +11,8 @@ without the seconds that torch takes to load:
     config.py     a ModelConfig with the settings that the network adds to those of all networks. Its members:
                   `network`, the name, as a Literal; `geometry`, the windows it allows, its context and its stride;
                   `sites()`, which of its layers each site means, and their channels; `build(...)`. Where they apply
-                  also `ops`, `window_keys`, `packages`, `idle_rules`, `sums_to_mixture`, `check_labels` and `canonical`
+                  also `ops`, `window_keys`, `packages`, `idle_rules`, `sums_to_mixture`, `classifies_samples`,
+                  `check_labels` and `canonical`
     network.py    the Network: an nn.Module that takes a mixture and a Context, and gives estimates
 
 A network of a library is one file with the settings alone: `segments` makes its nn.Module a Network.
@@ -95,6 +96,16 @@ class Network(Protocol):
 
     def parameters(self) -> "Iterator[nn.Parameter]":
         """All weights, as of any nn.Module."""
+
+
+@runtime_checkable
+class SampleClassifier(Network, Protocol):
+    """A network whose estimates are means of the levels of `vimss.model.mu_law` under their log-odds."""
+
+    def __call__(
+        self, mixture: "Float[Tensor, 'b c t']", context: "Context | None", log_odds: bool = False
+    ) -> "Float[Tensor, 'b s c u *k']":
+        """The estimates, or with `log_odds` those of each sample's levels, "b s c u k"."""
 
 
 def parse_model(content: Mapping[str, Any], where: str) -> ModelConfig:

@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from jaxtyping import Complex
     from torch import Tensor, nn
 
-SMALLEST = 1e-12
-"""The phase of a bin is X / max(|X|, SMALLEST): of silence 0, so that it stays silent."""
-
 
 class OpenUnmixConfig(StftConfig):
     """The defaults are small enough for a CPU: 0.5 million weights."""
@@ -94,7 +91,7 @@ def _estimate(
     """The spectra of the outputs: magnitudes that the model finds, with the mixture's phase."""
     from einops import rearrange, repeat
 
-    magnitude = spectrum.abs()
-    found = model(repeat(magnitude, "z c n f -> z (s c) f n", s=outputs))
-    phase = spectrum / magnitude.clamp(min=SMALLEST)
-    return rearrange(found, "z (s c) f n -> z s c n f", s=outputs) * phase.unsqueeze(1)
+    from vimss.model.networks.spectra.transform import phase_of
+
+    found = model(repeat(spectrum.abs(), "z c n f -> z (s c) f n", s=outputs))
+    return rearrange(found, "z (s c) f n -> z s c n f", s=outputs) * phase_of(spectrum).unsqueeze(1)

@@ -207,14 +207,38 @@ _QUERIES_ALL = Rule(
     ),
 )
 
+_HAS_A_MINIMUM = Rule(
+    "training.dissimilarity_weight times mixing.max_sources below 1, as the loss has no minimum otherwise",
+    ("training.dissimilarity_weight", "mixing.max_sources"),
+    lambda settings: settings.training.dissimilarity_weight * settings.mixing.max_sources < 1,
+)
+
+_HAS_LEVELS = Rule(
+    "a network that gives levels for training.loss: cross_entropy, such as wavenet with model.estimate: mu_law",
+    ("training.loss", "model.network"),
+    lambda settings: settings.training.loss != "cross_entropy" or settings.model.classifies_samples,
+)
+_COMPARES_WAVEFORMS = Rule(
+    "a training.loss of waveforms, of which stems can be summed",
+    ("training.loss",),
+    lambda settings: settings.training.loss != "cross_entropy",
+)
+
 _SEPARATION_FIGURE = Figure(name="valid_loss", direction="min", title="validation loss", unit="dB")
 
 OBJECTIVES: dict[str, Entry] = {
     "separation": Entry(
         "vimss.train.objectives.separation:Separation",
         _SEPARATION_FIGURE,
-        settings=("model", "training.loss", "training.absent_weight", "training.slot_order"),
+        settings=(
+            "model",
+            "training.loss",
+            "training.absent_weight",
+            "training.dissimilarity_weight",
+            "training.slot_order",
+        ),
         separates=True,
+        requires=(_HAS_A_MINIMUM, _HAS_LEVELS),
         meaning="mean -SNR in dB, floored at -30, over present sources of the fixed set",
     ),
     "co_separation": Entry(
@@ -227,7 +251,7 @@ OBJECTIVES: dict[str, Entry] = {
                 "queries of absent players, which objective: separation has", ("objective",), lambda settings: False
             )
         },
-        requires=(_SHOWS_PLAYERS, _QUERIES_ALL),
+        requires=(_SHOWS_PLAYERS, _QUERIES_ALL, _COMPARES_WAVEFORMS),
         meaning="mean -SNR in dB, floored at -30, over present sources of the fixed set",
     ),
     "instruments": Entry(

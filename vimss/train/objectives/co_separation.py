@@ -10,6 +10,9 @@ player's instrument from the estimate alone, so that each becomes the sound of i
 
     loss = `training.loss` of the sums + `consistency_weight` times the cross-entropy of the classifier
 
+The default weight is 1, as in the options of their code (github.com/rhgao/co-separation); the command in their README
+sets 0.05.
+
 Their network is `{network: spectrogram_u_net, frequency: log, site: bottleneck, op: concat}`: the vector of a player is
 laid beside the U-Net's deepest layer, at every time and frequency, and masks are ratio masks. Any other network with
 queries may be trained by it.

@@ -12,8 +12,11 @@ Losses are means. Shapes: estimates and targets "b s c u", present "b s" (false 
     snr       10 log10((|e|^2 + 1e-3 |t|^2) / |t|^2) / 10 of present sources: -SNR in units of 10 dB, floored at -30 dB,
               plus `absent_weight` times the energy of absent outputs relative to that of the batch's mixtures
     si_sdr    the same with the target scaled to the estimate (Le Roux et al. 2019)
-    l1, mse   over everything
+    l1, mse   over everything; from mse, `dissimilarity_weight` times the squared error of each output to the other
+              targets that sound is taken away (Huang et al. 2014, Chandna et al. 2017)
     l1_stft   l1 plus multi-resolution STFT (Yamamoto et al. 2020) of present sources, by auraloss
+    cross_entropy  of the target's mu-law levels, over everything (van den Oord et al. 2016); of networks that give the
+              log-odds of levels for each sample
 
 Slots have no order of their own: `training.slot_order` says which target each is trained on. They are always scored in
 their best order.
@@ -22,18 +25,20 @@ A batch may be spread over workers and parts. Each of them divides by the counts
 add up to the loss of the batch, whatever the parts.
 """
 
+import functools
 from collections.abc import Callable
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from vimss.model.interface import Interface
+from vimss.model.mu_law import expected, level_of
 from vimss.model.separator import Separator, load_separator, save_separator
 from vimss.shards.recipe import Recipe
 from vimss.stream.batch import Batch
@@ -109,7 +114,7 @@ class Separation:
         first = (batch.mixture.shape[-1] - answered) // 2
         return count(batch.targets, batch.present, batch.mixture[:, :, first : first + answered])
 
-    @cached_property
+    @functools.cached_property
     def _loss_of(self) -> Loss:
         return make_loss(self.chosen.training)
 
@@ -117,9 +122,11 @@ class Separation:
         """That of `training.loss`; slots are compared with the targets in the order of `training.slot_order`."""
         device = totals.device
         targets, present = to_device(batch.targets, device), to_device(batch.present, device)
-        estimates = network(to_device(batch.mixture, device), *context_of(batch, device)).float()
+        by_levels = self.chosen.training.loss == "cross_entropy"
+        more = {"log_odds": True} if by_levels else {}
+        estimates = network(to_device(batch.mixture, device), *context_of(batch, device), **more).float()
         if self.interface.any_order:
-            index = _least_error(estimates, targets)
+            index = _least_error(expected(estimates) if by_levels else estimates, targets)
             if self.chosen.training.slot_order == "pitch":
                 by_pitch, known = order_by_pitch(batch.targets, self.recipe.sample_rate)
                 index[to_device(known, device)] = to_device(by_pitch[known], device)
@@ -159,9 +166,11 @@ def make_loss(config: TrainingConfig) -> Loss:
     if config.loss == "l1":
         return _l1
     if config.loss == "mse":
-        return lambda estimates, targets, _, totals: (estimates - targets).square().sum() / totals.values
+        return functools.partial(_mse, config.dissimilarity_weight)
     if config.loss == "l1_stft":
         return _l1_stft()
+    if config.loss == "cross_entropy":
+        return _cross_entropy
     ratio = negative_snr if config.loss == "snr" else negative_si_sdr
 
     def by_presence(estimates: Tensor, targets: Tensor, present: Tensor, totals: Totals) -> Tensor:
@@ -195,9 +204,9 @@ def best_order(estimates: Float[Tensor, "b s c u"], targets: Float[Tensor, "b s 
     return _in_order(estimates, _least_error(estimates, targets))
 
 
-def _in_order(estimates: Float[Tensor, "b s c u"], index: Int64[Tensor, "b s"]) -> Float[Tensor, "b s c u"]:
+def _in_order(estimates: Float[Tensor, "b s *n"], index: Int64[Tensor, "b s"]) -> Float[Tensor, "b s *n"]:
     """The estimate of each target, whose number is in `index`."""
-    return torch.take_along_dim(estimates, index[:, :, None, None], dim=1)
+    return torch.take_along_dim(estimates, index.reshape(*index.shape, *[1] * (estimates.ndim - 2)), dim=1)
 
 
 def _least_error(estimates: Float[Tensor, "b s c u"], targets: Float[Tensor, "b s c u"]) -> Int64[Tensor, "b s"]:
@@ -220,6 +229,28 @@ def order_by_pitch(
 
 def _l1(estimates: Tensor, targets: Tensor, _present: Tensor, totals: Totals) -> Tensor:
     return (estimates - targets).abs().sum() / totals.values
+
+
+def _mse(dissimilarity_weight: float, estimates: Tensor, targets: Tensor, present: Tensor, totals: Totals) -> Tensor:
+    wanted = (estimates - targets).square().sum() / totals.values
+    if not dissimilarity_weight:
+        return wanted
+    return wanted - dissimilarity_weight * _error_to_others(estimates, targets, present) / totals.values
+
+
+def _error_to_others(
+    estimates: Float[Tensor, "b s c u"], targets: Float[Tensor, "b s c u"], present: Bool[Tensor, "b s"]
+) -> Float[Tensor, ""]:
+    """The sum of |e_i - t_j|^2 over outputs i and other targets j that sound."""
+    energy, others_energy = estimates.square().sum((2, 3)), targets.square().sum((2, 3))
+    products = torch.einsum("bicu,bjcu->bij", estimates, targets)
+    errors = energy[:, :, None] + others_energy[:, None] - 2 * products
+    same = torch.eye(errors.shape[1], dtype=torch.bool, device=errors.device)
+    return (errors * (present[:, None] & ~same)).sum()
+
+
+def _cross_entropy(log_odds: Tensor, targets: Tensor, _present: Tensor, totals: Totals) -> Tensor:
+    return F.cross_entropy(log_odds.flatten(0, 3), level_of(targets).flatten(), reduction="sum") / totals.values
 
 
 def _l1_stft() -> Loss:

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 
 from vimss.model.config import Site
 from vimss.model.networks.segments import SegmentConfig
+from vimss.model.networks.spectra.config import check_invertible
 
 
 class DeepConvSepConfig(SegmentConfig):
@@ -38,12 +39,7 @@ class DeepConvSepConfig(SegmentConfig):
 
     @model_validator(mode="after")
     def _can_be_built(self) -> "DeepConvSepConfig":
-        if self.n_fft % 2 or self.hop_length % 2:
-            raise ValueError("n_fft and hop_length must be even: a frame is centred on the samples that it stands for")
-        if 4 * self.hop_length > 3 * self.n_fft:
-            raise ValueError(
-                "hop_length must be at most 3/4 of n_fft: the STFT could not be inverted where segments end"
-            )
+        check_invertible(self.n_fft, self.hop_length, "segments")
         if self.margin_samples < self.n_fft:
             raise ValueError(
                 f"margin_samples must be at least n_fft, {self.n_fft}: the frames around a segment are needed to "

@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 from vimss.config import Rule
 from vimss.model.config import Op, Site
 from vimss.model.networks.segments import SegmentConfig
+from vimss.model.networks.spectra.config import check_invertible
 
 
 def _looks(config: "LookingToListenConfig") -> bool:
@@ -59,12 +60,7 @@ class LookingToListenConfig(SegmentConfig):
 
     @model_validator(mode="after")
     def _can_be_built(self) -> "LookingToListenConfig":
-        if self.n_fft % 2 or self.hop_length % 2:
-            raise ValueError("n_fft and hop_length must be even: a frame is centred on the samples that it stands for")
-        if 4 * self.hop_length > 3 * self.n_fft:
-            raise ValueError(
-                "hop_length must be at most 3/4 of n_fft: the STFT could not be inverted where segments end"
-            )
+        check_invertible(self.n_fft, self.hop_length, "segments")
         if self.kernel_size % 2 == 0:
             raise ValueError("kernel_size must be odd: an even kernel moves every frame by half a frame")
         if self.margin_samples < self.n_fft:

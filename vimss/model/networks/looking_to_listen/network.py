@@ -11,7 +11,8 @@ Of each query the network sees its own player alone, as theirs for one visible s
 instead of batch norm, since an example's estimates must not depend on others of the batch; the player's vectors are
 mapped to the width of the stream, interpolated at the times of the STFT frames, and convolved at their rate; and the
 mask weighs the spectrum itself, not its compressed magnitudes. Their loss is the squared error of compressed spectra;
-here losses compare waveforms.
+here losses compare waveforms. A re-implementation takes 0.1 of the squared error to each other speaker away, which is
+`training: {loss: mse, dissimilarity_weight: 0.1}`.
 
 Axis letters: b batch, q query, k segment, s output of a query, c audio channel, t audio sample of the window, u of the
 output, n STFT frame, f frequency bin, v frame of the context, d feature.

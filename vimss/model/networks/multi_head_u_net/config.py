@@ -20,6 +20,7 @@ from vimss.config import Rule
 from vimss.errors import ConfigError
 from vimss.model.config import ModelConfig, Site
 from vimss.model.geometry import Geometry
+from vimss.model.networks.spectra.config import check_invertible
 
 
 class MultiHeadUNetConfig(ModelConfig):
@@ -49,12 +50,7 @@ class MultiHeadUNetConfig(ModelConfig):
 
     @model_validator(mode="after")
     def _can_be_built(self) -> "MultiHeadUNetConfig":
-        if self.n_fft % 2 or self.hop_length % 2:
-            raise ValueError("n_fft and hop_length must be even: a frame is centred on the samples that it stands for")
-        if 4 * self.hop_length > 3 * self.n_fft:
-            raise ValueError(
-                "hop_length must be at most 3/4 of n_fft: the STFT could not be inverted where windows end"
-            )
+        check_invertible(self.n_fft, self.hop_length, "windows")
         if self.bins > self.n_fft // 2 + 1:
             raise ValueError(f"bins must be at most n_fft / 2 + 1 = {self.n_fft // 2 + 1}, the bins of the STFT")
         if self.bins % 2**self.depth:

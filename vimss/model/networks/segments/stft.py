@@ -6,6 +6,7 @@ n_fft and hop_length are checked here, so that an STFT can be inverted and a seg
 from pydantic import Field, model_validator
 
 from vimss.model.networks.segments.config import SegmentConfig
+from vimss.model.networks.spectra.config import check_centred
 
 
 class StftConfig(SegmentConfig):
@@ -16,8 +17,7 @@ class StftConfig(SegmentConfig):
 
     @model_validator(mode="after")
     def _has_an_inverse(self) -> "StftConfig":
-        if self.n_fft % 2 or self.hop_length % 2:
-            raise ValueError("n_fft and hop_length must be even: a frame is centred on the samples that it stands for")
+        check_centred(self.n_fft, self.hop_length)
         if 2 * self.hop_length > self.n_fft:
             raise ValueError(
                 f"hop_length must be at most half of n_fft, or samples are lost between windows: hop_length "

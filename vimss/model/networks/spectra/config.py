@@ -27,6 +27,19 @@ def _limits_width(config: "UNetConfig") -> bool:
     return config.widths() != config.model_copy(update={"max_filters": MOST_FILTERS}).widths()
 
 
+def check_centred(n_fft: int, hop_length: int) -> None:
+    """ValueError unless the frames of an STFT of that window and step are centred on whole stretches of samples."""
+    if n_fft % 2 or hop_length % 2:
+        raise ValueError("n_fft and hop_length must be even: a frame is centred on the samples that it stands for")
+
+
+def check_invertible(n_fft: int, hop_length: int, ends: str) -> None:
+    """ValueError unless, besides, such an STFT can be inverted up to where these `ends`: windows or segments."""
+    check_centred(n_fft, hop_length)
+    if 4 * hop_length > 3 * n_fft:
+        raise ValueError(f"hop_length must be at most 3/4 of n_fft: the STFT could not be inverted where {ends} end")
+
+
 class UNetConfig(ModelConfig):
     """The defaults have the window of 1024 samples and the layers of Jansson et al. (2017)."""
 
@@ -54,12 +67,7 @@ class UNetConfig(ModelConfig):
 
     @model_validator(mode="after")
     def _can_be_built(self) -> "UNetConfig":
-        if self.n_fft % 2 or self.hop_length % 2:
-            raise ValueError("n_fft and hop_length must be even: a frame is centred on the samples that it stands for")
-        if 4 * self.hop_length > 3 * self.n_fft:
-            raise ValueError(
-                "hop_length must be at most 3/4 of n_fft: the STFT could not be inverted where windows end"
-            )
+        check_invertible(self.n_fft, self.hop_length, "windows")
         if self.kernel_size % 2 == 0:
             raise ValueError("kernel_size must be odd: an even kernel moves every frame by half a frame")
         if self.frequency == "log" and self.bins > self.n_fft // 2 + 1:

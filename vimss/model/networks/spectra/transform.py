@@ -3,6 +3,7 @@
     stft = Stft(n_fft=1024, hop_length=256)
     spectrum = stft(torch.randn(2, 1, 4096))     # "2 1 16 513", complex
     signal = stft.inverse(spectrum)              # "2 1 4096", equal but for the first and last n_fft samples
+    phases = phase_of(spectrum)
     to_bands, to_bins = log_frequency(bins=513, bands=256)
 
 Axis letters: t audio sample, n STFT frame, f frequency bin, k frequency band.
@@ -18,6 +19,15 @@ from torch import Tensor, nn
 WARP = 20
 """Band k of K lies at ((1 + WARP)^(k / (K - 1)) - 1) / WARP of the highest frequency: the grid of The Sound of Pixels,
 nearly linear at the bottom, so that 0 Hz has a band too."""
+
+
+SMALLEST = 1e-12
+"""Smallest magnitude that is divided by."""
+
+
+def phase_of(spectrum: Complex[Tensor, "*b"]) -> Complex[Tensor, "*b"]:
+    """The spectrum with magnitudes of 1; of silence 0, so that it stays silent, with finite gradients."""
+    return spectrum / spectrum.abs().clamp(min=SMALLEST)
 
 
 class Stft(nn.Module):

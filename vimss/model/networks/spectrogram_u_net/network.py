@@ -20,14 +20,12 @@ from torch import Tensor
 
 from vimss.model.conditioning import Context, make_conditions
 from vimss.model.convolution import Convolution
+from vimss.model.networks.spectra.transform import phase_of
 from vimss.model.networks.spectra.u_net import COMPRESSION, Features, SpectralUNet, beside, crop
 from vimss.model.networks.spectrogram_u_net.config import SpectrogramUNetConfig
 
 LOUDEST = math.log1p(2 * COMPRESSION)
 """No signal within full scale has a larger compressed magnitude (a constant has |X| = 2)."""
-
-SMALLEST = 1e-12
-"""The phase of a bin is X / max(|X|, SMALLEST): of silence 0, so that it stays silent, with finite gradients."""
 
 
 class SpectrogramUNet(SpectralUNet):
@@ -61,7 +59,7 @@ class SpectrogramUNet(SpectralUNet):
         by_mask = self.config.estimate == "mask"
         found = torch.sigmoid(x) if by_mask else torch.expm1(F.softplus(x).clamp(max=LOUDEST)) / COMPRESSION
         # Both get the mixture's phase.
-        reference = spectrum if by_mask else spectrum / spectrum.abs().clamp(min=SMALLEST)
+        reference = spectrum if by_mask else phase_of(spectrum)
         return self.sound_of(self.bins_of(found) * crop(reference, cropped).unsqueeze(1), cropped)
 
     def _last(self, levels: list[Features], context: Context | None) -> tuple[Features, int]:

@@ -35,8 +35,12 @@ class WaveNetConfig(ModelConfig):
         1.0,
         gt=0,
         le=1000,
-        description="the mixture is multiplied by it before the first layer and the outputs divided by it: music has a "
-        "level of about 0.1, and beside it what a context adds to every gate is loud; the papers have none",
+        description="the mixture is multiplied by it before the first layer and samples of outputs divided by it: music has "
+        "a level of about 0.1, and beside it what a context adds to every gate is loud; the papers have none",
+    estimate: Literal["samples", "mu_law"] = Field(
+        "samples",
+        description="samples: a number per output sample; mu_law: the mean of 256 levels under their probabilities, "
+        "which training.loss: cross_entropy trains",
     )
 
     window_keys: ClassVar[tuple[str, ...]] = ("layers", "stacks")
@@ -57,6 +61,11 @@ class WaveNetConfig(ModelConfig):
         gates = {f"layer{number}": 2 * self.filters for number in range(self.stacks * self.layers)}
         output = {"output": self.hidden_filters}
         return {"none": {}, "every_layer": {**gates, **output}, "output": output}
+
+    @property
+    def classifies_samples(self) -> bool:
+        """With levels."""
+        return self.estimate == "mu_law"
 
     def build(self, outputs: int, context_size: int, context_scale: float) -> Any:
         """A WaveNet with new weights."""

@@ -8,9 +8,9 @@ from Rethage et al. (2018), "A Wavenet for Speech Denoising", kernels of three t
 after the stacks, the whole output window at once, and a context that is added before every gate; from Lluís et al.
 (2019), "End-to-end music source separation", one output per source. Their loss is `training.loss: l1`.
 
-It gives samples, as theirs do. The first WaveNet, and some that separate, give the probabilities of 256 mu-law levels
-for each sample and are trained by their cross entropy; Rethage et al. preferred samples. Here all losses
-compare waveforms, and what is saved, evaluated and served is waveforms, so there is no such output.
+It gives samples, as theirs do. With `estimate: mu_law` it gives log-odds of 256 levels for each sample as the first
+WaveNet does, which Rethage et al. compare with samples; their mean is the estimate, and `training.loss: cross_entropy`
+compares the log-odds themselves with the target's levels. It reads samples in both cases.
 
 Axis letters: b batch, q query, c audio channel, t audio sample of a layer, u of the output, d feature. The batch axis
 of a layer is "(b q)" from the first layer that is conditioned on.
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from vimss.model.conditioning import Context, make_conditions
 from vimss.model.convolution import Convolution
 from vimss.model.geometry import Layer
+from vimss.model.mu_law import LEVELS, expected
 from vimss.model.networks.wavenet.config import WaveNetConfig
 
 
@@ -46,7 +47,9 @@ class WaveNet(nn.Module):
         self.found.append(Convolution(filters, skips, 1))
         self.hidden = Convolution(skips, config.hidden_filters, 3)
         self.output = Convolution(config.hidden_filters, config.output_filters, 3)
-        self.head = Convolution(config.output_filters, outputs * config.channels, 1)
+        # Numbers per output sample.
+        self.numbers = LEVELS if config.classifies_samples else 1
+        self.head = Convolution(config.output_filters, outputs * config.channels * self.numbers, 1)
         self.conditions = make_conditions(config, context_size, context_scale)
 
     def matrices(self) -> list[nn.Parameter]:
@@ -54,8 +57,13 @@ class WaveNet(nn.Module):
         layers = cast(Iterable[Convolution], (*self.gates, *self.found, self.hidden, self.output))
         return [layer.weight for layer in layers]
 
-    def forward(self, mixture: Float[Tensor, "b c t"], context: Context | None) -> Float[Tensor, "b s c u"]:
-        """Estimate the outputs in the middle of the window; t must be a possible input window."""
+    def forward(
+        self, mixture: Float[Tensor, "b c t"], context: Context | None, log_odds: bool = False
+    ) -> Float[Tensor, "b s c u *k"]:
+        """Estimate the outputs in the middle of the window; t must be a possible input window.
+
+        With `log_odds`, those of each sample's levels instead, "b s c u k".
+        """
         queries = 1 if context is None else context.values.shape[1]
         # Where all layers are conditioned, queries are more examples from the start.
         x = repeat(mixture, "b c t -> (b q) c t", q=queries if "layer0" in self.conditions else 1)
@@ -76,13 +84,15 @@ class WaveNet(nn.Module):
             total = total + _middle(z[:, -self.config.skip_filters :], needed)
             if number < len(self.gates) - 1:
                 x = _middle(x, z.shape[-1]) + z[:, : self.config.filters]
-        # Two more layers, then a number per output and sample.
+        # Two more layers, then a number per output and sample, or one for each of its levels.
         x = F.conv1d(F.relu(total), self.hidden.kernel, self.hidden.bias)
         x = F.relu(self._condition(x, "output", first + 1, context))
         x = F.relu(F.conv1d(x, self.output.kernel, self.output.bias))
         x = F.conv1d(x, self.head.kernel, self.head.bias)
-        x = rearrange(x, "(b q) (s c) u -> b (q s) c u", b=len(mixture), c=self.config.channels)
-        return x / self.config.gain
+        x = rearrange(x, "(b q) (s c k) u -> b (q s) c u k", b=len(mixture), c=self.config.channels, k=self.numbers)
+        if log_odds:
+            return x
+        return expected(x) if self.config.classifies_samples else x.squeeze(-1) / self.config.gain
 
     def _condition(
         self, x: Float[Tensor, "_ d t"], name: str, first: int, context: Context | None

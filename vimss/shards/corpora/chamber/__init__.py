@@ -101,6 +101,7 @@ class Options(Config):
         description="music in the split test_unseen_style, minutes, beside those of `minutes`; 0: there is no such "
         "split",
     )
+    notes: bool = Field(False, description="store the notes of each player too, for the baseline that is told them")
     unseen_bank: Path | None = Field(
         None,
         description="a General MIDI sound bank (.sf2) for test_unseen_timbres; none: patches of TimGM6mb that no other "
@@ -144,7 +145,7 @@ def read(piece: Piece, recipe: Recipe, options: Options, source: Path | None) ->
     if casting.split == "test_unseen_timbres":
         banks = (options.unseen_bank or default_bank(),)
     style = Style(options.notes_per_second, options.register_semitones, options.variety)
-    yield from cut(casting, make(casting, recipe, banks, style, options.styles), recipe)
+    yield from cut(casting, make(casting, recipe, banks, style, options.styles), recipe, notes=options.notes)
 
 
 def _plan(recipe: Recipe, options: Options) -> dict[str, Casting]:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int16
+from jaxtyping import Float64, Int16
 
-from vimss.shards.clip import Clip, Player
+from vimss.shards.clip import NOTES, Clip, Player
 from vimss.shards.corpora import cut_piece
 from vimss.shards.corpora.chamber.arrange import Style, Tone, arrange
 from vimss.shards.corpora.chamber.casting import UNSEEN_STYLE, Casting, generator
@@ -30,6 +30,7 @@ class Seat:
     film: Film
     stem: Int16[np.ndarray, "c t"] | None
     timbre: str
+    tones: tuple[Tone, ...]
 
 
 def make(casting: Casting, recipe: Recipe, banks: tuple[Path, ...], style: Style, styles: int = 1) -> list[Seat]:
@@ -50,18 +51,18 @@ def make(casting: Casting, recipe: Recipe, banks: tuple[Path, ...], style: Style
     samples = round(casting.seconds * recipe.sample_rate)
     stems = perform(timbres, parts, samples, recipe.sample_rate, recipe.channels, rng, variety)
     seats = [
-        Seat(instrument, film(number, instrument, tones), stem, str(timbre))
+        Seat(instrument, film(number, instrument, tones), stem, str(timbre), tones)
         for number, (instrument, tones, stem, timbre) in enumerate(
             zip(casting.instruments, parts, stems, timbres, strict=True)
         )
     ]
     if casting.resting is not None:
-        seats.append(Seat(casting.resting, film(len(seats), casting.resting, ()), None, ""))
+        seats.append(Seat(casting.resting, film(len(seats), casting.resting, ()), None, "", ()))
     return seats
 
 
-def cut(casting: Casting, seats: list[Seat], recipe: Recipe) -> Iterator[Clip]:
-    """The piece as clips."""
+def cut(casting: Casting, seats: list[Seat], recipe: Recipe, *, notes: bool = False) -> Iterator[Clip]:
+    """The piece as clips, with the notes of the players if wanted."""
     players = tuple(
         Player(
             instrument=seat.instrument,
@@ -73,8 +74,14 @@ def cut(casting: Casting, seats: list[Seat], recipe: Recipe) -> Iterator[Clip]:
             boxes=seat.film.boxes,
             skeleton=seat.film.skeleton,
             timbre=seat.timbre,
+            annotations={NOTES: _notes(seat.tones)} if notes else {},
         )
         for place, seat in enumerate(seats)
     )
     samples = round(casting.seconds * recipe.sample_rate)
     yield from cut_piece(Clip(casting.name, 0, samples, recipe.sample_rate, players, recipe.picture.frame_rate), recipe)
+
+
+def _notes(tones: tuple[Tone, ...]) -> Float64[np.ndarray, "k 3"]:
+    rows = [(tone.start, 440 * 2 ** ((tone.pitch - 69) / 12), tone.end - tone.start) for tone in tones]
+    return np.array(rows, np.float64).reshape(-1, 3)
