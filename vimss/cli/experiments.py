@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from vimss.cli.checks import check_picture, check_search
-from vimss.cli.options import ExperimentName, Json, On, Seed, Set, Verbose, Wait
+from vimss.cli.options import ExperimentName, Json, On, Seed, Set, Split, Verbose, Wait
 
 
 def train(
@@ -129,6 +129,10 @@ def _print_earlier(session: Any, experiment: Any, manifest: Any) -> None:
 
 def compare(
     experiment: ExperimentName,
+    split: Split = "test",
+    against: Annotated[
+        str, typer.Option(metavar="ROW", help="Row of the table to compare the others with; default: the first.")
+    ] = "",
     curves: Annotated[
         Path | None,
         typer.Option(metavar="PNG", help="Draw the curve of each cell's best trial, its figure against audio seconds."),
@@ -138,12 +142,18 @@ def compare(
     place: On = "local",
     as_json: Json = False,
 ) -> None:
-    """Print the result table of an experiment, one row per cell."""
+    """Compare the cells of an experiment, seeds gathered: figures, gains, costs, and which axes matter.
+
+    The figures are those that `vimss evaluate` kept, or else of the validation set. The table as Markdown and CSV, a
+    chart and plots of how axes interact are written into the study's folder.
+    """
     from vimss import api, report
-    from vimss.console import print_json
+    from vimss.console import out, print_json
+    from vimss.pages.of_comparison import compare_study
     from vimss.pages.of_trial import figure_curves
     from vimss.search.consistency import load_experiment
     from vimss.session import open_session
+    from vimss.shards.written import check_split_name
     from vimss.storage import atomic_write
 
     loaded = load_experiment(experiment, changes or (), seed)
@@ -152,20 +162,18 @@ def compare(
     session = open_session(place)
     loaded = api.resolve_models(session, loaded)
     manifest = api.load_shards(session, loaded)
+    check_split_name(manifest, split)
     _print_earlier(session, loaded, manifest)
     study = api.load_study(session, loaded, manifest)
     if curves is not None:
         with atomic_write(curves) as temporary:
             temporary.write_bytes(figure_curves(api.best_trials(loaded, study)))
+    compared = compare_study(loaded, manifest, study, split, against)
     if as_json:
-        rows = [
-            dict(zip(report.comparison_columns(loaded), row, strict=True))
-            for row in report.comparison_rows(loaded, study)
-        ]
-        groups = [dict(zip(report.seed_columns(loaded), row, strict=True)) for row in report.seed_rows(loaded, study)]
-        print_json([*rows, *groups])
+        print_json(report.compared_summary(compared))
         return
-    report.print_comparison(loaded, study)
+    report.print_compared(compared)
+    out.print(f"{compared.folder}: {', '.join(compared.files)}")
 
 
 def quickstart(
