@@ -1,6 +1,7 @@
-"""Verbs that answer the question of an experiment: train, search, compare, quickstart."""
+"""Verbs that answer the question of an experiment: train, search, compare, listen, quickstart."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -174,6 +175,53 @@ def compare(
         return
     report.print_compared(compared)
     out.print(f"{compared.folder}: {', '.join(compared.files)}")
+
+
+def listen(
+    experiment: ExperimentName,
+    split: Split = "test",
+    piece: Annotated[str, typer.Option(help="Piece of the split to hear the beginning of; default: the first.")] = "",
+    page_only: Annotated[
+        bool,
+        typer.Option("--page-only", help="Write the page and end; opened as a file, it offers ratings for download."),
+    ] = False,
+    port: Annotated[int, typer.Option(help="Port on this machine.", min=1, max=65535)] = 5001,
+    seed: Seed = None,
+    changes: Set = None,
+    place: On = "local",
+) -> None:
+    """Serve a page with the same excerpt of every cell, to switch between and rate blind, until Ctrl-C.
+
+    Page and ratings lie in the study's folder. Only this machine can open the page, by the address that is printed.
+    """
+    from vimss import api
+    from vimss.console import out, stage
+    from vimss.pages.of_cells import LISTEN_FOLDER, cells_page, excerpt_of_cells
+    from vimss.ratings import save_ratings, serve_page
+    from vimss.search.consistency import load_experiment
+    from vimss.session import open_session
+    from vimss.shards.written import check_split
+    from vimss.storage import atomic_write
+
+    loaded = load_experiment(experiment, changes or (), seed)
+    session = open_session(place)
+    loaded = api.resolve_models(session, loaded)
+    manifest = api.load_shards(session, loaded)
+    check_split(manifest, split)
+    study = api.load_study(session, loaded, manifest)
+    with stage("separate the excerpt") as show_progress:
+        html = cells_page(excerpt_of_cells(loaded, manifest, study, split, piece, show_progress)).encode()
+    folder = study.folder / LISTEN_FOLDER
+    folder.mkdir(exist_ok=True)
+    with atomic_write(folder / "page.html") as temporary:
+        temporary.write_bytes(html)
+    out.print(str(folder / "page.html"))
+    if page_only:
+        return
+    with suppress(KeyboardInterrupt), serve_page(html, lambda ratings: save_ratings(folder, ratings), port) as address:
+        out.print(f"{address} (stop with Ctrl-C)")
+        while True:
+            time.sleep(3600)
 
 
 def quickstart(

@@ -160,11 +160,10 @@ def interactions_png(
             ]
             if means:
                 panel.plot(*zip(*means, strict=True), "s-", color=colour, markersize=4, label=_literal(name))
-        panel.set(xlabel=_literal(first.name), ylabel=y_label)
+        panel.set(xlabel=_literal(first.name), ylabel=y_label, xscale="log" if first.is_log else "linear")
         if first.is_choice:
             panel.set(xticks=range(len(first.levels)), xlim=(-0.4, len(first.levels) - 0.6))
             panel.set_xticklabels([_literal(name) for name in first.levels])
-        panel.set_xscale("log" if first.is_log else "linear")
         panel.legend(title=_literal(second.name), fontsize=8, title_fontsize=8, frameon=False)
         _quiet(panel)
     figure.suptitle(_literal(title), x=0.01, ha="left", fontsize=11)

@@ -68,7 +68,10 @@ def compare_study(
 
 def comparison_files(comparison: Comparison, rated: Sequence[Importance]) -> dict[str, bytes]:
     """table.csv, table.md, chart.png and, where axes were rated, importance.csv."""
-    rows = [Bar(row.name, row.value, row.interval, row.over_seeds) for row in comparison.rows]
+    rows = [
+        Bar(row.name, row.value, row.interval, row.over_seeds if len(row.over_seeds) > 1 else ())
+        for row in comparison.rows
+    ]
     on = f"split {comparison.split}" if comparison.split else "validation set"
     label = f"{comparison.figure.heading}, {on}: 95 % interval over pieces; ticks are seeds"
     files = {
