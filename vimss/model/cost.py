@@ -15,7 +15,7 @@ from vimss.model.separator import Separator
 
 
 def num_weights(network: nn.Module) -> int:
-    """How many numbers are trained, or were loaded to be."""
+    """How many numbers its parameters hold, frozen ones too."""
     return sum(weight.numel() for weight in network.parameters())
 
 
@@ -31,10 +31,11 @@ def gmac_per_second(separator: Separator, output_samples: int) -> float:
     if separator.interface.is_conditioned:
         values = torch.zeros(1, 1, 1, separator.interface.context.width, dtype=separator.dtype)
         context = Context(values, FrameGrid.spread(1, mixture.shape[-1]))
-    return 1e-9 * _multiplications(separator.network, mixture, context) * separator.sample_rate / output_samples
+    return 1e-9 * multiplications(separator.network, mixture, context) * separator.sample_rate / output_samples
 
 
-def _multiplications(network: nn.Module, *inputs: Tensor | Context | None) -> float:
+def multiplications(network: nn.Module, *inputs: Tensor | Context | None) -> float:
+    """Multiply-accumulates of a forward pass, as `gmac_per_second` counts them."""
     recurrent = 0.0
 
     def count(module: nn.Module, arguments: tuple[Tensor, ...], _: object) -> None:

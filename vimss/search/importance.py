@@ -32,11 +32,11 @@ BEST = 0.25
 FORESTS = 5
 """Seeds of fANOVA's random trees."""
 
-EVALUATORS: dict[str, tuple[Callable[[int], BaseImportanceEvaluator], int]] = {
-    "PED-ANOVA": (lambda _: PedAnovaImportanceEvaluator(target_quantile=BEST), 1),
-    "fANOVA": (lambda seed: FanovaImportanceEvaluator(seed=seed), FORESTS),
+EVALUATORS: dict[str, Callable[[], list[BaseImportanceEvaluator]]] = {
+    "PED-ANOVA": lambda: [PedAnovaImportanceEvaluator(target_quantile=BEST)],
+    "fANOVA": lambda: [FanovaImportanceEvaluator(seed=seed) for seed in range(FORESTS)],
 }
-"""By name: the evaluator of a seed, and how many seeds change its result."""
+"""By name, each with all of its seeds; PED-ANOVA has no chance in it."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ def importances(
         if len({trial.value for trials in enough for trial in trials}) == 1:
             refused.append(f"no importance of the axes of {row}: all of its trials have one value")
             continue
-        for name, (evaluator, seeds) in EVALUATORS.items():
-            ratings = [_rating(experiment, trials, evaluator(seed)) for trials in enough for seed in range(seeds)]
+        for name, evaluators in EVALUATORS.items():
+            ratings = [_rating(experiment, trials, evaluator) for trials in enough for evaluator in evaluators()]
             # A conditional axis that fANOVA does not rate is in none of them.
             axes = [axis for axis in experiment.tune if all(axis in rating for rating in ratings)]
             shares = {axis: tuple(rating[axis] for rating in ratings) for axis in axes}
