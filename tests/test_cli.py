@@ -49,7 +49,8 @@ OPTIONS = {
         "--split",
         "--verbose",
     ],
-    "compare": [*STUDY, "--curves"],
+    "compare": [*STUDY, "--against", "--curves", "--split"],
+    "listen": [*COMMON, "--page-only", "--piece", "--port", "--seed", "--split"],
     "promote": [*STUDY, "--verbose"],
     "separate": [
         *(
@@ -249,6 +250,8 @@ def written(tmp_path, small_manifest, small_recipe) -> Path:
         (2, "compare quickstart --curves {0}/nowhere/a.png", "--curves must name a file in a folder that exists; got"),
         (2, "compare quickstart --curves {0}/a.jpg", "--curves must name a PNG file; got"),
         (1, "compare {asked}", "must have been searched first"),
+        (2, "compare {asked} --split tset", "--split must name a split; got 'tset'. To fix: choose from train, valid"),
+        (1, "listen {asked}", "must have been searched first"),
         (1, "promote {asked}", "must have been searched first"),
         (2, "promote quickstart --on moon", "--on must name a folder of platform/; got 'moon'"),
         (2, "quickstart --on {0}/file", "file must hold `key: value` lines"),
@@ -347,12 +350,13 @@ def test_when_that_command_has_run_the_shards_are_found(vimss_says, tmp_path):
 
 @pytest.mark.slow
 def test_compare_draws_the_losses_of_the_best_trials(vimss_says, tmp_path):
-    experiment = own_experiment(tmp_path, "recipe: {picture: {size: 32}}")
+    model = "model: {levels: 3, filters: 4, max_filters: 8, down_kernel: 5, outputs: queries, site: decoder}"
+    experiment = own_experiment(tmp_path, "recipe: {picture: {size: 32}}", model, "training: {output_samples: 2005}")
     (command,) = re.findall("run `vimss (.*)`", vimss_says("compare", experiment)[2])
     vimss_says(*shlex.split(command))
     loaded, store = load_experiment(str(experiment)), Store(tmp_path / "store")
     folder = study_folder(loaded, api.load_shards(open_session("local"), loaded), store) / "search" / "a"
-    (folder / "model").mkdir(parents=True)
+    save_separator(folder / "model", Separator(loaded.settings().model, ("vn", "va"), 8000), {})
     reports = tuple({"audio_seconds": 4.0 * number, "valid_loss": -1.0 * number} for number in (1, 2, 3))
     write_record(
         TrialRecord(
@@ -369,7 +373,7 @@ def test_compare_draws_the_losses_of_the_best_trials(vimss_says, tmp_path):
     for earlier in ("own-0123456789", "own-0123456780", "owner-0123456789"):
         (store.studies / earlier).mkdir()
     code, out, err = vimss_says("compare", experiment, "--curves", tmp_path / "cells.png")
-    assert code == 0 and "-3.00" in out
+    assert code == 0 and "-3.00" in out and "not evaluated on test: run `vimss evaluate own --split test`" in out
     assert (
         f"2 earlier studies of own are kept in {store.studies}; they were made with other data or by an earlier version"
     ) in err

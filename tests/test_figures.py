@@ -126,25 +126,25 @@ def test_a_constant_guess_has_the_share_of_the_mixtures_in_which_a_label_plays(s
 
 
 def test_the_gain_over_the_guess_is_paired(small_manifest, perfect, guess):
-    gain = gain_of(perfect, guess, small_manifest)
+    gain = gain_of([perfect], [guess], small_manifest)
     assert gain.mean == pytest.approx(1 - guess.value) and gain.significant
     assert (gain.sources, gain.pieces) == (48, 8)
-    same = gain_of(perfect, perfect, small_manifest)
+    same = gain_of([perfect], [perfect], small_manifest)
     assert (same.mean, same.low, same.high) == (0, 0, 0) and not same.significant
-    assert gain_of(guess, perfect, small_manifest).high < 0
+    assert gain_of([guess], [perfect], small_manifest).high < 0
 
 
 def test_of_a_figure_that_falls_the_lower_value_gains(small_manifest, perfect, guess, monkeypatch):
     falling = OBJECTIVES["instruments"].figure.model_copy(update={"direction": "min"})
     monkeypatch.setattr(figures, "figure_of", lambda objective: falling)
-    assert gain_of(guess, perfect, small_manifest).low > 0
+    assert gain_of([guess], [perfect], small_manifest).low > 0
 
 
 def test_other_mixtures_cannot_be_compared(small_manifest, plays):
     one = judged(small_manifest, plays, plays, name="one")
     other = judged(small_manifest, plays[:24], plays[:24], name="other")
     with pytest.raises(ModelError, match="'one' and 'other' must be judged on the same mixtures; got 48 and 24 mixtur"):
-        gain_of(one, other, small_manifest)
+        gain_of([one], [other], small_manifest)
 
 
 def test_a_table_is_kept_in_the_study(perfect, guess, tmp_path):

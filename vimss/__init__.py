@@ -30,6 +30,7 @@ From a notebook, in the order of the flow (each is loaded when it is first used)
     best_trials       the best trial of each cell
     evaluate_experiment  evaluate the best trial of each cell on one split, by stems or by the figure of its objective
     evaluate_systems  score models, and rows that need no training, on one split
+    compare_study     the cells side by side: figures with intervals, gains, costs, and which axes matter
     promote_best      register the best trial; make it the champion if it is significantly better
     load_separator    the network in a folder
     separate_all      separate a recording, as a tensor, into its sources
@@ -69,6 +70,7 @@ _HOMES = {
     "best_trials": "vimss.api",
     "evaluate_experiment": "vimss.api",
     "evaluate_systems": "vimss.evaluations",
+    "compare_study": "vimss.pages.of_comparison",
     "promote_best": "vimss.promote",
     "load_separator": "vimss.model.separator",
     "separate_all": "vimss.model.apply",

@@ -231,7 +231,7 @@ def decide_by_figure(
         ModelError: The two were not judged on the same mixtures.
 
     """
-    gain, figure = gain_of(challenger, incumbent, manifest), challenger.figure
+    gain, figure = gain_of([challenger], [incumbent], manifest), challenger.figure
     pairs = f"{gain.sources} mixtures of {gain.pieces} pieces"
     undefined = "" if math.isfinite(challenger.value) else f"its {figure.title} is not finite"
     return _decision(gain, pairs, against, undefined, figure.unit or figure.title, figure.unit)

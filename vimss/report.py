@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from statistics import mean
 from typing import Any
 
-from vimss.config import signature
+from vimss.comparison import caption, columns, gathered, row_texts
 from vimss.console import decibel, duration, figure_text, out, print_table, short
 from vimss.evaluate import Evaluation
 from vimss.evaluate.assigned import ORDERS
@@ -14,9 +14,11 @@ from vimss.evaluate.figures import FigureEvaluation
 from vimss.evaluate.pictures import naming
 from vimss.evaluate.players import ROWS, PlayersEvaluation
 from vimss.evaluations import evaluation_of
-from vimss.experiment import SEED, Cell, Experiment, cell_name
+from vimss.experiment import Experiment
 from vimss.metrics import CONVENTIONS
+from vimss.pages.of_comparison import ComparedStudy
 from vimss.search.estimate import Estimate
+from vimss.search.importance import Importance
 from vimss.search.study import Study, TrialRecord, best_of_cell
 from vimss.shards.instruments import INSTRUMENTS
 from vimss.systems import Truth
@@ -81,20 +83,12 @@ class SeedSpread:
 
 def seed_spreads(experiment: Experiment, study: Study) -> list[SeedSpread]:
     """The groups of two or more cells that differ in their seed alone; controls make groups of their own."""
-    groups: dict[tuple[bool, str], list[Cell]] = {}
-    for cell in experiment.cells():
-        others = {key: value for key, value in cell.overrides.items() if key != SEED}
-        groups.setdefault((cell.is_control, signature(others)), []).append(cell)
     spreads = []
-    for (control, _), cells in groups.items():
-        own = {SEED, *experiment.variants.get(cells[0].variant, {})}
-        others = {key: value for key, value in cells[0].overrides.items() if key not in own}
-        best = [best_of_cell(study, cell.name) for cell in cells]
+    for group in gathered(experiment):
+        best = [best_of_cell(study, cell.name) for cell in group.cells]
         values = tuple(trial.value for trial in best if trial is not None and math.isfinite(trial.value))
-        name = " / ".join(cell.name for cell in cells) if control else cell_name(others, cells[0].variant)
-        # Two controls may change the same settings, the seed included.
-        if len({cell.overrides.get(SEED, experiment.seed) for cell in cells}) == len(cells) > 1:
-            spreads.append(SeedSpread(name, len(cells), values))
+        if len(group.cells) > 1:
+            spreads.append(SeedSpread(group.name, len(group.cells), values))
     return spreads
 
 
@@ -138,6 +132,52 @@ def _caption(experiment: Experiment, study: Study) -> str:
     if any(0 < record.scored_sources < max(VALIDATION_SOURCES) for record in study.records):
         sentence += " A network with K slots is scored on mixtures of at most K sources, which are easier."
     return sentence
+
+
+def print_compared(compared: ComparedStudy) -> None:
+    """The tables of `vimss compare`, its conventions, and what is missing or must not be claimed."""
+    comparison = compared.comparison
+    print_table(comparison.question, columns(comparison), row_texts(comparison), caption(comparison))
+    for name, meaning in comparison.conventions.items():
+        out.print(f"  {name}: {meaning}")
+    for sentence in comparison.sentences:
+        # As it is: the square brackets and quotes of a setting are not markup.
+        out.print(f"  {sentence}", markup=False)
+    print_importances(compared.importances, compared.refused)
+
+
+def compared_summary(compared: ComparedStudy) -> dict[str, Any]:
+    """The same for a script; null stands for what is not known."""
+    summary = asdict(compared.comparison)
+    summary |= {name: getattr(compared.comparison, name).title for name in ("figure", "validation")}
+    rated = [asdict(one) for one in compared.importances]
+    files = [str(compared.folder / name) for name in compared.files]
+    return {**summary, "importances": rated, "not_rated": compared.refused, "files": files}
+
+
+def importance_rows(importances: Sequence[Importance], row: str) -> list[tuple[str, ...]]:
+    """One line per axis: its share of the importance by each evaluator, with the range over searches and seeds."""
+    of_row = [one for one in importances if one.row == row]
+    axes = dict.fromkeys(axis for one in of_row for axis in one.shares)
+    return [(axis, *(_shares(one.shares.get(axis, ())) for one in of_row)) for axis in axes]
+
+
+def _shares(shares: Sequence[float]) -> str:
+    if not shares:
+        return "-"
+    spread = f" ({min(shares):.2f} to {max(shares):.2f})" if len(shares) > 1 else ""
+    return f"{mean(shares):.2f}{spread}"
+
+
+def print_importances(importances: Sequence[Importance], refused: Sequence[str]) -> None:
+    """A table for each row whose axes were rated, and a sentence for each that has too few trials."""
+    for row in dict.fromkeys(one.row for one in importances):
+        of_row = [one for one in importances if one.row == row]
+        title = f"Importance of the axes of {row}: shares, mean and range over searches and seeds of the evaluator"
+        basis = f"Over {of_row[0].trials} trials, by {of_row[0].basis}."
+        print_table(title, ("", *(one.evaluator for one in of_row)), importance_rows(importances, row), basis)
+    for sentence in refused:
+        out.print(f"  {sentence}", markup=False)
 
 
 def mixture_rows(evaluations: Sequence[Evaluation]) -> list[tuple[str, ...]]:

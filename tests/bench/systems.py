@@ -16,12 +16,11 @@ import time
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from vimss.api import experiment_recipe
 from vimss.experiment import Experiment
 from vimss.model.apply import separate_all
+from vimss.model.cost import gmac_per_second, num_weights
 from vimss.model.separator import Separator
 from vimss.search.consistency import load_experiment
 from vimss.train.measure import training_steps
@@ -45,8 +44,7 @@ def measure(experiment: Experiment, variant: str) -> dict[str, float]:
     separator = Separator(settings.model, recipe.labels, recipe.sample_rate).eval()
     window = settings.training.output_samples
     asked = torch.eye(len(recipe.labels))[:1]
-    mixture = 0.1 * torch.randn(1, 1, separator.input_samples(window))
-    multiplications = _multiplications(separator, mixture, asked[None])
+    gmac = gmac_per_second(separator, window)
     with torch.inference_mode():
         recording = 0.1 * torch.randn(1, int(RECORDING * recipe.sample_rate))
         begin = time.process_time()
@@ -60,30 +58,12 @@ def measure(experiment: Experiment, variant: str) -> dict[str, float]:
         taken.append(time.process_time() - begin)
     audio = settings.training.batch_size * window / recipe.sample_rate
     return {
-        "weights": sum(weight.numel() for weight in separator.parameters()),
-        "gmac": 1e-9 * multiplications / (window / recipe.sample_rate),
+        "weights": num_weights(separator),
+        "gmac": gmac,
         "training": statistics.median(taken[1:]) / audio,
         "separation": separated / RECORDING,
         "megabytes": _megabytes("VmHWM") - before,
     }
-
-
-def _multiplications(separator: Separator, *inputs: Tensor) -> float:
-    """Of a forward pass: products of matrices, convolutions, attention and LSTMs."""
-    recurrent = 0.0
-
-    def count(module: nn.Module, arguments: tuple[Tensor, ...], _: object) -> None:
-        nonlocal recurrent
-        steps = arguments[0].numel() / arguments[0].shape[-1]
-        recurrent += steps * sum(weight.numel() for weight in module.parameters() if weight.ndim == 2)
-
-    hooks = [one.register_forward_hook(count) for one in separator.modules() if isinstance(one, nn.LSTM)]
-    # With gradients, as the counter does not bear parametrized modules without.
-    with FlopCounterMode(display=False) as counter:
-        separator(*inputs)
-    for hook in hooks:
-        hook.remove()
-    return counter.get_total_flops() / 2 + recurrent
 
 
 def _megabytes(name: str) -> float:

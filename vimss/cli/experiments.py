@@ -1,13 +1,14 @@
-"""Verbs that answer the question of an experiment: train, search, compare, quickstart."""
+"""Verbs that answer the question of an experiment: train, search, compare, listen, quickstart."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from vimss.cli.checks import check_picture, check_search
-from vimss.cli.options import ExperimentName, Json, On, Seed, Set, Verbose, Wait
+from vimss.cli.options import ExperimentName, Json, On, Seed, Set, Split, Verbose, Wait
 
 
 def train(
@@ -129,6 +130,10 @@ def _print_earlier(session: Any, experiment: Any, manifest: Any) -> None:
 
 def compare(
     experiment: ExperimentName,
+    split: Split = "test",
+    against: Annotated[
+        str, typer.Option(metavar="ROW", help="Row of the table to compare the others with; default: the first.")
+    ] = "",
     curves: Annotated[
         Path | None,
         typer.Option(metavar="PNG", help="Draw the curve of each cell's best trial, its figure against audio seconds."),
@@ -138,12 +143,18 @@ def compare(
     place: On = "local",
     as_json: Json = False,
 ) -> None:
-    """Print the result table of an experiment, one row per cell."""
+    """Compare the cells of an experiment, seeds gathered: figures, gains, costs, and which axes matter.
+
+    The figures are those that `vimss evaluate` kept, or else of the validation set. The table as Markdown and CSV, a
+    chart and plots of how axes interact are written into the study's folder.
+    """
     from vimss import api, report
-    from vimss.console import print_json
+    from vimss.console import out, print_json
+    from vimss.pages.of_comparison import compare_study
     from vimss.pages.of_trial import figure_curves
     from vimss.search.consistency import load_experiment
     from vimss.session import open_session
+    from vimss.shards.written import check_split_name
     from vimss.storage import atomic_write
 
     loaded = load_experiment(experiment, changes or (), seed)
@@ -152,20 +163,65 @@ def compare(
     session = open_session(place)
     loaded = api.resolve_models(session, loaded)
     manifest = api.load_shards(session, loaded)
+    check_split_name(manifest, split)
     _print_earlier(session, loaded, manifest)
     study = api.load_study(session, loaded, manifest)
     if curves is not None:
         with atomic_write(curves) as temporary:
             temporary.write_bytes(figure_curves(api.best_trials(loaded, study)))
+    compared = compare_study(loaded, manifest, study, split, against)
     if as_json:
-        rows = [
-            dict(zip(report.comparison_columns(loaded), row, strict=True))
-            for row in report.comparison_rows(loaded, study)
-        ]
-        groups = [dict(zip(report.seed_columns(loaded), row, strict=True)) for row in report.seed_rows(loaded, study)]
-        print_json([*rows, *groups])
+        print_json(report.compared_summary(compared))
         return
-    report.print_comparison(loaded, study)
+    report.print_compared(compared)
+    out.print(f"{compared.folder}: {', '.join(compared.files)}")
+
+
+def listen(
+    experiment: ExperimentName,
+    split: Split = "test",
+    piece: Annotated[str, typer.Option(help="Piece of the split to hear the beginning of; default: the first.")] = "",
+    page_only: Annotated[
+        bool,
+        typer.Option("--page-only", help="Write the page and end; opened as a file, it offers ratings for download."),
+    ] = False,
+    port: Annotated[int, typer.Option(help="Port on this machine.", min=1, max=65535)] = 5001,
+    seed: Seed = None,
+    changes: Set = None,
+    place: On = "local",
+) -> None:
+    """Serve a page with the same excerpt of every cell, to switch between and rate blind, until Ctrl-C.
+
+    Page and ratings lie in the study's folder. Only this machine can open the page, by the address that is printed.
+    """
+    from vimss import api
+    from vimss.console import out, stage
+    from vimss.pages.of_cells import LISTEN_FOLDER, cells_page, excerpt_of_cells
+    from vimss.ratings import save_ratings, serve_page
+    from vimss.search.consistency import load_experiment
+    from vimss.session import open_session
+    from vimss.shards.written import check_split
+    from vimss.storage import atomic_write
+
+    loaded = load_experiment(experiment, changes or (), seed)
+    session = open_session(place)
+    loaded = api.resolve_models(session, loaded)
+    manifest = api.load_shards(session, loaded)
+    check_split(manifest, split)
+    study = api.load_study(session, loaded, manifest)
+    with stage("separate the excerpt") as show_progress:
+        html = cells_page(excerpt_of_cells(loaded, manifest, study, split, piece, show_progress)).encode()
+    folder = study.folder / LISTEN_FOLDER
+    folder.mkdir(exist_ok=True)
+    with atomic_write(folder / "page.html") as temporary:
+        temporary.write_bytes(html)
+    out.print(str(folder / "page.html"))
+    if page_only:
+        return
+    with suppress(KeyboardInterrupt), serve_page(html, lambda ratings: save_ratings(folder, ratings), port) as address:
+        out.print(f"{address} (stop with Ctrl-C)")
+        while True:
+            time.sleep(3600)
 
 
 def quickstart(

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from vimss.cli.checks import check_evaluation, check_players, check_separates, find_shards
-from vimss.cli.options import Device, ExperimentName, Json, On, Seed, Set, Verbose
+from vimss.cli.options import Device, ExperimentName, Json, On, Seed, Set, Split, Verbose
 
 
 def evaluate(
@@ -25,9 +25,7 @@ def evaluate(
         str | None,
         typer.Option(metavar="RECIPE", help="Name or path of a YAML in shards/: the shards to score models on."),
     ] = None,
-    split: Annotated[
-        str, typer.Option(help="Split: test, test_unseen_timbres, test_unseen_style, promote or valid.")
-    ] = "test",
+    split: Split = "test",
     instruments_from: Annotated[
         list[str] | None,
         typer.Option(

@@ -31,5 +31,6 @@ Device = Annotated[
     Literal["auto", "cpu", "cuda", "mps"],
     typer.Option(help="Device for networks: cpu, cuda, mps, or auto for a GPU if there is one."),
 ]
+Split = Annotated[str, typer.Option(help="Split: test, test_unseen_timbres, test_unseen_style, promote or valid.")]
 ExperimentName = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="Name or path of a YAML in experiments/.")]
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Name or path of a YAML in shards/.")]

@@ -2,7 +2,7 @@
 
     part = examine_mixtures(FigureTask(Table(manifest.folder, "test"), Row("best", folder), range(16)))
     evaluation = evaluation_by_figure([part], "instruments", manifest, "test")
-    gain_of(evaluation, constant_guess(evaluation, manifest), manifest)
+    gain_of([evaluation], [constant_guess(evaluation, manifest)], manifest)
 
 The set is drawn as the validation set is: a function of the shards, the recipe's seed and the objective alone. What
 `examine` keeps of each mixture stands in the record, with the pieces that the mixture is of: the figure, its interval
@@ -192,27 +192,44 @@ def constant_guess(evaluation: FigureEvaluation, manifest: Manifest) -> FigureEv
     return evaluation_by_figure([part], evaluation.objective, manifest, evaluation.split)
 
 
-def gain_of(challenger: FigureEvaluation, incumbent: FigureEvaluation, manifest: Manifest) -> Gain:
+def gain_of(
+    challengers: Sequence[FigureEvaluation], incumbents: Sequence[FigureEvaluation], manifest: Manifest
+) -> Gain:
     """How much better the challenger's figure is, with an interval: in each resample both have the same pieces.
 
+    Each is one evaluation, or one per seed, whose figures are averaged.
+
     Raises:
-        ModelError: the two were not judged on the same mixtures.
+        ModelError: they were not judged on the same mixtures.
 
     """
-    if [(row.mixture, row.pieces) for row in challenger.rows] != [(row.mixture, row.pieces) for row in incumbent.rows]:
-        raise ModelError(
-            f"'{challenger.system}' and '{incumbent.system}' must be judged on the same mixtures",
-            got=f"{len(challenger.rows)} and {len(incumbent.rows)} mixtures, which differ",
-            fix="evaluate both again on the same shards",
-        )
-    judge, rank = _judge(challenger.objective, manifest), challenger.figure.rank
-    one, other = _kept(challenger.rows), _kept(incumbent.rows)
+    first = challengers[0]
+    for one in (*challengers, *incumbents):
+        if [(row.mixture, row.pieces) for row in one.rows] != [(row.mixture, row.pieces) for row in first.rows]:
+            raise ModelError(
+                f"'{first.system}' and '{one.system}' must be judged on the same mixtures",
+                got=f"{len(first.rows)} and {len(one.rows)} mixtures, which differ",
+                fix="evaluate both again on the same shards",
+            )
+    rank = np.vectorize(first.figure.rank, otypes=[np.float64])
 
     def difference(weights: Int[np.ndarray, "b n"]) -> Float[np.ndarray, " b"]:
-        values = _resampled(judge, one, weights), _resampled(judge, other, weights)
-        return np.array([rank(than) - rank(value) for value, than in zip(*values, strict=True)])
+        return rank(_mean_figure(incumbents, manifest, weights)) - rank(_mean_figure(challengers, manifest, weights))
 
-    return gain_over_pieces([row.pieces for row in challenger.rows], difference)
+    return gain_over_pieces([row.pieces for row in first.rows], difference)
+
+
+def interval_of(evaluations: Sequence[FigureEvaluation], manifest: Manifest) -> Interval | None:
+    """The confidence interval, over pieces, of the mean of the figures of several seeds on the same mixtures."""
+    pieces = [row.pieces for row in evaluations[0].rows]
+    return interval_over_pieces(pieces, lambda weights: _mean_figure(evaluations, manifest, weights))
+
+
+def _mean_figure(
+    evaluations: Sequence[FigureEvaluation], manifest: Manifest, weights: Int[np.ndarray, "b n"]
+) -> Float[np.ndarray, " b"]:
+    judge = _judge(evaluations[0].objective, manifest)
+    return np.mean([_resampled(judge, _kept(one.rows), weights) for one in evaluations], axis=0)
 
 
 def _judge(objective: str, manifest: Manifest) -> FigureObjective:

@@ -6,10 +6,11 @@ Path("curves.png").write_bytes(png)
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
@@ -95,6 +96,80 @@ def bars_png(groups: Mapping[str, Mapping[str, float]], y_label: str, title: str
     return figure_png(figure)
 
 
+@dataclass(frozen=True)
+class Bar:
+    """A value with its interval and the values of single seeds, drawn as one row."""
+
+    name: str
+    value: float
+    """NaN where it is not known: the row stays empty."""
+    interval: tuple[float, float] | None = None
+    single: tuple[float, ...] = ()
+
+
+def intervals_png(rows: Sequence[Bar], x_label: str, title: str = "") -> bytes:
+    """A dot with its interval per row, and a tick per single value, 800 pixels wide and as high as the rows need."""
+    figure = Figure(figsize=(8, 1.2 + 0.34 * len(rows)), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    for place, row in enumerate(rows):
+        axes.plot(row.single, [place] * len(row.single), "|", color=COLOURS[-1], markersize=9, zorder=2)
+        if row.interval is not None:
+            axes.plot(row.interval, (place, place), color=COLOURS[0], linewidth=2.2, solid_capstyle="butt", zorder=1)
+        axes.plot(row.value, place, "o", color=COLOURS[0], markersize=6.5, zorder=3)
+    axes.set(xlabel=x_label, yticks=range(len(rows)), ylim=(len(rows) - 0.4, -0.6))
+    axes.set_yticklabels([_literal(row.name) for row in rows])
+    # Over the names too: a question is longer than the axes are wide.
+    figure.suptitle(_literal(title), x=0.01, ha="left", fontsize=11)
+    _quiet(axes, "x")
+    return figure_png(figure)
+
+
+@dataclass(frozen=True)
+class Levels:
+    """One axis of a search for a chart: where each trial lies on it, and the level that it is of."""
+
+    name: str
+    positions: Float[np.ndarray, " n"]
+    level_of: Int[np.ndarray, " n"]
+    levels: tuple[str, ...]
+    is_choice: bool = False
+    is_log: bool = False
+
+
+def interactions_png(
+    pairs: Sequence[tuple[Levels, Levels]], values: Float[np.ndarray, " n"], y_label: str, title: str = ""
+) -> bytes:
+    """A panel per pair of axes: values over the first, and for each level of the second a line through their means.
+
+    Where lines are parallel, the axes act each by itself.
+    """
+    columns = min(3, len(pairs))
+    rows = -(-len(pairs) // columns)
+    figure = Figure(figsize=(1 + 4 * columns, 0.6 + 3.4 * rows), dpi=100, layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for panel in panels.flat[len(pairs) :]:
+        panel.set_visible(False)
+    for panel, (first, second) in zip(panels.flat, pairs, strict=False):
+        for level, name in enumerate(second.levels):
+            colour, chosen = COLOURS[level % len(COLOURS)], second.level_of == level
+            panel.plot(first.positions[chosen], values[chosen], "o", color=colour, markersize=3.5, alpha=0.45)
+            means = [
+                (first.positions[both].mean(), values[both].mean())
+                for one in range(len(first.levels))
+                if (both := chosen & (first.level_of == one)).any()
+            ]
+            if means:
+                panel.plot(*zip(*means, strict=True), "s-", color=colour, markersize=4, label=_literal(name))
+        panel.set(xlabel=_literal(first.name), ylabel=y_label, xscale="log" if first.is_log else "linear")
+        if first.is_choice:
+            panel.set(xticks=range(len(first.levels)), xlim=(-0.4, len(first.levels) - 0.6))
+            panel.set_xticklabels([_literal(name) for name in first.levels])
+        panel.legend(title=_literal(second.name), fontsize=8, title_fontsize=8, frameon=False)
+        _quiet(panel)
+    figure.suptitle(_literal(title), x=0.01, ha="left", fontsize=11)
+    return figure_png(figure)
+
+
 def strip_png(wave: Float[np.ndarray, " t"], sample_rate: int, colour: str) -> bytes:
     """A spectrogram as transparency of one colour, so that it fits any background."""
     level, _ = log_spectrogram(wave, sample_rate, SPECTROGRAM_SIZE)
@@ -145,8 +220,8 @@ def _literal(name: str) -> str:
     return name.replace("$", r"\$")
 
 
-def _quiet(axes: Axes) -> None:
-    axes.grid(axis="y", color="#dddddd", linewidth=0.8)
+def _quiet(axes: Axes, lines_at: Literal["x", "y"] = "y") -> None:
+    axes.grid(axis=lines_at, color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 

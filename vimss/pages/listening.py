@@ -89,34 +89,34 @@ def listening_page(page: Page) -> str:
         legend = f"The page plays the first {PAGE_SECONDS:.0f} s of {seconds:.0f} s. {legend}"
     video = ""
     if page.video is not None:
-        source = _data_url(page.video, "video/mp4")
+        source = data_url(page.video, "video/mp4")
         video = f'<video controls playsinline preload="auto" aria-label="Video of the players" src="{source}"></video>'
     rows = (
         _track(number, track, samples, (gain, peak), page.sample_rate)
         for number, track in enumerate(page.tracks, start=1)
     )
     return Template(text).substitute(
-        policy=_policy(text),
-        title=_text(page.title),
-        lead=_text(page.lead),
+        policy=page_policy(text),
+        title=html_text(page.title),
+        lead=html_text(page.lead),
         facts=_definitions(page.facts),
         film=" film" if video else "",
         video=video,
         limits=_limits(page.limits),
         seconds=f"{min(length, samples) / page.sample_rate:.3f}",
         tracks="\n".join(rows),
-        legend=_text(legend),
+        legend=html_text(legend),
         tables="\n".join(_table(table) for table in page.tables),
     )
 
 
 def _track(number: int, track: Track, samples: int, scale: tuple[float, float], sample_rate: int) -> str:
     audio, (gain, peak) = track.audio[:, :samples], scale
-    name, role, note = _text(track.name), track.role, _text(track.note)
+    name, role, note = html_text(track.name), track.role, html_text(track.note)
     hint = f'title="Hear this alone ({number})"'
-    sound = _data_url(encode_audio(quantise(audio * gain), sample_rate), "audio/wav")
+    sound = data_url(encode_audio(quantise(audio * gain), sample_rate), "audio/wav")
     wave = audio.mean(axis=0)
-    picture = _data_url(strip_png(wave, sample_rate, ROLE_COLOURS[role]), "image/png")
+    picture = data_url(strip_png(wave, sample_rate, ROLE_COLOURS[role]), "image/png")
     who = f"{name}, {role}"
     # Only the mix plays at first, since it contains every stem.
     muted = "false" if role == "mix" else "true"
@@ -150,36 +150,37 @@ def _waveform_svg(wave: Float[np.ndarray, " t"]) -> str:
     )
 
 
-def _text(text: str) -> str:
+def html_text(text: str) -> str:
     """Text for HTML. File names may contain control characters and bytes that are not UTF-8."""
     return escape_html(UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text))
 
 
 def _definitions(facts: Mapping[str, str]) -> str:
-    rows = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in facts.items())
+    rows = "".join(f"<dt>{html_text(name)}</dt><dd>{html_text(value)}</dd>" for name, value in facts.items())
     return f"<dl>{rows}</dl>" if rows else ""
 
 
 def _limits(limits: Sequence[str]) -> str:
-    rows = "".join(f"<li>{_text(limit)}</li>" for limit in limits)
+    rows = "".join(f"<li>{html_text(limit)}</li>" for limit in limits)
     return f'<section><h2>Limits of this model</h2><ul class="limits">{rows}</ul></section>' if rows else ""
 
 
 def _table(table: Table) -> str:
     head = "".join(
-        f'<th scope="col"{_numeric(table, index)}>{_text(column)}</th>' for index, column in enumerate(table.columns)
+        f'<th scope="col"{_numeric(table, index)}>{html_text(column)}</th>'
+        for index, column in enumerate(table.columns)
     )
     rows = "".join(
-        f'<tr><th scope="row">{_text(_cell(row[0]))}</th>'
+        f'<tr><th scope="row">{html_text(_cell(row[0]))}</th>'
         + "".join(
-            f"<td{_numeric(table, index)}>{_text(_cell(cell))}</td>" for index, cell in enumerate(row[1:], start=1)
+            f"<td{_numeric(table, index)}>{html_text(_cell(cell))}</td>" for index, cell in enumerate(row[1:], start=1)
         )
         + "</tr>"
         for row in table.rows
     )
-    notes = "".join(f"<li>{_text(convention)}</li>" for convention in table.conventions)
+    notes = "".join(f"<li>{html_text(convention)}</li>" for convention in table.conventions)
     notes = f'<ul class="conventions">{notes}</ul>' if notes else ""
-    caption = _text(table.caption)
+    caption = html_text(table.caption)
     return (
         f'<section><h2>{caption}</h2><div class="scroll"><table><caption class="hidden">{caption}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{notes}</section>"
@@ -196,15 +197,16 @@ def _cell(value: str | float) -> str:
     return f"{value:.2f}".replace("-", "−") if np.isfinite(value) else "–"
 
 
-def _policy(text: str) -> str:
-    """Allow only this style and this script to run, and nothing to be loaded."""
+def page_policy(text: str, more: str = "") -> str:
+    """Allow only the style and the script of this page to run, and nothing to be loaded; `more` allows more."""
     style, script = (re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)[0] for tag in ("style", "script"))
     digests = [base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() for part in (style, script)]
     return (
         f"default-src 'none'; img-src data:; media-src data:; style-src 'sha256-{digests[0]}'; "
-        f"script-src 'sha256-{digests[1]}'; base-uri 'none'; form-action 'none'"
+        f"script-src 'sha256-{digests[1]}'; base-uri 'none'; form-action 'none'{more}"
     )
 
 
-def _data_url(data: bytes, kind: str) -> str:
+def data_url(data: bytes, kind: str) -> str:
+    """A file as an address, for a page that loads nothing."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"

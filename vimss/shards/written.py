@@ -39,7 +39,12 @@ def written_shards(
 
 def check_split(manifest: Manifest, split: str) -> None:
     """ConfigError where no shards have a split of that name, DataError where these shards have none."""
+    check_split_name(manifest, split)
+    manifest.of_split(split)
+
+
+def check_split_name(manifest: Manifest, split: str) -> None:
+    """ConfigError, with the splits of these shards, where no shards have a split of that name."""
     if split not in SPLITS:
         there = ", ".join(manifest.splits)
         raise ConfigError("--split must name a split", got=repr(split), fix=f"choose from {there}")
-    manifest.of_split(split)

@@ -35,8 +35,9 @@ class WaveNetConfig(ModelConfig):
         1.0,
         gt=0,
         le=1000,
-        description="the mixture is multiplied by it before the first layer and samples of outputs divided by it: music has "
-        "a level of about 0.1, and beside it what a context adds to every gate is loud; the papers have none",
+        description="the mixture is multiplied by it before the first layer, and samples of outputs are divided by it: "
+        "music has a level of about 0.1, beside which what a context adds to every gate is loud; the papers have none",
+    )
     estimate: Literal["samples", "mu_law"] = Field(
         "samples",
         description="samples: a number per output sample; mu_law: the mean of 256 levels under their probabilities, "

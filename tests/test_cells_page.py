@@ -1,0 +1,113 @@
+"""The page of `vimss listen`: every cell in step, nothing loaded, nothing named in its markup that could be run."""
+
+import base64
+import hashlib
+import json
+import re
+
+import numpy as np
+import pytest
+from test_pages import Tags, picture, tone
+
+from vimss import media
+from vimss.errors import ConfigError
+from vimss.experiment import Experiment
+from vimss.model.networks.wave_u_net import WaveUNetConfig
+from vimss.model.separator import Separator, save_separator
+from vimss.pages.charts import Bar, intervals_png
+from vimss.pages.of_cells import CellsExcerpt, Heard, cells_page, excerpt_of_cells
+from vimss.search.study import Study, TrialRecord
+from vimss.train.config import Settings
+
+RATE = 8000
+
+
+def excerpt(name: str = "op=film", level: float = 0.4) -> CellsExcerpt:
+    heard = [
+        Heard("true stem", "reference", tone(1.0)),
+        Heard("mixture", "mixture", tone(1.0, level)),
+        Heard(name, "cell", tone(1.0, 0.1), "+3.0 dB SI-SDRi"),
+    ]
+    return CellsExcerpt(name, name, "study", "test", name, RATE, {"vn": heard, "vc": heard}, {"piece": name})
+
+
+def content_of(html: str) -> dict:
+    (text,) = re.findall(r'<script type="application/json" id="content">(.*?)</script>', html, re.DOTALL)
+    return json.loads(text)
+
+
+def test_every_source_has_the_sounds_of_all_systems_at_one_gain_and_length():
+    content = content_of(cells_page(excerpt(level=2.0)))
+    assert [(one["label"], one["name"]) for one in content["sources"]] == [("vn", "violin"), ("vc", "cello")]
+    assert content["seconds"] == 1.0
+    systems = content["sources"][0]["systems"]
+    assert [one["kind"] for one in systems] == ["reference", "mixture", "cell"]
+    sounds = [media.decode_audio(base64.b64decode(one["sound"].partition(",")[2])) for one in systems]
+    assert {(sound.shape, rate) for sound, rate in sounds} == {((1, RATE), RATE)}
+    loudest = [np.abs(sound.astype(int)).max() for sound, _ in sounds]
+    assert loudest[1] >= 32766 and loudest[1] == pytest.approx(20 * loudest[2], rel=0.01)
+
+
+def test_the_page_is_well_formed_and_runs_its_own_script_alone():
+    html = cells_page(excerpt())
+    tags = Tags(html)
+    assert tags.open == []
+    (policy,) = [attributes["content"] for tag, attributes in tags.found if "http-equiv" in attributes]
+    assert "default-src 'none'" in policy and policy.endswith("connect-src 'self'") and "unsafe" not in policy
+    for tag in ("style", "script"):
+        (body,) = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
+        assert f"{tag}-src 'sha256-{base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()}'" in policy
+    assert not re.search(r"https?://|url\(|@import|\son\w+=\"", html)
+
+
+def test_names_from_strangers_are_shown_and_not_run():
+    evil = '"></script><script>alert(1)</script>$title'
+    html = cells_page(excerpt(evil))
+    assert html.count("<script>") == 1 and "<script>alert" not in html and Tags(html).open == []
+    assert content_of(html)["sources"][0]["systems"][2]["system"] == evil
+
+
+def test_a_row_of_a_chart_is_as_high_as_another_and_one_that_is_not_known_is_empty():
+    rows = [Bar("a", 1.0, (0.0, 2.0), (0.5, 1.5)), Bar("$b$", float("nan")), Bar("c", 2.0)]
+    three, six = (picture(intervals_png(some, "dB", "a question")) for some in (rows, 2 * rows))
+    assert three.shape[1] == six.shape[1] == 800 and six.shape[0] - three.shape[0] == 102
+    blue = np.abs(three[..., :3].astype(int) - (0xB2, 0x72, 0x00)).sum(axis=-1) < 30
+    assert blue[: three.shape[0] // 3].any() and blue.sum() < 0.1 * blue.size
+
+
+@pytest.mark.slow
+def test_every_cell_plays_the_same_excerpt_by_its_first_seed(small_manifest, tmp_path):
+    asked = Experiment(
+        name="asked", question="q", expected="x", shards="small",
+        compare={"seed": (0, 1), "model.context": ("labels", "frames")},
+    )  # fmt: skip
+    records = []
+    for cell in asked.cells():
+        config = WaveUNetConfig(
+            levels=2,
+            filters=2,
+            down_kernel=5,
+            outputs="queries",
+            site="decoder",
+            context=cell.overrides["model.context"],
+        )
+        folder = tmp_path / cell.name
+        save_separator(folder / "model", Separator(config, small_manifest.recipe.labels, RATE), {})
+        settings = Settings.model_validate({"model": config.model_dump()})
+        records.append(
+            TrialRecord(
+                cell=cell.name, trial="t", state="finished", chosen={}, settings=settings, begun=0, folder=folder
+            )
+        )
+    found = excerpt_of_cells(asked, small_manifest, Study(tmp_path, tuple(records)), "test")
+    assert found.facts["seeds"] == "seed 0, the first of 2"
+    for heard in found.heard.values():
+        assert [one.system for one in heard] == ["true stem", "mixture", "context=labels", "context=frames"]
+        assert len({one.audio.shape for one in heard}) == 1 and heard[0].audio.any()
+    with pytest.raises(
+        ConfigError, match=f"--piece must name a piece of test .*'x'. To fix: choose from {found.piece}"
+    ):
+        excerpt_of_cells(asked, small_manifest, Study(tmp_path, tuple(records)), "test", "x")
+    recognition = asked.model_copy(update={"objective": "instruments"})
+    with pytest.raises(ConfigError, match="vimss listen needs networks that separate; got .*'instruments'"):
+        excerpt_of_cells(recognition, small_manifest, Study(tmp_path, tuple(records)), "test")

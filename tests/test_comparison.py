@@ -1,0 +1,218 @@
+"""The table of `vimss compare`: seeds gathered, intervals over pieces, paired gains, costs, refusals."""
+
+import csv
+import io
+import json
+import math
+from statistics import mean
+
+import numpy as np
+import pytest
+import torch
+
+from vimss import report
+from vimss.comparison import columns, compare, csv_text, markdown, row_texts
+from vimss.comparison.rows import wall_seconds
+from vimss.config import to_json
+from vimss.errors import ConfigError, DataError
+from vimss.evaluate import Evaluation, Part, PictureClaim, SourceScore
+from vimss.evaluations import save_evaluations
+from vimss.experiment import Experiment
+from vimss.model.networks.wave_u_net import WaveUNetConfig
+from vimss.model.separator import Separator, read_card, save_separator
+from vimss.pages.of_comparison import compare_study
+from vimss.search.study import Study, TrialRecord, best_of_cell
+from vimss.train.config import Settings
+
+PIECES = 12
+
+ASKED = Experiment(
+    name="asked", question="q", expected="x", shards="small",
+    compare={"seed": (0, 1), "model.site": ("none", "decoder")}, controls={"plain": {}},
+    model={"levels": 2, "filters": 2, "down_kernel": 5, "outputs": "queries"},
+)  # fmt: skip
+
+SHIFTS = {"seed=0,site=none": 1.0, "seed=1,site=none": 2.0, "seed=0,site=decoder": 2.0, "seed=1,site=decoder": 4.0}
+"""Of each cell in dB, over what is easy or hard in each source."""
+
+
+def trial(folder, cell: str, number: int, validation: str = "set") -> TrialRecord:
+    """A finished trial with weights of its own, four times as fast in the second half."""
+    torch.manual_seed(number)
+    config = WaveUNetConfig(levels=2, filters=2, down_kernel=5, outputs="queries", site="decoder", padding="same")
+    save_separator(folder / cell / "model", Separator(config, ("vn", "vc"), 8000), {})
+    training = {"output_samples": 2004, "audio_seconds": 40, "report_seconds": 20}
+    reports = [(20.0, 5.0, -1.0), (40.0, 20.0, -2.0 - number)]
+    return TrialRecord(
+        cell=cell, trial="t", state="finished", chosen={}, begun=0.0, folder=folder / cell, validation=validation,
+        settings=Settings.model_validate({"model": config.model_dump(), "training": training}),
+        reports=tuple(
+            {"audio_seconds": seconds, "audio_seconds_per_second": rate, "valid_loss": loss}
+            for seconds, rate, loss in reports
+        ),
+    )  # fmt: skip
+
+
+def evaluation(
+    system: str, shift: float, weights: str = "", truth: str = "nothing", pieces: int = PIECES
+) -> Evaluation:
+    rng = np.random.default_rng(len(system))
+    scores = [
+        SourceScore(
+            piece=f"p{piece}", label=label, sources=2, sdr=0, sir=0, sar=0, pes=0, eps=0,
+            si_sdr_improvement=3 * math.sin(piece) + shift + 0.2 * rng.standard_normal(),
+        )
+        for piece in range(pieces) for label in ("vc", "vn")
+    ]  # fmt: skip
+    return Evaluation.of(Part(system, weights, (), tuple(scores), truth=truth), "test")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Study:
+    folder = tmp_path_factory.mktemp("study")
+    return Study(folder, tuple(trial(folder, cell, number) for number, cell in enumerate(SHIFTS)))
+
+
+@pytest.fixture
+def evaluated(study, no_table_left) -> list[Evaluation]:
+    """The kept table: all cells, the mixture and an oracle."""
+    kept = [
+        evaluation(cell, shift, read_card(best_of_cell(study, cell).folder / "model")["sha256"])
+        for cell, shift in SHIFTS.items()
+    ]
+    kept += [evaluation("mixture", 0.0), evaluation("oracle", 20.0, truth="stems"), evaluation("plain", 9.0, "gone")]
+    save_evaluations(study, "test", kept)
+    return kept
+
+
+@pytest.fixture
+def no_table_left(study):
+    """No table is left behind for the next test."""
+    yield
+    for path in study.folder.glob("evaluation-*.json"):
+        path.unlink()
+
+
+def compared(study, **how):
+    return compare(ASKED, None, study, "test", **how)
+
+
+def test_a_row_is_a_cell_with_its_seeds_gathered(study, evaluated):
+    found = compared(study)
+    assert [row.name for row in found.rows] == ["site=none", "site=decoder", "plain", "mixture"]
+    row = found.rows[1]
+    medians = [one.median("si_sdr_improvement") for one in evaluated if one.system.endswith("site=decoder")]
+    assert row.over_seeds == pytest.approx(medians) and row.value == pytest.approx(mean(medians))
+    assert row.interval[0] < row.value < row.interval[1]
+    assert (row.cells, row.trials, row.finished) == (2, 2, 2)
+
+
+def test_the_interval_of_one_seed_is_that_of_the_evaluation(study, evaluated):
+    row = compared(study).rows[-1]
+    (alone,) = [one for one in evaluated if one.system == "mixture"]
+    assert row.interval == pytest.approx(alone.intervals["si_sdr_improvement"])
+    assert (row.cells, row.cost, len(row.over_seeds)) == (0, None, 1)
+
+
+def test_the_gain_is_paired_so_it_is_sure_where_the_figures_are_not(study, evaluated):
+    none, decoder, _, mixture = compared(study).rows
+    assert none.gain is None and none.interval[1] > decoder.interval[0]
+    assert decoder.gain.mean == pytest.approx(1.5, abs=0.2) and decoder.gain.significant
+    assert decoder.gain.pieces == PIECES and mixture.gain.high < 0
+    over_mixture = compared(study, against="mixture").rows
+    assert over_mixture[-1].gain is None and over_mixture[1].gain.mean == pytest.approx(3.0, abs=0.2)
+
+
+def test_the_rows_to_compare_with_are_named(study):
+    with pytest.raises(ConfigError, match="got 'site=nowhere'. To fix: choose from site=none, site=decoder, plain$"):
+        compared(study, against="site=nowhere")
+
+
+def test_a_cost_has_seconds_of_the_machine_weights_and_multiplications(study):
+    cost = compared(study).rows[0].cost
+    # 20 audio seconds at five times real time, 20 at twenty times.
+    assert (cost.audio_seconds, cost.wall_seconds) == (40.0, pytest.approx(5.0))
+    assert cost.weights == sum(
+        one.numel() for one in Separator(study.records[0].settings.model, ("vn", "vc"), 8000).parameters()
+    )
+    assert cost.gmac_per_second > 0
+
+
+def test_the_seconds_of_a_trial_that_was_scored_again_are_those_it_trained(study):
+    assert wall_seconds(study.records[0].moved_to("other", study.records[0].reports[1:])) == pytest.approx(5.0)
+
+
+def test_without_an_evaluation_the_figure_is_that_of_the_validation_set_and_says_so(study):
+    found = compared(study)
+    none, decoder, plain = found.rows
+    # Trials 0 and 1 are of site=none.
+    assert (none.value, none.interval, none.over_seeds) == (-2.5, None, (-2.0, -3.0))
+    assert decoder.gain.mean == pytest.approx(2.0) and math.isnan(plain.value) and math.isnan(plain.gain.mean)
+    assert found.split == "" and found.figure.title == "validation loss" and "too good for a result" in found.basis
+    assert found.sentences == (
+        "the best trials are not evaluated on test: run `vimss evaluate asked --split test` for figures with intervals "
+        "over pieces",
+    )
+    assert row_texts(found)[1][2:5] == ("-4.50", "-5.00 to -4.00", "+2.00")
+
+
+def test_a_trial_that_is_newer_than_the_evaluation_is_named(study, evaluated):
+    save_evaluations(study, "test", [one for one in evaluated if one.system != "seed=1,site=decoder"])
+    found = compared(study)
+    assert (
+        "not evaluated on test yet, in site=decoder: run `vimss evaluate asked --split test` again"
+        in found.sentences[0]
+    )
+    assert row_texts(found)[1][1] == "1 of 2"
+
+
+def test_what_was_validated_on_different_sets_is_not_compared(study, tmp_path):
+    moved = Study(study.folder, (*study.records[:-1], study.records[-1].model_copy(update={"validation": "larger"})))
+    with pytest.raises(DataError, match=r"validated on one set before .*seed=1,site=decoder on larger.*`vimss search`"):
+        compared(moved)
+
+
+def test_what_was_evaluated_on_different_pieces_is_not_compared(study, evaluated):
+    save_evaluations(study, "test", [*evaluated[:-1], evaluation("NMF", 0.0, pieces=3)])
+    with pytest.raises(DataError, match="the same sources of the same pieces; got 24 sources for .* 6 sources for NMF"):
+        compared(study)
+
+
+def test_pictures_are_claimed_as_evaluate_claims_them(study, evaluated):
+    claim = PictureClaim(
+        right=3, other=0, shuffled=math.nan, label=math.nan, gain=math.nan, interval=None, is_gain=False,
+        sentence="no claim: no control",
+    )  # fmt: skip
+    save_evaluations(study, "test", [evaluated[0].model_copy(update={"pictures": claim}), *evaluated[1:]])
+    assert compared(study).sentences == ("pictures of seed=0,site=none: no claim: no control",)
+
+
+def test_the_convention_stands_below_the_table_and_in_markdown(study, evaluated, capsys):
+    text = markdown(compared(study))
+    assert "- SI-SDRi: SI-SDR (Le Roux et al. 2019)" in text and "- gain: mean over pieces of the paired" in text
+    assert "| site=decoder | 2 |" in text and "12 whole pieces" in text
+    report.print_compared(compare_study(ASKED, None, study, "test"))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "SI-SDRi: SI-SDR (Le Roux et al. 2019)" in shown and "gain over site=none" in shown
+
+
+def test_the_csv_has_a_value_for_every_heading_and_nothing_for_what_is_not_known(study, evaluated):
+    found = compared(study)
+    rows = list(csv.DictReader(io.StringIO(csv_text(found))))
+    assert [row["cell"] for row in rows] == [row.name for row in found.rows]
+    assert None not in rows[0] and float(rows[1]["gain"]) == pytest.approx(found.rows[1].gain.mean)
+    assert (rows[0]["gain"], rows[2]["value"], rows[3]["weights"]) == ("", "", "") and rows[1]["split"] == "test"
+
+
+def test_the_files_lie_in_the_study_under_names_that_stay(study, evaluated):
+    found = compare_study(ASKED, None, study, "test")
+    assert found.folder == study.folder / "compare" and found.files == ("table.csv", "table.md", "chart.png")
+    assert (found.folder / "chart.png").read_bytes().startswith(b"\x89PNG")
+    summary = json.loads(to_json(report.compared_summary(found)))
+    assert summary["rows"][1]["gain"]["mean"] and summary["rows"][2]["value"] is None
+    assert summary["figure"] == "SI-SDRi" and len(summary["files"]) == 3
+
+
+def test_a_heading_has_a_text_in_every_row(study, evaluated):
+    found = compared(study)
+    assert {len(row) for row in row_texts(found)} == {len(columns(found))}

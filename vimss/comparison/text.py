@@ -1,0 +1,150 @@
+"""A comparison as text: the cells of a table, CSV for a script, Markdown for a lab log.
+
+print_table(comparison.question, columns(comparison), row_texts(comparison), caption(comparison))
+"""
+
+import csv
+import io
+import math
+from collections.abc import Iterator
+from statistics import mean
+
+from vimss.comparison.rows import Comparison, Cost, Row
+from vimss.intervals import Gain
+
+CSV_COLUMNS = (
+    "cell", "cells", "seeds", "trials", "finished", "figure", "unit", "split", "value", "low", "high", "seed_lowest",
+    "seed_highest", "against", "gain", "gain_low", "gain_high", "pieces", "audio_seconds", "wall_seconds", "weights",
+    "gmac_per_second", "validation_figure", "validation",
+)  # fmt: skip
+"""`low` to `high` and `gain_low` to `gain_high` are 95 % intervals over pieces; what is not known is empty."""
+
+
+def columns(comparison: Comparison) -> tuple[str, ...]:
+    """Headings of the table."""
+    return (
+        "",
+        "seeds",
+        comparison.figure.heading,
+        "over seeds",
+        f"gain over {comparison.against}",
+        "audio s",
+        "wall s",
+        "weights",
+        "GMAC per s",
+    )
+
+
+def row_texts(comparison: Comparison) -> list[tuple[str, ...]]:
+    """One row of text per row, under `columns`."""
+    digits = 1 if comparison.figure.unit == "dB" and comparison.split else 2
+    return [
+        (row.name, _seeds(row), _figure(row, digits), _spread(row, digits), _gain(row.gain, digits), *_cost(row.cost))
+        for row in comparison.rows
+    ]
+
+
+def caption(comparison: Comparison) -> str:
+    """What the figures are of, and how to read them."""
+    where = f"Split {comparison.split}: " if comparison.split else ""
+    better = "lower" if comparison.figure.direction == "min" else "higher"
+    text = f"{where}{comparison.basis}; {better} is better. A gain is positive where the row is the better one."
+    if comparison.split:
+        text += " Intervals are over pieces, of these seeds; what another seed changes is the range over seeds."
+    if sum(row.gain is not None for row in comparison.rows) > 2:
+        text += " Each interval stands alone: among twenty gains of nothing, one lies beside 0 by chance."
+    return text
+
+
+def markdown(comparison: Comparison) -> str:
+    """The table with its caption, conventions and sentences."""
+    head, rows = columns(comparison), row_texts(comparison)
+    lines = [f"| {' | '.join(_cell(text) for text in row)} |" for row in (head, *rows)]
+    lines.insert(1, f"|{'---|' * len(head)}")
+    notes = [f"- {name}: {text}" for name, text in comparison.conventions.items()]
+    notes += [f"- {sentence}" for sentence in comparison.sentences]
+    parts = [f"# {' '.join(comparison.question.split())}", "\n".join(lines), caption(comparison), "\n".join(notes)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def csv_text(comparison: Comparison) -> str:
+    """The rows for a script, under CSV_COLUMNS."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    writer.writerows(
+        ["" if _is_unknown(value) else value for value in _values(comparison, row)] for row in comparison.rows
+    )
+    return buffer.getvalue()
+
+
+def _values(comparison: Comparison, row: Row) -> Iterator[str | float | None]:
+    low, high = row.interval or (None, None)
+    gain = row.gain
+    yield from (row.name, row.cells, len(row.over_seeds), row.trials, row.finished)
+    yield from (comparison.figure.title, comparison.figure.unit, comparison.split or "validation")
+    yield from (row.value, low, high, min(row.over_seeds, default=None), max(row.over_seeds, default=None))
+    yield comparison.against
+    yield from (None, None, None, None) if gain is None else (gain.mean, gain.low, gain.high, gain.pieces)
+    cost = row.cost
+    yield from (
+        (None,) * 4 if cost is None else (cost.audio_seconds, cost.wall_seconds, cost.weights, cost.gmac_per_second)
+    )
+    yield comparison.validation.title
+    yield mean(row.validation) if row.validation else None
+
+
+def _is_unknown(value: str | float | None) -> bool:
+    return value is None or (isinstance(value, float) and not math.isfinite(value))
+
+
+def _seeds(row: Row) -> str:
+    if not row.cells:
+        return "-"
+    return f"{len(row.over_seeds)}" + (f" of {row.cells}" if len(row.over_seeds) < row.cells else "")
+
+
+def _figure(row: Row, digits: int) -> str:
+    return _with_interval(f"{row.value:.{digits}f}", row.interval, f".{digits}f") if math.isfinite(row.value) else "-"
+
+
+def _spread(row: Row, digits: int) -> str:
+    if len(row.over_seeds) < 2:
+        return "-"
+    return f"{min(row.over_seeds):.{digits}f} to {max(row.over_seeds):.{digits}f}"
+
+
+def _gain(gain: Gain | None, digits: int) -> str:
+    if gain is None or not math.isfinite(gain.mean):
+        return "-"
+    interval = (gain.low, gain.high) if math.isfinite(gain.low) else None
+    return _with_interval(f"{gain.mean:+.{digits}f}", interval, f"+.{digits}f")
+
+
+def _with_interval(text: str, interval: tuple[float, float] | None, digits: str) -> str:
+    return text if interval is None else f"{text} ({interval[0]:{digits}} to {interval[1]:{digits}})"
+
+
+def _cost(cost: Cost | None) -> tuple[str, str, str, str]:
+    if cost is None:
+        return "-", "-", "-", "-"
+    texts = (
+        f"{cost.audio_seconds:.0f}",
+        f"{cost.wall_seconds:.0f}",
+        weights_text(cost.weights),
+        f"{cost.gmac_per_second:.3g}",
+    )
+    return tuple("-" if text == "nan" else text for text in texts)  # type: ignore[return-value]
+
+
+def weights_text(number: float) -> str:
+    """A number of weights.
+
+    >>> weights_text(168146), weights_text(10_260_000)
+    ('168 k', '10.3 M')
+    """
+    return f"{number / 1e6:.1f} M" if number >= 1e6 else f"{number / 1e3:.0f} k"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", r"\|")

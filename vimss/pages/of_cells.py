@@ -1,0 +1,202 @@
+"""One page with the same excerpt of every cell of an experiment, switched without a gap, and rated blind.
+
+    page = cells_page(excerpt_of_cells(experiment, manifest, study, "test"))
+    (folder / "page.html").write_text(page)
+
+All sounds start at one time of one clock and play on; only what is heard changes. In blind mode names are hidden, the
+order is shuffled, and the true stem and the mixture are among the systems, as hidden reference and anchor, after MUSHRA
+(ITU-R BS.1534). Every row of `vimss compare` is heard by its first seed, whose best trial separates here.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from string import Template
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from vimss.comparison import gathered
+from vimss.console import decibel
+from vimss.errors import ConfigError, DataError
+from vimss.experiment import SEED, Experiment
+from vimss.media import encode_audio, fitting_gain, quantise
+from vimss.metrics import CONVENTIONS, si_sdr_improvement
+from vimss.pages.listening import data_url, html_text, page_policy
+from vimss.pages.of_trial import EXCERPT_SECONDS
+from vimss.search.study import Study, TrialRecord, best_of_cell
+from vimss.shards.instruments import INSTRUMENTS
+from vimss.shards.manifest import Manifest
+from vimss.stream.mix import PlayerViews
+from vimss.stream.scene import Scene, pieces_of
+from vimss.systems import model_system
+from vimss.train.objectives import OBJECTIVES
+
+LISTEN_FOLDER = "listen"
+"""In the folder of a study: the page, and the ratings that it sent."""
+
+
+@dataclass(frozen=True, eq=False)
+class Heard:
+    """One system's sound for one source."""
+
+    system: str
+    kind: Literal["cell", "reference", "mixture"]
+    audio: Float[np.ndarray, "c t"]
+    note: str = ""
+    """Shown where names are."""
+
+
+@dataclass(frozen=True, eq=False)
+class CellsExcerpt:
+    """The content of the page; all sounds share one rate, one beginning and one length."""
+
+    experiment: str
+    question: str
+    study: str
+    split: str
+    piece: str
+    sample_rate: int
+    heard: Mapping[str, Sequence[Heard]]
+    """By label, each with the same systems."""
+    facts: Mapping[str, str]
+
+    @property
+    def seconds(self) -> float:
+        """Length of the excerpt."""
+        return next(iter(self.heard.values()))[0].audio.shape[1] / self.sample_rate
+
+
+def excerpt_of_cells(
+    experiment: Experiment,
+    manifest: Manifest,
+    study: Study,
+    split: str,
+    piece: str = "",
+    on_progress: Callable[[str], None] = lambda text: None,
+) -> CellsExcerpt:
+    """Separate the beginning of a piece by the best trial of each row; the first piece of the split where not named.
+
+    Raises:
+        ConfigError: The networks do not separate, or the split has no piece of that name with two sources.
+        DataError: No cell has weights, or no source sounds in the excerpt.
+
+    """
+    if not OBJECTIVES[experiment.objective].separates:
+        raise ConfigError(
+            "vimss listen needs networks that separate",
+            got=f"an experiment of the objective '{experiment.objective}'",
+            fix="compare it with `vimss compare`",
+        )
+    rows = _trials(experiment, study)
+    if not rows:
+        raise DataError(
+            f"{study.folder} must hold weights to listen to", got="no trial that has some", fix="search again"
+        )
+    rate, scenes = manifest.recipe.sample_rate, dict[tuple[tuple[str, ...], str], Scene]()
+    sounds: dict[str, tuple[Scene, list[str], np.ndarray]] = {}
+    for row, (trial, _) in rows.items():
+        on_progress(row)
+        system = model_system(trial.folder / "model", manifest, row)
+        shown = (system.views.members, system.views.features)
+        if shown not in scenes:
+            scenes[shown] = _piece(manifest, split, piece, system.views).beginning(round(EXCERPT_SECONDS * rate))
+        labels = sorted(scenes[shown].references)
+        sounds[row] = scenes[shown], labels, system(scenes[shown], labels)
+    # Where pictures are shown, the excerpt ends between two of them.
+    length = min(scene.mixture.shape[1] for scene in scenes.values())
+    first = next(iter(scenes.values()))
+    labels = [
+        label for label in sorted(first.references) if all(label in scene.references for scene in scenes.values())
+    ]
+    if not labels:
+        raise DataError(
+            f"the first {EXCERPT_SECONDS:.0f} s of a piece must have a source that sounds",
+            got=f"silence in {first.name}",
+            fix="choose another --piece",
+        )
+    heard = {}
+    for label in labels:
+        reference = first.references[label][:, :length]
+        heard[label] = [Heard("true stem", "reference", reference)]
+        heard[label].append(Heard("mixture", "mixture", first.mixture[:, :length]))
+        for row, (scene, known, estimates) in sounds.items():
+            estimate = estimates[known.index(label)][:, :length]
+            gain = si_sdr_improvement(scene.mixture[:, :length], reference, estimate, rate)
+            heard[label].append(Heard(row, "cell", estimate, f"{decibel(gain)} dB SI-SDRi"))
+    seeds = {row: note for row, (_, note) in rows.items() if note}
+    facts = {
+        "split": split,
+        "piece": first.name,
+        **({"seeds": "; ".join(dict.fromkeys(seeds.values()))} if seeds else {}),
+    }
+    return CellsExcerpt(experiment.name, experiment.question, study.folder.name, split, first.name, rate, heard, facts)
+
+
+def _trials(experiment: Experiment, study: Study) -> dict[str, tuple[TrialRecord, str]]:
+    """The trial of each row that is heard, and which of several seeds that is."""
+    found = {}
+    for group in gathered(experiment):
+        for cell in group.cells:
+            trial = best_of_cell(study, cell.name)
+            if trial is not None:
+                seed = cell.overrides.get(SEED, experiment.seed)
+                note = f"seed {seed}, the first of {len(group.cells)}" if len(group.cells) > 1 else ""
+                found[group.name] = trial, note
+                break
+    return found
+
+
+def _piece(manifest: Manifest, split: str, name: str, views: PlayerViews) -> Scene:
+    names = []
+    for scene in pieces_of(manifest, split, views):
+        if name in ("", scene.name):
+            return scene
+        names.append(scene.name)
+    raise ConfigError(
+        f"--piece must name a piece of {split} with two sources that sound",
+        got=repr(name) if name else "a split without one",
+        fix=f"choose from {', '.join(names)}" if names else "choose another --split",
+    )
+
+
+def cells_page(excerpt: CellsExcerpt) -> str:
+    """The page as one HTML file, with one gain for all sounds so that none of them clips."""
+    text = files("vimss.pages").joinpath("cells.html").read_text(encoding="utf-8")
+    gain = fitting_gain(*(one.audio for of in excerpt.heard.values() for one in of))
+    content = {
+        "study": excerpt.study,
+        "split": excerpt.split,
+        "piece": excerpt.piece,
+        "seconds": excerpt.seconds,
+        "sources": [
+            {
+                "label": label,
+                "name": INSTRUMENTS.get(label, label),
+                "systems": [
+                    {
+                        "system": one.system,
+                        "kind": one.kind,
+                        "note": one.note,
+                        "sound": data_url(encode_audio(quantise(one.audio * gain), excerpt.sample_rate), "audio/wav"),
+                    }
+                    for one in of
+                ],
+            }
+            for label, of in excerpt.heard.items()
+        ],
+    }
+    facts = "".join(f"<dt>{html_text(name)}</dt><dd>{html_text(value)}</dd>" for name, value in excerpt.facts.items())
+    return Template(text).substitute(
+        # Served on loopback, the page sends its ratings to where it is from.
+        policy=page_policy(text, "; connect-src 'self'"),
+        title=html_text(f"{excerpt.experiment}: every cell"),
+        question=html_text(excerpt.question),
+        facts=facts,
+        convention=html_text(f"SI-SDRi: {CONVENTIONS['SI-SDRi']}. Levels are the systems' own, under one common gain."),
+        seconds=f"{excerpt.seconds:.3f}",
+        # Data, not markup: no name can end the element.
+        content=json.dumps(content).replace("<", "\\u003c"),
+    )
