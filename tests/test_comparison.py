@@ -15,7 +15,7 @@ from vimss.comparison import columns, compare, csv_text, markdown, row_texts
 from vimss.comparison.rows import wall_seconds
 from vimss.config import to_json
 from vimss.errors import ConfigError, DataError
-from vimss.evaluate import Evaluation, Part, PictureClaim, SourceScore
+from vimss.evaluate import Evaluation, MixtureScore, Part, PictureClaim, SourceScore
 from vimss.evaluations import save_evaluations
 from vimss.experiment import Experiment
 from vimss.model.networks.wave_u_net import WaveUNetConfig
@@ -105,6 +105,33 @@ def test_a_row_is_a_cell_with_its_seeds_gathered(study, evaluated):
     assert row.over_seeds == pytest.approx(medians) and row.value == pytest.approx(mean(medians))
     assert row.interval[0] < row.value < row.interval[1]
     assert (row.cells, row.trials, row.finished) == (2, 2, 2)
+
+
+def with_contrast(one: Evaluation, contrast: float) -> Evaluation:
+    mixtures = [
+        MixtureScore(
+            mixture=number, pieces=(f"p{number}",), aligned=True, labels=("vc", "vn"), si_sdr_improvement=(0.0, 0.0),
+            label_contrast=(contrast + math.sin(number),) * 2, absent_level=(),
+        )
+        for number in range(PIECES)
+    ]  # fmt: skip
+    return Evaluation.of(Part(one.system, one.weights, tuple(mixtures), one.scores, truth=one.truth), "test")
+
+
+def test_the_label_contrast_of_seeds_stands_beside_where_there_is_one(study, evaluated):
+    assert "label contrast, dB" not in columns(compared(study))
+    shown = {"seed=0,site=decoder": 6.0, "seed=1,site=decoder": 8.0}
+    kept = [with_contrast(one, shown[one.system]) if one.system in shown else one for one in evaluated]
+    save_evaluations(study, "test", kept)
+    found = compared(study)
+    column = columns(found).index("label contrast, dB")
+    _, decoder, *others = found.rows
+    assert decoder.contrast == pytest.approx(7.0, abs=0.3)
+    assert decoder.contrast_interval[0] < decoder.contrast < decoder.contrast_interval[1]
+    assert row_texts(found)[1][column].startswith(f"{decoder.contrast:.1f} (")
+    assert {row_texts(found)[found.rows.index(row)][column] for row in others} == {"-"}
+    (line,) = [row for row in csv.DictReader(io.StringIO(csv_text(found))) if row["cell"] == "site=decoder"]
+    assert float(line["contrast"]) == pytest.approx(decoder.contrast)
 
 
 def test_the_interval_of_one_seed_is_that_of_the_evaluation(study, evaluated):

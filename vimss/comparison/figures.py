@@ -9,6 +9,7 @@ Figures are averaged over seeds, which are not resampled: intervals and tests ar
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from statistics import mean
 from typing import Protocol
 
@@ -107,6 +108,21 @@ class WholePieces:
         """The mean paired difference."""
         sources, others = self._sources(row), self._sources(against)
         return paired_gain(sources, others) if sources and others else UNKNOWN
+
+    def contrast(self, row: str) -> tuple[float, Interval | None]:
+        """Label contrast of two-source mixtures: median over sources, mean over seeds, with its interval over pieces.
+
+        NaN of systems that are conditioned on nothing.
+        """
+        seeds = [one.two_sources.values("label_contrast") for one in self.evaluations.get(row, ())]
+        value = mean(of_seed.median for of_seed in seeds) if seeds else math.nan
+        if not math.isfinite(value):
+            return value, None
+        known = np.all([np.isfinite(of_seed.values) for of_seed in seeds], axis=0)
+        values, pieces = [of_seed.values[known] for of_seed in seeds], list(compress(seeds[0].pieces, known))
+        return value, interval_over_pieces(
+            pieces, lambda weights: np.mean([weighted_median(of_seed, weights) for of_seed in values], axis=0)
+        )
 
     def _sources(self, row: str) -> dict[Source, float]:
         """The mean over the seeds of each source; NaN where one of them has none."""

@@ -63,6 +63,9 @@ class Row:
     """The value of each seed alone."""
     gain: Gain | None
     """Over the row that the others are compared with, positive where this one is better; None of that row itself."""
+    contrast: float = math.nan
+    """Label contrast of two-source mixtures, dB; NaN where there is none."""
+    contrast_interval: Interval | None = None
     cells: int = 0
     """Cells that were gathered, one for each seed; 0 of a system that is no cell."""
     trials: int = 0
@@ -142,6 +145,9 @@ def compare(experiment: Experiment, manifest: Manifest, study: Study, split: str
             over_seeds=figures.over_seeds(name),
             gain=None if name == against else figures.gain(name, against),
         )
+        if isinstance(figures, WholePieces):
+            contrast, interval = figures.contrast(name)
+            row = replace(row, contrast=contrast, contrast_interval=interval)
         rows.append(_with_trials(row, groups[name], study, trials[name], manifest) if name in groups else row)
     is_evaluated = not isinstance(figures, ValidationFigures)
     return Comparison(

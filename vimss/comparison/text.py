@@ -14,10 +14,10 @@ from vimss.intervals import Gain
 
 CSV_COLUMNS = (
     "cell", "cells", "seeds", "trials", "finished", "figure", "unit", "split", "value", "low", "high", "seed_lowest",
-    "seed_highest", "against", "gain", "gain_low", "gain_high", "pieces", "audio_seconds", "wall_seconds", "weights",
-    "gmac_per_second", "validation_figure", "validation",
+    "seed_highest", "against", "gain", "gain_low", "gain_high", "pieces", "contrast", "contrast_low", "contrast_high",
+    "audio_seconds", "wall_seconds", "weights", "gmac_per_second", "validation_figure", "validation",
 )  # fmt: skip
-"""`low` to `high` and `gain_low` to `gain_high` are 95 % intervals over pieces; what is not known is empty."""
+"""`low` to `high`, and those of gain and contrast, are 95 % intervals over pieces; what is not known is empty."""
 
 
 def columns(comparison: Comparison) -> tuple[str, ...]:
@@ -28,6 +28,7 @@ def columns(comparison: Comparison) -> tuple[str, ...]:
         comparison.figure.heading,
         "over seeds",
         f"gain over {comparison.against}",
+        *(("label contrast, dB",) if _has_contrast(comparison) else ()),
         "audio s",
         "wall s",
         "weights",
@@ -38,8 +39,13 @@ def columns(comparison: Comparison) -> tuple[str, ...]:
 def row_texts(comparison: Comparison) -> list[tuple[str, ...]]:
     """One row of text per row, under `columns`."""
     digits = 1 if comparison.figure.unit == "dB" and comparison.split else 2
+    contrast = _contrast if _has_contrast(comparison) else lambda row: ()
     return [
-        (row.name, _seeds(row), _figure(row, digits), _spread(row, digits), _gain(row.gain, digits), *_cost(row.cost))
+        (
+            *(row.name, _seeds(row), _figure(row, digits), _spread(row, digits), _gain(row.gain, digits)),
+            *contrast(row),
+            *_cost(row.cost),
+        )
         for row in comparison.rows
     ]
 
@@ -51,6 +57,8 @@ def caption(comparison: Comparison) -> str:
     text = f"{where}{comparison.basis}; {better} is better. A gain is positive where the row is the better one."
     if comparison.split:
         text += " Intervals are over pieces, of these seeds; what another seed changes is the range over seeds."
+    if _has_contrast(comparison):
+        text += " Label contrast is of two-source mixtures: the output for the right label minus that for another one."
     if sum(row.gain is not None for row in comparison.rows) > 2:
         text += " Each interval stands alone: among twenty gains of nothing, one lies beside 0 by chance."
     return text
@@ -86,6 +94,7 @@ def _values(comparison: Comparison, row: Row) -> Iterator[str | float | None]:
     yield from (row.value, low, high, min(row.over_seeds, default=None), max(row.over_seeds, default=None))
     yield comparison.against
     yield from (None, None, None, None) if gain is None else (gain.mean, gain.low, gain.high, gain.pieces)
+    yield from (row.contrast, *(row.contrast_interval or (None, None)))
     cost = row.cost
     yield from (
         (None,) * 4 if cost is None else (cost.audio_seconds, cost.wall_seconds, cost.weights, cost.gmac_per_second)
@@ -112,6 +121,15 @@ def _spread(row: Row, digits: int) -> str:
     if len(row.over_seeds) < 2:
         return "-"
     return f"{min(row.over_seeds):.{digits}f} to {max(row.over_seeds):.{digits}f}"
+
+
+def _has_contrast(comparison: Comparison) -> bool:
+    return any(math.isfinite(row.contrast) for row in comparison.rows)
+
+
+def _contrast(row: Row) -> tuple[str]:
+    known = math.isfinite(row.contrast)
+    return (_with_interval(f"{row.contrast:.1f}", row.contrast_interval, ".1f") if known else "-",)
 
 
 def _gain(gain: Gain | None, digits: int) -> str:
