@@ -70,6 +70,16 @@ def test_a_place_is_found_by_name_from_any_folder_and_by_path_from_here(monkeypa
         load_place("123")
 
 
+def test_a_folder_of_platform_without_settings_is_named(monkeypatch, tmp_path):
+    (tmp_path / "platform" / "moon").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    message = "platform/moon must hold a runtime.yaml; got a folder without one. To fix: write its settings there"
+    with pytest.raises(ConfigError, match=message):
+        load_place("moon")
+    (tmp_path / "platform" / "moon" / "runtime.yaml").write_text("{}", encoding="utf-8")
+    assert load_place("moon").model_copy(update={"name": "local"}) == Place(name="local")
+
+
 @pytest.mark.parametrize("scheme", ["", "ray://"])
 def test_a_cluster_at_whose_address_nothing_listens_is_told_at_once(scheme):
     with socket.create_server(("127.0.0.1", 0)) as closed:

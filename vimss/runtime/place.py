@@ -129,6 +129,13 @@ def load_place(name: str | Path = "local") -> Place:
         found = find_named(name, PLACES)
         if found is None and name == "local":
             return Place(name="local")
+        folder = find_named(name, "platform/*")
+        if found is None and folder is not None and folder.is_dir():
+            raise ConfigError(
+                f"platform/{name} must hold a runtime.yaml",
+                got="a folder without one",
+                fix="write its settings there: an empty mapping, {}, is enough for those of platform/local",
+            )
         if found is None:
             here = f"; for the folder here write ./{name}" if name and Path(name).is_dir() else ""
             known = ", ".join(known_names(PLACES)) or "local"
