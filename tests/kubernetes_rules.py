@@ -6,7 +6,7 @@ rayjob_errors(read_manifest(KUBERNETES / "search.yaml"))
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ def kubernetes_errors(content: Content) -> Iterator[str]:
         name = f"{document.get('kind')} {document.get('metadata', {}).get('name')}"
         yield from (f"{name}: {message}" for message in _object_errors(document))
         if document.get("kind") in {"StatefulSet", "Deployment"}:
-            yield from (f"{name}: {message}" for message in _pod_errors(document["spec"]["template"]))
+            claims = {claim["metadata"]["name"] for claim in document["spec"].get("volumeClaimTemplates", [])}
+            yield from (f"{name}: {message}" for message in _pod_errors(document["spec"]["template"], claims))
 
 
 def _object_errors(document: Content) -> Iterator[str]:
@@ -74,13 +75,13 @@ def _reference_errors(content: Content) -> Iterator[str]:
             yield f"{where}: the priority class '{value}' must be in namespace.yaml"
 
 
-def _pod_errors(template: Content) -> Iterator[str]:
+def _pod_errors(template: Content, claims: Set[str] = frozenset()) -> Iterator[str]:
     """A pod's schema, its references, and what keeps it from more rights than it needs."""
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod", **template.get("metadata", {})}}
     yield from _object_errors({**pod, "spec": template["spec"]})
     yield from _reference_errors(template)
     spec = template["spec"]
-    volumes = {volume["name"] for volume in spec.get("volumes", [])}
+    volumes = {volume["name"] for volume in spec.get("volumes", [])} | claims
     if not spec.get("securityContext", {}).get("runAsNonRoot"):
         yield "spec.securityContext: must have runAsNonRoot: true"
     for container in spec["containers"]:
@@ -90,10 +91,8 @@ def _pod_errors(template: Content) -> Iterator[str]:
         wanted = container.get("resources", {})
         if wanted.get("requests", {}).get("nvidia.com/gpu") != wanted.get("limits", {}).get("nvidia.com/gpu"):
             yield f"{container['name']}: requests and limits of nvidia.com/gpu must be equal"
-        claims = {mount["name"] for mount in container.get("volumeMounts", [])}
-        for name in sorted(claims - volumes):
-            if name != "data":  # a claim of the StatefulSet
-                yield f"{container['name']}: mounts '{name}', which is no volume of the pod"
+        for name in sorted({mount["name"] for mount in container.get("volumeMounts", [])} - volumes):
+            yield f"{container['name']}: mounts '{name}', which is no volume of the pod"
 
 
 def values_errors(content: Content) -> Iterator[str]:

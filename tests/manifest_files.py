@@ -62,29 +62,25 @@ def image_errors(content: Content) -> Iterator[str]:
 
 
 NAMES_OF_SECRETS = r"(?i)(?:password|passphrase|secret|token|access_?key(?:_id)?|credentials)$"
+VARIABLES = {"environment", "env", "data", "stringData"}
+"""Keys of mappings from the names of variables to their values."""
 
 
 def secret_errors(content: Content) -> Iterator[str]:
     """Values that look like secrets: they belong in files and Secrets, which manifests name."""
     for where, key, value in walk(content):
-        name, text = (key, value) if key != "value" else (where, value)
-        if not isinstance(text, str):
-            continue
-        if re.search(NAMES_OF_SECRETS, name) and where.rpartition(".")[2] in {
-            "environment",
-            "env",
-            "stringData",
-            "data",
-        }:
-            yield f"{where}.{key}: a secret must not stand in a file"
-        # The shell of a container reads its own, by $.
-        if re.search(r"://[^/@\s$]*:[^/@\s$]+@", text):
-            yield f"{where}.{key}: a password must not stand in an address"
-    for where, key, value in walk(content):
+        if isinstance(value, str):
+            if where.rpartition(".")[2] in VARIABLES and re.search(NAMES_OF_SECRETS, key):
+                yield f"{where}.{key}: a secret must not stand in a file"
+            # The shell of a container reads its own, by $.
+            if re.search(r"://[^/@\s$]*:[^/@\s$]+@", value):
+                yield f"{where}.{key}: a password must not stand in an address"
+        # Containers of Kubernetes have a list of names with values.
         if key == "env" and isinstance(value, list):
-            for entry in value:
-                if re.search(NAMES_OF_SECRETS, entry["name"]) and "value" in entry:
-                    yield f"{where}.env: the secret {entry['name']} must not stand in a file"
+            named = [
+                entry["name"] for entry in value if "value" in entry and re.search(NAMES_OF_SECRETS, entry["name"])
+            ]
+            yield from (f"{where}.env: the secret {name} must not stand in a file" for name in named)
 
 
 def schema_errors(schema: Mapping[str, Any], content: Content) -> Iterator[str]:

@@ -41,9 +41,8 @@ def manifest_errors(path: Path, content: Content) -> list[str]:
 
 @cache
 def _compose_schema() -> Any:
-    return json.loads(
-        (resources.files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json").read_text("utf-8")
-    )
+    path = resources.files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json"
+    return json.loads(path.read_text("utf-8"))
 
 
 def _compose_errors(content: Content) -> Iterator[str]:
@@ -72,14 +71,13 @@ def _compose_errors(content: Content) -> Iterator[str]:
                 yield f"{name}: Ray must have its token, by RAY_AUTH_TOKEN_PATH"
             if float(service.get("stop_grace_period", "10s").removesuffix("s")) < 2 * grace:
                 yield f"{name}: stop_grace_period must be at least twice grace_seconds: {grace:g} of the place"
-        if service["image"].startswith("vimss:") and not (
-            service.get("read_only") and service.get("cap_drop") == ["ALL"]
-        ):
+        closed = service.get("read_only") and service.get("cap_drop") == ["ALL"]
+        if service["image"].startswith("vimss:") and not closed:
             yield f"{name}: must be read_only and drop all capabilities"
-    yield from _unused(content)
+    yield from _unused_secrets(content)
 
 
-def _unused(content: Content) -> Iterator[str]:
+def _unused_secrets(content: Content) -> Iterator[str]:
     used = {_source(entry) for service in content["services"].values() for entry in service.get("secrets", [])}
     for name in content["secrets"]:
         if name not in used:
@@ -125,15 +123,13 @@ def _ray_up_errors(content: Content) -> Iterator[str]:
 
 
 def commands(content: Content, program: str) -> Iterator[list[str]]:
-    """The words of every call of a program, such as `ray start`, in commands and scripts of a manifest."""
+    """The words after each call of a program, such as `ray start`, in a manifest."""
+    called = program.split()
     for _, key, value in walk(content):
         if key not in {"command", "head_start_ray_commands", "worker_start_ray_commands"}:
             continue
-        lines = (
-            [shlex.join(value)] if value[0] == program.split()[0] else "\n".join(value).replace("\\\n", " ").split("\n")
-        )
-        for line in lines:
-            for part in re.split(r";|&&", line):
-                words = shlex.split(part.strip().removeprefix("exec "))
-                if words[: len(program.split())] == program.split():
-                    yield words[len(program.split()) :]
+        text = shlex.join(value) if value[0] == called[0] else "\n".join(value).replace("\\\n", " ")
+        for part in re.split(r"\n|;|&&", text):
+            words = shlex.split(part.strip().removeprefix("exec "))
+            if words[: len(called)] == called:
+                yield words[len(called) :]
