@@ -20,7 +20,7 @@ import ray
 from ray._private.utils import check_version_info
 
 from vimss.errors import PlaceError
-from vimss.runtime import TRIAL_SLOT, Place, cluster, ray_running
+from vimss.runtime import JOB_VARIABLE, TRIAL_SLOT, Place, cluster, ray_running
 
 TOKEN = "0123456789abcdef" * 4
 OURS = f"Ray {ray.__version__} and Python {platform.python_version()}"
@@ -123,6 +123,8 @@ class Head(NamedTuple):
 
     address: str
     environment: dict[str, str]
+    folder: Path
+    """Of its logs, among others."""
 
 
 @contextmanager
@@ -141,7 +143,7 @@ def head(folder: Path) -> Iterator[Head]:
     process = subprocess.Popen(
         command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    found = Head(f"127.0.0.1:{ports[0]}", environment)
+    found = Head(f"127.0.0.1:{ports[0]}", environment, folder)
     try:
         end = time.monotonic() + 90
         while (code := connect(found).returncode) and time.monotonic() < end and process.poll() is None:
@@ -196,6 +198,42 @@ def test_a_real_cluster_refuses_another_token(running, ours):
     assert done.stdout.startswith(f"this process must have the token of the Ray cluster at {running.address}; got ")
     assert "To fix: set RAY_AUTH_MODE=token" in done.stdout
     assert (done.returncode, done.stdout.count("\n")) == (3, 1) and "Traceback" not in done.stderr
+
+
+READ = """
+import json, os, ray
+from vimss.runtime import Place, ray_running
+
+@ray.remote
+def read(*names):
+    return [os.environ.get(name) for name in names]
+
+place = Place(name="far", ray_address={address!r}, environment={{"ADDED": "an-open-value"}}, secrets=("ITS_PASSWORD",))
+with ray_running(place):
+    print(json.dumps(ray.get(read.remote("ADDED", "TUNE_FORCE_TRIAL_CLEANUP_S", "ITS_PASSWORD"))))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["job", pytest.param("driver", marks=pytest.mark.rare)])
+def test_workers_of_a_cluster_get_the_variables_of_a_place_and_no_log_shows_a_secret(running, kind):
+    secret = f"never-shown-{kind}"
+    variables = {"ITS_PASSWORD": secret, "TUNE_FORCE_TRIAL_CLEANUP_S": "7"}
+    if kind == "job":
+        # What the driver of a submitted job finds; the variables of the job are in its environment too.
+        sent = {"runtime_env": {"env_vars": {"TUNE_FORCE_TRIAL_CLEANUP_S": "7"}}}
+        variables |= {JOB_VARIABLE: json.dumps(sent), "RAY_ADDRESS": running.address}
+    done = subprocess.run(
+        [sys.executable, "-c", READ.format(address=running.address)],
+        env={**running.environment, **variables},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert json.loads(done.stdout) == ["an-open-value", "7", secret], done.stderr
+    logs = b"".join(path.read_bytes() for path in running.folder.rglob("*.log"))
+    assert secret.encode() not in logs and secret not in done.stderr
+    assert b"an-open-value" in logs, "Ray logs what it is given by name, and so would have logged the secret"
 
 
 # The last one here: afterwards no process can connect to this cluster.

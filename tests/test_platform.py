@@ -333,7 +333,7 @@ def test_the_image_installs_the_tested_set_and_is_not_root():
     assert "USER 1000" in instructions and "ENTRYPOINT" not in " ".join(instructions)
     installs = [line for line in instructions if "pip install" in line]
     assert installs and all("--constraint /constraints.txt" in line and "[dev" not in line for line in installs)
-    assert any("[networks]" in line for line in installs)
+    assert any("[networks,places]" in line for line in installs)
 
 
 def test_the_image_copies_only_what_exists():

@@ -48,7 +48,8 @@ def test_every_place_sets_every_key():
 
 def test_an_unknown_place_lists_those_that_exist():
     with pytest.raises(
-        ConfigError, match=r"--on must name a folder of platform/; got 'moon'.*choose from cluster, local"
+        ConfigError,
+        match=r"--on must name a folder of platform/; got 'moon'.*choose from cluster, compose, kubernetes, local",
     ):
         load_place("moon")
 
@@ -63,9 +64,20 @@ def test_a_place_is_found_by_name_from_any_folder_and_by_path_from_here(monkeypa
         assert (load_place(path).name, load_place(path).workers_per_trial) == ("own [1]", 2)
     assert load_place("123/").name == "123"
     with pytest.raises(
-        ConfigError, match=r"got '123'. To fix: choose from cluster, local; for the folder here write ./123"
+        ConfigError,
+        match=r"got '123'. To fix: choose from cluster, compose, kubernetes, local; for the folder here write ./123",
     ):
         load_place("123")
+
+
+def test_a_folder_of_platform_without_settings_is_named(monkeypatch, tmp_path):
+    (tmp_path / "platform" / "moon").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    message = "platform/moon must hold a runtime.yaml; got a folder without one. To fix: write its settings there"
+    with pytest.raises(ConfigError, match=message):
+        load_place("moon")
+    (tmp_path / "platform" / "moon" / "runtime.yaml").write_text("{}", encoding="utf-8")
+    assert load_place("moon").model_copy(update={"name": "local"}) == Place(name="local")
 
 
 @pytest.mark.parametrize("scheme", ["", "ray://"])

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from vimss.runtime import Place, load_place, open_store, ray_at_hand
+from vimss.runtime import Place, load_place, open_store, ray_at_hand, set_variables
 from vimss.storage import Store
 from vimss.track import Tracking
 
@@ -45,5 +45,6 @@ def open_session(place: str | Path = "local", shards: str | Path | None = None) 
     `shards` is the folder or URL of the shards, where it is not the place's or the store's.
     """
     loaded = load_place(place)
+    set_variables(loaded)  # shards behind a URL are read before Ray starts
     store = open_store(loaded, shards)
     return Session(loaded, store, Tracking(store, loaded.tracking_uri))

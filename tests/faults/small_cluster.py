@@ -19,7 +19,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from vimss.runtime import TRIAL_SLOT
-from vimss.runtime.cluster import RAY_VARIABLES
+from vimss.runtime.environment import RAY_VARIABLES
 
 CPUS = 2
 """Of each node that trains: the other one can take over."""

@@ -7,6 +7,7 @@
 
 place     platform/<name>/runtime.yaml, and the store of a place
 cluster   Ray's start and end, its tokens and its temporary files
+environment  variables of Ray and of a place, in this process and in workers
 head      whether Ray's head answers
 watchdog  Ray ends with the process that started it, however that one ends
 termination  what a process does that is told to end
@@ -26,6 +27,7 @@ from vimss.runtime.cluster import (
     unfit,
 )
 from vimss.runtime.commit import git_commit
+from vimss.runtime.environment import set_variables
 from vimss.runtime.head import check_head
 from vimss.runtime.logs import (
     LOG,
@@ -61,6 +63,7 @@ __all__ = [
     "rank_log",
     "ray_at_hand",
     "ray_running",
+    "set_variables",
     "sqlite_url",
     "start_ray",
     "temporary_folder",

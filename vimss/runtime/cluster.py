@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from vimss.errors import PlaceError
+from vimss.runtime.environment import check_secrets, runtime_env, set_variables
 from vimss.runtime.head import check_answers, head_watched
 from vimss.runtime.place import Place, in_ray_job
 from vimss.runtime.watchdog import watched
@@ -39,26 +40,6 @@ TEMPORARY_MEGABYTES = 100
 
 TRIAL_SLOT = "trial_slot"
 """Custom Ray resource of the head, for the process of a trial with several workers, which only waits for them."""
-
-RAY_VARIABLES = {
-    # The trainer's controller polls its workers for reports this often; the default of 2 s blocks every report.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # Our own lines report the progress of a search.
-    "RAY_AIR_NEW_OUTPUT": "0",
-    # We keep our own records of trials; Tune's CSV, JSON and TensorBoard files would be written beside them.
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    # We print the reason of a failed trial in one line, instead of Tune's traceback through three processes.
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    # Ray's watch over memory ends a process by an error that Tune takes for one of its own, and the search with it.
-    "RAY_memory_monitor_refresh_ms": "0",
-    # A process that does not end after its trial was stopped is killed; Tune would wait for ten minutes.
-    "TUNE_FORCE_TRIAL_CLEANUP_S": "60",
-    # Tune would take Ctrl-C for the end of one cell, and the next one would start.
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-}
-"""Settings of Ray that have no argument; the user's own values win."""
 
 
 @contextmanager
@@ -106,12 +87,12 @@ def ray_running(place: Place, num_cpus: int = 0) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    for name, value in RAY_VARIABLES.items():
-        os.environ.setdefault(name, value)
+    set_variables(place)
+    check_secrets(place)
     address = "auto" if in_ray_job() else place.ray_address
     with ExitStack() as stack:
         if address:
-            _connect(address)
+            _connect(address, runtime_env(place))
         else:
             _start_here(stack.enter_context(_short_folder()), num_cpus)
             stack.enter_context(watched())
@@ -130,15 +111,15 @@ def ray_running(place: Place, num_cpus: int = 0) -> Iterator[None]:
 _QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 
 
-def _connect(address: str) -> None:
-    """Become a driver of the cluster at an address."""
+def _connect(address: str, for_workers: dict[str, Any]) -> None:
+    """Become a driver of the cluster at an address, whose workers get this `runtime_env`."""
     import ray
 
     try:
         _check_address(address)
         _check_no_client(address)
         with _private_files(), _environment({ATTEMPTS: os.environ.get(ATTEMPTS, "3")}):
-            ray.init(address=address, **_QUIET)
+            ray.init(address=address, runtime_env=for_workers, **_QUIET)
     except PlaceError:
         raise
     # Ray has no class of its own for most of these: they are OSError, RuntimeError, ValueError, AuthenticationError.

@@ -7,6 +7,7 @@ A place gives addresses and resources; no code branches on its name.
 """
 
 import os
+import re
 import unicodedata
 from pathlib import Path
 
@@ -42,6 +43,12 @@ class Place(Config):
         50.0, gt=0, description="how much of shards behind a URL is kept in the store; least recently used go first"
     )
     tracking_uri: str = Field("", description="of an MLflow server; empty: SQLite in the store")
+    environment: dict[str, str] = Field(
+        {}, description="variables of this process and of all workers; those that are set already win; no secrets"
+    )
+    secrets: tuple[str, ...] = Field(
+        (), description="names of variables that workers get from this process, such as AWS_SECRET_ACCESS_KEY"
+    )
     workers_per_trial: int = Field(1, ge=1, description="processes that train one trial together")
     cpus_per_worker: float = Field(1.0, gt=0, description="cores of one worker, with those of its loader")
     loader_workers: int = Field(
@@ -78,10 +85,37 @@ class Place(Config):
             raise ValueError("gpus_per_worker must be a whole number, or below 1 where workers_per_trial is 1")
         return self
 
+    @model_validator(mode="after")
+    def _variables_have_one_home(self) -> "Place":
+        # Not as ValueError, since what pydantic makes of one shows the values.
+        for name in (*self.environment, *self.secrets):
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                rule = "environment and secrets must name variables, such as NCCL_DEBUG"
+                raise ConfigError(f"{self.name}: {rule}", got=repr(name), fix="correct the name")
+            if name in {"VIMSS_STORE", "VIMSS_SHARDS"}:
+                key = name.removeprefix("VIMSS_").lower()
+                raise ConfigError(f"{self.name}: a place sets its {key} by `{key}:`", got=name, fix=f"set `{key}:`")
+        for name, value in self.environment.items():
+            if name in self.secrets or _is_secret(name, value):
+                raise ConfigError(
+                    f"{self.name}: a secret must be in no file; `secrets` takes its value from the environment",
+                    got=f"a value of {name} in `environment`",
+                    fix=f"write `secrets: [{name}]`, without a value, or `secrets: []` where the nodes have their own",
+                )
+        return self
+
     @property
     def worker_resources(self) -> dict[str, float]:
         """What one worker takes of its node, in Ray's words."""
         return {"CPU": self.cpus_per_worker} | ({"GPU": self.gpus_per_worker} if self.gpus_per_worker else {})
+
+
+def _is_secret(name: str, value: str) -> bool:
+    """Whether a variable looks like one whose value must not be written down, by its name or as a URL's password."""
+    last = name.upper().rpartition("_")[2]
+    return last in {"KEY", "TOKEN", "SECRET", "PASSWORD", "PASSPHRASE"} or bool(
+        re.search(r"://[^/@\s]*:[^/@\s]*@", value)
+    )
 
 
 def load_place(name: str | Path = "local") -> Place:
@@ -95,6 +129,13 @@ def load_place(name: str | Path = "local") -> Place:
         found = find_named(name, PLACES)
         if found is None and name == "local":
             return Place(name="local")
+        folder = find_named(name, "platform/*")
+        if found is None and folder is not None and folder.is_dir():
+            raise ConfigError(
+                f"platform/{name} must hold a runtime.yaml",
+                got="a folder without one",
+                fix="write its settings there: an empty mapping, {}, is enough for those of platform/local",
+            )
         if found is None:
             here = f"; for the folder here write ./{name}" if name and Path(name).is_dir() else ""
             known = ", ".join(known_names(PLACES)) or "local"
