@@ -78,7 +78,7 @@ class ShapesPass:
 
 
 def pass_of_shapes(settings: Settings, recipe: Recipe) -> ShapesPass:
-    """A forward pass of the output window, as the CPU would compute it, but no tensor has values: it takes no memory."""
+    """A forward pass of the output window, as the CPU would compute it; no tensor has values, so none takes memory."""
     kept: list[Tensor] = []
 
     def keep(tensor: Tensor) -> Tensor:

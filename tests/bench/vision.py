@@ -6,7 +6,7 @@
 over pieces, one column per seed of the training. Shards and trained networks are kept in the folder.
 
 Sections: motion, alignment, duos, shuffled, motion_queries, looking_to_listen, slots, instruments, queries,
-sound_of_pixels, correspondence, localisation, on_off_screen.
+sound_of_pixels, correspondence, localisation, segmentation, on_off_screen.
 """
 
 import argparse
@@ -40,6 +40,7 @@ from motion_queries import looking_to_listen, motion_queries
 from on_off_screen import on_off_screen
 from queries import queries, sound_of_pixels
 from scipy.special import stdtrit
+from segmentation import segmentation
 from slots import slots
 
 from vimss.intervals import Source, interval_over_pieces, paired_gain, weighted_mean
@@ -197,6 +198,7 @@ SECTIONS: dict[str, Callable[[Bench], None]] = {
     "sound_of_pixels": sound_of_pixels,
     "correspondence": correspondence,
     "localisation": localisation,
+    "segmentation": segmentation,
     "on_off_screen": on_off_screen,
 }
 
