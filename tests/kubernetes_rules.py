@@ -81,7 +81,10 @@ def _pod_errors(template: Content, claims: Set[str] = frozenset()) -> Iterator[s
     yield from _object_errors({**pod, "spec": template["spec"]})
     yield from _reference_errors(template)
     spec = template["spec"]
-    volumes = {volume["name"] for volume in spec.get("volumes", [])} | claims
+    names = [volume["name"] for volume in spec.get("volumes", [])]
+    volumes = {*names, *claims}
+    if len(volumes) < len(names) + len(claims):
+        yield "spec.volumes: the names of volumes must differ"
     if not spec.get("securityContext", {}).get("runAsNonRoot"):
         yield "spec.securityContext: must have runAsNonRoot: true"
     for container in spec["containers"]:
@@ -91,6 +94,9 @@ def _pod_errors(template: Content, claims: Set[str] = frozenset()) -> Iterator[s
         wanted = container.get("resources", {})
         if wanted.get("requests", {}).get("nvidia.com/gpu") != wanted.get("limits", {}).get("nvidia.com/gpu"):
             yield f"{container['name']}: requests and limits of nvidia.com/gpu must be equal"
+        paths = [mount["mountPath"] for mount in container.get("volumeMounts", [])]
+        for path in sorted({path for path in paths if paths.count(path) > 1}):
+            yield f"{container['name']}: mounts two volumes at {path}"
         for name in sorted({mount["name"] for mount in container.get("volumeMounts", [])} - volumes):
             yield f"{container['name']}: mounts '{name}', which is no volume of the pod"
 
@@ -105,8 +111,9 @@ def values_errors(content: Content) -> Iterator[str]:
         yield f"image.tag: must be v{pinned('mlflow')}, the version of the client"
     container = {"name": "mlflow", "image": f"{content['image']['repository']}:{content['image']['tag']}"}
     container |= {key: content[key] for key in ("env", "envFrom", "securityContext", "resources")}
-    container |= {"volumeMounts": content["extraVolumeMounts"]}
-    spec = {"containers": [container], "volumes": content["extraVolumes"]}
+    # The chart has these two where the root is read-only.
+    container |= {"volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, *content.get("extraVolumeMounts", [])]}  # noqa: S108
+    spec = {"containers": [container], "volumes": [{"name": "tmp", "emptyDir": {}}, *content.get("extraVolumes", [])]}
     yield from _pod_errors({"spec": spec | {"securityContext": content["podSecurityContext"]}})
     yield from _reference_errors(content["mlflow"])
     host = load_place(str(KUBERNETES)).tracking_uri.removeprefix("http://")

@@ -267,6 +267,16 @@ MISTAKES = {
         put("extraVolume", []),
         "extraVolume: must be a value of MLflow's chart",
     ),
+    "chart, volume": (
+        "kubernetes/mlflow.yaml",
+        put("extraVolumes", [{"name": "tmp", "emptyDir": {}}]),
+        "spec.volumes: the names of volumes must differ",
+    ),
+    "chart, path": (
+        "kubernetes/mlflow.yaml",
+        put("extraVolumeMounts", [{"name": "tmp", "mountPath": "/tmp"}]),  # noqa: S108
+        "mlflow: mounts two volumes at /tmp",
+    ),
     "chart, MLflow": (
         "kubernetes/mlflow.yaml",
         put("image.tag", "v3.16.0-full"),
