@@ -16,7 +16,7 @@ from vimss.shards.manifest import Manifest, PieceEntry
 from vimss.shards.recipe import load_recipe, recipe_name
 
 
-@pytest.mark.parametrize("path", sorted(Path("experiments").glob("*.yaml")), ids=str)
+@pytest.mark.parametrize("path", sorted(Path("experiments").rglob("*.yaml")), ids=str)
 def test_every_experiment_loads_and_names_a_recipe(path):
     experiment = load_experiment(str(path))
     assert load_recipe(experiment.shards).labels

@@ -14,6 +14,9 @@ from vimss.search.run import search
 from vimss.storage import Store
 
 PATHS = sorted(Path("experiments").glob("*.yaml"))
+FULL = sorted(Path("experiments").glob("full/*.yaml"))
+"""Questions for GPUs: no test trains these."""
+
 SHORT = (
     "training.audio_seconds=4", "training.report_seconds=4", "training.batch_size=2", "controls={}", "search={}",
     "validation={mixtures: 6, seconds: 0.25}", "recipe={}", "training.constant_seconds=0", "training.warmup_seconds=0",
@@ -42,7 +45,7 @@ def short_cell(path: Path) -> list[str]:
     return [*SHORT, f"compare={json.dumps(fixed)}", f"variants={json.dumps(variants)}", "tune={}"]
 
 
-@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PATHS + FULL, ids=str)
 def test_a_question_opens_with_itself_its_command_and_what_is_expected(path):
     lines = path.read_text(encoding="utf-8").splitlines()
     heads = [line.partition(":")[0] for line in lines if line.startswith("# ") and line[2].isupper() and ":" in line]

@@ -12,7 +12,7 @@ from vimss.config import read_yaml
 from vimss.model import NETWORKS
 from vimss.schema import json_schema
 
-FILES = [("experiment", path) for path in sorted(Path("experiments").glob("*.yaml"))]
+FILES = [("experiment", path) for path in sorted(Path("experiments").rglob("*.yaml"))]
 FILES += [("recipe", path) for path in sorted(Path("shards").glob("*.yaml"))]
 SCHEMAS = {kind: json_schema(kind) for kind in ("experiment", "recipe")}
 EXPERIMENT = {"question": "q", "expected": "e", "shards": "quickstart"}

@@ -29,7 +29,7 @@ def signatures() -> dict[str, str]:
     found = {"Settings()": signature(Settings())}
     for path in sorted(Path("shards").glob("*.yaml")):
         found[str(path)] = shards_signature(load_recipe(path))
-    for path in sorted(Path("experiments").glob("*.yaml")):
+    for path in sorted(Path("experiments").rglob("*.yaml")):
         experiment = load_experiment(path)
         changes = [f"{key}={json.dumps(value)}" for key, value in _flat(experiment.recipe).items()]
         recipe = load_recipe(experiment.shards, changes)
