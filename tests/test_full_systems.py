@@ -1,4 +1,4 @@
-"""Networks of the sizes that papers publish, by the shapes of all tensors: none has values, so any computer has room."""
+"""Networks of the sizes that papers publish, by the shapes of all tensors: none has values, or needs memory."""
 
 import pytest
 from bench.systems import pass_of_shapes

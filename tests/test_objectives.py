@@ -54,6 +54,9 @@ SMALL = {
         "model": PICTURES, "mixing": {"min_sources": 4, "max_sources": 4}, "training": {"output_samples": 8000},
         "correspondence": {"loss": "info_nce"},
     },
+    "segmentation": {
+        "model": PICTURES, "training": {"output_samples": 4000}, "instruments": {"every": 0.5, "augment": True},
+    },
     "localisation": {
         "model": PICTURES, "mixing": {"max_sources": 3}, "training": {"output_samples": 8000},
         "correspondence": {"loss": "info_nce"},
@@ -71,6 +74,7 @@ RATE = {
     "alignment": 1e-3,
     "correspondence": 2e-4,
     "localisation": 2e-4,
+    "segmentation": 3e-3,
 }
 """At which a batch is learned in a few steps."""
 
@@ -269,8 +273,9 @@ def test_a_saved_network_is_loaded_without_shards_and_predicts(by_figure, tmp_pa
     assert (loaded.labels, loaded.sample_rate) == (network.labels, network.sample_rate)
     assert settings_of(read_card(tmp_path / "model")).objective == chosen.objective
     arrays = {"mixture": batch.mixture, "frames": batch.context, "motion": batch.context}
-    if batch.context is not None and batch.context.ndim == 5:
-        arrays["frames"] = batch.context[:, :, None, ..., :3]  # one picture of each player
+    if batch.context is not None and batch.context.ndim >= 5:
+        # One picture of each player, or several; without what is taught beside it.
+        arrays["frames"] = batch.context[:, :, None, ..., :3] if batch.context.ndim == 5 else batch.context[..., :3]
     found = loaded.predict({given.name: arrays[given.name] for given in loaded.inputs()})
     assert list(found) == [given.name for given in loaded.outputs()]
     assert all(found[given.name].dtype == given.dtype and len(found[given.name]) == 3 for given in loaded.outputs())

@@ -6,7 +6,7 @@
 over pieces, one column per seed of the training. Shards and trained networks are kept in the folder.
 
 Sections: motion, alignment, duos, shuffled, motion_queries, looking_to_listen, slots, instruments, queries,
-sound_of_pixels, correspondence, localisation, on_off_screen, pretraining.
+sound_of_pixels, correspondence, localisation, segmentation, on_off_screen, pretraining.
 """
 
 import argparse
@@ -41,6 +41,7 @@ from on_off_screen import on_off_screen
 from pretraining import pretraining
 from queries import queries, sound_of_pixels
 from scipy.special import stdtrit
+from segmentation import segmentation
 from slots import slots
 
 from vimss.intervals import Source, interval_over_pieces, paired_gain, weighted_mean
@@ -198,6 +199,7 @@ SECTIONS: dict[str, Callable[[Bench], None]] = {
     "sound_of_pixels": sound_of_pixels,
     "correspondence": correspondence,
     "localisation": localisation,
+    "segmentation": segmentation,
     "on_off_screen": on_off_screen,
     "pretraining": pretraining,
 }

@@ -58,9 +58,17 @@ class CompactNetwork(nn.Module):
         return F.relu(self.what(self._convolved(pictures)))
 
     def _convolved(self, pictures: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n e k l"]:
+        return self.levels(pictures)[-1]
+
+    def levels(self, pictures: Float[Tensor, "n 3 h w"]) -> list[Float[Tensor, "n _ _ _"]]:
+        """The normalised pictures and the last layer of each size, from the finest to the coarsest."""
         mean, deviation = pictures.mean((1, 2, 3), keepdim=True), pictures.std((1, 2, 3), keepdim=True)
         # A layout that suits convolutions on CPUs.
         x = ((pictures - mean) / (deviation + FLAT)).contiguous(memory_format=torch.channels_last)
-        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+        found = [x]
+        for convolution, norm, stride in zip(self.convolutions, self.norms, STRIDES, strict=True):
             x = F.relu(norm(convolution(x)))
-        return x
+            if stride == 1:
+                found.pop()
+            found.append(x)
+        return found

@@ -88,6 +88,11 @@ class Vision(nn.Module):
         features, weights = self.network.attend(self._normalised(pictures.movedim(-1, -3)))
         return features, weights
 
+    def levels(self, pictures: UInt8[Tensor, "n h w 3"]) -> list[Float[Tensor, "n _ _ _"]]:
+        """Of the compact network: the normalised pictures, and its layers of each size, from fine to coarse."""
+        assert isinstance(self.network, CompactNetwork), "settings are checked before"  # noqa: S101
+        return self.network.levels(self._normalised(pictures.movedim(-1, -3)))
+
     def places(self, pictures: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n d k l"]:
         """Features at each place of the last layer, before they are averaged over the picture."""
         x = self._normalised(pictures.movedim(-1, -3))

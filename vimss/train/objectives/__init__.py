@@ -198,6 +198,12 @@ _SHOWS_PLAYERS = Rule(
     lambda settings: settings.model.outputs == "queries" and settings.model.context in _OF_PLAYERS,
 )
 
+_COMPACT = Rule(
+    "model.vision.network: compact",
+    ("model.vision.network",),
+    lambda settings: settings.model.vision.network == "compact",
+)
+
 _QUERIES_ALL = Rule(
     "all players of two videos queried, so mixing.min_sources, mixing.max_sources and mixing.queries alike, at least 2",
     ("mixing.min_sources", "mixing.max_sources", "mixing.queries"),
@@ -315,6 +321,18 @@ OBJECTIVES: dict[str, Entry] = {
         meaning="the highest place lies in the box of the player who sounds, among all side by side and one who rests; "
         "the box's share of the scene is chance. AP50 of half is 0 for every method where a box has less than a "
         "quarter of the scene, as with four players",
+    ),
+    "segmentation": Entry(
+        "vimss.train.objectives.segmentation:Segmentation",
+        Figure(name="valid_iou", direction="max", title="mean IoU"),
+        settings=("model.vision", "instruments.every", "instruments.augment"),
+        separates=False,
+        network="vimss.train.objectives.segmentation_network:SegmentationNetwork",
+        rules=_SHOWN,
+        requires=(_COMPACT,),
+        distractors=True,
+        meaning="of the masks of player and instrument in the players' pictures, summed over pictures; the share of "
+        "their pixels is what a constant guess has",
     ),
 }
 """`objective` of the settings to what it is."""

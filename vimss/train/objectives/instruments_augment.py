@@ -34,7 +34,7 @@ NOISE = 0.03
 
 
 def augment(pictures: UInt8[Tensor, "n h w k"], rng: np.random.Generator) -> UInt8[Tensor, "n h w k"]:
-    """The pictures, each changed at random; a fourth channel, of zeros and ones, goes with them."""
+    """The pictures, each changed at random; more channels go with them, as a mask of zeros and ones does."""
     count, device = len(pictures), pictures.device
     given = with_things(pictures.cpu(), rng).to(device).movedim(-1, 1).float()
     grid = F.affine_grid(_maps(count, rng).to(device), list(given.shape), align_corners=False)
@@ -75,7 +75,7 @@ def _bends(count: int, size: tuple[int, int], rng: np.random.Generator) -> Float
 
 
 def with_things(pictures: UInt8[Tensor, "n h w k"], rng: np.random.Generator) -> UInt8[Tensor, "n h w k"]:
-    """The pictures with boxes and bars of one colour, behind the instrument where a fourth channel shows it."""
+    """The pictures with boxes and bars of one colour, behind the instrument or player where more channels show it."""
     changed, (height, width) = pictures.clone(), pictures.shape[1:3]
     least, most = (float(side) for side in np.log(THING_SIDES))
     for picture in changed:
@@ -85,8 +85,8 @@ def with_things(pictures: UInt8[Tensor, "n h w k"], rng: np.random.Generator) ->
             rows = slice(max(0, round(height * (middle - down))), round(height * (middle + down)) + 1)
             columns = slice(max(0, round(width * (centre - across))), round(width * (centre + across)) + 1)
             place, colour = picture[rows, columns], torch.from_numpy(rng.integers(0, 256, 3, np.uint8))
-            hidden = place[..., 3:] > 0
-            place[..., :3] = torch.where(hidden, place[..., :3], colour) if hidden.shape[-1] else colour
+            hidden = (place[..., 3:] > 0).any(-1, keepdim=True)
+            place[..., :3] = torch.where(hidden, place[..., :3], colour)
     return changed
 
 
