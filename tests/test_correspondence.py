@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torchvision
 from test_train import one_thread  # noqa: F401 - a fixture that all use
 from torch import nn
 
@@ -166,11 +167,22 @@ def test_mixtures_of_one_player_are_refused(small_recipe):
         objective.window()
 
 
-def test_avol_net_needs_a_network_with_places(small_recipe):
-    objective = Correspondence(settings(model={}, network="avol_net"), small_recipe)
-    rule = "correspondence.network: avol_net compares each place of a picture, and needs model.vision.network: compact"
-    with pytest.raises(ConfigError, match=f"{rule}; got resnet18"):
-        objective.window()
+@pytest.mark.parametrize(("vision", "stride"), [("compact", 8), ("resnet18", 32), ("mobilenet_v2", 32)])
+def test_avol_net_has_the_places_of_any_vision_network(small_recipe, tmp_path, vision, stride):
+    weights = "random"
+    if vision == "mobilenet_v2":  # which takes none
+        weights = str(tmp_path / "weights.pth")
+        torch.save(torchvision.models.mobilenet_v2(weights=None).state_dict(), weights)
+    chosen = {"vision": {"network": vision, "weights": weights, "frozen": False}}
+    objective = Correspondence(settings(model=chosen, network="avol_net"), small_recipe)
+    assert objective.window().output_samples == 8000
+    network = objective.build()
+    pictures = torch.randint(0, 256, (1, 2, 64, 96, 3), dtype=torch.uint8)
+    maps = network.maps(torch.randn(1, 3, 1, 8000), pictures)
+    assert maps.shape == (1, 2, 3, 64 // stride, 96 // stride) and maps.isfinite().all()
+    maps.sum().backward()
+    first = next(network.vision.network.parameters())
+    assert first.grad is not None and first.grad.isfinite().all()
 
 
 def test_its_settings_belong_to_it(tmp_path):

@@ -106,22 +106,13 @@ class Correspondence:
         return self.interface
 
     def window(self) -> Window:
-        """Stems and pictures of the same time; ConfigError where no pair would be wrong, or no network has places."""
+        """Stems and pictures of the same time; ConfigError where no pair would be wrong."""
         if self.chosen.mixing.min_sources < 2:
             raise ConfigError(
                 f"objective: {self.chosen.objective} needs mixtures of several players: the others' sounds are those "
                 "that a picture does not belong to",
                 got=f"mixing.min_sources: {self.chosen.mixing.min_sources}",
                 fix="set mixing.min_sources and mixing.max_sources to 2 or more",
-            )
-        vision, network = self.chosen.model.vision.network, self.chosen.correspondence.network
-        localises = self.chosen.objective == "localisation"
-        if (localises or network == "avol_net") and vision != "compact":
-            what = "objective: localisation" if localises else "correspondence.network: avol_net"
-            raise ConfigError(
-                f"{what} compares each place of a picture, and needs model.vision.network: compact",
-                got=vision,
-                fix="set model: {vision: {network: compact, weights: random, frozen: false}}",
             )
         return self.window_around(self.chosen.training.output_samples)
 
