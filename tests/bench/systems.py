@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from vimss.api import experiment_recipe
 from vimss.experiment import Experiment
 from vimss.model.apply import separate_all
-from vimss.model.cost import multiplications, num_weights
+from vimss.model.cost import gmac_per_second, num_weights
 from vimss.model.separator import Separator
 from vimss.search.consistency import load_experiment
 from vimss.shards.recipe import Recipe
@@ -72,7 +72,8 @@ class ShapesPass:
     outputs: tuple[int, ...]
     """Shape of the estimates."""
     weights: int
-    multiplications: float
+    gmac_per_second: float
+    """See `vimss.model.cost`."""
     kept: int
     """Bytes that it holds for the gradients, beside the weights."""
 
@@ -80,22 +81,27 @@ class ShapesPass:
 def pass_of_shapes(settings: Settings, recipe: Recipe) -> ShapesPass:
     """A forward pass of the output window, as the CPU would compute it; no tensor has values, so none takes memory."""
     kept: list[Tensor] = []
+    outputs: list[tuple[int, ...]] = []
 
     def keep(tensor: Tensor) -> Tensor:
         kept.append(tensor)
         return tensor
 
-    with FakeTensorMode(), _InverseTransforms():
+    def note(module: nn.Module, arguments: object, found: Tensor) -> None:
+        outputs.append(tuple(found.shape))
+
+    with (
+        FakeTensorMode(),
+        _InverseTransforms(),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
         separator = Separator(settings.model, recipe.labels, recipe.sample_rate)
-        samples = separator.input_samples(settings.training.output_samples)
-        mixture, asked = torch.zeros(1, recipe.channels, samples), torch.zeros(1, 1, len(recipe.labels))
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            found = separator(mixture, asked)
+        separator.unet.register_forward_hook(note)
+        gmac = gmac_per_second(separator, settings.training.output_samples)
         storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in kept}
         for weight in separator.parameters():
             storages.pop(weight.untyped_storage()._cdata, None)
-        count = multiplications(separator, mixture, asked)
-    return ShapesPass(tuple(found.shape), num_weights(separator), count, sum(storages.values()))
+    return ShapesPass(outputs[0], num_weights(separator), gmac, sum(storages.values()))
 
 
 def measure(experiment: Experiment, variant: str, steps: int, most_gigabytes: float) -> dict[str, float]:
@@ -107,7 +113,7 @@ def measure(experiment: Experiment, variant: str, steps: int, most_gigabytes: fl
     shapes = pass_of_shapes(settings, recipe)
     found = {
         "weights": shapes.weights,
-        "gmac": 1e-9 * shapes.multiplications / seconds,
+        "gmac": shapes.gmac_per_second,
         "kept": batch * shapes.kept / 2**20,
     }
     if found["kept"] > 1024 * most_gigabytes:

@@ -313,8 +313,9 @@ def sums_of(found: Float[Tensor, "n c h w"], truth: Truth) -> Float64[Tensor, "n
     columns += [(truth.classes == number).sum((1, 2)) for number in range(1, len(CLASSES))]
     height, width = truth.classes.shape[1:]
     columns.append(torch.full((len(found),), height * width, device=found.device))
-    rows = (truth.classes == CLASSES.index("player")).any(2)
-    tall = rows.sum(1)
+    rows = (truth.classes == CLASSES.index("player")).any(2).int()
+    # From the first to the last row, also where the instrument hides those between.
+    tall = (height - rows.flip(1).argmax(1) - rows.argmax(1)) * rows.amax(1)
     size = torch.tensor([width, height], device=found.device)
     places = places_of(found[:, len(CLASSES) :])
     seen = ~truth.joints[..., 0].isnan() & (tall > 0)[:, None]

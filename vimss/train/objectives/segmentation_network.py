@@ -72,7 +72,7 @@ class SegmentationNetwork(nn.Module):
 
     def matrices(self) -> list[nn.Parameter]:
         """That of the head."""
-        return [self.head.weight]
+        return [weight for weight in self.head.parameters() if weight.ndim == 2]
 
     # What a registered model of it takes and gives
 
