@@ -330,6 +330,7 @@ def join_clips(clips: Sequence[Clip]) -> Clip:
                 silent=all(p.silent for p in same),
                 picture=_joined([p.picture for p in same]),
                 features=_joined([p.features for p in same]),
+                sound_features=_joined([p.sound_features for p in same]),
                 skeleton=_joined([p.skeleton for p in same]),
                 masks=_joined([p.masks for p in same], axis=1),
                 boxes=_joined([p.boxes for p in same], axis=1),
