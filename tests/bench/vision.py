@@ -6,7 +6,7 @@
 over pieces, one column per seed of the training. Shards and trained networks are kept in the folder.
 
 Sections: motion, alignment, duos, shuffled, motion_queries, looking_to_listen, slots, instruments, queries,
-sound_of_pixels, correspondence, localisation, on_off_screen, pretraining.
+sound_of_pixels, correspondence, localisation, on_off_screen, pretraining, weak_labels.
 """
 
 import argparse
@@ -42,6 +42,7 @@ from pretraining import pretraining
 from queries import queries, sound_of_pixels
 from scipy.special import stdtrit
 from slots import slots
+from weak_labels import weak_labels
 
 from vimss.intervals import Source, interval_over_pieces, paired_gain, weighted_mean
 from vimss.model.contexts.motion import FOLDER, write_motion
@@ -200,6 +201,7 @@ SECTIONS: dict[str, Callable[[Bench], None]] = {
     "localisation": localisation,
     "on_off_screen": on_off_screen,
     "pretraining": pretraining,
+    "weak_labels": weak_labels,
 }
 
 

@@ -177,7 +177,8 @@ def _entries(shard: str, path: Path, digest: str) -> tuple[ClipEntry, ...]:
 
 def _entry(shard: str, key: str, about: dict[str, Any]) -> ClipEntry:
     players = tuple(
-        PlayerEntry(str(player["instrument"]), str(player["timbre"]), "audio" in player) for player in about["players"]
+        PlayerEntry(str(player["instrument"]), str(player["timbre"]), bool({"audio", "sound_features"} & player.keys()))
+        for player in about["players"]
     )
     return ClipEntry(shard, key, str(about["piece"]), int(about["samples"]), players)
 
