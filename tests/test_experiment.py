@@ -165,7 +165,7 @@ def write(tmp_path, text):
         ("tune: {training.x: {choices: [1]}}", r"unknown key 'training.x'"),
         (
             "tune: {optimizer.x: {choices: [1]}}",
-            r"must be model\.\*, mixing\.\*, training\.\*, instruments\.\*, alignment\.\* or correspondence",
+            r"must be model\.\*, mixing\.\*, training\.\*, instruments\.\*, alignment\.\*, correspondence\.\* or weak",
         ),
         (
             "compare: {model.op: [film]}\ntune: {model.op: {choices: [add]}}",
@@ -272,8 +272,8 @@ def write(tmp_path, text):
         ("compare: {seed: [0, -1]}", r"experiment mine: seed: .*greater than or equal to 0.*got -1"),
         (
             "compare: {seed.x: [0]}",
-            r"a varied key must be model\.\*, mixing\.\*, training\.\*, instruments\.\*, alignment\.\* or "
-            r"correspondence\.\*, seed or objective; got 'seed.x'",
+            r"a varied key must be model\.\*, mixing\.\*, training\.\*, instruments\.\*, alignment\.\*, "
+            r"correspondence\.\* or weak_labels\.\*, seed or objective; got 'seed.x'",
         ),
         ("controls: {a: {seeds: 1}}", r"a varied key must be model\.\*, .*, seed or objective; got 'seeds'"),
         (

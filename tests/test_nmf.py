@@ -52,8 +52,8 @@ def test_how_loud_a_stem_or_a_mixture_is_changes_no_mask():
 
 def test_a_dictionary_is_learned_from_a_bounded_draw_of_all_stems(monkeypatch):
     seen = []
-    learn = nmf._learn
-    monkeypatch.setattr(nmf, "_learn", lambda frames: (seen.append(frames), learn(frames))[1])
+    learn = nmf.learn_spectra
+    monkeypatch.setattr(nmf, "learn_spectra", lambda frames: (seen.append(frames), learn(frames))[1])
     stems = [("vn", melody(*range(200, 1000, 20), timbre=BRIGHT, seed=seed)) for seed in range(3)]
     dictionaries = fit_dictionaries(stems, RATE)
     assert [len(frames) for frames in seen] == [nmf.MOST_FRAMES]

@@ -61,6 +61,7 @@ SMALL = {
         "model": PICTURES, "mixing": {"max_sources": 3}, "training": {"output_samples": 8000},
         "correspondence": {"loss": "info_nce"},
     },
+    "weak_labels": {"training": {"output_samples": 8000}, "weak_labels": {"bases": 4}},
 }  # fmt: skip
 """Settings under which an objective trains something small; their names begin with the objective's."""
 
@@ -75,6 +76,7 @@ RATE = {
     "correspondence": 2e-4,
     "localisation": 2e-4,
     "segmentation": 3e-3,
+    "weak_labels": 1e-3,
 }
 """At which a batch is learned in a few steps."""
 

@@ -42,7 +42,7 @@ from vimss.train.idle import unchecked_settings, without_idle
 from vimss.train.objectives import figure_of
 from vimss.yaml_files import check_file_name, find_yaml
 
-GROUPS = ("model", "mixing", "training", "instruments", "alignment", "correspondence")
+GROUPS = ("model", "mixing", "training", "instruments", "alignment", "correspondence", "weak_labels")
 """Groups of settings that an experiment sets, compares and tunes."""
 
 SEED = "seed"
@@ -146,6 +146,7 @@ class Experiment(Config):
     instruments: dict[str, Any] = Field(default_factory=dict, description="settings of `objective: instruments`")
     alignment: dict[str, Any] = Field(default_factory=dict, description="settings of `objective: alignment`")
     correspondence: dict[str, Any] = Field(default_factory=dict, description="settings of `objective: correspondence`")
+    weak_labels: dict[str, Any] = Field(default_factory=dict, description="settings of `objective: weak_labels`")
     compare: dict[str, tuple[Scalar, ...]] = Field(
         default_factory=dict, description="variables of the question; `seed` may be one, and replaces the one above"
     )
@@ -194,6 +195,7 @@ class Experiment(Config):
             "instruments": dict(self.instruments),
             "alignment": dict(self.alignment),
             "correspondence": dict(self.correspondence),
+            "weak_labels": dict(self.weak_labels),
             "seed": self.seed,
             "objective": self.objective,
         }

@@ -6,7 +6,7 @@
 over pieces, one column per seed of the training. Shards and trained networks are kept in the folder.
 
 Sections: motion, alignment, duos, shuffled, motion_queries, looking_to_listen, slots, instruments, queries,
-sound_of_pixels, correspondence, localisation, segmentation, on_off_screen, pretraining.
+sound_of_pixels, correspondence, localisation, segmentation, on_off_screen, pretraining, weak_labels.
 """
 
 import argparse
@@ -43,6 +43,7 @@ from queries import queries, sound_of_pixels
 from scipy.special import stdtrit
 from segmentation import segmentation
 from slots import slots
+from weak_labels import weak_labels
 
 from vimss.intervals import Source, interval_over_pieces, paired_gain, weighted_mean
 from vimss.model.contexts.motion import FOLDER, write_motion
@@ -202,6 +203,7 @@ SECTIONS: dict[str, Callable[[Bench], None]] = {
     "segmentation": segmentation,
     "on_off_screen": on_off_screen,
     "pretraining": pretraining,
+    "weak_labels": weak_labels,
 }
 
 

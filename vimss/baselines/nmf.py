@@ -67,7 +67,7 @@ def fit_dictionaries(stems: Iterable[tuple[str, Float[np.ndarray, "_ _"]]], samp
         raise DataError(
             "NMF needs stems that sound", got="none", fix="fit it on the train split of a corpus with stems"
         )
-    return Dictionaries(sample_rate, {label: _learn(frames) for label, (_, frames) in drawn.items()})
+    return Dictionaries(sample_rate, {label: learn_spectra(frames) for label, (_, frames) in drawn.items()})
 
 
 class InformedNMF:
@@ -89,7 +89,7 @@ class InformedNMF:
         sounding = sorted(scene.references)
         spectra = [self.dictionaries.of(label) for label in sounding]
         frames = magnitudes(scene.mixture, self.dictionaries.sample_rate)
-        activations = _activations(frames, np.concatenate(spectra))
+        activations = activations_of(frames, np.concatenate(spectra))
         ends = np.cumsum([len(each) for each in spectra])[:-1]
         parts = [part @ each for part, each in zip(np.split(activations, ends, axis=1), spectra, strict=True)]
         estimates = dict(
@@ -113,11 +113,12 @@ def masked_by_parts(
     return masked(mixture, power.swapaxes(2, 3), sample_rate)
 
 
-def _learn(frames: Float32[np.ndarray, "n f"]) -> Float32[np.ndarray, "k f"]:
+def learn_spectra(frames: Float32[np.ndarray, "n f"], count: int = SPECTRA) -> Float32[np.ndarray, "k f"]:
+    """So many spectra, each with a sum of 1, of which all frames are nearly sums."""
     from sklearn.decomposition import NMF  # takes a second to load
 
     model = NMF(
-        SPECTRA,
+        count,
         init="random",
         solver="mu",
         beta_loss="kullback-leibler",
@@ -129,7 +130,10 @@ def _learn(frames: Float32[np.ndarray, "n f"]) -> Float32[np.ndarray, "k f"]:
     return spectra / np.maximum(spectra.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
 
 
-def _activations(frames: Float32[np.ndarray, "n f"], spectra: Float32[np.ndarray, "k f"]) -> Float32[np.ndarray, "n k"]:
+def activations_of(
+    frames: Float32[np.ndarray, "n f"], spectra: Float32[np.ndarray, "k f"]
+) -> Float32[np.ndarray, "n k"]:
+    """How much of each of these spectra, which stay as they are, is in each frame."""
     from sklearn.decomposition import non_negative_factorization
 
     return non_negative_factorization(

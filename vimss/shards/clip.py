@@ -29,6 +29,8 @@ class Player:
     """The player's crop of the video, RGB, at the recipe's size and frame rate."""
     features: Float16[np.ndarray, "v d"] | None = None
     """Vision features, one row per frame."""
+    sound_features: Float16[np.ndarray, "v k"] | None = None
+    """Features of the sound that the corpus has in place of it, one row per frame."""
     skeleton: Float16[np.ndarray, "v j"] | None = None
     """Joints of the body, one row of j numbers per frame, as the corpus has them."""
     masks: Bool[np.ndarray, "2 v h w"] | None = None

@@ -252,7 +252,7 @@ def clip_members(clip: Clip, recipe: Recipe) -> dict[str, bytes]:
 
 def _players_members(clip: Clip, recipe: Recipe, players: list[dict[str, Any]]) -> Iterator[tuple[str, bytes]]:
     """The members of a clip's players, whose entries in the JSON are put into `players`."""
-    pictures: dict[int, str] = {}
+    shared: dict[int, str] = {}
     for index, player in enumerate(clip.players):
         name = f"player{index}"
         entry: dict[str, Any] = {
@@ -265,20 +265,28 @@ def _players_members(clip: Clip, recipe: Recipe, players: list[dict[str, Any]]) 
             entry["audio"] = f"{name}.{recipe.audio_format}"
             yield entry["audio"], encode_audio(player.audio, clip.sample_rate, recipe.audio_format)
         if player.picture is not None:
-            # Players who cannot be distinguished share one picture.
-            entry["picture"] = pictures.get(id(player.picture), f"{name}.mp4")
-            if id(player.picture) not in pictures:
+            # Players who cannot be distinguished share one picture, and its features.
+            entry["picture"] = shared.get(id(player.picture), f"{name}.mp4")
+            if id(player.picture) not in shared:
                 yield entry["picture"], encode_video(player.picture, clip.frame_rate)
-            pictures[id(player.picture)] = entry["picture"]
+            shared[id(player.picture)] = entry["picture"]
         if player.masks is not None:
             entry["masks"] = f"{name}.masks.npz"
             buffer = io.BytesIO()
             np.savez_compressed(buffer, packed=np.packbits(player.masks, axis=-1), width=player.masks.shape[-1])
             yield entry["masks"], buffer.getvalue()
-        for member, array in (("boxes", player.boxes), ("features", player.features), ("skeleton", player.skeleton)):
+        arrays = {
+            "boxes": player.boxes,
+            "features": player.features,
+            "sound_features": player.sound_features,
+            "skeleton": player.skeleton,
+        }
+        for member, array in arrays.items():
             if array is not None:
-                entry[member] = f"{name}.{member}.npy"
-                yield entry[member], _npy(array)
+                entry[member] = shared.get(id(array), f"{name}.{member}.npy")
+                if id(array) not in shared:
+                    yield entry[member], _npy(array)
+                shared[id(array)] = entry[member]
         if player.annotations:
             entry["annotations"] = {kind: f"{name}.{kind}.npy" for kind in sorted(player.annotations)}
             for kind, member in entry["annotations"].items():

@@ -169,7 +169,7 @@ def _wrong_members(members: dict[str, bytes]) -> Iterator[str]:
 def _listed(about: dict[str, Any]) -> Iterator[str]:
     """The members that the players of a clip refer to."""
     for player in about["players"]:
-        members = ("audio", "picture", "masks", "boxes", "features", "skeleton")
+        members = ("audio", "picture", "masks", "boxes", "features", "sound_features", "skeleton")
         yield from (player[member] for member in members if member in player)
         yield from player.get("annotations", {}).values()
     if "mixture" in about:

@@ -74,6 +74,7 @@ def _decode_player(entry: dict[str, Any], members: dict[str, Any], parts: Collec
         silent=entry["silent"],
         picture=part("picture", "picture", _pictures),
         features=part("features", "features", _array),
+        sound_features=part("sound_features", "sound_features", _array),
         skeleton=part("skeleton", "skeleton", _array),
         masks=part("masks", "masks", _masks),
         boxes=part("masks", "boxes", _array),

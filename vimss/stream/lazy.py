@@ -19,7 +19,7 @@ class PlayerEntry:
     instrument: str
     timbre: str
     sounds: bool
-    """Whether there is a stem."""
+    """Whether there is a stem, or features of the sound in its place."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,17 @@ class ClipEntry:
 
     @property
     def sounding(self) -> tuple[int, ...]:
-        """The places of the players that have a stem."""
+        """The places of the players that have one of these."""
         return tuple(place for place, player in enumerate(self.players) if player.sounds)
 
 
 def entry_of(clip: Clip, shard: str = "") -> ClipEntry:
     """The metadata of a decoded clip."""
-    players = (PlayerEntry(player.instrument, player.timbre, player.audio is not None) for player in clip.players)
-    return ClipEntry(shard, clip.key, clip.piece, clip.samples, tuple(players))
+    players = tuple(
+        PlayerEntry(player.instrument, player.timbre, not (player.audio is None and player.sound_features is None))
+        for player in clip.players
+    )
+    return ClipEntry(shard, clip.key, clip.piece, clip.samples, players)
 
 
 class LazyClip:

@@ -21,7 +21,7 @@ from vimss.errors import DataError
 from vimss.shards.manifest import Manifest
 from vimss.storage import sha256
 
-PARTS = ("audio", "picture", "masks", "features", "skeleton", "annotations")
+PARTS = ("audio", "picture", "masks", "features", "sound_features", "skeleton", "annotations")
 """The parts that can be decoded; the rest of a clip is always there. Pictures cost far more than sound."""
 
 ENDINGS = {
@@ -29,6 +29,7 @@ ENDINGS = {
     "picture": (".mp4",),
     "masks": (".masks.npz", ".boxes.npy"),
     "features": (".features.npy",),
+    "sound_features": (".sound_features.npy",),
     "skeleton": (".skeleton.npy",),
     "annotations": (".npy",),
 }

@@ -255,7 +255,7 @@ class Pool:
 
     def _start(self, rng: np.random.Generator, clip: Clip, player: Player, speed: float) -> int:
         """Where an output window starts in which the player sounds, if a few draws find one."""
-        return start_of(rng, _stem(player), clip.samples, round(self.window.output_samples * speed))
+        return start_of(rng, _stem(clip, player), clip.samples, round(self.window.output_samples * speed))
 
     def _source(self, rng: np.random.Generator, take: _Take) -> Source:
         clip, player = take.clip, take.player
@@ -265,7 +265,7 @@ class Pool:
 
     def _augmented(self, rng: np.random.Generator, take: _Take) -> Float32[np.ndarray, "c t"]:
         """The stem over the input window, augmented according to the settings."""
-        mixing, window, audio = self.mixing, self.window, _stem(take.player)
+        mixing, window, audio = self.mixing, self.window, _stem(take.clip, take.player)
         gain = 10 ** (rng.uniform(-mixing.gain_db, mixing.gain_db) / 20)
         sign = -1.0 if mixing.flip_polarity and rng.random() < 0.5 else 1.0
         begin, length, gain = take.begin(window), window.input_samples, gain * sign
@@ -374,6 +374,19 @@ def _voices_of(clip: LazyClip) -> list[_Voice]:
     return [_Voice(clip, place) for place in clip.entry.sounding]
 
 
-def _stem(player: Player) -> Int16[np.ndarray, "c t"]:
-    assert player.audio is not None, "only sounding players are drawn"  # noqa: S101
-    return player.audio
+def _stem(clip: Clip, player: Player) -> Int16[np.ndarray, "c t"]:
+    """The stem; silence for who reads features of the sound, where a corpus has those in its place."""
+    if player.audio is not None:
+        return player.audio
+    if player.sound_features is None:
+        raise DataError(
+            f"'{player.part}' in {clip.key} must have a stem",
+            got="features of the sound alone",
+            fix="choose a corpus with stems, or objective: weak_labels with weak_labels.inputs: sound_features",
+        )
+    return silence_of(clip)
+
+
+def silence_of(clip: Clip) -> Int16[np.ndarray, "1 t"]:
+    """In place of a stem."""
+    return np.zeros((1, clip.samples), np.int16)

@@ -177,7 +177,8 @@ def _entries(shard: str, path: Path, digest: str) -> tuple[ClipEntry, ...]:
 
 def _entry(shard: str, key: str, about: dict[str, Any]) -> ClipEntry:
     players = tuple(
-        PlayerEntry(str(player["instrument"]), str(player["timbre"]), "audio" in player) for player in about["players"]
+        PlayerEntry(str(player["instrument"]), str(player["timbre"]), bool({"audio", "sound_features"} & player.keys()))
+        for player in about["players"]
     )
     return ClipEntry(shard, key, str(about["piece"]), int(about["samples"]), players)
 
@@ -330,6 +331,7 @@ def join_clips(clips: Sequence[Clip]) -> Clip:
                 silent=all(p.silent for p in same),
                 picture=_joined([p.picture for p in same]),
                 features=_joined([p.features for p in same]),
+                sound_features=_joined([p.sound_features for p in same]),
                 skeleton=_joined([p.skeleton for p in same]),
                 masks=_joined([p.masks for p in same], axis=1),
                 boxes=_joined([p.boxes for p in same], axis=1),

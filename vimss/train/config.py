@@ -18,7 +18,12 @@ from vimss.config import Config, Rule, key_paths
 from vimss.model.contexts import CONTEXT_KEYS, CONTEXTS, contexts_with
 from vimss.model.networks import BY_NETWORK, DEFAULT, NETWORKS, AnyNetwork
 from vimss.stream.config import MixingConfig
-from vimss.train.objective_settings import AlignmentConfig, CorrespondenceConfig, InstrumentsConfig
+from vimss.train.objective_settings import (
+    AlignmentConfig,
+    CorrespondenceConfig,
+    InstrumentsConfig,
+    WeakLabelsConfig,
+)
 from vimss.train.start_from import StartFrom
 
 if TYPE_CHECKING:
@@ -188,6 +193,7 @@ class Settings(Config):
     instruments: InstrumentsConfig = InstrumentsConfig()
     alignment: AlignmentConfig = AlignmentConfig()
     correspondence: CorrespondenceConfig = CorrespondenceConfig()
+    weak_labels: WeakLabelsConfig = WeakLabelsConfig()
 
     @model_validator(mode="after")
     def _suits_its_objective(self) -> "Settings":
@@ -247,6 +253,7 @@ OF_SOME_OBJECTIVES = (
     *(f"instruments.{name}" for name in InstrumentsConfig.model_fields),
     *(f"alignment.{name}" for name in AlignmentConfig.model_fields),
     *(f"correspondence.{name}" for name in CorrespondenceConfig.model_fields),
+    *(f"weak_labels.{name}" for name in WeakLabelsConfig.model_fields),
 )
 """Key paths of the settings that an objective uses only if it lists them; every objective uses all other settings."""
 

@@ -30,7 +30,12 @@ from vimss.train.config import (
     rule_at,
     value_at,
 )
-from vimss.train.objective_settings import AlignmentConfig, CorrespondenceConfig, InstrumentsConfig
+from vimss.train.objective_settings import (
+    AlignmentConfig,
+    CorrespondenceConfig,
+    InstrumentsConfig,
+    WeakLabelsConfig,
+)
 from vimss.train.objectives import OBJECTIVES
 
 
@@ -116,6 +121,7 @@ def unchecked_settings(content: Mapping[str, Any]) -> Settings | None:
             instruments=InstrumentsConfig.model_validate(content.get("instruments", {})),
             alignment=AlignmentConfig.model_validate(content.get("alignment", {})),
             correspondence=CorrespondenceConfig.model_validate(content.get("correspondence", {})),
+            weak_labels=WeakLabelsConfig.model_validate(content.get("weak_labels", {})),
         )
     except ValidationError:
         return None

@@ -88,3 +88,19 @@ class CorrespondenceConfig(Config):
     augment: bool = Field(
         False, description="change the pictures in training as instruments.augment does, for drawings not seen before"
     )
+
+
+class WeakLabelsConfig(Config):
+    """Of `objective: weak_labels`."""
+
+    labels: Literal["pictures", "corpus"] = Field(
+        "pictures",
+        description="which labels a mixture is trained with. pictures: those that the pictures of its players are "
+        "named by the network that comes with VIMSS; corpus: the true ones, as a control",
+    )
+    inputs: Literal["bases", "sound_features"] = Field(
+        "bases",
+        description="parts of a mixture that get a score of each label. bases: spectra, by NMF; sound_features: those "
+        "of each second of some videos, of corpora that have features in place of the sound",
+    )
+    bases: int = Field(8, ge=2, le=256, description="spectra that each mixture is a sum of; 25 for 10 s in the paper")

@@ -16,7 +16,7 @@ sound is read by `read_sound`, `read_sounds` or `read_take`, and every picture b
 
 import importlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -41,6 +41,7 @@ CORPORA = {
     "sopjfm": "vimss.shards.corpora.sopjfm",
     "clarinet4science": "vimss.shards.corpora.clarinet4science",
     "audioset": "vimss.shards.corpora.audioset",
+    "youtube8m": "vimss.shards.corpora.youtube8m",
     "folder": "vimss.shards.corpora.folder",
 }
 """`corpus` of a recipe to the module of its reader, which is imported when it is used: readers need heavy libraries."""
@@ -108,29 +109,32 @@ def cut_piece(whole: Clip, recipe: Recipe) -> Iterator[Clip]:
     offsets = [int(cut * whole.sample_rate / frame_rate) for cut in cuts[:-1]] + [whole.samples]
     for number in range(count):
         samples, shown = slice(offsets[number], offsets[number + 1]), slice(cuts[number], cuts[number + 1])
-        # Players who share a picture share its part too, which is then stored once.
-        pictures = {id(player.picture): _rows(player.picture, shown) for player in whole.players}
+        # Players who share a picture or features share their part too, which is then stored once.
+        arrays = [array for player in whole.players for array in _seen_and_heard(player)]
+        parts = {id(array): _rows(array, shown) for array in arrays}
         yield replace(
             whole,
             offset=whole.offset + samples.start,
             samples=samples.stop - samples.start,
-            players=tuple(
-                _cut_player(player, pictures[id(player.picture)], samples, shown, whole.sample_rate)
-                for player in whole.players
-            ),
+            players=tuple(_cut_player(player, parts, samples, shown, whole.sample_rate) for player in whole.players),
             mixture=None if whole.mixture is None else whole.mixture[:, samples],
         )
 
 
-def _cut_player(player: Player, picture: Any, samples: slice, shown: slice, sample_rate: int) -> Player:
+def _seen_and_heard(player: Player) -> tuple[Any, ...]:
+    return player.picture, player.features, player.sound_features
+
+
+def _cut_player(player: Player, parts: Mapping[int, Any], samples: slice, shown: slice, sample_rate: int) -> Player:
     audio = None if player.audio is None else player.audio[:, samples]
     silent = player.silent if audio is None else not audio.any()
     return replace(
         player,
         audio=None if silent else audio,
         silent=silent,
-        picture=picture,
-        features=_rows(player.features, shown),
+        picture=parts[id(player.picture)],
+        features=parts[id(player.features)],
+        sound_features=parts[id(player.sound_features)],
         skeleton=_rows(player.skeleton, shown),
         masks=None if player.masks is None else player.masks[:, shown],
         boxes=None if player.boxes is None else player.boxes[:, shown],

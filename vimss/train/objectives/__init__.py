@@ -190,6 +190,18 @@ _LOOKS = Rule(
     lambda settings: settings.instruments.labels == "players" and settings.model.vision.network == "compact",
 )
 
+_NAMED = Rule(
+    "weak_labels.labels: pictures", ("weak_labels.labels",), lambda settings: settings.weak_labels.labels == "pictures"
+)
+_HEARS = Rule(
+    "weak_labels.inputs: bases", ("weak_labels.inputs",), lambda settings: settings.weak_labels.inputs == "bases"
+)
+_TRUE_LABELS = Rule(
+    "weak_labels.labels: corpus where weak_labels.inputs are sound_features, as there are no pictures",
+    ("weak_labels.inputs", "weak_labels.labels"),
+    lambda settings: settings.weak_labels.inputs == "bases" or settings.weak_labels.labels == "corpus",
+)
+
 CANDIDATES = 8
 """Players among whom the objective `correspondence` finds the right one: as many instruments, fewer where there are."""
 _SHOWS_PLAYERS = Rule(
@@ -333,6 +345,17 @@ OBJECTIVES: dict[str, Entry] = {
         distractors=True,
         meaning="of the masks of player and instrument in the players' pictures, summed over pictures; the share of "
         "their pixels is what a constant guess has",
+    ),
+    "weak_labels": Entry(
+        "vimss.train.objectives.weak_labels:WeakLabels",
+        Figure(name="valid_label_map", direction="max", title="mean average precision of labels"),
+        settings=("weak_labels",),
+        separates=False,
+        network="vimss.train.objectives.weak_labels_network:WeakLabelsNetwork",
+        kind="weak_labels.inputs",
+        rules={"mixing.shuffle_pictures": _NAMED, "weak_labels.bases": _HEARS},
+        requires=(_TRUE_LABELS,),
+        meaning="mean over the labels that play in the fixed set, 1 at most; by the highest of the bases of a mixture",
     ),
 }
 """`objective` of the settings to what it is."""
