@@ -51,7 +51,7 @@ def caption(comparison: Comparison) -> str:
     text = f"{where}{comparison.basis}; {better} is better. A gain is positive where the row is the better one."
     if comparison.split:
         text += " Intervals are over pieces, of these seeds; what another seed changes is the range over seeds."
-    if sum(row.gain is not None for row in comparison.rows) > 2:
+    if comparison.split and len(comparison.rows) > 3:
         text += " Each interval stands alone: among twenty gains of nothing, one lies beside 0 by chance."
     return text
 
