@@ -239,8 +239,11 @@ def test_the_csv_has_a_value_for_every_heading_and_nothing_for_what_is_not_known
 
 
 def test_the_files_lie_in_the_study_under_names_that_stay(study, evaluated):
+    (study.folder / "compare").mkdir(exist_ok=True)
+    (study.folder / "compare" / "interactions-gone.png").write_bytes(b"of an earlier comparison")
     found = compare_study(ASKED, None, study, "test")
     assert found.folder == study.folder / "compare" and found.files == ("table.csv", "table.md", "chart.png")
+    assert {path.name for path in found.folder.iterdir()} == set(found.files)
     assert (found.folder / "chart.png").read_bytes().startswith(b"\x89PNG")
     summary = json.loads(to_json(report.compared_summary(found)))
     assert summary["rows"][1]["gain"]["mean"] and summary["rows"][2]["value"] is None
