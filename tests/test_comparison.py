@@ -223,7 +223,7 @@ def test_an_oracle_that_assigns_the_outputs_of_a_cell_is_named(study, evaluated)
 
 def test_the_convention_stands_below_the_table_and_in_markdown(study, evaluated, capsys):
     text = markdown(compared(study))
-    assert "- SI-SDRi: SI-SDR (Le Roux et al. 2019)" in text and "- gain: mean over pieces of the paired" in text
+    assert "- SI-SDRi: SI-SDR (Le Roux et al. 2019)" in text and "- gain: mean of the paired difference" in text
     assert "| site=decoder | 2 |" in text and "12 whole pieces" in text
     report.print_compared(compare_study(ASKED, None, study, "test"))
     shown = " ".join(capsys.readouterr().out.split())
