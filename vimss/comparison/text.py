@@ -52,7 +52,7 @@ def caption(comparison: Comparison) -> str:
     if comparison.split:
         text += " Intervals are over pieces, of these seeds; what another seed changes is the range over seeds."
     if comparison.split and len(comparison.rows) > 3:
-        text += " Each interval stands alone: among twenty gains of nothing, one lies beside 0 by chance."
+        text += " Each interval stands alone: of twenty rows that are no better or worse, one seems to be by chance."
     return text
 
 
