@@ -15,7 +15,7 @@ from vimss.comparison import columns, compare, csv_text, markdown, row_texts
 from vimss.comparison.rows import wall_seconds
 from vimss.config import to_json
 from vimss.errors import ConfigError, DataError
-from vimss.evaluate import Evaluation, MixtureScore, Part, PictureClaim, SourceScore
+from vimss.evaluate import Evaluation, MixtureScore, Part, PictureClaim, SourceScore, TwoSources
 from vimss.evaluations import save_evaluations
 from vimss.experiment import Experiment
 from vimss.model.networks.wave_u_net import WaveUNetConfig
@@ -214,9 +214,43 @@ def test_pictures_are_claimed_as_evaluate_claims_them(study, evaluated):
     assert compared(study).sentences == ("pictures of seed=0,site=none: no claim: no control",)
 
 
+def test_where_there_are_no_whole_pieces_two_source_mixtures_are_compared(study, evaluated):
+    scores = [
+        MixtureScore(
+            mixture=number, pieces=(f"p{number}", f"p{(number + 1) % 8}"), aligned=False, labels=("vn", "vc"),
+            si_sdr_improvement=(float(number), float(number) + 1), label_contrast=(), absent_level=(),
+        )
+        for number in range(8)
+    ]  # fmt: skip
+    better = [
+        one.model_copy(update={"si_sdr_improvement": tuple(x + 1 for x in one.si_sdr_improvement)}) for one in scores
+    ]
+    save_evaluations(
+        study,
+        "test",
+        [
+            one.model_copy(
+                update={"scores": (), "two_sources": TwoSources.of(better if "decoder" in one.system else scores)}
+            )
+            for one in evaluated
+        ],
+    )
+    found = compared(study)
+    none, decoder = found.rows[:2]
+    assert "16 sources in two-source mixtures of 8 pieces" in found.basis
+    assert (none.value, decoder.value) == (4.0, 5.0) and none.interval[0] < 4 < none.interval[1]
+    assert (decoder.gain.mean, decoder.gain.pieces) == (1.0, 8)
+    assert (decoder.gain.low, decoder.gain.high) == pytest.approx((1.0, 1.0))
+
+
+def test_an_oracle_that_assigns_the_outputs_of_a_cell_is_named(study, evaluated):
+    save_evaluations(study, "test", [evaluated[0].model_copy(update={"truth": "order"}), *evaluated[1:]])
+    assert "seed=0,site=none: an oracle assigns its outputs to the sources" in compared(study).sentences[0]
+
+
 def test_the_convention_stands_below_the_table_and_in_markdown(study, evaluated, capsys):
     text = markdown(compared(study))
-    assert "- SI-SDRi: SI-SDR (Le Roux et al. 2019)" in text and "- gain: mean over pieces of the paired" in text
+    assert "- SI-SDRi: SI-SDR (Le Roux et al. 2019)" in text and "- gain: mean of the paired difference" in text
     assert "| site=decoder | 2 |" in text and "12 whole pieces" in text
     report.print_compared(compare_study(ASKED, None, study, "test"))
     shown = " ".join(capsys.readouterr().out.split())
@@ -232,8 +266,11 @@ def test_the_csv_has_a_value_for_every_heading_and_nothing_for_what_is_not_known
 
 
 def test_the_files_lie_in_the_study_under_names_that_stay(study, evaluated):
+    (study.folder / "compare").mkdir(exist_ok=True)
+    (study.folder / "compare" / "interactions-gone.png").write_bytes(b"of an earlier comparison")
     found = compare_study(ASKED, None, study, "test")
     assert found.folder == study.folder / "compare" and found.files == ("table.csv", "table.md", "chart.png")
+    assert {path.name for path in found.folder.iterdir()} == set(found.files)
     assert (found.folder / "chart.png").read_bytes().startswith(b"\x89PNG")
     summary = json.loads(to_json(report.compared_summary(found)))
     assert summary["rows"][1]["gain"]["mean"] and summary["rows"][2]["value"] is None

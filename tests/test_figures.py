@@ -1,16 +1,19 @@
 """Networks that do not separate, judged by the figure of their objective: evaluated, compared and promoted by it."""
 
 import json
+import math
 
 import numpy as np
 import pytest
 import torch
 
 from vimss import report
+from vimss.comparison.figures import ObjectiveFigures
 from vimss.config import parse_config
 from vimss.errors import ModelError
 from vimss.evaluate import Row, Table, figures
 from vimss.evaluate.figures import (
+    GUESS,
     MIXTURES,
     SECONDS,
     FigureEvaluation,
@@ -132,6 +135,17 @@ def test_the_gain_over_the_guess_is_paired(small_manifest, perfect, guess):
     same = gain_of([perfect], [perfect], small_manifest)
     assert (same.mean, same.low, same.high) == (0, 0, 0) and not same.significant
     assert gain_of([guess], [perfect], small_manifest).high < 0
+
+
+def test_figures_of_seeds_are_averaged_before_pieces_are_drawn(small_manifest, perfect, guess):
+    both = {"mine": [perfect, guess], GUESS: [guess]}
+    figures = ObjectiveFigures(both, perfect.figure, small_manifest)
+    assert figures.value("mine") == pytest.approx((1 + guess.value) / 2) and figures.over_seeds("mine")[0] == 1
+    assert figures.interval("mine")[0] < figures.value("mine") < figures.interval("mine")[1]
+    # Half of the perfect one's gain over the guess, in every resample.
+    whole, half = gain_of([perfect], [guess], small_manifest), figures.gain("mine", GUESS)
+    assert (half.mean, half.low) == pytest.approx((whole.mean / 2, whole.low / 2))
+    assert math.isnan(figures.gain("mine", "nobody").mean)
 
 
 def test_of_a_figure_that_falls_the_lower_value_gains(small_manifest, perfect, guess, monkeypatch):

@@ -1,6 +1,6 @@
 """The figure that cells are compared by: its value, interval over pieces and paired gain, whatever it is made of.
 
-    figures = whole_pieces({"op=film": [evaluation of seed 0, of seed 1]}, others)
+    figures = Separated({"op=film": [evaluation of seed 0, of seed 1], "op=concat": [...]})
     figures.value("op=film"), figures.interval("op=film"), figures.gain("op=film", "op=concat")
 
 Figures are averaged over seeds, which are not resampled: intervals and tests are over pieces alone.
@@ -19,7 +19,16 @@ from vimss.errors import DataError
 from vimss.evaluate import Evaluation
 from vimss.evaluate.figures import FigureEvaluation, gain_of, interval_of
 from vimss.experiment import Experiment
-from vimss.intervals import Gain, Interval, Source, interval_over_pieces, paired_gain, weighted_median
+from vimss.intervals import (
+    Gain,
+    Interval,
+    Source,
+    gain_over_pieces,
+    interval_over_pieces,
+    paired_gain,
+    weighted_mean,
+    weighted_median,
+)
 from vimss.search.study import TrialRecord
 from vimss.shards.manifest import Manifest
 from vimss.train.figure import Figure
@@ -59,28 +68,32 @@ class Figures(Protocol):
 
 
 @dataclass(frozen=True)
-class WholePieces:
-    """Median SI-SDR improvement over the sources of whole pieces: its mean over the seeds."""
+class Separated:
+    """Median SI-SDR improvement over sources: its mean over the seeds."""
 
     evaluations: Mapping[str, Sequence[Evaluation]]
     """Of each row, one per seed."""
     figure: Figure = IMPROVEMENT
 
     @property
+    def has_pieces(self) -> bool:
+        """Whether whole pieces are scored; in solos there are only mixtures."""
+        return all(one.scores for of in self.evaluations.values() for one in of)
+
+    @property
     def basis(self) -> str:
         """The number of sources and pieces."""
-        sources = next((_improvements(one) for of in self.evaluations.values() for one in of), {})
-        pieces = len({piece for piece, _ in sources})
-        return f"median SI-SDR improvement over {len(sources)} sources in {pieces} whole pieces, mean over seeds"
+        scored = next((self._scored(one) for of in self.evaluations.values() for one in of), {})
+        pieces = len({piece for _, of in scored.values() for piece in of})
+        where = f"{pieces} whole pieces" if self.has_pieces else f"two-source mixtures of {pieces} pieces"
+        return f"median SI-SDR improvement over {len(scored)} sources in {where}, mean over seeds"
 
     @property
     def conventions(self) -> Mapping[str, str]:
         """Those that the evaluation recorded."""
         known = next((one.conventions for of in self.evaluations.values() for one in of), {})
-        gain = (
-            "mean over pieces of the paired difference of sources, each with its mean over seeds, and Student's t "
-            "interval over the pieces"
-        )
+        how = "Student's t interval over the pieces" if self.has_pieces else "a bootstrap interval that draws pieces"
+        gain = f"mean of the paired difference of sources, each with its mean over seeds, and {how}"
         return {**{name: known[name] for name in ("SI-SDRi", "(... to ...)") if name in known}, "gain": gain}
 
     def value(self, row: str) -> float:
@@ -90,24 +103,36 @@ class WholePieces:
 
     def interval(self, row: str) -> Interval | None:
         """Of that mean: each seed gets the same resampled pieces."""
-        seeds = [_improvements(one) for one in self.evaluations.get(row, ())]
+        seeds = [self._scored(one) for one in self.evaluations.get(row, ())]
         if not seeds:
             return None
-        sources = sorted(source for source in seeds[0] if all(math.isfinite(seed[source]) for seed in seeds))
-        values = [np.array([seed[source] for source in sources]) for seed in seeds]
+        sources = [source for source in seeds[0] if all(math.isfinite(seed[source][0]) for seed in seeds)]
+        values = [np.array([seed[source][0] for source in sources]) for seed in seeds]
         return interval_over_pieces(
-            [(piece,) for piece, _ in sources],
+            [seeds[0][source][1] for source in sources],
             lambda weights: np.mean([weighted_median(of_seed, weights) for of_seed in values], axis=0),
         )
 
     def over_seeds(self, row: str) -> tuple[float, ...]:
         """The median of each seed."""
-        return tuple(one.median(IMPROVEMENT.name) for one in self.evaluations.get(row, ()))
+        return tuple(
+            one.median(IMPROVEMENT.name) if self.has_pieces else one.two_sources.si_sdr_improvement
+            for one in self.evaluations.get(row, ())
+        )
 
     def gain(self, row: str, against: str) -> Gain:
         """The mean paired difference."""
-        sources, others = self._sources(row), self._sources(against)
-        return paired_gain(sources, others) if sources and others else UNKNOWN
+        sources, others = self._means(row), self._means(against)
+        if not sources or not others:
+            return UNKNOWN
+        if self.has_pieces:
+            return paired_gain(sources, others)
+        # A mixture may be of two pieces, each of which is in others.
+        scored = self._scored(self.evaluations[row][0])
+        differences = np.array([sources[source] - others[source] for source in scored])
+        return gain_over_pieces(
+            [pieces for _, pieces in scored.values()], lambda weights: weighted_mean(differences, weights)
+        )
 
     def contrast(self, row: str) -> tuple[float, Interval | None]:
         """Label contrast of two-source mixtures: median over sources, mean over seeds, with its interval over pieces.
@@ -124,27 +149,34 @@ class WholePieces:
             pieces, lambda weights: np.mean([weighted_median(of_seed, weights) for of_seed in values], axis=0)
         )
 
-    def _sources(self, row: str) -> dict[Source, float]:
+    def _means(self, row: str) -> dict[Source, float]:
         """The mean over the seeds of each source; NaN where one of them has none."""
-        seeds = [_improvements(one) for one in self.evaluations.get(row, ())]
-        return {source: mean(seed[source] for seed in seeds) for source in seeds[0]} if seeds else {}
+        seeds = [self._scored(one) for one in self.evaluations.get(row, ())]
+        return {source: mean(seed[source][0] for seed in seeds) for source in seeds[0]} if seeds else {}
 
+    def _scored(self, evaluation: Evaluation) -> dict[Source, tuple[float, tuple[str, ...]]]:
+        """The improvement of each source, and the pieces that it is from."""
+        if self.has_pieces:
+            return {
+                (score.piece, score.label): (score.si_sdr_improvement, (score.piece,)) for score in evaluation.scores
+            }
+        return {
+            (str(score.mixture), f"{place} {label}"): (value, score.pieces)
+            for score in evaluation.two_sources.scores
+            for place, (label, value) in enumerate(zip(score.labels, score.si_sdr_improvement, strict=True))
+        }
 
-def _improvements(evaluation: Evaluation) -> dict[Source, float]:
-    return {(score.piece, score.label): score.si_sdr_improvement for score in evaluation.scores}
-
-
-def check_same_pieces(evaluations: Sequence[Evaluation]) -> None:
-    """DataError where systems were scored on different sources."""
-    kinds: dict[frozenset[Source], list[str]] = {}
-    for one in evaluations:
-        kinds.setdefault(frozenset(_improvements(one)), []).append(one.system)
-    if len(kinds) > 1:
-        raise DataError(
-            "the rows of a comparison must be scored on the same sources of the same pieces",
-            got="; ".join(f"{len(sources)} sources for {', '.join(names)}" for sources, names in kinds.items()),
-            fix="run `vimss evaluate` again with the same experiment and split",
-        )
+    def check_same_sources(self) -> None:
+        """DataError where the rows were scored on different sources."""
+        kinds: dict[frozenset[Source], list[str]] = {}
+        for one in (one for of in self.evaluations.values() for one in of):
+            kinds.setdefault(frozenset(self._scored(one)), []).append(one.system)
+        if len(kinds) > 1:
+            raise DataError(
+                "the rows of a comparison must be scored on the same sources of the same pieces",
+                got="; ".join(f"{len(sources)} sources for {', '.join(names)}" for sources, names in kinds.items()),
+                fix="run `vimss evaluate` again with the same experiment and split",
+            )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import mean
 
-from vimss.comparison.figures import Figures, ObjectiveFigures, ValidationFigures, WholePieces, check_same_pieces
+from vimss.comparison.figures import Figures, ObjectiveFigures, Separated, ValidationFigures
 from vimss.config import signature
 from vimss.errors import ConfigError, DataError
 from vimss.evaluate.figures import check_model
@@ -145,7 +145,7 @@ def compare(experiment: Experiment, manifest: Manifest, study: Study, split: str
             over_seeds=figures.over_seeds(name),
             gain=None if name == against else figures.gain(name, against),
         )
-        if isinstance(figures, WholePieces):
+        if isinstance(figures, Separated):
             contrast, interval = figures.contrast(name)
             row = replace(row, contrast=contrast, contrast_interval=interval)
         rows.append(_with_trials(row, groups[name], study, trials[name], manifest) if name in groups else row)
@@ -159,7 +159,7 @@ def compare(experiment: Experiment, manifest: Manifest, study: Study, split: str
         validation=experiment.figure,
         rows=tuple(rows),
         conventions=figures.conventions,
-        sentences=(*_missing(experiment, split, rows, is_evaluated), *_claims(study, split, trials)),
+        sentences=(*_missing(experiment, split, rows, is_evaluated), *_claims(experiment, study, split, trials)),
     )
 
 
@@ -182,11 +182,14 @@ def _figures(
 ) -> tuple[Figures, list[str]]:
     """The figures that `vimss evaluate` kept, and the systems among them that are no cells; else validation figures."""
     if OBJECTIVES[experiment.objective].separates:
-        # Oracles, and systems whose outputs an oracle assigns, are no match for the cells.
-        kept = [one for one in load_evaluations(study, split) if one.scores]
-        scored = _by_row(experiment, trials, kept, {one.system for one in kept if one.truth != "nothing"})
-        check_same_pieces([one for of in scored.values() for one in of])
-        figures: Figures = WholePieces(scored)
+        kept = load_evaluations(study, split)
+        has_pieces = any(one.scores for one in kept)
+        # Oracles, and systems whose outputs an oracle assigns, are no match for the cells; some know mixtures alone.
+        left_out = {one.system for one in kept if one.truth != "nothing" or (has_pieces and not one.scores)}
+        scored = _by_row(experiment, trials, kept, left_out)
+        separated = Separated(scored)
+        separated.check_same_sources()
+        figures: Figures = separated
         names = list(scored)
     else:
         judged = _by_row(experiment, trials, load_figure_evaluations(study, split), set())
@@ -265,10 +268,16 @@ def _missing(experiment: Experiment, split: str, rows: Sequence[Row], is_evaluat
         yield f"best trials that are not evaluated on {split} yet, in {', '.join(behind)}: {command} again"
 
 
-def _claims(study: Study, split: str, trials: Mapping[str, Sequence[TrialRecord]]) -> Iterator[str]:
-    """What `vimss evaluate` says about the pictures of each cell: a gain over a row is none from pictures."""
-    kept = load_evaluations(study, split) if any(trials.values()) else []
+def _claims(
+    experiment: Experiment, study: Study, split: str, trials: Mapping[str, Sequence[TrialRecord]]
+) -> Iterator[str]:
+    """What `vimss evaluate` says of each cell: a gain over a row is none from pictures, an oracle flatters."""
+    if not OBJECTIVES[experiment.objective].separates:
+        return
+    kept = load_evaluations(study, split)
     for trial in (trial for of in trials.values() for trial in of):
         found = evaluation_of(trial, kept)
         if found is not None and found.pictures is not None:
             yield f"pictures of {trial.cell}: {found.pictures.sentence}"
+        if found is not None and found.truth == "order":
+            yield f"{trial.cell}: an oracle assigns its outputs to the sources, which flatters it"

@@ -59,8 +59,8 @@ def caption(comparison: Comparison) -> str:
         text += " Intervals are over pieces, of these seeds; what another seed changes is the range over seeds."
     if _has_contrast(comparison):
         text += " Label contrast is of two-source mixtures: the output for the right label minus that for another one."
-    if sum(row.gain is not None for row in comparison.rows) > 2:
-        text += " Each interval stands alone: among twenty gains of nothing, one lies beside 0 by chance."
+    if comparison.split and len(comparison.rows) > 3:
+        text += " Each interval stands alone: of twenty rows that are no better or worse, one seems to be by chance."
     return text
 
 

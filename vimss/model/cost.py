@@ -6,6 +6,8 @@
 Counted, not timed, so the figures are the same on every machine.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -31,7 +33,8 @@ def gmac_per_second(separator: Separator, output_samples: int) -> float:
     if separator.interface.is_conditioned:
         values = torch.zeros(1, 1, 1, separator.interface.context.width, dtype=separator.dtype)
         context = Context(values, FrameGrid.spread(1, mixture.shape[-1]))
-    return 1e-9 * multiplications(separator.network, mixture, context) * separator.sample_rate / output_samples
+    network = cast(nn.Module, separator.network)
+    return 1e-9 * multiplications(network, mixture, context) * separator.sample_rate / output_samples
 
 
 def multiplications(network: nn.Module, *inputs: Tensor | Context | None) -> float:

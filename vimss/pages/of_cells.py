@@ -96,7 +96,8 @@ def excerpt_of_cells(
             f"{study.folder} must hold weights to listen to", got="no trial that has some", fix="search again"
         )
     rate, scenes = manifest.recipe.sample_rate, dict[tuple[tuple[str, ...], str], Scene]()
-    sounds: dict[str, tuple[Scene, list[str], np.ndarray]] = {}
+    separated: dict[str, dict[str, np.ndarray]] = {}
+    facts = {"split": split}
     for row, (trial, _) in rows.items():
         on_progress(row)
         system = model_system(trial.folder / "model", manifest, row)
@@ -104,35 +105,39 @@ def excerpt_of_cells(
         if shown not in scenes:
             scenes[shown] = _piece(manifest, split, piece, system.views).beginning(round(EXCERPT_SECONDS * rate))
         labels = sorted(scenes[shown].references)
-        sounds[row] = scenes[shown], labels, system(scenes[shown], labels)
-    # Where pictures are shown, the excerpt ends between two of them.
-    length = min(scene.mixture.shape[1] for scene in scenes.values())
-    first = next(iter(scenes.values()))
-    labels = [
-        label for label in sorted(first.references) if all(label in scene.references for scene in scenes.values())
-    ]
-    if not labels:
+        separated[row] = dict(zip(labels, system(scenes[shown], labels), strict=True))
+        if not system.ordered:
+            facts["slots"] = CONVENTIONS["slots"]
+    name = next(iter(scenes.values())).name
+    facts |= {"piece": name, "seeds": "; ".join(dict.fromkeys(note for _, note in rows.values() if note))}
+    heard = _heard(list(scenes.values()), separated, rate)
+    if not heard:
         raise DataError(
             f"the first {EXCERPT_SECONDS:.0f} s of a piece must have a source that sounds",
-            got=f"silence in {first.name}",
+            got=f"silence in {name}",
             fix="choose another --piece",
         )
-    heard = {}
-    for label in labels:
-        reference = first.references[label][:, :length]
-        heard[label] = [Heard("true stem", "reference", reference)]
-        heard[label].append(Heard("mixture", "mixture", first.mixture[:, :length]))
-        for row, (scene, known, estimates) in sounds.items():
-            estimate = estimates[known.index(label)][:, :length]
-            gain = si_sdr_improvement(scene.mixture[:, :length], reference, estimate, rate)
+    shown_facts = {fact: value for fact, value in facts.items() if value}
+    return CellsExcerpt(experiment.name, experiment.question, study.folder.name, split, name, rate, heard, shown_facts)
+
+
+def _heard(
+    scenes: Sequence[Scene], separated: Mapping[str, Mapping[str, np.ndarray]], rate: int
+) -> dict[str, list[Heard]]:
+    """The sounds of each label; `scenes` are the same excerpt with other views, `separated` by row its estimates."""
+    # Where pictures are shown, an excerpt ends between two of them.
+    length = min(scene.mixture.shape[1] for scene in scenes)
+    first, heard = scenes[0], dict[str, list[Heard]]()
+    for label in sorted(first.references):
+        if any(label not in scene.references for scene in scenes):
+            continue
+        mixture, reference = first.mixture[:, :length], first.references[label][:, :length]
+        heard[label] = [Heard("true stem", "reference", reference), Heard("mixture", "mixture", mixture)]
+        for row, estimates in separated.items():
+            estimate = estimates[label][:, :length]
+            gain = si_sdr_improvement(mixture, reference, estimate, rate)
             heard[label].append(Heard(row, "cell", estimate, f"{decibel(gain)} dB SI-SDRi"))
-    seeds = {row: note for row, (_, note) in rows.items() if note}
-    facts = {
-        "split": split,
-        "piece": first.name,
-        **({"seeds": "; ".join(dict.fromkeys(seeds.values()))} if seeds else {}),
-    }
-    return CellsExcerpt(experiment.name, experiment.question, study.folder.name, split, first.name, rate, heard, facts)
+    return heard
 
 
 def _trials(experiment: Experiment, study: Study) -> dict[str, tuple[TrialRecord, str]]:
@@ -143,7 +148,7 @@ def _trials(experiment: Experiment, study: Study) -> dict[str, tuple[TrialRecord
             trial = best_of_cell(study, cell.name)
             if trial is not None:
                 seed = cell.overrides.get(SEED, experiment.seed)
-                note = f"seed {seed}, the first of {len(group.cells)}" if len(group.cells) > 1 else ""
+                note = f"seed {seed}, one of {len(group.cells)}" if len(group.cells) > 1 else ""
                 found[group.name] = trial, note
                 break
     return found

@@ -72,8 +72,14 @@ def comparison_files(comparison: Comparison, rated: Sequence[Importance]) -> dic
         Bar(row.name, row.value, row.interval, row.over_seeds if len(row.over_seeds) > 1 else ())
         for row in comparison.rows
     ]
-    on = f"split {comparison.split}" if comparison.split else "validation set"
-    label = f"{comparison.figure.heading}, {on}: 95 % interval over pieces; ticks are seeds"
+    where = f"split {comparison.split}" if comparison.split else "validation set"
+    better = "lower" if comparison.figure.direction == "min" else "higher"
+    marks = []
+    if any(row.interval for row in rows):
+        marks.append("bars: 95 % intervals over pieces")
+    if any(row.single for row in rows):
+        marks.append("ticks: seeds")
+    label = f"{comparison.figure.heading}, {where}; {better} is better\n{'; '.join(marks)}"
     files = {
         "table.csv": csv_text(comparison).encode(),
         "table.md": markdown(comparison).encode(),
@@ -147,8 +153,11 @@ def levels_of(key: str, axis: Axis, records: Sequence[TrialRecord]) -> Levels:
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Put the files of a comparison into their folder, each whole."""
+    """Put the files of a comparison into their folder, each whole; those of an earlier one that has more go."""
     folder.mkdir(exist_ok=True)
+    for path in (folder / "importance.csv", *folder.glob("interactions-*.png")):
+        if path.name not in files:
+            path.unlink(missing_ok=True)
     for name, content in files.items():
         with atomic_write(folder / name) as temporary:
             temporary.write_bytes(content)
