@@ -151,7 +151,9 @@ def _print_table(split: str, found: Mapping[str, Sums]) -> None:
 def _ratio(sums: Sums, above: str, below: str) -> str:
     """One sum over another with its interval over pieces."""
     over, under = (np.array([row[SUMS.index(name)] for row in sums.values()]) for name in (above, below))
-    low, high = interval_over_pieces([(piece,) for piece in sums], lambda w: (w * over).sum() / (w * under).sum()) or (
+    low, high = interval_over_pieces(
+        [(piece,) for piece in sums], lambda w: (w * over).sum(-1) / (w * under).sum(-1)
+    ) or (
         float("nan"),
         float("nan"),
     )
