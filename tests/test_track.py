@@ -23,7 +23,7 @@ from werkzeug.serving import make_server
 from vimss.errors import PlaceError
 from vimss.experiment import Experiment
 from vimss.runtime import provenance
-from vimss.search.study import FILES, Study, TrialRecord, read_record, write_record
+from vimss.search.study import CODE, FILES, Study, TrialRecord, read_record, write_record
 from vimss.shards.manifest import Manifest
 from vimss.storage import Store
 from vimss.track import Tracking, register, runs_page
@@ -212,7 +212,8 @@ def test_the_best_trial_of_a_cell_has_its_model_once(
     assert [run.outputs.model_outputs for run in runs.values() if run.outputs].count([]) == 3
     version = register(tracking, "quickstart", small_model, runs["a1"].info.run_id, {}, CARD)
     (logged,) = client.search_logged_models([runs["a1"].info.experiment_id])
-    assert logged.model_id == output.model_id == client.get_model_version("quickstart", str(version)).model_id
+    assert logged.model_id == output.model_id
+    assert client.get_model_version("quickstart", str(version)).source == f"models:/{logged.model_id}"
     model = mlflow.pyfunc.load_model(logged.artifact_location)
     example, params = model.input_example, {"instruments": ["vn"]}
     assert model.predict(example, params)["vn"].shape == example["mixture"].shape == (1, 1, 2000)
@@ -371,6 +372,26 @@ def test_files_beside_a_trial_are_kept_with_its_run_and_uploaded_once(
     folder = Path(tracking.client().download_artifacts(run_id, ""))
     assert (folder / "audio/mix.wav").read_bytes() == b"RIFF"
     assert (folder / "page.html").read_text() == "<h1>Parts</h1>"
+
+
+def test_the_run_of_a_trial_holds_the_changes_of_the_code_that_trained_it(
+    tracking: Tracking, study: Study, small_manifest: Manifest
+) -> None:
+    (study.folder / CODE).mkdir()
+    (study.folder / CODE / "0a1b.diff").write_text("+ faster")
+    first = study.records[0].model_copy(update={"provenance": {"commit": "3fe1a5+", "changes": "0a1b"}})
+    run_id = bring(tracking, Study(study.folder, (first,)), small_manifest).run_ids["search", "a1"]
+    assert Path(tracking.client().download_artifacts(run_id, "changes.diff")).read_text() == "+ faster"
+
+
+def test_the_reason_of_an_end_goes_when_the_trial_resumes(
+    tracking: Tracking, study: Study, small_manifest: Manifest
+) -> None:
+    bring(tracking, study, small_manifest)
+    again = study.records[2].model_copy(update={"state": "running", "message": ""})
+    bring(tracking, Study(study.folder, (*study.records[:2], again)), small_manifest, is_searched=True)
+    run = runs_by_trial(tracking)["c3"]
+    assert (run.info.status, run.data.tags["mlflow.note.content"]) == ("RUNNING", "")
 
 
 def test_database_and_folders_are_the_owners_alone(tmp_path: Path, study: Study, small_manifest: Manifest) -> None:

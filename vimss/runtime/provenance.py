@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from importlib import metadata
 from pathlib import Path
 
@@ -39,24 +40,22 @@ def provenance() -> dict[str, str]:
 
 
 def _gpus() -> str:
-    """The GPUs, from PyTorch; only where it is loaded, since its import takes seconds."""
-    torch = sys.modules.get("torch")
-    count = torch.cuda.device_count() if torch is not None else 0
-    return f", {count} x {torch.cuda.get_device_name(0)}" if torch is not None and count else ""
+    """The GPUs by NVIDIA's own tool: PyTorch would take memory of them to know their names."""
+    names = Counter(_output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").splitlines())
+    return "".join(f", {count} x {name}" for name, count in names.items())
 
 
 def _git(*arguments: str) -> str:
-    """What git says of the folder of the package; empty where it is in no checkout, or where there is no git."""
-    git = shutil.which("git")
-    if git is None:
+    return _output("git", "-C", str(Path(__file__).parents[1]), *arguments)
+
+
+def _output(program: str, *arguments: str) -> str:
+    """What a program prints; empty where it is not installed or fails, as git does outside a checkout."""
+    found = shutil.which(program)
+    if found is None:
         return ""
     answer = subprocess.run(  # noqa: S603
-        [git, *arguments],
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
+        [found, *arguments], capture_output=True, text=True, errors="replace", check=False
     )
     return answer.stdout if answer.returncode == 0 else ""
 

@@ -237,8 +237,8 @@ class Observer(tune.Callback):
         self.warnings.pop(trial_id, None)
         self.last_change = time.monotonic()
         record = self.records[trial_id]
-        update: dict[str, Any] = {"state": state, "message": message}
-        update |= {"rung": record.rung if state == "pruned" else None}
+        rung = record.rung if state == "pruned" else None
+        update: dict[str, Any] = {"state": state, "message": message, "rung": rung}
         if state != "waiting":
             update["ended"] = time.time()
         if state != "interrupted":

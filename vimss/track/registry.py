@@ -10,6 +10,7 @@ weights again gives the version that exists.
 
 import hashlib
 import json
+import logging
 import math
 import shutil
 import tempfile
@@ -59,6 +60,9 @@ _NOT_THERE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 """MLflow's codes for names, versions and aliases that do not exist."""
 
 _default_address = threading.Lock()
+
+# It says that it validates the input example.
+logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ class _CellRuns:
         tags = {"kind": kind, "mlflow.note.content": "\n".join(lines)[:MAX_TAG]}
         tags |= {"seed": overrides.get(SEED, str(self.experiment.seed))}
         tags |= {f"compare.{key}": text for key, text in overrides.items()}
-        ended = max((_milliseconds(record.ended or record.begun) for record in records), default=0)
+        ended = max(map(_ended, records))
         # Step 0 throughout: MLflow shows the value of the highest step, and a later best may have fewer audio seconds.
         figures = {} if best is None else best.best_report
         curves = {_metric_name(name): (Point(0, float(value), ended),) for name, value in figures.items()}
@@ -205,21 +205,21 @@ class _CellRuns:
         changes = self.study.folder / CODE / f"{record.provenance.get('changes')}.diff"
         if changes.is_file():
             files["changes.diff"] = changes
-        figures = (record.figure.name, record.figure.raw_name)
+        curves = _curves(record)
         return WantedRun(
             key=self.key(record.trial),
             cell=self.cell.name,
             trial=record.trial,
             name=_trial_name(self.cell, record),
             begun=_milliseconds(record.begun),
-            ended=0 if status == "RUNNING" else _milliseconds(record.ended or record.begun),
+            ended=0 if status == "RUNNING" else _ended(record),
             status=status,
             tags={**self.shared, **record.provenance, **tags},
             links={"mlflow.parentRunId": self.key()},
             params=_params(record),
             params_of=record.trial,
-            curves=_curves(record),
-            revised=frozenset(map(_metric_name, figures)),
+            curves=curves,
+            revised=frozenset(name for name in curves if name.startswith(_metric_name(record.figure.name))),
             files=files,
             datasets=self.datasets,
             model=model if record.trial == best_trial and (model / CARD).is_file() else None,
@@ -351,6 +351,11 @@ def _metric_name(name: str) -> str:
     allowed = re.sub(r"[^\w\-./: ]", "_", name)
     is_path = posixpath.normpath(allowed) == allowed and not allowed.startswith(("/", "."))
     return allowed if is_path else re.sub(r"^\.+|/", "_", allowed)
+
+
+def _ended(record: TrialRecord) -> int:
+    """Of a trial that has not ended, or whose process was killed, the time of its last report."""
+    return _milliseconds(record.ended or max(record.times.values(), default=record.begun))
 
 
 def _milliseconds(seconds: float) -> int:
