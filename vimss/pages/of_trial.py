@@ -58,8 +58,9 @@ def run_files(experiment: Experiment, manifest: Manifest, study: Study) -> Itera
                 excerpts[shown] = piece.beginning(round(EXCERPT_SECONDS * rate)) if piece is not None else None
             excerpt = excerpts[shown]
             # A corpus of solos has nothing to separate.
-            is_heard = excerpt is not None and excerpt.references
-            files = excerpt_files(experiment, record, system, excerpt, rate) if is_heard else {}
+            files: dict[str, bytes] = {}
+            if excerpt is not None and excerpt.references:
+                files = excerpt_files(experiment, record, system, excerpt, rate)
             files[LAST] = figure_curves({record.trial: record})
             done.add(record.folder)
             yield from ((record.folder / FILES / name, content) for name, content in files.items())

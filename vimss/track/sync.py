@@ -167,9 +167,10 @@ class _Writer:
         for name, points in wanted.curves.items():
             known = last.get(name)
             new += [Metric(name, p.value, p.time, p.step) for p in points if known is None or p.step > known.step]
+            if known is None or name not in wanted.revised:
+                continue
             end = points[-1]
-            is_last = known is not None and name in wanted.revised and end.step == known.step
-            if is_last and not _same(known.value, end.value):
+            if end.step == known.step and not _same(known.value, end.value):
                 # Of two points at a step, MLflow shows the later one.
                 new.append(Metric(name, end.value, max(_now(), known.timestamp + 1), end.step))
         # In the order of their steps, so that what a broken connection cuts off is the end of the curves.
