@@ -353,7 +353,7 @@ def test_a_run_deleted_in_the_pages_is_restored_and_said(
     tracking.client().delete_run(before.run_ids["search", "a1"])
     synced = bring(tracking, study, small_manifest)
     assert (
-        synced.notes == [f"1 runs had been deleted in MLflow and were restored: their trials are in {study.folder}"]
+        synced.notes == [f"deleted in MLflow and restored: 1 of the runs whose trials are in {study.folder}"]
         and synced.run_ids == before.run_ids
     )
     assert set(runs_by_trial(tracking)) == {"", "a1", "b2", "c3"}

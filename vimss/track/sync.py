@@ -263,7 +263,7 @@ def _runs(client: MlflowClient, experiment_id: str, wanted: WantedStudy, synced:
         client.restore_run(found[key].info.run_id)
     if deleted:
         synced.notes.append(
-            f"{len(deleted)} runs had been deleted in MLflow and were restored: their trials are in {wanted.folder}"
+            f"deleted in MLflow and restored: {len(deleted)} of the runs whose trials are in {wanted.folder}"
         )
     return found
 
