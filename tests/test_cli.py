@@ -51,6 +51,7 @@ OPTIONS = {
     ],
     "compare": [*STUDY, "--against", "--curves", "--split"],
     "listen": [*COMMON, "--page-only", "--piece", "--port", "--seed", "--split"],
+    "sync": [*STUDY],
     "promote": [*STUDY, "--verbose"],
     "separate": [
         *(
@@ -253,6 +254,7 @@ def written(tmp_path, small_manifest, small_recipe) -> Path:
         (2, "compare {asked} --split tset", "--split must name a split; got 'tset'. To fix: choose from train, valid"),
         (1, "listen {asked}", "must have been searched first"),
         (1, "promote {asked}", "must have been searched first"),
+        (1, "sync {asked}", "must have been searched first"),
         (2, "promote quickstart --on moon", "--on must name a folder of platform/; got 'moon'"),
         (2, "quickstart --on {0}/file", "file must hold `key: value` lines"),
         (2, "quickstart --on {0}/nowhere", "nowhere must be a YAML file; got no such file"),

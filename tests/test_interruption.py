@@ -25,7 +25,7 @@ from vimss.train.config import ValidationConfig
 from vimss.train.distribute import DRAINED_EVERY, ToldToEnd, checkpoint_name, fit
 from vimss.train.loop import Training, train
 
-TIMES = {"audio_seconds_per_second", "loader_wait"}
+TIMES = {"audio_seconds_per_second", "loader_wait", "peak_memory_gib"}
 """Figures of a report that differ from run to run."""
 
 

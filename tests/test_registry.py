@@ -19,15 +19,16 @@ import soxr
 import torch
 from alembic import command
 from mlflow.store.db.utils import _get_alembic_config
-from test_track import CARD, EVENTS, STUDY, mlflow_server, report, runs_by_trial
+from test_track import CARD, bring, mlflow_server, runs_by_trial, three
 from werkzeug.serving import make_server
 
 from vimss.errors import ModelError, PlaceError
 from vimss.model.networks.wave_u_net.config import WaveUNetConfig
 from vimss.model.separator import Separator, save_separator
+from vimss.search.study import FILES
+from vimss.shards.manifest import Manifest
 from vimss.storage import Store
 from vimss.track import (
-    Tracker,
     Tracking,
     find_version,
     model_folder,
@@ -37,7 +38,6 @@ from vimss.track import (
     ui_command,
 )
 from vimss.track.names import check_registered
-from vimss.track.spool import Spool
 
 # MLflow's database is written in most of them.
 pytestmark = pytest.mark.slow
@@ -45,22 +45,28 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def registry(
-    tmp_path_factory: pytest.TempPathFactory, empty_database: Path, small_model: Path
+    tmp_path_factory: pytest.TempPathFactory, empty_database: Path, small_model: Path, small_manifest: Manifest
 ) -> tuple[Tracking, str, int]:
     """A tracking store with version 1 of `quickstart`, the champion."""
-    return registered(tmp_path_factory.mktemp("registry"), empty_database, small_model)
+    return registered(tmp_path_factory.mktemp("registry"), empty_database, small_model, small_manifest)
 
 
-def registered(folder: Path, empty_database: Path, small_model: Path) -> tuple[Tracking, str, int]:
+def registered(folder: Path, empty_database: Path, small_model: Path, manifest: Manifest) -> tuple[Tracking, str, int]:
     tracking = Tracking(Store(folder))
     shutil.copytree(empty_database, tracking.folder)
-    with Tracker(tracking, STUDY) as tracker:
-        for event in EVENTS:
-            tracker(event)
-        run_id = tracker.run_id("search", "a1")
+    run_id = run_with_files(tracking, manifest, {})
     version = register(tracking, "quickstart", small_model, run_id, {"si_sdr_improvement": 3.14159}, CARD)
     set_alias(tracking, "quickstart", "champion", version)
     return tracking, run_id, version
+
+
+def run_with_files(tracking: Tracking, manifest: Manifest, files: dict[str, bytes]) -> str:
+    """The id of a trial's run; its study lies in the same store."""
+    study = three(tracking.store.studies / "quickstart-3f9c2a1b07")
+    for name, content in files.items():
+        (study.records[0].folder / FILES).mkdir(exist_ok=True)
+        (study.records[0].folder / FILES / name).write_bytes(content)
+    return bring(tracking, study, manifest).run_ids["search", "a1"]
 
 
 ODD_PATHS = ("a%20b", "100%", "a?b#c:{x}[y]", "é'\"\\;b&c=d")
@@ -68,15 +74,11 @@ ODD_PATHS = ("a%20b", "100%", "a?b#c:{x}[y]", "é'\"\\;b&c=d")
 
 @pytest.mark.parametrize("name", ODD_PATHS)
 def test_runs_and_models_are_kept_in_a_store_at_any_path(
-    tmp_path: Path, empty_database: Path, small_model: Path, name: str
+    tmp_path: Path, empty_database: Path, small_model: Path, small_manifest: Manifest, name: str
 ) -> None:
     tracking = Tracking(Store(tmp_path / name))
     shutil.copytree(empty_database, tracking.folder)
-    with Tracker(tracking, STUDY) as tracker:
-        for event in EVENTS[:5]:
-            tracker(event)
-        tracker.log_files("search", "a1", {"page.html": b"page"})
-        run_id = tracker.run_id("search", "a1")
+    run_id = run_with_files(tracking, small_manifest, {"page.html": b"page"})
     register(tracking, "quickstart", small_model, run_id, {}, CARD)
     assert (model_folder("models:/quickstart/1", tracking) / "weights.safetensors").is_file()
     # MLflow by itself finds them too.
@@ -126,13 +128,11 @@ def test_mlflow_finds_the_files_of_a_copied_or_moved_store(copied: Tracking, tmp
     assert named and all(copied.artifacts.as_uri() in line for line in named)
 
 
-def test_a_copied_store_grows_beside_its_original(copied: Tracking, small_model: Path, tmp_path: Path) -> None:
+def test_a_copied_store_grows_beside_its_original(
+    copied: Tracking, small_model: Path, small_manifest: Manifest, tmp_path: Path
+) -> None:
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "original").rglob("*")}
-    with Tracker(copied, STUDY) as tracker:
-        for event in EVENTS:
-            tracker(event)
-        tracker.log_files("search", "b2", {"new.txt": b"new"})
-        run_id = tracker.run_id("search", "b2")
+    run_id = run_with_files(copied, small_manifest, {"new.txt": b"new"})
     save_separator(
         tmp_path / "other",
         Separator(WaveUNetConfig(levels=2, filters=2, down_kernel=5, padding="same"), ("vn", "vc"), 8000),
@@ -145,18 +145,15 @@ def test_a_copied_store_grows_beside_its_original(copied: Tracking, small_model:
 
 
 def test_a_store_that_two_machines_mount_elsewhere_is_read_and_written_where_each_has_it(
-    registry: tuple[Tracking, str, int], tmp_path: Path
+    registry: tuple[Tracking, str, int], small_manifest: Manifest, tmp_path: Path
 ) -> None:
     here, there = Tracking(Store(tmp_path / "here")), Tracking(Store(tmp_path / "there"))
     shutil.copytree(registry[0].store.root, here.store.root)
     there.store.root.symlink_to(here.store.root)
-    with Tracker(here, STUDY) as tracker:
-        tracker(EVENTS[0])
-        assert not tracker.flush()
-        assert model_folder("models:/quickstart/1", there).is_relative_to(there.artifacts)
-        there.store.root.unlink()
-        tracker.log_files("search", "a1", {"late.txt": b"late"})
-        run_id = tracker.run_id("search", "a1")
+    run_with_files(here, small_manifest, {})
+    assert model_folder("models:/quickstart/1", there).is_relative_to(there.artifacts)
+    there.store.root.unlink()
+    run_id = run_with_files(here, small_manifest, {"late.txt": b"late"})
     assert (here.artifacts / run_id / "artifacts" / "late.txt").read_bytes() == b"late"
     assert model_folder("models:/quickstart/1", here).is_relative_to(here.artifacts)
     assert not there.store.root.exists()
@@ -178,16 +175,6 @@ def test_a_store_stays_as_it_is_when_it_is_opened_where_it_was(registry: tuple[T
     before = registry[0].database.read_bytes()
     registry[0].client()
     assert registry[0].database.read_bytes() == before
-
-
-def test_what_a_moved_store_still_had_to_send_is_sent(tracking: Tracking, tmp_path: Path) -> None:
-    spool = Spool(tracking.spool)
-    spool.append({"do": "experiment", "experiment": "late", "time": 1, "tags": {}})
-    spool.close()
-    moved = Tracking(Store(tmp_path / "moved"))
-    tracking.store.root.rename(moved.store.root)
-    report(moved, ())
-    assert moved.client().get_experiment_by_name("late") is not None
 
 
 def test_a_file_that_is_no_database_is_told_at_once(tracking: Tracking) -> None:
@@ -313,9 +300,11 @@ def test_the_served_model_refuses_other_inputs(served: mlflow.pyfunc.PyFuncModel
         served.predict({"mixture": mixture}, params={"instruments": ["vn"]})
 
 
-def test_a_registered_model_holds_no_pickle(tmp_path: Path, empty_database: Path, small_model: Path) -> None:
+def test_a_registered_model_holds_no_pickle(
+    tmp_path: Path, empty_database: Path, small_model: Path, small_manifest: Manifest
+) -> None:
     # One that no other test has loaded: Python compiles the module that lies in it.
-    tracking, _, _ = registered(tmp_path, empty_database, small_model)
+    tracking, _, _ = registered(tmp_path, empty_database, small_model, small_manifest)
     kinds = {path.suffix for path in (tracking.artifacts / "models").rglob("*") if path.is_file()}
     assert kinds == {"", ".py", ".json", ".yaml", ".txt", ".safetensors"}
 
@@ -333,8 +322,10 @@ def test_a_server_has_pages_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_pages_show_the_runs_and_end_with_the_block(tracking: Tracking, free_port: int) -> None:
-    report(tracking)
+def test_the_pages_show_the_runs_and_end_with_the_block(
+    tracking: Tracking, small_manifest: Manifest, free_port: int
+) -> None:
+    run_with_files(tracking, small_manifest, {})
     with serve_ui(tracking, free_port) as address:
         question = f"{address}/api/2.0/mlflow/experiments/get-by-name?experiment_name=quickstart"
         with urllib.request.urlopen(question, timeout=10) as answer:  # noqa: S310
@@ -384,12 +375,12 @@ def revision(tracking: Tracking) -> str:
 
 
 @pytest.mark.slow
-def test_a_database_of_an_older_mlflow_is_migrated(tracking: Tracking) -> None:
+def test_a_database_of_an_older_mlflow_is_migrated(tracking: Tracking, small_manifest: Manifest) -> None:
     newest = revision(tracking)
     command.downgrade(_get_alembic_config(tracking.address), "-1")
     (tracking.folder / "lock").write_text("3.0.0")
     assert revision(tracking) != newest
-    report(tracking)
+    run_with_files(tracking, small_manifest, {})
     assert revision(tracking) == newest
     assert (tracking.folder / f"mlflow.db.before-{mlflow.__version__}").exists()
 

@@ -211,8 +211,7 @@ def test_a_control_that_was_interrupted_continues_with_what_it_inherits(
     (plain,) = whole.of_cell("plain")
     write_record(plain.model_copy(update={"state": "interrupted", "message": "lost"}))
     session = Session(ONE, store, tracking)
-    found, tracker = api.continue_trial(session, chosen, small_manifest, plain.trial)
-    tracker.close()
+    found = api.continue_trial(session, chosen, small_manifest, plain.trial)
     (record,) = found.of_cell("plain")
     assert (record.state, record.reports, record.settings) == ("finished", plain.reports, plain.settings)
 

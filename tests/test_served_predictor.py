@@ -57,11 +57,10 @@ def session(tmp_path_factory):
 def flow(session, small_manifest):
     """The table of the split test, and the promotion, of a short search."""
     with session:
-        study, tracker = api.run_search(session, EXPERIMENT, small_manifest)
-        with api.closing_tracker(tracker, print):
-            api.log_pictures(EXPERIMENT, small_manifest, study, tracker)
-            table = api.evaluate_experiment(EXPERIMENT, small_manifest, study, "test")
-            promotion = promote_best(session, EXPERIMENT, small_manifest, tracker, study)
+        study = api.run_search(session, EXPERIMENT, small_manifest)
+        api.write_pictures(EXPERIMENT, small_manifest, study)
+        table = api.evaluate_experiment(EXPERIMENT, small_manifest, study, "test")
+        promotion = promote_best(session, EXPERIMENT, small_manifest, study)
     api.check_finished(EXPERIMENT, study)
     return study, table, promotion
 
@@ -96,14 +95,10 @@ def test_the_next_one_must_beat_the_champion(flow, session, small_manifest):
     folder = best.folder.parent / "other" / "model"
     objective.save(folder, objective.build(), {})
     with session:
-        tracker = api.open_tracker(session, EXPERIMENT, small_manifest)
-        with api.closing_tracker(tracker, print):
-            run_id = tracker.run_id(best.cell, best.trial)
+        run_id = api.sync_runs(session, EXPERIMENT, small_manifest).run_ids[best.cell, best.trial]
         assert register(session.tracking, "ears", folder, run_id, {}, CARD) == 2
         set_alias(session.tracking, "ears", "champion", 2)
-        tracker = api.open_tracker(session, EXPERIMENT, small_manifest)
-        with api.closing_tracker(tracker, print):
-            again = promote_best(session, EXPERIMENT, small_manifest, tracker, study)
+        again = promote_best(session, EXPERIMENT, small_manifest, study)
     set_alias(session.tracking, "ears", "champion", 1)
     assert again.version == 1 and again.decision.against == "the champion, version 2"
 
@@ -161,11 +156,8 @@ def test_the_registered_vision_network_goes_on_in_a_separator(flow, session, sma
         network.vision.network.conv1.weight.add_(1)
     objective.save(tmp_path / "model", network, {})
     best = flow[0].best(["search"])
-    tracker = api.open_tracker(session, EXPERIMENT, small_manifest)
-    with api.closing_tracker(tracker, print):
-        version = register(
-            session.tracking, "eyes", tmp_path / "model", tracker.run_id(best.cell, best.trial), {}, CARD
-        )
+    run_id = api.sync_runs(session, EXPERIMENT, small_manifest).run_ids[best.cell, best.trial]
+    version = register(session.tracking, "eyes", tmp_path / "model", run_id, {}, CARD)
     set_alias(session.tracking, "eyes", "champion", version)
     looks = Experiment(
         name="looks", question="q", expected="e", shards="small",

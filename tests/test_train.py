@@ -232,6 +232,20 @@ def test_on_a_gpu_losses_are_looked_at_before_they_are_reported(small_manifest):
         losses.mean()
 
 
+def test_the_mean_norm_of_the_gradient_survives_an_interruption():
+    losses, resumed = (Losses(settings().training, (0, 1), torch.device("cpu")) for _ in range(2))
+    for norm in (1.0, 4.0, 4.0):
+        losses.add(torch.tensor(0.5), torch.tensor(norm), "step")
+    resumed.restore(losses.sums())
+    resumed.add(torch.tensor(0.5), torch.tensor(7.0), "step")
+    assert (resumed.mean(), resumed.mean_norm()) == (0.5, 4.0)
+
+
+def test_a_report_says_how_much_memory_was_held(small_manifest, tmp_path):
+    (report,) = run(small_manifest, tmp_path, settings(training={"audio_seconds": 4}))
+    assert 0.1 < report["peak_memory_gib"] < 64 and report["gradient_norm"] > 0
+
+
 def test_looks_at_losses_come_at_intervals(small_manifest):
     losses = Losses(settings().training, (0, 1), torch.device("cpu"))
     losses.look_every = 3

@@ -112,6 +112,20 @@ def test_more_validation_mixtures_begin_with_the_same_and_are_another_set(small_
         assert np.array_equal(one.mixture, other.mixture)
 
 
+def test_the_figure_is_that_of_each_number_of_sources_too(small_manifest):
+    validate = validation(small_manifest)
+    separator = open_objective(settings(), small_manifest).build()
+    whole = validate(separator)
+    with torch.no_grad():
+        examined = [validate.objective.examine(separator.eval(), one, validate.device) for one in validate.batches]
+    rows = torch.stack(examined)
+    assert set(validate.by_sources) == {"valid_loss/2 sources", "valid_loss/3 sources", "valid_loss/4 sources"}
+    for count in (2, 3, 4):
+        total, number = rows[validate.sources == count].sum(0).tolist()
+        assert validate.by_sources[f"valid_loss/{count} sources"] == pytest.approx(total / number)
+    assert whole == pytest.approx(float(rows[:, 0].sum() / rows[:, 1].sum()))
+
+
 def test_the_seed_of_a_training_does_not_change_the_set_and_that_of_the_recipe_does(small_manifest):
     recipe = small_manifest.recipe.model_copy(update={"seed": 9})
     spec = validation_spec(small_manifest, VALIDATION)

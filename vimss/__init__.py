@@ -44,8 +44,7 @@ For example:
     with vimss.open_session("local") as session:
         manifest = vimss.write_shards(session, "quickstart", vimss.load_recipe("quickstart"))
         experiment = vimss.load_experiment("quickstart")
-        study, tracker = vimss.run_search(session, experiment, manifest)
-        tracker.close()
+        study = vimss.run_search(session, experiment, manifest)
         models = {cell: trial.folder / "model" for cell, trial in vimss.best_trials(experiment, study).items()}
         for evaluation in vimss.evaluate_systems(manifest, models, "test"):
             print(evaluation.system, evaluation.two_sources.si_sdr_improvement)

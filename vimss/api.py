@@ -2,7 +2,7 @@
 
     with open_session("local") as session:
         manifest = write_shards(session, "quickstart", load_recipe("quickstart"))
-        study, tracker = run_search(session, load_experiment("quickstart"), manifest)
+        study = run_search(session, load_experiment("quickstart"), manifest)
 
 Each stage has its own module, which does not know the later stages; these functions combine them.
 """
@@ -11,7 +11,7 @@ import functools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ from vimss.model.vision_config import KNOWN_WEIGHTS, VisionConfig
 from vimss.pages.of_clip import write_clip_pages
 from vimss.pages.of_trial import run_files
 from vimss.progress import SoundProgress
-from vimss.runtime import git_commit
 from vimss.search import run
 from vimss.search.checks import check_experiment
 from vimss.search.estimate import Estimate, estimate_search
@@ -41,7 +40,6 @@ from vimss.search.study import (
     Study,
     TrialRecord,
     best_of_cell,
-    cell_folder,
     in_cells,
     read_study,
     study_folder,
@@ -51,8 +49,9 @@ from vimss.shards import verify, write
 from vimss.shards.manifest import Manifest, open_shards
 from vimss.shards.recipe import Recipe, load_recipe, recipe_name
 from vimss.shards.written import written_shards
-from vimss.storage import Folder, kept_beside
-from vimss.track import TrackedStudy, Tracker, model_folder, provenance
+from vimss.storage import Folder, atomic_write, kept_beside
+from vimss.track import model_folder
+from vimss.track.sync import Synced, sync, syncing
 from vimss.train.objectives import OBJECTIVES
 from vimss.train.start_from import NEW
 
@@ -191,16 +190,16 @@ def run_search(
     reporters: Sequence[Reporter] = (),
     *,
     wait: bool = False,
-) -> tuple[Study, Tracker]:
+) -> Study:
     """Run all trials of an experiment and record them in MLflow; earlier trials are kept.
 
-    The tracker stays open for further files and figures; close it with `tracker.close()`. If another process is
-    searching this study: StorageError, or with `wait` wait until it has ended.
+    If another process is searching this study: StorageError, or with `wait` wait until it has ended. If MLflow is away,
+    `sync_runs` records later what it has missed.
     """
     check_experiment(experiment, manifest, session.place)
     check_room(session.place)
-    with _open_study(session, experiment, manifest, wait) as tracker:
-        return search(experiment, manifest, session.place, session.store, (tracker, *reporters)), tracker
+    with _open_study(session, experiment, manifest, wait):
+        return search(experiment, manifest, session.place, session.store, reporters)
 
 
 def continue_trial(
@@ -211,16 +210,15 @@ def continue_trial(
     reporters: Sequence[Reporter] = (),
     *,
     wait: bool = False,
-) -> tuple[Study, Tracker]:
+) -> Study:
     """Train one trial that stopped to its whole budget, and record it in MLflow; otherwise as `run_search`.
 
     `trial` is its name or the beginning of it. TrainingError where it does not finish.
     """
     check_room(session.place)
     name = stopped_trial(experiment, load_study(session, experiment, manifest), trial).trial
-    with _open_study(session, experiment, manifest, wait) as tracker:
-        every: tuple[Reporter, ...] = (tracker, *reporters)
-        study = run.continue_trial(experiment, manifest, session.place, session.store, name, every)
+    with _open_study(session, experiment, manifest, wait):
+        study = run.continue_trial(experiment, manifest, session.place, session.store, name, reporters)
         (record,) = {record.folder: record for record in study.records if record.trial == name}.values()
         if record.state != "finished":
             raise TrainingError(
@@ -228,19 +226,17 @@ def continue_trial(
                 got=f"{record.state}: {record.message.partition('. To fix:')[0]}",
                 fix="the same command continues it from its last checkpoint",
             )
-        return study, tracker
+        return study
 
 
 @contextmanager
-def _open_study(session: Session, experiment: Experiment, manifest: Manifest, wait: bool) -> Iterator[Tracker]:
-    """Hold the lock of a study for the block, with its tracker, which is closed after an error alone."""
-    with locked(study_folder(experiment, manifest, session.store), _print_lock_owner if wait else None):
-        tracker = open_tracker(session, experiment, manifest)
-        try:
-            yield tracker
-        except BaseException:
-            tracker.close()
-            raise
+def _open_study(session: Session, experiment: Experiment, manifest: Manifest, wait: bool) -> Iterator[None]:
+    """Hold the lock of a study for the block, and sync its runs; those that have ended once the lock is free again."""
+    folder = study_folder(experiment, manifest, session.store)
+    with ExitStack() as lock:
+        lock.enter_context(locked(folder, _print_lock_owner if wait else None))
+        with syncing(session.tracking, experiment, manifest, folder), closing(lock):
+            yield
 
 
 def estimate(session: Session, experiment: Experiment, manifest: Manifest) -> Estimate:
@@ -254,43 +250,18 @@ def _print_lock_owner(owner: str) -> None:
     err.print(f"waiting for {owner}, which is searching this study")
 
 
-def open_tracker(session: Session, experiment: Experiment, manifest: Manifest) -> Tracker:
-    """The MLflow runs of an experiment."""
-    tags = {
-        "seed": str(experiment.seed),
-        "workers_per_trial": str(session.place.workers_per_trial),
-        "shards": ", ".join(f"{one.name} {one.digest}" for one in (manifest, *(other for other, _ in manifest.more))),
-        "commit": git_commit(),
-        **provenance(),
-    }
-    described = f"**{experiment.question}**\n\nExpected: {experiment.expected}"
-    name = study_folder(experiment, manifest, session.store).name
-    cells = {cell.name: cell_folder(experiment, cell) for cell in experiment.cells()}
-    return Tracker(
-        session.tracking,
-        TrackedStudy(experiment.name, name, described, tags, (experiment.figure.name,), experiment.varied, cells),
-    )
+def sync_runs(session: Session, experiment: Experiment, manifest: Manifest) -> Synced:
+    """Write what MLflow lacks of an experiment's runs, from the records on disk. PlaceError if it does not answer."""
+    return sync(session.tracking, experiment, manifest, study_folder(experiment, manifest, session.store))
 
 
-@contextmanager
-def closing_tracker(tracker: Tracker, note: Callable[[str], None]) -> Iterator[None]:
-    """Close the tracker at the end of the block, also after an error; `note` gets a sentence if data is not in MLflow
-    yet.
-    """
-    try:
-        yield
-    finally:
-        left = tracker.close()
-        if left:
-            note(str(left))
-
-
-def log_pictures(experiment: Experiment, manifest: Manifest, study: Study, tracker: Tracker) -> None:
-    """Add curves, spectrograms and listening pages to the runs of a study, where its networks separate."""
+def write_pictures(experiment: Experiment, manifest: Manifest, study: Study) -> None:
+    """Write curves, spectrograms and listening pages beside the trials of a study, where its networks separate."""
     if not OBJECTIVES[experiment.objective].separates:
         return
-    for cell, trial, files in run_files(experiment, manifest, study):
-        tracker.log_files(cell, trial, files)
+    for path, content in run_files(experiment, manifest, study):
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(content)
 
 
 def load_study(session: Session, experiment: Experiment, manifest: Manifest) -> Study:

@@ -1,6 +1,6 @@
 """Whether a new model becomes the champion, decided on the `promote` split.
 
-    promotion = promote_best(session, experiment, manifest, tracker, study)
+    promotion = promote_best(session, experiment, manifest, study)
     print(promotion.decision.sentence)
 
 The challenger, the best trial of a study, is compared with the champion. It is promoted where the 95 % interval of its
@@ -34,12 +34,12 @@ from vimss.metrics import CONVENTIONS
 from vimss.model.separator import load_separator
 from vimss.pages.of_trial import evaluation_bars, figure_bars
 from vimss.runtime import git_commit
-from vimss.search.study import Study, TrialRecord
+from vimss.search.study import FILES, Study, TrialRecord
 from vimss.session import Session
 from vimss.shards.manifest import Manifest
+from vimss.storage import atomic_write
 from vimss.systems import equally_informed
 from vimss.track import (
-    Tracker,
     Tracking,
     find_alias,
     find_version,
@@ -49,6 +49,7 @@ from vimss.track import (
     set_alias,
     tag_version,
 )
+from vimss.track.sync import sync
 from vimss.train.objectives import OBJECTIVES
 
 CHALLENGER = "challenger"
@@ -92,9 +93,7 @@ class Promotion:
     is_champion: bool
 
 
-def promote_best(
-    session: Session, experiment: Experiment, manifest: Manifest, tracker: Tracker, study: Study
-) -> Promotion:
+def promote_best(session: Session, experiment: Experiment, manifest: Manifest, study: Study) -> Promotion:
     """Register the best trial of all cells, and make it the champion where it is significantly better on `promote`.
 
     It is compared with the champion; where there is none, with the Wiener filter that has the same information as the
@@ -105,12 +104,14 @@ def promote_best(
     best = study.best([cell.name for cell in experiment.cells()])
     figures, bars = _tested_separator(best, study) if separates else _tested_by_figure(best, study)
     if bars:
-        tracker.log_files(best.cell, best.trial, {"test.png": bars})
+        with atomic_write(best.folder / FILES / "test.png") as temporary:
+            temporary.write_bytes(bars)
+    synced = sync(session.tracking, experiment, manifest, study.folder)
     version = register(
         session.tracking,
         experiment.name,
         best.folder / "model",
-        tracker.run_id(best.cell, best.trial),
+        synced.run_ids[best.cell, best.trial],
         figures,
         model_card(experiment, manifest),
     )

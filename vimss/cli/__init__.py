@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from vimss.cli.checks import check_option_names
 from vimss.cli.data import features, shard
-from vimss.cli.experiments import compare, listen, quickstart, search, train
+from vimss.cli.experiments import compare, listen, quickstart, search, sync, train
 from vimss.cli.installation import doctor, list_store, schema, ui
 from vimss.cli.models import evaluate, promote, separate
 from vimss.errors import ConfigError, VimssError
@@ -27,6 +27,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "compare": compare,
     "listen": listen,
+    "sync": sync,
     "promote": promote,
     "separate": separate,
     "list": list_store,

@@ -81,7 +81,7 @@ def _search(experiment: Any, place: str, wait: bool, as_json: bool, trial: str |
     """
     _check_room(place)
     from vimss import api, report
-    from vimss.console import err, print_json, stage
+    from vimss.console import print_json, stage
     from vimss.session import open_session
     from vimss.trials_table import search_stage
 
@@ -91,11 +91,12 @@ def _search(experiment: Any, place: str, wait: bool, as_json: bool, trial: str |
     _print_earlier(session, experiment, manifest)
     with search_stage(f"search of {experiment.name}", experiment, is_whole=trial is None) as reporter:
         if trial is None:
-            study, tracker = api.run_search(session, experiment, manifest, [reporter], wait=wait)
+            study = api.run_search(session, experiment, manifest, [reporter], wait=wait)
         else:
-            study, tracker = api.continue_trial(session, experiment, manifest, trial, [reporter], wait=wait)
-    with api.closing_tracker(tracker, err.print), stage("pictures and pages"):
-        api.log_pictures(experiment, manifest, study, tracker)
+            study = api.continue_trial(session, experiment, manifest, trial, [reporter], wait=wait)
+    with stage("pictures and pages"):
+        api.write_pictures(experiment, manifest, study)
+        _sync_or_note(session, experiment, manifest)
     best = api.best_trials(experiment, study)
     if as_json:
         cells = {cell: {"trial": trial.trial, **trial.best_report} for cell, trial in best.items()}
@@ -105,6 +106,44 @@ def _search(experiment: Any, place: str, wait: bool, as_json: bool, trial: str |
         report.print_comparison(experiment, study)
     if trial is None:
         api.check_finished(experiment, study)
+
+
+def _sync_or_note(session: Any, experiment: Any, manifest: Any) -> None:
+    """Write the runs into MLflow; that it is away is noted, and no error: the records are kept."""
+    from vimss import api
+    from vimss.console import err
+    from vimss.errors import PlaceError
+
+    try:
+        for sentence in api.sync_runs(session, experiment, manifest).notes:
+            err.print(sentence)
+    except PlaceError as error:
+        err.print(f"{error}; `vimss sync {experiment.name}` then writes the runs")
+
+
+def sync(
+    experiment: ExperimentName,
+    seed: Seed = None,
+    changes: Set = None,
+    place: On = "local",
+    as_json: Json = False,
+) -> None:
+    """Write into MLflow what it lacks of an experiment's runs, from the records in the store."""
+    from vimss import api
+    from vimss.console import out, print_json
+    from vimss.search.consistency import load_experiment
+    from vimss.session import open_session
+
+    loaded = load_experiment(experiment, changes or (), seed)
+    session = open_session(place)
+    loaded = api.resolve_models(session, loaded)
+    manifest = api.load_shards(session, loaded)
+    api.write_pictures(loaded, manifest, api.load_study(session, loaded, manifest))
+    synced = api.sync_runs(session, loaded, manifest)
+    if as_json:
+        print_json({"runs": len(synced.run_ids), "written": synced.written, "notes": synced.notes})
+    else:
+        out.print(str(synced))
 
 
 def _check_room(place: str) -> None:

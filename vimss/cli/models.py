@@ -151,7 +151,7 @@ def promote(
 ) -> None:
     """Register the best trial, as champion if significantly better."""
     from vimss import api
-    from vimss.console import err, out, print_json
+    from vimss.console import out, print_json
     from vimss.promote import promote_best
     from vimss.search.consistency import load_experiment
     from vimss.session import open_session
@@ -164,9 +164,7 @@ def promote(
         check_split(manifest, "promote")
         study = api.load_study(session, loaded, manifest)
         api.best_trial(loaded, study)
-        tracker = api.open_tracker(session, loaded, manifest)
-        with api.closing_tracker(tracker, err.print):
-            promotion = promote_best(session, loaded, manifest, tracker, study)
+        promotion = promote_best(session, loaded, manifest, study)
     if as_json:
         print_json(
             {

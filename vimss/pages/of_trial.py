@@ -1,19 +1,21 @@
 """The pictures and the page of each trial of a study, for MLflow: curves, a spectrogram, an excerpt to listen to.
 
-for cell, trial, files in run_files(experiment, manifest, study):
-    tracker.log_files(cell, trial, files)
+for path, content in run_files(experiment, manifest, study):
+    path.write_bytes(content)
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from vimss.console import decibel, figure_text
 from vimss.evaluate import Evaluation
 from vimss.evaluate.figures import FigureEvaluation
 from vimss.experiment import Experiment
+from vimss.media import encode_audio, fitting_gain, quantise
 from vimss.metrics import CONVENTIONS, si_sdr_improvement
 from vimss.pages.charts import bars_png, curves_png, spectrogram_png
 from vimss.pages.listening import Page, Track, listening_page
-from vimss.search.study import Study, TrialRecord, best_of_cell
+from vimss.search.study import FILES, RECORD, Study, TrialRecord, best_of_cell, cell_folder
 from vimss.shards.instruments import INSTRUMENTS
 from vimss.shards.manifest import Manifest
 from vimss.stream.scene import Scene, pieces_of
@@ -24,19 +26,29 @@ EXCERPT_SECONDS = 10.0
 """Length of the excerpt on a trial's page: long enough to judge, and small enough for a hundred runs."""
 
 
-def run_files(experiment: Experiment, manifest: Manifest, study: Study) -> Iterator[tuple[str, str, dict[str, bytes]]]:
-    """Cell, trial and files by name: curves of every cell (trial ""), and of every finished trial its curve, a
-    spectrogram and a page.
+LAST = "curve.png"
+"""The file of a trial that is written after its others."""
 
-    A cell without a finished trial gets those of its best trial with weights. Each trial takes about a second.
+
+def run_files(experiment: Experiment, manifest: Manifest, study: Study) -> Iterator[tuple[Path, bytes]]:
+    """Files with their contents: curves of every cell, and of every finished trial its curve, a spectrogram and a page.
+
+    A cell without a finished trial gets those of its best trial with weights. Each trial takes about a second; one that
+    has them since its record was last written is left out.
     """
+    done: set[Path] = set()
     excerpts: dict[tuple[tuple[str, ...], str], Scene | None] = {}
     rate = manifest.recipe.sample_rate
     for cell in experiment.cells():
         records = study.of_cell(cell.name)
         best = best_of_cell(study, cell.name)
-        yield cell.name, "", {"curves.png": figure_curves({record.trial: record for record in records})}
+        if not records:
+            continue
+        curves = figure_curves({record.trial: record for record in records})
+        yield study.folder / cell_folder(experiment, cell) / FILES / "curves.png", curves
         for record in records:
+            if record.folder in done or _is_newer(record.folder / FILES / LAST, record.folder / RECORD):
+                continue
             if not (record is best or (record.state == "finished" and (record.folder / "model").is_dir())):
                 continue
             system = model_system(record.folder / "model", manifest, record.trial)
@@ -44,12 +56,18 @@ def run_files(experiment: Experiment, manifest: Manifest, study: Study) -> Itera
             if shown not in excerpts:
                 piece = next(pieces_of(manifest, "valid", system.views), None)
                 excerpts[shown] = piece.beginning(round(EXCERPT_SECONDS * rate)) if piece is not None else None
-            files = {"curve.png": figure_curves({record.trial: record})}
             excerpt = excerpts[shown]
             # A corpus of solos has nothing to separate.
+            files: dict[str, bytes] = {}
             if excerpt is not None and excerpt.references:
-                files |= excerpt_files(experiment, record, system, excerpt, rate)
-            yield cell.name, record.trial, files
+                files = excerpt_files(experiment, record, system, excerpt, rate)
+            files[LAST] = figure_curves({record.trial: record})
+            done.add(record.folder)
+            yield from ((record.folder / FILES / name, content) for name, content in files.items())
+
+
+def _is_newer(path: Path, other: Path) -> bool:
+    return path.exists() and path.stat().st_mtime_ns >= other.stat().st_mtime_ns
 
 
 def figure_curves(records: Mapping[str, TrialRecord]) -> bytes:
@@ -71,7 +89,7 @@ def figure_curves(records: Mapping[str, TrialRecord]) -> bytes:
 def excerpt_files(
     experiment: Experiment, record: TrialRecord, system: System, excerpt: Scene, rate: int
 ) -> dict[str, bytes]:
-    """A spectrogram of the first estimate, and a page with mixture, estimates and references."""
+    """A spectrogram of the first estimate, a page with mixture, estimates and references, and the same as WAV files."""
     labels = sorted(excerpt.references)
     names = {label: INSTRUMENTS.get(label, label) for label in labels}
     estimates = dict(zip(labels, system(excerpt, labels), strict=True))
@@ -80,6 +98,9 @@ def excerpt_files(
         gain = si_sdr_improvement(excerpt.mixture, excerpt.references[label], estimate, rate)
         tracks.append(Track(names[label], estimate, "estimate", f"{decibel(gain)} dB SI-SDR improvement"))
         tracks.append(Track(names[label], excerpt.references[label], "reference"))
+    sounds = {"mixture": excerpt.mixture, **estimates}
+    sounds |= {f"{label}-reference": excerpt.references[label] for label in labels}
+    level = fitting_gain(*sounds.values())
     facts = {
         "experiment": experiment.name,
         "cell": record.cell,
@@ -93,6 +114,7 @@ def excerpt_files(
     return {
         "spectrogram.png": spectrogram_png(estimates[labels[0]], rate, title),
         "listen.html": listening_page(page).encode(),
+        **{f"audio/{name}.wav": encode_audio(quantise(level * sound), rate) for name, sound in sounds.items()},
     }
 
 

@@ -84,13 +84,12 @@ def run(
             manifest = api.write_shards(session, experiment.shards, recipe, on_progress=on_progress)
         with stages("search") as show_progress:
             lines = SearchLines(show_progress, experiment)
-            study, tracker = api.run_search(session, experiment, manifest, [lines], wait=wait)
-        with api.closing_tracker(tracker, err.print):
-            with stages("evaluate") as show_progress:
-                test, unseen = _evaluate(experiment, manifest, study, show_progress)
-            with stages("track and promote"):
-                api.log_pictures(experiment, manifest, study, tracker)
-                promotion = promote_best(session, experiment, manifest, tracker, study)
+            study = api.run_search(session, experiment, manifest, [lines], wait=wait)
+        with stages("evaluate") as show_progress:
+            test, unseen = _evaluate(experiment, manifest, study, show_progress)
+        with stages("track and promote"):
+            api.write_pictures(experiment, manifest, study)
+            promotion = promote_best(session, experiment, manifest, study)
         with stages("separate") as show_progress:
             model = f"models:/{experiment.name}/{promotion.version}"
             recording, references = write_recording(manifest, session.store.root / "quickstart")

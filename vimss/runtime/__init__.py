@@ -13,8 +13,8 @@ watchdog  Ray ends with the process that started it, however that one ends
 termination  what a process does that is told to end
 logs      log files of trials, and warnings of other processes
 parallel  a function over many items, on Ray or without it
-commit    which code runs
 machine   what this machine has, before Ray runs on it
+provenance  which code runs, and where
 """
 
 from vimss.runtime.cluster import (
@@ -26,7 +26,6 @@ from vimss.runtime.cluster import (
     temporary_folder,
     unfit,
 )
-from vimss.runtime.commit import git_commit
 from vimss.runtime.environment import set_variables
 from vimss.runtime.head import check_head
 from vimss.runtime.logs import (
@@ -40,6 +39,7 @@ from vimss.runtime.logs import (
 from vimss.runtime.machine import machine_resources
 from vimss.runtime.parallel import parallel_map
 from vimss.runtime.place import JOB_VARIABLE, PLACES, Place, in_ray_job, load_place, open_store, sqlite_url
+from vimss.runtime.provenance import git_commit, provenance, uncommitted_changes
 from vimss.runtime.termination import termination_requested
 
 __all__ = [
@@ -60,6 +60,7 @@ __all__ = [
     "machine_resources",
     "open_store",
     "parallel_map",
+    "provenance",
     "rank_log",
     "ray_at_hand",
     "ray_running",
@@ -68,5 +69,6 @@ __all__ = [
     "start_ray",
     "temporary_folder",
     "termination_requested",
+    "uncommitted_changes",
     "unfit",
 ]

@@ -106,7 +106,8 @@ class Admission:
         """Whether a trial to resume can be trained on the shards and the place of now; if not, it fails."""
         settings, message = self._check(record.chosen)
         if message:
-            ended = {"state": "failed", "message": message, "ended_at": next(self.running.positions)}
+            position = next(self.running.positions)
+            ended = {"state": "failed", "message": message, "ended_at": position, "ended": time.time()}
             write_record(record.model_copy(update=ended))
             self.running.report(TrialStarted(self.cell.name, record.trial, settings, record.chosen))
             self.running.report(TrialEnded(self.cell.name, record.trial, "failed", record.folder, message))

@@ -81,7 +81,7 @@ def launch(
         folder=running.folder,
         begun={(record.cell, record.trial): record.folder for record in running.study().records},
     )
-    observer = Observer(plan, running.reporters, running.validation, running.positions, prune)
+    observer = Observer(plan, running.reporters, running.validation, running.positions, prune, running.provenance)
     tuner = tune.Tuner(
         tune.with_resources(functools.partial(run_trial, plan=plan), trial_resources(place)),
         param_space=dict(space or {}),

@@ -49,6 +49,14 @@ def locked(folder: Path, on_wait: Callable[[str], None] | None = None) -> Iterat
         yield
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether a process searches the study now."""
+    if not (folder / LOCK).exists():
+        return False
+    with (folder / LOCK).open("r+", encoding="utf-8") as file:
+        return not _try_lock(file, folder)
+
+
 def _try_lock(file: TextIO, folder: Path) -> bool:
     """Whether the lock is ours now; StorageError where the file system has no locks."""
     try:

@@ -3,8 +3,9 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, Literal
 
 import ray
@@ -44,6 +45,7 @@ class Observer(tune.Callback):
         validation: str,
         positions: Iterator[int],
         prune: Callable[[TrialRecord], float | None] = lambda _: None,
+        provenance: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.plan = plan
         self.reporters = reporters
@@ -53,6 +55,8 @@ class Observer(tune.Callback):
         """The positions of the next events in the study."""
         self.prune = prune
         """The audio seconds at which a trial is pruned by its last report, or None."""
+        self.provenance = dict(provenance)
+        """Of the code and the machine that train."""
         self.records: dict[str, TrialRecord] = {}
         self.heartbeats: dict[str, Heartbeat] = {}
         """Heartbeats of the running trials."""
@@ -194,7 +198,7 @@ class Observer(tune.Callback):
             record = read_record(folder / RECORD)
             waited = record.state == "waiting"
             again = {"cell": cell.name, "chosen": chosen, "settings": settings, "state": "running", "message": ""}
-            record = record.model_copy(update={**again, "rung": None})
+            record = record.model_copy(update={**again, "rung": None, "ended": None, "provenance": self.provenance})
             if record.validation != self.validation:
                 # The training will score its checkpoint again on the current validation set.
                 record = record.moved_to(self.validation)
@@ -210,6 +214,7 @@ class Observer(tune.Callback):
                 validation=self.validation,
                 drawn_at=next(self.positions),
                 begun=time.time(),
+                provenance=self.provenance,
                 folder=folder,
             )
         place, now = self.plan.place, time.monotonic()
@@ -232,7 +237,10 @@ class Observer(tune.Callback):
         self.warnings.pop(trial_id, None)
         self.last_change = time.monotonic()
         record = self.records[trial_id]
-        update = {"state": state, "message": message, "rung": record.rung if state == "pruned" else None}
+        rung = record.rung if state == "pruned" else None
+        update: dict[str, Any] = {"state": state, "message": message, "rung": rung}
+        if state != "waiting":
+            update["ended"] = time.time()
         if state != "interrupted":
             update["ended_at"] = next(self.positions)
         record = record.model_copy(update=update)

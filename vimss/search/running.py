@@ -1,12 +1,15 @@
 """A study while it is searched: its records as they are on disk now, and the events for the reporters."""
 
+import hashlib
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vimss.config import SIGNATURE_LENGTH
 from vimss.errors import TrainingError
 from vimss.experiment import Cell, Experiment
-from vimss.runtime import Place
+from vimss.runtime import Place, provenance, uncommitted_changes
 from vimss.search.events import (
     CellEnded,
     CellStarted,
@@ -17,8 +20,9 @@ from vimss.search.events import (
     TrialStarted,
     TrialWaits,
 )
-from vimss.search.study import Study, TrialRecord, cell_folder, in_cells, read_study, write_record
+from vimss.search.study import CODE, Study, TrialRecord, cell_folder, in_cells, read_study, write_record
 from vimss.shards.manifest import Manifest
+from vimss.storage import atomic_write
 from vimss.train.validation import validation_spec
 
 
@@ -41,6 +45,13 @@ class RunningStudy:
         """Cells whose start and earlier trials have been replayed to the reporters."""
         self.over: set[Path] = set()
         """Folders of the trials that this call does not start again: they failed, or were lost too often."""
+        self.provenance = {**provenance(), "workers_per_trial": str(place.workers_per_trial)}
+        """Of the code and the machine that train from now on."""
+        changes = uncommitted_changes().encode()
+        if changes:
+            self.provenance["changes"] = hashlib.sha256(changes).hexdigest()[:SIGNATURE_LENGTH]
+            with atomic_write(folder / CODE / f"{self.provenance['changes']}.diff") as temporary:
+                temporary.write_bytes(changes)
         for record in before.records:
             # Running the command again is a deliberate retry, so the counter restarts at 0.
             if record.retries:
@@ -105,7 +116,7 @@ class RunningStudy:
 
     def prune(self, record: TrialRecord, rung: float) -> None:
         """End a trial that waited at the rung."""
-        ended = {"state": "pruned", "message": "", "rung": rung, "ended_at": next(self.positions)}
+        ended = {"state": "pruned", "message": "", "rung": rung, "ended_at": next(self.positions), "ended": time.time()}
         write_record(record.model_copy(update=ended))
         self.report(TrialEnded(record.cell, record.trial, "pruned", record.folder))
 

@@ -62,7 +62,8 @@ def _with_score(record: TrialRecord, found: Score, validation: str) -> TrialReco
         reports = record.reports or next(iter(record.earlier.values()))
         figure = record.figure
         best = min(reports, key=lambda report: figure.rank(report[figure.name]))
-        kept = {name: value for name, value in best.items() if name not in {figure.name, figure.raw_name}}
+        # That of the raw weights, and those by number of sources, are not computed again.
+        kept = {name: value for name, value in best.items() if not name.startswith(figure.name)}
         return record.moved_to(validation, [{**kept, figure.name: found.value}])
     message = f"its weights could not be scored on another validation set: {found.error}"
     state = "failed" if record.state == "failed" else "interrupted"

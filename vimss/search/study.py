@@ -7,6 +7,8 @@ Needs neither Ray nor torch. A study is a folder per cell, and in it a folder pe
 
     CELL-SIGNATURE/TRIAL/trial.json    its settings, reports and state
     CELL-SIGNATURE/TRIAL/model/        its best weights
+    CELL-SIGNATURE/TRIAL/files/        pictures and pages, for its run in MLflow; CELL-SIGNATURE/files/ for the cell's
+    code/DIGEST.diff                   how the code of a trial differed from its commit
 
 The draws, reports and ends of all trials are numbered in the order in which they came. So the records say what was
 known whenever a search decided something, and every decision can be made again from them.
@@ -18,6 +20,7 @@ is that of its settings. So a study grows with its experiment. Which trials lie 
 
 import itertools
 import json
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -39,6 +42,12 @@ from vimss.train.objectives import figure_of
 from vimss.yaml_files import MAX_NAME
 
 RECORD = "trial.json"
+
+FILES = "files"
+"""Folder, in that of a trial or a cell, of the files that its run in MLflow holds too."""
+
+CODE = "code"
+"""Folder of a study for the changes of the code that no commit holds."""
 
 
 class TrialRecord(Config):
@@ -74,6 +83,16 @@ class TrialRecord(Config):
         default_factory=dict, description="steps of a report to its position among the events of the study"
     )
     ended_at: int = Field(0, description="position of its end among the events of the study; 0 before")
+    times: dict[int, float] = Field(
+        default_factory=dict,
+        description="steps of a report to when it came, in seconds since 1970; not in older records",
+    )
+    ended: float | None = Field(
+        None, description="when it ended or was interrupted, in seconds since 1970; null before, and of older records"
+    )
+    provenance: dict[str, str] = Field(
+        default_factory=dict, description="what trained it last: commit, versions, machine; empty of older records"
+    )
     rung: float | None = Field(None, description="audio seconds at which the scheduler pruned it")
     is_continued: bool = Field(
         False, description="started by `vimss search --continue`: trains to its full budget and is never pruned"
@@ -119,11 +138,11 @@ class TrialRecord(Config):
         return self.reported_at.get(round(report.get("steps", 0)), 0)
 
     def with_report(self, metrics: dict[str, float], position: int) -> "TrialRecord":
-        """The same with another report; one that comes again, after an interruption, keeps its position."""
+        """The same with another report; one that comes again, after an interruption, keeps its position and time."""
         steps = round(metrics["steps"])
         earlier = itertools.takewhile(lambda report: report["steps"] < steps, self.reports)
-        reported_at = {steps: position, **self.reported_at}
-        return self.model_copy(update={"reports": (*earlier, metrics), "reported_at": reported_at})
+        reported_at, times = {steps: position, **self.reported_at}, {steps: time.time(), **self.times}
+        return self.model_copy(update={"reports": (*earlier, metrics), "reported_at": reported_at, "times": times})
 
     def as_of(self, position: int) -> "TrialRecord":
         """The record as it was before the event at this position."""

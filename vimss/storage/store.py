@@ -50,7 +50,7 @@ class Store:
 
     @property
     def tracking(self) -> Path:
-        """MLflow's database, artifacts and the spool of what has not reached it yet."""
+        """MLflow's database and artifacts."""
         return self.root / "mlflow"
 
     def make(self) -> "Store":

@@ -1,14 +1,12 @@
 """Where MLflow lives: runs, pictures, curves and models, written by the driver process alone.
 
     tracking = Tracking(store)                       # SQLite in the store, or Tracking(store, "http://host:5000")
-    with Tracker(tracking, study) as tracker:
-        search(..., report=tracker)                  # the events of vimss.experiment
-        tracker.log_files("search", "a1b2", {"page.html": page})
-        version = register(tracking, "quickstart", folder, tracker.run_id("search", "a1b2"), metrics, card)
+    synced = sync(tracking, experiment, manifest, folder)   # vimss.track.sync
+    version = register(tracking, "quickstart", folder, synced.run_ids["search", "a1b2"], metrics, card)
     model_folder("models:/quickstart@champion", tracking)
 
-Every write goes through a spool in the store (spool), which a thread carries to MLflow (delivery): a tracking
-server that is down neither stops nor slows a search, and loses nothing. Workers never import this package.
+Everything about runs is written by `sync` from the records on disk: a tracking server that is down neither stops nor
+slows a search, and loses nothing. Workers never import this package.
 """
 
 import importlib
@@ -21,13 +19,13 @@ for _name, _value in {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # an open door (CVE-2026-0545) and eight processes
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the spool retries; MLflow's own would create a run twice
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # where --json prints
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the next sync retries; MLflow's own would create a run twice
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }.items():
     os.environ.setdefault(_name, _value)
 
 if TYPE_CHECKING:
-    from vimss.track.delivery import Undelivered
     from vimss.track.registry import (
         ModelVersion,
         find_alias,
@@ -39,19 +37,14 @@ if TYPE_CHECKING:
         tag_version,
     )
     from vimss.track.store import Tracking, runs_page, serve_ui, ui_command
-    from vimss.track.tracker import TrackedStudy, Tracker, provenance
 
 __all__ = [
     "ModelVersion",
-    "TrackedStudy",
-    "Tracker",
     "Tracking",
-    "Undelivered",
     "find_alias",
     "find_version",
     "model_folder",
     "newest_version",
-    "provenance",
     "register",
     "runs_page",
     "serve_ui",
@@ -61,13 +54,11 @@ __all__ = [
 ]
 
 _MODULES = {
-    "delivery": ("Undelivered",),
     "registry": (
         *("ModelVersion", "find_alias", "find_version", "model_folder", "newest_version", "register", "set_alias"),
         "tag_version",
     ),
     "store": ("Tracking", "runs_page", "serve_ui", "ui_command"),
-    "tracker": ("TrackedStudy", "Tracker", "provenance"),
 }
 
 

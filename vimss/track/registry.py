@@ -10,11 +10,11 @@ weights again gives the version that exists.
 
 import hashlib
 import json
+import logging
 import math
 import shutil
 import tempfile
 import threading
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ import mlflow.artifacts
 import mlflow.pyfunc
 import numpy as np
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModelOutput
+from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 from mlflow.entities.model_registry import ModelVersion as RegistryVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
@@ -61,6 +61,9 @@ _NOT_THERE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 
 _default_address = threading.Lock()
 
+# It says that it validates the input example.
+logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
+
 
 @dataclass(frozen=True)
 class ModelVersion:
@@ -92,14 +95,14 @@ def register(
 
     """
     facts = _read_model(folder)
-    digest = hashlib.sha256("".join(sha256(folder / file) for file in MODEL_FILES).encode()).hexdigest()
+    digest = weights_digest(folder)
     with explain_mlflow_errors(tracking), _as_default(tracking):
         client = tracking.client()
         same = [version for version in _versions(client, name) if version.tags.get(DIGEST_TAG) == digest]
         if same:
             return min(int(version.version) for version in same)
         _make_registered_model(client, name, _separates(facts))
-        model_id = _log_model(tracking, name, folder, run_id, facts)
+        model_id = log_model(tracking, name, folder, run_id)
         scores = {f"metric.{key}": f"{value:.6g}" for key, value in metrics.items()}
         version = client.create_model_version(
             name,
@@ -201,26 +204,46 @@ def _read_model(folder: Path) -> dict[str, Any]:
     return read_card(folder)
 
 
-def _log_model(tracking: Tracking, name: str, folder: Path, run_id: str, facts: dict[str, Any]) -> str:
-    """Log a pyfunc as MLflow's own log_model does, but beside the run: that one would end and restart the run."""
+def weights_digest(folder: Path) -> str:
+    """Changes with the weights of a model's folder."""
+    return hashlib.sha256("".join(sha256(folder / file) for file in MODEL_FILES).encode()).hexdigest()
+
+
+def log_model(tracking: Tracking, name: str, folder: Path, run_id: str) -> str:
+    """MLflow's id of the model of a run that has the weights of a folder; it is logged where there is none.
+
+    As MLflow's own log_model, but beside the run: that one would end and restart the run.
+    """
     client = tracking.client()
-    experiment = client.get_run(run_id).info.experiment_id
+    run = client.get_run(run_id)
+    experiment = run.info.experiment_id
+    digest, facts = weights_digest(folder), _read_model(folder)
+    same = f"source_run_id = '{run_id}' AND tags.{DIGEST_TAG} = '{digest}'"
+    for found in client.search_logged_models([experiment], same):
+        if found.status == LoggedModelStatus.READY:
+            outputs = run.outputs.model_outputs if run.outputs else []
+            if all(output.model_id != found.model_id for output in outputs):
+                client.log_outputs(run_id, [LoggedModelOutput(found.model_id, 0)])
+            return found.model_id
+        client.delete_logged_model(found.model_id)  # its process was killed
     kind = "separator" if _separates(facts) else facts["objective"]
-    logged = client.create_logged_model(experiment, name=name, source_run_id=run_id, model_type=kind)
+    logged = client.create_logged_model(
+        experiment, name=name, source_run_id=run_id, tags={DIGEST_TAG: digest}, model_type=kind
+    )
     try:
-        with tempfile.TemporaryDirectory() as staging, warnings.catch_warnings():
-            # MLflow asks for an input example, to infer what the signature already holds.
-            warnings.simplefilter("ignore", UserWarning)
+        with tempfile.TemporaryDirectory() as staging:
             artifact = Path(staging) / ARTIFACT
             artifact.mkdir()
             for file in MODEL_FILES:
                 shutil.copyfile(folder / file, artifact / file)
+            signature = _signature(facts) if _separates(facts) else _signature_of_predictor(folder)
             identity = {"run_id": run_id, "model_id": logged.model_id, "model_uuid": logged.model_id}
             mlflow.pyfunc.save_model(
                 str(Path(staging) / "pyfunc"),
                 python_model=str(Path(__file__).with_name(SERVED[_separates(facts)])),
                 artifacts={ARTIFACT: str(artifact)},
-                signature=_signature(facts) if _separates(facts) else _signature_of_predictor(folder),
+                signature=signature,
+                input_example=_example(facts, signature),
                 pip_requirements=_requirements(facts),
                 mlflow_model=Model(artifact_path=logged.artifact_location, **identity),
             )
@@ -277,6 +300,20 @@ def _signature(facts: dict[str, Any]) -> ModelSignature:
         outputs=outputs,
         params=ParamSchema(params),
     )
+
+
+def _example(facts: dict[str, Any], signature: ModelSignature) -> Any:
+    """What a served model may be asked: a quarter of a second of noise, a dark picture, one label."""
+    arrays: dict[str, np.ndarray] = {}
+    for given in signature.inputs.inputs:
+        shape = [1 if size == -1 else size for size in given.shape]
+        if given.name == "mixture":
+            shape[-1] = facts["sample_rate"] // 4
+            noise = np.random.default_rng(0).normal(0, 0.1, shape)
+            arrays[given.name] = noise.round(3).astype(np.float32)  # JSON holds it, digit by digit
+        else:
+            arrays[given.name] = np.zeros(shape, given.type)
+    return (arrays, {"instruments": facts["labels"][:1]}) if _separates(facts) else arrays
 
 
 def _make_registered_model(client: MlflowClient, name: str, separates: bool) -> None:

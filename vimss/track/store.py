@@ -28,7 +28,6 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from vimss.config import signature
 from vimss.errors import PlaceError
 from vimss.runtime import sqlite_url
 from vimss.storage import Store, atomic_write, explain_os_errors
@@ -65,7 +64,7 @@ class Tracking:
 
     @property
     def folder(self) -> Path:
-        """Holds the database, the artifacts and the spool."""
+        """Holds the database and the artifacts."""
         return self.store.tracking.absolute()
 
     @property
@@ -77,11 +76,6 @@ class Tracking:
     def artifacts(self) -> Path:
         """Files of runs and models, used without a server."""
         return self.folder / "artifacts"
-
-    @property
-    def spool(self) -> Path:
-        """Writes that have not reached MLflow yet. One folder per server, so that none goes to another one."""
-        return self.folder / "spool" / (signature(self.uri) if self.uri else "local")
 
     @property
     def address(self) -> str:
@@ -167,7 +161,7 @@ def serve_ui(tracking: Tracking, port: int = 5000) -> Iterator[str]:
 
 
 def runs_page(tracking: Tracking, address: str, experiment: str = "") -> str:
-    """The page of an experiment's runs with the columns that its Tracker chose, or else of all experiments."""
+    """The page of an experiment's runs with the columns of its shared view, or else of all experiments."""
     training = "workflowType=machine_learning"  # MLflow opens its pages for language models
     found = tracking.client().get_experiment_by_name(experiment) if experiment else None
     if found is None:
@@ -197,9 +191,20 @@ def explain_mlflow_errors(tracking: Tracking) -> Iterator[None]:
     except MlflowException as error:
         raise PlaceError(
             f"MLflow at {tracking.address} must answer",
-            got=" ".join(str(error).split())[:300],
+            got=one_line(error),
             fix="start the tracking server, or look into its log",
         ) from error
+
+
+def one_line(error: BaseException) -> str:
+    """The error with its innermost cause, or that alone, where MLflow wraps a refused connection four times."""
+    root = error
+    while root.__cause__ or root.__context__:
+        root = root.__cause__ or root.__context__ or root
+    texts = [" ".join(str(part).split())[:160] or type(part).__name__ for part in (error, root)]
+    if root is not error and "failed with exception" in texts[0]:
+        return texts[1]
+    return texts[0] if root is error or texts[1] in texts[0] else f"{texts[0]} ... {texts[1]}"
 
 
 def _prepare(tracking: Tracking) -> None:

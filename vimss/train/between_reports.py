@@ -1,10 +1,10 @@
-"""Sums between two reports of a training: losses, throughput and waiting time.
+"""Sums between two reports of a training: losses, gradient norms, throughput, waiting time and memory.
 
-losses, clock = Losses(config, (rank, world_size), device), Clock()
+losses, clock = Losses(config, (rank, world_size), device), Clock(device)
 with clock.waiting():
     batch = next(batches)
 losses.add(loss, norm, "step 1")
-losses.mean(), clock.metrics(seconds_per_step)
+losses.mean(), losses.mean_norm(), clock.metrics(seconds_per_step)
 """
 
 import math
@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import psutil
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -39,6 +40,8 @@ class Losses:
         self.look_every = LOOK_EVERY if device.type == "cuda" else 1
         self.steps = 0
         self.total = torch.zeros((), dtype=torch.float64, device=device)
+        self.norms = 0.0
+        """Sum of the gradient norms, which are equal on all workers."""
         self.unseen: list[tuple[str, Tensor, Tensor]] = []
 
     def add(self, loss: Float[Tensor, ""], norm: Float[Tensor, ""], where: str) -> None:
@@ -53,17 +56,22 @@ class Losses:
         """The mean loss per batch over all workers, after a check of the remaining steps."""
         return self.sums()["loss"] / max(self.steps, 1)
 
+    def mean_norm(self) -> float:
+        """The mean norm of the gradient before it is clipped; after `mean`, which looks at the remaining steps."""
+        return self.norms / max(self.steps, 1)
+
     def sums(self) -> dict[str, float]:
-        """The number of steps and the sum of their losses over all workers, for `restore`."""
+        """The number of steps, and the sums of their losses over all workers and of their norms, for `restore`."""
         self._look()
         if self.world_size > 1:
             torch.distributed.all_reduce(self.total)
-        return {"loss": float(self.total), "steps": self.steps}
+        return {"loss": float(self.total), "steps": self.steps, "norm": self.norms}
 
     def restore(self, sums: Mapping[str, float]) -> None:
         """Restore the sums of an interrupted training on rank 0; they already hold the other ranks' losses."""
         self.steps = int(sums["steps"])
         self.total += sums["loss"] if self.rank == 0 else 0.0
+        self.norms += sums.get("norm", 0.0)  # checkpoints of an earlier version have none
 
     def _look(self) -> None:
         if not self.unseen:
@@ -76,13 +84,19 @@ class Losses:
                     got=f"loss {loss:g} and gradient norm {norm:g} at {where}",
                     fix=f"{self.remedy}; the last checkpoint is kept",
                 )
+            self.norms += norm
         self.unseen = []
 
 
 class Clock:
-    """Measures throughput and waiting time between two reports."""
+    """Measures throughput, waiting time and memory between two reports."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.process = psutil.Process()
+        self.most_bytes = 0
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
         self.begin = time.monotonic()
         self.waited = 0.0
         self.steps = 0
@@ -95,8 +109,15 @@ class Clock:
         yield
         self.waited += time.monotonic() - begin
 
+    def look(self) -> None:
+        """Note the memory after a step: of a GPU the allocated peak, else all that the process holds."""
+        on_gpu = self.device.type == "cuda"
+        now = torch.cuda.max_memory_allocated(self.device) if on_gpu else self.process.memory_info().rss
+        self.most_bytes = max(self.most_bytes, now)
+
     def metrics(self, seconds_per_step: float) -> dict[str, float]:
-        """Audio seconds per second, given those of a step, and the share of the time spent waiting for batches."""
+        """Audio seconds per second, given those of a step, the share of the time spent waiting for batches, and GiB."""
         passed = max(time.monotonic() - self.begin, 1e-9)
         rate = self.steps * seconds_per_step / passed
-        return {"audio_seconds_per_second": rate, "loader_wait": self.waited / passed}
+        waited = self.waited / passed
+        return {"audio_seconds_per_second": rate, "loader_wait": waited, "peak_memory_gib": self.most_bytes / 2**30}

@@ -154,7 +154,7 @@ def train(
     reported_seconds = state.metrics.get("audio_seconds", 0.0)
     patient = should_continue(config, reported_seconds, best_seconds)
     paused = reaches(reported_seconds, training.pause_seconds)
-    losses, levels, clock, lost = Losses(config, share, device), Levels(), Clock(), 0.0
+    losses, levels, clock, lost = Losses(config, share, device), Levels(), Clock(device), 0.0
     if state.since_report:
         losses.restore(state.since_report)
         lost = _restore(levels, state.since_report)
@@ -192,13 +192,14 @@ def train(
                     optimizer.step()
                 if average is not None:
                     update_ema(average, network, config.ema)
+                clock.look()
                 due = steps in report_steps
 
             seconds = steps * seconds_per_step
             progress(seconds)
             stops = _any_should_stop(should_stop, steps, training)
             if due and not stops:
-                metrics = {"audio_seconds": seconds, "train_loss": losses.mean()}
+                metrics = {"audio_seconds": seconds, "train_loss": losses.mean(), "gradient_norm": losses.mean_norm()}
                 metrics |= {"learning_rate": learning_rate(config, seconds), "steps": float(steps)}
                 metrics |= {"micro_batch": float(gradients.micro_batch)} | clock.metrics(seconds_per_step)
                 metrics |= {"lost_clips": lost} | levels.metrics()
@@ -220,7 +221,7 @@ def train(
                 state = State(*signatures, steps, position, best, best_seconds, metrics, reports)
                 with _checkpoint(training, objective, state, network, average, optimizers) as folder:
                     report(metrics, folder)
-                losses, levels, clock, due = Losses(config, share, device), Levels(), Clock(), False
+                losses, levels, clock, due = Losses(config, share, device), Levels(), Clock(device), False
             if stops and (due or steps < total_steps):
                 sums = {**losses.sums(), **vars(levels), "lost": lost}
                 state = replace(state, validation=validate.signature, steps=steps, position=position, since_report=sums)
@@ -266,10 +267,13 @@ def _validated(
     average: nn.Module | None,
     on_progress: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """The figure of the weights in use and, if those are a moving average, of the raw ones; empty if interrupted."""
+    """The figure of the weights in use, also by number of sources, and, if those are a moving average, of the raw ones.
+
+    Empty if interrupted.
+    """
     figure = validate.figure
     try:
-        values = {figure.name: validate(average or network, on_progress)}
+        values = {figure.name: validate(average or network, on_progress), **validate.by_sources}
         return values if average is None else {**values, figure.raw_name: validate(network, on_progress)}
     except _ValidationInterruptedError:
         return {}

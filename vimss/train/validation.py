@@ -12,6 +12,7 @@ that it never saw in training. The objective defines the values kept per mixture
 A network with K slots can separate at most K sources, so it is scored on the mixtures with K sources or fewer.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import overload
 
@@ -129,6 +130,13 @@ class Validation:
             )
         self.count = len(numbers)
         """Mixtures of all workers."""
+        self.separates = OBJECTIVES[settings.objective].separates
+        self.sources = torch.tensor([len(kept.drawn[number].sources) for number in numbers])
+        self.by_sources: dict[str, float] = {}
+        """For separation: the last figure on the mixtures of each number of sources, by its name in reports.
+
+        Empty where all have the same number; values that are not finite are left out.
+        """
         self.batches = FixedBatches(
             kept, manifest, self.window, objective.validation_interface, numbers[share[0] :: share[1]]
         )
@@ -143,7 +151,19 @@ class Validation:
             rows.append(self.objective.examine(network, batch, self.device))
             on_progress()
         network.train(was_training)
-        return self.objective.value(self._of_all_workers(rows))
+        kept = self._of_all_workers(rows)
+        if self.separates:
+            self.by_sources = self._by_sources(kept)
+        return self.objective.value(kept)
+
+    def _by_sources(self, kept: torch.Tensor) -> dict[str, float]:
+        counts = self.sources.unique().tolist()
+        values = {count: self.objective.value(kept[self.sources == count]) for count in counts if len(counts) > 1}
+        return {
+            f"{self.figure.name}/{count} source{'s' * (count > 1)}": value
+            for count, value in values.items()
+            if math.isfinite(value)
+        }
 
     def _of_all_workers(self, rows: list[torch.Tensor]) -> torch.Tensor:
         """The rows of all mixtures in order, so that the figure does not depend on how workers share them."""

@@ -1,0 +1,394 @@
+"""MLflow is made to hold what the records of a study say: compare the two, and write the difference.
+
+    synced = sync(tracking, experiment, manifest, study_folder(experiment, manifest, store))
+    synced.run_ids["search", "a1b2"]
+
+    with syncing(tracking, experiment, manifest, folder):   # in a thread, while a search writes records
+        search(experiment, manifest, place, store)
+
+Nothing is remembered but on disk and in MLflow, so the next call writes whatever MLflow has missed, be it that a server
+was away or lost its newest data, or that a process was killed. Runs are found by the tag `vimss.key`. Processes that
+sync one study take turns.
+"""
+
+import fcntl
+import functools
+import hashlib
+import json
+import logging
+import math
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+from vimss.errors import DataError
+from vimss.experiment import Experiment
+from vimss.search.lock import is_locked
+from vimss.search.study import RECORD, in_cells, read_study
+from vimss.shards.manifest import Manifest
+from vimss.storage import explain_os_errors, sha256
+from vimss.track.store import Tracking, explain_mlflow_errors, one_line
+from vimss.track.wanted import WantedDataset, WantedRun, WantedStudy, wanted_study
+
+log = logging.getLogger(__name__)
+
+INTERVAL_SECONDS = 5.0
+"""Between two calls while a search runs; longer where a call takes more than a tenth of it."""
+
+LONGEST_PAUSE_SECONDS = 30.0
+"""Between attempts while MLflow is away."""
+
+CLOSE_SECONDS = 30.0
+"""How long the end of a search waits for MLflow."""
+
+MAX_METRICS, MAX_PARAMS = 1000, 100
+"""MLflow's limits for one log_batch."""
+
+KEY_TAG, FILES_TAG, PARAMS_TAG = "vimss.key", "vimss.files", "params of trial"
+"""Tags of a run: which it is, the digest of each file that was uploaded, and the trial that its params are those of."""
+
+LOCK = "lock-sync"
+"""File in a study's folder that the process which syncs it holds."""
+
+REFUSED = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST"}
+"""MLflow's error codes for what it will not take another time either."""
+
+
+@dataclass
+class Synced:
+    """What a call has found and written."""
+
+    experiment: str
+    run_ids: dict[tuple[str, str], str] = field(default_factory=dict)
+    """Cell and trial, which is empty for the cell's own run, to MLflow's id of the run."""
+    written: Counter[str] = field(default_factory=Counter)
+    """How many of what was written: runs, points, params, tags, files, states."""
+    notes: list[str] = field(default_factory=list)
+    """Sentences about what was restored or refused."""
+
+    def __str__(self) -> str:
+        parts = [f"{count} {kind}" for kind, count in self.written.items()]
+        found = f"{len(self.run_ids)} runs of {self.experiment} are in MLflow"
+        return ". ".join([f"{found}; written: {', '.join(parts) or 'nothing new'}", *self.notes])
+
+
+def sync(tracking: Tracking, experiment: Experiment, manifest: Manifest, folder: Path) -> Synced:
+    """Write what MLflow lacks of the records in a study's folder; a second call writes nothing.
+
+    A run that MLflow refuses is noted and holds up no other. PlaceError where MLflow does not answer: what was written
+    until then stays, and the next call writes the rest.
+    """
+    # Read while no other process syncs: an older state of the records must not come after a newer one.
+    with _alone(folder):
+        study = in_cells(experiment, read_study(folder))
+        return write(tracking, wanted_study(experiment, manifest, study, is_searched=is_locked(folder)))
+
+
+def write(tracking: Tracking, wanted: WantedStudy) -> Synced:
+    """Write what MLflow lacks of these runs, as `sync` does."""
+    synced = Synced(wanted.experiment)
+    with explain_mlflow_errors(tracking):
+        client = tracking.client()
+        experiment_id = _experiment(tracking, client, wanted, synced)
+        runs = _runs(client, experiment_id, wanted, synced)
+        for run in wanted.runs:
+            if run.key not in runs:
+                runs[run.key] = _create(client, experiment_id, run, runs)
+                synced.written["runs"] += 1
+            synced.run_ids[run.cell, run.trial] = runs[run.key].info.run_id
+        for run in wanted.runs:
+            try:
+                _Writer(tracking, client, runs[run.key], synced.written).write(run, runs, wanted.experiment)
+            except MlflowException as error:
+                if error.error_code not in REFUSED:
+                    raise
+                synced.notes.append(f"MLflow refuses the run {run.name} of {run.cell}: {one_line(error)}")
+    return synced
+
+
+class _Writer:
+    """Writes the difference of one run."""
+
+    def __init__(self, tracking: Tracking, client: MlflowClient, run: Run, written: Counter[str]) -> None:
+        self.tracking = tracking
+        self.client = client
+        self.run = run
+        self.id: str = run.info.run_id
+        self.written = written
+
+    def write(self, wanted: WantedRun, runs: Mapping[str, Run], name: str) -> None:
+        """Everything; that it has ended comes last. `name` is that of the experiment, and so of its models."""
+        tags = {**wanted.tags, KEY_TAG: wanted.key}
+        tags |= {tag: runs[key].info.run_id for tag, key in wanted.links.items()}
+        if self.run.data.tags.get(PARAMS_TAG, wanted.params_of) == wanted.params_of and wanted.params:
+            self._params(wanted.params)
+            tags |= {PARAMS_TAG: wanted.params_of} if not wanted.trial else {}
+        self._tags(tags)
+        self._points(wanted)
+        self._files(wanted.files)
+        self._datasets(wanted.datasets)
+        if wanted.model is not None:
+            self._model(wanted.model, name)
+        if self.run.info.status != wanted.status:
+            if wanted.status == "RUNNING":
+                self.client.update_run(self.id, status="RUNNING")
+            else:
+                self.client.set_terminated(self.id, status=wanted.status, end_time=wanted.ended)
+            self.written["states"] += 1
+
+    def _params(self, wanted: Mapping[str, str]) -> None:
+        new = [Param(name, value) for name, value in wanted.items() if name not in self.run.data.params]
+        for some in _chunks(new, MAX_PARAMS):
+            self.client.log_batch(self.id, params=some)
+            self.written["params"] += len(some)
+
+    def _tags(self, wanted: Mapping[str, str]) -> None:
+        changed = [RunTag(name, value) for name, value in wanted.items() if self.run.data.tags.get(name) != value]
+        for some in _chunks(changed, MAX_PARAMS):
+            self.client.log_batch(self.id, tags=some)
+            self.written["tags"] += len(some)
+
+    def _points(self, wanted: WantedRun) -> None:
+        """The points after the last one that MLflow has of each curve, and that one where its value was revised."""
+        last = {metric.key: metric for metric in self.run.data.to_proto().metrics}
+        new: list[Metric] = []
+        for name, points in wanted.curves.items():
+            known = last.get(name)
+            new += [Metric(name, p.value, p.time, p.step) for p in points if known is None or p.step > known.step]
+            if known is None or name not in wanted.revised:
+                continue
+            end = points[-1]
+            if end.step == known.step and not _same(known.value, end.value):
+                # Of two points at a step, MLflow shows the later one.
+                new.append(Metric(name, end.value, max(_now(), known.timestamp + 1), end.step))
+        # In the order of their steps, so that what a broken connection cuts off is the end of the curves.
+        for some in _chunks(sorted(new, key=lambda metric: metric.step), MAX_METRICS):
+            self.client.log_batch(self.id, metrics=some)
+            self.written["points"] += len(some)
+
+    def _files(self, wanted: Mapping[str, bytes | Path]) -> None:
+        """Files whose digest is not the one that a tag of the run has."""
+        known: dict[str, str] = json.loads(self.run.data.tags.get(FILES_TAG, "{}"))
+        digests = {name: _digest(content) for name, content in wanted.items()}
+        new = [name for name, digest in digests.items() if known.get(name) != digest]
+        if not new:
+            return
+        here = self.tracking.here(self.run.info.artifact_uri)
+        with tempfile.TemporaryDirectory() as staging:
+            for name in new:
+                path = (here or Path(staging)) / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                content = wanted[name]
+                path.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+            if here is None:
+                self.client.log_artifacts(self.id, staging)
+        self._tags({FILES_TAG: json.dumps({**known, **digests})})
+        self.written["files"] += len(new)
+
+    def _datasets(self, wanted: Iterable[WantedDataset]) -> None:
+        inputs = self.run.inputs.dataset_inputs if self.run.inputs else []
+        known = {(each.dataset.name, each.dataset.digest) for each in inputs}
+        new = [each for each in wanted if (each.name, each.digest) not in known]
+        if new:
+            self.client.log_inputs(self.id, datasets=[_dataset_input(each) for each in new])
+            self.written["datasets"] += len(new)
+
+    def _model(self, folder: Path, name: str) -> None:
+        from vimss.track.registry import DIGEST_TAG, log_model, weights_digest  # loads torch
+
+        digest = weights_digest(folder)
+        if self.run.data.tags.get(DIGEST_TAG) != digest:
+            log_model(self.tracking, name, folder, self.id)
+            self._tags({DIGEST_TAG: digest})
+            self.written["models"] += 1
+
+
+def _dataset_input(wanted: WantedDataset) -> DatasetInput:
+    dataset = Dataset(
+        name=wanted.name,
+        digest=wanted.digest,
+        source_type="local",
+        source=json.dumps({"uri": wanted.source}),
+        profile=json.dumps(wanted.profile),
+    )
+    return DatasetInput(dataset, tags=[InputTag(MLFLOW_DATASET_CONTEXT, wanted.context)])
+
+
+def _experiment(tracking: Tracking, client: MlflowClient, wanted: WantedStudy, synced: Synced) -> str:
+    """The id of MLflow's experiment, made or restored if need be, with its description and the columns of its table."""
+    found = client.get_experiment_by_name(wanted.experiment)
+    if found is None:
+        location = tracking.artifacts.as_uri() if tracking.is_local else None
+        client.create_experiment(wanted.experiment, artifact_location=location)
+        found = client.get_experiment_by_name(wanted.experiment)
+    elif found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+        synced.notes.append(f"the experiment {wanted.experiment} had been deleted in MLflow and was restored")
+    for name, value in wanted.tags.items():
+        if found.tags.get(name) != value:
+            client.set_experiment_tag(found.experiment_id, name, value)
+    return str(found.experiment_id)
+
+
+def _runs(client: MlflowClient, experiment_id: str, wanted: WantedStudy, synced: Synced) -> dict[str, Run]:
+    """The runs of a study that MLflow has, by their keys; those that were deleted are restored."""
+    keys = {run.key for run in wanted.runs}
+    found: dict[str, Run] = {}
+    token = None
+    while token != "":
+        page = client.search_runs(
+            [experiment_id],
+            f"tags.signature = '{wanted.folder.name}'",
+            run_view_type=ViewType.ALL,
+            order_by=["attributes.start_time ASC"],
+            page_token=token,
+        )
+        for run in page:
+            found.setdefault(run.data.tags.get(KEY_TAG, ""), run)
+        token = page.token or ""
+    deleted = [key for key in keys & found.keys() if found[key].info.lifecycle_stage == "deleted"]
+    for key in deleted:
+        client.restore_run(found[key].info.run_id)
+    if deleted:
+        synced.notes.append(
+            f"deleted in MLflow and restored: {len(deleted)} of the runs whose trials are in {wanted.folder}"
+        )
+    return found
+
+
+def _create(client: MlflowClient, experiment_id: str, wanted: WantedRun, runs: Mapping[str, Run]) -> Run:
+    """With the tags by which it is found again, in one request: a server may be killed after any."""
+    tags = {**wanted.tags, KEY_TAG: wanted.key}
+    # A cell's best trial comes after it.
+    tags |= {tag: runs[key].info.run_id for tag, key in wanted.links.items() if key in runs}
+    return client.create_run(experiment_id, start_time=wanted.begun, tags=tags, run_name=wanted.name)
+
+
+@contextmanager
+def syncing(tracking: Tracking, experiment: Experiment, manifest: Manifest, folder: Path) -> Iterator[None]:
+    """Sync in a thread while the block runs, whenever a record has changed, and once more at its end.
+
+    That MLflow is away is logged once each time; no error reaches the block, and no request holds it up.
+    """
+    thread = _Syncing(lambda: sync(tracking, experiment, manifest, folder), folder, tracking.address, experiment.name)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.close()
+
+
+class _Syncing(threading.Thread):
+    """The thread of `syncing`: a daemon, since nothing is lost where the process ends before it."""
+
+    def __init__(self, write: Callable[[], Synced], folder: Path, address: str, experiment: str) -> None:
+        super().__init__(name="vimss-sync", daemon=True)
+        self._write = write
+        self._folder = folder
+        self._address = address
+        self._again = f"vimss sync {experiment}"
+        self._closing = threading.Event()
+        self._failures = 0
+        self._written: dict[Path, int] = {}
+        """The records that MLflow has, and when they changed."""
+        self._said: set[str] = set()
+
+    def run(self) -> None:
+        """Until it is closed; waits longer after each failure in a row."""
+        while not self._closing.wait(self._attempt()):
+            pass
+        self._written = {}
+        self._attempt()
+
+    def close(self) -> None:
+        """Write what the last records say, where MLflow takes it in time."""
+        self._closing.set()
+        self.join(CLOSE_SECONDS)
+        if self.is_alive():
+            log.warning("MLflow at %s is slow: `%s` writes what it does not have yet", self._address, self._again)
+
+    def _attempt(self) -> float:
+        """One call; returns the seconds until the next."""
+        begin = time.monotonic()
+        try:
+            records = {path: path.stat().st_mtime_ns for path in self._folder.glob(f"*/*/{RECORD}")}
+            if records != self._written:
+                self._log(self._write().notes)
+            self._written = records
+        except DataError:  # records that are about to be scored on another validation set, which the search reports
+            log.debug("the records cannot be written into MLflow yet", exc_info=True)
+            return INTERVAL_SECONDS
+        # Whatever goes wrong here must reach neither the search nor end the thread: the records are on disk.
+        except Exception as error:
+            self._failures += 1
+            if self._failures == 1:
+                log.warning(
+                    "MLflow at %s must take the runs; got %s. To fix: check that it runs, and read its log. The search "
+                    "goes on; its records are kept, and MLflow gets them from this or a later command, or by `%s`",
+                    self._address,
+                    getattr(error, "got", "") or one_line(error),
+                    self._again,
+                )
+            # Of an outage of a day, 2 ** failures would be no float.
+            return min(INTERVAL_SECONDS * 2 ** min(self._failures - 1, 9), LONGEST_PAUSE_SECONDS)
+        if self._failures:
+            log.info("MLflow at %s answers again and has all runs", self._address)
+            self._failures = 0
+        return max(INTERVAL_SECONDS, 10 * (time.monotonic() - begin))
+
+    def _log(self, notes: Iterable[str]) -> None:
+        """Each once: what MLflow refuses, it refuses every time."""
+        for note in notes:
+            if note not in self._said:
+                log.warning("%s", note)
+        self._said.update(notes)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process syncs the study, and keep others from it: two would each create its runs."""
+    with explain_os_errors(folder):
+        file = (folder / LOCK).open("a")
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _digest(content: bytes | Path) -> str:
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()[:10]
+    about = content.stat()
+    return _digest_of_file(content, about.st_mtime_ns, about.st_size)
+
+
+@functools.lru_cache(maxsize=10_000)
+def _digest_of_file(path: Path, changed: int, size: int) -> str:
+    """Read again only where its time or size is another one."""
+    return sha256(path)[:10]
+
+
+def _same(known: float, value: float) -> bool:
+    """Whether MLflow has the value; instead of infinity it keeps the largest number there is."""
+    largest = sys.float_info.max
+    return known == min(max(value, -largest), largest) or (math.isnan(known) and math.isnan(value))
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    items = list(items)
+    return (items[start : start + size] for start in range(0, len(items), size))
