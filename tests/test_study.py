@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import json
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from vimss.config import parse_config, signature
 from vimss.errors import StorageError
 from vimss.experiment import Experiment
-from vimss.search.lock import LOCK, locked
+from vimss.search.lock import LOCK, is_locked, locked
 from vimss.search.study import (
     RECORD,
     TrialRecord,
@@ -286,6 +287,17 @@ def test_a_second_search_that_waits_begins_when_the_first_has_ended(tmp_path):
         order.append("first")
     thread.join()
     assert order == ["first", "second"] and owners[0].startswith("process ")
+
+
+def test_a_look_whether_a_study_is_searched_refuses_no_search(tmp_path):
+    with locked(tmp_path):
+        assert is_locked(tmp_path)
+    looking = (tmp_path / LOCK).open()
+    fcntl.flock(looking, fcntl.LOCK_EX)
+    threading.Timer(0.1, looking.close).start()
+    with locked(tmp_path):
+        pass
+    assert not is_locked(tmp_path)
 
 
 def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):

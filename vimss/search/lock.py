@@ -19,6 +19,9 @@ from vimss.storage import explain_os_errors
 LOCK = "lock"
 """Lock file of a study; its content names the process that searches it."""
 
+PATIENCE = 0.5
+"""Seconds for which a lock that is held is tried again: `is_locked` holds it for an instant."""
+
 
 @contextmanager
 def locked(folder: Path, on_wait: Callable[[str], None] | None = None) -> Iterator[None]:
@@ -31,7 +34,7 @@ def locked(folder: Path, on_wait: Callable[[str], None] | None = None) -> Iterat
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / LOCK).open("a+", encoding="utf-8")
     with file:
-        if not _try_lock(file, folder):
+        if not _lock_soon(file, folder):
             file.seek(0)
             owner = file.read() or "another process"
             if on_wait is None:
@@ -55,6 +58,16 @@ def is_locked(folder: Path) -> bool:
         return False
     with (folder / LOCK).open("r+", encoding="utf-8") as file:
         return not _try_lock(file, folder)
+
+
+def _lock_soon(file: TextIO, folder: Path) -> bool:
+    """Whether the lock is ours within PATIENCE."""
+    deadline = time.monotonic() + PATIENCE
+    while not _try_lock(file, folder):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def _try_lock(file: TextIO, folder: Path) -> bool:
