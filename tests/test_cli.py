@@ -53,6 +53,7 @@ OPTIONS = {
     "listen": [*COMMON, "--page-only", "--piece", "--port", "--seed", "--split"],
     "sync": [*STUDY],
     "promote": [*STUDY, "--verbose"],
+    "export": ["--help", "--json", "--on"],
     "separate": [
         *(
             "--alignment",
@@ -256,6 +257,10 @@ def written(tmp_path, small_manifest, small_recipe) -> Path:
         (1, "promote {asked}", "must have been searched first"),
         (1, "sync {asked}", "must have been searched first"),
         (2, "promote quickstart --on moon", "--on must name a folder of platform/; got 'moon'"),
+        (2, "export quickstart {0}", " must be a new or an empty folder; got one that holds asked.yaml. To fix: name"),
+        (2, "export quickstart {0}/file", "file must be a new or an empty folder; got a file"),
+        (1, "export quickstart@champion {0}/new", "version or alias 'champion'; got no model 'quickstart'"),
+        (1, "export a/b/c {0}/new", "a model is models:/name@alias, models:/name/3 or a folder; got models:/a/b/c"),
         (2, "quickstart --on {0}/file", "file must hold `key: value` lines"),
         (2, "quickstart --on {0}/nowhere", "nowhere must be a YAML file; got no such file"),
         (2, "ui --on moon", "--on must name a folder of platform/; got 'moon'"),

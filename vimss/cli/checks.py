@@ -6,7 +6,6 @@ from typing import Any
 
 from vimss.errors import ConfigError
 
-
 def check_option_names(words: list[str]) -> None:
     """ConfigError for an option with control characters, which typer would print unescaped."""
     for word in itertools.takewhile(lambda word: word != "--", words):
@@ -112,6 +111,18 @@ def find_shards(models: list[str], recipe: str, split: str, given: tuple[int | N
         elif not at.tracking_uri:
             check_registered(store.tracking / DATABASE, model)
     return manifest
+
+
+def check_export(model: str, folder: Path, place: str) -> None:
+    """An error if a folder is not free, or a registered model does not exist."""
+    from vimss.model.card import check_free
+    from vimss.runtime import load_place, open_store
+    from vimss.track.names import DATABASE, check_registered
+
+    check_free(folder)
+    at = load_place(place)
+    if not at.tracking_uri:
+        check_registered(open_store(at).tracking / DATABASE, f"models:/{model.removeprefix('models:/')}")
 
 
 def check_picture(path: Path) -> None:

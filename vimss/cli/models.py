@@ -1,4 +1,4 @@
-"""Verbs that use trained models: evaluate, promote, separate."""
+"""Verbs that use trained models: evaluate, promote, export, separate."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,13 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from vimss.cli.checks import check_evaluation, check_players, check_separates, find_shards
+from vimss.cli.checks import (
+    check_evaluation,
+    check_export,
+    check_players,
+    check_separates,
+    find_shards,
+)
 from vimss.cli.options import Device, ExperimentName, Json, On, Seed, Set, Split, Verbose
 
 
@@ -179,6 +185,30 @@ def promote(
         f"{promotion.name} version {promotion.version}, best trial of cell '{promotion.cell}'. "
         f"{promotion.decision.sentence}"
     )
+
+
+def export(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="NAME@ALIAS, NAME/VERSION, or NAME for its champion, else its newest version."
+        ),
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write: a new or an empty one.")],
+    place: On = "local",
+    as_json: Json = False,
+) -> None:
+    """Write a registered model as a folder that --model takes anywhere."""
+    check_export(model, folder, place)
+    from vimss import named_models
+    from vimss.console import out, print_json
+    from vimss.session import open_session
+
+    name = named_models.export_model(open_session(place), model, folder, _note)
+    if as_json:
+        print_json({"model": name, "folder": str(folder.absolute())})
+        return
+    out.print(f"{name} is in {folder}: vimss separate FILE --model {folder}")
 
 
 def separate(
