@@ -52,7 +52,7 @@ OPTIONS = {
     "compare": [*STUDY, "--against", "--curves", "--split"],
     "listen": [*COMMON, "--page-only", "--piece", "--port", "--seed", "--split"],
     "sync": [*STUDY],
-    "promote": [*STUDY, "--verbose"],
+    "promote": [*STUDY, "--dry-run", "--force", "--margin", "--rollback", "--verbose", "--why"],
     "export": ["--help", "--json", "--on"],
     "separate": [
         *(
@@ -257,6 +257,12 @@ def written(tmp_path, small_manifest, small_recipe) -> Path:
         (1, "promote {asked}", "must have been searched first"),
         (1, "sync {asked}", "must have been searched first"),
         (2, "promote quickstart --on moon", "--on must name a folder of platform/; got 'moon'"),
+        (2, "promote {asked} --force", "--force needs a reason; got no --why. To fix: add --why"),
+        (2, "promote {asked} --force --why=", "--force needs a reason; got no --why. To fix: add --why"),
+        (2, "promote {asked} --why better", "--why is the reason for --force; got --why alone. To fix: add --force"),
+        (2, "promote {asked} --dry-run --force --why so", "and a rollback has no margin; got --dry-run and --force"),
+        (2, "promote {asked} --rollback --margin 1", "got --rollback and --margin. To fix: remove one of them"),
+        (2, "promote {asked} --margin inf", "--margin must be a finite number; got inf. To fix: write for example"),
         (2, "export quickstart {0}", " must be a new or an empty folder; got one that holds asked.yaml. To fix: name"),
         (2, "export quickstart {0}/file", "file must be a new or an empty folder; got a file"),
         (1, "export quickstart@champion {0}/new", "version or alias 'champion'; got no model 'quickstart'"),

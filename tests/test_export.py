@@ -10,6 +10,7 @@ import soundfile
 from test_registry import registered
 
 from vimss.model.separator import load_separator
+from vimss.shards.manifest import Manifest
 from vimss.storage import Store
 from vimss.track import Tracking, model_folder
 
@@ -18,8 +19,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory, empty_database: Path, small_model: Path) -> Tracking:
-    return registered(tmp_path_factory.mktemp("registry") / "store", empty_database, small_model)[0]
+def registry(
+    tmp_path_factory: pytest.TempPathFactory, empty_database: Path, small_model: Path, small_manifest: Manifest
+) -> Tracking:
+    return registered(tmp_path_factory.mktemp("registry") / "store", empty_database, small_model, small_manifest)[0]
 
 
 @pytest.fixture

@@ -1,10 +1,15 @@
 """Wrong arguments, refused before slow imports and before Ray starts."""
 
 import itertools
+import math
 from pathlib import Path
 from typing import Any
 
 from vimss.errors import ConfigError
+
+LONGEST_REASON = 1000
+"""Characters of --why, which becomes a tag of a version."""
+
 
 def check_option_names(words: list[str]) -> None:
     """ConfigError for an option with control characters, which typer would print unescaped."""
@@ -111,6 +116,30 @@ def find_shards(models: list[str], recipe: str, split: str, given: tuple[int | N
         elif not at.tracking_uri:
             check_registered(store.tracking / DATABASE, model)
     return manifest
+
+
+def check_promotion(margin: float, dry_run: bool, force: bool, why: str, rollback: bool) -> None:
+    """ConfigError where the options of `promote` contradict each other, or --force has no reason."""
+    given = {"--dry-run": dry_run, "--force": force, "--rollback": rollback}
+    modes = [option for option, is_given in given.items() if is_given]
+    if rollback and margin:
+        modes.append("--margin")
+    if len(modes) > 1:
+        raise ConfigError(
+            "vimss promote takes one of --dry-run, --force and --rollback, and a rollback has no margin",
+            got=" and ".join(modes),
+            fix="remove one of them",
+        )
+    if not math.isfinite(margin):
+        raise ConfigError("--margin must be a finite number", got=str(margin), fix="write for example --margin 0.5")
+    if why and not force:
+        raise ConfigError("--why is the reason for --force", got="--why alone", fix="add --force, or remove --why")
+    if force and not why.strip():
+        raise ConfigError("--force needs a reason", got="no --why", fix="add --why 'what the decision cannot know'")
+    if len(why) > LONGEST_REASON:
+        raise ConfigError(
+            f"--why takes up to {LONGEST_REASON} characters", got=f"{len(why)}", fix="name a page that says more"
+        )
 
 
 def check_export(model: str, folder: Path, place: str) -> None:
