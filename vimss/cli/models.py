@@ -270,7 +270,7 @@ def export(
     if as_json:
         print_json({"model": name, "folder": str(folder.absolute())})
         return
-    out.print(f"{name} is in {folder}: vimss separate FILE --model {folder}")
+    out.print(f"{name} is in {folder}, which --model takes in place of the name")
 
 
 def separate(
