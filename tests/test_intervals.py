@@ -35,6 +35,15 @@ def test_the_interval_is_students_over_the_means_of_pieces() -> None:
     assert (found.low, found.high) == pytest.approx((low, high))
 
 
+def test_an_interval_of_another_level_is_students_too() -> None:
+    gains = np.random.default_rng(0).normal(0.3, 1.0, (7, 3))
+    found = intervals.paired_gain(scores_of(gains), scores_of(gains * 0)).at_level(0.99)
+    low, high = scipy.stats.t.interval(0.99, 6, gains.mean(), scipy.stats.sem(gains.mean(axis=1)))
+    assert (found.low, found.high, found.level) == pytest.approx((low, high, 0.99))
+    nothing_known = intervals.paired_gain(scores_of([[9.0]]), scores_of([[0.0]])).at_level(0.99)
+    assert (nothing_known.low, nothing_known.high) == (-np.inf, np.inf)
+
+
 def test_paired_gain_leaves_undefined_pairs_out() -> None:
     gain = intervals.paired_gain(scores_of([[1.0], [2.0], [np.nan], [4.0]]), scores_of([[0.0], [0.0], [0.0], [1.0]]))
     assert gain == intervals.paired_gain(

@@ -14,7 +14,7 @@ from vimss import api, named_models
 from vimss.errors import ModelError
 from vimss.evaluate.figures import GUESS
 from vimss.experiment import Experiment
-from vimss.promote import promote_best
+from vimss.promote import judge_best, promote_best
 from vimss.session import open_session
 from vimss.track import find_version, register, set_alias
 from vimss.track.names import registered_versions
@@ -98,9 +98,11 @@ def test_the_next_one_must_beat_the_champion(flow, session, small_manifest):
         run_id = api.sync_runs(session, EXPERIMENT, small_manifest).run_ids[best.cell, best.trial]
         assert register(session.tracking, "ears", folder, run_id, {}, CARD) == 2
         set_alias(session.tracking, "ears", "champion", 2)
+        tried = judge_best(session, EXPERIMENT, small_manifest, study)
         again = promote_best(session, EXPERIMENT, small_manifest, study)
     set_alias(session.tracking, "ears", "champion", 1)
     assert again.version == 1 and again.decision.against == "the champion, version 2"
+    assert tried == again.decision and "challenger 1 of this champion on this split" in tried.sentence
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ Sources of one piece share its music, players and room: only pieces are drawn, r
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -26,7 +26,7 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Gain:
-    """A paired difference and its 95 % interval over pieces, in the unit of what is compared."""
+    """A paired difference and its interval over pieces, in the unit of what is compared."""
 
     mean: float
     low: float
@@ -35,6 +35,16 @@ class Gain:
     """Sources, or mixtures, that entered; those with an undefined value do not."""
     pieces: int
     """Pieces that they are from."""
+    level: float = 0.95
+    """Of the interval."""
+
+    def at_level(self, level: float) -> "Gain":
+        """The same gain with an interval of another level: Student's t times the same standard error."""
+        if not np.isfinite([self.low, self.high]).all():
+            return replace(self, level=level)
+        now, then = (float(stdtrit(self.pieces - 1, (1 + each) / 2)) for each in (self.level, level))
+        half = (self.high - self.low) / 2 * then / now
+        return replace(self, low=self.mean - half, high=self.mean + half, level=level)
 
     @property
     def significant(self) -> bool:

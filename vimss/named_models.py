@@ -1,23 +1,27 @@
-"""Models by their names, a folder or models:/NAME@ALIAS: evaluated on any shards, and separating recordings.
+"""Models by their names, a folder or models:/NAME@ALIAS: evaluated on any shards, separating recordings, exported.
 
 with open_session("local") as session:
 checked = models_on_shards(session, ["models:/quickstart@champion"], manifest, "test")
 separated = separate_file(session, Path("quartet.mp4"), "models:/quickstart@champion", "vn,va,vc")
 """
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from vimss import evaluations
 from vimss.evaluate.players import PlayersEvaluation
+from vimss.model.card import CARD, WEIGHTS, check_free
 from vimss.model.pretrained import pretrained_folder
+from vimss.model.separator import check_weights, read_card
 from vimss.namer import load_namer
 from vimss.progress import SoundProgress
 from vimss.promote import resolve_model
 from vimss.separate import DEFAULTS, InstrumentsFrom, Options, Reports, Separated, folder_name, separate_recording
 from vimss.session import Session
 from vimss.shards.manifest import Manifest
+from vimss.storage import explain_os_errors, put, temporary_beside
 from vimss.track import model_folder
 
 
@@ -110,3 +114,32 @@ def separate_file(
     if out_folder is None:
         out_folder, options = session.store.stems / folder_name(file), replace(options, numbered=True)
     return separate_recording(file, folder, out_folder, instruments, references, options=options, reports=reports)
+
+
+def export_model(
+    session: Session, model: str, folder: Path, note: Callable[[str], None] = lambda sentence: None
+) -> str:
+    """Write a registered model as a new folder, whole or not at all, that every VIMSS can use without this store.
+
+    `model` is NAME@ALIAS, NAME/VERSION or NAME, with or without models:/ before it. Its full name is returned.
+
+    Raises:
+        ConfigError: The folder is not empty.
+        ModelError: There is no such model, or its weights are damaged.
+        PlaceError: MLflow does not answer.
+
+    """
+    check_free(folder)
+    resolved = resolve_model(session.tracking, f"models:/{model.removeprefix('models:/')}", note)
+    source = model_folder(resolved, session.tracking)
+    check_weights(source, read_card(source)["sha256"])
+    with explain_os_errors(folder, "DIR"), temporary_beside(folder) as temporary:
+        temporary.mkdir()
+        for file in (CARD, WEIGHTS):
+            shutil.copyfile(source / file, temporary / file)
+        try:
+            put(temporary, folder, replace=False)
+        except FileExistsError:  # written meanwhile
+            check_free(folder)
+            raise
+    return resolved

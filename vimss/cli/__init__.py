@@ -16,7 +16,7 @@ from vimss.cli.checks import check_option_names
 from vimss.cli.data import features, shard
 from vimss.cli.experiments import compare, listen, quickstart, search, sync, train
 from vimss.cli.installation import doctor, list_store, schema, ui
-from vimss.cli.models import evaluate, promote, separate
+from vimss.cli.models import evaluate, export, promote, separate
 from vimss.errors import ConfigError, VimssError
 
 VERBS: dict[str, Callable[..., None]] = {
@@ -29,6 +29,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "listen": listen,
     "sync": sync,
     "promote": promote,
+    "export": export,
     "separate": separate,
     "list": list_store,
     "ui": ui,
@@ -64,7 +65,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Visually-informed music source separation: write shards, search, track, promote, separate.",
+    help="Visually-informed music source separation: write shards, search, track, promote, export, separate.",
 )
 for name, verb in VERBS.items():
     app.command(name)(verb)

@@ -1,10 +1,14 @@
 """Wrong arguments, refused before slow imports and before Ray starts."""
 
 import itertools
+import math
 from pathlib import Path
 from typing import Any
 
 from vimss.errors import ConfigError
+
+LONGEST_REASON = 1000
+"""Characters of --why, which becomes a tag of a version."""
 
 
 def check_option_names(words: list[str]) -> None:
@@ -112,6 +116,42 @@ def find_shards(models: list[str], recipe: str, split: str, given: tuple[int | N
         elif not at.tracking_uri:
             check_registered(store.tracking / DATABASE, model)
     return manifest
+
+
+def check_promotion(margin: float, dry_run: bool, force: bool, why: str, rollback: bool) -> None:
+    """ConfigError where the options of `promote` contradict each other, or --force has no reason."""
+    given = {"--dry-run": dry_run, "--force": force, "--rollback": rollback}
+    modes = [option for option, is_given in given.items() if is_given]
+    if rollback and margin:
+        modes.append("--margin")
+    if len(modes) > 1:
+        raise ConfigError(
+            "vimss promote takes one of --dry-run, --force and --rollback, and a rollback has no margin",
+            got=" and ".join(modes),
+            fix="remove one of them",
+        )
+    if not math.isfinite(margin):
+        raise ConfigError("--margin must be a finite number", got=str(margin), fix="write for example --margin 0.5")
+    if why and not force:
+        raise ConfigError("--why is the reason for --force", got="--why alone", fix="add --force, or remove --why")
+    if force and not why.strip():
+        raise ConfigError("--force needs a reason", got="no --why", fix="add --why 'what the decision cannot know'")
+    if len(why) > LONGEST_REASON:
+        raise ConfigError(
+            f"--why takes up to {LONGEST_REASON} characters", got=f"{len(why)}", fix="name a page that says more"
+        )
+
+
+def check_export(model: str, folder: Path, place: str) -> None:
+    """An error if a folder is not free, or a registered model does not exist."""
+    from vimss.model.card import check_free
+    from vimss.runtime import load_place, open_store
+    from vimss.track.names import DATABASE, check_registered
+
+    check_free(folder)
+    at = load_place(place)
+    if not at.tracking_uri:
+        check_registered(open_store(at).tracking / DATABASE, f"models:/{model.removeprefix('models:/')}")
 
 
 def check_picture(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Verbs that use trained models: evaluate, promote, separate."""
+"""Verbs that use trained models: evaluate, promote, export, separate."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from vimss.cli.checks import check_evaluation, check_players, check_separates, find_shards
+from vimss.cli.checks import (
+    check_evaluation,
+    check_export,
+    check_players,
+    check_promotion,
+    check_separates,
+    find_shards,
+)
 from vimss.cli.options import Device, ExperimentName, Json, On, Seed, Set, Split, Verbose
 
 
@@ -143,6 +150,20 @@ def _evaluate_experiment(
 
 def promote(
     experiment: ExperimentName,
+    margin: Annotated[
+        float,
+        typer.Option(
+            metavar="DB",
+            help="The whole interval of the gain must lie above it; in dB, or in the unit of the figure.",
+            min=0.0,
+        ),
+    ] = 0.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Decide and print; register nothing.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Make it the champion whatever the decision is.")] = False,
+    why: Annotated[str, typer.Option(metavar="TEXT", help="The reason for --force, kept with the version.")] = "",
+    rollback: Annotated[
+        bool, typer.Option("--rollback", help="Make the champion before this one the champion again.")
+    ] = False,
     seed: Seed = None,
     changes: Set = None,
     place: On = "local",
@@ -150,21 +171,41 @@ def promote(
     verbose: Verbose = False,
 ) -> None:
     """Register the best trial, as champion if significantly better."""
-    from vimss import api
-    from vimss.console import out, print_json
-    from vimss.promote import promote_best
+    check_promotion(margin, dry_run, force, why, rollback)
+    from vimss.promote import Terms
     from vimss.search.consistency import load_experiment
     from vimss.session import open_session
-    from vimss.shards.written import check_split
 
     loaded = load_experiment(experiment, changes or (), seed)
+    if rollback:
+        _roll_back(open_session(place), loaded.name, as_json)
+        return
     with open_session(place) as session:
-        loaded = api.resolve_models(session, loaded)
-        manifest = api.load_shards(session, loaded)
-        check_split(manifest, "promote")
-        study = api.load_study(session, loaded, manifest)
-        api.best_trial(loaded, study)
-        promotion = promote_best(session, loaded, manifest, study)
+        if dry_run:
+            _try_promotion(session, loaded, margin, as_json)
+        else:
+            _promote(session, loaded, Terms(margin, why.strip()), as_json)
+
+
+def _judged(session: Any, experiment: Any) -> tuple[Any, Any, Any]:
+    """An experiment whose models have their folders, its shards and its study."""
+    from vimss import api
+    from vimss.shards.written import check_split
+
+    experiment = api.resolve_models(session, experiment)
+    manifest = api.load_shards(session, experiment)
+    check_split(manifest, "promote")
+    study = api.load_study(session, experiment, manifest)
+    api.best_trial(experiment, study)
+    return experiment, manifest, study
+
+
+def _promote(session: Any, experiment: Any, terms: Any, as_json: bool) -> None:
+    from vimss.console import out, print_json
+    from vimss.promote import promote_best
+
+    experiment, manifest, study = _judged(session, experiment)
+    promotion = promote_best(session, experiment, manifest, study, terms)
     if as_json:
         print_json(
             {
@@ -172,6 +213,7 @@ def promote(
                 "version": promotion.version,
                 "champion": promotion.is_champion,
                 "sentence": promotion.decision.sentence,
+                "forced": promotion.forced,
             }
         )
         return
@@ -179,6 +221,56 @@ def promote(
         f"{promotion.name} version {promotion.version}, best trial of cell '{promotion.cell}'. "
         f"{promotion.decision.sentence}"
     )
+    if promotion.forced:
+        out.print(f"It is the champion by force: {promotion.forced}")
+
+
+def _try_promotion(session: Any, experiment: Any, margin: float, as_json: bool) -> None:
+    from vimss.console import out, print_json
+    from vimss.promote import best_of_all, judge_best
+
+    experiment, manifest, study = _judged(session, experiment)
+    decision = judge_best(session, experiment, manifest, study, margin)
+    if as_json:
+        print_json({"name": experiment.name, "would_promote": decision.promoted, "sentence": decision.sentence})
+        return
+    cell = best_of_all(experiment, study).cell
+    out.print(f"{experiment.name}, best trial of cell '{cell}', nothing registered. {decision.sentence}")
+
+
+def _roll_back(session: Any, name: str, as_json: bool) -> None:
+    from vimss.console import out, print_json
+    from vimss.promote import rollback
+
+    new, old = rollback(session.tracking, name)
+    if as_json:
+        print_json({"name": name, "champion": new, "previous": old})
+        return
+    out.print(f"{name} version {new} is the champion again; version {old} is the previous one.")
+
+
+def export(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="NAME@ALIAS, NAME/VERSION, or NAME for its champion, else its newest version."
+        ),
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write: a new or an empty one.")],
+    place: On = "local",
+    as_json: Json = False,
+) -> None:
+    """Write a registered model as a folder that --model takes anywhere."""
+    check_export(model, folder, place)
+    from vimss import named_models
+    from vimss.console import out, print_json
+    from vimss.session import open_session
+
+    name = named_models.export_model(open_session(place), model, folder, _note)
+    if as_json:
+        print_json({"model": name, "folder": str(folder.absolute())})
+        return
+    out.print(f"{name} is in {folder}, which --model takes in place of the name")
 
 
 def separate(

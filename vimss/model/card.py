@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from vimss.errors import ModelError
+from vimss.errors import ConfigError, ModelError
 
 CARD = "model.json"
 WEIGHTS = "weights.safetensors"
@@ -16,4 +16,16 @@ def check_model_folder(folder: Path) -> None:
             f"{folder} must hold {CARD} and {WEIGHTS}",
             got=f"no {' and no '.join(missing)}",
             fix="give the folder of a trained model, or models:/name@alias",
+        )
+
+
+def check_free(folder: Path) -> None:
+    """ConfigError where a model cannot be written as a new folder: something is there, other than an empty folder."""
+    if folder.is_dir():
+        got = f"one that holds {min(path.name for path in folder.iterdir())}" if any(folder.iterdir()) else ""
+    else:
+        got = "a file" if folder.exists() or folder.is_symlink() else ""
+    if got:
+        raise ConfigError(
+            f"{folder} must be a new or an empty folder", got=got, fix="name another folder, or empty this one"
         )

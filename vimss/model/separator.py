@@ -216,7 +216,8 @@ def read_card(folder: Path) -> dict[str, Any]:
     return description
 
 
-def _read_weights(folder: Path, digest: str) -> dict[str, Tensor]:
+def check_weights(folder: Path, digest: str) -> None:
+    """ModelError where the weights in `folder` are missing or damaged; `digest` is the one in its model.json."""
     path = folder / WEIGHTS
     if not path.is_file():
         raise ModelError(f"{folder} must hold {WEIGHTS}", got="no such file", fix="copy the whole folder of the model")
@@ -227,6 +228,11 @@ def _read_weights(folder: Path, digest: str) -> dict[str, Tensor]:
             got=f"{found[:10]}... instead of {digest[:10]}...: the file was cut short or changed",
             fix="copy the model again or use an older checkpoint",
         )
+
+
+def _read_weights(folder: Path, digest: str) -> dict[str, Tensor]:
+    check_weights(folder, digest)
+    path = folder / WEIGHTS
     try:
         return load_file(path)
     except SafetensorError as error:

@@ -33,8 +33,11 @@ if TYPE_CHECKING:
         model_folder,
         newest_version,
         register,
+        registered_as,
         set_alias,
+        signature_of,
         tag_version,
+        weights_digest,
     )
     from vimss.track.store import Tracking, runs_page, serve_ui, ui_command
 
@@ -46,17 +49,20 @@ __all__ = [
     "model_folder",
     "newest_version",
     "register",
+    "registered_as",
     "runs_page",
     "serve_ui",
     "set_alias",
+    "signature_of",
     "tag_version",
     "ui_command",
+    "weights_digest",
 ]
 
 _MODULES = {
     "registry": (
         *("ModelVersion", "find_alias", "find_version", "model_folder", "newest_version", "register", "set_alias"),
-        "tag_version",
+        *("registered_as", "signature_of", "tag_version", "weights_digest"),
     ),
     "store": ("Tracking", "runs_page", "serve_ui", "ui_command"),
 }

@@ -388,3 +388,20 @@ def _as_default(tracking: Tracking) -> Iterator[None]:
             yield
         finally:
             mlflow.set_tracking_uri(before)
+
+
+def registered_as(tracking: Tracking, name: str, folder: Path) -> int | None:
+    """The version of `name` that `register` would return for a folder, where it would make none."""
+    digest = weights_digest(folder)
+    with explain_mlflow_errors(tracking):
+        versions = _versions(tracking.client(), name)
+    return min((int(each.version) for each in versions if each.tags.get(DIGEST_TAG) == digest), default=None)
+
+
+def signature_of(folder: Path) -> str:
+    """What a version made of a model's folder takes and gives: inputs with types and shapes, and outputs by name."""
+    facts = _read_model(folder)
+    signature = _signature(facts) if _separates(facts) else _signature_of_predictor(folder)
+    taken = " and ".join(f"{each.type} {each.name} {each.shape}" for each in signature.inputs.inputs)
+    given = [] if signature.outputs is None else [each.name for each in signature.outputs.inputs]
+    return f"{taken} to {', '.join(given) or 'as many stems as are asked for'}"
