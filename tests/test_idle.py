@@ -53,6 +53,7 @@ IDLE = {
     "mixing.remix_probability": (0.5, {"training.batch_size": 1}, {"training.batch_size": 2}),
     "mixing.curriculum_epochs": (4, {"mixing.max_sources": 2}, {"mixing.max_sources": 3}),
     "training.absent_weight": (0.5, {"training.loss": "l1"}, {"training.loss": "si_sdr"}),
+    "training.dissimilarity_weight": (0.1, {"training.loss": "l1"}, {"training.loss": "mse"}),
     "training.slot_order": ("pitch", {"model.outputs": "slots", "model.slots": 1}, {"model.outputs": "slots"}),
     "training.constant_seconds": (9000, {}, {"training.learning_rate_decay": 0.5}),
     "training.patience_seconds": (9000, {"training.audio_seconds": 10000}, {"training.audio_seconds": 18000}),
