@@ -168,7 +168,7 @@ def rayjob_errors(content: Content) -> Iterator[str]:
             yield from (f"{name}: {message}" for message in _pod_errors(template))
     try:
         _derive_autoscaling_config_from_ray_cr({"metadata": content["metadata"], "spec": cluster})
-    except Exception as error:
+    except Exception as error:  # a KeyError, ValueError or TypeError of whatever line it is that cannot read it
         yield f"rayClusterSpec: Ray's autoscaler cannot read it: {type(error).__name__} {error}"
 
 
