@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from golden import baselines, faults, quickstart
+from golden import baselines, faults, pages, quickstart, systems
 
 import vimss
 from vimss.cli import app
@@ -193,23 +193,25 @@ def test_the_window_of_the_paper_is_what_its_command_prints():
 
 def test_the_figures_of_the_quickstart_are_those_of_a_run():
     figures = json.loads(quickstart.FIGURES.read_text(encoding="utf-8"))
-    texts = [page.read_text(encoding="utf-8") for page in quickstart.PAGES]
-    assert [quickstart.paste(text, figures) for text in texts] == texts
-    names = [name for text in texts for _, name, _ in quickstart.BLOCK.findall(text)]
-    assert sorted(names) == sorted(quickstart.BLOCKS)
+    is_on_the_pages("quickstart", quickstart.contents(figures))
+
+
+def is_on_the_pages(group: str, contents: dict[str, str]) -> None:
+    """Each content stands in one block of its name."""
+    texts = [page.read_text(encoding="utf-8") for page in pages.PAGES]
+    assert [pages.paste(text, group, contents) for text in texts] == texts
+    assert sorted(name for text in texts for name in pages.block_names(text, group)) == sorted(contents)
 
 
 def test_the_seconds_of_the_faults_are_those_measured():
     figures = json.loads(faults.FIGURES.read_text(encoding="utf-8"))
-    assert faults.paste(README, figures) == README
+    is_on_the_pages("faults", faults.contents(figures))
     assert set(figures) == set(faults.WAYS) and all(figures.values())
 
 
 def test_the_figure_of_nmf_is_that_of_a_measurement():
     figures = json.loads(baselines.FIGURES.read_text(encoding="utf-8"))
-    assert baselines.paste(README, figures) == README
-    typed = re.sub(r"(<!-- baselines: nmf -->)\+\d", r"\1+9", README)
-    assert typed != README == baselines.paste(typed, figures)
+    is_on_the_pages("baselines", baselines.contents(figures))
 
 
 def test_nmf_was_measured_on_the_shards_of_the_quickstart():
@@ -222,7 +224,62 @@ def test_nmf_was_measured_on_the_shards_of_the_quickstart():
 def test_a_figure_that_was_typed_would_be_noticed():
     figures = json.loads(quickstart.FIGURES.read_text(encoding="utf-8"))
     typed = re.sub(r"(\| best trial \| )\+\d", r"\1+9", README)
-    assert typed != README == quickstart.paste(typed, figures)
+    assert typed != README == pages.paste(typed, "quickstart", quickstart.contents(figures))
+
+
+def test_the_tables_of_the_networks_are_those_of_a_comparison():
+    figures = json.loads(systems.FIGURES.read_text(encoding="utf-8"))
+    is_on_the_pages("systems", systems.contents(figures))
+    networks = load_experiment("systems").variants
+    assert set(figures["curves"]) == set(networks) <= {row[0] for row in figures["rows"]}
+
+
+TABLE = """# Which network?
+
+|  | seeds | SI-SDRi, dB | over seeds | gain over Wiener filter per label | label contrast, dB | audio s | GMAC per s |
+|---|---|---|---|---|---|---|---|
+| slow | 2 of 3 | -0.5 (-1.0 to 2.0) | - | -1.0 | 3.0 | 100 | 0.2 |
+| quick | 3 | 9.1 (8.0 to 9.9) | 9.0 to 9.2 | +2.0 | 5.0 | 100 | 0.1 |
+| mixture | - | 0.0 | - | -3.3 | - | - | - |
+| Wiener filter per label | - | 2.9 | - | - | 9.1 | - | - |
+
+Split test.
+"""
+
+
+def compared_store(folder: Path, table: str = TABLE) -> Path:
+    """A store with a comparison of two networks, of one and two finished trials."""
+    known = json.loads(Path("tests/golden/signatures.json").read_text(encoding="utf-8"))["signatures"]
+    study = folder / "studies" / known["experiments/systems.yaml"]
+    trials = (("slow,seed=0", "finished", 0.0), ("quick,seed=0", "finished", -0.3), ("quick,seed=1", "finished", -0.5))
+    for number, (cell, state, loss) in enumerate([*trials, ("quick,seed=2", "interrupted", 9.0)]):
+        reports = [{"train_loss": loss - step / 10, "valid_loss": 10 * loss} for step in range(3)]
+        (study / cell / str(number)).mkdir(parents=True)
+        record = {"cell": cell, "state": state, "reports": reports}
+        (study / cell / str(number) / "trial.json").write_text(json.dumps(record), encoding="utf-8")
+    (study / "compare").mkdir()
+    (study / "compare" / "table.md").write_text(table, encoding="utf-8")
+    return folder
+
+
+def test_the_networks_are_ordered_by_their_figure_and_curves_are_means_of_finished_seeds(tmp_path):
+    figures, chart = systems.read_store(compared_store(tmp_path))
+    rows = systems.ranking(figures).strip().splitlines()[2:]
+    assert [row.split(" | ")[0] for row in rows] == ["| quick", "| slow", "| Wiener filter per label"]
+    assert rows[0] == "| quick | 3 | 9.1 (8.0 to 9.9) | 9.0 to 9.2 | +2.0 | 5.0 | 0.1 |"
+    assert systems.table(figures).strip() in TABLE
+    assert systems.curves(figures).splitlines()[3:] == [
+        "| slow | 0.0 / 0.0 | -1.0 / 0.0 | -2.0 / 0.0 |",
+        "| quick | -4.0 / -4.0 | -5.0 / -4.0 | -6.0 / -4.0 |",
+    ]
+    assert chart.name == "chart.png"
+
+
+def test_a_store_without_the_comparison_of_the_networks_is_refused(tmp_path):
+    with pytest.raises(SystemExit, match=r"table.md must be there; got no such file. To fix: run `vimss compare sys"):
+        systems.read_store(tmp_path)
+    with pytest.raises(SystemExit, match="must have the columns of the README; got none called seeds. To fix: run"):
+        systems.read_store(compared_store(tmp_path, TABLE.replace("| seeds |", "| number |")))
 
 
 def run_of(seed: int, shards_seconds: float = 30.0, gain: float | None = 1.0) -> dict[str, object]:

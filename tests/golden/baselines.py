@@ -6,11 +6,11 @@ It writes the shards of each seed into a temporary folder, fits the baselines on
 mixtures. The figures are kept in baselines.json beside this file.
 """
 
-import json
-import re
 import statistics
 import tempfile
 from pathlib import Path
+
+from pages import write_figures, write_pages
 
 from vimss.api import experiment_recipe
 from vimss.console import decibel
@@ -22,8 +22,6 @@ from vimss.storage import Store
 from vimss.systems import System, baseline_systems
 
 FIGURES = Path(__file__).with_suffix(".json")
-README = Path(__file__).parents[2] / "README.md"
-BLOCK = re.compile(r"(<!-- baselines: nmf -->).*?(<!-- /baselines -->)", re.DOTALL)
 NMF = "NMF, all labels"
 ROWS = ("Wiener filter, all labels", NMF)
 SEEDS = (0, 1, 2)
@@ -51,13 +49,12 @@ def score(system: System, manifest: Manifest, split: str) -> float:
     return round(evaluate(system, manifest, split, whole_pieces=False).two_sources.si_sdr_improvement, 3)
 
 
-def paste(text: str, figures: Figures) -> str:
-    """The README with its block made anew."""
-    shown = f"{decibel(statistics.median(figures['test'][NMF]))} dB"
-    return BLOCK.sub(lambda found: f"{found[1]}{shown}{found[2]}", text)
+def contents(figures: Figures) -> dict[str, str]:
+    """Of the README's block."""
+    return {"nmf": f"{decibel(statistics.median(figures['test'][NMF]))} dB"}
 
 
 if __name__ == "__main__":
     figures = measure()
-    FIGURES.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    README.write_text(paste(README.read_text(encoding="utf-8"), figures), encoding="utf-8")
+    write_figures(FIGURES, figures)
+    write_pages("baselines", contents(figures))

@@ -6,7 +6,6 @@ It runs tests/faults, all or those of a name, and keeps the seconds of those tha
 """
 
 import json
-import re
 import sys
 import textwrap
 from collections.abc import Mapping
@@ -14,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pages import write_figures, write_pages
 
 FIGURES = Path(__file__).with_suffix(".json")
-README = Path(__file__).parents[2] / "README.md"
-BLOCK = re.compile(r"(<!-- faults: seconds -->).*?(<!-- /faults -->)", re.DOTALL)
 WIDTH = 120
 WAYS = ("by itself", "by the same command")
 
@@ -39,11 +37,10 @@ class Seconds:
             self.figures[way][name] = round(seconds, 1)
 
 
-def paste(text: str, figures: Figures) -> str:
-    """The README with its block made anew, in lines of at most WIDTH."""
+def contents(figures: Figures) -> dict[str, str]:
+    """Of the README's block, in lines of at most WIDTH."""
     shown = "; ".join(f"{way}: {grouped(figures[way])}" for way in WAYS)
-    wrapped = textwrap.fill(f"{shown}.", WIDTH, break_on_hyphens=False)
-    return BLOCK.sub(lambda found: f"{found[1]}\n{wrapped}{found[2]}", text)
+    return {"seconds": "\n" + textwrap.fill(f"{shown}.", WIDTH, break_on_hyphens=False)}
 
 
 def grouped(seconds: Mapping[str, float]) -> str:
@@ -69,9 +66,10 @@ def main() -> int:
     code = pytest.main(["tests/faults", "-m", "slow", "-n", "0", *sys.argv[1:]], plugins=[measured])
     # Only some were asked for: the others stay as they are.
     before = json.loads(FIGURES.read_text(encoding="utf-8")) if sys.argv[1:] and FIGURES.exists() else {}
-    figures: Figures = {way: {**before.get(way, {}), **measured.figures[way]} for way in WAYS}
-    FIGURES.write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    README.write_text(paste(README.read_text(encoding="utf-8"), figures), encoding="utf-8")
+    both = {way: {**before.get(way, {}), **measured.figures[way]} for way in sorted(WAYS)}
+    figures: Figures = {way: dict(sorted(seconds.items())) for way, seconds in both.items()}
+    write_figures(FIGURES, figures)
+    write_pages("faults", contents(figures))
     return int(code)
 
 

@@ -3,24 +3,23 @@
     platform/local/run python tests/golden/quickstart.py STORE
 
 It reads STORE/quickstart-seed0.json and those of all other seeds, keeps the figures in quickstart.json beside this file
-and replaces the blocks of both pages, from `<!-- quickstart: NAME -->` to `<!-- /quickstart -->`.
+and replaces the blocks of the group `quickstart` of both pages.
 """
 
 import functools
 import json
-import re
 import statistics
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pages import write_figures, write_pages
+
 from vimss.console import decibel
 from vimss.quickstart import BEST, REACHED
 
 FIGURES = Path(__file__).with_suffix(".json")
-PAGES = tuple(Path(__file__).parents[2] / page for page in ("README.md", "experiments/README.md"))
-BLOCK = re.compile(r"(<!-- quickstart: (\w+) -->).*?(<!-- /quickstart -->)", re.DOTALL)
 COLUMNS = {
     "si_sdr_improvement": "SI-SDRi, two sources",
     "label_contrast": "contrast",
@@ -174,24 +173,19 @@ def _list(numbers: Sequence[int]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-BLOCKS = {
-    "run": the_run,
-    "seeds": the_seeds,
-    "systems": the_systems,
-    "unseen": the_unseen,
-    "gain": the_gain,
-    "pieces": the_pieces,
-}
-"""Name of a block to what makes it."""
-
-
-def paste(text: str, figures: Figures) -> str:
-    """A page with its blocks replaced."""
-    return BLOCK.sub(lambda found: f"{found[1]}{BLOCKS[found[2]](figures)}{found[3]}", text)
+def contents(figures: Figures) -> dict[str, str]:
+    """Of each block."""
+    return {
+        "run": the_run(figures),
+        "seeds": the_seeds(figures),
+        "systems": the_systems(figures),
+        "unseen": the_unseen(figures),
+        "gain": the_gain(figures),
+        "pieces": the_pieces(figures),
+    }
 
 
 if __name__ == "__main__":
     figures = read_store(Path(sys.argv[1]))
-    FIGURES.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    for page in PAGES:
-        page.write_text(paste(page.read_text(encoding="utf-8"), figures), encoding="utf-8")
+    write_figures(FIGURES, figures)
+    write_pages("quickstart", contents(figures))
