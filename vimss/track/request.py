@@ -5,7 +5,7 @@
         source = recording_of(params)               # bytes, or a Path below VIMSS_SERVED_FOLDER, where one is given
         sound = read_sound(source, rate, channels)  # Float32 "c t"
 
-Whoever can reach the server can send anything, so a recording is bounded before it is decoded and while it is, and a
+Anyone who can reach the server can send anything. So a recording is bounded before it is decoded and meanwhile, and a
 path is refused unless it leads into the one folder that the server's environment names: no request reads another file.
 """
 

@@ -16,7 +16,7 @@ It needs the package vimss, and loads JSON and safetensors: nothing here is a pi
 """
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ class ServedSeparator(mlflow.pyfunc.PythonModel):
             ]
             return {name: np.stack([stem[name] for stem in stems]) for name in stems[0]}
 
-    def _read(self, source: bytes | Path, players: list[str], rate: int) -> Mapping[str, np.ndarray]:
+    def _read(self, source: bytes | Path, players: list[str], rate: int) -> dict[str, Any]:
         """The arrays of a recording."""
         from vimss.errors import ModelError
         from vimss.model.contexts import Recording
