@@ -2,6 +2,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -15,12 +16,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import vimss
+from vimss.media import write_wav
 from vimss.quickstart.run import HEAD_ADDRESS, job_command
 from vimss.search.study import read_study
+from vimss.separate import separate_recording
 from vimss.storage import Store
+from vimss.track import Tracking
 
 TOOLS = ("awk", "bash", "cat", "cksum", "dirname", "du", "env", "ls", "mkdir", "rm", "rmdir", "tail", "tee")
 """What the scripts may use of a machine besides Python: a PATH in these tests holds nothing else."""
@@ -304,7 +309,9 @@ def head(tmp_path) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 @pytest.mark.slow
-def test_a_job_sent_to_a_head_searches_in_the_store_that_it_is_given(head, small_manifest, small_recipe, tmp_path):
+def test_jobs_search_and_promote_in_the_store_that_they_are_given_and_the_champion_separates(
+    head, small_manifest, small_recipe, tmp_path
+):
     address, environment = head
     with pytest.raises(urllib.error.HTTPError, match="401"):
         urllib.request.urlopen(f"{address}/api/jobs/")  # noqa: S310 - our own address
@@ -315,15 +322,39 @@ def test_a_job_sent_to_a_head_searches_in_the_store_that_it_is_given(head, small
         (sent / path).parent.mkdir()
         (sent / f"{path}.yaml").write_text(json.dumps(content), encoding="utf-8")
     shutil.copytree(small_manifest.folder, store.root / "shards" / small_manifest.folder.name)
-    command = job_command("experiments/tiny.yaml", None, store.root).replace("platform/local/run ", "")
-    command = command.replace(HEAD_ADDRESS, address)
-    done = subprocess.run(
-        ["bash", "-c", command], cwd=sent, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+
+    def run(command: str) -> str:
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=sent, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    search = job_command("experiments/tiny.yaml", None, store.root).replace("platform/local/run ", "")
+    search = search.replace(HEAD_ADDRESS, address)
+    assert "Does it run?" in run(search)
     (folder,) = store.studies.iterdir()
-    assert [record.state for record in read_study(folder).records] == ["finished"] and "Does it run?" in done.stdout
-    assert not (sent / "store").exists()
+    (record,) = read_study(folder).records
+    assert record.state == "finished" and not (sent / "store").exists()
+
+    client = Tracking(store).client()
+    experiment = client.get_experiment_by_name("tiny")
+    (trial,) = client.search_runs([experiment.experiment_id], f"tags.trial = '{record.trial}'")
+    assert trial.info.status == "FINISHED"
+    assert trial.data.metrics["valid_loss"] == pytest.approx(record.value)
+
+    # After seconds of training it is worse than any baseline.
+    promotion = run(search.replace("vimss search", "vimss promote") + " --force --why 'of the test'")
+    assert client.get_model_version_by_alias("tiny", "champion").run_id == trial.info.run_id, promotion
+
+    sound = np.random.default_rng(0).uniform(-0.3, 0.3, (1, 8000)).astype(np.float32)
+    write_wav(tmp_path / "duet.wav", sound, 8000)
+    separate = "python -m vimss separate ../duet.wav --instruments vn,vc --model models:/tiny@champion --out ../stems"
+    run(f"VIMSS_STORE={shlex.quote(str(store.root))} {separate}")
+    expected = separate_recording(tmp_path / "duet.wav", record.folder / "model", tmp_path / "same", "vn,vc")
+    assert list(expected.stems) == ["vn", "vc"]
+    for name, stem in expected.stems.items():
+        assert (tmp_path / "stems" / f"{name}.wav").read_bytes() == stem.read_bytes()
 
 
 def test_the_image_installs_the_tested_set_and_is_not_root():

@@ -290,7 +290,7 @@ def test_the_served_model_resamples(served: mlflow.pyfunc.PyFuncModel) -> None:
 def test_the_served_model_lists_its_labels(
     served: mlflow.pyfunc.PyFuncModel, instruments: list[str], message: str
 ) -> None:
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(mlflow.exceptions.MlflowException, match=message):
         served.predict({"mixture": np.zeros((1, 1, 100), np.float32)}, params={"instruments": instruments})
 
 

@@ -294,6 +294,8 @@ def _signature(facts: dict[str, Any]) -> ModelSignature:
     params = [
         ParamSpec("instruments", DataType.string, [], (-1,)),
         ParamSpec("sample_rate", DataType.long, facts["sample_rate"]),
+        ParamSpec("media", DataType.string, ""),
+        ParamSpec("path", DataType.string, ""),
     ]
     return ModelSignature(
         inputs=Schema([TensorSpec(np.dtype(given.dtype), given.shape, given.name) for given in inputs]),

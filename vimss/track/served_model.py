@@ -6,10 +6,16 @@
 
 `mixture` is float32 "b c t". A model conditioned on players takes their views beside it, under the name of its context,
 as float32 "b p v d" or, of pictures, uint8 "b p v h w 3": spread evenly over the mixture, one p per player (see
-`vimss.model.contexts`).
+`vimss.model.contexts`). In place of them it takes one recording, from which it reads sound and views:
+
+    data = base64.b64encode(Path("quartet.mp4").read_bytes()).decode()
+    model.predict({"mixture": np.zeros((1, 1, 1), np.float32)}, params={"media": data, "instruments": ["vn", "vc"]})
+
+MLflow has no optional arrays, hence the zeros. See `vimss.track.request` for what is refused.
 It needs the package vimss, and loads JSON and safetensors: nothing here is a pickle.
 """
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,38 +29,77 @@ class ServedSeparator(mlflow.pyfunc.PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Load model.json and weights.safetensors; ModelError where they are damaged."""
-        from vimss.model.separator import load_separator
+        from vimss.model.separator import load_separator, read_card
 
-        self._separator = load_separator(Path(context.artifacts["model"])).eval()
+        folder = Path(context.artifacts["model"])
+        self._separator = load_separator(folder).eval()
+        self._card = read_card(folder)["card"]
 
     # MLflow 3.17 warns in colour, at every load, about a `model_input` without type hint and about one that is not a
     # list; no hint of its kind describes named tensors, which the logged signature checks anyway.
     _skip_type_hint_validation = True
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
-        """Separate each mixture of the batch.
+        """Separate each mixture of the batch, or a recording.
 
         Args:
             context: MLflow's, not used.
-            model_input: `mixture`, and the views of the players where the model is conditioned on them.
-            params: `instruments` to return (all where empty), `sample_rate` of the mixture in Hz (0: the model's).
+            model_input: `mixture`, and the views of the players where the model is conditioned on them; beside a
+                recording, zeros.
+            params: `instruments` to return (all where empty), of a recording that shows players those who play, from
+                left to right; `sample_rate` of mixture and stems in Hz (0: the model's); a recording as `media`,
+                base64, or as `path` below the folder VIMSS_SERVED_FOLDER of the server.
 
         Returns:
             Name of the output to float32 "b c t": a label, or player_1 and slot_1 and so on without labels.
 
         Raises:
-            ModelError: instruments that the model does not know, or none for a model that is conditioned on labels.
+            MlflowException: a request that holds what must not be, with the status 400 and what to do.
 
         """
-        params = params or {}
-        rate = int(params.get("sample_rate") or self._separator.sample_rate)
-        wanted = self._wanted(list(params.get("instruments", ())))
-        mixtures, *views = (model_input[given.name] for given in self._separator.interface.inputs())
-        stems = [
-            self._separate(mixture, list(views[0][index]) if views else [], wanted, rate)
-            for index, mixture in enumerate(mixtures)
-        ]
-        return {name: np.stack([stem[name] for stem in stems]) for name in stems[0]}
+        from vimss.track.request import check_arrays, rate_of, recording_of, refusals
+
+        with refusals():
+            params = params or {}
+            rate = rate_of(params, self._separator.sample_rate)
+            wanted = self._wanted(list(params.get("instruments", ())))
+            arrays = {given.name: model_input[given.name] for given in self._separator.interface.inputs()}
+            source = recording_of(params)
+            check_arrays(arrays, source)
+            if source is not None:
+                arrays = self._read(source, list(params.get("instruments", ())), rate)
+            mixtures, *views = arrays.values()
+            stems = [
+                self._separate(mixture, list(views[0][index]) if views else [], wanted, rate)
+                for index, mixture in enumerate(mixtures)
+            ]
+            return {name: np.stack([stem[name] for stem in stems]) for name in stems[0]}
+
+    def _read(self, source: bytes | Path, players: list[str], rate: int) -> dict[str, Any]:
+        """The arrays of a recording."""
+        from vimss.errors import ModelError
+        from vimss.model.contexts import Recording
+        from vimss.track.request import read_sound
+
+        separator = self._separator
+        mixture, *views = separator.interface.inputs()
+        arrays = {mixture.name: read_sound(source, rate, separator.config.channels)[None]}
+        if not views:
+            return arrays
+        if not players:
+            raise ModelError(
+                "this model needs the instruments that play, from left to right as in the picture",
+                got="no instruments",
+                fix=f"choose from {', '.join(separator.labels)}",
+            )
+        with tempfile.TemporaryDirectory(prefix="vimss-") as folder:
+            if isinstance(source, bytes):
+                file = Path(folder) / "media"
+                file.write_bytes(source)
+                source = file
+            rows = separator.interface.of_recording(Recording(source, tuple(players), self._card))
+        assert rows is not None, "what takes views is conditioned on them"  # noqa: S101
+        return arrays | {views[0].name: rows[None]}
 
     def _wanted(self, instruments: list[str]) -> list[str]:
         from vimss.errors import ModelError
@@ -67,7 +112,8 @@ class ServedSeparator(mlflow.pyfunc.PythonModel):
                 fix=f"choose from {', '.join(interface.labels)}",
             )
         interface.check_labels(instruments)
-        return instruments or list(interface.labels)
+        # A label that is asked for twice is one stem; players are as many as there are.
+        return list(dict.fromkeys(instruments)) or list(interface.labels)
 
     def _separate(
         self, mixture: np.ndarray, views: Sequence[np.ndarray], wanted: list[str], rate: int
@@ -76,6 +122,7 @@ class ServedSeparator(mlflow.pyfunc.PythonModel):
         import torch
 
         from vimss.model.apply import separate_all
+        from vimss.model.level import fitted_gain
 
         separator = self._separator
         samples = mixture.shape[1]
@@ -84,6 +131,8 @@ class ServedSeparator(mlflow.pyfunc.PythonModel):
         rows = separator.interface.context_of(wanted, views)
         given = None if rows is None else torch.from_numpy(rows)
         estimates = separate_all(separator, torch.from_numpy(np.ascontiguousarray(mixture)), given).numpy()
+        if self._card.get("any_level"):
+            estimates = np.stack([stem * np.float32(fitted_gain([(mixture, stem)])) for stem in estimates])
         if rate != separator.sample_rate:
             estimates = np.stack([soxr.resample(stem.T, separator.sample_rate, rate).T for stem in estimates])
             short = max(0, samples - estimates.shape[2])  # rounding of the resampler, a sample at most

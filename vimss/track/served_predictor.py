@@ -36,16 +36,23 @@ class ServedPredictor(mlflow.pyfunc.PythonModel):
             model_input: the arrays of the signature.
             params: `sample_rate` of the mixture in Hz (0: the model's).
 
+        Raises:
+            MlflowException: arrays that hold nothing, or what is no number, with the status 400 and what to do.
+
         """
         import soxr
 
-        own = self._network.sample_rate
-        rate = int((params or {}).get("sample_rate") or own)
-        arrays = {given.name: model_input[given.name] for given in self._network.inputs()}
-        if "mixture" in arrays and rate != own:
-            sounds = [soxr.resample(np.ascontiguousarray(sound.T), rate, own).T for sound in arrays["mixture"]]
-            arrays["mixture"] = np.stack(sounds)
-        return self._network.predict(arrays)
+        from vimss.track.request import check_arrays, rate_of, refusals
+
+        with refusals():
+            own = self._network.sample_rate
+            rate = rate_of(params or {}, own)
+            arrays = {given.name: model_input[given.name] for given in self._network.inputs()}
+            check_arrays(arrays)
+            if "mixture" in arrays and rate != own:
+                sounds = [soxr.resample(np.ascontiguousarray(sound.T), rate, own).T for sound in arrays["mixture"]]
+                arrays["mixture"] = np.stack(sounds)
+            return self._network.predict(arrays)
 
 
 mlflow.models.set_model(ServedPredictor())
