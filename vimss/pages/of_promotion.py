@@ -133,7 +133,7 @@ def _table(title: str, what: str, pairs: Sequence[Pair], page: PromotionPage) ->
 <p class="key"><span class="champion">{champion}</span><span class="challenger">{challenger}</span></p>
 <div class="scroll"><table><thead>
 <tr><th scope="col">{what}</th><th scope="col" class="chart">{html_text(page.heading)}</th>
-<th scope="col" class="chart">difference</th><th scope="col" class="number">difference</th></tr>
+<th scope="col" class="chart">difference</th><th scope="col"><span class="hidden">as a number</span></th></tr>
 <tr class="axis"><td></td><td>{_ticks(figures)}</td><td>{_ticks(gains)}</td><td></td></tr>
 </thead><tbody>{body}</tbody></table></div></section>"""
 
