@@ -52,7 +52,7 @@ OPTIONS = {
     "compare": [*STUDY, "--against", "--curves", "--split"],
     "listen": [*COMMON, "--page-only", "--piece", "--port", "--seed", "--split"],
     "sync": [*STUDY],
-    "promote": [*STUDY, "--dry-run", "--force", "--margin", "--rollback", "--verbose", "--why"],
+    "promote": [*STUDY, "--dry-run", "--force", "--margin", "--model", "--rollback", "--verbose", "--why"],
     "export": ["--help", "--json", "--on"],
     "separate": [
         *(
@@ -262,6 +262,13 @@ def written(tmp_path, small_manifest, small_recipe) -> Path:
         (2, "promote {asked} --why better", "--why is the reason for --force; got --why alone. To fix: add --force"),
         (2, "promote {asked} --dry-run --force --why so", "and a rollback has no margin; got --dry-run and --force"),
         (2, "promote {asked} --rollback --margin 1", "got --rollback and --margin. To fix: remove one of them"),
+        (
+            2,
+            "promote quickstrat",
+            "an experiment, or the id or name of a trial's run in MLflow; got 'quickstrat', which",
+        ),
+        (2, "promote {asked} --model a/b", "--model must be a name of letters, digits, - and _; got 'a/b'. To fix"),
+        (1, "promote {asked} --rollback", "must have a version or alias 'champion'; got no model 'asked'. To fix: run"),
         (2, "promote {asked} --margin inf", "--margin must be a finite number; got inf. To fix: write for example"),
         (2, "export quickstart {0}", " must be a new or an empty folder; got one that holds asked.yaml. To fix: name"),
         (2, "export quickstart {0}/file", "file must be a new or an empty folder; got a file"),

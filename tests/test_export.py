@@ -31,7 +31,9 @@ def stored(registry: Tracking, tmp_path: Path) -> Path:
     return Path(shutil.copytree(registry.store.root, tmp_path / "store"))
 
 
-def test_an_exported_model_separates_without_its_store(vimss_says, stored, small_model, tmp_path):
+def test_an_exported_model_separates_from_anywhere_without_its_store(
+    vimss_says, stored, small_model, tmp_path, monkeypatch
+):
     code, out, _ = vimss_says("export", "quickstart@champion", tmp_path / "new" / "model", "--json")
     assert code == 0 and json.loads(out)["model"] == "models:/quickstart@champion"
     shutil.rmtree(stored)
@@ -40,10 +42,22 @@ def test_an_exported_model_separates_without_its_store(vimss_says, stored, small
     ours, theirs = load_separator(exported).state_dict(), load_separator(small_model).state_dict()
     assert ours.keys() == theirs.keys() and all((ours[name] == theirs[name]).all() for name in ours)
     soundfile.write(tmp_path / "duo.wav", np.random.default_rng(0).normal(0, 0.1, 4000), 8000)
-    asked = ("--instruments", "vn,vc", "--out", tmp_path / "stems")
-    code, _, err = vimss_says("separate", tmp_path / "duo.wav", "--model", exported, *asked)
+    elsewhere = tmp_path / "elsewhere"
+    shutil.move(exported, elsewhere / "copied")
+    monkeypatch.chdir(elsewhere)
+    asked = ("--instruments", "vn,vc", "--out", "stems")
+    code, _, err = vimss_says("separate", tmp_path / "duo.wav", "--model", "copied", *asked)
     assert code == 0, err
-    assert {"vn.wav", "vc.wav"} <= {path.name for path in (tmp_path / "stems").iterdir()}
+    assert {"vn.wav", "vc.wav"} <= {path.name for path in (elsewhere / "stems").iterdir()}
+    assert not (stored / "mlflow").exists()
+
+
+def test_a_registry_that_is_not_there_is_told(vimss_says, tmp_path):
+    (tmp_path / "runtime.yaml").write_text("tracking_uri: http://127.0.0.1:9", encoding="utf-8")
+    for words in (("export", "quickstart", tmp_path / "model"), ("promote", "quickstart", "--rollback")):
+        code, _, err = vimss_says(*words, "--on", tmp_path / "runtime.yaml")
+        assert code == 1 and "MLflow at http://127.0.0.1:9 must answer" in err and "start the tracking server" in err
+    assert not (tmp_path / "model").exists()
 
 
 @pytest.mark.parametrize("model", ["quickstart", "quickstart/1", "models:/quickstart/1"])

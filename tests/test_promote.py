@@ -1,29 +1,46 @@
 """Promotion: a challenger becomes the champion where its gain is significant, and only there."""
 
+import csv
+import io
+import json
+import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from test_pages import Tags, runs_its_own_alone
+from test_track import EXPERIMENT, REPORTS, bring, trial
 
-from vimss.errors import ModelError
+from vimss.errors import DataError, ModelError
 from vimss.model.networks.wave_u_net import WaveUNetConfig
 from vimss.model.separator import Separator, save_separator
 from vimss.promote import (
     Bar,
     Decision,
+    Terms,
+    challenger_of_run,
     champion_to_beat,
     count_challenger,
     decide,
     interface_change,
     level_of,
     promote,
+    promote_challenger,
     rollback,
     settle,
 )
+from vimss.runtime import Place
+from vimss.search.study import Study
+from vimss.session import Session
+from vimss.shards.manifest import Manifest
 from vimss.storage import Store
-from vimss.track import Tracking, find_alias, find_version, model_folder, register, registered_as
+from vimss.track import Tracking, find_alias, find_version, model_folder, register, registered_as, set_alias
+from vimss.train.config import Settings
 
 ITEMS = [(f"piece {number // 2}", ("vn", "vc")[number % 2]) for number in range(12)]
 CHAMPION = {item: 2.0 + 0.1 * number for number, item in enumerate(ITEMS)}
@@ -297,6 +314,125 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(versions: Trac
 
 
 @pytest.mark.slow
+def test_promotions_that_begin_together_are_settled_one_after_the_other(versions: Tracking) -> None:
+    promote(versions, "quickstart", 1, GAIN)
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(settle, versions, "quickstart", version, 1, GAIN) for version in (2, 3)]
+    errors = [each.exception() for each in both]
+    winner = 2 + errors.index(None)
+    assert [type(error) for error in errors if error] == [ModelError] and "run the same command again" in str(errors)
+    assert aliases(versions) == {"champion": winner, "previous": 1}
+
+
+@pytest.mark.slow
+def test_challengers_that_are_judged_together_have_different_numbers(versions: Tracking) -> None:
+    def count(letter: str) -> int:
+        return count_challenger(versions, "quickstart", 1, "0" * 64, letter * 64)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(count, "abcd")) == [1, 2, 3, 4]
+
+
+@pytest.mark.slow
 def test_a_folder_is_known_by_the_version_that_it_was_registered_as(versions: Tracking, small_model: Path) -> None:
     assert registered_as(versions, "quickstart", model_folder("models:/quickstart/2", versions)) == 2
     assert registered_as(versions, "quickstart", small_model) is None
+
+
+@pytest.fixture(scope="module")
+def of_runs(
+    tmp_path_factory: pytest.TempPathFactory, empty_database: Path, small_store: Store, small_manifest: Manifest
+) -> tuple[Session, list[str]]:
+    """A store with the runs of two trials, and their ids."""
+    store = Store(tmp_path_factory.mktemp("runs"), small_store.shards)
+    tracking = Tracking(store)
+    shutil.copytree(empty_database, tracking.folder)
+    home = store.studies / "quickstart-3f9c2a1b07"
+    records = [
+        trial(home, name, reports=REPORTS, settings=Settings(seed=seed)) for seed, name in enumerate(("a1", "b2"))
+    ]
+    for record in records:
+        torch.manual_seed(len(record.trial) + (record.trial == "b2"))
+        config = WaveUNetConfig(levels=2, filters=2, down_kernel=5, site="decoder", outputs="queries", padding="same")
+        shutil.rmtree(record.folder / "model")
+        save_separator(record.folder / "model", Separator(config, small_manifest.recipe.labels, 8000), {})
+    found = bring(tracking, Study(home, tuple(records)), small_manifest, experiment=EXPERIMENT).run_ids
+    return Session(Place(name="test"), store, tracking), [found["search", name] for name in ("a1", "b2")]
+
+
+@pytest.mark.slow
+def test_a_run_is_promoted_under_a_name_of_its_own_and_both_versions_keep_the_report(
+    of_runs: tuple[Session, list[str]],
+) -> None:
+    session, (first, second) = of_runs
+    tracking, seen = session.tracking, list[float]()
+    forced = promote_challenger(session, challenger_of_run(session, first, "other"), Terms(forced="it is the first"))
+    assert (forced.name, forced.version, forced.is_champion) == (
+        "other",
+        1,
+        True,
+    ) and forced.forced == "it is the first"
+    by_name = tracking.client().get_run(second).info.run_name
+    challenger = challenger_of_run(session, by_name, "other")
+    outcome = promote_challenger(session, challenger, on_progress=lambda progress: seen.append(progress.share))
+    assert (outcome.version, challenger.trial.trial, challenger.question) == (2, "b2", "Which batch?")
+    assert {0.0, 1.0} <= set(seen)
+    pages = {
+        version: find_version(tracking, "other", version).tags[f"{tag}_report"]
+        for version, tag in (("1", "challenge_2"), ("2", "promotion"))
+    }
+    assert pages == {
+        version: f"runs:/{run}/promotions/other-2-against-1/page.html" for version, run in (("1", first), ("2", second))
+    }
+    folder = Path(outcome.report).parent
+    assert json.loads((folder / "decision.json").read_text())["sentence"] == outcome.decision.sentence
+    challenger_scores, champion_scores = json.loads((folder / "scores.json").read_text())
+    lines = list(csv.DictReader(io.StringIO((folder / "scores.csv").read_text())))
+    assert len(lines) == len(challenger_scores["scores"]) == len(champion_scores["scores"]) > 4
+    html = Path(outcome.report).read_text()
+    assert html.count("<audio") == 15 and "violin" in html and outcome.decision.sentence in unescape(html)
+    tags = Tags(html)
+    assert tags.open == []
+    (policy,) = [attributes["content"] for tag, attributes in tags.found if "http-equiv" in attributes]
+    assert policy and runs_its_own_alone(html, policy) and not re.search(r"https?://|@import", html)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("0" * 32, "RUN must be the id of one run in MLflow, its name or its trial's; got no runs for '000"),
+        ("search", "got no runs for 'search'. To fix: copy it from the pages"),
+        ("cell", "RUN must be the run of a trial; got that of the cell 'search'. To fix: promote the best of its"),
+    ],
+)
+def test_what_is_no_run_of_a_trial_is_refused(of_runs: tuple[Session, list[str]], given: str, message: str) -> None:
+    session, (first, _) = of_runs
+    if given == "cell":
+        given = session.tracking.client().get_run(first).data.tags["mlflow.parentRunId"]
+    with pytest.raises(ModelError, match=message):
+        challenger_of_run(session, given)
+
+
+@pytest.mark.slow
+def test_a_run_whose_trial_or_shards_are_elsewhere_is_refused(
+    of_runs: tuple[Session, list[str]], tmp_path: Path
+) -> None:
+    session, (first, _) = of_runs
+    with pytest.raises(DataError, match="the trial a1 was trained on must be in the store; got none with the digest"):
+        challenger_of_run(replace(session, store=replace(session.store, shards_at=None)), first)
+    with pytest.raises(DataError, match="a1 of quickstart must be in the store; .* To fix: set VIMSS_STORE"):
+        challenger_of_run(replace(session, store=replace(session.store, root=tmp_path)), first)
+
+
+@pytest.mark.slow
+def test_a_model_of_another_vocabulary_is_refused_with_the_reason_and_nothing_is_scored(
+    of_runs: tuple[Session, list[str]], tmp_path: Path
+) -> None:
+    session, (first, _) = of_runs
+    save_separator(tmp_path / "m", Separator(WaveUNetConfig(levels=1, filters=1), ("vn", "vc"), 8000), {})
+    version = register(session.tracking, "narrow", tmp_path / "m", first, {}, {})
+    set_alias(session.tracking, "narrow", "champion", version)
+    outcome = promote_challenger(session, challenger_of_run(session, first, "narrow"))
+    assert not outcome.is_champion and outcome.report == ""
+    assert "Not promoted: it has other labels" in outcome.decision.sentence

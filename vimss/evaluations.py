@@ -30,6 +30,7 @@ from vimss.evaluate import (
     two_source_spec,
 )
 from vimss.evaluate.assigned import assigned_system
+from vimss.evaluate.excerpts import Excerpt, ExcerptTask, separate_excerpt
 from vimss.evaluate.figures import (
     FigureEvaluation,
     check_model,
@@ -42,6 +43,7 @@ from vimss.evaluate.figures import (
 from vimss.evaluate.pictures import Trained, named_by, trained_as, trained_model, with_claims
 from vimss.evaluate.players import PlayersEvaluation, check_pieces, evaluate_players, joined_players, players_tasks
 from vimss.experiment import Experiment
+from vimss.intervals import Source
 from vimss.model.device import gpu_share
 from vimss.model.fit import Fit, fit_models
 from vimss.model.interface import Interface
@@ -86,13 +88,37 @@ def evaluate_systems(
 
     """
     check_split(manifest, split)
-    # Draw it once, before the tasks read it at the same time.
-    fixed_set(manifest, two_source_spec(manifest, split))
     table = Table(manifest.folder, split, None if fit is None else fit.labels)
     chosen = usable_baselines(manifest, split)[0] if baselines is None else baselines
     rows = [*model_rows(models, fit, device), *named, *baseline_rows(manifest, chosen)]
+    return evaluate_rows(rows, table, manifest, whole_pieces=whole_pieces, on_progress=on_progress)
+
+
+def evaluate_rows(
+    rows: Sequence[Row],
+    table: Table,
+    manifest: Manifest,
+    *,
+    whole_pieces: bool = True,
+    on_progress: Callable[[SoundProgress], None] = lambda progress: None,
+) -> list[Evaluation]:
+    """Evaluate the rows of a table as tasks of Ray; errors as of `evaluate_systems`."""
+    # Draw it once, before the tasks read it at the same time.
+    fixed_set(manifest, two_source_spec(manifest, table.split))
     tasks = [evaluation_tasks(table, row, manifest, whole_pieces) for row in rows]
     return [joined(parts, table) for parts in _in_parallel(run_evaluation, tasks, on_progress)]
+
+
+def separate_excerpts(
+    rows: Sequence[Row],
+    table: Table,
+    sources: Sequence[Source],
+    seconds: float,
+    on_progress: Callable[[SoundProgress], None] = lambda progress: None,
+) -> list[list[Excerpt]]:
+    """The loudest stretch of each source (piece, label), separated by each row as tasks of Ray."""
+    tasks = [[ExcerptTask(table, row, piece, label, seconds) for piece, label in sources] for row in rows]
+    return _in_parallel(separate_excerpt, tasks, on_progress)
 
 
 def usable_baselines(manifest: Manifest, split: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -2,10 +2,13 @@
 
 import itertools
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 from vimss.errors import ConfigError
+
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
 LONGEST_REASON = 1000
 """Characters of --why, which becomes a tag of a version."""
@@ -142,16 +145,59 @@ def check_promotion(margin: float, dry_run: bool, force: bool, why: str, rollbac
         )
 
 
-def check_export(model: str, folder: Path, place: str) -> None:
-    """An error if a folder is not free, or a registered model does not exist."""
-    from vimss.model.card import check_free
+def check_challenger(given: str, model: str, changed: tuple[int | None, list[str]], rollback: bool, place: str) -> bool:
+    """Whether `promote` is given a run in place of an experiment; an error where it is neither, or a name is odd.
+
+    `changed` are --seed and --set.
+    """
+    from vimss.experiment import EXPERIMENTS
+    from vimss.runtime import load_place, open_store
+    from vimss.track.names import DATABASE, has_run
+    from vimss.yaml_files import find_named, is_path, known_names
+
+    if model and not MODEL_NAME.fullmatch(model):
+        raise ConfigError(
+            "--model must be a name of letters, digits, - and _",
+            got=repr(model),
+            fix="write for example --model quartets",
+        )
+    if is_path(given) or find_named(given, EXPERIMENTS) is not None:
+        return False
+    at = load_place(place)
+    if not at.tracking_uri and not has_run(open_store(at).tracking / DATABASE, given):
+        known = known_names(EXPERIMENTS)
+        raise ConfigError(
+            "vimss promote takes an experiment, or the id or name of a trial's run in MLflow",
+            got=f"'{given}', which is neither",
+            fix=f"choose one of {', '.join(known)}, or copy a run's id from the pages of `vimss ui`",
+        )
+    seed, changes = changed
+    options = [*([] if seed is None else ["--seed"]), *(["--set"] if changes else []), *["--rollback"] * rollback]
+    if options:
+        raise ConfigError(
+            "--seed, --set and --rollback are for an experiment",
+            got=f"{' and '.join(options)} with the run '{given}'",
+            fix="leave them out, or name the experiment",
+        )
+    return True
+
+
+def check_registered_here(name: str, place: str) -> None:
+    """ModelError where the registry is the store's own and has no such model."""
     from vimss.runtime import load_place, open_store
     from vimss.track.names import DATABASE, check_registered
 
-    check_free(folder)
     at = load_place(place)
     if not at.tracking_uri:
-        check_registered(open_store(at).tracking / DATABASE, f"models:/{model.removeprefix('models:/')}")
+        check_registered(open_store(at).tracking / DATABASE, f"models:/{name}")
+
+
+def check_export(model: str, folder: Path, place: str) -> None:
+    """An error if a folder is not free, or a registered model does not exist."""
+    from vimss.model.card import check_free
+
+    check_free(folder)
+    check_registered_here(model.removeprefix("models:/"), place)
 
 
 def check_picture(path: Path) -> None:

@@ -7,14 +7,16 @@ from typing import Annotated, Any, Literal
 import typer
 
 from vimss.cli.checks import (
+    check_challenger,
     check_evaluation,
     check_export,
     check_players,
     check_promotion,
+    check_registered_here,
     check_separates,
     find_shards,
 )
-from vimss.cli.options import Device, ExperimentName, Json, On, Seed, Set, Split, Verbose
+from vimss.cli.options import Device, Json, On, Seed, Set, Split, Verbose
 
 
 def evaluate(
@@ -149,7 +151,16 @@ def _evaluate_experiment(
 
 
 def promote(
-    experiment: ExperimentName,
+    challenger: Annotated[
+        str,
+        typer.Argument(
+            metavar="EXPERIMENT|RUN",
+            help="Name or path of a YAML in experiments/, or the id or name of a trial's run in MLflow.",
+        ),
+    ],
+    model: Annotated[
+        str, typer.Option("--model", metavar="NAME", help="Registered model; default: the experiment's name.")
+    ] = "",
     margin: Annotated[
         float,
         typer.Option(
@@ -170,42 +181,52 @@ def promote(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Register the best trial, as champion if significantly better."""
+    """Register a trial, as champion if significantly better.
+
+    Both versions keep all scores, and a page that shows them, in their runs in MLflow.
+    """
     check_promotion(margin, dry_run, force, why, rollback)
+    is_run = check_challenger(challenger, model, (seed, changes or []), rollback, place)
     from vimss.promote import Terms
     from vimss.search.consistency import load_experiment
     from vimss.session import open_session
 
-    loaded = load_experiment(experiment, changes or (), seed)
-    if rollback:
-        _roll_back(open_session(place), loaded.name, as_json)
+    loaded = None if is_run else load_experiment(challenger, changes or (), seed)
+    if rollback and loaded is not None:
+        name = model or loaded.name
+        check_registered_here(name, place)
+        _roll_back(open_session(place), name, as_json)
         return
     with open_session(place) as session:
+        trial = _challenger(session, loaded, challenger, model)
         if dry_run:
-            _try_promotion(session, loaded, margin, as_json)
+            _try_promotion(session, trial, margin, as_json)
         else:
-            _promote(session, loaded, Terms(margin, why.strip()), as_json)
+            _promote(session, trial, Terms(margin, why.strip()), as_json)
 
 
-def _judged(session: Any, experiment: Any) -> tuple[Any, Any, Any]:
-    """An experiment whose models have their folders, its shards and its study."""
+def _challenger(session: Any, experiment: Any, given: str, model: str) -> Any:
+    """The trial of a run, or the best one of an experiment."""
     from vimss import api
+    from vimss.promote import best_challenger, challenger_of_run
     from vimss.shards.written import check_split
 
+    if experiment is None:
+        return challenger_of_run(session, given, model)
     experiment = api.resolve_models(session, experiment)
     manifest = api.load_shards(session, experiment)
     check_split(manifest, "promote")
     study = api.load_study(session, experiment, manifest)
     api.best_trial(experiment, study)
-    return experiment, manifest, study
+    return best_challenger(session, experiment, manifest, study, model)
 
 
-def _promote(session: Any, experiment: Any, terms: Any, as_json: bool) -> None:
-    from vimss.console import out, print_json
-    from vimss.promote import promote_best
+def _promote(session: Any, challenger: Any, terms: Any, as_json: bool) -> None:
+    from vimss.console import out, print_json, show_rate, stage
+    from vimss.promote import promote_challenger
 
-    experiment, manifest, study = _judged(session, experiment)
-    promotion = promote_best(session, experiment, manifest, study, terms)
+    with stage(f"promotion of {challenger.name}") as show_progress:
+        promotion = promote_challenger(session, challenger, terms, show_rate(show_progress, "parts"))
     if as_json:
         print_json(
             {
@@ -214,28 +235,33 @@ def _promote(session: Any, experiment: Any, terms: Any, as_json: bool) -> None:
                 "champion": promotion.is_champion,
                 "sentence": promotion.decision.sentence,
                 "forced": promotion.forced,
+                "report": promotion.report,
             }
         )
         return
     out.print(
-        f"{promotion.name} version {promotion.version}, best trial of cell '{promotion.cell}'. "
+        f"{promotion.name} version {promotion.version}, trial {challenger.trial.trial} of cell '{promotion.cell}'. "
         f"{promotion.decision.sentence}"
     )
     if promotion.forced:
         out.print(f"It is the champion by force: {promotion.forced}")
+    if promotion.report:
+        out.print(promotion.report)
 
 
-def _try_promotion(session: Any, experiment: Any, margin: float, as_json: bool) -> None:
-    from vimss.console import out, print_json
-    from vimss.promote import best_of_all, judge_best
+def _try_promotion(session: Any, challenger: Any, margin: float, as_json: bool) -> None:
+    from vimss.console import out, print_json, show_rate, stage
+    from vimss.promote import judge_challenger
 
-    experiment, manifest, study = _judged(session, experiment)
-    decision = judge_best(session, experiment, manifest, study, margin)
+    with stage(f"promotion of {challenger.name}") as show_progress:
+        decision = judge_challenger(session, challenger, margin, show_rate(show_progress, "parts"))
     if as_json:
-        print_json({"name": experiment.name, "would_promote": decision.promoted, "sentence": decision.sentence})
+        print_json({"name": challenger.name, "would_promote": decision.promoted, "sentence": decision.sentence})
         return
-    cell = best_of_all(experiment, study).cell
-    out.print(f"{experiment.name}, best trial of cell '{cell}', nothing registered. {decision.sentence}")
+    out.print(
+        f"{challenger.name}, trial {challenger.trial.trial} of cell '{challenger.trial.cell}', nothing registered. "
+        f"{decision.sentence}"
+    )
 
 
 def _roll_back(session: Any, name: str, as_json: bool) -> None:

@@ -192,6 +192,14 @@ def constant_guess(evaluation: FigureEvaluation, manifest: Manifest) -> FigureEv
     return evaluation_by_figure([part], evaluation.objective, manifest, evaluation.split)
 
 
+def by_piece(evaluation: FigureEvaluation, manifest: Manifest) -> dict[str, float]:
+    """The figure over the mixtures of each piece alone; a mixture of two pieces counts for both."""
+    judge, kept = _judge(evaluation.objective, manifest), _kept(evaluation.rows)
+    names = sorted({piece for row in evaluation.rows for piece in row.pieces})
+    chosen = {name: [place for place, row in enumerate(evaluation.rows) if name in row.pieces] for name in names}
+    return {name: judge.value(kept[places]) for name, places in chosen.items()}
+
+
 def gain_of(
     challengers: Sequence[FigureEvaluation], incumbents: Sequence[FigureEvaluation], manifest: Manifest
 ) -> Gain:

@@ -102,7 +102,7 @@ def evaluation_tasks(table: Table, row: Row, manifest: Manifest, whole_pieces: b
 def run_evaluation(task: EvaluationTask) -> Part:
     """Run a task and return its scores."""
     manifest, table = open_manifest(task.table.shards), task.table
-    system = _system(task.row, manifest, table)
+    system = system_of(task.row, manifest, table)
     found = Part(system.name, system.weights, (), (), task.seconds, truth_of(system))
     if task.mixtures is not None:
         scored = score_mixtures(system, manifest, table.split, table.labels, task.mixtures)
@@ -121,7 +121,8 @@ def _pieces(system: System, manifest: Manifest, table: Table, shard: Shard) -> I
             yield scene
 
 
-def _system(row: Row, manifest: Manifest, table: Table) -> System:
+def system_of(row: Row, manifest: Manifest, table: Table) -> System:
+    """The system of a row, with its weights loaded."""
     if row.baseline is not None:
         return row.baseline
     assert row.model is not None, "a row is a baseline or a model"  # noqa: S101

@@ -74,7 +74,7 @@ class Page:
 
 def listening_page(page: Page) -> str:
     """The page as one HTML file: the first PAGE_SECONDS of the tracks, with one gain so that none of them clips."""
-    text = files("vimss.pages").joinpath("page.html").read_text(encoding="utf-8")
+    text = page_template("page.html")
     samples = round(PAGE_SECONDS * page.sample_rate)
     length = max((track.audio.shape[1] for track in page.tracks), default=0)
     seconds = max(length / page.sample_rate, page.whole_seconds)
@@ -197,14 +197,24 @@ def _cell(value: str | float) -> str:
     return f"{value:.2f}".replace("-", "−") if np.isfinite(value) else "–"
 
 
+def page_template(name: str) -> str:
+    """The text of a page of this folder, for `string.Template`: the head that all pages share, and what is its own."""
+    return "".join(files("vimss.pages").joinpath(part).read_text(encoding="utf-8") for part in ("head.html", name))
+
+
 def page_policy(text: str, more: str = "") -> str:
-    """Allow only the style and the script of this page to run, and nothing to be loaded; `more` allows more."""
-    style, script = (re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)[0] for tag in ("style", "script"))
-    digests = [base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() for part in (style, script)]
-    return (
-        f"default-src 'none'; img-src data:; media-src data:; style-src 'sha256-{digests[0]}'; "
-        f"script-src 'sha256-{digests[1]}'; base-uri 'none'; form-action 'none'{more}"
+    """Allow only the styles and the script of this page to run, and nothing to be loaded; `more` allows more."""
+    styles, scripts = (
+        " ".join(map(_digest, re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL))) for tag in ("style", "script")
     )
+    return (
+        f"default-src 'none'; img-src data:; media-src data:; style-src {styles}; script-src {scripts}; "
+        f"base-uri 'none'; form-action 'none'{more}"
+    )
+
+
+def _digest(code: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()}'"
 
 
 def data_url(data: bytes, kind: str) -> str:

@@ -11,7 +11,6 @@ order is shuffled, and the true stem and the mixture are among the systems, as h
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from string import Template
 from typing import Literal
 
@@ -24,7 +23,7 @@ from vimss.errors import ConfigError, DataError
 from vimss.experiment import SEED, Experiment
 from vimss.media import encode_audio, fitting_gain, quantise
 from vimss.metrics import CONVENTIONS, si_sdr_improvement
-from vimss.pages.listening import data_url, html_text, page_policy
+from vimss.pages.listening import data_url, html_text, page_policy, page_template
 from vimss.pages.of_trial import EXCERPT_SECONDS
 from vimss.search.study import Study, TrialRecord, best_of_cell
 from vimss.shards.instruments import INSTRUMENTS
@@ -169,7 +168,7 @@ def _piece(manifest: Manifest, split: str, name: str, views: PlayerViews) -> Sce
 
 def cells_page(excerpt: CellsExcerpt) -> str:
     """The page as one HTML file, with one gain for all sounds so that none of them clips."""
-    text = files("vimss.pages").joinpath("cells.html").read_text(encoding="utf-8")
+    text = page_template("cells.html")
     gain = fitting_gain(*(one.audio for of in excerpt.heard.values() for one in of))
     content = {
         "study": excerpt.study,

@@ -3,8 +3,9 @@
     promotion = promote_best(session, experiment, manifest, study)
     print(promotion.decision.sentence)
 
-The challenger, the best trial of a study, is compared with the champion. It is promoted where the interval of its gain
-over pieces, 95 % for the first challenger of a champion (see `level_of`), lies above the margin, and otherwise refused.
+The challenger, the best trial of a study or that of a run, is compared with the champion. It is promoted where the
+interval of its gain over pieces, 95 % for the first challenger of a champion (see `level_of`), lies above the margin,
+and otherwise refused.
 
 Separators are compared on whole pieces, pair by pair: the same source in the same piece; without a champion, with a
 Wiener filter. Networks that do not separate are compared by the figure of their objective, on the same mixtures of the
@@ -23,11 +24,15 @@ from vimss.promote.aliases import (
     settle,
 )
 from vimss.promote.challenger import (
+    Challenger,
     Promotion,
-    best_of_all,
+    best_challenger,
+    challenger_of_run,
     interface_change,
     judge_best,
+    judge_challenger,
     promote_best,
+    promote_challenger,
     registry_figures,
 )
 from vimss.promote.decision import MIN_PIECES, Bar, Decision, Terms, decide, decide_by_figure, level_of
@@ -38,19 +43,23 @@ __all__ = [
     "MIN_PIECES",
     "PREVIOUS",
     "Bar",
+    "Challenger",
     "Decision",
     "Promotion",
     "Terms",
-    "best_of_all",
+    "best_challenger",
+    "challenger_of_run",
     "champion_to_beat",
     "count_challenger",
     "decide",
     "decide_by_figure",
     "interface_change",
     "judge_best",
+    "judge_challenger",
     "level_of",
     "promote",
     "promote_best",
+    "promote_challenger",
     "registry_figures",
     "resolve_model",
     "rollback",

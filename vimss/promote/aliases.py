@@ -39,14 +39,14 @@ def count_challenger(tracking: Tracking, name: str, champion: int, shards: str, 
     Each has a tag on the champion's version. `shards` and `challenger` are digests.
     """
     prefix = f"challenger_{shards[:12]}_"
-    tags = {
-        key: value for key, value in find_version(tracking, name, str(champion)).tags.items() if key.startswith(prefix)
-    }
     own = f"{prefix}{challenger[:12]}"
-    if own in tags:
-        return int(tags[own])
-    number = len(tags) + 1
-    tag_version(tracking, name, champion, {own: str(number)})
+    with _one_at_a_time(tracking):
+        tags = find_version(tracking, name, str(champion)).tags
+        counted = {key: value for key, value in tags.items() if key.startswith(prefix)}
+        if own in counted:
+            return int(counted[own])
+        number = len(counted) + 1
+        tag_version(tracking, name, champion, {own: str(number)})
     return number
 
 

@@ -6,9 +6,10 @@ check_split(manifest, "test")
 
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 
-from vimss.errors import ConfigError, DataError
-from vimss.shards.manifest import MANIFEST, Manifest, open_shards
+from vimss.errors import ConfigError, DataError, VimssError
+from vimss.shards.manifest import MANIFEST, Manifest, open_shards, read_manifest
 from vimss.shards.recipe import SPLITS, load_recipe, recipe_name
 from vimss.shards.write import shards_folder
 from vimss.storage import LocalFolder, Store, kept_beside
@@ -35,6 +36,17 @@ def written_shards(
             fix=f"run `{shlex.join(words)}`",
         )
     return open_shards(folder, store)
+
+
+def shards_of_digest(store: Store, digest: str) -> Manifest | None:
+    """The shards in a store with this digest, which runs record, where they are still there."""
+    folders = {path.partition("/")[0] for path in store.shards.sizes() if path.endswith(f"/{MANIFEST}")}
+    for name in sorted(folders):
+        folder = store.shards / name
+        with suppress(VimssError):  # shards of another version of VIMSS
+            if read_manifest(folder).digest == digest:
+                return open_shards(folder, store)
+    return None
 
 
 def check_split(manifest: Manifest, split: str) -> None:

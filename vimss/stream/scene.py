@@ -63,6 +63,21 @@ class Scene:
         views = {label: [view[:kept] for view in self.views[label]] for label in references if label in self.views}
         return Scene(self.name, self.mixture[:, :length], references, views)
 
+    def around(self, first: int, samples: int) -> tuple["Scene", int]:
+        """The stretch from picture to picture that holds `samples` from `first` on, and the sample that it begins at.
+
+        Labels that rest there are left out, as in `beginning`.
+        """
+        total = self.mixture.shape[1]
+        frames = next((len(view) for views in self.views.values() for view in views), total)
+        start, end = first * frames // total, -(-min(first + samples, total) * frames // total)
+        begin, stop = (round(frame * total / frames) for frame in (start, end))
+        references = {
+            label: stem[:, begin:stop] for label, stem in self.references.items() if stem[:, begin:stop].any()
+        }
+        views = {label: [view[start:end] for view in self.views[label]] for label in references if label in self.views}
+        return Scene(self.name, self.mixture[:, begin:stop], references, views), begin
+
 
 def pieces_of(
     manifest: Manifest,

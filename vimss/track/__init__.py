@@ -39,12 +39,16 @@ if TYPE_CHECKING:
         tag_version,
         weights_digest,
     )
+    from vimss.track.runs import TrialRun, attach, find_trial_run
     from vimss.track.store import Tracking, runs_page, serve_ui, ui_command
 
 __all__ = [
     "ModelVersion",
     "Tracking",
+    "TrialRun",
+    "attach",
     "find_alias",
+    "find_trial_run",
     "find_version",
     "model_folder",
     "newest_version",
@@ -64,6 +68,7 @@ _MODULES = {
         *("ModelVersion", "find_alias", "find_version", "model_folder", "newest_version", "register", "set_alias"),
         *("registered_as", "signature_of", "tag_version", "weights_digest"),
     ),
+    "runs": ("TrialRun", "attach", "find_trial_run"),
     "store": ("Tracking", "runs_page", "serve_ui", "ui_command"),
 }
 

@@ -40,6 +40,21 @@ def check_registered(database: Path, model: str) -> None:
     raise no_such_model(name, which or "champion", models)
 
 
+def has_run(database: Path, given: str) -> bool:
+    """Whether a run has this id or name, or is that of this trial."""
+    if not database.is_file():
+        return False
+    asked = (
+        "SELECT 1 FROM runs WHERE run_uuid = :given OR name = :given "
+        "UNION SELECT 1 FROM tags WHERE key = 'trial' AND value = :given"
+    )
+    try:
+        with closing(_opened(database)) as connection:
+            return connection.execute(asked, {"given": given}).fetchone() is not None
+    except sqlite3.Error:  # as above
+        return True
+
+
 @dataclass(frozen=True)
 class RegisteredVersion:
     """A version of a registered model."""

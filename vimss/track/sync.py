@@ -18,7 +18,6 @@ import json
 import logging
 import math
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -39,6 +38,7 @@ from vimss.search.lock import is_locked
 from vimss.search.study import RECORD, in_cells, read_study
 from vimss.shards.manifest import Manifest
 from vimss.storage import explain_os_errors, sha256
+from vimss.track.runs import put_files
 from vimss.track.store import Tracking, explain_mlflow_errors, one_line
 from vimss.track.wanted import WantedDataset, WantedRun, WantedStudy, wanted_study
 
@@ -185,15 +185,7 @@ class _Writer:
         new = [name for name, digest in digests.items() if known.get(name) != digest]
         if not new:
             return
-        here = self.tracking.here(self.run.info.artifact_uri)
-        with tempfile.TemporaryDirectory() as staging:
-            for name in new:
-                path = (here or Path(staging)) / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                content = wanted[name]
-                path.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
-            if here is None:
-                self.client.log_artifacts(self.id, staging)
+        put_files(self.tracking, self.client, self.run, {name: wanted[name] for name in new})
         self._tags({FILES_TAG: json.dumps({**known, **digests})})
         self.written["files"] += len(new)
 
