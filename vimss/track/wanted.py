@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from vimss.axes import Scalar
 from vimss.config import signature
 from vimss.errors import DataError
-from vimss.experiment import SEED, Cell, Experiment
+from vimss.experiment import NETWORK, SEED, Cell, Experiment
 from vimss.model.card import CARD
 from vimss.search.study import CODE, FILES, Study, TrialRecord, best_of_cell, cell_folder
 from vimss.shards.manifest import Manifest
@@ -346,11 +346,12 @@ def _table_view(experiment: Experiment) -> dict[str, Any]:
 def _charts_view(experiment: Experiment) -> dict[str, Any]:
     """Parallel coordinates of the trials over what was compared and tuned, and their curves."""
     figure = _metric_name(experiment.figure.name)
+    networks = [NETWORK] if any(NETWORK in fixed for fixed in experiment.variants.values()) else []
     shared = {"deleted": False, "isGenerated": False, "metricSectionId": "trials"}
     parallel = {
         "type": "PARALLEL",
         "uuid": "axes",
-        "selectedParams": [*experiment.compare, *experiment.tune] or [SEED],
+        "selectedParams": [*networks, *experiment.compare, *experiment.tune] or [SEED],
         "selectedMetrics": [figure],
         "showAllRuns": True,
     }
@@ -369,6 +370,9 @@ def _charts_view(experiment: Experiment) -> dict[str, Any]:
     return {
         **_table_view(experiment),
         "searchFilter": "tags.kind = 'trial'",  # the run of a cell has the params of one of them
+        # In the order of their start, MLflow would show the cells too.
+        "orderByKey": f"metrics.`{figure}`",
+        "orderByAsc": experiment.figure.direction == "min",
         "groupBy": None,
         "runsHiddenMode": "SHOW_ALL",
         "compareRunCharts": [{**chart, **shared} for chart in (parallel, curves)],
