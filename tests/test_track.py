@@ -557,3 +557,30 @@ def test_the_page_of_an_experiment_opens_with_its_columns(reported: Tracking) ->
     page = runs_page(reported, "http://127.0.0.1:5000", "quickstart")
     assert f"/experiments/{experiment.experiment_id}/runs?viewStateShareKey=vimss" in page
     assert runs_page(reported, "http://x", "unknown") == "http://x/#/experiments?workflowType=machine_learning"
+
+
+def view_of(tracking: Tracking, name: str) -> dict[str, Any]:
+    return json.loads(tracking.client().get_experiment_by_name("quickstart").tags[f"mlflow.sharedViewState.{name}"])
+
+
+def test_charts_show_trials_alone_over_what_is_varied(reported: Tracking) -> None:
+    view = view_of(reported, "vimss-charts")
+    assert (view["searchFilter"], view["orderByKey"], view["orderByAsc"]) == (
+        "tags.kind = 'trial'", "metrics.`valid_loss`", True,
+    )  # fmt: skip
+    parallel, curves = view["compareRunCharts"]
+    assert (parallel["selectedParams"], parallel["selectedMetrics"]) == (["training.batch_size"], ["valid_loss"])
+    assert curves["metricKey"] == "valid_loss" and view["groupBy"] is None
+
+
+def test_runs_of_cells_are_gathered_over_the_seeds(tracking: Tracking, study: Study, small_manifest: Manifest) -> None:
+    compared = {"seed": (0, 3)}
+    variants = {"small": {"model.levels": 3}, "large": {"model.levels": 6}}
+    seeds = FIXED.model_copy(update={"compare": compared, "variants": variants})
+    records = [study.records[0].model_copy(update={"cell": cell.name, "chosen": {}}) for cell in seeds.cells()]
+    bring(tracking, Study(study.folder, tuple(records)), small_manifest, experiment=seeds)
+    view = view_of(tracking, "vimss")
+    assert view["selectedColumns"][:3] == ["metrics.`valid_loss`", "tags.`variant`", "tags.`state`"]
+    (group,) = view["groupBy"]["groupByKeys"]
+    cells = [run.data.tags for run in all_runs(tracking) if run.data.tags["kind"] == "cell"]
+    assert sorted(tags[group["groupByData"]] for tags in cells) == ["large", "large", "small", "small"]

@@ -54,6 +54,10 @@ VIEW = "vimss"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 """The experiment's tag under which MLflow's pages look for a shared view: columns and order, as JSON."""
 
+CHARTS = "vimss-charts"
+CHARTS_TAG = f"mlflow.sharedViewState.{CHARTS}"
+"""The same for the view with charts of the trials."""
+
 
 @dataclass(frozen=True)
 class Tracking:

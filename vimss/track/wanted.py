@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 from vimss.axes import Scalar
 from vimss.config import signature
 from vimss.errors import DataError
-from vimss.experiment import SEED, Cell, Experiment
+from vimss.experiment import NETWORK, SEED, Cell, Experiment
 from vimss.model.card import CARD
 from vimss.search.study import CODE, FILES, Study, TrialRecord, best_of_cell, cell_folder
 from vimss.shards.manifest import Manifest
 from vimss.storage import TEMPORARY
-from vimss.track.store import VIEW_TAG
+from vimss.track.store import CHARTS_TAG, VIEW_TAG
 
 STATUS = {
     "finished": "FINISHED",
@@ -123,7 +123,9 @@ def wanted_study(experiment: Experiment, manifest: Manifest, study: Study, is_se
     for cell in experiment.cells():
         records = study.of_cell(cell.name)
         if records:
-            own = _CellRuns(experiment, study, cell, {**shared, "cell": cell.name}, datasets, is_searched)
+            names = {"cell": cell.name, "cell without seed": _without_seed(cell)}
+            names |= {"variant": cell.variant} if cell.variant else {}
+            own = _CellRuns(experiment, study, cell, {**shared, **names}, datasets, is_searched)
             parent = own.of_cell(records)
             runs += [parent, *(own.of_trial(record, parent.params_of) for record in records)]
     return WantedStudy(experiment.name, study.folder, _experiment_tags(experiment), tuple(runs))
@@ -242,6 +244,12 @@ class _CellRuns:
         return "FAILED" if self.best() is None else "FINISHED"
 
 
+def _without_seed(cell: Cell) -> str:
+    """The name that the cells of all seeds share."""
+    parts = cell.name.split(",")
+    return ",".join(part for part in parts if not part.startswith(f"{SEED}=")) or cell.name
+
+
 def _trial_name(cell: Cell, record: TrialRecord) -> str:
     """What was chosen for it, or what is special about its cell; its own name, which says nothing, comes last."""
     chosen = [f"{key.rpartition('.')[2]}={_short(value)}" for key, value in record.chosen.items()]
@@ -304,9 +312,21 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def _experiment_tags(experiment: Experiment) -> dict[str, str]:
+    return {
+        "mlflow.note.content": f"**{experiment.question}**\n\nExpected: {experiment.expected}"[:MAX_TAG],
+        "mlflow.experimentKind": "custom_model_development",  # training runs rather than traces of language models
+        VIEW_TAG: json.dumps(_table_view(experiment)),
+        CHARTS_TAG: json.dumps(_charts_view(experiment)),
+    }
+
+
+def _table_view(experiment: Experiment) -> dict[str, Any]:
+    """Trials below their cell; where seeds are compared, the cells' own runs, gathered over the seeds."""
+    varied = [key for key in (*experiment.compare, *experiment.tune) if key != SEED]
     columns = [f"metrics.`{_metric_name(experiment.figure.name)}`"]
-    columns += [f"params.`{key}`" for key in experiment.varied]
-    view = {
+    columns += ["tags.`variant`"] if experiment.variants else []
+    columns += [f"params.`{key}`" for key in varied]
+    view: dict[str, Any] = {
         "orderByKey": "attributes.start_time",  # the only order that keeps trials below their cell
         "orderByAsc": False,
         "startTime": "ALL",
@@ -314,10 +334,49 @@ def _experiment_tags(experiment: Experiment) -> dict[str, str]:
         "searchFilter": "",
         "selectedColumns": [*columns, "tags.`state`", "attributes.`Duration`"],
     }
+    if SEED in experiment.compare:
+        group = {"mode": "tag", "groupByData": "cell without seed"}
+        view |= {
+            "searchFilter": "tags.kind != 'trial'",  # a cell's own run has the figures of its best trial
+            "groupBy": {"aggregateFunction": "average", "groupByKeys": [group]},
+        }
+    return view
+
+
+def _charts_view(experiment: Experiment) -> dict[str, Any]:
+    """Parallel coordinates of the trials over what was compared and tuned, and their curves."""
+    figure = _metric_name(experiment.figure.name)
+    networks = [NETWORK] if any(NETWORK in fixed for fixed in experiment.variants.values()) else []
+    shared = {"deleted": False, "isGenerated": False, "metricSectionId": "trials"}
+    parallel = {
+        "type": "PARALLEL",
+        "uuid": "axes",
+        "selectedParams": [*networks, *experiment.compare, *experiment.tune] or [SEED],
+        "selectedMetrics": [figure],
+        "showAllRuns": True,
+    }
+    curves = {
+        "type": "LINE",
+        "uuid": "curves",
+        "metricKey": figure,
+        "selectedMetricKeys": [figure],
+        "xAxisKey": "step",
+        "useGlobalXaxisKey": False,
+        "lineSmoothness": 0,
+        "scaleType": "linear",
+        "xAxisScaleType": "linear",
+    }
+    section = {"uuid": "trials", "name": "Trials", "display": True, "isReordered": False}
     return {
-        "mlflow.note.content": f"**{experiment.question}**\n\nExpected: {experiment.expected}"[:MAX_TAG],
-        "mlflow.experimentKind": "custom_model_development",  # training runs rather than traces of language models
-        VIEW_TAG: json.dumps(view),
+        **_table_view(experiment),
+        "searchFilter": "tags.kind = 'trial'",  # the run of a cell has the params of one of them
+        # In the order of their start, MLflow would show the cells too.
+        "orderByKey": f"metrics.`{figure}`",
+        "orderByAsc": experiment.figure.direction == "min",
+        "groupBy": None,
+        "runsHiddenMode": "SHOW_ALL",
+        "compareRunCharts": [{**chart, **shared} for chart in (parallel, curves)],
+        "compareRunSections": [section],
     }
 
 
