@@ -210,7 +210,8 @@ def read(*names):
 
 place = Place(name="far", ray_address={address!r}, environment={{"ADDED": "an-open-value"}}, secrets=("ITS_PASSWORD",))
 with ray_running(place):
-    print(json.dumps(ray.get(read.remote("ADDED", "TUNE_FORCE_TRIAL_CLEANUP_S", "ITS_PASSWORD"))))
+    names = ("ADDED", "TUNE_FORCE_TRIAL_CLEANUP_S", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "ITS_PASSWORD")
+    print(json.dumps(ray.get(read.remote(*names))))
 """
 
 
@@ -230,7 +231,7 @@ def test_workers_of_a_cluster_get_the_variables_of_a_place_and_no_log_shows_a_se
         text=True,
         timeout=120,
     )
-    assert json.loads(done.stdout) == ["an-open-value", "7", secret], done.stderr
+    assert json.loads(done.stdout) == ["an-open-value", "7", "0.2", secret], done.stderr
     logs = b"".join(path.read_bytes() for path in running.folder.rglob("*.log"))
     assert secret.encode() not in logs and secret not in done.stderr
     assert b"an-open-value" in logs, "Ray logs what it is given by name, and so would have logged the secret"

@@ -17,7 +17,7 @@ from vimss.errors import PlaceError
 from vimss.runtime import Place, machine_resources, ray_running
 from vimss.search.estimate import TRAINING_OVERHEAD, estimate_search, first_settings, progress_of
 from vimss.search.remaining import Progress
-from vimss.search.room import check_room, nodes_of
+from vimss.search.room import check_cluster, check_room, nodes_of
 from vimss.search.run import search
 from vimss.search.study import TrialRecord
 from vimss.storage import Store
@@ -153,8 +153,9 @@ def test_a_command_refuses_it_within_five_seconds(tmp_path, words):
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 5.0
 
 
-def test_a_cluster_is_not_asked_beforehand():
-    check_room(BIG.model_copy(update={"ray_address": "nowhere:1"}))
+def test_a_cluster_that_is_not_there_is_no_error_beforehand():
+    for check in (check_room, check_cluster):
+        check(BIG.model_copy(update={"ray_address": "127.0.0.1:1"}))
 
 
 @pytest.mark.slow

@@ -1,10 +1,8 @@
-import contextlib
 import json
 import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from free_ports import free_ports
 
 import vimss
 from vimss.media import write_wav
@@ -280,12 +279,6 @@ TINY = {
     "training": {"output_samples": 2001, "batch_size": 2, "audio_seconds": 2, "report_seconds": 2},
     "validation": {"mixtures": 6, "seconds": 0.25},
 }
-
-
-def free_ports(count: int) -> list[str]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [str(server.getsockname()[1]) for server in sockets]
 
 
 @pytest.fixture

@@ -46,6 +46,22 @@ def test_every_place_sets_every_key():
         assert set(yaml.safe_load(path.read_text(encoding="utf-8"))) == set(Place.model_fields) - {"name"}
 
 
+def test_this_machine_has_no_autoscaler():
+    with pytest.raises(ValueError, match="autoscaled_nodes must be left out where ray_address is empty"):
+        Place(name="here", autoscaled_nodes=[{"cpus": 4, "most": 2}])
+
+
+def test_the_place_of_kubernetes_names_the_groups_of_its_cluster():
+    manifests = yaml.safe_load_all(Path("platform/kubernetes/search.yaml").read_text(encoding="utf-8"))
+    (job,) = [manifest for manifest in manifests if manifest["kind"] == "RayJob"]
+    groups = []
+    for group in job["spec"]["rayClusterSpec"]["workerGroupSpecs"]:
+        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        sizes = (float(limits["cpu"]), float(limits.get("nvidia.com/gpu", 0)))
+        groups.append((*sizes, group["maxReplicas"]))
+    assert groups == [(node.cpus, node.gpus, node.most) for node in load_place("kubernetes").autoscaled_nodes]
+
+
 def test_an_unknown_place_lists_those_that_exist():
     with pytest.raises(
         ConfigError,

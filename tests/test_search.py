@@ -30,7 +30,7 @@ from vimss.search.events import (
 from vimss.search.failures import error_message, was_lost
 from vimss.search.launch import RecordScheduler
 from vimss.search.observer import Observer
-from vimss.search.room import concurrent_trials
+from vimss.search.room import concurrent_trials, waits_for
 from vimss.search.run import search
 from vimss.search.study import Study, TrialRecord, read_study
 from vimss.search.trial import TrialPlan, for_tune, trial_resources
@@ -191,7 +191,17 @@ def test_a_trial_that_does_not_fit_the_cluster_is_refused():
             [{"CPU": 4.0}, {"CPU": 1.0, "GPU": 1.0}],
             "lower cpus_per_worker or gpus_per_worker until one node has both in the place's runtime.yaml",
         ),
-        ({}, [], "add a node with CPUs to the cluster"),
+        (
+            {},
+            [],
+            "add a node with CPUs to the cluster, or name in autoscaled_nodes of runtime.yaml what its autoscaler adds",
+        ),
+        (
+            {"cpus_per_worker": 6, "ray_address": "auto"},
+            [{"CPU": 4.0}],
+            "lower cpus_per_worker to 4 in the place's runtime.yaml, or name what its autoscaler adds in "
+            "autoscaled_nodes there",
+        ),
     ],
 )
 def test_the_error_says_what_would_fit(place, nodes, fix):
@@ -207,8 +217,47 @@ def test_concurrency_is_what_fits_and_at_most_what_the_place_says():
 
 
 def test_a_worker_must_fit_on_one_node():
-    with pytest.raises(PlaceError, match=r"each with 6 CPU; got room for 0 workers: 4 CPU; 4 CPU\."):
+    with pytest.raises(PlaceError, match=r"each with 6 CPU; got room for 0 workers: 2 x 4 CPU\."):
         concurrent_trials(Place(name="x", cpus_per_worker=6), [{"CPU": 4.0}, {"CPU": 4.0}])
+
+
+GROWS = {"ray_address": "auto", "autoscaled_nodes": [{"cpus": 4, "most": 2}, {"cpus": 8, "gpus": 1, "most": 3}]}
+HEAD = {"CPU": 0.0, "trial_slot": 1000.0}
+
+
+@pytest.mark.parametrize(
+    ("place", "nodes", "trials"),
+    [
+        ({}, [HEAD], 2 * 4 + 3 * 8),
+        ({"gpus_per_worker": 1}, [HEAD], 3),
+        ({"gpus_per_worker": 1, "workers_per_trial": 2}, [HEAD], 1),
+        ({"cpus_per_worker": 3}, [HEAD], 2 * 1 + 3 * 2),
+        ({}, [HEAD, {"CPU": 4.0}, {"CPU": 4.0}, {"CPU": 8.0, "GPU": 1.0}], 2 * 4 + 3 * 8),
+        ({}, [HEAD, {"CPU": 5.0}], 5 + 2 * 4 + 3 * 8),
+        ({"max_concurrent_trials": 7}, [HEAD], 7),
+    ],
+    ids=["at zero", "GPUs", "several workers", "packed per node", "partly grown", "other nodes", "bounded"],
+)
+def test_nodes_that_an_autoscaler_can_add_count_once(place, nodes, trials):
+    assert concurrent_trials(Place(name="x", **GROWS, **place), nodes) == trials
+
+
+def test_what_no_node_of_an_autoscaler_holds_is_refused_with_the_arithmetic():
+    with pytest.raises(PlaceError) as error:
+        concurrent_trials(Place(name="x", **GROWS, gpus_per_worker=2, workers_per_trial=2), [HEAD])
+    assert str(error.value) == (
+        "the nodes must hold one trial of 2 workers, each with 1 CPU, 2 GPU: 2 CPU, 4 GPU in all; got room for 0 "
+        "workers: 0 CPU, 0 GPU; 2 x 4 CPU, 0 GPU; 3 x 8 CPU, 1 GPU. To fix: lower gpus_per_worker to 1 in the place's "
+        "runtime.yaml, or name what its autoscaler adds in autoscaled_nodes there"
+    )
+
+
+def test_a_trial_in_the_queue_says_what_it_waits_for():
+    place = Place(name="x", **GROWS, workers_per_trial=2)
+    assert waits_for(place, [HEAD, {"CPU": 4.0}], {"CPU": 1.0}) == (
+        "2 workers, each with 1 CPU on one node; free: 1 CPU of 2 nodes with 0 CPU; 4 CPU; the autoscaler can add "
+        "4 CPU; 3 x 8 CPU"
+    )
 
 
 def test_a_trial_of_one_worker_trains_on_any_node_and_one_of_several_waits_beside_the_search():

@@ -147,11 +147,13 @@ def sync(
 
 
 def _check_room(place: str) -> None:
-    """PlaceError where this machine holds no trial, before the imports that take seconds."""
+    """PlaceError where the place can never hold a trial, before the imports that take seconds."""
     from vimss.runtime import load_place
-    from vimss.search.room import check_room
+    from vimss.search.room import check_cluster, check_room
 
-    check_room(load_place(place))
+    loaded = load_place(place)
+    check_room(loaded)
+    check_cluster(loaded)
 
 
 def _print_earlier(session: Any, experiment: Any, manifest: Any) -> None:

@@ -27,7 +27,7 @@ from vimss.runtime.cluster import (
     unfit,
 )
 from vimss.runtime.environment import set_variables
-from vimss.runtime.head import check_head
+from vimss.runtime.head import check_head, head_answers
 from vimss.runtime.logs import (
     LOG,
     WarningReader,
@@ -53,6 +53,7 @@ __all__ = [
     "cluster_gpus",
     "forward_warnings",
     "git_commit",
+    "head_answers",
     "in_ray_job",
     "is_forwarding",
     "load_place",

@@ -42,6 +42,18 @@ def check_head() -> None:
         raise _errors[0]
 
 
+def head_answers() -> bool:
+    """Whether the head answers now: a call of Ray would wait for one that does not."""
+    import ray
+
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    try:
+        check_answers(host.strip("[]"), int(port), ANSWER_SECONDS)
+    except OSError:
+        return False
+    return True
+
+
 @contextmanager
 def head_watched(address: str) -> Iterator[None]:
     """Ask, for the block, whether the head at host:port answers; once it does not, `check_head` raises.

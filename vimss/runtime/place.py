@@ -26,6 +26,19 @@ JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray in the driver of a submitted job."""
 
 
+class AutoscaledNodes(Config):
+    """Nodes of one size that the autoscaler of a cluster can add."""
+
+    cpus: float = Field(gt=0, description="cores of one node, as Ray counts them")
+    gpus: float = Field(0.0, ge=0, description="GPUs of one node")
+    most: int = Field(ge=1, description="how many there can be at once")
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """Those of one node, in Ray's words."""
+        return {"CPU": self.cpus, "GPU": self.gpus}
+
+
 class Place(Config):
     """The addresses and resources of one place: runtime.yaml in its folder under platform/."""
 
@@ -48,6 +61,11 @@ class Place(Config):
     )
     secrets: tuple[str, ...] = Field(
         (), description="names of variables that workers get from this process, such as AWS_SECRET_ACCESS_KEY"
+    )
+    autoscaled_nodes: tuple[AutoscaledNodes, ...] = Field(
+        (),
+        description="what the cluster's autoscaler can add, one {cpus: 8, gpus: 1, most: 4} for each kind of node: "
+        "trials that fit there wait for it; empty: the cluster is as large as it is",
     )
     workers_per_trial: int = Field(1, ge=1, description="processes that train one trial together")
     cpus_per_worker: float = Field(1.0, gt=0, description="cores of one worker, with those of its loader")
@@ -75,7 +93,7 @@ class Place(Config):
         "errors of the training are not retried",
     )
     max_concurrent_trials: int = Field(
-        0, ge=0, description="trials that run at once; 0: as many as the cluster's cores and GPUs allow"
+        0, ge=0, description="trials that run at once; 0: as many as the nodes' cores and GPUs allow, now or autoscaled"
     )
 
     @model_validator(mode="after")
@@ -83,6 +101,12 @@ class Place(Config):
         if self.gpus_per_worker % 1 and (self.gpus_per_worker > 1 or self.workers_per_trial > 1):
             # Ray refuses one and a half GPUs, NCCL two workers on one GPU.
             raise ValueError("gpus_per_worker must be a whole number, or below 1 where workers_per_trial is 1")
+        return self
+
+    @model_validator(mode="after")
+    def _an_autoscaler_has_a_cluster(self) -> "Place":
+        if self.autoscaled_nodes and not self.ray_address:
+            raise ValueError("autoscaled_nodes must be left out where ray_address is empty: this machine does not grow")
         return self
 
     @model_validator(mode="after")

@@ -19,6 +19,7 @@ from typing import Any
 
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, Searcher
 
 from vimss.errors import PlaceError, StorageError, VimssError
 from vimss.experiment import TUNE_FOLDER, Cell
@@ -62,6 +63,7 @@ def launch(
     cells: Sequence[Cell],
     space: Mapping[str, Any] | None = None,
     prune: Callable[[TrialRecord], float | None] = lambda _: None,
+    search_alg: Searcher | None = None,
     **how: Any,
 ) -> None:
     """Train what the searcher suggests or `space` lists; `how` are more fields of Tune's configuration.
@@ -81,7 +83,16 @@ def launch(
         folder=running.folder,
         begun={(record.cell, record.trial): record.folder for record in running.study().records},
     )
-    observer = Observer(plan, running.reporters, running.validation, running.positions, prune, running.provenance)
+    at_once = concurrent_trials(place, nodes_of(place))
+    # What Tune would make of max_concurrent_trials, but at hand: the bound follows the nodes that join and leave.
+    limiter = ConcurrencyLimiter(search_alg, at_once) if search_alg else BasicVariantGenerator(max_concurrent=at_once)
+
+    def set_limit(trials: int) -> None:
+        limiter.max_concurrent = trials
+
+    observer = Observer(
+        plan, running.reporters, running.validation, running.positions, prune, running.provenance, set_limit
+    )
     tuner = tune.Tuner(
         tune.with_resources(functools.partial(run_trial, plan=plan), trial_resources(place)),
         param_space=dict(space or {}),
@@ -89,7 +100,7 @@ def launch(
             metric=experiment.figure.name,
             mode=experiment.figure.direction,
             scheduler=RecordScheduler(observer.take_report),
-            max_concurrent_trials=concurrent_trials(place, nodes_of(place)),
+            search_alg=limiter,
             trial_dirname_creator=_short_name,
             # The process of a trial that trains by itself has imported all that the next one needs.
             reuse_actors=place.workers_per_trial == 1,

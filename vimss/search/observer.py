@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -12,11 +12,12 @@ import ray
 from ray import tune
 
 from vimss.errors import PlaceError
-from vimss.runtime import WarningReader, check_head, is_forwarding
-from vimss.runtime.placement import remove_orphans
+from vimss.runtime import WarningReader, check_head, head_answers, is_forwarding
+from vimss.runtime.placement import remove_orphans, waiting_groups
 from vimss.search.events import Event, TrialContinues, TrialEnded, TrialReported, TrialStarted, TrialWaits
 from vimss.search.failures import LOST, error_message, lost_message, pickled_error, was_interrupted, was_lost
 from vimss.search.heartbeat import Heartbeat
+from vimss.search.room import concurrent_trials, nodes_of, waits_for
 from vimss.search.study import RECORD, TrialRecord, read_record, write_record
 from vimss.search.trial import RUNG, TrialPlan
 from vimss.storage import atomic_write, copy_folder
@@ -35,6 +36,10 @@ SWEEP_SECONDS = 60.0
 """After a trial began or ended: in this time it turns out what dead ones hold."""
 
 
+QUEUE_SECONDS = 10.0
+"""Between two looks at the nodes of a cluster and at its queue."""
+
+
 class Observer(tune.Callback):
     """Keeps the records, prunes by them and reports events while Tune runs. Lives in the driver."""
 
@@ -46,6 +51,7 @@ class Observer(tune.Callback):
         positions: Iterator[int],
         prune: Callable[[TrialRecord], float | None] = lambda _: None,
         provenance: Mapping[str, str] = MappingProxyType({}),
+        set_limit: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.plan = plan
         self.reporters = reporters
@@ -57,11 +63,19 @@ class Observer(tune.Callback):
         """The audio seconds at which a trial is pruned by its last report, or None."""
         self.provenance = dict(provenance)
         """Of the code and the machine that train."""
+        self.set_limit = set_limit
+        """Called with how many trials may run or wait in Ray's queue, as nodes join and leave."""
         self.records: dict[str, TrialRecord] = {}
         self.heartbeats: dict[str, Heartbeat] = {}
         """Heartbeats of the running trials."""
         self.last_look = self.last_change = time.monotonic()
         """When the trials were looked at, and when one began or ended."""
+        self.last_queue = time.monotonic()
+        """When the cluster's nodes and queue were looked at."""
+        self.waited = 0.0
+        """Seconds for which a trial has been in the queue at each look."""
+        self.waited_said = 0.0
+        """How many of them there were when it was last said what it waits for."""
         self.warnings: dict[str, WarningReader] = {}
         """Readers of the running trials' warnings, where those go to the terminal."""
         self.odd: set[str] = set()
@@ -111,7 +125,10 @@ class Observer(tune.Callback):
             self._forward_warnings(trial_id)
         for trial in trials:
             self._end_if_silent(trial, now)
-        self._check_that_something_runs(trials, now)
+        if not self.plan.place.ray_address:
+            self._check_that_something_runs(trials, now)
+        elif now - self.last_queue >= QUEUE_SECONDS and head_answers():
+            self._look_at_the_queue(now)
         if self.plan.place.workers_per_trial > 1 and (not self.heartbeats or now - self.last_change <= SWEEP_SECONDS):
             self._free_what_dead_ones_hold()
 
@@ -301,20 +318,41 @@ class Observer(tune.Callback):
             log.debug("placement groups could not be listed", exc_info=True)
 
     def _check_that_something_runs(self, trials: list[Any], now: float) -> None:
-        """PlaceError where trials wait and none has run for too long; of a shared cluster that is a warning."""
+        """PlaceError where trials wait on this machine, which no other search shares, and none has run for too long."""
         waiting = sum(trial.status == "PENDING" for trial in trials)
         if self.heartbeats or not waiting or now - self.last_change <= self.plan.place.silent_seconds:
             return
-        got = f"{waiting} that wait, for {now - self.last_change:.0f} s, with {_resources()} free"
-        self.last_change = now
-        if self.plan.place.ray_address:
-            log.warning("no trial has begun: %s", got)
-        else:
-            raise PlaceError(
-                "trials must begin within silent_seconds of the place",
-                got=got,
-                fix="run the same command again, which resumes them; lower cpus_per_worker where no node has as many",
-            )
+        free = ray.available_resources()
+        raise PlaceError(
+            "trials must begin within silent_seconds of the place",
+            got=f"{waiting} that wait, for {now - self.last_change:.0f} s, with "
+            f"{free.get('CPU', 0):g} CPU, {free.get('GPU', 0):g} GPU free",
+            fix="run the same command again, which resumes them; lower cpus_per_worker where no node has as many",
+        )
+
+    def _look_at_the_queue(self, now: float) -> None:
+        """Let as many trials run as the cluster's nodes hold now; say what those wait for that are in Ray's queue.
+
+        It is said at the second look at which one waits, and then each time silent_seconds have passed.
+        """
+        place, passed = self.plan.place, now - self.last_queue
+        self.last_queue = now
+        try:
+            nodes, waiting, free = nodes_of(place), waiting_groups(), ray.available_resources()
+        except Exception:  # Ray's private tables may answer with anything
+            log.debug("the nodes and the queue could not be listed", exc_info=True)
+            return
+        with suppress(PlaceError):  # none at the moment: nodes may come back
+            self.set_limit(concurrent_trials(place, nodes))
+        if not waiting:
+            self.waited = self.waited_said = 0.0
+            return
+        self.waited += passed
+        if self.waited < 2 * QUEUE_SECONDS or 0 < self.waited_said > self.waited - place.silent_seconds:
+            return
+        self.waited_said = self.waited
+        what = "a trial waits" if waiting == 1 else f"{waiting} trials wait"
+        log.warning("%s in Ray's queue for %s", what, waits_for(place, nodes, free))
 
     @contextmanager
     def _own_errors(self) -> Iterator[None]:
@@ -333,8 +371,3 @@ class Observer(tune.Callback):
     def _report(self, event: Event) -> None:
         for reporter in self.reporters:
             reporter(event)
-
-
-def _resources() -> str:
-    free = ray.available_resources()
-    return ", ".join(f"{free.get(kind, 0):g} {kind}" for kind in ("CPU", "GPU"))
