@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 from vimss.errors import PlaceError
 from vimss.runtime import Place, in_ray_job, machine_resources, ray_running
 
+RAY_UNITS = 10_000
+"""Of one core or GPU: Ray counts resources in ten-thousandths."""
+
 
 def check_room(place: Place) -> None:
     """PlaceError where trials shall run on this machine and it holds not even one; Ray is not started for it."""
@@ -38,7 +41,7 @@ def concurrent_trials(place: Place, nodes: Sequence[Mapping[str, float]]) -> int
     A worker fits on one node; those of a trial may lie on several.
     """
     wanted = {kind: amount for kind, amount in place.worker_resources.items() if amount}
-    workers = sum(min(int(node.get(kind, 0) // amount) for kind, amount in wanted.items()) for node in nodes)
+    workers = sum(min(_times(amount, node.get(kind, 0)) for kind, amount in wanted.items()) for node in nodes)
     room = workers // place.workers_per_trial
     if room == 0:
         count = place.workers_per_trial
@@ -52,6 +55,11 @@ def concurrent_trials(place: Place, nodes: Sequence[Mapping[str, float]]) -> int
             else _how_to_fit(wanted, nodes),
         )
     return min(room, place.max_concurrent_trials) if place.max_concurrent_trials else room
+
+
+def _times(amount: float, there: float) -> int:
+    """How often an amount fits. In Ray's units, as Ray counts: of floats, 0.2 would fit into 1 only four times."""
+    return round(there * RAY_UNITS) // max(1, round(amount * RAY_UNITS))
 
 
 def _listed(amounts: Mapping[str, float]) -> str:
