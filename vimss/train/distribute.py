@@ -203,6 +203,8 @@ def _trainer(job: Job, queue: Queue) -> _Trainer:
             num_workers=place.workers_per_trial,
             use_gpu=place.gpus_per_worker > 0,
             resources_per_worker=place.worker_resources,
+            # On as few nodes as hold them: gradients travel faster within a node than between two.
+            placement_strategy="PACK",
         ),
         run_config=ray.train.RunConfig(
             name=CHECKPOINTS,
