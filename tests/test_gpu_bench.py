@@ -1,7 +1,12 @@
 """The table of what a GPU reaches, on a CPU and without one."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
+
+sys.path.append(str(Path(__file__).with_name("bench")))  # as where it runs by itself
 from bench.gpu import COLUMNS, LAUNCH_SECONDS, Case, expected, main
 
 
