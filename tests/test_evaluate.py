@@ -411,13 +411,18 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch):
     assert find_device("auto") == find_device("cuda") == "cuda"
 
 
-def test_on_a_cluster_the_gpus_are_those_that_ray_counts(monkeypatch):
+def test_on_a_cluster_the_gpus_are_those_that_ray_counts(monkeypatch, caplog):
     cluster = Place(name="far", ray_address="10.0.0.1:6379")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("ray.is_initialized", lambda: True)
     monkeypatch.setattr("ray.cluster_resources", lambda: {"GPU": 2.0})
     assert [device_of_tasks(cluster, name) for name in ("auto", "cuda", "cpu")] == ["cuda", "cuda", "cpu"]
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 8.0})
-    assert device_of_tasks(cluster, "auto") == "cpu"
+    assert device_of_tasks(cluster, "auto") == "cpu" and not caplog.messages
+    with_gpus = cluster.model_copy(update={"gpus_per_worker": 0.5})
+    assert device_of_tasks(with_gpus, "cpu") == "cpu" and not caplog.messages
+    assert device_of_tasks(with_gpus, "auto") == "cpu"
+    (told,) = caplog.messages
+    assert re.fullmatch("networks run on the CPU: no GPU was found, though '.*' has gpus_per_worker: 0.5", told)
     with pytest.raises(ConfigError, match="--device cuda needs an NVIDIA or AMD GPU .*; got a cluster of 0 GPUs"):
         device_of_tasks(cluster, "cuda")

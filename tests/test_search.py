@@ -182,9 +182,9 @@ def test_a_trial_that_does_not_fit_the_cluster_is_refused():
         ({"cpus_per_worker": 6}, [{"CPU": 4.0}] * 2, "lower cpus_per_worker to 4 in the place's runtime.yaml"),
         ({"gpus_per_worker": 1}, [{"CPU": 4.0}], "lower gpus_per_worker to 0 in the place's runtime.yaml"),
         (
-            {"cpus_per_worker": 6, "gpus_per_worker": 2},
-            [{"CPU": 4.0, "GPU": 1.0}],
-            "lower cpus_per_worker to 4 and gpus_per_worker to 1 in the place's runtime.yaml",
+            {"cpus_per_worker": 6, "gpus_per_worker": 1},
+            [{"CPU": 4.0, "GPU": 0.5}],
+            "lower cpus_per_worker to 4 and gpus_per_worker to 0.5 in the place's runtime.yaml",
         ),
         (
             {"cpus_per_worker": 2, "gpus_per_worker": 1},
@@ -214,6 +214,13 @@ def test_concurrency_is_what_fits_and_at_most_what_the_place_says():
     assert concurrent_trials(Place(name="x", workers_per_trial=2), [{"CPU": 5.0}]) == 2
     assert concurrent_trials(Place(name="x", max_concurrent_trials=1), [{"CPU": 5.0}]) == 1
     assert concurrent_trials(Place(name="x", workers_per_trial=2, cpus_per_worker=3), [{"CPU": 4.0}] * 2) == 1
+
+
+@pytest.mark.parametrize(("share", "trials"), [(1, 1), (0.5, 2), (0.3, 3), (0.2, 5), (0.1, 10)])
+def test_as_many_trials_share_a_gpu_as_ray_starts_there(share, trials):
+    place = Place(name="x", gpus_per_worker=share)
+    assert concurrent_trials(place, [{"CPU": 16.0, "GPU": 1.0}]) == trials
+    assert concurrent_trials(place, [{"CPU": 16.0, "GPU": 1.0}, {"CPU": 16.0}]) == trials
 
 
 def test_a_worker_must_fit_on_one_node():

@@ -4,8 +4,10 @@
 """
 
 import copy
+import gc
 import weakref
 from itertools import islice
+from types import SimpleNamespace
 from typing import get_args
 
 import numpy as np
@@ -27,7 +29,7 @@ from vimss.train.between_reports import LOOK_EVERY
 from vimss.train.checkpoint import State, load_state, save_state
 from vimss.train.config import Settings, TrainingConfig
 from vimss.train.ddp import distribute
-from vimss.train.device import InFlight, compiled, to_device
+from vimss.train.device import InFlight, compiled, limit_memory, to_device
 from vimss.train.distribute import _training, own_device
 from vimss.train.gradients import Gradients
 from vimss.train.loader import load
@@ -287,6 +289,60 @@ def test_the_memory_of_a_step_is_that_of_its_largest_part_and_does_not_grow(gpu,
 
 
 @pytest.mark.gpu
+def test_a_batch_that_does_not_fit_a_gpu_has_the_gradients_of_the_whole_in_parts(gpu, small_manifest, caplog):
+    chosen = settings(model={"filters": 32, "max_filters": 32}, training={"output_samples": 12005})
+    objective, network, examples = opened(small_manifest, chosen)
+    network.to(gpu)
+    batch, _ = next(examples.batches(16, Position()))
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before, results, sizes = torch.cuda.memory_reserved(), [], []
+    try:
+        for _ in range(2):
+            gradients = Gradients(network, objective, chosen.training, gpu, 16)
+            loss = gradients(batch)
+            results.append([loss, *(weight.grad.clone() for weight in network.parameters())])
+            sizes.append(gradients.micro_batch)
+            network.zero_grad()
+            torch.cuda.empty_cache()
+            # Then 0.6 of what the whole batch took.
+            most = before + 0.6 * (torch.cuda.max_memory_reserved() - before)
+            torch.cuda.set_per_process_memory_fraction(most / torch.cuda.get_device_properties().total_memory)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert sizes[0] == 16 > sizes[1]
+    assert "out of memory with 16 mixtures at once: now 8, with the same batch per step" in caplog.text
+    torch.testing.assert_close(*results, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "share", "gigabytes", "expected"),
+    [("cuda", 0.5, 80, [39 / 80]), ("cuda", 0.25, 2, [0.125]), ("cuda", 1, 80, []), ("cpu", 0.5, 80, [])],
+)
+def test_a_trial_with_a_share_of_a_gpu_leaves_the_memory_of_the_others(monkeypatch, kind, share, gigabytes, expected):
+    limits = []
+    card = SimpleNamespace(total_memory=gigabytes * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: card)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", limits.append)
+    limit_memory(share, torch.device(kind))
+    assert limits == expected
+
+
+@pytest.mark.gpu
+def test_a_share_of_a_gpu_is_a_share_of_its_memory(gpu):
+    total = torch.cuda.get_device_properties().total_memory
+    try:
+        limit_memory(0.25, gpu)
+        with pytest.raises(torch.OutOfMemoryError):
+            torch.empty(total // 4, dtype=torch.uint8, device=gpu)
+        assert torch.empty(total // 10, dtype=torch.uint8, device=gpu).is_cuda
+    finally:
+        torch.cuda.empty_cache()
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+@pytest.mark.gpu
 def test_a_loss_that_is_not_finite_is_found_at_the_next_look(gpu):
     losses = Losses(settings().training, (0, 1), gpu)
     values = [torch.tensor(value, device=gpu) for value in (1.0, float("nan"))]
@@ -344,12 +400,19 @@ def test_gpus_that_pytorch_does_not_find_are_an_error_with_what_to_do(monkeypatc
     assert own_device(Place(name="here", gpus_per_worker=1)) == torch.device("cuda")
 
 
-@pytest.mark.parametrize(("gpus", "workers"), [(0.5, 2), (1.5, 1)])
-def test_gpus_that_cannot_be_shared_out_are_refused(gpus, workers):
-    with pytest.raises(ValueError, match="must be a whole number, or below 1 where workers_per_trial is 1"):
+@pytest.mark.parametrize(
+    ("gpus", "workers", "told"),
+    [
+        (0.5, 2, "gpus_per_worker must be 0 or 1 where workers_per_trial is more than 1"),
+        (2, 1, "a worker trains on one GPU, and others would idle: set gpus_per_worker: 1 and"),
+        (1.5, 1, "a worker trains on one GPU"),
+    ],
+)
+def test_gpus_that_cannot_be_shared_out_are_refused(gpus, workers, told):
+    with pytest.raises(ValueError, match=told):
         Place(name="here", gpus_per_worker=gpus, workers_per_trial=workers)
 
 
 def test_gpus_that_can_be_shared_out_are_not():
-    for gpus, workers in ((0, 2), (0.25, 1), (1, 4), (2, 1)):
+    for gpus, workers in ((0, 2), (0.25, 1), (1, 4)):
         assert Place(name="here", gpus_per_worker=gpus, workers_per_trial=workers).gpus_per_worker == gpus

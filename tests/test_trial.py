@@ -3,6 +3,8 @@
 import functools
 import math
 import re
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
@@ -14,7 +16,7 @@ from test_search import SMALL, experiment
 
 from vimss.errors import TrainingError
 from vimss.model.separator import read_card
-from vimss.runtime import Place
+from vimss.runtime import LOG, Place
 from vimss.search.events import TrialReported
 from vimss.search.run import search
 from vimss.search.trial import REPORTED, TrialPlan, for_tune, run_trial, trial_resources
@@ -186,6 +188,46 @@ def test_a_search_on_a_place_with_gpus_trains_on_them(shared_ray, small_manifest
     place = Place(name="test", workers_per_trial=workers, gpus_per_worker=1)
     (record,) = search(once, small_manifest, place, store).records
     assert record.state == "finished" and math.isfinite(record.reports[-1]["valid_loss"])
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+def test_two_trials_train_on_one_gpu_each_within_its_share_of_the_memory(shared_ray, small_manifest, tmp_path):
+    short = {**SMALL["training"], "audio_seconds": 8, "batch_size": 2}
+    rates = {"training.learning_rate": {"choices": [1e-3, 2e-3]}}
+    chosen = {"trials": 2, "sampler": "grid", "scheduler": "none"}
+    both = experiment(tune=rates, search=chosen, controls={}, training=short)
+    place = Place(name="test", gpus_per_worker=0.5)
+    records = search(both, small_manifest, place, Store(tmp_path).make()).records
+    assert [record.state for record in records] == ["finished"] * 2
+    for record in records:
+        assert math.isfinite(record.reports[-1]["valid_loss"])
+        assert re.search(r"has 0\.5 of a GPU: at most \d", (record.folder / LOG).read_text(encoding="utf-8"))
+
+
+@pytest.mark.slow
+def test_two_trials_with_half_a_gpu_each_run_at_once_and_see_the_same_one(tmp_path):
+    # Ray counts a GPU that is not there; each trial waits for the other one.
+    code = """
+import os, pathlib, sys, time
+import ray
+from ray import tune
+from vimss.runtime import LOG, Place
+from vimss.search.trial import trial_resources
+folder = pathlib.Path(sys.argv[1])
+def trial(config):
+    (folder / config["name"]).write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+    while len(list(folder.iterdir())) < 2:
+        time.sleep(0.1)
+ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+halves = tune.with_resources(trial, trial_resources(Place(name="here", gpus_per_worker=0.5)))
+run = tune.RunConfig(storage_path=str(folder.parent / "tune"), verbose=0)
+tune.Tuner(halves, param_space={"name": tune.grid_search(["one", "other"])}, run_config=run).fit()
+"""
+    folder = tmp_path / "seen"
+    folder.mkdir()
+    subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, check=True, timeout=100)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {"one": "0", "other": "0"}
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 separator = on_device(load_separator(folder), find_device("auto"))
 """
 
+import logging
 from typing import Literal, TypeVar, get_args
 
 import torch
@@ -10,6 +11,8 @@ from torch import nn
 
 from vimss.errors import ConfigError
 from vimss.runtime import Place, cluster_gpus, in_ray_job
+
+log = logging.getLogger(__name__)
 
 Device = Literal["cpu", "cuda", "mps"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
@@ -49,7 +52,21 @@ def on_device(network: Network, device: str) -> Network:
 
 
 def device_of_tasks(place: Place, name: DeviceName) -> str:
-    """The device of the networks in Ray's tasks; ConfigError where there is no such device."""
+    """The device of the networks in Ray's tasks; ConfigError where there is no such device.
+
+    A warning says where auto falls back to the CPU at a place that has GPUs.
+    """
+    device = _device_there(place, name)
+    if name == "auto" and device == "cpu" and place.gpus_per_worker:
+        log.warning(
+            "networks run on the CPU: no GPU was found, though '%s' has gpus_per_worker: %g",
+            place.name,
+            place.gpus_per_worker,
+        )
+    return device
+
+
+def _device_there(place: Place, name: DeviceName) -> str:
     if not place.ray_address and not in_ray_job():
         return find_device(name)
     # On a cluster, count Ray's GPUs: the driver's machine may have none.

@@ -41,6 +41,8 @@ def parallel_map(
             report(done[-1])
         return done
     forwards = is_forwarding()
+    # GPUs come by `options` below: a task made with some would have a process of its own, and import PyTorch anew. A
+    # process keeps the GPU of its first item; there are as many on each GPU as shares fit there.
     task = ray.remote(num_cpus=1)(with_warnings if forwards else function)
     # Ray would wait for ever for a GPU that it does not count.
     most = float(cluster_gpus() > 0)

@@ -10,8 +10,9 @@ import os
 import re
 import unicodedata
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from vimss.config import Config, load_yaml
 from vimss.errors import ConfigError
@@ -72,7 +73,14 @@ class Place(Config):
     loader_workers: int = Field(
         0, ge=0, description="threads of one worker that make batches ahead, a core each; with a GPU 1 to 4"
     )
-    gpus_per_worker: float = Field(0.0, ge=0, description="GPUs of one worker")
+    gpus_per_worker: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="1: a GPU for each worker, so that a trial on several GPUs has as many workers_per_trial; below 1, "
+        "with one worker per trial: that share of a GPU and of its memory, so that two trials train on one with 0.5; "
+        "0: workers train on cores",
+    )
     silent_seconds: float = Field(
         600.0,
         gt=0,
@@ -96,11 +104,21 @@ class Place(Config):
         0, ge=0, description="trials that run at once; 0: as many as the nodes' cores and GPUs allow, now or autoscaled"
     )
 
+    @field_validator("gpus_per_worker", mode="before")
+    @classmethod
+    def _a_worker_has_one_gpu(cls, gpus: Any) -> Any:
+        if isinstance(gpus, int | float) and gpus > 1:
+            raise ValueError(
+                "a worker trains on one GPU, and others would idle: set gpus_per_worker: 1 and, for a trial on several "
+                "GPUs, workers_per_trial to their number"
+            )
+        return gpus
+
     @model_validator(mode="after")
     def _gpus_can_be_shared_out(self) -> "Place":
-        if self.gpus_per_worker % 1 and (self.gpus_per_worker > 1 or self.workers_per_trial > 1):
-            # Ray refuses one and a half GPUs, NCCL two workers on one GPU.
-            raise ValueError("gpus_per_worker must be a whole number, or below 1 where workers_per_trial is 1")
+        if self.gpus_per_worker % 1 and self.workers_per_trial > 1:
+            # NCCL refuses two workers on one GPU.
+            raise ValueError("gpus_per_worker must be 0 or 1 where workers_per_trial is more than 1")
         return self
 
     @model_validator(mode="after")

@@ -13,6 +13,9 @@ from collections.abc import Mapping, Sequence
 from vimss.errors import PlaceError
 from vimss.runtime import Place, in_ray_job, machine_resources, ray_running
 
+RAY_UNITS = 10_000
+"""Of one core or GPU: Ray counts resources in ten-thousandths."""
+
 
 def check_room(place: Place) -> None:
     """PlaceError where trials shall run on this machine and it holds not even one; Ray is not started for it."""
@@ -53,7 +56,7 @@ def concurrent_trials(place: Place, nodes: Sequence[Mapping[str, float]]) -> int
     """
     nodes = [*nodes, *_still_to_add(place, nodes)]
     wanted = _wanted(place)
-    workers = sum(min(int(node.get(kind, 0) // amount) for kind, amount in wanted.items()) for node in nodes)
+    workers = sum(min(_times(amount, node.get(kind, 0)) for kind, amount in wanted.items()) for node in nodes)
     room = workers // place.workers_per_trial
     if room == 0:
         count = place.workers_per_trial
@@ -101,6 +104,11 @@ def _sizes(nodes: Sequence[Mapping[str, float]], wanted: Mapping[str, float]) ->
     sizes = [_listed({kind: node.get(kind, 0) for kind in wanted}) for node in nodes]
     counted = {size: sizes.count(size) for size in sizes}
     return "; ".join(f"{count} x {size}" if count > 1 else size for size, count in counted.items())
+
+
+def _times(amount: float, there: float) -> int:
+    """How often an amount fits. In Ray's units, as Ray counts: of floats, 0.2 would fit into 1 only four times."""
+    return round(there * RAY_UNITS) // max(1, round(amount * RAY_UNITS))
 
 
 def _listed(amounts: Mapping[str, float]) -> str:

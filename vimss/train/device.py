@@ -1,9 +1,11 @@
 """Device-dependent parts of a training: precision, compilation, and copying arrays to the device.
 
 multiply_as_usual()
+limit_memory(0.5, torch.device("cuda"))
 with autocast("bfloat16", torch.device("cuda")): ...
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -15,6 +17,11 @@ from torch import Tensor, nn
 
 from vimss.errors import ConfigError
 from vimss.stream.batch import Batch
+
+log = logging.getLogger(__name__)
+
+UNCOUNTED_BYTES = 2**30
+"""Of a GPU, for a process: more than CUDA's context and the kernels of libraries take, which no limit counts."""
 
 
 def autocast(precision: Literal["float32", "bfloat16"], device: torch.device) -> torch.autocast | nullcontext[None]:
@@ -39,6 +46,21 @@ def multiply_as_usual() -> None:
     """
     torch.backends.cudnn.allow_tf32 = True
     torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def limit_memory(share: float, device: torch.device) -> None:
+    """Let this process allocate no more than its share of the memory of its GPU, where it has not the whole one.
+
+    Trials that share a GPU then run out of memory each at its own share, and train in smaller parts (see
+    `vimss.train.gradients`). Without a limit the first one would keep what it ever allocated, and leave nothing.
+    """
+    if device.type != "cuda" or share >= 1:
+        return
+    total = torch.cuda.get_device_properties().total_memory
+    # Of a small GPU half of the share at least, even if that is too much in the end.
+    most = max(share * total - UNCOUNTED_BYTES, share * total / 2)
+    torch.cuda.set_per_process_memory_fraction(most / total)
+    log.info("has %g of a GPU: at most %.1f of its %.1f GiB", share, most / 2**30, total / 2**30)
 
 
 def has_bfloat16_units(device: torch.device) -> bool:

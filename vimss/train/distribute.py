@@ -116,6 +116,7 @@ def _fit_here(job: Job, report: Callable[[Metrics], None], should_stop: Callable
     """With one worker: no processes beside this one, which a search may use again for the next trial."""
     # Only here: the process of a trial with several workers does not need the loop.
     from vimss.train.checkpoint import newest_valid
+    from vimss.train.device import limit_memory
     from vimss.train.loop import train
 
     folder, figure = job.storage / CHECKPOINTS, figure_of(job.settings.objective)
@@ -133,6 +134,7 @@ def _fit_here(job: Job, report: Callable[[Metrics], None], should_stop: Callable
     for useless in (*damaged, *folder.glob(f"{TEMPORARY}*")):
         shutil.rmtree(useless, ignore_errors=True)
     device = own_device(job.place)
+    limit_memory(job.place.gpus_per_worker, device)
     progress = _SignOfLife(job.storage / PROGRESS)
     progress(0.0)
     train(_training(job, 0, 1, device), keep_and_report, resume, progress, should_stop)
@@ -201,6 +203,8 @@ def _trainer(job: Job, queue: Queue) -> _Trainer:
             num_workers=place.workers_per_trial,
             use_gpu=place.gpus_per_worker > 0,
             resources_per_worker=place.worker_resources,
+            # On as few nodes as hold them: gradients travel faster within a node than between two.
+            placement_strategy="PACK",
         ),
         run_config=ray.train.RunConfig(
             name=CHECKPOINTS,

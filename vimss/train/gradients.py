@@ -25,6 +25,10 @@ from vimss.train.objectives import Objective
 
 log = logging.getLogger(__name__)
 
+REHEARSALS = 2
+"""First batches of which several workers compute gradients once without exchanging them, to find parts that fit: at the
+second one, the state of the optimizer, which the first step made, is in memory too."""
+
 
 class Gradients:
     """Computes the gradients of a batch's loss."""
@@ -40,7 +44,7 @@ class Gradients:
         self.config = config
         self.device = device
         self.micro_batch = micro_batch
-        self.rehearsed = self.parallel is None
+        self.rehearsals = 0 if self.parallel is None else REHEARSALS
         self.in_flight = InFlight()
 
     def __call__(self, batch: Batch) -> Float[Tensor, ""]:
@@ -51,15 +55,15 @@ class Gradients:
 
         """
         totals = self._totals(batch)
-        while not self.rehearsed:
+        if self.rehearsals:
             # Workers must agree on the parts before they exchange gradients, or one that starts over waits forever.
-            self.rehearsed = self._all(self._attempt(batch, totals, exchange=False) is not None)
-            if not self.rehearsed:
+            while not self._all(self._attempt(batch, totals, exchange=False) is not None):
                 self._halve()
+            self.rehearsals -= 1
         while (loss := self._attempt(batch, totals, exchange=True)) is None:
             if self.parallel is not None:
                 raise TrainingError(
-                    "a batch must fit into the memory of each worker as the first one did",
+                    "a batch must fit into the memory of each worker as the first ones did",
                     got=f"out of memory with {self.micro_batch} mixtures at once",
                     fix="lower training.batch_size; the last checkpoint is kept",
                 )

@@ -61,7 +61,7 @@ def load(
 
     def make(planned: PlannedBatch) -> LoadedBatch:
         batch = examples.make(planned)
-        return LoadedBatch(_pinned(batch) if pinned else batch, planned.after, examples.damage.count)
+        return LoadedBatch(pin_batch(batch) if pinned else batch, planned.after, examples.damage.count)
 
     if not workers:
         yield from map(make, plan)
@@ -83,7 +83,7 @@ def load(
         planner.shutdown(cancel_futures=True)
 
 
-def _pinned(batch: Batch) -> Batch:
+def pin_batch(batch: Batch) -> Batch:
     """The same batch in pinned memory."""
     return replace(
         batch,

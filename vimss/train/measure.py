@@ -24,6 +24,7 @@ from vimss.stream.batch import Batch
 from vimss.stream.mix import Window
 from vimss.train.config import Settings
 from vimss.train.gradients import Gradients
+from vimss.train.loader import pin_batch
 from vimss.train.loop import update_ema
 from vimss.train.objectives.separation import Separation
 from vimss.train.optimize import make_optimizers
@@ -68,17 +69,23 @@ def measure_step(
     return replace(taken[-1], seconds=statistics.median(step.seconds for step in taken[1:] or taken))
 
 
-def training_steps(settings: Settings, recipe: Recipe) -> Iterator[MeasuredStep]:
-    """Train on noise forever; yield what each step took."""
-    config, device = settings.training, torch.device("cpu")
+def training_steps(
+    settings: Settings,
+    recipe: Recipe,
+    device: torch.device = torch.device("cpu"),  # noqa: B008 - a constant
+) -> Iterator[MeasuredStep]:
+    """Train on noise forever; yield what each step took, which on a GPU is only the time until it was queued."""
+    config = settings.training
     window = Window(settings.model.geometry.input_samples(config.output_samples), config.output_samples, 1)
     # Leave the global generator unchanged.
     with torch.random.fork_rng(devices=()):
-        separator = Separator(settings.model, recipe.labels, recipe.sample_rate)
+        separator = Separator(settings.model, recipe.labels, recipe.sample_rate).to(device)
     average = copy.deepcopy(separator).requires_grad_(False) if config.ema else None
     optimizers = make_optimizers(separator, config, device)
     gradients = Gradients(separator, Separation(settings, recipe), config, device, micro_batch=config.batch_size)
     batch = _noise(settings, recipe, window)
+    if device.type == "cuda":
+        batch = pin_batch(batch)
     while True:
         begin = time.monotonic()
         gradients(batch)

@@ -1,7 +1,7 @@
 """The twelve networks in the README and the lab log, and the command that pastes them from a store with their search:
 
     platform/local/run vimss compare systems --against "Wiener filter per label"
-    platform/local/run python tests/golden/systems.py STORE
+    platform/local/run python tests/golden/networks_table.py STORE
 
 It reads STORE/studies/systems-SIGNATURE, keeps the table and the curves in systems.json beside this file, replaces the
 blocks of the group `systems` of both pages, and copies the chart to .github/images. The README's table is the shorter
