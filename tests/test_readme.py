@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from golden import baselines, faults, pages, quickstart, systems
+from golden import baselines, faults, networks_table, pages, quickstart
 
 import vimss
 from vimss.cli import app
@@ -228,8 +228,8 @@ def test_a_figure_that_was_typed_would_be_noticed():
 
 
 def test_the_tables_of_the_networks_are_those_of_a_comparison():
-    figures = json.loads(systems.FIGURES.read_text(encoding="utf-8"))
-    is_on_the_pages("systems", systems.contents(figures))
+    figures = json.loads(networks_table.FIGURES.read_text(encoding="utf-8"))
+    is_on_the_pages("systems", networks_table.contents(figures))
     networks = load_experiment("systems").variants
     assert set(figures["curves"]) == set(networks) <= {row[0] for row in figures["rows"]}
 
@@ -263,12 +263,12 @@ def compared_store(folder: Path, table: str = TABLE) -> Path:
 
 
 def test_the_networks_are_ordered_by_their_figure_and_curves_are_means_of_finished_seeds(tmp_path):
-    figures, chart = systems.read_store(compared_store(tmp_path))
-    rows = systems.ranking(figures).strip().splitlines()[2:]
+    figures, chart = networks_table.read_store(compared_store(tmp_path))
+    rows = networks_table.ranking(figures).strip().splitlines()[2:]
     assert [row.split(" | ")[0] for row in rows] == ["| quick", "| slow", "| Wiener filter per label"]
     assert rows[0] == "| quick | 3 | 9.1 (8.0 to 9.9) | 9.0 to 9.2 | +2.0 | 5.0 | 0.1 |"
-    assert systems.table(figures).strip() in TABLE
-    assert systems.curves(figures).splitlines()[3:] == [
+    assert networks_table.table(figures).strip() in TABLE
+    assert networks_table.curves(figures).splitlines()[3:] == [
         "| slow | 0.0 / 0.0 | -1.0 / 0.0 | -2.0 / 0.0 |",
         "| quick | -4.0 / -4.0 | -5.0 / -4.0 | -6.0 / -4.0 |",
     ]
@@ -277,9 +277,9 @@ def test_the_networks_are_ordered_by_their_figure_and_curves_are_means_of_finish
 
 def test_a_store_without_the_comparison_of_the_networks_is_refused(tmp_path):
     with pytest.raises(SystemExit, match=r"table.md must be there; got no such file. To fix: run `vimss compare sys"):
-        systems.read_store(tmp_path)
+        networks_table.read_store(tmp_path)
     with pytest.raises(SystemExit, match="must have the columns of the README; got none called seeds. To fix: run"):
-        systems.read_store(compared_store(tmp_path, TABLE.replace("| seeds |", "| number |")))
+        networks_table.read_store(compared_store(tmp_path, TABLE.replace("| seeds |", "| number |")))
 
 
 def run_of(seed: int, shards_seconds: float = 30.0, gain: float | None = 1.0) -> dict[str, object]:

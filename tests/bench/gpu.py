@@ -86,7 +86,7 @@ class _Traffic(TorchDispatchMode):
     """Counts operations, and the bytes that they would read and write if each ran by itself."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.bytes, self.operations = 0, 0
 
     def __torch_dispatch__(

@@ -9,7 +9,7 @@ import copy
 import math
 import statistics
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -73,7 +73,7 @@ def training_steps(
     settings: Settings,
     recipe: Recipe,
     device: torch.device = torch.device("cpu"),  # noqa: B008 - a constant
-) -> Iterator[MeasuredStep]:
+) -> Generator[MeasuredStep, None, None]:
     """Train on noise forever; yield what each step took, which on a GPU is only the time until it was queued."""
     config = settings.training
     window = Window(settings.model.geometry.input_samples(config.output_samples), config.output_samples, 1)
