@@ -3,9 +3,9 @@
     platform/local/run vimss compare systems --against "Wiener filter per label"
     platform/local/run python tests/golden/networks_table.py STORE
 
-It reads STORE/studies/systems-SIGNATURE, keeps the table and the curves in networks_table.json beside this file, replaces
-the blocks of the group `systems` of both pages, and copies the chart to .github/images. The README's table is the
-shorter one: networks by their figure, the best one first, then what needs no training.
+It reads STORE/studies/systems-SIGNATURE, keeps the table and the curves in networks_table.json beside this file,
+replaces the blocks of the group `systems` of both pages, and copies the chart to .github/images. The README's table is
+the shorter one: networks by their figure, the best one first, then what needs no training.
 """
 
 import json
