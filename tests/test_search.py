@@ -251,11 +251,11 @@ def test_nodes_that_an_autoscaler_can_add_count_once(place, nodes, trials):
 
 def test_what_no_node_of_an_autoscaler_holds_is_refused_with_the_arithmetic():
     with pytest.raises(PlaceError) as error:
-        concurrent_trials(Place(name="x", **GROWS, gpus_per_worker=2, workers_per_trial=2), [HEAD])
+        concurrent_trials(Place(name="x", **GROWS, cpus_per_worker=16, workers_per_trial=2), [HEAD])
     assert str(error.value) == (
-        "the nodes must hold one trial of 2 workers, each with 1 CPU, 2 GPU: 2 CPU, 4 GPU in all; got room for 0 "
-        "workers: 0 CPU, 0 GPU; 2 x 4 CPU, 0 GPU; 3 x 8 CPU, 1 GPU. To fix: lower gpus_per_worker to 1 in the place's "
-        "runtime.yaml, or name what its autoscaler adds in autoscaled_nodes there"
+        "the nodes must hold one trial of 2 workers, each with 16 CPU: 32 CPU in all; got room for 0 workers: 0 CPU; "
+        "2 x 4 CPU; 3 x 8 CPU. To fix: lower cpus_per_worker to 8 in the place's runtime.yaml, or name what its "
+        "autoscaler adds in autoscaled_nodes there"
     )
 
 
