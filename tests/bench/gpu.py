@@ -86,7 +86,7 @@ class _Traffic(TorchDispatchMode):
     """Counts operations, and the bytes that they would read and write if each ran by itself."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # PyTorch gives this class no types
         self.bytes, self.operations = 0, 0
 
     def __torch_dispatch__(
@@ -107,7 +107,7 @@ def expected(case: Case) -> float | None:
         # Without values, so no batch is too large.
         with _InverseTransforms(), _Traffic() as traffic, FlopCounterMode(display=False) as counter:
             next(training_steps(settings.model_copy(update={"training": plain}), recipe, torch.device("meta")))
-    except (NotImplementedError, RuntimeError):
+    except (NotImplementedError, RuntimeError):  # PyTorch raises one or the other where meta tensors have no values
         return None
     seconds = [
         counter.get_total_flops() / (OF_FLOPS * FLOPS[case.precision]),

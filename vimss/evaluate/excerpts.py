@@ -1,7 +1,7 @@
 """The loudest stretch of one source of a whole piece, separated by one row of a table: something to listen to.
 
-excerpt = separate_excerpt(ExcerptTask(table, row, "bwv386", "vn", seconds=8.0))
-excerpt.begin, excerpt.reference, excerpt.estimate                          # seconds into the piece, [c t], [c t]
+    excerpt = separate_excerpt(ExcerptTask(table, row, "bwv386", "vn", seconds=8.0))
+    excerpt.begin, excerpt.reference, excerpt.estimate                          # seconds into the piece, [c t], [c t]
 
 Where the stretch lies depends on the true stem alone, so all systems give the same one. It is separated by itself,
 which takes as long for an hour of music as for a minute.

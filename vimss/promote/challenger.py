@@ -240,7 +240,7 @@ def _compare(
 
 
 def interface_change(challenger: Path, champion: Path) -> str:
-    """What a user of the alias would notice if one model's folder took the place of the other; empty where nothing."""
+    """Which labels, rate or signature a user of the alias would find changed by a promotion; empty where none."""
     ours, theirs = read_card(challenger), read_card(champion)
     if ours["labels"] != theirs["labels"]:
         return f"it has other labels ({', '.join(ours['labels'])} instead of {', '.join(theirs['labels'])})"

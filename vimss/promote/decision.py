@@ -21,7 +21,7 @@ Scores = Mapping[Source, float]
 
 @dataclass(frozen=True)
 class Terms:
-    """What a promotion depends on beside the models."""
+    """The margin that the user asks for, and the reason where the user forces a promotion."""
 
     margin: float = 0.0
     """The whole interval of the gain must lie above it; in the unit of the gain."""
@@ -34,7 +34,7 @@ DEFAULTS = Terms()
 
 @dataclass(frozen=True)
 class Bar:
-    """What a gain must pass."""
+    """The margin above which a gain must lie, and how sure that must be."""
 
     margin: float = 0.0
     number: int | None = None
@@ -116,7 +116,7 @@ def decide_by_figure(
 
 
 def _decision(gain: Gain, pairs: str, against: str, undefined: str, words: tuple[str, str], bar: Bar) -> Decision:
-    """What follows from a gain.
+    """Whether the challenger wins, and the sentence that says so.
 
     Args:
         gain: Of the challenger.

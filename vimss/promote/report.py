@@ -49,7 +49,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class About:
-    """What was compared and what became of it."""
+    """The two versions, the trial that challenged, and whether it became the champion."""
 
     name: str
     version: int
