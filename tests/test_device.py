@@ -107,8 +107,9 @@ def _on(device, network, form, context):
 @each_network
 @each_context
 def test_a_recording_is_separated_on_a_gpu_as_on_the_cpu(gpu, network, form, context):
-    stems = [_on(device, network, form, context) for device in ("cuda", "cpu")]
-    torch.testing.assert_close(*stems, rtol=1e-3, atol=1e-4)
+    found, expected = (_on(device, network, form, context) for device in ("cuda", "cpu"))
+    # Ratio masks divide by what is nearly silent, so that single samples are further apart than the rest.
+    assert (found - expected).norm() <= 1e-3 * expected.norm()
 
 
 @pytest.mark.gpu("mps")
