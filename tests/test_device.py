@@ -147,7 +147,7 @@ def test_features_computed_on_a_gpu_are_those_of_the_cpu(gpu, small_manifest):
 
 @pytest.mark.gpu
 @pytest.mark.slow
-def test_an_evaluation_on_a_gpu_has_the_scores_of_the_cpu(gpu, small_manifest, tmp_path):
+def test_an_evaluation_on_a_gpu_has_the_scores_of_the_cpu(gpu, shared_ray, small_manifest, tmp_path):
     config = config_of("wave_u_net", outputs="queries", site="decoder", initial_output="mixture")
     recipe = small_manifest.recipe
     torch.manual_seed(0)
@@ -155,7 +155,7 @@ def test_an_evaluation_on_a_gpu_has_the_scores_of_the_cpu(gpu, small_manifest, t
     found = []
     for device in ("cuda", "cpu"):
         (evaluation,) = evaluate_systems(
-            small_manifest, {"model": tmp_path / "model"}, "test", references=(), device=device
+            small_manifest, {"model": tmp_path / "model"}, "test", baselines=(), device=device
         )
         found.append(evaluation.two_sources.si_sdr_improvement)
     assert found[0] == pytest.approx(found[1], abs=0.01)

@@ -488,6 +488,17 @@ def test_a_name_is_a_word_whatever_yaml_would_make_of_it(tmp_path, name):
     assert load_experiment(tmp_path / f"{name}.yaml").name == name
 
 
+def test_a_setting_of_a_group_in_a_group_can_be_varied_and_its_neighbours_stay():
+    own = {"network": "compact", "weights": "chamber", "frozen": False}
+    looking = {"context": "frames", "outputs": "queries", "site": "decoder", "vision": own}
+    experiment = make(model=looking, compare={"model.vision.weights": ("chamber", "random")})
+    found = [experiment.settings(cell.overrides).model.vision for cell in experiment.cells()]
+    assert [each.weights for each in found] == ["chamber", "random"]
+    assert {(each.network, each.frozen) for each in found} == {("compact", False)}
+    with pytest.raises(ConfigError, match=r"model\.levels: Input should be a valid integer"):
+        experiment.settings({"model.levels.more": 3})
+
+
 def test_a_file_that_names_itself_is_refused(tmp_path):
     text = Path("experiments/quickstart.yaml").read_text(encoding="utf-8")
     (tmp_path / "a.yaml").write_text(f"name: other\n{text}", encoding="utf-8")

@@ -212,7 +212,13 @@ class Experiment(Config):
                     got=repr(key),
                     fix="write for example training.batch_size",
                 )
-            content[group][name] = value
+            *within, last = name.split(".")
+            inner = content[group]
+            for step in within:  # of a group in the group, as in model.vision.weights
+                given = inner.get(step)
+                inner[step] = dict(given) if isinstance(given, Mapping) else {}
+                inner = inner[step]
+            inner[last] = value
         content["model"] = self._of_its_network(content["model"], overrides)
         return content
 
