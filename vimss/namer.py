@@ -83,7 +83,8 @@ class InstrumentNamer:
         """The most likely of these labels for the player in some pictures, if the player has one of them."""
         count = min(len(view), PICTURES)
         some = view[((np.arange(count) + 0.5) * len(view) / count).astype(int)]
-        looks = _looks(torch.from_numpy(np.ascontiguousarray(some)))
+        device = next(self.network.parameters()).device
+        looks = _looks(torch.from_numpy(np.ascontiguousarray(some)).to(device))
         logits = torch.stack([self.network(None, look[None, None], None)[0].double() for look in looks]).mean(0)
         # A number is the log-odds of its label alone; given that it is exactly one, odds are in proportion.
         shares = torch.softmax(logits[list(choices.values())], 0)

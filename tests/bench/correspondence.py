@@ -1,16 +1,15 @@
 """Which picture belongs to a sound, and where in it the sound comes from: sections of vision.py.
 
-The cells of experiments/correspondence.yaml and experiments/localisation.yaml, trained on one core and judged as
-`vimss evaluate` judges them, on 96 mixtures of each split, with 95 % intervals over pieces.
+The cells of experiments/correspondence.yaml and experiments/localisation.yaml, judged as `vimss evaluate` judges
+them, on 96 mixtures of each split, with 95 % intervals over pieces.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 
 from instruments import players_shards
-from kept import Bench, trained
+from kept import Bench
 
-from vimss.config import signature
 from vimss.evaluate import Row, Table
 from vimss.evaluate.figures import (
     FigureEvaluation,
@@ -22,7 +21,6 @@ from vimss.evaluate.figures import (
 from vimss.model.separator import read_card
 from vimss.search.consistency import load_experiment
 from vimss.shards.manifest import Manifest
-from vimss.train.loop import Training
 
 SPLITS = ("test", "test_unseen_style", "test_unseen_timbres")
 
@@ -48,7 +46,7 @@ def _print_tables(bench: Bench, name: str) -> None:
     for seed in bench.seeds:
         models = models_of(bench, manifest, name, seed)
         for split in SPLITS:
-            found = {cell: judged(folder, cell, manifest, split) for cell, folder in models.items()}
+            found = {cell: judged(bench, folder, cell, manifest, split) for cell, folder in models.items()}
             print_table(f"seed {seed}, {split}", found, f"{LEAST[name]:g}" if split == "test" else "")
 
 
@@ -56,19 +54,17 @@ def models_of(bench: Bench, manifest: Manifest, name: str, seed: int, only: str 
     """The folders of the cells of an experiment, or of one alone, each trained where it is missing."""
     experiment, folders = load_experiment(name, (), seed), {}
     for cell in experiment.cells():
-        if only not in ("", cell.name):
-            continue
-        settings = experiment.settings(cell.overrides)
-        folder = bench.folder / "vision" / f"{name}-{signature(settings, manifest.digest)}"
-        folders[cell.name] = trained(Training(settings, manifest, experiment.validation), folder)
+        if only in ("", cell.name):
+            settings = experiment.settings(cell.overrides)
+            folders[cell.name] = bench.trained(name, settings, manifest, experiment.validation)
     return folders
 
 
-def judged(folder: Path, name: str, manifest: Manifest, split: str) -> FigureEvaluation:
+def judged(bench: Bench, folder: Path, name: str, manifest: Manifest, split: str) -> FigureEvaluation:
     """The figures of a model on a split."""
     objective = read_card(folder)["objective"]
     seconds = figure_spec(manifest, split, objective).samples / manifest.recipe.sample_rate
-    tasks = figure_tasks(Table(manifest.folder, split), Row(name, folder), seconds)
+    tasks = figure_tasks(Table(manifest.folder, split), Row(name, folder, device=bench.device), seconds)
     return evaluation_by_figure([examine_mixtures(task) for task in tasks], objective, manifest, split)
 
 

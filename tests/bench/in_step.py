@@ -82,9 +82,10 @@ class Learned:
     def vectors(self, part: Part) -> Vectors:
         """Those of the network."""
         if part not in self.known:
+            device = next(self.network.parameters()).device
             sound, motion = torch.from_numpy(part.sound)[None, None], torch.from_numpy(part.motion)[None]
-            heard, seen = self.network.vectors(sound, motion)
-            self.known[part] = heard[0], seen[0]
+            heard, seen = self.network.vectors(sound.to(device), motion.to(device))
+            self.known[part] = heard[0].cpu(), seen[0].cpu()
         return self.known[part]
 
 

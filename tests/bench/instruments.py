@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from kept import Bench, trained
+from kept import Bench
 
 from vimss.api import experiment_recipe
-from vimss.config import signature
 from vimss.intervals import Source, interval_over_pieces, weighted_mean
+from vimss.model.device import on_device
 from vimss.model.pretrained import pretrained_folder
 from vimss.namer import InstrumentNamer, load_namer
 from vimss.runtime import load_place, ray_at_hand
@@ -23,7 +23,6 @@ from vimss.shards.manifest import Manifest
 from vimss.shards.write import write_shards
 from vimss.storage import Store
 from vimss.stream.read import read_pieces
-from vimss.train.loop import Training
 
 LEAST = {"test": 0.95, "test_unseen_style": 0.6, "test_unseen_timbres": 0.95}
 """Share of the players of each split who must be named rightly. Timbres say nothing to who looks: their works do."""
@@ -40,10 +39,9 @@ def players_shards(bench: Bench) -> Manifest:
 
 
 def players_model(bench: Bench, seed: int, *changes: str) -> Path:
-    """The folder of experiments/players.yaml trained with this seed, on one core."""
+    """The folder of experiments/players.yaml trained with this seed."""
     experiment, manifest = load_experiment("players", changes, seed), players_shards(bench)
-    training = Training(experiment.settings(), manifest, experiment.validation)
-    return trained(training, bench.folder / "vision" / f"players-{signature(training.settings, manifest.digest)}")
+    return bench.trained("players", experiment.settings(), manifest, experiment.validation)
 
 
 def named_rightly(namer: InstrumentNamer, manifest: Manifest, split: str) -> dict[Source, float]:
@@ -72,6 +70,8 @@ def instruments(bench: Bench) -> None:
     assert shipped is not None, "a name of PRETRAINED"
     models[f"{SHIPPED}, which comes with VIMSS"] = shipped
     namers = [load_namer(folder, name) for name, folder in models.items()]
+    for namer in namers:
+        on_device(namer.network, bench.device)
     for manifest in (players_shards(bench), bench.shards()):
         print(f"\n| {manifest.name} | {' | '.join(models)} | must reach |\n|{'---|' * (len(models) + 2)}")
         for split, least in LEAST.items():

@@ -13,6 +13,7 @@ from in_step import Learned, Score, fitted, parts_of
 from vimss.api import experiment_recipe
 from vimss.config import signature
 from vimss.model.contexts.motion import FOLDER, write_motion
+from vimss.model.device import Device, on_device
 from vimss.runtime import load_place, ray_at_hand
 from vimss.search.consistency import load_experiment
 from vimss.shards.computed import available_features
@@ -20,12 +21,17 @@ from vimss.shards.manifest import MANIFEST, Manifest, open_shards
 from vimss.shards.write import shards_folder, write_shards
 from vimss.storage import Store, atomic_write
 from vimss.train.checkpoint import newest_valid
+from vimss.train.config import Settings, ValidationConfig
+from vimss.train.device import multiply_as_usual
 from vimss.train.loop import Training, train
 from vimss.train.objectives.alignment_network import AlignmentNetwork
 from vimss.train.objectives.saved import load_network
 
 DUOS = "options.doubles=1"
 """What makes pieces of two equal instruments of the recipe."""
+
+VALIDATION = ValidationConfig()
+"""That of an experiment that does not say another."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,10 @@ class Bench:
 
     folder: Path
     seeds: Sequence[int]
+    device: Device = "cpu"
+    """Of trainings and of what they made. Kept networks are used on another device too."""
+    loader_workers: int = 0
+    """Threads that make the batches of a training ahead; the batches do not depend on their number."""
 
     def shards(self, *changes: str) -> Manifest:
         """Those of experiments/alignment.yaml, with changes; their motion is beside them."""
@@ -51,23 +61,54 @@ class Bench:
         return manifest
 
     def network(self, seed: int, *changes: str) -> AlignmentNetwork:
-        """experiments/alignment.yaml trained with this seed, on one core."""
+        """experiments/alignment.yaml trained with this seed."""
         network = load_network(self.alignment_folder(seed, *changes))
         assert isinstance(network, AlignmentNetwork), "the network of this objective"
-        return network.eval()
+        return on_device(network, self.device).eval()
 
     def untrained(self, seed: int) -> AlignmentNetwork:
         """The same network with new weights."""
         torch.manual_seed(seed)
         settings, recipe = load_experiment("alignment").settings(), self.shards().recipe
-        return AlignmentNetwork(settings, recipe.labels, recipe.sample_rate).eval()
+        return on_device(AlignmentNetwork(settings, recipe.labels, recipe.sample_rate), self.device).eval()
 
     def alignment_folder(self, seed: int, *changes: str) -> Path:
         """The folder of such a network, which is trained where it is missing."""
-        experiment, manifest = load_experiment("alignment", changes, seed), self.shards()
-        settings = experiment.settings()
-        folder = self.folder / "vision" / f"alignment-{signature(settings, manifest.digest)}"
-        return trained(Training(settings, manifest, experiment.validation), folder)
+        experiment = load_experiment("alignment", changes, seed)
+        return self.trained("alignment", experiment.settings(), self.shards(), experiment.validation)
+
+    def trained(
+        self, name: str, settings: Settings, manifest: Manifest, validation: ValidationConfig = VALIDATION
+    ) -> Path:
+        """The folder of a model, trained where it is missing; one that was interrupted goes on. Prints seconds."""
+        folder = self.folder / "vision" / f"{name}-{signature(settings, manifest.digest)}"
+        if folder.exists():
+            return folder
+        checkpoint, spent = folder.with_suffix(".checkpoint"), folder.with_suffix(".seconds")
+        clock, unit = (time.process_time, "CPU s") if self.device == "cpu" else (time.perf_counter, "s")
+        before, begin = float(spent.read_text()) if checkpoint.exists() else 0.0, clock()
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        print(f"training {folder.name}", flush=True)
+
+        def keep(metrics: Mapping[str, float], made: Path | None) -> None:
+            if made is None:
+                return
+            seconds = before + clock() - begin
+            values = "".join(f", {name} {value:.3f}" for name, value in metrics.items() if name.startswith("valid_"))
+            print(f"  {metrics['audio_seconds']:.0f} audio seconds, {seconds:.0f} {unit}{values}", flush=True)
+            with atomic_write(checkpoint) as temporary:
+                shutil.copytree(made, temporary)
+            spent.write_text(f"{seconds:.0f}")
+
+        multiply_as_usual()
+        device, workers = torch.device(self.device), self.loader_workers
+        training = Training(settings, manifest, validation, device=device, loader_workers=workers)
+        train(training, keep, newest_valid([checkpoint]))
+        with atomic_write(folder) as temporary:
+            shutil.copytree(checkpoint / "model", temporary)
+        shutil.rmtree(checkpoint)
+        spent.unlink()
+        return folder
 
     @cached_property
     def networks(self) -> list[Score]:
@@ -83,31 +124,3 @@ class Bench:
 def minutes(manifest: Manifest) -> float:
     """Of music in the shards."""
     return sum(piece.seconds for piece in manifest.pieces) / 60
-
-
-def trained(training: Training, folder: Path) -> Path:
-    """The folder of a model, trained where it is missing; one that was interrupted goes on. Prints CPU seconds."""
-    if folder.exists():
-        return folder
-    checkpoint = folder.with_suffix(".checkpoint")
-    spent = folder.with_suffix(".seconds")
-    before, begin = float(spent.read_text()) if checkpoint.exists() else 0.0, time.process_time()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    print(f"training {folder.name}", flush=True)
-
-    def keep(metrics: Mapping[str, float], made: Path | None) -> None:
-        if made is None:
-            return
-        seconds = before + time.process_time() - begin
-        values = "".join(f", {name} {value:.3f}" for name, value in metrics.items() if name.startswith("valid_"))
-        print(f"  {metrics['audio_seconds']:.0f} audio seconds, {seconds:.0f} CPU s{values}", flush=True)
-        with atomic_write(checkpoint) as temporary:
-            shutil.copytree(made, temporary)
-        spent.write_text(f"{seconds:.0f}")
-
-    train(training, keep, newest_valid([checkpoint]))
-    with atomic_write(folder) as temporary:
-        shutil.copytree(checkpoint / "model", temporary)
-    shutil.rmtree(checkpoint)
-    spent.unlink()
-    return folder

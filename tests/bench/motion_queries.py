@@ -11,19 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from kept import DUOS, Bench, trained
+from kept import DUOS, Bench
 
-from vimss.config import signature
 from vimss.console import decibel
 from vimss.evaluate import MixtureScore, score_mixtures
 from vimss.evaluate.records import Values
 from vimss.metrics import si_sdr_improvement
+from vimss.model.device import Device, on_device
 from vimss.model.separator import load_separator, read_card
 from vimss.search.consistency import load_experiment
 from vimss.shards.manifest import Manifest
 from vimss.stream.scene import pieces_of
 from vimss.systems import ModelSystem
-from vimss.train.loop import Training
 
 CONTROL = "shuffled pictures"
 """The control of the experiment that the others are compared with."""
@@ -65,9 +64,9 @@ def motion_queries(bench: Bench) -> None:
         }
         if seed == bench.seeds[0]:
             rows["motion, from new weights, longer"] = model_of(bench, manifest, seed, LONGER)
-        pieces = {name: on_pieces(folder, manifest) for name, folder in rows.items()}
+        pieces = {name: on_pieces(bench, folder, manifest) for name, folder in rows.items()}
         print_table(f"seed {seed}, whole pieces of two equal players", pieces)
-        mixtures = {name: on_mixtures(folder, manifest) for name, folder in rows.items()}
+        mixtures = {name: on_mixtures(bench, folder, manifest) for name, folder in rows.items()}
         for kind in MIXTURES:
             print_table(f"seed {seed}, {kind}", {name: found[kind] for name, found in mixtures.items()})
 
@@ -77,8 +76,8 @@ def looking_to_listen(bench: Bench) -> None:
     manifest = bench.shards(DUOS)
     for seed in bench.seeds:
         folder = model_of(bench, manifest, seed, name="looking_to_listen")
-        print_queries("whole pieces of two equal players", on_pieces(folder, manifest))
-        for kind, gains in on_mixtures(folder, manifest).items():
+        print_queries("whole pieces of two equal players", on_pieces(bench, folder, manifest))
+        for kind, gains in on_mixtures(bench, folder, manifest).items():
             print_queries(kind, gains)
 
 
@@ -96,13 +95,12 @@ def model_of(
     """The folder of a network of an experiment with these changes, or of one of its controls."""
     experiment = load_experiment(name, changes, seed)
     settings = experiment.settings(experiment.controls[control] if control else {})
-    folder = bench.folder / "vision" / f"{name}-{signature(settings, manifest.digest)}"
-    return trained(Training(settings, manifest, experiment.validation), folder)
+    return bench.trained(name, settings, manifest, experiment.validation)
 
 
-def on_pieces(folder: Path, manifest: Manifest, split: str = "test") -> Gains:
+def on_pieces(bench: Bench, folder: Path, manifest: Manifest, split: str = "test") -> Gains:
     """The players of whole pieces."""
-    system = _system(folder)
+    system = _system(folder, bench.device)
     by_label = system.interface.has_labelled_outputs
     right, other, pieces = [], [], []
     for scene in pieces_of(manifest, split, system.views, by_player=True):
@@ -119,9 +117,9 @@ def on_pieces(folder: Path, manifest: Manifest, split: str = "test") -> Gains:
     return Gains(Values(np.array(right), pieces), Values(np.array(other), pieces))
 
 
-def on_mixtures(folder: Path, manifest: Manifest, split: str = "test") -> dict[str, Gains]:
+def on_mixtures(bench: Bench, folder: Path, manifest: Manifest, split: str = "test") -> dict[str, Gains]:
     """The sources of the mixtures that `vimss evaluate` scores, of each of MIXTURES."""
-    scores = score_mixtures(_system(folder), manifest, split)
+    scores = score_mixtures(_system(folder, bench.device), manifest, split)
     return {kind: _gains([score for score in scores if score.aligned in kept]) for kind, kept in MIXTURES.items()}
 
 
@@ -132,8 +130,9 @@ def _gains(scores: Sequence[MixtureScore]) -> Gains:
     return Gains(Values(right, pieces), Values(other if other.size else np.full(len(right), np.nan), pieces))
 
 
-def _system(folder: Path) -> ModelSystem:
-    return ModelSystem(load_separator(folder), folder.name, str(read_card(folder)["card"].get("features", "")))
+def _system(folder: Path, device: Device) -> ModelSystem:
+    separator = on_device(load_separator(folder), device)
+    return ModelSystem(separator, folder.name, str(read_card(folder)["card"].get("features", "")))
 
 
 def print_table(title: str, gains: Mapping[str, Gains]) -> None:

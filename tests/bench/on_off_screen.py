@@ -5,8 +5,6 @@ networks: full, static, without pictures. SI-SDR improvement by player; the diff
 over pieces.
 """
 
-from pathlib import Path
-
 import numpy as np
 from kept import Bench
 from motion_queries import model_of
@@ -19,7 +17,7 @@ from vimss.model.vision_config import VisionConfig
 from vimss.runtime import load_place, ray_at_hand
 from vimss.search.consistency import load_experiment
 from vimss.shards.manifest import Manifest
-from vimss.systems import model_system
+from vimss.systems import System, model_system
 
 EXPERIMENT = "on_off_screen"
 
@@ -30,18 +28,19 @@ def on_off_screen(bench: Bench) -> None:
     """Motion above one picture, and both above no picture, by paired differences whose interval is above 0."""
     manifest, experiment = bench.shards(), load_experiment(EXPERIMENT)
     with ray_at_hand(load_place("local")):
-        write_features(manifest, VisionConfig(network="compact", weights="chamber"), every=2.0)
+        write_features(manifest, VisionConfig(network="compact", weights="chamber"), bench.device, every=2.0)
     for seed in bench.seeds:
         rows = {FULL: "", **{name: name for name in experiment.controls}}
         models = {row: model_of(bench, manifest, seed, (), name, EXPERIMENT) for row, name in rows.items()}
         for split in ("test", "test_unseen_style", "test_unseen_timbres"):
-            found = {row: improvements(folder, manifest, row, split) for row, folder in models.items()}
+            systems = {row: model_system(folder, manifest, row, device=bench.device) for row, folder in models.items()}
+            found = {row: improvements(system, manifest, split) for row, system in systems.items()}
             _print(f"seed {seed}, {split}", found)
 
 
-def improvements(folder: Path, manifest: Manifest, name: str, split: str) -> Values:
+def improvements(system: System, manifest: Manifest, split: str) -> Values:
     """Of each player of the two-source mixtures of two pieces."""
-    scores = score_mixtures(model_system(folder, manifest, name), manifest, split)
+    scores = score_mixtures(system, manifest, split)
     chosen = [score for score in scores if not score.aligned]
     gains = [gain for score in chosen for gain in score.si_sdr_improvement]
     return Values(np.array(gains), [score.pieces for score in chosen for _ in score.si_sdr_improvement])

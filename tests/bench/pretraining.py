@@ -40,7 +40,7 @@ def _queried_by_pictures(bench: Bench) -> dict[str, list[Values]]:
     """Of each start the sources, for each seed."""
     shipped = pretrained_folder(SHIPPED)
     assert shipped is not None, "a name of PRETRAINED"
-    queried = Queried(bench.folder, quickstart_shards(bench))
+    queried = Queried(bench, quickstart_shards(bench))
     found: dict[str, list[Values]] = {}
     for seed in bench.seeds:
         matched = models_of(bench, players_shards(bench), "correspondence", seed, FROM)[FROM]
@@ -57,7 +57,9 @@ def _queried_by_motion(bench: Bench) -> dict[str, list[Values]]:
     for seed in bench.seeds:
         for start, folder in {NEW: None, "alignment": bench.alignment_folder(seed)}.items():
             model = model_of(bench, manifest, seed, [f"training.start_from={folder}"] if folder else [])
-            found.setdefault(start, []).append(_gains(model_system(model, manifest, start), manifest))
+            found.setdefault(start, []).append(
+                _gains(model_system(model, manifest, start, device=bench.device), manifest)
+            )
     return found
 
 

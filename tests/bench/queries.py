@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kept import Bench, trained
+from kept import Bench
 
-from vimss.config import signature
 from vimss.evaluate.pictures import naming
 from vimss.evaluate.records import Evaluation, Values
 from vimss.evaluate.scores import evaluate
@@ -34,8 +33,7 @@ from vimss.shards.recipe import load_recipe
 from vimss.shards.write import write_shards
 from vimss.storage import Store
 from vimss.systems import ModelSystem, NamedSystem, System, model_system
-from vimss.train.config import Settings, ValidationConfig
-from vimss.train.loop import Training
+from vimss.train.config import Settings
 
 NAMER = "chamber"
 """The model that comes with VIMSS: it names the pictures, and its vision network makes the features."""
@@ -87,7 +85,7 @@ contrast, dB. Shuffled: most dB of either, up or down."""
 class Queried:
     """Networks on some shards, each trained where it is missing."""
 
-    folder: Path
+    bench: Bench
     manifest: Manifest
 
     def settings(
@@ -103,13 +101,11 @@ class Queried:
         self, seed: int, model: Mapping[str, Any], shuffled: bool = False, start_from: Path | None = None
     ) -> Path:
         """The folder of the trained network."""
-        training = Training(self.settings(seed, model, shuffled, start_from), self.manifest, ValidationConfig())
-        name = f"queries-{signature(training.settings, self.manifest.digest)}"
-        return trained(training, self.folder / "vision" / name)
+        return self.bench.trained("queries", self.settings(seed, model, shuffled, start_from), self.manifest)
 
     def system(self, folder: Path, name: str) -> ModelSystem:
         """A network as a row of a table."""
-        system = model_system(folder, self.manifest, name)
+        system = model_system(folder, self.manifest, name, device=self.bench.device)
         assert isinstance(system, ModelSystem), "its own shards need no adaptation"
         return system
 
@@ -130,9 +126,9 @@ class Queried:
 def queries(bench: Bench) -> None:
     """Contrast and SI-SDR improvement of one query, medians over sources of two-source mixtures in dB."""
     for shards in (quickstart_shards(bench), bench.shards()):
-        compute_features(shards, VisionConfig.model_validate(FEATURES["vision"]), every=EVERY)
+        _compute_features(bench, shards)
         for seed in bench.seeds:
-            rows = Queried(bench.folder, shards).rows(seed)
+            rows = Queried(bench, shards).rows(seed)
             for split in ("test", "test_unseen_timbres"):
                 print(f"\n{shards.name}, {split}, seed {seed}, {shards.recipe.sample_rate} Hz\n")
                 _print_table(
@@ -143,15 +139,20 @@ def queries(bench: Bench) -> None:
 def sound_of_pixels(bench: Bench) -> None:
     """experiments/sound_of_pixels.yaml: the same figures of The Sound of Pixels, queried by labels and by pictures."""
     manifest = quickstart_shards(bench)
-    compute_features(manifest, VisionConfig.model_validate(FEATURES["vision"]), every=EVERY)
+    _compute_features(bench, manifest)
     for seed in bench.seeds:
         experiment, rows = load_experiment("sound_of_pixels", seed=seed), {}
         for name, control in {"by labels": "labels", "features": "", "shuffled": "shuffled pictures"}.items():
             settings = experiment.settings(experiment.controls[control] if control else {})
-            folder = bench.folder / "vision" / f"sound_of_pixels-{signature(settings, manifest.digest)}"
-            rows[name] = model_system(trained(Training(settings, manifest, ValidationConfig()), folder), manifest, name)
+            folder = bench.trained("sound_of_pixels", settings, manifest)
+            rows[name] = model_system(folder, manifest, name, device=bench.device)
         print(f"\n{manifest.name}, test, seed {seed}, {manifest.recipe.sample_rate} Hz\n")
         _print_table({name: evaluate(row, manifest, "test", whole_pieces=False) for name, row in rows.items()})
+
+
+def _compute_features(bench: Bench, manifest: Manifest) -> None:
+    vision = VisionConfig.model_validate(FEATURES["vision"])
+    compute_features(manifest, vision, device=bench.device, every=EVERY)
 
 
 def quickstart_shards(bench: Bench) -> Manifest:

@@ -1,6 +1,6 @@
 """Players, instruments and joints in pictures: a section of vision.py, and the picture that it draws.
 
-The network of experiments/segmentation.yaml, trained on one core for each seed, is judged on all players and all
+The network of experiments/segmentation.yaml, trained for each seed, is judged on all players and all
 pictures of a split. Beside it are the mean mask of the training pictures, with the threshold that suits those best,
 which does not look, and the same network before training. IoU is summed over pictures, as by the objective; intervals
 are over pieces.
@@ -12,19 +12,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from kept import Bench, trained
-from torch import Tensor, nn
+from kept import Bench
+from torch import Tensor
 
 from vimss.api import experiment_recipe
-from vimss.config import signature
 from vimss.intervals import interval_over_pieces
+from vimss.model.device import Device, on_device
 from vimss.runtime import load_place, ray_at_hand
 from vimss.search.consistency import load_experiment
 from vimss.shards.manifest import Manifest
 from vimss.shards.write import write_shards
 from vimss.storage import Store
 from vimss.stream.read import read_pieces
-from vimss.train.loop import Training
 from vimss.train.objectives.saved import load_network
 from vimss.train.objectives.segmentation import SUMS, sums_of, truth_of, with_truth
 from vimss.train.objectives.segmentation_network import BODY, CLASSES, SegmentationNetwork, classes_of, places_of
@@ -57,9 +56,9 @@ Sums = Mapping[str, np.ndarray]
 def segmentation(bench: Bench) -> None:
     """IoU of player and instrument in drawings, after at most 5 minutes of two cores, and the error of joints."""
     manifest = _shards(bench)
-    finders: dict[str, Find] = {f"seed {seed}": _network(bench, manifest, seed) for seed in bench.seeds}
+    finders = {f"seed {seed}": _find(_network(bench, manifest, seed), bench.device) for seed in bench.seeds}
     finders["mean mask"] = mean_mask(manifest)
-    finders["untrained"] = _untrained(manifest)
+    finders["untrained"] = _find(_untrained(manifest), bench.device)
     for split in SPLITS:
         found = {name: judged(find, manifest, split) for name, find in finders.items()}
         _print_table(split, found)
@@ -78,11 +77,15 @@ def _shards(bench: Bench) -> Manifest:
 def _network(bench: Bench, manifest: Manifest, seed: int) -> SegmentationNetwork:
     """Trained with this seed, where it is missing."""
     experiment = load_experiment(NAME, (), seed)
-    training = Training(experiment.settings(), manifest, experiment.validation)
-    folder = bench.folder / "vision" / f"{NAME}-{signature(training.settings, manifest.digest)}"
-    network = load_network(trained(training, folder))
+    network = load_network(bench.trained(NAME, experiment.settings(), manifest, experiment.validation))
     assert isinstance(network, SegmentationNetwork), "the network of this objective"
     return network
+
+
+def _find(network: SegmentationNetwork, device: Device) -> Find:
+    """The maps of a network on this device, brought to the CPU."""
+    ready = on_device(network, device).eval()
+    return lambda pictures: ready(pictures.to(device)).float().cpu()
 
 
 def _untrained(manifest: Manifest) -> SegmentationNetwork:
@@ -119,13 +122,11 @@ def mean_mask(manifest: Manifest) -> Find:
 
 def judged(find: Find, manifest: Manifest, split: str) -> Sums:
     """SUMS of each piece of a split, over all pictures of all players."""
-    if isinstance(find, nn.Module):
-        find.eval()
     found: dict[str, np.ndarray] = {}
     with torch.no_grad():
         for piece, shown in _pictures(manifest, split):
             for part in shown.split(AT_ONCE):
-                sums = sums_of(find(part[..., :3]).float(), truth_of(part)).sum(0).numpy()
+                sums = sums_of(find(part[..., :3]), truth_of(part)).sum(0).numpy()
                 found[piece] = found.get(piece, 0) + sums
     return found
 
@@ -168,7 +169,7 @@ def draw(find: Find, manifest: Manifest, path: Path) -> None:
         for _, shown in players[:: max(1, len(players) // SHOWN)][:SHOWN]:
             middle = shown[len(shown) // 2][None]
             with torch.no_grad():
-                found = find(middle[..., :3]).float()
+                found = find(middle[..., :3])
             truth, joints = truth_of(middle), places_of(found[:, len(CLASSES) :])
             rows.append(
                 np.concatenate(

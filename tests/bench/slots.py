@@ -9,19 +9,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from kept import DUOS, Bench, trained
+from kept import DUOS, Bench
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
 from vimss.assign import TEMPERATURE
-from vimss.config import signature
 from vimss.evaluate import Row, Table
 from vimss.evaluate.players import PlayersEvaluation, evaluate_players, joined_players, players_tasks
 from vimss.evaluate.records import Values
 from vimss.intervals import Interval, interval_over_pieces, weighted_median
 from vimss.pages.charts import curves_png
 from vimss.search.consistency import load_experiment
-from vimss.train.loop import Training
 
 LEAST_ORACLE, LEAST_SHARE, LEAST_CONTRAST, LEAST_RIGHT = 2.0, 0.9, 4.0, 0.9
 
@@ -47,17 +45,17 @@ def slots(bench: Bench) -> None:
 
 
 def separator(bench: Bench, seed: int) -> Path:
-    """The folder of experiments/duos.yaml trained with this seed, on one core."""
+    """The folder of experiments/duos.yaml trained with this seed."""
     experiment, manifest = load_experiment("duos", (), seed), bench.shards(DUOS)
-    settings = experiment.settings()
-    folder = bench.folder / "vision" / f"slots-{signature(settings, manifest.digest)}"
-    return trained(Training(settings, manifest, experiment.validation), folder)
+    return bench.trained("slots", experiment.settings(), manifest, experiment.validation)
 
 
 def evaluated(bench: Bench, seed: int, model: Path, split: str) -> PlayersEvaluation:
     """Whole pieces of a split, by the alignment model of the same seed, which never saw a duet."""
     manifest, alignment = bench.shards(DUOS), bench.alignment_folder(seed)
-    tasks = players_tasks(Table(manifest.folder, split), Row(f"seed {seed}", model), alignment, manifest)
+    tasks = players_tasks(
+        Table(manifest.folder, split), Row(f"seed {seed}", model, device=bench.device), alignment, manifest
+    )
     return joined_players([evaluate_players(task) for task in tasks], split)
 
 

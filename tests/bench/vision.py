@@ -1,9 +1,11 @@
 """What pictures tell, on unseen works of the embedded corpus: who plays which sound, and what it is worth.
 
     platform/local/run python tests/bench/vision.py [--folder store/bench] [--seeds 0 1 2] [SECTION ...]
+    platform/local/run python tests/bench/vision.py --device auto --loader-workers 8 [SECTION ...]
 
 40 minutes of chamber music, 8 kHz, 80 pixels, 25 pictures a second. Figures are means over players with 95 % intervals
-over pieces, one column per seed of the training. Shards and trained networks are kept in the folder.
+over pieces, one column per seed of the training. Shards and trained networks are kept in the folder, whatever the
+device; once the shards are there, other processes may train and judge other seeds or sections beside this one.
 
 Sections: motion, alignment, duos, shuffled, motion_queries, looking_to_listen, slots, instruments, queries,
 sound_of_pixels, correspondence, localisation, segmentation, on_off_screen, pretraining, weak_labels.
@@ -16,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -47,6 +50,7 @@ from weak_labels import weak_labels
 
 from vimss.intervals import Source, interval_over_pieces, paired_gain, weighted_mean
 from vimss.model.contexts.motion import FOLDER, write_motion
+from vimss.model.device import DeviceName, find_device
 from vimss.runtime import load_place, ray_running
 from vimss.shards.cache import FEATURES
 
@@ -213,9 +217,12 @@ def main() -> None:
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}; all where none")
     parser.add_argument("--folder", type=Path, default=Path("store/bench"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--device", choices=get_args(DeviceName), default="cpu", help="one core of a CPU, or a GPU")
+    parser.add_argument("--loader-workers", type=int, default=0, help="threads that make batches ahead")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    bench = Bench(arguments.folder.absolute(), arguments.seeds)
+    device = find_device(arguments.device)
+    bench = Bench(arguments.folder.absolute(), arguments.seeds, device, arguments.loader_workers)
     for name in arguments.sections or SECTIONS:
         print(f"\n## {name}: {SECTIONS[name].__doc__}", flush=True)
         begin = time.perf_counter()

@@ -70,7 +70,7 @@ def weak_labels(bench: Bench) -> None:
     stems = InformedNMF.fit(TrainStems(manifest))
     for seed in bench.seeds:
         models = models_of(bench, manifest, EXPERIMENT, seed)
-        figures = {cell: judged(folder, cell, manifest, "test") for cell, folder in models.items()}
+        figures = {cell: judged(bench, folder, cell, manifest, "test") for cell, folder in models.items()}
         print_table(f"seed {seed}, test", figures)
         experiment = load_experiment(EXPERIMENT, (), seed)
         settings = {cell.name: experiment.settings(cell.overrides) for cell in experiment.cells()}
