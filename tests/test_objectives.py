@@ -62,6 +62,9 @@ SMALL = {
         "correspondence": {"loss": "info_nce"},
     },
     "weak_labels": {"training": {"output_samples": 8000}, "weak_labels": {"bases": 4}},
+    "weak_labels by two streams": {
+        "model": PICTURES, "training": {"output_samples": 8000}, "weak_labels": {"bases": 4, "network": "two_stream"},
+    },
 }  # fmt: skip
 """Settings under which an objective trains something small; their names begin with the objective's."""
 
@@ -77,6 +80,7 @@ RATE = {
     "localisation": 2e-4,
     "segmentation": 3e-3,
     "weak_labels": 1e-3,
+    "weak_labels by two streams": 1e-3,
 }
 """At which a batch is learned in a few steps."""
 

@@ -1,5 +1,7 @@
 """Which part of a mixture is of which label; what every objective must do is in test_objectives.py."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -25,6 +27,7 @@ from vimss.train.config import Settings, ValidationConfig
 from vimss.train.loop import Training, train
 from vimss.train.objectives import open_objective
 from vimss.train.objectives.weak_labels import BESIDE, SoundingPlayers, WeakLabels
+from vimss.train.objectives.weak_labels_network import bases_of
 
 RATE = 8000
 LABELS = ("vn", "vc", "fl")
@@ -188,6 +191,83 @@ def test_mixtures_without_labels_have_no_dictionaries(objective):
         objective.dictionaries(objective.build(), [of_labels(())])
 
 
+def test_one_label_owns_all_bases(small_recipe):
+    objective = WeakLabels(settings(), small_recipe.model_copy(update={"labels": ("vn",)}))
+    batch = Batch(tone("vn", 0)[None], tone("vn", 0)[None, None], np.ones((1, 1), bool), None, None, np.zeros(1, bool))
+    dictionaries = objective.dictionaries(objective.build(), [batch])
+    assert list(dictionaries.spectra) == ["vn"] and len(dictionaries.spectra["vn"]) == settings().weak_labels.bases
+
+
+# Two streams
+
+
+def two_stream(**changed) -> Settings:
+    vision = {"network": "compact", "weights": "random"}
+    given = {"labels": "corpus", "network": "two_stream", "bases": 4} | changed
+    return Settings.model_validate({"objective": "weak_labels", "weak_labels": given, "model": {"vision": vision}})
+
+
+def with_pictures(batch: Batch, colours: dict[str, tuple[int, int, int]]) -> Batch:
+    """Each player who sounds beside a place that is filled up, in the colour of the label."""
+    pictures = np.zeros((len(batch.mixture), len(LABELS), 1, 16, 16, 3), np.uint8)
+    players = np.sort(batch.present, axis=1)[:, ::-1].copy()
+    for row, present in enumerate(batch.present):
+        for player, label in enumerate(np.flatnonzero(present)):
+            pictures[row, player] = colours[LABELS[label]]
+    return replace(batch, context=pictures, players=players)
+
+
+@torch.no_grad()
+def of_streams(network, batch: Batch) -> torch.Tensor:
+    """The scores of 4 components and then of the players."""
+    return network(bases_of(batch.mixture, 4, RATE), torch.from_numpy(batch.context), torch.from_numpy(batch.players))
+
+
+COLOURS = {"vn": (250, 20, 20), "vc": (20, 250, 20), "fl": (20, 20, 250)}
+
+
+def test_scores_of_two_streams_are_shares_of_real_instances(recipe):
+    torch.manual_seed(0)
+    network = WeakLabels(two_stream(), recipe).build()
+    scores = of_streams(network, with_pictures(of_labels(("vn",), ("vn", "fl")), COLOURS))
+    assert scores.shape == (2, 4 + 3, 3) and scores.min() >= 0
+    assert scores[0, 5:].abs().max() == 0 and scores[1, 6:].abs().max() == 0 and scores[1, 5].min() > 0
+    # A softmax over labels times one over instances: of one region alone the first is left.
+    assert float(scores[0, 4].sum()) == pytest.approx(1)
+    assert ((scores[:, :4].sum(1) > 0) & (scores[:, :4].sum(1) < 1)).all()
+
+
+def test_masks_of_components_sum_to_one(recipe):
+    torch.manual_seed(0)
+    network = WeakLabels(two_stream(), recipe).build()
+    mixture = tone("vn", 1) + tone("fl", 2)
+    estimates = network.separate(mixture, ["fl", "vn"])
+    np.testing.assert_allclose(estimates.sum(0), mixture, atol=1e-5)
+    assert np.abs(estimates).max(axis=(1, 2)).min() > 0
+    np.testing.assert_allclose(network.separate(mixture, ["vn", "fl"]), estimates[::-1], atol=1e-6)
+
+
+def test_labels_of_recordings_teach_two_streams_which_component_and_which_region_is_whose(recipe):
+    torch.manual_seed(0)
+    objective = WeakLabels(two_stream(), recipe)
+    network = objective.build()
+    batch = with_pictures(of_labels(("vn", "vc"), ("vc", "fl"), ("vn", "fl")), COLOURS)
+    optimizer = torch.optim.AdamW(network.parameters(), 2e-3)
+    for _ in range(15):
+        optimizer.zero_grad()
+        objective.loss(network, batch, torch.from_numpy(objective.totals(batch)).float()).backward()
+        optimizer.step()
+    scores = of_streams(network.eval(), batch)
+    # No label says which of the two pictures is the violin.
+    assert [int(row.argmax()) for row in scores[0, 4:6]] == [0, 1]
+    vn, fl = tone("vn", 77), tone("fl", 78)
+    estimates = network.separate(vn + fl, ["vn", "fl"])
+    gains = [si_sdr_improvement(vn + fl, stem, one, RATE) for stem, one in zip((vn, fl), estimates, strict=True)]
+    assert min(gains) > 10
+    found = network.predict({"mixture": batch.mixture, "frames": batch.context[:, :2]})
+    assert min(found["vn"][0], found["vc"][0]) > 0.9 and found["fl"][0] < 0.1
+
+
 def test_shards_whose_instruments_are_not_known_need_labels_of_their_own(small_recipe):
     drums = small_recipe.model_copy(update={"labels": ("drums", "bass")})
     with pytest.raises(ConfigError, match=r"needs shards with an instrument .* named; got the labels drums, bass"):
@@ -205,7 +285,9 @@ def test_its_settings_belong_to_it(tmp_path):
         f"{head}objective: weak_labels\nweak_labels: {{labels: corpus}}\nmixing: {{shuffle_pictures: true}}\n",
         encoding="utf-8",
     )
-    with pytest.raises(ConfigError, match="mixing.shuffle_pictures needs weak_labels.labels: pictures; got"):
+    with pytest.raises(
+        ConfigError, match="mixing.shuffle_pictures needs weak_labels.labels: pictures or weak_labels.network: two_str"
+    ):
         load_experiment(path)
 
 
@@ -273,6 +355,13 @@ def test_features_of_another_size_are_refused(recipe, features, got):
     player = Player("vn", "1-vn", sound_features=features)
     with pytest.raises(DataError, match=f"needs 128 numbers of each second of sound; got {got} in p_000000000"):
         WeakLabels(of_features(), recipe).interface.of_player(Clip("p", 0, 4, 1, (player,)), player)
+
+
+def test_two_streams_need_sound_and_a_vision_network_needs_two_streams():
+    with pytest.raises(ValueError, match="needs weak_labels.inputs: bases where weak_labels.network is two_stream"):
+        two_stream(inputs="sound_features")
+    with pytest.raises(ValueError, match="should be 'miml' or 'two_stream'"):
+        two_stream(network="gao")
 
 
 def test_features_have_no_pictures_to_name():

@@ -2,7 +2,7 @@
 
 A section of vision.py, on the shards of the quickstart. The networks of the cells are judged as `vimss evaluate` judges
 them. Then each gives dictionaries of the bases that a label owns, by which the two-source mixtures of unseen works are
-separated, beside
+separated, or, with two streams, masks of these mixtures' own bases, beside
 
     untrained         the dictionaries of a network with new weights, with true labels: what labels alone are worth
     stems             dictionaries of the stems of training, which nothing here has: the baseline `NMF, all labels`
@@ -11,8 +11,9 @@ separated, beside
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from scipy.fft import dct
 from sklearn.cluster import KMeans
 from torchaudio.functional import melscale_fbanks
 
-from vimss.baselines import Baseline, TrainStems, TwoSourceBaseline
+from vimss.baselines import Baseline, ConditionedOn, TrainStems, TwoSourceBaseline
 from vimss.baselines.nmf import Dictionaries, InformedNMF, activations_of, learn_spectra
 from vimss.console import decibel
 from vimss.evaluate.records import Values
@@ -33,11 +34,13 @@ from vimss.metrics import si_sdr_improvement
 from vimss.search.consistency import load_experiment
 from vimss.shards.manifest import Manifest
 from vimss.stream.batch import Examples, Position
-from vimss.stream.scene import scene_of
+from vimss.stream.scene import Scene, scene_of
 from vimss.systems import BaselineSystem
 from vimss.train.config import Settings
 from vimss.train.objectives import open_objective
+from vimss.train.objectives.saved import load_network
 from vimss.train.objectives.weak_labels import WeakLabels
+from vimss.train.objectives.weak_labels_network import WeakLabelsNetwork
 
 EXPERIMENT = "weak_labels"
 
@@ -46,6 +49,25 @@ BATCHES = 25
 
 BASES, MEL_BANDS, CEPSTRA = 16, 20, 13
 """Of a mixture of 4 s that is grouped; its first cepstrum, the level, is left out."""
+
+
+class Masks:
+    """The masks of a network of two streams."""
+
+    conditioned_on: ClassVar[ConditionedOn] = "all_labels"
+    fitted: ClassVar[bool] = False
+
+    def __init__(self, network: WeakLabelsNetwork) -> None:
+        self.network = network
+
+    @classmethod
+    def fit(cls, train: TrainStems) -> Self:
+        """Never called: no stem is used."""
+        raise TypeError("the network is trained by its objective")
+
+    def __call__(self, scene: Scene, labels: Sequence[str]) -> Float[np.ndarray, "s c t"]:
+        """Of labels that sound."""
+        return self.network.separate(scene.mixture, labels)
 
 
 class GroupedNMF(TwoSourceBaseline):
@@ -74,13 +96,18 @@ def weak_labels(bench: Bench) -> None:
         print_table(f"seed {seed}, test", figures)
         experiment = load_experiment(EXPERIMENT, (), seed)
         settings = {cell.name: experiment.settings(cell.overrides) for cell in experiment.cells()}
-        rows: dict[str, Baseline] = {
-            cell: InformedNMF(dictionaries_of(settings[cell], manifest, folder)) for cell, folder in models.items()
-        }
+        rows = {cell: separated_by(settings[cell], manifest, folder) for cell, folder in models.items()}
         true = next(one for one in settings.values() if one.weak_labels.labels == "corpus")
         rows["untrained"] = InformedNMF(dictionaries_of(true, manifest))
         rows |= {"stems": stems, "grouped bases": GroupedNMF(manifest.recipe.sample_rate)}
         print_separation(f"seed {seed}", {name: improvements(name, row, manifest) for name, row in rows.items()})
+
+
+def separated_by(settings: Settings, manifest: Manifest, folder: Path) -> Baseline:
+    """What a trained model gives to separate other mixtures."""
+    network = load_network(folder)
+    assert isinstance(network, WeakLabelsNetwork), "the network of the experiment"
+    return Masks(network) if network.sees else InformedNMF(dictionaries_of(settings, manifest, folder))
 
 
 def dictionaries_of(settings: Settings, manifest: Manifest, folder: Path | None = None) -> Dictionaries:

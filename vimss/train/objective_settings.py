@@ -93,6 +93,12 @@ class CorrespondenceConfig(Config):
 class WeakLabelsConfig(Config):
     """Of `objective: weak_labels`."""
 
+    network: Literal["miml", "two_stream"] = Field(
+        "miml",
+        description="miml, of Gao et al. 2018: of each label the highest score of all bases counts; two_stream, of "
+        "Parekh et al. 2019: scores of the bases and of the players' pictures, each a softmax over labels times one "
+        "over instances, are added, and those of the bases become masks",
+    )
     labels: Literal["pictures", "corpus"] = Field(
         "pictures",
         description="which labels a mixture is trained with. pictures: those that the pictures of its players are "

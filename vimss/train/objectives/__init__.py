@@ -23,7 +23,7 @@ from vimss.model.contexts import CONTEXTS
 from vimss.model.vision_config import VisionConfig
 from vimss.shards.manifest import Manifest
 from vimss.shards.recipe import Recipe
-from vimss.train.config import VALIDATION_SOURCES, Settings
+from vimss.train.config import VALIDATION_SOURCES, Settings, value_at
 from vimss.train.figure import Figure
 
 if TYPE_CHECKING:
@@ -170,15 +170,15 @@ class Entry:
         return made
 
 
-_SEES = Rule(
-    "instruments.inputs: pictures or both", ("instruments.inputs",), lambda settings: settings.instruments.sees
-)
+def _is(key: str, *values: str) -> Rule:
+    """That a setting has one of these values."""
+    return Rule(f"{key}: {' or '.join(values)}", (key,), lambda settings: value_at(settings, key) in values)
 
-_ONLY_SEES = Rule(
-    "instruments.inputs: pictures",
-    ("instruments.inputs",),
-    lambda settings: settings.instruments.inputs == "pictures",
-)
+
+_SEES, _ONLY_SEES = _is("instruments.inputs", "pictures", "both"), _is("instruments.inputs", "pictures")
+_HEARS, _TWO_STREAM = _is("weak_labels.inputs", "bases"), _is("weak_labels.network", "two_stream")
+_COMPACT = _is("model.vision.network", "compact")
+_VISION = tuple(f"model.vision.{name}" for name in VisionConfig.model_fields)
 
 _SHOWN = {"mixing.shuffle_pictures": Rule("players who are shown", (), lambda settings: True)}
 _OF_PLAYERS = tuple(name for name, context in CONTEXTS.items() if context.uses_players)
@@ -190,11 +190,15 @@ _LOOKS = Rule(
     lambda settings: settings.instruments.labels == "players" and settings.model.vision.network == "compact",
 )
 
-_NAMED = Rule(
-    "weak_labels.labels: pictures", ("weak_labels.labels",), lambda settings: settings.weak_labels.labels == "pictures"
+_LABELS_SHOWN = Rule(
+    "weak_labels.labels: pictures or weak_labels.network: two_stream",
+    ("weak_labels.labels", "weak_labels.network"),
+    lambda settings: settings.weak_labels.labels == "pictures" or settings.weak_labels.network == "two_stream",
 )
-_HEARS = Rule(
-    "weak_labels.inputs: bases", ("weak_labels.inputs",), lambda settings: settings.weak_labels.inputs == "bases"
+_TWO_STREAM_HEARS = Rule(
+    "weak_labels.inputs: bases where weak_labels.network is two_stream, which looks at players and listens to them",
+    ("weak_labels.inputs", "weak_labels.network"),
+    lambda settings: settings.weak_labels.inputs == "bases" or settings.weak_labels.network == "miml",
 )
 _TRUE_LABELS = Rule(
     "weak_labels.labels: corpus where weak_labels.inputs are sound_features, as there are no pictures",
@@ -208,12 +212,6 @@ _SHOWS_PLAYERS = Rule(
     f"model.outputs: queries and a model.context of players, {', '.join(_OF_PLAYERS[:-1])} or {_OF_PLAYERS[-1]}",
     ("model.outputs", "model.context"),
     lambda settings: settings.model.outputs == "queries" and settings.model.context in _OF_PLAYERS,
-)
-
-_COMPACT = Rule(
-    "model.vision.network: compact",
-    ("model.vision.network",),
-    lambda settings: settings.model.vision.network == "compact",
 )
 
 _QUERIES_ALL = Rule(
@@ -285,7 +283,7 @@ OBJECTIVES: dict[str, Entry] = {
                     "instruments.every",
                     "instruments.augment",
                     "mixing.shuffle_pictures",
-                    *(f"model.vision.{name}" for name in VisionConfig.model_fields),
+                    *_VISION,
                 ),
                 _SEES,
             ),
@@ -349,13 +347,17 @@ OBJECTIVES: dict[str, Entry] = {
     "weak_labels": Entry(
         "vimss.train.objectives.weak_labels:WeakLabels",
         Figure(name="valid_label_map", direction="max", title="mean average precision of labels"),
-        settings=("weak_labels",),
+        settings=("model.vision", "weak_labels"),
         separates=False,
         network="vimss.train.objectives.weak_labels_network:WeakLabelsNetwork",
         kind="weak_labels.inputs",
-        rules={"mixing.shuffle_pictures": _NAMED, "weak_labels.bases": _HEARS},
-        requires=(_TRUE_LABELS,),
-        meaning="mean over the labels that play in the fixed set, 1 at most; by the highest of the bases of a mixture",
+        rules={
+            **dict.fromkeys(_VISION, _TWO_STREAM),
+            "mixing.shuffle_pictures": _LABELS_SHOWN,
+            "weak_labels.bases": _HEARS,
+        },
+        requires=(_TRUE_LABELS, _TWO_STREAM_HEARS),
+        meaning="mean over the labels that play in the fixed set, 1 at most; by the scores of all parts of a mixture",
     ),
 }
 """`objective` of the settings to what it is."""

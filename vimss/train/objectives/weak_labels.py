@@ -14,6 +14,11 @@ likely one counts, as in the paper. So they are wrong where it is; `weak_labels.
 Whoever sounds is shown, and nobody who rests. Afterwards a label owns the bases that have its highest scores, among the
 labels of their mixture. These are its dictionary, which stays as it is while other mixtures are separated.
 
+With `weak_labels.network: two_stream` (Parekh et al. 2018 and 2019) the players' pictures are parts beside the bases.
+Scores are from 0 to 1 there, their sum is that of the mixture, and the loss is its binary cross entropy. No dictionary
+is needed: the scores of a mixture's own bases share these out among the labels that sound, as masks that sum to 1 (see
+`WeakLabelsNetwork.separate`).
+
 With `weak_labels.inputs: sound_features` the seconds of a video take the place of bases, by the features that some
 corpora have of them, and the video's labels are given. There is no sound then, and nothing to separate.
 
@@ -30,6 +35,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, Float64
 from torch import Tensor, nn
 
@@ -51,13 +57,16 @@ from vimss.train.objective_settings import InstrumentsConfig
 from vimss.train.objectives.instruments import Instruments, PlayersShown
 from vimss.train.objectives.instruments_network import InstrumentsNetwork
 from vimss.train.objectives.saved import check_model, load_network, save_network
-from vimss.train.objectives.weak_labels_network import SOUND_FEATURES, WeakLabelsNetwork, bases_of
+from vimss.train.objectives.weak_labels_network import SOUND_FEATURES, WeakLabelsNetwork, bases_of, of_mixtures
 
 NAMER = "chamber"
 """The model that comes with VIMSS and names the pictures."""
 
 NAMED = 0.3
 """Probability at which a label is given."""
+
+SURE = 1e-6
+"""Least probability of a label, and of its absence."""
 
 PICTURES = 2
 """Of each player, in a window: who holds which instrument does not change."""
@@ -75,7 +84,8 @@ class SoundingPlayers(PlayersShown):
 
     def __init__(self, settings: Settings, recipe: Recipe) -> None:
         seconds = settings.training.output_samples / recipe.sample_rate
-        shows = settings.weak_labels.labels == "pictures" or settings.weak_labels.inputs == "sound_features"
+        given = settings.weak_labels
+        shows = given.labels == "pictures" or given.inputs == "sound_features" or given.network == "two_stream"
         inputs = "pictures" if shows else "sound"
         shown = InstrumentsConfig.model_validate({"inputs": inputs, "every": seconds / PICTURES})
         super().__init__(settings.model_copy(update={"instruments": shown}), recipe)
@@ -172,9 +182,14 @@ class WeakLabels(Instruments):
         return np.array([len(batch.mixture)], np.float64)
 
     def loss(self, network: Callable[..., Tensor], batch: Batch, totals: Float[Tensor, " n"]) -> Float[Tensor, ""]:
-        """The multi-label hinge loss, a mean over examples."""
+        """The multi-label hinge loss, or of `two_stream` the binary cross entropy over labels; a mean over examples."""
         given = self.labels_given(batch, totals.device)
-        scores = self._scores(network, self._bases(batch), batch, totals.device).amax(1)
+        parts = self._scores(network, self._bases(batch), batch, totals.device)
+        scores = of_mixtures(parts, self.chosen.weak_labels.network)
+        if self.chosen.weak_labels.network == "two_stream":
+            # Rounding may bring a sum of probabilities above 1.
+            odds = torch.logit(scores, eps=SURE)
+            return F.binary_cross_entropy_with_logits(odds, given.to(odds.dtype), reduction="sum") / totals[0]
         hinges = torch.relu(1 - (scores[:, :, None] - scores[:, None, :]))
         pairs = given[:, :, None] & ~given[:, None, :]
         return (hinges * pairs).sum() / scores.shape[1] / totals[0]
@@ -188,8 +203,10 @@ class WeakLabels(Instruments):
 
     def _scores(
         self, network: Callable[..., Tensor], bases: Float[Tensor, "b m f"], batch: Batch, device: torch.device
-    ) -> Float[Tensor, "b m i"]:
-        """The scores of all bases that are real: mixtures of few videos are filled up."""
+    ) -> Float[Tensor, "b k i"]:
+        """The scores of all bases that are real: mixtures of few videos are filled up. Then those of the regions."""
+        if self.chosen.weak_labels.network == "two_stream":
+            return network(bases.to(device), *context_of(batch, device)).float()
         scores = network(bases.to(device)).float()
         if self.hears:
             return scores
@@ -220,17 +237,22 @@ class WeakLabels(Instruments):
         return given
 
     def examine(self, network: nn.Module, batch: Batch, device: torch.device) -> Float64[Tensor, " k"]:
-        """The logarithm of each label's share of all scores, whether it plays, the values of BESIDE and their weights.
+        """The score of each label, whether it plays, the values of BESIDE and their weights.
 
-        Mixtures are compared by it, and training compares scores within a mixture alone.
+        Mixtures are compared by it, and `miml` is taught to compare scores within a mixture alone, so of its scores it
+        is the logarithm of the label's share.
         """
         present, given = self._playing(batch)[0], self.labels_given(batch, device)[0].cpu().numpy()
         bases = self._bases(batch)
         scores = self._scores(network, bases, batch, device)[0].double().cpu()
         several = self.hears and present.sum() > 1
-        shares = self._energy_shares(batch, bases[0].numpy(), scores.numpy()) if several else (0.0, 0.0, 0.0)
+        shares = (0.0, 0.0, 0.0)
+        if several:
+            shares = self._energy_shares(batch, bases[0].numpy(), scores[: bases.shape[1]].numpy())
         beside = [*shares, float((given & present).sum()), float(several), float(given.sum())]
-        found = scores.amax(0).log_softmax(0)
+        found = of_mixtures(scores[None], self.chosen.weak_labels.network)[0]
+        if self.chosen.weak_labels.network == "miml":
+            found = found.log_softmax(0)
         return torch.cat([found, torch.from_numpy(present).double(), torch.tensor(beside, dtype=torch.float64)])
 
     def _energy_shares(
@@ -273,8 +295,8 @@ class WeakLabels(Instruments):
         for batch in batches:
             bases, given = self._bases(batch), self.labels_given(batch, torch.device("cpu"))
             scores = network(bases).masked_fill(~given[:, None], -torch.inf)
-            best = scores.topk(2, dim=2)
             # A label alone owns all bases, and is as sure of each as it can be.
+            best = F.pad(scores, (0, 1), value=-torch.inf).topk(2, dim=2)
             margins = best.values[..., 0] - best.values[..., 1]
             for example, number in itertools.product(given.any(1).nonzero()[:, 0].tolist(), range(bases.shape[1])):
                 label = self.recipe.labels[int(best.indices[example, number, 0])]
