@@ -48,7 +48,7 @@ BATCHES = 25
 """Of training mixtures whose bases become dictionaries: 200 mixtures."""
 
 BASES, MEL_BANDS, CEPSTRA = 16, 20, 13
-"""Of a mixture of 4 s that is grouped; its first cepstrum, the level, is left out."""
+"""Of a mixture of 4 s that is grouped or masked; its first cepstrum, the level, is left out."""
 
 
 class Masks:
@@ -67,7 +67,7 @@ class Masks:
 
     def __call__(self, scene: Scene, labels: Sequence[str]) -> Float[np.ndarray, "s c t"]:
         """Of labels that sound."""
-        return self.network.separate(scene.mixture, labels)
+        return self.network.separate(scene.mixture, labels, BASES)
 
 
 class GroupedNMF(TwoSourceBaseline):
