@@ -8,7 +8,7 @@ Combinations that cannot be built are refused here, with the reason. Keys that a
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from typing import Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -19,6 +19,18 @@ from vimss.model.geometry import Geometry
 
 Op = Literal["concat", "add", "multiply", "film", "attention"]
 Site = Literal["none", "every_layer", "decoder", "bottleneck", "output"]
+
+Gain = Annotated[
+    float,
+    Field(
+        gt=0,
+        le=1000,
+        description="the mixture is multiplied by it before the first layer, and outputs that are samples are divided "
+        "by it: music has a level of about 0.1, beside which what a context adds is loud, and layers learn faster "
+        "around 1; in the papers it is 1",
+    ),
+]
+"""The level at which a network works on waveforms."""
 
 
 class ModelConfig(ContextSettings, ABC):

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from vimss.config import Rule
 from vimss.errors import ConfigError
-from vimss.model.config import ModelConfig, Site
+from vimss.model.config import Gain, ModelConfig, Site
 from vimss.model.geometry import Geometry, Layer
 
 MOST_FILTERS = 1024
@@ -52,13 +52,7 @@ class WaveUNetConfig(ModelConfig):
     initial_output: Literal["random", "mixture"] = Field(
         "random", description="mixture: before training, every output is close to a share of the mixture"
     )
-    gain: float = Field(
-        1.0,
-        gt=0,
-        le=1000,
-        description="the mixture is multiplied by it before the first layer and the outputs divided by it: music has "
-        "a level of about 0.1, and layers learn faster around 1; the paper's network has 1",
-    )
+    gain: Gain = 1.0
     form: Literal["fast", "plain"] = Field(
         "fast",
         description="plain: computed as it is written in network.py, for who changes the network there; fast: the same "

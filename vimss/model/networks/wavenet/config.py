@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from vimss.model.config import ModelConfig, Site
+from vimss.model.config import Gain, ModelConfig, Site
 from vimss.model.geometry import Geometry
 
 
@@ -31,13 +31,7 @@ class WaveNetConfig(ModelConfig):
     skip_filters: int = Field(32, ge=1, le=4096, description="channels of the sum of what all layers found")
     hidden_filters: int = Field(64, ge=1, le=8192, description="channels of the first layer after that sum")
     output_filters: int = Field(32, ge=1, le=8192, description="channels of the second layer after that sum")
-    gain: float = Field(
-        1.0,
-        gt=0,
-        le=1000,
-        description="the mixture is multiplied by it before the first layer, and samples of outputs are divided by it: "
-        "music has a level of about 0.1, beside which what a context adds to every gate is loud; the papers have none",
-    )
+    gain: Gain = 1.0
     estimate: Literal["samples", "mu_law"] = Field(
         "samples",
         description="samples: a number per output sample; mu_law: the mean of 256 levels under their probabilities, "
