@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_train import one_thread  # noqa: F401 - a fixture that all use
 
-from vimss.errors import ConfigError
+from vimss.errors import ConfigError, ModelError
 from vimss.experiment import Experiment
 from vimss.model.contexts.motion import compute_motion
 from vimss.model.separator import read_card
@@ -287,6 +287,18 @@ def test_a_saved_network_is_loaded_without_shards_and_predicts(by_figure, tmp_pa
     assert all(found[given.name].dtype == given.dtype and len(found[given.name]) == 3 for given in loaded.outputs())
     expected = network.eval().predict({given.name: arrays[given.name] for given in network.inputs()})
     assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_model_of_another_objective_or_of_shards_of_another_rate_is_refused(by_figure, tmp_path):
+    chosen, objective, network, _ = by_figure
+    objective.save(tmp_path / "model", network, {})
+    shards = objective.recipe.model_copy(update={"sample_rate": 11_025, "labels": ("tpt",)})
+    with pytest.raises(ModelError, match="the model in .* must have (sample_rate: 11025|labels: .'tpt',.); got"):
+        OBJECTIVES[chosen.objective].make(chosen, shards).load(tmp_path / "model")
+    other = "alignment" if chosen.objective == "segmentation" else "segmentation"
+    given = Settings.model_validate({"objective": other, "model": PICTURES if other == "segmentation" else {}})
+    with pytest.raises(ModelError, match=f"must have objective: {other}; got objective: {chosen.objective}"):
+        OBJECTIVES[other].make(given, objective.recipe).load(tmp_path / "model")
 
 
 # Settings

@@ -19,8 +19,6 @@ which a network without training need not have: its filters follow motion, or it
 
 import zlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,9 +27,7 @@ from jaxtyping import Bool, Float, Float32, Float64
 from torch import Tensor, nn
 
 from vimss.errors import ConfigError
-from vimss.model.interface import Interface, draw_queries, shown_views
-from vimss.shards.clip import Clip, Player
-from vimss.shards.manifest import Manifest
+from vimss.model.interface import draw_queries, shown_views
 from vimss.shards.recipe import Recipe
 from vimss.stream.batch import Batch
 from vimss.stream.config import MixingConfig
@@ -40,7 +36,7 @@ from vimss.stream.stems import SILENCE_RMS
 from vimss.train.config import Settings
 from vimss.train.device import to_device
 from vimss.train.objectives.alignment_network import STEP, AlignmentNetwork, lost_pictures
-from vimss.train.objectives.saved import load_of_objective, save_network
+from vimss.train.objectives.by_figure import ByFigure, Shown
 
 FIGURE_SECONDS = 5.0
 """Windows of the figure."""
@@ -61,27 +57,11 @@ SOUNDING = 0.2
 """Share of a window in which the stem must sound: silence is in step with nothing."""
 
 
-class MotionShown:
+class MotionShown(Shown):
     """Shows the motion of the players that it asks for, each with the player's own stem as the target."""
 
-    def __init__(self, settings: Settings, labels: tuple[str, ...], features: str) -> None:
-        looking = {"context": "motion", "site": "decoder", "outputs": "queries"}
-        self.inner = Interface(settings.model.model_copy(update=looking), labels, features)
-        self.features = features
-        self.members = self.inner.members
-        self.uses_players = True
-
-    def of_player(self, clip: Clip, player: Player) -> np.ndarray:
-        """The player's motion."""
-        return self.inner.of_player(clip, player)
-
-    def prepare(self, manifest: Manifest, folder: str = "") -> str:
-        """The folder of the motion beside the shards, checked."""
-        return self.inner.prepare(manifest, folder)
-
-    def num_outputs(self, queries: int = 1) -> int:
-        """One per player that is asked for."""
-        return queries
+    def __init__(self, settings: Settings, recipe: Recipe, features: str) -> None:
+        super().__init__(settings, recipe.labels, features, context="motion", site="decoder", outputs="queries")
 
     def query(
         self, mixture: Mixture, mixing: MixingConfig, rng: np.random.Generator
@@ -90,25 +70,12 @@ class MotionShown:
         players = draw_queries(mixture.sources, (), mixing, rng)
         return [(player,) for player in players], shown_views(players)
 
-    def join(
-        self, contexts: Sequence[Sequence[np.ndarray]]
-    ) -> tuple[np.ndarray | None, Bool[np.ndarray, "b p"] | None]:
-        """Motion "b p v d", and which players are real."""
-        return self.inner.join(contexts)
 
-
-class Alignment:
+class Alignment(ByFigure):
     """Which sound a player's motion is in step with."""
 
     def __init__(self, settings: Settings, recipe: Recipe, features: str = "") -> None:
-        self.chosen = settings
-        self.recipe = recipe
-        self.interface = MotionShown(settings, recipe.labels, features)
-
-    @property
-    def validation_interface(self) -> MotionShown:
-        """The same as in training."""
-        return self.interface
+        super().__init__(settings, recipe, MotionShown(settings, recipe, features))
 
     def window(self) -> Window:
         """The excerpt that windows are cut from; ConfigError where it has no wrong window for some right one."""
@@ -126,25 +93,6 @@ class Alignment:
                 fix=f"set training.output_samples: {least} or more, or shorten alignment.seconds",
             )
         return excerpt
-
-    def window_around(self, samples: int) -> Window:
-        """The excerpt alone."""
-        return Window(samples, samples, self.recipe.sample_rate)
-
-    def build(self) -> nn.Module:
-        """The network."""
-        return AlignmentNetwork(self.chosen, self.recipe.labels, self.recipe.sample_rate)
-
-    def save(self, folder: Path, network: nn.Module, card: dict[str, Any]) -> None:
-        """As `load_network` reads it."""
-        assert isinstance(network, AlignmentNetwork), "the network of this objective"  # noqa: S101
-        save_network(folder, network, card)
-
-    def load(self, folder: Path) -> nn.Module:
-        """The network with the rate of these shards; it knows no labels."""
-        network = load_of_objective(folder, self.chosen.objective, self.recipe.sample_rate)
-        assert isinstance(network, AlignmentNetwork), "the network of this objective"  # noqa: S101
-        return network
 
     def totals(self, batch: Batch) -> Float64[np.ndarray, " n"]:
         """Players who sound."""
@@ -208,10 +156,6 @@ class Alignment:
         """The accuracies of the other kinds."""
         names = [f"{seconds:g} s{how}" for seconds, how in KINDS]
         return dict(zip(names[1:], _ratios(kept)[1:], strict=True))
-
-    def by_label(self, kept: Float64[Tensor, "m k"]) -> dict[str, float]:
-        """None: the figure is of players."""
-        return {}
 
     def guess(self, kept: Float64[Tensor, "m k"]) -> Float64[Tensor, "m k"]:
         """The same score for all windows."""

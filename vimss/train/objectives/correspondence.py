@@ -19,8 +19,6 @@ both ways alone and the two-alternative accuracy, right against wrong, whose cha
 
 import zlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,18 +27,15 @@ from jaxtyping import Bool, Float, Float64, UInt8
 from torch import Tensor, nn
 
 from vimss.errors import ConfigError
-from vimss.model.interface import Interface, shown_views
-from vimss.shards.clip import Clip, Player
-from vimss.shards.manifest import Manifest
+from vimss.model.interface import shown_views
 from vimss.shards.recipe import Recipe
 from vimss.stream.batch import Batch
 from vimss.stream.config import MixingConfig
 from vimss.stream.mix import Mixture, Source, Window
 from vimss.train.config import Settings
 from vimss.train.device import to_device
-from vimss.train.objectives.correspondence_network import CorrespondenceNetwork
+from vimss.train.objectives.by_figure import ByFigure, Shown
 from vimss.train.objectives.instruments_augment import augment
-from vimss.train.objectives.saved import load_of_objective, save_network
 
 BESIDE = (
     "picture to sound, recall@1",
@@ -50,28 +45,12 @@ BESIDE = (
 )
 
 
-class PicturesShown:
+class PicturesShown(Shown):
     """Shows a picture of each player who sounds, each with the player's own stem as the target."""
 
     def __init__(self, settings: Settings, recipe: Recipe) -> None:
-        looking = {"context": "frames", "site": "decoder", "outputs": "queries"}
-        self.inner = Interface(settings.model.model_copy(update=looking), recipe.labels)
+        super().__init__(settings, recipe.labels, context="frames", site="decoder", outputs="queries")
         self.most = settings.mixing.max_sources
-        self.features = ""
-        self.uses_players = True
-
-    @property
-    def members(self) -> tuple[str, ...]:
-        """Stems and pictures."""
-        return self.inner.members
-
-    def of_player(self, clip: Clip, player: Player) -> UInt8[np.ndarray, "v h w k"]:
-        """The player's pictures."""
-        return self.inner.of_player(clip, player)
-
-    def prepare(self, manifest: Manifest, folder: str = "") -> str:
-        """Nothing: the shards hold the pictures."""
-        return self.inner.prepare(manifest, folder)
 
     def num_outputs(self, queries: int = 1) -> int:
         """One per player that a mixture may have."""
@@ -85,25 +64,12 @@ class PicturesShown:
         targets += [()] * (self.num_outputs(mixing.queries) - len(targets))
         return targets, [view[len(view) // 2] for view in shown_views(mixture.sources)]
 
-    def join(
-        self, contexts: Sequence[Sequence[np.ndarray]]
-    ) -> tuple[np.ndarray | None, Bool[np.ndarray, "b p"] | None]:
-        """Pictures "b p h w k", and which players are real."""
-        return self.inner.join(contexts)
 
-
-class Correspondence:
+class Correspondence(ByFigure):
     """Which pictures belong to which sounds."""
 
     def __init__(self, settings: Settings, recipe: Recipe, features: str = "") -> None:
-        self.chosen = settings
-        self.recipe = recipe
-        self.interface = PicturesShown(settings, recipe)
-
-    @property
-    def validation_interface(self) -> PicturesShown:
-        """The same as in training."""
-        return self.interface
+        super().__init__(settings, recipe, PicturesShown(settings, recipe))
 
     def window(self) -> Window:
         """Stems and pictures of the same time; ConfigError where no pair would be wrong."""
@@ -114,26 +80,7 @@ class Correspondence:
                 got=f"mixing.min_sources: {self.chosen.mixing.min_sources}",
                 fix="set mixing.min_sources and mixing.max_sources to 2 or more",
             )
-        return self.window_around(self.chosen.training.output_samples)
-
-    def window_around(self, samples: int) -> Window:
-        """The excerpt alone."""
-        return Window(samples, samples, self.recipe.sample_rate)
-
-    def build(self) -> nn.Module:
-        """The network of the settings."""
-        return CorrespondenceNetwork(self.chosen, self.recipe.labels, self.recipe.sample_rate)
-
-    def save(self, folder: Path, network: nn.Module, card: dict[str, Any]) -> None:
-        """As `load_network` reads it."""
-        assert isinstance(network, CorrespondenceNetwork), "the network of this objective"  # noqa: S101
-        save_network(folder, network, card)
-
-    def load(self, folder: Path) -> nn.Module:
-        """The network with the rate of these shards; it knows no labels."""
-        network = load_of_objective(folder, self.chosen.objective, self.recipe.sample_rate)
-        assert isinstance(network, CorrespondenceNetwork), "the network of this objective"  # noqa: S101
-        return network
+        return super().window()
 
     def totals(self, batch: Batch) -> Float64[np.ndarray, " n"]:
         """Players who sound."""
@@ -186,10 +133,6 @@ class Correspondence:
     def beside(self, kept: Float64[Tensor, "m k"]) -> dict[str, float]:
         """Both ways, and the accuracies."""
         return dict(zip(BESIDE, _shares(kept), strict=True))
-
-    def by_label(self, kept: Float64[Tensor, "m k"]) -> dict[str, float]:
-        """None: the figure is of players."""
-        return {}
 
     def guess(self, kept: Float64[Tensor, "m k"]) -> Float64[Tensor, "m k"]:
         """The same log-odds for all pairs."""

@@ -19,8 +19,6 @@ path of weights.safetensors, for `vimss features` and model.context: features.
 
 import zlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,18 +27,15 @@ from jaxtyping import Bool, Float, Float64, UInt8
 from torch import Tensor, nn
 
 from vimss.errors import DataError
-from vimss.model.interface import Interface
 from vimss.shards.clip import Clip, Player
-from vimss.shards.manifest import Manifest
 from vimss.shards.recipe import Recipe
 from vimss.stream.batch import Batch
 from vimss.stream.config import MixingConfig
-from vimss.stream.mix import Mixture, Source, Window
+from vimss.stream.mix import Mixture, Source
 from vimss.train.config import Settings
 from vimss.train.device import context_of, to_device
+from vimss.train.objectives.by_figure import ByFigure, Shown, evenly_spread
 from vimss.train.objectives.instruments_augment import augment
-from vimss.train.objectives.instruments_network import InstrumentsNetwork
-from vimss.train.objectives.saved import check_model, load_network, save_network
 
 ACCURACY = "players named by their pictures"
 """Name of the figure beside the mAP."""
@@ -49,18 +44,15 @@ LOOKS = 0.5
 """Weight of where the network looks beside what it sees."""
 
 
-class PlayersShown:
+class PlayersShown(Shown):
     """Shows all players, also one who rests, where pictures are an input, and asks which labels sound."""
 
     def __init__(self, settings: Settings, recipe: Recipe) -> None:
         site = "decoder" if settings.instruments.sees else "none"
-        looking = {"context": "frames", "site": site, "outputs": "instruments"}
-        self.inner = Interface(settings.model.model_copy(update=looking), recipe.labels)
+        super().__init__(settings, recipe.labels, context="frames", site=site, outputs="instruments")
         self.seconds = settings.training.output_samples / recipe.sample_rate
         self.every = settings.instruments.every
         self.shows_masks = settings.instruments.masks
-        self.features = ""
-        self.uses_players = settings.instruments.sees
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -79,14 +71,6 @@ class PlayersShown:
                 fix="use a corpus that draws its players, or remove instruments.masks",
             )
         return np.concatenate([pictures, player.masks[1][..., None].astype(np.uint8)], axis=-1)
-
-    def prepare(self, manifest: Manifest, folder: str = "") -> str:
-        """Nothing: the shards hold the pictures."""
-        return self.inner.prepare(manifest, folder)
-
-    def num_outputs(self, queries: int = 1) -> int:
-        """One per label."""
-        return self.inner.num_outputs(queries)
 
     def query(
         self, mixture: Mixture, mixing: MixingConfig, rng: np.random.Generator
@@ -108,57 +92,17 @@ class PlayersShown:
 
     def spread(self, view: UInt8[np.ndarray, "v h w k"]) -> UInt8[np.ndarray, "n h w k"]:
         """A player's pictures, one in `instruments.every` seconds, evenly spread over the window."""
-        count = len(view) if not self.every else min(len(view), max(1, round(self.seconds / self.every)))
-        return view[((np.arange(count) + 0.5) * len(view) / count).astype(int)]
-
-    def join(
-        self, contexts: Sequence[Sequence[np.ndarray]]
-    ) -> tuple[np.ndarray | None, Bool[np.ndarray, "b p"] | None]:
-        """Pictures "b p v h w k", and which players are real; neither where the sound is the only input."""
-        return self.inner.join(contexts)
+        return evenly_spread(view, self.seconds, self.every)
 
 
-class Instruments:
+class Instruments(ByFigure):
     """Multi-label recognition of instruments by their players' pictures, their sound, or both."""
 
     def __init__(self, settings: Settings, recipe: Recipe, features: str = "") -> None:
-        self.chosen = settings
-        self.recipe = recipe
-        self.interface = PlayersShown(settings, recipe)
+        super().__init__(settings, recipe, PlayersShown(settings, recipe))
         self.names_players = settings.instruments.labels == "players"
-
-    @property
-    def validation_interface(self) -> PlayersShown:
-        """The same as in training."""
-        return self.interface
-
-    def window(self) -> Window:
-        """Pictures and stems of the same time."""
-        return self.window_around(self.chosen.training.output_samples)
-
-    def window_around(self, samples: int) -> Window:
-        """The excerpt alone."""
-        return Window(samples, samples, self.recipe.sample_rate)
-
-    def build(self) -> nn.Module:
-        """The network of the settings."""
-        return InstrumentsNetwork(self.chosen, self.recipe.labels, self.recipe.sample_rate)
-
-    def save(self, folder: Path, network: nn.Module, card: dict[str, Any]) -> None:
-        """As `load_network` reads it."""
-        assert isinstance(network, InstrumentsNetwork), "the network of this objective"  # noqa: S101
-        save_network(folder, network, card)
-
-    def load(self, folder: Path) -> nn.Module:
-        """The network with the labels and the rate of these shards."""
-        network = load_network(folder)
-        wanted: dict[str, object] = {"objective": self.chosen.objective, "labels": self.recipe.labels}
-        found: dict[str, object] = {"objective": network.settings.objective, "labels": network.labels}
-        if self.chosen.instruments.hears:
-            wanted["sample_rate"], found["sample_rate"] = self.recipe.sample_rate, network.sample_rate
-        check_model(folder, found, wanted)
-        assert isinstance(network, InstrumentsNetwork), "the network of this objective"  # noqa: S101
-        return network
+        # Pictures are the same at any rate.
+        self.must_match = ("objective", "labels", *(("sample_rate",) if settings.instruments.hears else ()))
 
     def totals(self, batch: Batch) -> Float64[np.ndarray, " n"]:
         """Labels of all examples, or players where those are labelled."""

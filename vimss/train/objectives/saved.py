@@ -8,7 +8,6 @@ A separator's folder is `vimss.model.separator`'s. The objective's name in model
 """
 
 import json
-from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -70,9 +69,9 @@ def load_network(folder: Path) -> Predictor:
     # Everything is in the file: nothing may be downloaded again, nor read from a path of another machine.
     vision = settings.model.vision.model_copy(update={"weights": "random"})
     still = settings.model_copy(update={"model": settings.model.model_copy(update={"vision": vision})})
-    module, _, name = OBJECTIVES[settings.objective].network.partition(":")
-    network = getattr(import_module(module), name)(still, tuple(about["labels"]), int(about["sample_rate"]))
-    state, wanted = load_file(path), network.state_dict()
+    network = new_network(still, tuple(about["labels"]), int(about["sample_rate"]))
+    module = cast(nn.Module, network)
+    state, wanted = load_file(path), module.state_dict()
     for name in sorted({*state, *wanted}):
         found, needed = (list(some[name].shape) if name in some else "none" for some in (state, wanted))
         if found != needed:
@@ -81,28 +80,17 @@ def load_network(folder: Path) -> Predictor:
                 got=f"{name}: {found}",
                 fix=f"use the {CARD} that was saved with these weights, or train the model again",
             )
-    network.load_state_dict(state)
+    module.load_state_dict(state)
+    module.eval()
     network.settings = settings
-    return cast(Predictor, network.eval())
-
-
-def check_model(folder: Path, found: Mapping[str, object], wanted: Mapping[str, object]) -> None:
-    """ModelError unless a model has what the training that loads it needs: its objective, labels, sample rate."""
-    for key, value in wanted.items():
-        if found[key] != value:
-            raise ModelError(
-                f"the model in {folder} must have {key}: {value}",
-                got=f"{key}: {found[key]} in {CARD}",
-                fix="choose another model, or shards of the recipe that it was trained on",
-            )
-
-
-def load_of_objective(folder: Path, objective: str, sample_rate: int) -> Predictor:
-    """The network in a folder; ModelError unless it is of this objective and this rate. Its labels may be others."""
-    network = load_network(folder)
-    found = {"objective": network.settings.objective, "sample_rate": network.sample_rate}
-    check_model(folder, found, {"objective": objective, "sample_rate": sample_rate})
     return network
+
+
+def new_network(settings: Settings, labels: tuple[str, ...], sample_rate: int) -> Predictor:
+    """The network of these settings with new weights; ModelError where those of its vision network cannot be had."""
+    module, _, name = OBJECTIVES[settings.objective].network.partition(":")
+    made: Predictor = getattr(import_module(module), name)(settings, labels, sample_rate)
+    return made
 
 
 def settings_of(about: dict[str, Any]) -> Settings:

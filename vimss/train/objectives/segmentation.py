@@ -16,8 +16,6 @@ as a share of the player's height. A constant guess takes every pixel for both, 
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,19 +24,18 @@ from jaxtyping import Bool, Float, Float64, Int64, UInt8
 from torch import Tensor, nn
 
 from vimss.errors import DataError
-from vimss.model.interface import Interface, shown_views
+from vimss.model.interface import shown_views
 from vimss.shards.clip import Clip, Player
 from vimss.shards.corpora.chamber.skeleton import JOINTS
-from vimss.shards.manifest import Manifest
 from vimss.shards.recipe import Recipe
 from vimss.stream.batch import Batch
 from vimss.stream.config import MixingConfig
-from vimss.stream.mix import Mixture, Source, Window
+from vimss.stream.mix import Mixture, Source
 from vimss.train.config import Settings
 from vimss.train.device import context_of
+from vimss.train.objectives.by_figure import ByFigure, Shown, evenly_spread
 from vimss.train.objectives.instruments_augment import augment
-from vimss.train.objectives.saved import load_of_objective, save_network
-from vimss.train.objectives.segmentation_network import BODY, CLASSES, SegmentationNetwork, classes_of, places_of
+from vimss.train.objectives.segmentation_network import BODY, CLASSES, classes_of, places_of
 
 STEPS = 254
 """Steps in which the place of a joint is written, 1 to 255: a third of a pixel in pictures of 80. 0: it is not seen."""
@@ -62,16 +59,13 @@ PLAYER, INSTRUMENT, JOINT = "IoU of the player", "IoU of the instrument", "error
 """Names of the figures beside."""
 
 
-class MasksShown:
+class MasksShown(Shown):
     """Shows all players, also one who rests, with a fourth channel of CLASSES and a fifth that holds the joints."""
 
     def __init__(self, settings: Settings, recipe: Recipe) -> None:
-        looking = {"context": "frames", "site": "decoder", "outputs": "instruments"}
-        self.inner = Interface(settings.model.model_copy(update=looking), recipe.labels)
+        super().__init__(settings, recipe.labels, context="frames", site="decoder", outputs="instruments")
         self.seconds = settings.training.output_samples / recipe.sample_rate
         self.every = settings.instruments.every
-        self.features = ""
-        self.uses_players = True
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -90,32 +84,13 @@ class MasksShown:
             )
         return with_truth(pictures, player.masks, player.skeleton)
 
-    def prepare(self, manifest: Manifest, folder: str = "") -> str:
-        """Nothing: the shards hold all of it."""
-        return self.inner.prepare(manifest, folder)
-
-    def num_outputs(self, queries: int = 1) -> int:
-        """One per label, of which none is used."""
-        return self.inner.num_outputs(queries)
-
     def query(
         self, mixture: Mixture, mixing: MixingConfig, rng: np.random.Generator
     ) -> tuple[list[Sequence[Source]], list[np.ndarray]]:
         """The pictures of all players, those who rest last, evenly spread over the window."""
         targets, _ = self.inner.query(mixture, mixing, rng)
         views = [*shown_views(mixture.sources), *shown_views(mixture.distractors)]
-        return targets, [self.spread(view) for view in views]
-
-    def spread(self, view: UInt8[np.ndarray, "v h w k"]) -> UInt8[np.ndarray, "n h w k"]:
-        """A player's pictures, one in `instruments.every` seconds."""
-        count = len(view) if not self.every else min(len(view), max(1, round(self.seconds / self.every)))
-        return view[((np.arange(count) + 0.5) * len(view) / count).astype(int)]
-
-    def join(
-        self, contexts: Sequence[Sequence[np.ndarray]]
-    ) -> tuple[np.ndarray | None, Bool[np.ndarray, "b p"] | None]:
-        """Pictures "b p v h w 5", and which players are real."""
-        return self.inner.join(contexts)
+        return targets, [evenly_spread(view, self.seconds, self.every) for view in views]
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,41 +123,11 @@ def truth_of(shown: UInt8[Tensor, "n h w 5"]) -> Truth:
     return Truth(shown[..., 3].long(), joints)
 
 
-class Segmentation:
+class Segmentation(ByFigure):
     """Which pixels show whom, and where the joints are."""
 
     def __init__(self, settings: Settings, recipe: Recipe, features: str = "") -> None:
-        self.chosen = settings
-        self.recipe = recipe
-        self.interface = MasksShown(settings, recipe)
-
-    @property
-    def validation_interface(self) -> MasksShown:
-        """The same as in training."""
-        return self.interface
-
-    def window(self) -> Window:
-        """Pictures and stems of the same time."""
-        return self.window_around(self.chosen.training.output_samples)
-
-    def window_around(self, samples: int) -> Window:
-        """The excerpt alone."""
-        return Window(samples, samples, self.recipe.sample_rate)
-
-    def build(self) -> nn.Module:
-        """The network of the settings."""
-        return SegmentationNetwork(self.chosen, self.recipe.labels, self.recipe.sample_rate)
-
-    def save(self, folder: Path, network: nn.Module, card: dict[str, Any]) -> None:
-        """As `load_network` reads it."""
-        assert isinstance(network, SegmentationNetwork), "the network of this objective"  # noqa: S101
-        save_network(folder, network, card)
-
-    def load(self, folder: Path) -> nn.Module:
-        """The network in a folder; it knows no labels."""
-        network = load_of_objective(folder, self.chosen.objective, self.recipe.sample_rate)
-        assert isinstance(network, SegmentationNetwork), "the network of this objective"  # noqa: S101
-        return network
+        super().__init__(settings, recipe, MasksShown(settings, recipe))
 
     def totals(self, batch: Batch) -> Float64[np.ndarray, " n"]:
         """Pictures of real players."""
@@ -221,10 +166,6 @@ class Segmentation:
         parts = dict(zip(SUMS, kept.sum(0).tolist(), strict=True))
         error = parts["error of joints"] / parts["joints"] if parts["joints"] else float("nan")
         return {PLAYER: _share(parts, "player"), INSTRUMENT: _share(parts, "instrument"), JOINT: error}
-
-    def by_label(self, kept: Float64[Tensor, "m k"]) -> dict[str, float]:
-        """None: the figure is of all players."""
-        return {}
 
     def guess(self, kept: Float64[Tensor, "m k"]) -> Float64[Tensor, "m k"]:
         """Every pixel is of both, and every joint in the middle."""

@@ -16,7 +16,7 @@ labels of their mixture. These are its dictionary, which stays as it is while ot
 
 With `weak_labels.network: two_stream` (Parekh et al. 2018 and 2019) the players' pictures are parts beside the bases.
 Scores are from 0 to 1 there, their sum is that of the mixture, and the loss is its binary cross entropy. No dictionary
-is needed: the scores of a mixture's own bases share these out among the labels that sound, as masks that sum to 1 (see
+is needed: a mixture's own bases are shared out among the labels that sound, as masks that sum to 1 (see
 `WeakLabelsNetwork.separate`).
 
 With `weak_labels.inputs: sound_features` the seconds of a video take the place of bases, by the features that some
@@ -31,7 +31,6 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -56,8 +55,8 @@ from vimss.train.device import context_of, to_device
 from vimss.train.objective_settings import InstrumentsConfig
 from vimss.train.objectives.instruments import Instruments, PlayersShown
 from vimss.train.objectives.instruments_network import InstrumentsNetwork
-from vimss.train.objectives.saved import check_model, load_network, save_network
-from vimss.train.objectives.weak_labels_network import SOUND_FEATURES, WeakLabelsNetwork, bases_of, of_mixtures
+from vimss.train.objectives.saved import load_network
+from vimss.train.objectives.weak_labels_network import SOUND_FEATURES, bases_of, of_mixtures
 
 NAMER = "chamber"
 """The model that comes with VIMSS and names the pictures."""
@@ -80,7 +79,7 @@ BESIDE = (
 
 
 class SoundingPlayers(PlayersShown):
-    """Shows those who sound, where their pictures give the labels, and nobody elsewhere."""
+    """Shows those who sound, where their pictures give the labels or get scores, and nobody elsewhere."""
 
     def __init__(self, settings: Settings, recipe: Recipe) -> None:
         seconds = settings.training.output_samples / recipe.sample_rate
@@ -131,10 +130,10 @@ class WeakLabels(Instruments):
     """Multi-instance multi-label learning of the bases of mixtures."""
 
     def __init__(self, settings: Settings, recipe: Recipe, features: str = "") -> None:
-        self.chosen = settings
-        self.recipe = recipe
+        super().__init__(settings, recipe)
         self.hears = settings.weak_labels.inputs == "bases"
-        self.interface: SoundingPlayers = (SoundingPlayers if self.hears else SoundFeaturesShown)(settings, recipe)
+        self.interface = (SoundingPlayers if self.hears else SoundFeaturesShown)(settings, recipe)
+        self.must_match = ("objective", "labels", "sample_rate")
 
     @cached_property
     def namer(self) -> InstrumentsNetwork:
@@ -159,23 +158,6 @@ class WeakLabels(Instruments):
                 fix="set weak_labels.labels: corpus",
             )
         return super().window()
-
-    def build(self) -> nn.Module:
-        """The network of the settings."""
-        return WeakLabelsNetwork(self.chosen, self.recipe.labels, self.recipe.sample_rate)
-
-    def save(self, folder: Path, network: nn.Module, card: dict[str, Any]) -> None:
-        """As `load_network` reads it."""
-        assert isinstance(network, WeakLabelsNetwork), "the network of this objective"  # noqa: S101
-        save_network(folder, network, card)
-
-    def load(self, folder: Path) -> nn.Module:
-        """The network with the rate and the labels of these shards."""
-        network = load_network(folder)
-        assert isinstance(network, WeakLabelsNetwork), "the network of this objective"  # noqa: S101
-        found = {"labels": network.labels, "sample_rate": network.sample_rate}
-        check_model(folder, found, {"labels": self.recipe.labels, "sample_rate": self.recipe.sample_rate})
-        return network
 
     def totals(self, batch: Batch) -> Float64[np.ndarray, " n"]:
         """Examples."""
