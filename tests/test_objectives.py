@@ -63,7 +63,8 @@ SMALL = {
     },
     "weak_labels": {"training": {"output_samples": 8000}, "weak_labels": {"bases": 4}},
     "weak_labels by two streams": {
-        "model": PICTURES, "training": {"output_samples": 8000}, "weak_labels": {"bases": 4, "network": "two_stream"},
+        "model": PICTURES, "training": {"output_samples": 8000},
+        "weak_labels": {"bases": 4, "network": "two_stream", "labels": "corpus"},
     },
 }  # fmt: skip
 """Settings under which an objective trains something small; their names begin with the objective's."""
