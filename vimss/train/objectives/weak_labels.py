@@ -132,6 +132,7 @@ class WeakLabels(Instruments):
     def __init__(self, settings: Settings, recipe: Recipe, features: str = "") -> None:
         super().__init__(settings, recipe)
         self.hears = settings.weak_labels.inputs == "bases"
+        self.two_stream = settings.weak_labels.network == "two_stream"
         self.interface = (SoundingPlayers if self.hears else SoundFeaturesShown)(settings, recipe)
         self.must_match = ("objective", "labels", "sample_rate")
 
@@ -167,8 +168,8 @@ class WeakLabels(Instruments):
         """The multi-label hinge loss, or of `two_stream` the binary cross entropy over labels; a mean over examples."""
         given = self.labels_given(batch, totals.device)
         parts = self._scores(network, self._bases(batch), batch, totals.device)
-        scores = of_mixtures(parts, self.chosen.weak_labels.network)
-        if self.chosen.weak_labels.network == "two_stream":
+        scores = of_mixtures(parts, self.two_stream)
+        if self.two_stream:
             # Rounding may bring a sum of probabilities above 1.
             odds = torch.logit(scores, eps=SURE)
             return F.binary_cross_entropy_with_logits(odds, given.to(odds.dtype), reduction="sum") / totals[0]
@@ -187,7 +188,7 @@ class WeakLabels(Instruments):
         self, network: Callable[..., Tensor], bases: Float[Tensor, "b m f"], batch: Batch, device: torch.device
     ) -> Float[Tensor, "b k i"]:
         """The scores of all bases that are real: mixtures of few videos are filled up. Then those of the regions."""
-        if self.chosen.weak_labels.network == "two_stream":
+        if self.two_stream:
             return network(bases.to(device), *context_of(batch, device)).float()
         scores = network(bases.to(device)).float()
         if self.hears:
@@ -232,8 +233,8 @@ class WeakLabels(Instruments):
         if several:
             shares = self._energy_shares(batch, bases[0].numpy(), scores[: bases.shape[1]].numpy())
         beside = [*shares, float((given & present).sum()), float(several), float(given.sum())]
-        found = of_mixtures(scores[None], self.chosen.weak_labels.network)[0]
-        if self.chosen.weak_labels.network == "miml":
+        found = of_mixtures(scores[None], self.two_stream)[0]
+        if not self.two_stream:
             found = found.log_softmax(0)
         return torch.cat([found, torch.from_numpy(present).double(), torch.tensor(beside, dtype=torch.float64)])
 
@@ -272,7 +273,7 @@ class WeakLabels(Instruments):
 
         Where a label owns none, `Dictionaries.of` gives those of the others. DataError where no label owns any.
         """
-        assert self.hears, "features of seconds are no spectra"  # noqa: S101
+        assert self.hears and not self.two_stream, "features are no spectra, and two streams give masks"  # noqa: S101
         owned: dict[str, list[tuple[float, np.ndarray]]] = {}
         for batch in batches:
             bases, given = self._bases(batch), self.labels_given(batch, torch.device("cpu"))

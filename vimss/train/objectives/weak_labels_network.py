@@ -3,7 +3,7 @@
     network = WeakLabelsNetwork(settings, labels=("vn", "vc"), sample_rate=8000)
     bases = bases_of(mixture, 8, sample_rate=8000)          # "b m f"
     scores = network(bases)                                 # "b m f" -> "b m i"
-    of_mixtures(scores, "miml")                             # "b i"
+    of_mixtures(scores, two_stream=False)                   # "b i"
     network.predict({"mixture": mixture})["vn"]             # the label's share of all scores, " b"
 
 `miml` is the multi-instance multi-label network of Gao, Feris and Grauman 2018 (section 3.3): one hidden layer for each
@@ -48,13 +48,13 @@ def _shapes(bases: Float[Tensor, "b m f"]) -> Float[Tensor, "b m f"]:
     return bases / bases.amax(2, keepdim=True).clamp(min=torch.finfo(bases.dtype).tiny)
 
 
-def of_mixtures(scores: Float[Tensor, "b k i"], network: str) -> Float[Tensor, "b i"]:
-    """The highest score of each label; of `two_stream` the mean of what its components and its regions sum to."""
-    return scores.sum(1) / 2 if network == "two_stream" else scores.amax(1)
+def of_mixtures(scores: Float[Tensor, "b k i"], two_stream: bool) -> Float[Tensor, "b i"]:
+    """The highest score of each label; of two streams the mean of what its components and its regions sum to."""
+    return scores.sum(1) / 2 if two_stream else scores.amax(1)
 
 
 class TwoStream(nn.Module):
-    """Instances in, a score from 0 to 1 of each label for each of them out, which sum to at most 1 over instances.
+    """Instances in, a score of each label for each of them out: 0 or more, and 1 at most in the sum over instances.
 
     The product of what each instance is, a softmax over labels, and of where each label is, a softmax over instances.
     """
@@ -167,6 +167,6 @@ class WeakLabelsNetwork(nn.Module):
         else:
             bases = torch.from_numpy(np.ascontiguousarray(arrays["sound_features"]))
         pictures = torch.from_numpy(np.ascontiguousarray(arrays["frames"])) if self.sees else None
-        found = of_mixtures(self(bases, pictures), self.settings.weak_labels.network)
+        found = of_mixtures(self(bases, pictures), self.sees)
         shares = found if self.sees else found.softmax(1)
         return dict(zip(self.labels, shares.T.numpy(), strict=True))
