@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import secrets
 import shlex
 import shutil
 import subprocess
@@ -39,8 +40,8 @@ TINY = {
     "search": {"trials": 2, "scheduler": "none"},
 }
 
-SECRETS = {"AWS_SECRET_ACCESS_KEY": "a-key-of-the-store", "MLFLOW_TRACKING_PASSWORD": "a-password-of-mlflow"}
-"""In the environment of the head's processes, and named in `secrets` of the place."""
+SECRETS = {name: secrets.token_hex(16) for name in ("AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD")}
+"""In the environment of the head's processes, and named in `secrets` of the place; in no file, such as this one."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,9 @@ def test_a_job_and_the_same_command_here_give_the_same_study(jobs, printed, tmp_
 def test_little_is_sent_with_a_job_and_how_much_is_said(jobs, printed):
     (size,) = re.findall(r"package for '\.' at \S+ is ([\d.]+)MiB", printed)
     assert float(size) < 10
-    (copy,) = jobs.ray.glob("ray/session_*/runtime_resources/working_dir_files/_ray_pkg_*/")
+    # The newest session has a link, too.
+    copies = jobs.ray.glob("ray/session_*/runtime_resources/working_dir_files/_ray_pkg_*")
+    (copy,) = {path.resolve() for path in copies if path.is_dir()}
     sent = {str(path.relative_to(copy)) for path in copy.rglob("*") if path.is_file()}
     assert {"experiments/tiny.yaml", "vimss/__main__.py", "platform/cluster/runtime.yaml"} <= sent
     assert [name for name in sent if name.endswith("large")] == []
@@ -160,6 +163,20 @@ def test_no_secret_of_a_job_is_in_a_file_or_on_the_terminal(jobs, printed):
     for secret in (token, *SECRETS.values()):
         assert secret not in printed
         assert [str(path) for path in files if secret.encode() in path.read_bytes()] == []
+
+
+def test_doctor_says_what_the_place_of_a_job_has(jobs, printed):
+    given = " ".join(f"{name}={value}" for name, value in SECRETS.items())
+    store = shlex.quote(str(jobs.store.root))
+    told = jobs.run(f"{given} VIMSS_STORE={store} python -m vimss doctor --on cluster --json 2>/dev/null")
+    found = {finding["what"]: finding["found"] for finding in json.loads(told)}
+    assert found["secrets"] == f"{', '.join(SECRETS)}: set"
+    assert (found["nodes"], found["trials"]) == ("2 CPU", "room for 2 at once")
+    assert found["versions on nodes"].endswith(", as here")
+    assert found["store on nodes"] == "every node reads what is written here, and can write"
+    (shards,) = jobs.store.shards.path.iterdir()
+    assert found["shards"] == f"{shards.name}, at {jobs.store.shards}"
+    assert not any(secret in told for secret in SECRETS.values())
 
 
 def test_a_job_promotes_what_a_job_has_trained_and_the_champion_separates(jobs, printed, tmp_path):
