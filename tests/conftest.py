@@ -43,7 +43,7 @@ LONGEST = [
     "cli",
     "search_top_k",
     "runtime",
-    "platform",
+    "jobs",
     "registry",
     "track",
     "evaluate",

@@ -87,6 +87,9 @@ def _pod_errors(template: Content, claims: Set[str] = frozenset()) -> Iterator[s
         yield "spec.volumes: the names of volumes must differ"
     if not spec.get("securityContext", {}).get("runAsNonRoot"):
         yield "spec.securityContext: must have runAsNonRoot: true"
+    is_ours = any(container["image"].rpartition("/")[2].startswith("vimss:") for container in spec["containers"])
+    if is_ours and spec.get("securityContext", {}).get("runAsUser") != 1000:
+        yield "spec.securityContext: must have runAsUser: 1000, the user of platform/Dockerfile"
     for container in spec["containers"]:
         context = container.get("securityContext", {})
         if not context.get("readOnlyRootFilesystem") or context.get("allowPrivilegeEscalation", True):

@@ -241,6 +241,11 @@ MISTAKES = {
         put(f"{POD}.securityContext", {}),
         "gpu-spot: spec.securityContext: must have runAsNonRoot: true",
     ),
+    "job, user": (
+        JOB,
+        put(f"{POD}.securityContext.runAsUser", 0),
+        "gpu-spot: spec.securityContext: must have runAsUser: 1000",
+    ),
     "job, rights": (
         JOB,
         put(f"{POD}.containers.0.securityContext", {}),

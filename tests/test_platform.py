@@ -1,30 +1,17 @@
 import json
-import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
-import urllib.error
-import urllib.request
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
-from free_ports import free_ports
 
 import vimss
-from vimss.media import write_wav
-from vimss.quickstart.run import HEAD_ADDRESS, job_command
-from vimss.search.study import read_study
-from vimss.separate import separate_recording
-from vimss.storage import Store
-from vimss.track import Tracking
 
 TOOLS = ("awk", "bash", "cat", "cksum", "dirname", "du", "env", "ls", "mkdir", "rm", "rmdir", "tail", "tee")
 """What the scripts may use of a machine besides Python: a PATH in these tests holds nothing else."""
@@ -171,6 +158,15 @@ def test_a_call_without_a_command_says_what_to_write(checkout):
     assert not checkout.environment.exists()
 
 
+def test_ray_says_from_10_mb_how_much_it_sends_with_a_job(checkout):
+    checkout.run("vimss")
+    shown = ("bash", "-c", "echo $RAY_PACKAGE_SIZE_WARNING_MIB")
+    assert (checkout.run(*shown).stdout, checkout.run(*shown, RAY_PACKAGE_SIZE_WARNING_MIB="50").stdout) == (
+        "10\n",
+        "50\n",
+    )
+
+
 def test_a_command_that_fails_gives_its_exit_code(checkout):
     checkout.run("vimss")
     assert checkout.run("bash", "-c", "exit 7").returncode == 7
@@ -269,85 +265,6 @@ def test_a_head_keeps_the_token_that_it_is_given(checkout, tmp_path):
 def test_a_token_file_that_does_not_exist_stops_the_head(checkout, tmp_path):
     (message,) = start_head(checkout, tmp_path, {"RAY_AUTH_TOKEN_PATH": "/nowhere"})
     assert "RAY_AUTH_TOKEN_PATH must name a file with a token; got /nowhere. To fix: write one" in message
-
-
-TINY = {
-    "question": "Does it run?",
-    "expected": "yes",
-    "shards": "small",
-    "model": {"levels": 2, "filters": 2, "down_kernel": 5, "outputs": "queries", "site": "decoder"},
-    "training": {"output_samples": 2001, "batch_size": 2, "audio_seconds": 2, "report_seconds": 2},
-    "validation": {"mixtures": 6, "seconds": 0.25},
-}
-
-
-@pytest.fixture
-def head(tmp_path) -> Iterator[tuple[str, dict[str, str]]]:
-    """A real head beside all others of the machine: its address, and the environment of those who have its token."""
-    # A socket's path has 107 characters; Ray's processes still write logs while they end.
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        environment = {"PATH": path, "HOME": str(tmp_path), "RAY_TMPDIR": folder, "OMP_NUM_THREADS": "1"}
-        names = ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port")
-        ports = dict(zip(names, free_ports(len(names)), strict=True))
-        options = [word for name, port in ports.items() for word in (f"--{name}", port)]
-        command = ["bash", "platform/cluster/head", *options, "--num-cpus", "2", "--block"]
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-        try:
-            assert any("Ray runtime started" in line for line in process.stdout)
-            yield f"http://127.0.0.1:{ports['dashboard-port']}", environment
-        finally:
-            process.terminate()
-            process.communicate()
-
-
-@pytest.mark.slow
-def test_jobs_search_and_promote_in_the_store_that_they_are_given_and_the_champion_separates(
-    head, small_manifest, small_recipe, tmp_path
-):
-    address, environment = head
-    with pytest.raises(urllib.error.HTTPError, match="401"):
-        urllib.request.urlopen(f"{address}/api/jobs/")  # noqa: S310 - our own address
-    sent, store = tmp_path / "sent", Store(tmp_path / "my store")
-    shutil.copytree("vimss", sent / "vimss", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree("platform/cluster", sent / "platform/cluster")
-    for path, content in (("shards/small", small_recipe.model_dump(mode="json")), ("experiments/tiny", TINY)):
-        (sent / path).parent.mkdir()
-        (sent / f"{path}.yaml").write_text(json.dumps(content), encoding="utf-8")
-    shutil.copytree(small_manifest.folder, store.root / "shards" / small_manifest.folder.name)
-
-    def run(command: str) -> str:
-        done = subprocess.run(
-            ["bash", "-c", command], cwd=sent, env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    search = job_command("experiments/tiny.yaml", None, store.root).replace("platform/local/run ", "")
-    search = search.replace(HEAD_ADDRESS, address)
-    assert "Does it run?" in run(search)
-    (folder,) = store.studies.iterdir()
-    (record,) = read_study(folder).records
-    assert record.state == "finished" and not (sent / "store").exists()
-
-    client = Tracking(store).client()
-    experiment = client.get_experiment_by_name("tiny")
-    (trial,) = client.search_runs([experiment.experiment_id], f"tags.trial = '{record.trial}'")
-    assert trial.info.status == "FINISHED"
-    assert trial.data.metrics["valid_loss"] == pytest.approx(record.value)
-
-    # After seconds of training it is worse than any baseline.
-    promotion = run(search.replace("vimss search", "vimss promote") + " --force --why 'of the test'")
-    assert client.get_model_version_by_alias("tiny", "champion").run_id == trial.info.run_id, promotion
-
-    sound = np.random.default_rng(0).uniform(-0.3, 0.3, (1, 8000)).astype(np.float32)
-    write_wav(tmp_path / "duet.wav", sound, 8000)
-    separate = "python -m vimss separate ../duet.wav --instruments vn,vc --model models:/tiny@champion --out ../stems"
-    run(f"VIMSS_STORE={shlex.quote(str(store.root))} {separate}")
-    expected = separate_recording(tmp_path / "duet.wav", record.folder / "model", tmp_path / "same", "vn,vc")
-    assert list(expected.stems) == ["vn", "vc"]
-    for name, stem in expected.stems.items():
-        assert (tmp_path / "stems" / f"{name}.wav").read_bytes() == stem.read_bytes()
 
 
 def test_the_image_installs_the_tested_set_and_is_not_root():

@@ -19,7 +19,7 @@ import s3fs
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from vimss import cli, storage
+from vimss import cli, doctor, storage
 from vimss.errors import ConfigError, DataError, StorageError
 from vimss.features import compute_features
 from vimss.model import VisionConfig
@@ -339,6 +339,8 @@ def test_no_bucket_is_told(server, store):
         open_shards(folder_at("s3://none/a/b"), store)
     with pytest.raises(StorageError, match=r"the bucket of s3://none/a must exist"):
         folder_at("s3://none/a/").sizes()
+    finding = doctor._shards(replace(store, shards_at=folder_at("s3://none/a")))
+    assert not finding.ok and finding.fix == "create it, or correct the address of the shards"
 
 
 def test_wrong_credentials_are_told(remote, store, server):
@@ -348,6 +350,11 @@ def test_wrong_credentials_are_told(remote, store, server):
             StorageError, match=r"must be open to your credentials; got PermissionError.*AWS_ACCESS_KEY_ID"
         ):
             open_shards(remote, store)
+        with (
+            pytest.raises(StorageError, match=rf"{remote}/new must be open to your credentials; got PermissionError"),
+            remote.atomic_write("new") as temporary,
+        ):
+            temporary.touch()
     finally:
         reset(server, "reset-auth", b"inf")
 

@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -60,6 +61,26 @@ def test_the_place_of_kubernetes_names_the_groups_of_its_cluster():
         sizes = (float(limits["cpu"]), float(limits.get("nvidia.com/gpu", 0)))
         groups.append((*sizes, group["maxReplicas"]))
     assert groups == [(node.cpus, node.gpus, node.most) for node in load_place("kubernetes").autoscaled_nodes]
+
+
+def test_the_hint_for_a_cluster_on_ec2_names_its_kinds_of_nodes():
+    text = Path("platform/cluster/aws.yaml").read_text(encoding="utf-8")
+    (hint,) = re.findall(r"^# +(autoscaled_nodes: .*)$", text, re.MULTILINE)
+    place = Place(name="ec2", ray_address="auto", **yaml.safe_load(hint))
+    kinds = yaml.safe_load(text)["available_node_types"]
+    sizes = [
+        ({"CPU": 0, "GPU": 0, **kind["resources"]}, kind["max_workers"])
+        for kind in kinds.values()
+        if "max_workers" in kind
+    ]
+    assert sizes == [(node.resources, node.most) for node in place.autoscaled_nodes]
+
+
+def test_a_password_in_the_address_of_a_server_is_refused_and_not_shown():
+    with pytest.raises(ConfigError, match="a secret must be in no file.*MLFLOW_TRACKING_PASSWORD") as error:
+        Place(name="x", tracking_uri="https://me:never-shown@mlflow.example")
+    assert "never-shown" not in str(error.value)
+    assert Place(name="x", tracking_uri="https://mlflow.example:5000").tracking_uri
 
 
 def test_an_unknown_place_lists_those_that_exist():

@@ -1,4 +1,4 @@
-"""Checks of this machine: hardware, libraries, place and store, with a fix for each problem."""
+"""Checks of this machine, and of a place: its nodes, store and servers; with a fix for each problem."""
 
 import importlib.metadata
 import importlib.util
@@ -6,7 +6,9 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from urllib.error import HTTPError, URLError
@@ -15,7 +17,22 @@ from urllib.request import urlopen
 
 from vimss.errors import VimssError
 from vimss.experiment import EXPERIMENTS
-from vimss.runtime import PLACES, Place, load_place, open_store, ray_running, temporary_folder, unfit
+from vimss.runtime import (
+    PLACES,
+    Node,
+    Place,
+    check_secrets,
+    in_ray_job,
+    load_place,
+    look_at_nodes,
+    open_store,
+    ray_running,
+    temporary_folder,
+    unfit,
+    versions_here,
+)
+from vimss.search.room import concurrent_trials
+from vimss.shards.manifest import MANIFEST
 from vimss.shards.recipe import RECIPES
 from vimss.storage import Store, explain_os_errors
 from vimss.yaml_files import known_names
@@ -63,14 +80,14 @@ class Finding:
 
 
 def examine(place_name: str) -> list[Finding]:
-    """Python, cores, memory, GPUs, libraries, codecs, Ray, files, store and tracking of a place."""
+    """Python, cores, memory, GPUs, libraries, codecs and files here; Ray's nodes, store and tracking of a place."""
     place = load_place(place_name)
     return [
         Finding("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         *(_library(name) for name in LIBRARIES),
         *_machine(),
         _codecs(),
-        _ray(place),
+        *_ray(place),
         _names(),
         _temporary_files(),
         *_store(place),
@@ -158,18 +175,71 @@ def _codecs() -> Finding:
     return Finding("codecs", found, not missing, f"pip install av, for {', '.join(missing)}" if missing else "")
 
 
-def _ray(place: Place) -> Finding:
-    if not place.ray_address:
-        return Finding("Ray", "starts with each command")
+def _ray(place: Place) -> Iterator[Finding]:
+    """The cluster of a place, and its nodes."""
+    if place.secrets:
+        try:
+            check_secrets(place)
+        except VimssError as error:
+            yield Finding("secrets", error.got, ok=False, fix=error.fix)
+            yield Finding("Ray", "not asked without the secrets", ok=False, fix="set them first")
+            return
+        yield Finding("secrets", f"{', '.join(place.secrets)}: set")
+    if not (place.ray_address or in_ray_job()):
+        yield Finding("Ray", "starts with each command")
+        return
     try:
         with ray_running(place):
             import ray
 
             resources = ray.cluster_resources()
+            cores, gpus = (resources.get(kind, 0) for kind in ("CPU", "GPU"))
+            yield Finding("Ray", f"a cluster at {place.ray_address} with {cores:g} cores and {gpus:g} GPUs")
+            # Without a store there is nothing that they could share; its own line says why.
+            with suppress(VimssError):
+                yield from _nodes(place, look_at_nodes(open_store(place).root), versions_here())
     except VimssError as error:
-        return Finding("Ray", error.got, ok=False, fix=error.fix)
-    cores, gpus = (resources.get(kind, 0) for kind in ("CPU", "GPU"))
-    return Finding("Ray", f"a cluster at {place.ray_address} with {cores:g} cores and {gpus:g} GPUs")
+        yield Finding("Ray", error.got, ok=False, fix=error.fix)
+
+
+def _nodes(place: Place, nodes: Sequence[Node], here: Mapping[str, str]) -> Iterator[Finding]:
+    """What the nodes of a cluster have and lack; `here` are the versions of this process."""
+    sizes = Counter(_size(node) for node in nodes)
+    found = "; ".join(f"{count} x {size}" if count > 1 else size for size, count in sizes.items())
+    yield _of_nodes("nodes", {node.address: node.error for node in nodes}, found, "look at its logs, or start it again")
+    yield _room(place, nodes)
+    there = [node for node in nodes if not node.error]
+    other = {node.address: _differing(node.versions, here) for node in there}
+    found = ", ".join(f"{name} {version}" for name, version in here.items())
+    fix = f"have {found} on every node, such as by one image; `ray job submit --working-dir .` sends VIMSS itself"
+    yield _of_nodes("versions on nodes", other, f"{found}, as here", fix)
+    fix = "mount the same folder on every node, and name it in VIMSS_STORE or `store:` of the place"
+    wrong = {node.address: node.store for node in there}
+    yield _of_nodes("store on nodes", wrong, "every node reads what is written here, and can write", fix)
+
+
+def _of_nodes(what: str, wrong: Mapping[str, str], found: str, fix: str) -> Finding:
+    """One line about all nodes, of which some, by their addresses, may have something wrong."""
+    errors = [f"{address}: {error}" for address, error in wrong.items() if error]
+    return Finding(what, "; ".join(errors), ok=False, fix=fix) if errors else Finding(what, found)
+
+
+def _size(node: Node) -> str:
+    gpus = f", {node.resources['GPU']:g} GPU ({node.gpus or 'of unknown kind'})" if node.resources.get("GPU") else ""
+    return f"{node.resources.get('CPU', 0):g} CPU{gpus}"
+
+
+def _differing(there: Mapping[str, str], here: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {there[name]}" for name in here if there[name] != here[name])
+
+
+def _room(place: Place, nodes: Sequence[Node]) -> Finding:
+    try:
+        trials = concurrent_trials(place, [node.resources for node in nodes])
+    except VimssError as error:
+        return Finding("trials", error.got, ok=False, fix=error.fix)
+    grows = ", with those that its autoscaler adds" if place.autoscaled_nodes else ""
+    return Finding("trials", f"room for {trials} at once{grows}")
 
 
 _NAMED = {"recipes": RECIPES, "experiments": EXPERIMENTS, "places": PLACES}
@@ -203,9 +273,17 @@ def _store(place: Place) -> Iterator[Finding]:
     yield Finding(
         "store", f"{store.root}, {free:.0f} GB free", enough, "" if enough else "set VIMSS_STORE to a larger disk"
     )
-    if store.shards_at is not None:
-        yield Finding("shards", f"at {store.shards}")
+    yield _shards(store)
     yield _tracking(place, store)
+
+
+def _shards(store: Store) -> Finding:
+    """The folders of shards of the store, by one listing."""
+    try:
+        names = sorted(path.rpartition("/")[0] for path in store.shards.sizes() if path.endswith(f"/{MANIFEST}"))
+    except VimssError as error:
+        return Finding("shards", f"{error.got}: {error.rule}", ok=False, fix=error.fix)
+    return Finding("shards", f"{', '.join(names) or 'none yet'}, at {store.shards}")
 
 
 def _tracking(place: Place, store: Store) -> Finding:

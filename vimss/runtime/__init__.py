@@ -9,6 +9,7 @@ place     platform/<name>/runtime.yaml, and the store of a place
 cluster   Ray's start and end, its tokens and its temporary files
 environment  variables of Ray and of a place, in this process and in workers
 head      whether Ray's head answers
+nodes     what each node of a cluster has
 watchdog  Ray ends with the process that started it, however that one ends
 termination  what a process does that is told to end
 logs      log files of trials, and warnings of other processes
@@ -26,7 +27,7 @@ from vimss.runtime.cluster import (
     temporary_folder,
     unfit,
 )
-from vimss.runtime.environment import set_variables
+from vimss.runtime.environment import check_secrets, set_variables
 from vimss.runtime.head import check_head, head_answers
 from vimss.runtime.logs import (
     LOG,
@@ -37,6 +38,7 @@ from vimss.runtime.logs import (
     rank_log,
 )
 from vimss.runtime.machine import machine_resources
+from vimss.runtime.nodes import Node, look_at_nodes, versions_here
 from vimss.runtime.parallel import parallel_map
 from vimss.runtime.place import JOB_VARIABLE, PLACES, Place, in_ray_job, load_place, open_store, sqlite_url
 from vimss.runtime.provenance import git_commit, provenance, uncommitted_changes
@@ -47,9 +49,11 @@ __all__ = [
     "LOG",
     "PLACES",
     "TRIAL_SLOT",
+    "Node",
     "Place",
     "WarningReader",
     "check_head",
+    "check_secrets",
     "cluster_gpus",
     "forward_warnings",
     "git_commit",
@@ -58,6 +62,7 @@ __all__ = [
     "is_forwarding",
     "load_place",
     "log_to",
+    "look_at_nodes",
     "machine_resources",
     "open_store",
     "parallel_map",
@@ -72,4 +77,5 @@ __all__ = [
     "termination_requested",
     "uncommitted_changes",
     "unfit",
+    "versions_here",
 ]

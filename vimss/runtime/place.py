@@ -137,6 +137,12 @@ class Place(Config):
             if name in {"VIMSS_STORE", "VIMSS_SHARDS"}:
                 key = name.removeprefix("VIMSS_").lower()
                 raise ConfigError(f"{self.name}: a place sets its {key} by `{key}:`", got=name, fix=f"set `{key}:`")
+        if _has_password(self.tracking_uri):
+            raise ConfigError(
+                f"{self.name}: a secret must be in no file; MLflow reads its own from the environment",
+                got="a password in tracking_uri",
+                fix="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, and leave it out",
+            )
         for name, value in self.environment.items():
             if name in self.secrets or _is_secret(name, value):
                 raise ConfigError(
@@ -155,9 +161,11 @@ class Place(Config):
 def _is_secret(name: str, value: str) -> bool:
     """Whether a variable looks like one whose value must not be written down, by its name or as a URL's password."""
     last = name.upper().rpartition("_")[2]
-    return last in {"KEY", "TOKEN", "SECRET", "PASSWORD", "PASSPHRASE"} or bool(
-        re.search(r"://[^/@\s]*:[^/@\s]*@", value)
-    )
+    return last in {"KEY", "TOKEN", "SECRET", "PASSWORD", "PASSPHRASE"} or _has_password(value)
+
+
+def _has_password(address: str) -> bool:
+    return bool(re.search(r"://[^/@\s]*:[^/@\s]*@", address))
 
 
 def load_place(name: str | Path = "local") -> Place:

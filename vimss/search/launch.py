@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, Searcher
 
@@ -37,6 +38,10 @@ from vimss.train.validation import make_validation_set
 
 # Tune's own words about trials that failed: our records have the reason, and it was reported when they ended.
 logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+
+# Tune would give Amazon's keys to each trial as `env_vars`, which Ray writes into its logs (Ray 2.60). Processes of
+# trials have them from their node, or by `secrets` of the place.
+ENV_VARS_TO_PROPAGATE.difference_update({name for name in ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")})
 
 _SETTLE_SECONDS = 1.0
 """Tune returns while Ray still ends the trials' processes, for 0.2 s after it stopped them. Where Ray's client is shut
