@@ -77,9 +77,7 @@ def _row(experiment: str, training: Training) -> str:
         f"{step.weights / 1e6:.1f} M",
         f"{training.settings.training.batch_size}",
         f"{steps}",
-        f"{step.flops / 1e12:.2g}",
-        f"{step.kept / 1e9:.2g}",
-        *(f"{each:.2g}" if each < 100 else f"{each:.0f}" for each in hours),
+        *(f"{each:.2g}" if each < 100 else f"{each:.0f}" for each in (step.flops / 1e12, step.kept / 1e9, *hours)),
     ]
     return f"| {' | '.join(cells)} |"
 

@@ -13,7 +13,7 @@ is too large.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from vimss.train.config import Settings
 from vimss.train.gradients import Gradients
 from vimss.train.loop import update_ema
 from vimss.train.objectives import OBJECTIVES, Objective
-from vimss.train.optimize import make_optimizers
+from vimss.train.optimize import Trainable, make_optimizers
 
 FLOPS = {"float32": 66.9e12, "tf32": 494.7e12, "bfloat16": 989.4e12}
 """Of an H100 SXM per second, without sparsity (NVIDIA's data sheet); tf32 is what training.precision: float32 means."""
@@ -89,7 +89,7 @@ def count_step(settings: Settings, recipe: Recipe) -> StepCount:
     config = settings.training.model_copy(update={"precision": "float32", "compile": "off"})
     batch = batch_of_noise(settings, recipe, objective)
     gradients = Gradients(network, objective, config, META, micro_batch=config.batch_size)
-    optimizers = make_optimizers(network, config, META)
+    optimizers = make_optimizers(cast(Trainable, network), config, META)
     average = built(settings, recipe)[1].requires_grad_(False) if config.ema else None
     kept: list[Tensor] = []
 
@@ -152,7 +152,7 @@ def built(settings: Settings, recipe: Recipe) -> tuple[Objective, nn.Module]:
         network = objective.build()
     for module in network.modules():
         if isinstance(module, nn.LSTM):
-            module.forward = partial(_at_once, module)
+            setattr(module, "forward", partial(_at_once, module))  # noqa: B010 - mypy allows no other way
     return objective, network
 
 

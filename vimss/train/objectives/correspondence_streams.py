@@ -65,8 +65,8 @@ class PictureStream(nn.Module):
 
     def places(self, pictures: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n d k l"]:
         """Features at each place."""
-        dtype = self.network.convolutions[0].weight.dtype
-        return self.network(pictures.movedim(-1, -3).to(dtype) / 127.5 - 1)
+        frames = pictures.movedim(-1, -3).to(next(self.network.parameters()).dtype)
+        return self.network(frames / 127.5 - 1)
 
 
 class SoundStream(nn.Module):
