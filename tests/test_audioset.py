@@ -119,6 +119,15 @@ def test_labels_are_players_without_stems_in_one_picture(source):
     assert short.samples == RATE and short.players[0].picture is short.players[1].picture
 
 
+def test_a_recording_may_be_one_player_with_all_that_sounds_as_the_stem(source):
+    options = OPTIONS.model_copy(update={"players": "recording"})
+    piece = next(piece for piece in listing(source).pieces if piece.name == "-whole_rec-_1000")
+    (whole,) = audioset.read(piece, RECIPE, options, source)
+    assert [(player.instrument, player.part) for player in whole.players] == [("violin_fiddle",) * 2]
+    assert whole.mixture is None and whole.players[0].picture.shape == (10, 16, 16, 3)
+    np.testing.assert_array_equal(whole.players[0].audio, clip(source, "-whole_rec-_1000").mixture)
+
+
 def test_sound_alone_has_no_picture_and_may_end_early(source):
     sound = clip(source, "sound_500")
     assert (sound.samples, sound.frame_rate, sound.players[0].picture) == (12_000, 0.0, None)

@@ -323,6 +323,13 @@ def test_an_experiment_whose_shards_are_not_written_fails_and_says_how_to_write_
     assert "run `vimss shard quickstart --seed 3`" in err
 
 
+@pytest.mark.parametrize("name", ["urmp", "solos", "music", "musdb18", "audioset"])
+def test_a_search_whose_corpus_is_not_there_says_where_it_comes_from(vimss_says, name):
+    code, out, err = vimss_says("search", f"experiments/full/{name}.yaml", "--dry-run")
+    assert (code, out) == (1, "")
+    assert re.search(rf"run `vimss shard {name} .*--source DIR`\. To obtain the data: .*https://", err)
+
+
 def test_shards_of_an_earlier_version_are_counted_where_those_of_this_one_are_not_written(vimss_says, tmp_path):
     for name in ("quickstart-0123456789", "quickstart-1123456789", "other-0123456789"):
         (tmp_path / "store" / "shards" / name).mkdir(parents=True)

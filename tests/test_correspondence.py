@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from pydantic import ValidationError
 from test_train import one_thread  # noqa: F401 - a fixture that all use
 from torch import nn
 
 from vimss.errors import ConfigError
+from vimss.model.cost import num_weights
 from vimss.search.consistency import load_experiment
 from vimss.shards.manifest import Manifest
 from vimss.stream.batch import Batch, whole_batch
@@ -156,7 +158,34 @@ def test_avol_net_is_as_sure_as_its_surest_place():
     assert np.allclose(found["places"].max((2, 3)), found["correspondence"])
 
 
+def test_the_published_streams_have_the_places_of_the_paper():
+    with torch.device("meta"):
+        network = CorrespondenceNetwork(settings(model={}, streams="published"), ("vn",), 48000)
+        pictures = torch.zeros(2, 224, 224, 3, dtype=torch.uint8)
+        assert network.vision.places(pictures).shape == (2, 512, 14, 14)
+        assert network(torch.zeros(1, 3, 1, 48000), pictures[None]).shape == (1, 2, 3)
+    assert [num_weights(stream) // 1000 for stream in (network.vision, network.sound)] == [4687, 4686]
+
+
+@pytest.mark.parametrize("name", ["ave_net", "avol_net"])
+def test_the_published_streams_learn_and_are_saved_whole(small_recipe, tmp_path, name):
+    objective = Correspondence(settings(model={}, streams="published", network=name), small_recipe)
+    network = objective.build()
+    sound, pictures = 0.1 * torch.randn(1, 2, 1, 4000), torch.randint(0, 256, (1, 2, 32, 48, 3), dtype=torch.uint8)
+    found = network(sound, pictures)
+    found.square().sum().backward()
+    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in network.parameters())
+    objective.save(tmp_path, network, {})
+    with torch.no_grad():
+        assert torch.equal(objective.load(tmp_path)(sound, pictures), network(sound, pictures))
+
+
 # Settings
+
+
+def test_a_vision_network_beside_the_published_streams_is_refused():
+    with pytest.raises(ValidationError, match=r"vision.network needs correspondence.streams: small; got .*published"):
+        settings(streams="published")
 
 
 def test_mixtures_of_one_player_are_refused(small_recipe):

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 sys.path.append(str(Path(__file__).with_name("bench")))  # as where it runs by itself
-from bench.gpu import COLUMNS, LAUNCH_SECONDS, Case, expected, main
+from bench.gpu import COLUMNS, Case, expected, main
+from bench.roofline import LAUNCH_SECONDS
 
 
 def test_without_a_gpu_it_says_so_and_fails(monkeypatch, capsys):

@@ -386,6 +386,11 @@ def test_a_slow_machine_measures_one_step(small_recipe):
     assert measure_step(settings(), small_recipe, at_most=0.0).seconds > 0
 
 
+def test_a_batch_too_large_for_memory_is_measured_by_one_of_its_mixtures(small_recipe):
+    huge = measure_step(settings(training={"batch_size": 10**9}), small_recipe)
+    assert huge.seconds > 10**9 * 1e-5
+
+
 # Early stopping
 
 

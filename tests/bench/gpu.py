@@ -6,10 +6,7 @@
 NETWORK is `quickstart`, that of experiments/quickstart.yaml, or one of experiments/full/systems.yaml, at its published
 size. Steps are those of a training, on noise in pinned memory. A step that does not fit is split, with a warning.
 
-What an H100 (SXM) should reach is an estimate from one step's operations, counted by the shapes of its tensors: the
-slowest of 40 % of the peak of its arithmetic, 80 % of the bandwidth of its memory, with each operation reading its
-inputs and writing its outputs there, and LAUNCH_SECONDS for each operation, which CUDA graphs save. Fourier transforms
-and LSTMs count as memory alone.
+What an H100 (SXM) should reach is an estimate from one step's operations: see roofline.py.
 """
 
 import argparse
@@ -18,19 +15,14 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice, product
 from pathlib import Path
-from typing import Any
 
 import torch
-from systems import _InverseTransforms
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from roofline import FLOPS, count_step
 
 from vimss.api import experiment_recipe
 from vimss.errors import VimssError
@@ -46,14 +38,6 @@ from vimss.stream.mix import Window
 from vimss.train.config import Settings
 from vimss.train.loader import load
 from vimss.train.measure import training_steps
-
-FLOPS = {"float32": 66.9e12, "tf32": 494.7e12, "bfloat16": 989.4e12}
-"""Of an H100 SXM per second, without sparsity (NVIDIA's data sheet); tf32 is what training.precision: float32 means."""
-BANDWIDTH = 3.35e12
-"""Of its memory, bytes per second."""
-OF_FLOPS, OF_BANDWIDTH = 0.4, 0.8
-LAUNCH_SECONDS = 8e-6
-"""Of PyTorch on the CPU, for an operation that a GPU ends sooner."""
 
 WARM_UP = 3
 COLUMNS = (
@@ -82,39 +66,14 @@ class Case:
         return settings.model_copy(update={"training": training}), experiment_recipe(experiment)
 
 
-class _Traffic(TorchDispatchMode):
-    """Counts operations, and the bytes that they would read and write if each ran by itself."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # PyTorch gives this class no types
-        self.bytes, self.operations = 0, 0
-
-    def __torch_dispatch__(
-        self, function: Any, types: object, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        found = function(*args, **(kwargs or {}))
-        if not function.is_view:
-            self.operations += 1
-            self.bytes += sum(each.nbytes for each in tree_leaves((args, kwargs, found)) if isinstance(each, Tensor))
-        return found
-
-
 def expected(case: Case) -> float | None:
     """Audio seconds per second of training that an H100 should reach; None where a network looks at values."""
     settings, recipe = case.opened()
-    plain = settings.training.model_copy(update={"precision": "float32", "compile": "off"})
     try:
-        # Without values, so no batch is too large.
-        with _InverseTransforms(), _Traffic() as traffic, FlopCounterMode(display=False) as counter:
-            next(training_steps(settings.model_copy(update={"training": plain}), recipe, torch.device("meta")))
+        step = count_step(settings, recipe)
     except (NotImplementedError, RuntimeError):  # PyTorch raises one or the other where meta tensors have no values
         return None
-    seconds = [
-        counter.get_total_flops() / (OF_FLOPS * FLOPS[case.precision]),
-        traffic.bytes * (0.5 if case.precision == "bfloat16" else 1) / (OF_BANDWIDTH * BANDWIDTH),
-        0.0 if case.compile == "cuda_graphs" else traffic.operations * LAUNCH_SECONDS,
-    ]
-    return _audio_seconds(settings, recipe) / max(seconds)
+    return _audio_seconds(settings, recipe) / step.seconds(case.precision, case.compile == "cuda_graphs")
 
 
 def _audio_seconds(settings: Settings, recipe: Recipe) -> float:

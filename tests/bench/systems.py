@@ -45,7 +45,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-class _InverseTransforms(TorchFunctionMode):
+class InverseTransforms(TorchFunctionMode):
     """Signals of the right shape from `torch.istft`, which looks at values and so refuses tensors that have none."""
 
     def __torch_function__(
@@ -92,7 +92,7 @@ def pass_of_shapes(settings: Settings, recipe: Recipe) -> ShapesPass:
 
     with (
         FakeTensorMode(),
-        _InverseTransforms(),
+        InverseTransforms(),
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
     ):
         separator = Separator(settings.model, recipe.labels, recipe.sample_rate)

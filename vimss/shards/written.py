@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from vimss.errors import ConfigError, DataError, VimssError
+from vimss.shards.corpora import GENERATED
 from vimss.shards.manifest import MANIFEST, Manifest, open_shards, read_manifest
 from vimss.shards.recipe import SPLITS, load_recipe, recipe_name
 from vimss.shards.write import shards_folder
@@ -20,7 +21,7 @@ def written_shards(
 ) -> Manifest:
     """The shards of a recipe, with the seed and the changes of the command line.
 
-    Where they are not there: DataError, with the command that writes `what`.
+    Where they are not there: DataError, with the command that writes `what`, and how to obtain a corpus from elsewhere.
     """
     recipe = load_recipe(name, changes, seed)
     folder = shards_folder(recipe, recipe_name(name), store)
@@ -28,12 +29,14 @@ def written_shards(
         words = ["vimss", "shard", name, *([] if seed is None else ["--seed", str(seed)])]
         for change in changes:
             words += ["--set", change]
+        on_disk = recipe.corpus not in GENERATED
+        words += ["--source", "DIR"] if on_disk else []
         others = kept_beside(folder.path) if isinstance(folder, LocalFolder) else []
         raise DataError(
             f"{what} must be written first",
             got=f"no {folder}/{MANIFEST}"
             + (f"; {len(others)} of other settings or an earlier version" if others else ""),
-            fix=f"run `{shlex.join(words)}`",
+            fix=f"run `{shlex.join(words)}`" + (f". To obtain the data: {recipe.obtain}" if on_disk else ""),
         )
     return open_shards(folder, store)
 

@@ -31,6 +31,9 @@ from vimss.train.optimize import make_optimizers
 
 AT_MOST_SECONDS = 2.0
 
+LONG_STEP_SECONDS = 10.0
+"""Of a batch that takes longer, one mixture is measured."""
+
 STEPS = 9
 """Maximum number of timed steps."""
 
@@ -51,16 +54,26 @@ def measure_step(
 ) -> MeasuredStep:
     """The median of training steps on the CPU; measuring takes about `at_most` seconds.
 
-    A network that is conditioned by pictures is measured without them.
+    A network that is conditioned by pictures is measured without them. Of a batch that takes long, one mixture is
+    measured: all of them might not even fit into memory.
     """
     begin = time.monotonic()
     uses_players = Interface(settings.model, recipe.labels).uses_players
     blind = {"site": "none", "outputs": "instruments"} if uses_players else {}
     model = settings.model.model_copy(update={**blind, "channels": recipe.channels})
     # Compiling takes longer than this measurement may.
-    training = settings.training.model_copy(update={"compile": "off"})
+    training, size = settings.training.model_copy(update={"compile": "off"}), settings.training.batch_size
     measured = settings.model_copy(update={"model": model, "training": training})
+    alone = measured.model_copy(update={"training": training.model_copy(update={"batch_size": 1})})
     with _threads(threads):
+        if size > 1:
+            steps = training_steps(alone, recipe)
+            one = next(steps)
+            if size * one.seconds > LONG_STEP_SECONDS:
+                one = next(steps)  # without the allocations of the first one
+            if size * one.seconds > LONG_STEP_SECONDS:
+                return replace(one, seconds=size * one.seconds)
+            del steps
         steps = training_steps(measured, recipe)
         # The first one allocates memory.
         taken = [next(steps)]

@@ -72,7 +72,7 @@ class AlignmentConfig(Config):
 
 
 class CorrespondenceConfig(Config):
-    """Of `objective: correspondence` and, but for its network, of `objective: localisation`."""
+    """Of `objective: correspondence` and, but for network and streams, of `objective: localisation`."""
 
     network: Literal["ave_net", "avol_net"] = Field(
         "ave_net",
@@ -87,6 +87,11 @@ class CorrespondenceConfig(Config):
     )
     augment: bool = Field(
         False, description="change the pictures in training as instruments.augment does, for drawings not seen before"
+    )
+    streams: Literal["small", "published"] = Field(
+        "small",
+        description="what looks and listens. small: model.vision, and a network on 64 mel bands; published: eight "
+        "convolutions each, 4.7 million weights, for pictures of 224 pixels and sound at 48 kHz",
     )
 
 

@@ -46,6 +46,9 @@ CORPORA = {
 }
 """`corpus` of a recipe to the module of its reader, which is imported when it is used: readers need heavy libraries."""
 
+GENERATED = frozenset({"chamber"})
+"""Corpora that lie in no folder."""
+
 SHARES = dict(zip(SPLITS[:4], (0.7, 0.1, 0.1, 0.1), strict=True))
 """Share of the pieces in each split, where a corpus has no splits of its own."""
 

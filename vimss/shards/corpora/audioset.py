@@ -8,8 +8,10 @@
     SOURCE/media/ID.mp4                    or holds the whole recording, from which the segment is cut
 
 Media may be any sound or video file. A segment is a mixture with one player per label, without stems: who
-is where is not annotated, so all have the same picture, the middle square. Segments without a label of the recipe's
-classes are left out. The lists are CC BY; the videos belong to those who put them on YouTube.
+is where is not annotated, so all have the same picture, the middle square. With `options.players: recording` a segment
+is one player instead, whose stem is all that sounds in it: for objectives that learn which sound goes with which
+picture. Segments without a label of the recipe's classes are left out. The lists are CC BY; the videos belong to those
+who put them on YouTube.
 """
 
 import csv
@@ -19,7 +21,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -60,6 +62,11 @@ class Options(Config):
     segments: Segments = Segments()
     classes: tuple[str, ...] = Field(
         (), description="display names that are kept; if none, all that have no child below Musical instrument"
+    )
+    players: Literal["labels", "recording"] = Field(
+        "labels",
+        description="labels: a player of each label, without a stem; recording: one player, of the first label, whose "
+        "stem is the whole sound, whatever else is in it",
     )
 
 
@@ -108,11 +115,15 @@ def read(piece: Piece, recipe: Recipe, options: Options, source: Path | None) ->
         raise gone(piece.name, folder)
     take = read_take(path, recipe, begin, begin + segment.end - segment.begin)
     audio, picture = take.audio, take.picture
-    players = tuple(
-        Player(instrument=labels[mid], part=labels[mid], picture=picture) for mid in segment.classes if mid in labels
-    )
+    named = [labels[mid] for mid in segment.classes if mid in labels]
+    whole_stem = options.players == "recording"
+    if whole_stem:
+        players: tuple[Player, ...] = (Player(named[0], named[0], audio, picture=picture),)
+    else:
+        players = tuple(Player(instrument=label, part=label, picture=picture) for label in named)
     frame_rate = 0.0 if picture is None else recipe.picture.frame_rate
-    whole = Clip(piece.name, 0, audio.shape[1], recipe.sample_rate, players, frame_rate, audio, take.notes)
+    mixture = None if whole_stem else audio
+    whole = Clip(piece.name, 0, audio.shape[1], recipe.sample_rate, players, frame_rate, mixture, take.notes)
     yield from cut_piece(whole, recipe)
 
 

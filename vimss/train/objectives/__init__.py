@@ -206,6 +206,12 @@ _TRUE_LABELS = Rule(
     lambda settings: settings.weak_labels.inputs == "bases" or settings.weak_labels.labels == "corpus",
 )
 
+_SMALL_STREAMS = Rule(
+    "correspondence.streams: small",
+    ("correspondence.streams",),
+    lambda settings: settings.correspondence.streams == "small",
+)
+
 CANDIDATES = 8
 """Players among whom the objective `correspondence` finds the right one: as many instruments, fewer where there are."""
 _SHOWS_PLAYERS = Rule(
@@ -311,7 +317,10 @@ OBJECTIVES: dict[str, Entry] = {
         separates=False,
         kind="correspondence.network",
         network="vimss.train.objectives.correspondence_network:CorrespondenceNetwork",
-        rules=_SHOWN,
+        rules={
+            **_SHOWN,
+            **dict.fromkeys((f"model.vision.{name}" for name in VisionConfig.model_fields), _SMALL_STREAMS),
+        },
         sources=(CANDIDATES,),
         aligned=(False,),
         seconds=1.0,

@@ -11,7 +11,8 @@ an affine layer to two classes. AVOL-Net: one vector per place of the picture; i
 through an affine layer, and the highest of all places counts, so that a picture needs to agree in one place. The paper
 divides AVOL-Net's vectors by no norm; EZ-VSL (Mo and Morgado 2022), which also takes the maximum, does.
 
-The streams are smaller than the papers': `model.vision` and the network of `objective: instruments` that listens.
+The streams are smaller than the papers': `model.vision` and the network of `objective: instruments` that listens. With
+`correspondence.streams: published` they are those of `correspondence_streams`.
 """
 
 from collections.abc import Mapping
@@ -26,6 +27,8 @@ from vimss.model.compact_vision import CompactNetwork
 from vimss.model.interface import Input
 from vimss.model.vision import Vision
 from vimss.train.config import Settings
+from vimss.train.objectives.correspondence_streams import WIDTHS as PUBLISHED_WIDTHS
+from vimss.train.objectives.correspondence_streams import PictureStream, SoundStream
 from vimss.train.objectives.instruments_network import WIDTHS, SoundNetwork
 
 EMBEDDING = 128
@@ -45,10 +48,14 @@ class CorrespondenceNetwork(nn.Module):
         self.labels = labels
         self.sample_rate = sample_rate
         self.localises = settings.objective == "localisation" or settings.correspondence.network == "avol_net"
-        self.vision = Vision(settings.model.vision)
-        self.sound = SoundNetwork(sample_rate)
-        self.of_picture = _head(settings.model.vision.feature_size)
-        self.of_sound = _head(WIDTHS[-1])
+        self.vision: Vision | PictureStream
+        self.sound: SoundNetwork | SoundStream
+        if settings.correspondence.streams == "published":
+            self.vision, self.sound = PictureStream(), SoundStream(sample_rate)
+            self.of_picture, self.of_sound = _head(PUBLISHED_WIDTHS[-1]), _head(PUBLISHED_WIDTHS[-1])
+        else:
+            self.vision, self.sound = Vision(settings.model.vision), SoundNetwork(sample_rate)
+            self.of_picture, self.of_sound = _head(settings.model.vision.feature_size), _head(WIDTHS[-1])
         self.affine = nn.Linear(1, 1 if self.localises else 2)
         slope = torch.tensor([SLOPE] if self.localises else [SLOPE / 2, -SLOPE / 2])
         with torch.no_grad():
