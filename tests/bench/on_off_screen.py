@@ -2,7 +2,7 @@
 
 Two-source mixtures of two pieces, each player of which is on screen in turn, as Owens and Efros 2018 compare their
 networks: full, static, without pictures. SI-SDR improvement by player; the differences are paired, with 95 % intervals
-over pieces.
+over pieces. For each seed four trainings of about three core minutes, as one of motion_queries, and 12 evaluations.
 """
 
 import numpy as np
