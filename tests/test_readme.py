@@ -378,7 +378,7 @@ def test_no_placeholder_is_left():
 def entries_of_the_log(text: str) -> list[str]:
     """Experiments that the lab log names: its headings, and every YAML file."""
     headings = re.findall(r"^## `?([\w-]+)", text, re.MULTILINE)
-    return headings + re.findall(r"(?:experiments/)?([\w-]+)\.yaml", text)
+    return headings + re.findall(r"(?:experiments/)?((?:full/)?[\w-]+)\.yaml", text)
 
 
 def test_the_lab_log_names_experiments_that_exist():
@@ -387,4 +387,5 @@ def test_the_lab_log_names_experiments_that_exist():
 
 
 def test_a_log_entry_without_its_experiment_would_be_noticed():
-    assert entries_of_the_log("# Lab log\n\n## film\n\n`vimss search experiments/joint.yaml`\n") == ["film", "joint"]
+    log = "# Lab log\n\n## film\n\n`vimss search experiments/joint.yaml` `experiments/full/urmp.yaml`\n"
+    assert entries_of_the_log(log) == ["film", "joint", "full/urmp"]
