@@ -22,7 +22,7 @@ from vimss.config import signature
 from vimss.errors import DataError
 from vimss.experiment import NETWORK, SEED, Cell, Experiment
 from vimss.model.card import CARD
-from vimss.search.study import CODE, FILES, Study, TrialRecord, best_of_cell, cell_folder
+from vimss.search.study import CODE, COMPARE_FOLDER, FILES, Study, TrialRecord, best_of_cell, cell_folder
 from vimss.shards.manifest import Manifest
 from vimss.storage import TEMPORARY
 from vimss.track.store import CHARTS_TAG, VIEW_TAG
@@ -185,6 +185,10 @@ class _CellRuns:
             files={
                 "trials.csv": _table(self.experiment, records).encode(),
                 **_files(self.study.folder / cell_folder(self.experiment, self.cell) / FILES),
+                **{
+                    f"{COMPARE_FOLDER}/{name}": path
+                    for name, path in _files(self.study.folder / COMPARE_FOLDER).items()
+                },
             },
             datasets=self.datasets,
         )
@@ -322,7 +326,7 @@ def _experiment_tags(experiment: Experiment) -> dict[str, str]:
 
 def _table_view(experiment: Experiment) -> dict[str, Any]:
     """Trials below their cell; where seeds are compared, the cells' own runs, gathered over the seeds."""
-    varied = [key for key in (*experiment.compare, *experiment.tune) if key != SEED]
+    varied = [key for key in _axes(experiment) if key != SEED]
     columns = [f"metrics.`{_metric_name(experiment.figure.name)}`"]
     columns += ["tags.`variant`"] if experiment.variants else []
     columns += [f"params.`{key}`" for key in varied]
@@ -346,12 +350,11 @@ def _table_view(experiment: Experiment) -> dict[str, Any]:
 def _charts_view(experiment: Experiment) -> dict[str, Any]:
     """Parallel coordinates of the trials over what was compared and tuned, and their curves."""
     figure = _metric_name(experiment.figure.name)
-    networks = [NETWORK] if any(NETWORK in fixed for fixed in experiment.variants.values()) else []
     shared = {"deleted": False, "isGenerated": False, "metricSectionId": "trials"}
     parallel = {
         "type": "PARALLEL",
         "uuid": "axes",
-        "selectedParams": [*networks, *experiment.compare, *experiment.tune] or [SEED],
+        "selectedParams": _axes(experiment) or [SEED],
         "selectedMetrics": [figure],
         "showAllRuns": True,
     }
@@ -378,6 +381,14 @@ def _charts_view(experiment: Experiment) -> dict[str, Any]:
         "compareRunCharts": [{**chart, **shared} for chart in (parallel, curves)],
         "compareRunSections": [section],
     }
+
+
+def _axes(experiment: Experiment) -> list[str]:
+    """What is compared and tuned; of variants the network, or else what most of them set."""
+    variants = list(experiment.variants.values())
+    keys = list(dict.fromkeys(key for fixed in variants for key in fixed))
+    shared = [key for key in keys if 2 * sum(key in fixed for fixed in variants) > len(variants)]
+    return [*([NETWORK] if NETWORK in keys else shared), *experiment.compare, *experiment.tune]
 
 
 def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
