@@ -38,14 +38,6 @@ _LOCATIONS = (
 )
 """Tables and columns of MLflow's database that hold where files lie."""
 
-VIEW = "vimss"
-VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
-"""The experiment's tag under which MLflow's pages look for a shared view: columns and order, as JSON."""
-
-CHARTS = "vimss-charts"
-CHARTS_TAG = f"mlflow.sharedViewState.{CHARTS}"
-"""The same for the view with charts of the trials."""
-
 
 @dataclass(frozen=True)
 class Tracking:

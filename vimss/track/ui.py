@@ -19,7 +19,8 @@ from pathlib import Path
 
 from vimss.errors import ConfigError, PlaceError
 from vimss.storage import explain_os_errors
-from vimss.track.store import CHARTS, CHARTS_TAG, VIEW, VIEW_TAG, Tracking
+from vimss.track.store import Tracking
+from vimss.track.views import CHARTS, CHARTS_TAG, VIEW, VIEW_TAG
 
 LOOPBACK = "127.0.0.1"
 
