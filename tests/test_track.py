@@ -20,13 +20,13 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from werkzeug.serving import make_server
 
-from vimss.errors import PlaceError
+from vimss.errors import ConfigError, PlaceError
 from vimss.experiment import Experiment
 from vimss.runtime import provenance
 from vimss.search.study import CODE, FILES, Study, TrialRecord, read_record, write_record
 from vimss.shards.manifest import Manifest
 from vimss.storage import Store
-from vimss.track import Tracking, register, runs_page
+from vimss.track import Tracking, experiment_pages, register
 from vimss.track.sync import Synced, syncing, write
 from vimss.track.wanted import wanted_study
 from vimss.train.config import Settings
@@ -188,6 +188,15 @@ def test_a_cell_shows_params_and_metrics_of_its_best_trial_and_a_table_of_all(re
     table = Path(reported.client().download_artifacts(runs[""].info.run_id, "trials.csv")).read_text().splitlines()
     assert table[0] == "trial,state,valid_loss,audio_seconds,training.batch_size"
     assert table[1] == "a1,finished,-2,60,16" and [row[:2] for row in table[2:]] == ["b2", "c3"]
+
+
+def test_a_cell_holds_what_was_compared_last(tracking: Tracking, study: Study, small_manifest: Manifest) -> None:
+    (study.folder / "compare").mkdir(parents=True)
+    (study.folder / "compare" / "table.csv").write_text("row,seeds\nsearch,1\n", encoding="utf-8")
+    bring(tracking, study, small_manifest)
+    run_id = runs_by_trial(tracking)[""].info.run_id
+    found = Path(tracking.client().download_artifacts(run_id, "compare/table.csv")).read_text(encoding="utf-8")
+    assert found == "row,seeds\nsearch,1\n"
 
 
 def test_a_run_lists_the_shards_of_each_split_that_it_read(reported: Tracking, small_manifest: Manifest) -> None:
@@ -554,9 +563,14 @@ def test_the_page_of_an_experiment_opens_with_its_columns(reported: Tracking) ->
     experiment = client.get_experiment_by_name("quickstart")
     view = json.loads(experiment.tags["mlflow.sharedViewState.vimss"])
     assert view["selectedColumns"][:2] == ["metrics.`valid_loss`", "params.`training.batch_size`"]
-    page = runs_page(reported, "http://127.0.0.1:5000", "quickstart")
-    assert f"/experiments/{experiment.experiment_id}/runs?viewStateShareKey=vimss" in page
-    assert runs_page(reported, "http://x", "unknown") == "http://x/#/experiments?workflowType=machine_learning"
+    pages = experiment_pages(reported, "http://127.0.0.1:5000", "quickstart")
+    runs = f"http://127.0.0.1:5000/#/experiments/{experiment.experiment_id}/runs?viewStateShareKey=vimss"
+    assert pages["runs"].startswith(f"{runs}&workflowType") and pages["charts"].startswith(f"{runs}-charts&compareRuns")
+    assert experiment_pages(reported, "http://x") == {
+        "experiments": "http://x/#/experiments?workflowType=machine_learning"
+    }
+    with pytest.raises(ConfigError, match=r"got no run of 'unknown'. To fix: choose one of quickstart$"):
+        experiment_pages(reported, "http://x", "unknown")
 
 
 def view_of(tracking: Tracking, name: str) -> dict[str, Any]:
@@ -580,7 +594,9 @@ def test_runs_of_cells_are_gathered_over_the_seeds(tracking: Tracking, study: St
     records = [study.records[0].model_copy(update={"cell": cell.name, "chosen": {}}) for cell in seeds.cells()]
     bring(tracking, Study(study.folder, tuple(records)), small_manifest, experiment=seeds)
     view = view_of(tracking, "vimss")
-    assert view["selectedColumns"][:3] == ["metrics.`valid_loss`", "tags.`variant`", "tags.`state`"]
+    assert view["selectedColumns"][:3] == ["metrics.`valid_loss`", "tags.`variant`", "params.`model.levels`"]
+    (parallel, _) = view_of(tracking, "vimss-charts")["compareRunCharts"]
+    assert parallel["selectedParams"] == ["model.levels", "seed"]
     (group,) = view["groupBy"]["groupByKeys"]
     cells = [run.data.tags for run in all_runs(tracking) if run.data.tags["kind"] == "cell"]
     assert sorted(tags[group["groupByData"]] for tags in cells) == ["large", "large", "small", "small"]

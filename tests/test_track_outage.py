@@ -28,8 +28,8 @@ from vimss.search.study import study_folder, write_record
 from vimss.session import Session
 from vimss.storage import Store
 from vimss.track import Tracking
-from vimss.track.store import ui_command
 from vimss.track.sync import LONGEST_PAUSE_SECONDS, _Syncing, sync, syncing
+from vimss.track.ui import ui_command
 
 START_SECONDS = 300.0
 """On a machine that is busy otherwise."""

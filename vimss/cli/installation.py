@@ -1,8 +1,9 @@
 """Verbs about an installation and its files: list, ui, doctor, schema."""
 
 import time
-from contextlib import suppress
-from typing import Annotated, Literal
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -10,18 +11,66 @@ from vimss.cli.options import Json, On
 
 
 def ui(
-    port: Annotated[int, typer.Option(help="Port on this machine.", min=1, max=65535)] = 5000, place: On = "local"
+    experiment: Annotated[
+        str,
+        typer.Argument(metavar="[EXPERIMENT]", help="Name or path of a YAML in experiments/; leave it out for all."),
+    ] = "",
+    optuna: Annotated[
+        bool, typer.Option("--optuna", help="Serve Optuna's dashboard of the experiment's searches instead.")
+    ] = False,
+    port: Annotated[int, typer.Option(help="Port on this machine.", min=1, max=65535)] = 5000,
+    place: On = "local",
 ) -> None:
-    """Serve MLflow's page of runs and models until Ctrl-C."""
-    from vimss.console import out
-    from vimss.session import open_session
-    from vimss.track import runs_page, serve_ui
+    """Serve MLflow's pages of runs and models, or Optuna's, on this machine alone until Ctrl-C.
 
-    tracking = open_session(place).tracking
-    with suppress(KeyboardInterrupt), serve_ui(tracking, port) as address:
-        out.print(f"{runs_page(tracking, address)} (stop with Ctrl-C)")
-        while True:
-            time.sleep(3600)
+    On another machine: `ssh -L 5000:localhost:5000` to the one that serves.
+    """
+    from vimss.session import open_session
+
+    session = open_session(place)
+    if optuna:
+        _serve_dashboard(session, experiment, port)
+    else:
+        _serve_runs(session, experiment, port)
+
+
+def _serve_runs(session: Any, experiment: str, port: int) -> None:
+    from vimss.console import out, stage
+    from vimss.track import experiment_pages, serve_ui
+
+    # An experiment that is not there is said before the server starts.
+    name = Path(experiment).stem
+    experiment_pages(session.tracking, "", name)
+    with ExitStack() as serving, suppress(KeyboardInterrupt):
+        with stage("start MLflow") as show_progress:
+            address = serving.enter_context(serve_ui(session.tracking, port, show_progress))
+        for what, page in experiment_pages(session.tracking, address, name).items():
+            out.print(f"{what}: {page}")
+        _wait_for_interrupt()
+
+
+def _serve_dashboard(session: Any, experiment: str, port: int) -> None:
+    from vimss import api
+    from vimss.console import out
+    from vimss.errors import ConfigError
+    from vimss.search.consistency import load_experiment
+    from vimss.search.dashboard import optuna_storage, serve_dashboard
+
+    if not experiment:
+        raise ConfigError("--optuna shows one experiment", got="none", fix="write `vimss ui EXPERIMENT --optuna`")
+    loaded = api.resolve_models(session, load_experiment(experiment))
+    study = api.load_study(session, loaded, api.load_shards(session, loaded))
+    with suppress(KeyboardInterrupt), serve_dashboard(optuna_storage(loaded, study), port) as address:
+        out.print(f"dashboard: {address}")
+        _wait_for_interrupt()
+
+
+def _wait_for_interrupt() -> None:
+    from vimss.console import out
+
+    out.print("stop with Ctrl-C")
+    while True:
+        time.sleep(3600)
 
 
 def doctor(place: On = "local", as_json: Json = False) -> None:

@@ -21,13 +21,10 @@ from vimss.comparison import Comparison, compare, csv_text, gathered, markdown
 from vimss.experiment import Experiment
 from vimss.pages.charts import Bar, Levels, interactions_png, intervals_png
 from vimss.search.importance import Importance, comparable_value, importances, value_basis
-from vimss.search.study import Study, TrialRecord
+from vimss.search.study import COMPARE_FOLDER, Study, TrialRecord
 from vimss.shards.manifest import Manifest
 from vimss.storage import atomic_write
 from vimss.yaml_files import MAX_NAME
-
-COMPARE_FOLDER = "compare"
-"""In the folder of a study."""
 
 THIRDS = ("low", "middle", "high")
 

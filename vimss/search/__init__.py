@@ -21,6 +21,7 @@ running      the records and events of a study while it is searched
 launch       one run of Tune
 draws        the trials that Tune is given: those to resume, then draws without repeated or impossible ones
 sampler      what Optuna draws, from the records
+dashboard    the same records on Optuna's own pages
 schedulers   which trials are pruned while they train, by the records
 top_k        which trials continue from the first rung, where they wait for each other
 warm_start   trials of other studies that the sampler knows too

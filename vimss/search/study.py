@@ -46,6 +46,9 @@ RECORD = "trial.json"
 FILES = "files"
 """Folder, in that of a trial or a cell, of the files that its run in MLflow holds too."""
 
+COMPARE_FOLDER = "compare"
+"""Folder of a study with what `vimss compare` wrote last."""
+
 CODE = "code"
 """Folder of a study for the changes of the code that no commit holds."""
 

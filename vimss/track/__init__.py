@@ -40,13 +40,15 @@ if TYPE_CHECKING:
         weights_digest,
     )
     from vimss.track.runs import TrialRun, attach, find_trial_run
-    from vimss.track.store import Tracking, runs_page, serve_ui, ui_command
+    from vimss.track.store import Tracking
+    from vimss.track.ui import experiment_pages, serve_ui, ui_command
 
 __all__ = [
     "ModelVersion",
     "Tracking",
     "TrialRun",
     "attach",
+    "experiment_pages",
     "find_alias",
     "find_trial_run",
     "find_version",
@@ -54,7 +56,6 @@ __all__ = [
     "newest_version",
     "register",
     "registered_as",
-    "runs_page",
     "serve_ui",
     "set_alias",
     "signature_of",
@@ -69,7 +70,8 @@ _MODULES = {
         *("registered_as", "signature_of", "tag_version", "weights_digest"),
     ),
     "runs": ("TrialRun", "attach", "find_trial_run"),
-    "store": ("Tracking", "runs_page", "serve_ui", "ui_command"),
+    "store": ("Tracking",),
+    "ui": ("experiment_pages", "serve_ui", "ui_command"),
 }
 
 

@@ -1,24 +1,17 @@
-"""MLflow's database, artifacts and web pages: where they are, made ready before use.
+"""MLflow's database and artifacts: where they are, made ready before use.
 
 tracking = Tracking(store)
 tracking.client().search_experiments()
-with serve_ui(tracking, port=5000) as address:
-    ...
 """
 
 import fcntl
 import logging
 import os
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
-import threading
-import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -33,11 +26,6 @@ from vimss.runtime import sqlite_url
 from vimss.storage import Store, atomic_write, explain_os_errors
 from vimss.track.names import DATABASE
 
-LOOPBACK = "127.0.0.1"
-
-UI_START_SECONDS = 120.0
-"""A first start on a busy machine took 45 s."""
-
 _ARTIFACTS = "/mlflow/artifacts"
 """End of the path of the artifacts' folder in every store: see `Store.tracking` and `Tracking.artifacts`."""
 
@@ -49,14 +37,6 @@ _LOCATIONS = (
     ("model_versions", "storage_location"),
 )
 """Tables and columns of MLflow's database that hold where files lie."""
-
-VIEW = "vimss"
-VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
-"""The experiment's tag under which MLflow's pages look for a shared view: columns and order, as JSON."""
-
-CHARTS = "vimss-charts"
-CHARTS_TAG = f"mlflow.sharedViewState.{CHARTS}"
-"""The same for the view with charts of the trials."""
 
 
 @dataclass(frozen=True)
@@ -113,78 +93,6 @@ class Tracking:
         if self.is_local:
             _prepare(self)
         return MlflowClient(tracking_uri=self.address, registry_uri=self.address)
-
-
-def ui_command(tracking: Tracking, port: int) -> list[str]:
-    """The command that serves MLflow's pages for our database, on loopback alone.
-
-    PlaceError where the runs are on a server, which has its own pages.
-    """
-    if not tracking.is_local:
-        raise PlaceError(
-            "only the store's own database needs pages served",
-            got=f"runs that are kept at {tracking.uri}",
-            fix=f"open {tracking.uri} in a browser",
-        )
-    arguments = {
-        "--backend-store-uri": tracking.address,
-        "--default-artifact-root": tracking.artifacts.as_uri(),
-        "--host": LOOPBACK,
-        "--port": str(port),
-        "--workers": "1",
-    }
-    # Artifacts are read from the folders that the runs name; the upload routes stay closed.
-    options = [part for pair in arguments.items() for part in pair]
-    return [sys.executable, "-m", "mlflow", "server", *options, "--no-serve-artifacts"]
-
-
-@contextmanager
-def serve_ui(tracking: Tracking, port: int = 5000) -> Iterator[str]:
-    """Serve MLflow's pages while the block runs; yields their address once they answer.
-
-    PlaceError where the server does not come up.
-    """
-    command = ui_command(tracking, port)
-    tracking.client()
-    address = f"http://{LOOPBACK}:{port}"
-    if _answers(address):
-        raise PlaceError(f"port {port} must be free", got="a server that answers there", fix="choose another --port")
-    log = tracking.folder / "ui.log"
-    with explain_os_errors(log):
-        log.touch()
-    with log.open("wb") as output, _terminated_like_interrupted():
-        # A session of its own: uvicorn's worker must end with it, and Ctrl-C reaches us first.
-        process = subprocess.Popen(  # noqa: S603 - our own command, no shell
-            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        try:
-            _wait_for(process, address, log)
-            yield address
-        finally:
-            _end(process)
-
-
-def runs_page(tracking: Tracking, address: str, experiment: str = "") -> str:
-    """The page of an experiment's runs with the columns of its shared view, or else of all experiments."""
-    training = "workflowType=machine_learning"  # MLflow opens its pages for language models
-    found = tracking.client().get_experiment_by_name(experiment) if experiment else None
-    if found is None:
-        return f"{address}/#/experiments?{training}"
-    view = f"viewStateShareKey={VIEW}&" if VIEW_TAG in found.tags else ""
-    return f"{address}/#/experiments/{found.experiment_id}/runs?{view}{training}"
-
-
-@contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does: the server must not outlive us."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -286,36 +194,3 @@ def _old_artifacts(location: str) -> str | None:
         return None
     before, between, after = location.rpartition(_ARTIFACTS)
     return before + between if between and (not after or after.startswith("/")) else None
-
-
-def _wait_for(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
-    end = time.monotonic() + UI_START_SECONDS
-    while time.monotonic() < end and process.poll() is None:
-        if _answers(f"{address}/health"):
-            return
-        time.sleep(0.2)
-    lines = log.read_text(errors="replace").strip().splitlines() or ["no answer"]
-    raise PlaceError(
-        f"MLflow's pages must answer at {address}", got=lines[-1], fix=f"choose another --port, or read {log}"
-    )
-
-
-def _answers(address: str) -> bool:
-    try:
-        with urllib.request.urlopen(address, timeout=2):  # noqa: S310 - an http address of our own
-            return True
-    except urllib.error.HTTPError:
-        return True
-    except OSError:
-        return False
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is not None:
-        return
-    os.killpg(process.pid, signal.SIGTERM)
-    try:
-        process.wait(timeout=10)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()

@@ -10,8 +10,6 @@ the same runs, whenever and wherever they are read.
 import csv
 import io
 import json
-import posixpath
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +18,12 @@ from typing import Any, NamedTuple
 from vimss.axes import Scalar
 from vimss.config import signature
 from vimss.errors import DataError
-from vimss.experiment import NETWORK, SEED, Cell, Experiment
+from vimss.experiment import SEED, Cell, Experiment
 from vimss.model.card import CARD
-from vimss.search.study import CODE, FILES, Study, TrialRecord, best_of_cell, cell_folder
+from vimss.search.study import CODE, COMPARE_FOLDER, FILES, Study, TrialRecord, best_of_cell, cell_folder
 from vimss.shards.manifest import Manifest
 from vimss.storage import TEMPORARY
-from vimss.track.store import CHARTS_TAG, VIEW_TAG
+from vimss.track.views import CHARTS_TAG, VIEW_TAG, charts_view, metric_name, table_view
 
 STATUS = {
     "finished": "FINISHED",
@@ -38,10 +36,6 @@ STATUS = {
 
 MAX_NAME, MAX_TAG, MAX_PARAM = 200, 5000, 6000
 """Characters; MLflow's limits are 250, 8000 and 6000."""
-
-
-SYSTEM_METRICS = {"audio_seconds_per_second", "loader_wait", "peak_memory_gib"}
-"""Figures of the machine, which MLflow's pages show apart from those of the model."""
 
 
 class Point(NamedTuple):
@@ -162,7 +156,7 @@ class _CellRuns:
         ended = max(map(_ended, records))
         # Step 0 throughout: MLflow shows the value of the highest step, and a later best may have fewer audio seconds.
         figures = {} if best is None else best.best_report
-        curves = {_metric_name(name): (Point(0, float(value), ended),) for name, value in figures.items()}
+        curves = {metric_name(name): (Point(0, float(value), ended),) for name, value in figures.items()}
         if best is not None:
             tags["best trial"] = best.trial
         # Params cannot change, so they wait for the end of the cell.
@@ -185,6 +179,10 @@ class _CellRuns:
             files={
                 "trials.csv": _table(self.experiment, records).encode(),
                 **_files(self.study.folder / cell_folder(self.experiment, self.cell) / FILES),
+                **{
+                    f"{COMPARE_FOLDER}/{name}": path
+                    for name, path in _files(self.study.folder / COMPARE_FOLDER).items()
+                },
             },
             datasets=self.datasets,
         )
@@ -221,7 +219,7 @@ class _CellRuns:
             params=_params(record),
             params_of=record.trial,
             curves=curves,
-            revised=frozenset(name for name in curves if name.startswith(_metric_name(record.figure.name))),
+            revised=frozenset(name for name in curves if name.startswith(metric_name(record.figure.name))),
             files=files,
             datasets=self.datasets,
             model=model if record.trial == best_trial and (model / CARD).is_file() else None,
@@ -287,7 +285,7 @@ def _curves(record: TrialRecord) -> dict[str, tuple[Point, ...]]:
         step = round(report["audio_seconds"])
         time = _milliseconds(record.times.get(round(report.get("steps", 0)), record.begun))
         for name, value in report.items():
-            found.setdefault(_metric_name(name), {}).setdefault(step, Point(step, float(value), time))
+            found.setdefault(metric_name(name), {}).setdefault(step, Point(step, float(value), time))
     return {name: tuple(points[step] for step in sorted(points)) for name, points in found.items()}
 
 
@@ -315,68 +313,8 @@ def _experiment_tags(experiment: Experiment) -> dict[str, str]:
     return {
         "mlflow.note.content": f"**{experiment.question}**\n\nExpected: {experiment.expected}"[:MAX_TAG],
         "mlflow.experimentKind": "custom_model_development",  # training runs rather than traces of language models
-        VIEW_TAG: json.dumps(_table_view(experiment)),
-        CHARTS_TAG: json.dumps(_charts_view(experiment)),
-    }
-
-
-def _table_view(experiment: Experiment) -> dict[str, Any]:
-    """Trials below their cell; where seeds are compared, the cells' own runs, gathered over the seeds."""
-    varied = [key for key in (*experiment.compare, *experiment.tune) if key != SEED]
-    columns = [f"metrics.`{_metric_name(experiment.figure.name)}`"]
-    columns += ["tags.`variant`"] if experiment.variants else []
-    columns += [f"params.`{key}`" for key in varied]
-    view: dict[str, Any] = {
-        "orderByKey": "attributes.start_time",  # the only order that keeps trials below their cell
-        "orderByAsc": False,
-        "startTime": "ALL",
-        "lifecycleFilter": "Active",
-        "searchFilter": "",
-        "selectedColumns": [*columns, "tags.`state`", "attributes.`Duration`"],
-    }
-    if SEED in experiment.compare:
-        group = {"mode": "tag", "groupByData": "cell without seed"}
-        view |= {
-            "searchFilter": "tags.kind != 'trial'",  # a cell's own run has the figures of its best trial
-            "groupBy": {"aggregateFunction": "average", "groupByKeys": [group]},
-        }
-    return view
-
-
-def _charts_view(experiment: Experiment) -> dict[str, Any]:
-    """Parallel coordinates of the trials over what was compared and tuned, and their curves."""
-    figure = _metric_name(experiment.figure.name)
-    networks = [NETWORK] if any(NETWORK in fixed for fixed in experiment.variants.values()) else []
-    shared = {"deleted": False, "isGenerated": False, "metricSectionId": "trials"}
-    parallel = {
-        "type": "PARALLEL",
-        "uuid": "axes",
-        "selectedParams": [*networks, *experiment.compare, *experiment.tune] or [SEED],
-        "selectedMetrics": [figure],
-        "showAllRuns": True,
-    }
-    curves = {
-        "type": "LINE",
-        "uuid": "curves",
-        "metricKey": figure,
-        "selectedMetricKeys": [figure],
-        "xAxisKey": "step",
-        "useGlobalXaxisKey": False,
-        "lineSmoothness": 0,
-        "scaleType": "linear",
-        "xAxisScaleType": "linear",
-    }
-    section = {"uuid": "trials", "name": "Trials", "display": True, "isReordered": False}
-    return {
-        **_table_view(experiment),
-        "searchFilter": "tags.kind = 'trial'",  # the run of a cell has the params of one of them
-        # In the order of their start, MLflow would show the cells too.
-        "orderByKey": f"metrics.`{figure}`",
-        "orderByAsc": experiment.figure.direction == "min",
-        "groupBy": None,
-        "runsHiddenMode": "SHOW_ALL",
-        "compareRunCharts": [{**chart, **shared} for chart in (parallel, curves)],
-        "compareRunSections": [section],
+        VIEW_TAG: json.dumps(table_view(experiment)),
+        CHARTS_TAG: json.dumps(charts_view(experiment)),
     }
 
 
@@ -401,15 +339,6 @@ def _text(value: Scalar | list[Any] | None) -> str:
 
 def _short(value: Scalar) -> str:
     return f"{value:.3g}" if isinstance(value, float) else _text(value)
-
-
-def _metric_name(name: str) -> str:
-    """MLflow allows letters, digits and these signs, and slashes only as in a relative path."""
-    if name in SYSTEM_METRICS:
-        return f"system/{name}"
-    allowed = re.sub(r"[^\w\-./: ]", "_", name)
-    is_path = posixpath.normpath(allowed) == allowed and not allowed.startswith(("/", "."))
-    return allowed if is_path else re.sub(r"^\.+|/", "_", allowed)
 
 
 def _ended(record: TrialRecord) -> int:
