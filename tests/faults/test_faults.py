@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 from searches import Search, check_as_undisturbed
-from small_cluster import SmallCluster, small_cluster
+from small_cluster import CPUS, SmallCluster, small_cluster
 
 from vimss.search.observer import INTERRUPTED
 
@@ -64,7 +64,8 @@ def start_search(small_manifest, tmp_path) -> Iterator[Callable[..., Search]]:
     made = []
 
     def start(cluster: SmallCluster, workers: int, trials: int, options: dict[str, Any] | None = None) -> Search:
-        made.append(Search(cluster, small_manifest, tmp_path / "search", workers, trials, options or {}))
+        folder = tmp_path / f"search{len(made)}"
+        made.append(Search(cluster, small_manifest, folder, workers, trials, options or {}))
         return made[-1].start()
 
     yield start
@@ -149,6 +150,18 @@ def test_a_search_that_meets_a_fault_ends_by_itself_as_one_that_does_not(
             cluster.add_node()
     assert max(record.retries for record in search.records()) == 1
     check_as_undisturbed(search, expected)
+
+
+def test_a_trial_on_two_nodes_gives_what_it_gives_on_one(cluster, start_search):
+    """Where a worker takes all cores of a node, gradients are added up between two."""
+    searches = {}
+    for nodes, cpus in ((2, CPUS), (1, CPUS / 2)):
+        searches[nodes] = search = start_search(cluster, 2, 1, {"cpus_per_worker": cpus})
+        search.wait_for_reports(1)
+        raylets = [worker.ppid() for worker in search.hit("RayTrainWorker")]
+        assert (len(raylets), len(set(raylets))) == (2, nodes)
+        assert search.wait() == 0, search.output()
+    check_as_undisturbed(searches[2], searches[1])
 
 
 @pytest.mark.parametrize(
