@@ -2,7 +2,8 @@
 
 The search runs on a Ray of several nodes, all on this machine. After its first or second report, and a moment that a
 seed draws (FAULTS_SEED), one of its processes or nodes is lost, hangs, or has a full disk. `pytest -m faults` runs them
-and prints how long each took; `python tests/golden/faults.py` puts that into the README.
+and prints how long each took; `python tests/golden/faults.py` puts that into the README. One test, of a trial on both
+nodes, meets no fault: it is here for the nodes.
 """
 
 import os
