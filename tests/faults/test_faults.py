@@ -154,9 +154,9 @@ def test_a_search_that_meets_a_fault_ends_by_itself_as_one_that_does_not(
 
 
 def test_a_trial_on_two_nodes_gives_what_it_gives_on_one(cluster, start_search):
-    """Where a worker takes all cores of a node, gradients are added up between two."""
+    """Where two workers do not fit on a node, gradients are added up between two. Each computes with one thread."""
     searches = {}
-    for nodes, cpus in ((2, CPUS), (1, CPUS / 2)):
+    for nodes, cpus in ((2, 0.75 * CPUS), (1, 0.5 * CPUS)):
         searches[nodes] = search = start_search(cluster, 2, 1, {"cpus_per_worker": cpus})
         search.wait_for_reports(1)
         raylets = [worker.ppid() for worker in search.hit("RayTrainWorker")]
