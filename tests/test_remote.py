@@ -339,6 +339,11 @@ def test_no_bucket_is_told(server, store):
         open_shards(folder_at("s3://none/a/b"), store)
     with pytest.raises(StorageError, match=r"the bucket of s3://none/a must exist"):
         folder_at("s3://none/a/").sizes()
+    with (
+        pytest.raises(StorageError, match=r"the bucket of s3://none/a/new must exist"),
+        folder_at("s3://none/a").atomic_write("new") as temporary,
+    ):
+        temporary.touch()
     finding = doctor._shards(replace(store, shards_at=folder_at("s3://none/a")))
     assert not finding.ok and finding.fix == "create it, or correct the address of the shards"
 

@@ -194,7 +194,7 @@ def _ray(place: Place) -> Iterator[Finding]:
 
             resources = ray.cluster_resources()
             cores, gpus = (resources.get(kind, 0) for kind in ("CPU", "GPU"))
-            yield Finding("Ray", f"a cluster at {place.ray_address} with {cores:g} cores and {gpus:g} GPUs")
+            yield Finding("Ray", f"a cluster at {place.ray_address or 'auto'} with {cores:g} cores and {gpus:g} GPUs")
             # Without a store there is nothing that they could share; its own line says why.
             with suppress(VimssError):
                 yield from _nodes(place, look_at_nodes(open_store(place).root), versions_here())
@@ -206,21 +206,23 @@ def _nodes(place: Place, nodes: Sequence[Node], here: Mapping[str, str]) -> Iter
     """What the nodes of a cluster have and lack; `here` are the versions of this process."""
     sizes = Counter(_size(node) for node in nodes)
     found = "; ".join(f"{count} x {size}" if count > 1 else size for size, count in sizes.items())
-    yield _of_nodes("nodes", {node.address: node.error for node in nodes}, found, "look at its logs, or start it again")
+    yield _of_nodes(
+        "nodes", [(node.address, node.error) for node in nodes], found, "look at its logs, or start it again"
+    )
     yield _room(place, nodes)
     there = [node for node in nodes if not node.error]
-    other = {node.address: _differing(node.versions, here) for node in there}
+    other = [(node.address, _differing(node.versions, here)) for node in there]
     found = ", ".join(f"{name} {version}" for name, version in here.items())
     fix = f"have {found} on every node, such as by one image; `ray job submit --working-dir .` sends VIMSS itself"
     yield _of_nodes("versions on nodes", other, f"{found}, as here", fix)
     fix = "mount the same folder on every node, and name it in VIMSS_STORE or `store:` of the place"
-    wrong = {node.address: node.store for node in there}
+    wrong = [(node.address, node.store) for node in there]
     yield _of_nodes("store on nodes", wrong, "every node reads what is written here, and can write", fix)
 
 
-def _of_nodes(what: str, wrong: Mapping[str, str], found: str, fix: str) -> Finding:
-    """One line about all nodes, of which some, by their addresses, may have something wrong."""
-    errors = [f"{address}: {error}" for address, error in wrong.items() if error]
+def _of_nodes(what: str, nodes: Sequence[tuple[str, str]], found: str, fix: str) -> Finding:
+    """One line about all nodes, each with its address and what is wrong there; empty where nothing is."""
+    errors = [f"{address}: {error}" for address, error in nodes if error]
     return Finding(what, "; ".join(errors), ok=False, fix=fix) if errors else Finding(what, found)
 
 

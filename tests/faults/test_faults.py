@@ -2,7 +2,8 @@
 
 The search runs on a Ray of several nodes, all on this machine. After its first or second report, and a moment that a
 seed draws (FAULTS_SEED), one of its processes or nodes is lost, hangs, or has a full disk. `pytest -m faults` runs them
-and prints how long each took; `python tests/golden/faults.py` puts that into the README.
+and prints how long each took; `python tests/golden/faults.py` puts that into the README. One test, of a trial on both
+nodes, meets no fault: it is here for the nodes.
 """
 
 import os
@@ -17,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 from searches import Search, check_as_undisturbed
-from small_cluster import SmallCluster, small_cluster
+from small_cluster import CPUS, SmallCluster, small_cluster
 
 from vimss.search.observer import INTERRUPTED
 
@@ -64,7 +65,8 @@ def start_search(small_manifest, tmp_path) -> Iterator[Callable[..., Search]]:
     made = []
 
     def start(cluster: SmallCluster, workers: int, trials: int, options: dict[str, Any] | None = None) -> Search:
-        made.append(Search(cluster, small_manifest, tmp_path / "search", workers, trials, options or {}))
+        folder = tmp_path / f"search{len(made)}"
+        made.append(Search(cluster, small_manifest, folder, workers, trials, options or {}))
         return made[-1].start()
 
     yield start
@@ -149,6 +151,18 @@ def test_a_search_that_meets_a_fault_ends_by_itself_as_one_that_does_not(
             cluster.add_node()
     assert max(record.retries for record in search.records()) == 1
     check_as_undisturbed(search, expected)
+
+
+def test_a_trial_on_two_nodes_gives_what_it_gives_on_one(cluster, start_search):
+    """Where two workers do not fit on a node, gradients are added up between two. Each computes with one thread."""
+    searches = {}
+    for nodes, cpus in ((2, 0.75 * CPUS), (1, 0.5 * CPUS)):
+        searches[nodes] = search = start_search(cluster, 2, 1, {"cpus_per_worker": cpus})
+        search.wait_for_reports(1)
+        raylets = [worker.ppid() for worker in search.hit("RayTrainWorker")]
+        assert (len(raylets), len(set(raylets))) == (2, nodes)
+        assert search.wait() == 0, search.output()
+    check_as_undisturbed(searches[2], searches[1])
 
 
 @pytest.mark.parametrize(
