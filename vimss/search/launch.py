@@ -87,6 +87,11 @@ def launch(
         place=place,
         folder=running.folder,
         begun={(record.cell, record.trial): record.folder for record in running.study().records},
+        origins={
+            each.folder: each.origin
+            for each in (manifest, *(other for other, _ in manifest.more))
+            if each.origin is not None
+        },
     )
     at_once = concurrent_trials(place, nodes_of(place))
     # What Tune would make of max_concurrent_trials, but at hand: the bound follows the nodes that join and leave.

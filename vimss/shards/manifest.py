@@ -138,11 +138,23 @@ def open_shards(folder: Folder, store: Store) -> Manifest:
     if isinstance(folder, LocalFolder):
         return open_manifest(folder.path)
     copy = store.cache / f"{folder.name}-{signature(folder.url)}"
-    origin = Origin(url=folder.url, cache_gigabytes=store.cache_gigabytes).model_dump_json().encode()
-    for name, content in ((MANIFEST, _manifest_bytes(folder)), (ORIGIN, origin)):
+    _write_copy(Origin(url=folder.url, cache_gigabytes=store.cache_gigabytes), copy)
+    return open_manifest(copy)
+
+
+def copy_manifest(origin: Origin, copy: Path) -> None:
+    """Copy the manifest of shards behind a URL to where another process has its copy, unless this node shares that."""
+    if not (copy / ORIGIN).exists():
+        _write_copy(origin, copy)
+
+
+def _write_copy(origin: Origin, copy: Path) -> None:
+    for name, content in (
+        (MANIFEST, _manifest_bytes(RemoteFolder(origin.url))),
+        (ORIGIN, origin.model_dump_json().encode()),
+    ):
         with atomic_write(copy / name) as temporary:
             temporary.write_bytes(content)
-    return open_manifest(copy)
 
 
 def open_manifest(folder: str | Path, more: Sequence[tuple[str | Path, float]] = ()) -> Manifest:
