@@ -201,11 +201,12 @@ def s3(s3_of_module, monkeypatch):
     monkeypatch.setattr("vimss.storage.folders.PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
     s3fs.S3FileSystem.clear_instance_cache()
+    s3_of_module.refused.clear()
+    s3_of_module.has_conditions = True
     reset(s3_of_module)
     s3fs.S3FileSystem().mkdir(BUCKET)
     s3_of_module.requests.clear()
     s3_of_module.broken.clear()
-    s3_of_module.refused.clear()
     yield s3_of_module
     reset(s3_of_module)
 

@@ -21,6 +21,8 @@ class Server:
         """Path to the number of answers that are yet to break off."""
         self.refused: set[str] = set()
         """Methods that are not allowed."""
+        self.has_conditions = True
+        """Whether objects are written only on the condition that a request names."""
 
     def __call__(self, environ, start_response):
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
@@ -28,6 +30,8 @@ class Server:
         if method in self.refused:
             start_response("403 Forbidden", [("Content-Type", "application/xml")])
             return [b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"]
+        if not self.has_conditions:
+            environ.pop("HTTP_IF_NONE_MATCH", None)
         body = self.moto(environ, start_response)
         if method == "GET" and self.broken.get(path, 0) > 0:
             self.broken[path] -= 1

@@ -278,7 +278,7 @@ def test_no_bucket_is_told(server, store):
     with pytest.raises(StorageError, match=r"the bucket of s3://none/a must exist"):
         folder_at("s3://none/a/").sizes()
     finding = doctor._shards(replace(store, shards_at=folder_at("s3://none/a")))
-    assert not finding.ok and finding.fix == "create it, or correct the address of the shards"
+    assert not finding.ok and finding.fix == "create it, or correct the address"
 
 
 def test_wrong_credentials_are_told(remote, store, server):

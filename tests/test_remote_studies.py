@@ -13,20 +13,24 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
+import torch
 from remote_search import AUDIO_SECONDS, experiment
 from s3_server import BUCKET
 from safetensors.torch import load_file
+from small_separator import build
 
-from vimss import api
+from vimss import api, doctor
 from vimss.errors import ConfigError, StorageError
-from vimss.runtime import Place, open_store
+from vimss.model.separator import load_separator, save_separator
+from vimss.runtime import Node, Place, open_store
 from vimss.search import lease, remote
-from vimss.search.lease import LEASE, check_lease, leased
+from vimss.search.lease import LEASE, check_lease, check_renewed, leased
 from vimss.search.lock import is_searched, locked
-from vimss.search.remote import mirrored, own_copy, pull, push
+from vimss.search.remote import mirrored, own_copy, pull, pull_records, push
 from vimss.search.study import RECORD
 from vimss.session import open_session
-from vimss.shards.manifest import open_shards
+from vimss.shards.manifest import open_manifest, open_shards, with_manifests
 from vimss.storage import RemoteFolder, Store, folder_at, origin_of
 from vimss.train import distribute
 from vimss.train.distribute import Job, fit
@@ -40,7 +44,6 @@ def hurry(monkeypatch):
     """What takes seconds elsewhere takes moments."""
     monkeypatch.setattr(lease, "LOOK_SECONDS", 0.02)
     monkeypatch.setattr(lease, "RENEW_SECONDS", 0.1)
-    monkeypatch.setattr(lease, "LEASE_SECONDS", 1.0)
     monkeypatch.setattr(remote, "SECONDS", 0.05)
 
 
@@ -96,6 +99,8 @@ def test_what_one_machine_writes_another_one_reads(s3, tmp_path):
         write(one / "cell-1/a/trial.json", "running")
         write(one / "cell-1/a/model/model.json", "first")
         wait_until(lambda: "cell-1/a/trial.json" in STUDY.sizes())
+        pull_records(other)
+        assert files_in(other) == {"cell-1/a/trial.json": "running"}
         pull(other)
         assert files_in(other) == {"cell-1/a/trial.json": "running", "cell-1/a/model/model.json": "first"}
         write(one / "cell-1/a/stop", "")
@@ -175,6 +180,24 @@ def test_a_trial_and_its_search_meet_at_the_bucket_alone(s3, tmp_path):
     assert not (trial / "train/step_2").exists()
 
 
+def test_a_node_that_shares_no_folder_gets_manifest_and_weights(s3, small_manifest, tmp_path):
+    node = Store(tmp_path / "node", studies_at=RemoteFolder(STUDIES)).make()
+    shards = RemoteFolder(f"s3://{BUCKET}/shards/small")
+    for path in sorted(small_manifest.folder.glob("*.*")):
+        shards.upload(path, path.name)
+    manifest = open_shards(shards, node)
+    model = node.studies / STUDY.name / "cell-1/a/model"
+
+    work = with_manifests(lambda _: (open_manifest(manifest.folder), load_separator(model)), [manifest.folder])
+    shutil.rmtree(node.root)
+    for filters in (4, 6):  # another version of the weights
+        save_separator(tmp_path / "model", build(torch.float32, filters=filters), {})
+        for path in (tmp_path / "model").iterdir():
+            (STUDY / "cell-1/a/model").upload(path, path.name)
+        found, separator = work(None)
+        assert found == manifest and separator.config.filters == filters
+
+
 def test_a_search_outlives_an_outage(s3, tmp_path, caplog):
     folder = copy_in(tmp_path)
     with mirrored(folder):
@@ -216,11 +239,18 @@ def test_one_driver_at_a_time_searches_a_study(s3, tmp_path):
     assert order == ["one", "other"] and not is_searched(one)
 
 
-def test_the_lease_of_a_dead_driver_is_taken_and_one_that_was_paused_ends(s3):
+def test_the_lease_of_a_dead_driver_is_taken_and_one_that_was_paused_ends(s3, monkeypatch):
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 1.0)
     STUDY.write_if(LEASE, b"a dead one\n", "")
     began = time.monotonic()
     with leased(STUDY, "the next one"):
         assert time.monotonic() - began >= lease.LEASE_SECONDS
+        check_renewed(STUDY)
+        monkeypatch.setattr(lease._held[STUDY], "renewed", 0.0)
+        with pytest.raises(
+            StorageError, match="the lease of small-0123456789 must be renewed before its study is written"
+        ):
+            check_renewed(STUDY)
         check_lease(STUDY)
         with STUDY.atomic_write(LEASE) as path:
             path.write_text("another one\n")
@@ -245,10 +275,27 @@ def test_a_bucket_that_cannot_be_written_ends_a_search_at_once(
     monkeypatch.setenv("VIMSS_STORE", str(tmp_path))
     monkeypatch.setenv("VIMSS_STUDIES", studies)
     s3.refused |= refused
-    began = time.monotonic()
+    s3.requests.clear()
     with pytest.raises(StorageError, match=message):
         api.run_search(open_session(), experiment(), small_manifest)
-    assert time.monotonic() - began < 5 and not list(tmp_path.rglob(RECORD))
+    # Nothing is tried again for long, and nothing is trained.
+    assert len(s3.requests) < 10 and not ray.is_initialized() and not list(tmp_path.rglob(RECORD))
+
+
+def test_doctor_finds_a_bucket_that_holds_no_studies(s3, tmp_path, monkeypatch):
+    monkeypatch.setenv("VIMSS_STORE", str(tmp_path))
+
+    def finding() -> doctor.Finding:
+        return next(found for found in doctor._store(Place(name="x", studies=STUDIES)) if found.what == "studies")
+
+    assert finding() == doctor.Finding("studies", f"at {STUDIES}") and not STUDY.sizes()
+    s3.has_conditions = False
+    assert finding().found == f"{STUDIES} has no conditional writes"
+    s3.refused.add("PUT")
+    assert not finding().ok and "must be open to your credentials" in finding().found
+    node = Node("b", {"CPU": 1.0}, {}, store="No such file")
+    found = doctor._nodes(Place(name="x"), [node], {}, is_shared=False)
+    assert "store on nodes" not in {finding.what for finding in found}
 
 
 @pytest.mark.slow

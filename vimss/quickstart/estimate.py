@@ -16,7 +16,7 @@ from vimss.search.estimate import (
     step_threads,
 )
 from vimss.search.remaining import audio_left, longest
-from vimss.search.remote import pull
+from vimss.search.remote import pull_records
 from vimss.search.room import concurrent_trials, nodes_of
 from vimss.search.study import TrialRecord, read_study, study_folder
 from vimss.session import Session
@@ -49,7 +49,7 @@ def expected_time(session: Session, experiment: Experiment, recipe: Recipe) -> s
         has_shards, records = False, tuple[TrialRecord, ...]()
     else:
         folder = study_folder(experiment, manifest, session.store)
-        pull(folder)
+        pull_records(folder)
         has_shards, records = True, read_study(folder).records
     step = measure_step(settings, recipe, step_threads(session.place)).seconds
     progress = progress_of(records, experiment.search.grace_seconds)

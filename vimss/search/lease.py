@@ -66,6 +66,20 @@ def check_lease(home: RemoteFolder) -> None:
         )
 
 
+def check_renewed(home: RemoteFolder) -> None:
+    """StorageError where another process may have taken the lease of this one: before anything is written there.
+
+    Unlike after `check_lease` a search may go on, since the lease may be renewed yet.
+    """
+    check_lease(home)
+    if home in _held and time.time() - _held[home].renewed > LEASE_SECONDS:
+        raise StorageError(
+            f"the lease of {home.name} must be renewed before its study is written",
+            got=f"no renewal for {time.time() - _held[home].renewed:.0f} s",
+            fix="check the network; the same command uploads what is here, unless another process has searched on",
+        )
+
+
 def is_leased(home: RemoteFolder) -> bool:
     """Whether a process seems to search the study now, by the time of its last sign of life."""
     found = home.version(LEASE)
@@ -80,6 +94,8 @@ class _Lease:
         self.tag = ""
         """The ETag of the object as it was last written here."""
         self.renewals = 0
+        self.renewed = 0.0
+        """When it was written last, in seconds since 1970: a clock that goes on while the machine sleeps."""
         self.taken_by = ""
         """Another process that has taken the lease meanwhile."""
         self.ended = threading.Event()
@@ -135,8 +151,10 @@ class _Lease:
     def _write(self, tag: str) -> bool:
         """Write the lease where it still has that tag, or where there is none if the tag is empty."""
         self.renewals += 1
+        now = time.time()
         written = self.home.write_if(LEASE, f"{self.owner}\n{self.token}\n{self.renewals}\n".encode(), tag)
-        self.tag = written or self.tag
+        if written:
+            self.tag, self.renewed = written, now
         return bool(written)
 
     def _tag(self) -> str:

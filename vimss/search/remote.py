@@ -25,10 +25,10 @@ from pathlib import Path
 
 from vimss.errors import StorageError
 from vimss.experiment import TUNE_FOLDER
-from vimss.search.lease import LEASE, check_lease
+from vimss.search.lease import LEASE, check_renewed
 from vimss.search.lock import LOCK, is_locked
 from vimss.search.study import RECORD
-from vimss.storage import Mirror, atomic_write, explain_os_errors, origin_of, private_folder, remove_whole
+from vimss.storage import Mirror, explain_os_errors, origin_of, private_folder, remove_whole
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ COPY_LOCK = "lock-copy"
 """File of a copy that the process which brings it up to date holds."""
 
 SECONDS = 3.0
-"""Between two exchanges of a search or a trial; longer where one takes more than a tenth of it."""
+"""Between two exchanges with the URL; longer where one takes longer."""
 
 _SIGNS = re.compile(rf"(.*/)?({PROGRESS}|log\w*\.txt)")
 _CHECKPOINTS = re.compile(rf"(.*/)?{CHECKPOINTS}/step_.*")
@@ -49,12 +49,12 @@ _OF_THE_COPY = re.compile(rf"{TUNE_FOLDER}/.*|{LEASE}|{LOCK}|lock-.*")
 
 def pull(folder: Path) -> None:
     """Bring the copy of a study up to date. While a process here searches it, it is newer than the URL, and stays."""
-    home = origin_of(folder)
-    if home is None:
-        return
-    with _alone(folder):
-        if not is_locked(folder):
-            Mirror(folder, home, RECORD).pull(_is_kept)
+    _pull(folder, _is_kept)
+
+
+def pull_records(folder: Path) -> None:
+    """The same for the records of its trials alone, without their models."""
+    _pull(folder, lambda name: name.endswith(f"/{RECORD}"))
 
 
 def push(folder: Path) -> None:
@@ -87,16 +87,21 @@ def mirrored(folder: Path) -> Iterator[None]:
     with _alone(folder):
         mirror.pull(_is_kept)
 
-    def exchange() -> None:
-        check_lease(home)
-        mirror.push(_is_kept)
+    def upload() -> None:
+        check_renewed(home)
+        mirror.push(lambda name: _is_kept(name) and not _is_stop(name))
+
+    # Apart from that, since a model may take minutes to upload.
+    def watch_trials() -> None:
+        mirror.push(_is_stop)
         mirror.pull(_is_sign)
 
     try:
-        with _repeated(exchange):
+        with _repeated(upload), _repeated(watch_trials):
             yield
     finally:
-        exchange()
+        upload()
+        watch_trials()
 
 
 @contextmanager
@@ -117,7 +122,7 @@ def own_copy(folder: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
 
         def exchange() -> None:
             mirror.push(_is_sign)
-            mirror.pull(lambda name: name == STOP)
+            mirror.pull(_is_stop)
 
         def keep() -> None:
             try:
@@ -142,13 +147,20 @@ def checkpoint_at_hand(folder: Path) -> Iterator[None]:
         yield
         return
     try:
-        with explain_os_errors(folder), suppress(FileNotFoundError):  # superseded meanwhile
-            for name in home.sizes():
-                with atomic_write(folder / name) as temporary:
-                    home.download(name, temporary)
+        with suppress(FileNotFoundError):  # superseded meanwhile
+            home.download_all(folder)
         yield
     finally:
         remove_whole(folder)
+
+
+def _pull(folder: Path, names: Callable[[str], bool]) -> None:
+    home = origin_of(folder)
+    if home is None:
+        return
+    with _alone(folder):
+        if not is_locked(folder):
+            Mirror(folder, home, RECORD).pull(names)
 
 
 @contextmanager
@@ -167,7 +179,7 @@ def _repeated(exchange: Callable[[], None]) -> Iterator[None]:
                 if not is_away:
                     log.warning("the work goes on, and what is not uploaded follows: %s", error)
                 is_away = True
-            pause = max(SECONDS, 10 * (time.monotonic() - began))
+            pause = max(SECONDS, time.monotonic() - began)
 
     thread = threading.Thread(target=run, name="mirror", daemon=True)
     thread.start()
@@ -181,6 +193,10 @@ def _repeated(exchange: Callable[[], None]) -> Iterator[None]:
 def _is_sign(name: str) -> bool:
     """Whether a file is one that a trial writes between two reports: signs of life, and its log."""
     return bool(_SIGNS.fullmatch(name))
+
+
+def _is_stop(name: str) -> bool:
+    return name.rpartition("/")[2] == STOP
 
 
 def _is_checkpoint(name: str) -> bool:

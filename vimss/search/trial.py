@@ -21,7 +21,7 @@ from vimss.experiment import Cell, Experiment
 from vimss.runtime import TRIAL_SLOT, Place
 from vimss.search.remote import own_copy
 from vimss.search.study import RECORD, cell_folder, read_record
-from vimss.shards.manifest import Origin, copy_manifest
+from vimss.shards.manifest import Origin, copy_manifests
 from vimss.train.config import Settings
 from vimss.train.distribute import Job, fit
 from vimss.train.figure import Figure
@@ -65,7 +65,7 @@ class TrialPlan:
     begun: Mapping[tuple[str, str], Path] = field(default_factory=dict)
     """Cell and trial to the folder of a trial that began before, under an earlier cell as it may be."""
     origins: Mapping[Path, Origin] = field(default_factory=dict)
-    """Folders of manifests that are copies to where the shards lie: a node without such a copy makes one."""
+    """Of `vimss.shards.manifest.origins_of`, for nodes that share no folder with the driver."""
 
     def resolve(self, config: dict[str, Any]) -> tuple[Cell, Settings, dict[str, Scalar]]:
         """Cell, settings, and what was chosen for it: of a control nothing, whose configuration it inherits."""
@@ -129,8 +129,7 @@ def run_trial(config: dict[str, Any], plan: TrialPlan) -> None:
     """The function that Tune runs. It returns only when Tune has taken every report."""
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", str(RESET_SECONDS))
     cell, settings, _ = plan.resolve(config)
-    for copy, origin in plan.origins.items():
-        copy_manifest(origin, copy)
+    copy_manifests(plan.origins)
     with own_copy(plan.trial_folder(cell, settings)) as (folder, keep_checkpoints):
         _train(folder, settings, config, plan, keep_checkpoints)
 

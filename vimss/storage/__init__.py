@@ -21,7 +21,7 @@ from vimss.storage.files import (
     temporary_beside,
 )
 from vimss.storage.folders import Folder, LocalFolder, RemoteFolder, folder_at
-from vimss.storage.mirror import Mirror
+from vimss.storage.mirror import Mirror, fetch_missing
 from vimss.storage.replace import TEMPORARY, finish_replacement, finish_replacements, sync
 from vimss.storage.store import Store, kept_beside, origin_of
 
@@ -36,6 +36,7 @@ __all__ = [
     "atomic_write",
     "copy_folder",
     "explain_os_errors",
+    "fetch_missing",
     "finish_replacement",
     "finish_replacements",
     "folder_at",

@@ -4,6 +4,8 @@ folder_at("s3://bucket/prefix").read_bytes("manifest.json")
 folder_at("/data/shards").read_bytes("manifest.json")
 """
 
+import errno
+import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -161,6 +163,20 @@ class RemoteFolder:
                 if attempt == ATTEMPTS or isinstance(error.__cause__, PermissionError):
                     raise
                 time.sleep(PAUSE_SECONDS)
+
+    def download_all(self, target: Path) -> None:
+        """Copy all files to a folder, in place of what is there.
+
+        FileNotFoundError, and nothing is replaced, where there are none or one is removed meanwhile.
+        """
+        names = self.sizes()
+        if not names:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.url)
+        with atomic_write(target) as temporary:
+            for name in names:
+                path = temporary / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self.download(name, path)
 
     @contextmanager
     def copied(self, name: str) -> Iterator[Path]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from vimss.storage.files import atomic_write
 from vimss.storage.folders import RemoteFolder
 from vimss.storage.replace import TEMPORARY
+from vimss.storage.store import origin_of
 
 ALIKE = "mirror.json"
 """File of the copy: the ETag of each object, and the state of the file that it was alike."""
@@ -119,6 +120,20 @@ class Mirror:
     def _keep(self) -> None:
         with atomic_write(self.folder / ALIKE) as temporary:
             temporary.write_text(json.dumps(dict(self.alike)), encoding="utf-8")
+
+
+def fetch_missing(folder: Path, index: str) -> None:
+    """On a node without a copy of what lies behind a URL, fetch a folder of it, unless it is here as it is there.
+
+    Versions differ in the file `index`. Nothing happens for folders of a copy, which its mirror keeps, and others.
+    """
+    home = origin_of(folder)
+    if home is None or any((parent / ALIKE).exists() for parent in folder.parents):
+        return
+    with suppress(FileNotFoundError):  # there is none
+        content = home.read_bytes(index)
+        if not (folder / index).exists() or (folder / index).read_bytes() != content:
+            home.download_all(folder)
 
 
 def _is_below(name: str) -> bool:

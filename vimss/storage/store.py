@@ -43,7 +43,7 @@ class Store:
     def studies(self) -> Path:
         """One folder per experiment and signature of its data; below it one per cell and trial.
 
-        Where studies lie behind a URL, this is their copy: see `vimss.search.mirror`.
+        Where studies lie behind a URL, this is their copy: see `vimss.search.remote`.
         """
         if self.studies_at is None:
             return self.root / "studies"
