@@ -178,6 +178,39 @@ def moving_manifest(made_once, tmp_path_factory) -> Manifest:
     return open_manifest(shards)
 
 
+@pytest.fixture(scope="module")
+def s3_of_module():
+    """A server that speaks S3."""
+    from s3_server import serving
+
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_of_module, monkeypatch):
+    """An empty bucket on a server that the environment names."""
+    import s3fs
+    from s3_server import BUCKET, reset
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_of_module.address)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "me")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr("vimss.storage.folders.PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
+    s3fs.S3FileSystem.clear_instance_cache()
+    s3_of_module.refused.clear()
+    s3_of_module.has_conditions = True
+    reset(s3_of_module)
+    s3fs.S3FileSystem().mkdir(BUCKET)
+    s3_of_module.requests.clear()
+    s3_of_module.broken.clear()
+    yield s3_of_module
+    reset(s3_of_module)
+
+
 @pytest.fixture
 def files(tmp_path):
     """Three files, each a piece of one shard."""

@@ -9,15 +9,13 @@ import sys
 import tarfile
 import threading
 import time
-import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import s3fs
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import WSGIRequestHandler, make_server
+from s3_server import BUCKET, reset
 
 from vimss import cli, doctor, storage
 from vimss.errors import ConfigError, DataError, StorageError
@@ -36,71 +34,11 @@ from vimss.storage import LocalFolder, RemoteFolder, Store, folder_at
 from vimss.stream.fixed import FOLDER as MIXTURES
 from vimss.stream.read import read_clips
 
-BUCKET = "music"
-
-
-class Server:
-    """moto behind a door that counts requests and can break off answers."""
-
-    def __init__(self) -> None:
-        self.moto = DomainDispatcherApplication(create_backend_app)
-        self.requests: list[tuple[str, str]] = []
-        self.broken: dict[str, int] = {}
-        """Path to the number of answers that are yet to break off."""
-
-    def __call__(self, environ, start_response):
-        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
-        self.requests.append((method, path))
-        body = self.moto(environ, start_response)
-        if method == "GET" and self.broken.get(path, 0) > 0:
-            self.broken[path] -= 1
-            return [b"".join(body)[:100]]
-        return body
-
-    def fetched(self, path: str) -> int:
-        """How often something was downloaded."""
-        return self.requests.count(("GET", path))
-
-
-class Quiet(WSGIRequestHandler):
-    def log_request(self, *_):
-        pass
-
-
-@pytest.fixture(scope="module")
-def served():
-    server = Server()
-    listening = make_server("127.0.0.1", 0, server, threaded=True, request_handler=Quiet)
-    threading.Thread(target=listening.serve_forever, daemon=True).start()
-    server.address = f"http://127.0.0.1:{listening.server_port}"
-    yield server
-    listening.shutdown()
-
 
 @pytest.fixture
-def server(served, monkeypatch):
-    """An empty bucket on a server that the environment names."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL", served.address)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "me")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setattr(storage.folders, "PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
-    s3fs.S3FileSystem.clear_instance_cache()
+def server(s3):
     cache._feature_digests.cache_clear()
-    reset(served)
-    s3fs.S3FileSystem().mkdir(BUCKET)
-    served.requests.clear()
-    served.broken.clear()
-    yield served
-    reset(served)
-
-
-def reset(served, path="reset", content=b""):
-    headers = {"Content-Type": "application/octet-stream"}
-    request = urllib.request.Request(f"{served.address}/moto-api/{path}", content, headers, method="POST")  # noqa: S310
-    urllib.request.urlopen(request).read()  # noqa: S310 - our own address
+    return s3
 
 
 @pytest.fixture
@@ -345,7 +283,7 @@ def test_no_bucket_is_told(server, store):
     ):
         temporary.touch()
     finding = doctor._shards(replace(store, shards_at=folder_at("s3://none/a")))
-    assert not finding.ok and finding.fix == "create it, or correct the address of the shards"
+    assert not finding.ok and finding.fix == "create it, or correct the address"
 
 
 def test_wrong_credentials_are_told(remote, store, server):

@@ -33,6 +33,7 @@ from vimss.search.checks import check_experiment
 from vimss.search.estimate import Estimate, estimate_search
 from vimss.search.events import Reporter
 from vimss.search.lock import locked
+from vimss.search.remote import make_folders, mirrored, pull, push
 from vimss.search.room import check_room
 from vimss.search.run import search
 from vimss.search.stopped import stopped_trial
@@ -235,6 +236,7 @@ def _open_study(session: Session, experiment: Experiment, manifest: Manifest, wa
     folder = study_folder(experiment, manifest, session.store)
     with ExitStack() as lock:
         lock.enter_context(locked(folder, _print_lock_owner if wait else None))
+        lock.enter_context(mirrored(folder))
         with syncing(session.tracking, experiment, manifest, folder), closing(lock):
             yield
 
@@ -242,7 +244,7 @@ def _open_study(session: Session, experiment: Experiment, manifest: Manifest, wa
 def estimate(session: Session, experiment: Experiment, manifest: Manifest) -> Estimate:
     """The estimated cost of `run_search` from its current state; starts no trial and writes nothing."""
     check_experiment(experiment, manifest, session.place)
-    study = in_cells(experiment, read_study(study_folder(experiment, manifest, session.store)))
+    study = in_cells(experiment, read_study(_pulled(session, experiment, manifest)))
     return estimate_search(experiment, manifest.recipe, session.place, study.records)
 
 
@@ -252,7 +254,7 @@ def _print_lock_owner(owner: str) -> None:
 
 def sync_runs(session: Session, experiment: Experiment, manifest: Manifest) -> Synced:
     """Write what MLflow lacks of an experiment's runs, from the records on disk. PlaceError if it does not answer."""
-    return sync(session.tracking, experiment, manifest, study_folder(experiment, manifest, session.store))
+    return sync(session.tracking, experiment, manifest, _pulled(session, experiment, manifest))
 
 
 def write_pictures(experiment: Experiment, manifest: Manifest, study: Study) -> None:
@@ -262,11 +264,19 @@ def write_pictures(experiment: Experiment, manifest: Manifest, study: Study) -> 
     for path, content in run_files(experiment, manifest, study):
         with atomic_write(path) as temporary:
             temporary.write_bytes(content)
+    push(study.folder)
+
+
+def _pulled(session: Session, experiment: Experiment, manifest: Manifest) -> Path:
+    """The folder of a study, which is brought up to date where it is the copy of one behind a URL."""
+    folder = study_folder(experiment, manifest, session.store)
+    pull(folder)
+    return folder
 
 
 def load_study(session: Session, experiment: Experiment, manifest: Manifest) -> Study:
     """The trials of an earlier search; DataError where there are none."""
-    folder = study_folder(experiment, manifest, session.store)
+    folder = _pulled(session, experiment, manifest)
     everything = read_study(folder)
     study = in_cells(experiment, everything)
     if not study.records:
@@ -281,6 +291,7 @@ def load_study(session: Session, experiment: Experiment, manifest: Manifest) -> 
 
 def earlier_studies(session: Session, experiment: Experiment, manifest: Manifest) -> str:
     """A sentence about other studies of an experiment of this name; empty where there are none."""
+    make_folders(session.store.studies)
     count = len(kept_beside(study_folder(experiment, manifest, session.store)))
     if not count:
         return ""
@@ -293,7 +304,7 @@ def earlier_studies(session: Session, experiment: Experiment, manifest: Manifest
 
 def uncounted_trials(session: Session, experiment: Experiment, manifest: Manifest) -> str:
     """A sentence about trials of the same study that the experiment does not have any more; empty without any."""
-    everything = read_study(study_folder(experiment, manifest, session.store))
+    everything = read_study(_pulled(session, experiment, manifest))
     counted = {record.folder for record in in_cells(experiment, everything).records}
     count = sum(record.counts and record.folder not in counted for record in everything.records)
     if not count:
@@ -364,4 +375,5 @@ def evaluate_experiment(
         models = evaluations.ModelsOnSplit(manifest, trained, split, device, on_progress)
         found = evaluations.evaluate_by_figure(models, experiment.objective)
     evaluations.save_evaluations(study, split, found)
+    push(study.folder)
     return found

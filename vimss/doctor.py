@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import tempfile
+import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -15,7 +16,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
-from vimss.errors import VimssError
+from vimss.errors import StorageError, VimssError
 from vimss.experiment import EXPERIMENTS
 from vimss.runtime import (
     PLACES,
@@ -34,7 +35,7 @@ from vimss.runtime import (
 from vimss.search.room import concurrent_trials
 from vimss.shards.manifest import MANIFEST
 from vimss.shards.recipe import RECIPES
-from vimss.storage import Store, explain_os_errors
+from vimss.storage import RemoteFolder, Store, explain_os_errors
 from vimss.yaml_files import known_names
 
 LIBRARIES = (
@@ -197,13 +198,18 @@ def _ray(place: Place) -> Iterator[Finding]:
             yield Finding("Ray", f"a cluster at {place.ray_address or 'auto'} with {cores:g} cores and {gpus:g} GPUs")
             # Without a store there is nothing that they could share; its own line says why.
             with suppress(VimssError):
-                yield from _nodes(place, look_at_nodes(open_store(place).root), versions_here())
+                store = open_store(place)
+                is_shared = store.shards_at is None or store.studies_at is None
+                yield from _nodes(place, look_at_nodes(store.root), versions_here(), is_shared)
     except VimssError as error:
         yield Finding("Ray", error.got, ok=False, fix=error.fix)
 
 
-def _nodes(place: Place, nodes: Sequence[Node], here: Mapping[str, str]) -> Iterator[Finding]:
-    """What the nodes of a cluster have and lack; `here` are the versions of this process."""
+def _nodes(place: Place, nodes: Sequence[Node], here: Mapping[str, str], is_shared: bool = True) -> Iterator[Finding]:
+    """What the nodes of a cluster have and lack; `here` are the versions of this process.
+
+    `is_shared` says whether they need one store: not where shards and studies lie behind URLs.
+    """
     sizes = Counter(_size(node) for node in nodes)
     found = "; ".join(f"{count} x {size}" if count > 1 else size for size, count in sizes.items())
     yield _of_nodes(
@@ -215,9 +221,10 @@ def _nodes(place: Place, nodes: Sequence[Node], here: Mapping[str, str]) -> Iter
     found = ", ".join(f"{name} {version}" for name, version in here.items())
     fix = f"have {found} on every node, such as by one image; `ray job submit --working-dir .` sends VIMSS itself"
     yield _of_nodes("versions on nodes", other, f"{found}, as here", fix)
-    fix = "mount the same folder on every node, and name it in VIMSS_STORE or `store:` of the place"
-    wrong = [(node.address, node.store) for node in there]
-    yield _of_nodes("store on nodes", wrong, "every node reads what is written here, and can write", fix)
+    if is_shared:
+        fix = "mount the same folder on every node, and name it in VIMSS_STORE or `store:` of the place"
+        wrong = [(node.address, node.store) for node in there]
+        yield _of_nodes("store on nodes", wrong, "every node reads what is written here, and can write", fix)
 
 
 def _of_nodes(what: str, nodes: Sequence[tuple[str, str]], found: str, fix: str) -> Finding:
@@ -276,6 +283,8 @@ def _store(place: Place) -> Iterator[Finding]:
         "store", f"{store.root}, {free:.0f} GB free", enough, "" if enough else "set VIMSS_STORE to a larger disk"
     )
     yield _shards(store)
+    if store.studies_at is not None:
+        yield _studies(store.studies_at)
     yield _tracking(place, store)
 
 
@@ -286,6 +295,21 @@ def _shards(store: Store) -> Finding:
     except VimssError as error:
         return Finding("shards", f"{error.got}: {error.rule}", ok=False, fix=error.fix)
     return Finding("shards", f"{', '.join(names) or 'none yet'}, at {store.shards}")
+
+
+def _studies(home: RemoteFolder) -> Finding:
+    """Whether studies can be kept behind a URL, where the lock of a study is an object that is written once."""
+    name = f"doctor-{uuid.uuid4().hex}.txt"
+    try:
+        home.write_if(name, b"", "")
+        is_written_twice = bool(home.write_if(name, b"", ""))
+        home.delete(name)
+    except StorageError as error:
+        return Finding("studies", f"{error.got}: {error.rule}", ok=False, fix=error.fix)
+    if is_written_twice:
+        fix = "keep studies on a server with conditional writes (If-None-Match), or in a store that all nodes share"
+        return Finding("studies", f"{home} has no conditional writes", ok=False, fix=fix)
+    return Finding("studies", f"at {home}")
 
 
 def _tracking(place: Place, store: Store) -> Finding:

@@ -52,7 +52,7 @@ from vimss.namer import load_namer, namer_folder
 from vimss.progress import SoundProgress
 from vimss.runtime import parallel_map, start_ray
 from vimss.search.study import Study, TrialRecord, best_of_cell
-from vimss.shards.manifest import Manifest
+from vimss.shards.manifest import Manifest, with_manifests
 from vimss.shards.written import check_split
 from vimss.storage import atomic_write
 from vimss.stream.fixed import fixed_set
@@ -322,7 +322,8 @@ def _in_parallel(
 
     start_ray()
     on_progress(SoundProgress(0, len(flat), 0.0, 0.0))
-    parts = parallel_map(run, flat, count, lambda task: gpu_share(task.row.device))
+    there = with_manifests(run, {task.table.shards for task in flat})
+    parts = parallel_map(there, flat, count, lambda task: gpu_share(task.row.device))
     found = dict(zip(places, parts, strict=True))
     return [[found[place, row] for place in range(len(of_row))] for row, of_row in enumerate(tasks)]
 

@@ -21,6 +21,7 @@ from urllib.parse import unquote
 
 from vimss.console import duration, print_json, print_table
 from vimss.errors import DataError
+from vimss.search.remote import make_folders, pull_records
 from vimss.search.study import RECORD, TrialRecord, read_record
 from vimss.shards.manifest import MANIFEST
 from vimss.storage import TEMPORARY, LocalFolder, Store
@@ -112,7 +113,9 @@ def _shards(store: Store) -> Iterator[Entry]:
 
 def _studies(store: Store) -> Iterator[Entry]:
     """Each study, and its trials in the order of their cells."""
+    make_folders(store.studies)
     for folder in sorted(filter(_is_kept, store.studies.glob("*"))):
+        pull_records(folder)
         trials = [_trial(path.parent) for path in sorted(folder.glob(f"*/*/{RECORD}")) if _is_kept(path.parent)]
         records = [record for _, record in trials if record is not None and math.isfinite(record.value)]
         finished = [record for record in records if record.state == "finished"] or records

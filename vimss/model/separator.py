@@ -26,7 +26,7 @@ from vimss.model.config import ModelConfig
 from vimss.model.contexts.refusals import misfit
 from vimss.model.interface import Interface
 from vimss.model.networks import Network, SampleClassifier, parse_model
-from vimss.storage import atomic_write, sha256
+from vimss.storage import atomic_write, fetch_missing, sha256
 
 
 class Separator(nn.Module):
@@ -201,8 +201,12 @@ def load_separator(
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """The content of model.json; ModelError where it is missing or not what save_separator writes."""
+    """The content of model.json; ModelError where it is missing or not what save_separator writes.
+
+    The model of a study behind a URL is fetched where this node has no copy of the study.
+    """
     path = folder / CARD
+    fetch_missing(folder, CARD)
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

@@ -32,6 +32,7 @@ from vimss.promote.aliases import CHAMPION, FORCED_TAG, champion_to_beat, count_
 from vimss.promote.decision import DEFAULTS, Bar, Decision, Terms, decide, decide_by_figure
 from vimss.promote.report import About, Compared, keep_report, piece_scores, report_files
 from vimss.runtime import git_commit
+from vimss.search.remote import pull
 from vimss.search.study import FILES, Study, TrialRecord, read_study
 from vimss.session import Session
 from vimss.shards.manifest import Manifest
@@ -137,7 +138,9 @@ def challenger_of_run(session: Session, given: str, name: str = "") -> Challenge
 
     """
     run = find_trial_run(session.tracking, given)
-    study = read_study(session.store.studies / run.study)
+    folder = session.store.studies / run.study
+    pull(folder)
+    study = read_study(folder)
     trials = [record for record in study.records if record.trial == run.trial]
     if not trials:
         raise DataError(

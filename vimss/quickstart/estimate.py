@@ -16,6 +16,7 @@ from vimss.search.estimate import (
     step_threads,
 )
 from vimss.search.remaining import audio_left, longest
+from vimss.search.remote import pull_records
 from vimss.search.room import concurrent_trials, nodes_of
 from vimss.search.study import TrialRecord, read_study, study_folder
 from vimss.session import Session
@@ -47,7 +48,9 @@ def expected_time(session: Session, experiment: Experiment, recipe: Recipe) -> s
     except DataError:  # not written yet
         has_shards, records = False, tuple[TrialRecord, ...]()
     else:
-        has_shards, records = True, read_study(study_folder(experiment, manifest, session.store)).records
+        folder = study_folder(experiment, manifest, session.store)
+        pull_records(folder)
+        has_shards, records = True, read_study(folder).records
     step = measure_step(settings, recipe, step_threads(session.place)).seconds
     progress = progress_of(records, experiment.search.grace_seconds)
     left = longest(audio_left(experiment, progress), at_once) * per_audio_second(step, settings, recipe)

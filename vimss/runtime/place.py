@@ -16,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 
 from vimss.config import Config, load_yaml
 from vimss.errors import ConfigError
-from vimss.storage import LocalFolder, Store, folder_at
+from vimss.storage import LocalFolder, RemoteFolder, Store, folder_at
 from vimss.yaml_files import find_named, is_path, known_names
 
 PLACES = "platform/*/runtime.yaml"
@@ -48,10 +48,17 @@ class Place(Config):
         "", description="of a running cluster; empty starts Ray on this machine for the one command"
     )
     store: str = Field(
-        "", description="folder or mount that all nodes share; VIMSS_STORE goes before it; empty: ./store"
+        "",
+        description="folder or mount that all nodes share, unless shards and studies lie behind URLs; VIMSS_STORE goes "
+        "before it; empty: ./store",
     )
     shards: str = Field(
         "", description="folder or URL such as s3://bucket/prefix; VIMSS_SHARDS goes before it; empty: in the store"
+    )
+    studies: str = Field(
+        "",
+        description="URL such as s3://bucket/prefix, for nodes that share no folder; VIMSS_STUDIES goes before it; "
+        "empty: in the store",
     )
     cache_gigabytes: float = Field(
         50.0, gt=0, description="how much of shards behind a URL is kept in the store; least recently used go first"
@@ -134,7 +141,7 @@ class Place(Config):
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
                 rule = "environment and secrets must name variables, such as NCCL_DEBUG"
                 raise ConfigError(f"{self.name}: {rule}", got=repr(name), fix="correct the name")
-            if name in {"VIMSS_STORE", "VIMSS_SHARDS"}:
+            if name in {"VIMSS_STORE", "VIMSS_SHARDS", "VIMSS_STUDIES"}:
                 key = name.removeprefix("VIMSS_").lower()
                 raise ConfigError(f"{self.name}: a place sets its {key} by `{key}:`", got=name, fix=f"set `{key}:`")
         if _has_password(self.tracking_uri):
@@ -202,7 +209,7 @@ def in_ray_job() -> bool:
 def open_store(place: Place, shards: str | Path | None = None) -> Store:
     """$VIMSS_STORE, else the place's, else ./store; created where it does not exist.
 
-    Its shards are at `shards`, else at $VIMSS_SHARDS, else at the place's, else in it.
+    Its shards are at `shards`, else at $VIMSS_SHARDS, else at the place's, else in it; its studies likewise.
     """
     named = os.environ.get("VIMSS_STORE") or place.store
     if in_ray_job() and not Path(named).is_absolute():
@@ -213,9 +220,9 @@ def open_store(place: Place, shards: str | Path | None = None) -> Store:
         )
     if "://" in named:
         raise ConfigError(
-            "the store must be a folder: only shards may lie behind a URL",
+            "the store must be a folder: only shards and studies may lie behind URLs",
             got=repr(named),
-            fix="set VIMSS_STORE to a folder or a mount, and VIMSS_SHARDS to the URL",
+            fix="set VIMSS_STORE to a folder or a mount, and VIMSS_SHARDS and VIMSS_STUDIES to the URLs",
         )
     if shards == "":
         raise ConfigError("--out must name a folder or a URL", got="''", fix="leave it out, or write where shards lie")
@@ -230,7 +237,28 @@ def open_store(place: Place, shards: str | Path | None = None) -> Store:
     shards_at = folder_at(where) if where else None
     if isinstance(shards_at, LocalFolder):
         _check_folder(shards_at.path)
-    return Store(root, shards_at, place.cache_gigabytes).make()
+    return Store(root, shards_at, place.cache_gigabytes, _studies_at(place)).make()
+
+
+def _studies_at(place: Place) -> RemoteFolder | None:
+    """Where $VIMSS_STUDIES, else the place, wants studies; None: in the store."""
+    where = os.environ.get("VIMSS_STUDIES") or place.studies
+    if not where:
+        return None
+    _check_path(where, "VIMSS_STUDIES")
+    if not re.fullmatch(r"s3://[^/]+(/[^/]+)*/?", where):
+        raise ConfigError(
+            "studies must lie at s3://BUCKET or s3://BUCKET/PREFIX, or in the store",
+            got=repr(where),
+            fix="correct VIMSS_STUDIES or `studies` of the place; for a folder, set VIMSS_STORE",
+        )
+    if place.workers_per_trial > 1:
+        raise ConfigError(
+            "trials whose studies lie at s3:// must train with one worker, since several share a folder",
+            got=f"workers_per_trial: {place.workers_per_trial}",
+            fix="set workers_per_trial: 1, or keep studies in a store that all nodes mount",
+        )
+    return RemoteFolder(where.rstrip("/"))
 
 
 def _check_folder(path: Path) -> None:

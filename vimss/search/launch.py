@@ -33,6 +33,7 @@ from vimss.search.room import concurrent_trials, nodes_of
 from vimss.search.running import RunningStudy
 from vimss.search.study import TrialRecord
 from vimss.search.trial import REPORTED, TrialPlan, run_trial, trial_resources
+from vimss.shards.manifest import origins_of
 from vimss.storage import explain_os_errors
 from vimss.train.validation import make_validation_set
 
@@ -87,6 +88,7 @@ def launch(
         place=place,
         folder=running.folder,
         begun={(record.cell, record.trial): record.folder for record in running.study().records},
+        origins=origins_of([manifest.folder, *(other.folder for other, _ in manifest.more)]),
     )
     at_once = concurrent_trials(place, nodes_of(place))
     # What Tune would make of max_concurrent_trials, but at hand: the bound follows the nodes that join and leave.

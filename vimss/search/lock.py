@@ -9,12 +9,13 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TextIO
 
 from vimss.errors import StorageError
-from vimss.storage import explain_os_errors
+from vimss.search.lease import is_leased, leased
+from vimss.storage import explain_os_errors, origin_of
 
 LOCK = "lock"
 """Lock file of a study; its content names the process that searches it."""
@@ -28,7 +29,8 @@ def locked(folder: Path, on_wait: Callable[[str], None] | None = None) -> Iterat
     """Hold a study for the block, as one process at a time may search it.
 
     Where another process holds it: StorageError that names that process; with `on_wait`, which is called with its name,
-    wait until it has ended instead. A process that dies lets go of its study.
+    wait until it has ended instead. A process that dies lets go of its study. A study behind a URL is leased there too,
+    since other machines have copies of their own.
     """
     with explain_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -47,17 +49,26 @@ def locked(folder: Path, on_wait: Callable[[str], None] | None = None) -> Iterat
             fcntl.flock(file, fcntl.LOCK_EX)
         with explain_os_errors(folder):
             file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+            owner = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
+            file.write(owner)
             file.flush()
-        yield
+        home = origin_of(folder)
+        with nullcontext() if home is None else leased(home, owner, on_wait):
+            yield
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process searches the study now."""
+    """Whether a process of those that share the folder searches the study now."""
     if not (folder / LOCK).exists():
         return False
     with (folder / LOCK).open("r+", encoding="utf-8") as file:
         return not _try_lock(file, folder)
+
+
+def is_searched(folder: Path) -> bool:
+    """Whether a process searches the study now, which may be one with another copy of it."""
+    home = origin_of(folder)
+    return is_locked(folder) or (home is not None and is_leased(home))
 
 
 def _lock_soon(file: TextIO, folder: Path) -> bool:

@@ -17,10 +17,12 @@ from vimss.runtime.placement import remove_orphans, waiting_groups
 from vimss.search.events import Event, TrialContinues, TrialEnded, TrialReported, TrialStarted, TrialWaits
 from vimss.search.failures import LOST, error_message, lost_message, pickled_error, was_interrupted, was_lost
 from vimss.search.heartbeat import Heartbeat
+from vimss.search.lease import check_lease
+from vimss.search.remote import checkpoint_at_hand
 from vimss.search.room import concurrent_trials, nodes_of, waits_for
 from vimss.search.study import RECORD, TrialRecord, read_record, write_record
 from vimss.search.trial import RUNG, TrialPlan
-from vimss.storage import atomic_write, copy_folder
+from vimss.storage import atomic_write, copy_folder, origin_of
 from vimss.train.checkpoint import is_whole
 from vimss.train.config import reaches
 from vimss.train.distribute import CHECKPOINTS, PROGRESS, STOP, checkpoint_name
@@ -54,6 +56,8 @@ class Observer(tune.Callback):
         set_limit: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.plan = plan
+        self.home = origin_of(plan.folder)
+        """Where the study lies, if behind a URL."""
         self.reporters = reporters
         self.validation = validation
         """Signature of the validation set that the trials are scored on."""
@@ -110,6 +114,8 @@ class Observer(tune.Callback):
             raise self.error
         with self._own_errors():
             check_head()
+            if self.home is not None:
+                check_lease(self.home)
         now = time.monotonic()
         if self.is_ending:
             self._end_in_order(now)
@@ -264,14 +270,15 @@ class Observer(tune.Callback):
         for report in sorted(record.reports, key=lambda report: record.figure.rank(report[record.figure.name])):
             model = record.folder / CHECKPOINTS / checkpoint_name(report["steps"]) / "model"
             # Ray Train may delete a checkpoint meanwhile, where a trial was stopped: the next best one is kept then.
-            try:
-                if model.is_dir() and is_whole(model.parent):
-                    with atomic_write(record.folder / "model") as temporary:
-                        copy_folder(model, temporary)
-                    break
-            except FileNotFoundError:
-                if model.is_dir():
-                    raise
+            with checkpoint_at_hand(model.parent):
+                try:
+                    if model.is_dir() and is_whole(model.parent):
+                        with atomic_write(record.folder / "model") as temporary:
+                            copy_folder(model, temporary)
+                        break
+                except FileNotFoundError:
+                    if model.is_dir():
+                        raise
         self._keep(trial_id, record)
         if state == "waiting":
             self._report(TrialWaits(record.cell, record.trial))

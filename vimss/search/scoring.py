@@ -11,7 +11,7 @@ from pathlib import Path
 from vimss.runtime import parallel_map
 from vimss.search.events import Event, TrialsScoredAgain
 from vimss.search.study import TrialRecord, read_study, write_record
-from vimss.shards.manifest import Manifest
+from vimss.shards.manifest import Manifest, with_manifests
 from vimss.train.config import ValidationConfig
 from vimss.train.rescore import Score, ScoringTask, score
 from vimss.train.validation import make_validation_set, validation_spec
@@ -53,7 +53,7 @@ def score_again(
         write_record(_with_score(waiting.pop(found.model), found, validation))
         report(TrialsScoredAgain(len(tasks) - len(waiting), len(tasks)))
 
-    parallel_map(score, tasks, keep)
+    parallel_map(with_manifests(score, [manifest.folder]), tasks, keep)
 
 
 def _with_score(record: TrialRecord, found: Score, validation: str) -> TrialRecord:

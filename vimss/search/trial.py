@@ -7,7 +7,7 @@ import math
 import os
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from vimss.config import signature
 from vimss.errors import TrainingError
 from vimss.experiment import Cell, Experiment
 from vimss.runtime import TRIAL_SLOT, Place
+from vimss.search.remote import own_copy
 from vimss.search.study import RECORD, cell_folder, read_record
+from vimss.shards.manifest import Origin, copy_manifests
 from vimss.train.config import Settings
 from vimss.train.distribute import Job, fit
 from vimss.train.figure import Figure
@@ -62,6 +64,8 @@ class TrialPlan:
     """The study's folder."""
     begun: Mapping[tuple[str, str], Path] = field(default_factory=dict)
     """Cell and trial to the folder of a trial that began before, under an earlier cell as it may be."""
+    origins: Mapping[Path, Origin] = field(default_factory=dict)
+    """Of `vimss.shards.manifest.origins_of`, for nodes that share no folder with the driver."""
 
     def resolve(self, config: dict[str, Any]) -> tuple[Cell, Settings, dict[str, Scalar]]:
         """Cell, settings, and what was chosen for it: of a control nothing, whose configuration it inherits."""
@@ -125,7 +129,14 @@ def run_trial(config: dict[str, Any], plan: TrialPlan) -> None:
     """The function that Tune runs. It returns only when Tune has taken every report."""
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", str(RESET_SECONDS))
     cell, settings, _ = plan.resolve(config)
-    folder = plan.trial_folder(cell, settings)
+    copy_manifests(plan.origins)
+    with own_copy(plan.trial_folder(cell, settings)) as (folder, keep_checkpoints):
+        _train(folder, settings, config, plan, keep_checkpoints)
+
+
+def _train(
+    folder: Path, settings: Settings, config: dict[str, Any], plan: TrialPlan, keep_checkpoints: Callable[[], None]
+) -> None:
     reports = read_record(folder / RECORD).reports if (folder / RECORD).exists() else ()
     job = Job(
         storage=folder,
@@ -141,6 +152,7 @@ def run_trial(config: dict[str, Any], plan: TrialPlan) -> None:
     end_of_process.daemon = True
 
     def report(metrics: dict[str, float]) -> None:
+        keep_checkpoints()
         try:
             tune.report(for_tune(metrics, plan.experiment.figure))
         except SystemExit:  # Tune has stopped the trial

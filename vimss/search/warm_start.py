@@ -9,6 +9,7 @@ it does: a study of the same question on less data, or of a smaller budget.
 from vimss.axes import topological_order
 from vimss.errors import ConfigError
 from vimss.experiment import Experiment
+from vimss.search.remote import make_folders, pull_records
 from vimss.search.study import TrialRecord, read_study, study_folder
 from vimss.shards.manifest import Manifest
 from vimss.storage import Store
@@ -24,6 +25,9 @@ def earlier_trials(experiment: Experiment, manifest: Manifest, store: Store) -> 
                 f"{where} must name other studies", got=f"'{name}', its own", fix="remove it: its trials are known"
             )
         folder = store.studies / name
+        make_folders(store.studies)
+        if folder.is_dir():
+            pull_records(folder)
         records = [record for record in read_study(folder).records if record.chosen and not record.is_control]
         if "/" in name or not records:
             others = ", ".join(sorted(path.name for path in store.studies.glob("*") if path.is_dir())) or "none"

@@ -4,12 +4,14 @@ manifest = open_shards(store.shards / "quickstart-3f9c2a1b07", store)  # here, o
 manifest.of_split("train")  # its shards
 
 A manifest that lies behind a URL is copied into the store's cache, beside where it came from; that copy is opened as a
-local one is, by any process: `open_manifest(manifest.folder)`.
+local one is, by any process: `open_manifest(manifest.folder)`. Nodes that do not share the store make copies of their
+own, by `with_manifests`.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import Field
 
@@ -22,6 +24,9 @@ MANIFEST = "manifest.json"
 
 ORIGIN = "origin.json"
 """Beside the copy of a manifest that lies behind a URL."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Shard(Config):
@@ -138,11 +143,41 @@ def open_shards(folder: Folder, store: Store) -> Manifest:
     if isinstance(folder, LocalFolder):
         return open_manifest(folder.path)
     copy = store.cache / f"{folder.name}-{signature(folder.url)}"
-    origin = Origin(url=folder.url, cache_gigabytes=store.cache_gigabytes).model_dump_json().encode()
-    for name, content in ((MANIFEST, _manifest_bytes(folder)), (ORIGIN, origin)):
+    _write_copy(Origin(url=folder.url, cache_gigabytes=store.cache_gigabytes), copy)
+    return open_manifest(copy)
+
+
+def origins_of(folders: Iterable[Path]) -> dict[Path, Origin]:
+    """Those of the folders that are copies of manifests, and where their shards lie."""
+    found = {folder: _origin_of(folder) for folder in folders}
+    return {folder: origin for folder, origin in found.items() if origin is not None}
+
+
+def copy_manifests(origins: Mapping[Path, Origin]) -> None:
+    """Copy manifests to where another process has its copies, on a node that does not share them."""
+    for folder, origin in origins.items():
+        if not (folder / ORIGIN).exists():
+            _write_copy(origin, folder)
+
+
+def with_manifests(function: Callable[[Item], Result], folders: Iterable[Path]) -> Callable[[Item], Result]:
+    """A function that opens manifests in these folders, for any node: it copies those first that the node lacks."""
+    origins = origins_of(folders)
+
+    def run(item: Item) -> Result:
+        copy_manifests(origins)
+        return function(item)
+
+    return run
+
+
+def _write_copy(origin: Origin, copy: Path) -> None:
+    for name, content in (
+        (MANIFEST, _manifest_bytes(RemoteFolder(origin.url))),
+        (ORIGIN, origin.model_dump_json().encode()),
+    ):
         with atomic_write(copy / name) as temporary:
             temporary.write_bytes(content)
-    return open_manifest(copy)
 
 
 def open_manifest(folder: str | Path, more: Sequence[tuple[str | Path, float]] = ()) -> Manifest:
@@ -152,9 +187,7 @@ def open_manifest(folder: str | Path, more: Sequence[tuple[str | Path, float]] =
     """
     folder = Path(folder)
     manifest = read_manifest(LocalFolder(folder))
-    if (folder / ORIGIN).exists():
-        origin = parse_config(json.loads((folder / ORIGIN).read_bytes()), Origin, str(folder / ORIGIN))
-        manifest = manifest.model_copy(update={"origin": origin})
+    manifest = manifest.model_copy(update={"origin": _origin_of(folder)})
     sizes = manifest.home.sizes()
     for shard in manifest.shards:
         if sizes.get(shard.name) != shard.size:
@@ -164,6 +197,12 @@ def open_manifest(folder: str | Path, more: Sequence[tuple[str | Path, float]] =
                 fix=f"delete {manifest.home} and run `vimss shard {manifest.name}` again",
             )
     return manifest.mixed_with([(open_manifest(other), share) for other, share in more])
+
+
+def _origin_of(folder: Path) -> Origin | None:
+    """Where the shards lie whose manifest has a copy in this folder; None where they lie in it."""
+    path = folder / ORIGIN
+    return parse_config(json.loads(path.read_bytes()), Origin, str(path)) if path.exists() else None
 
 
 def read_manifest(folder: Folder) -> Manifest:

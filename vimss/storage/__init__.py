@@ -3,6 +3,7 @@
 files    atomic writes, and the operating system's errors in words
 replace  a folder in place of another one
 folders  the same methods for a folder here and one behind a URL
+mirror   a folder here as a copy of one behind a URL
 store    the layout of the store
 """
 
@@ -12,6 +13,7 @@ from vimss.storage.files import (
     copy_folder,
     explain_os_errors,
     free_bytes,
+    private_folder,
     put,
     remove_leftovers,
     remove_whole,
@@ -19,24 +21,29 @@ from vimss.storage.files import (
     temporary_beside,
 )
 from vimss.storage.folders import Folder, LocalFolder, RemoteFolder, folder_at
+from vimss.storage.mirror import Mirror, fetch_missing
 from vimss.storage.replace import TEMPORARY, finish_replacement, finish_replacements, sync
-from vimss.storage.store import Store, kept_beside
+from vimss.storage.store import Store, kept_beside, origin_of
 
 __all__ = [
     "NAME_BYTES",
     "TEMPORARY",
     "Folder",
     "LocalFolder",
+    "Mirror",
     "RemoteFolder",
     "Store",
     "atomic_write",
     "copy_folder",
     "explain_os_errors",
+    "fetch_missing",
     "finish_replacement",
     "finish_replacements",
     "folder_at",
     "free_bytes",
     "kept_beside",
+    "origin_of",
+    "private_folder",
     "put",
     "remove_leftovers",
     "remove_whole",

@@ -16,7 +16,7 @@ import socket
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -91,6 +91,22 @@ def put(temporary: Path, target: Path, replace: bool = True) -> None:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
             raise
     sync_folder(target.parent)
+
+
+@contextmanager
+def private_folder(name: str) -> Iterator[Path]:
+    """An empty folder in TMPDIR for the block; StorageError where there can be none.
+
+    Leftovers of killed processes are removed first.
+    """
+    home = Path(tempfile.gettempdir()).resolve()
+    with ExitStack() as stack:
+        with explain_os_errors(home, "TMPDIR"):
+            # This process may train for long, one trial after the other.
+            remove_leftovers(home, again=True)
+            folder = stack.enter_context(temporary_beside(home / name))
+            folder.mkdir(mode=0o700)
+        yield folder
 
 
 def remove_leftovers(folder: Path, again: bool = False) -> None:

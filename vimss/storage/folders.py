@@ -4,6 +4,8 @@ folder_at("s3://bucket/prefix").read_bytes("manifest.json")
 folder_at("/data/shards").read_bytes("manifest.json")
 """
 
+import errno
+import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -85,21 +87,69 @@ class RemoteFolder:
 
     def sizes(self) -> dict[str, int]:
         """Every file below, with its bytes, by one listing; nothing where there is no such folder."""
+        return {name: about["size"] for name, about in self._found().items()}
+
+    def tags(self) -> dict[str, str]:
+        """Every file below, with what S3 calls its ETag, which changes with its content, by one listing."""
+        return {name: about["ETag"] for name, about in self._found().items()}
+
+    def folder_names(self) -> list[str]:
+        """The names of the folders in this one."""
         with _explain_remote_errors(self.url):
             files, root = self._files()
             try:
-                found = files.find(root, detail=True)
+                found = files.ls(root, detail=True, refresh=True)
             except FileNotFoundError as error:
                 if _is_bucket(error):
                     raise
-                return {}
-        return {name.removeprefix(f"{root}/"): about["size"] for name, about in found.items()}
+                return []
+        return [about["name"].rpartition("/")[2] for about in found if about["type"] == "directory"]
+
+    def version(self, name: str) -> tuple[str, float] | None:
+        """The ETag of a file, and when it was written, in seconds since 1970; None where there is none."""
+        with _explain_remote_errors(f"{self.url}/{name}"):
+            files, root = self._files()
+            try:
+                about = files.info(f"{root}/{name}", refresh=True)
+            except FileNotFoundError as error:
+                if _is_bucket(error):
+                    raise
+                return None
+        return None if about["type"] == "directory" else (about["ETag"], about["LastModified"].timestamp())
 
     def read_bytes(self, name: str) -> bytes:
         """The content of a small file; FileNotFoundError where there is none."""
         with _explain_remote_errors(f"{self.url}/{name}"):
             files, root = self._files()
             return files.cat_file(f"{root}/{name}")
+
+    def write_if(self, name: str, content: bytes, tag: str) -> str:
+        """Write a small file if it still has this ETag, or if there is none and `tag` is empty; return its ETag.
+
+        Of several processes that try at once, one succeeds, as S3 decides (conditional writes); others get "".
+        """
+        condition = {"IfMatch": tag} if tag else {"IfNoneMatch": "*"}
+        with _explain_remote_errors(f"{self.url}/{name}"):
+            files, root = self._files()
+            try:
+                return str(files.pipe_file(f"{root}/{name}", content, **condition)["ETag"])
+            except OSError as error:
+                answer = getattr(error.__cause__, "response", {}).get("Error", {}).get("Code")
+                if answer in {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"}:
+                    return ""
+                raise
+
+    def delete(self, name: str) -> None:
+        """Remove a file, which need not be there."""
+        with _explain_remote_errors(f"{self.url}/{name}"):
+            files, root = self._files()
+            files.rm_file(f"{root}/{name}")
+
+    def upload(self, path: Path, name: str) -> None:
+        """Copy a file from `path`, whole or not at all; FileNotFoundError where there is none."""
+        with _explain_remote_errors(f"{self.url}/{name}"):
+            files, root = self._files()
+            files.put_file(str(path), f"{root}/{name}")
 
     def download(self, name: str, target: Path) -> None:
         """Copy a file to `target`, trying again where it breaks off; FileNotFoundError where there is none."""
@@ -114,6 +164,20 @@ class RemoteFolder:
                     raise
                 time.sleep(PAUSE_SECONDS)
 
+    def download_all(self, target: Path) -> None:
+        """Copy all files to a folder, in place of what is there.
+
+        FileNotFoundError, and nothing is replaced, where there are none or one is removed meanwhile.
+        """
+        names = self.sizes()
+        if not names:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.url)
+        with atomic_write(target) as temporary:
+            for name in names:
+                path = temporary / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self.download(name, path)
+
     @contextmanager
     def copied(self, name: str) -> Iterator[Path]:
         """A copy for reading inside the block; FileNotFoundError where there is none."""
@@ -126,9 +190,20 @@ class RemoteFolder:
         """A temporary path whose file is uploaded as `name` when the block has ended well."""
         with _temporary_file() as temporary:
             yield temporary
-            with _explain_remote_errors(f"{self.url}/{name}"):
-                files, root = self._files()
-                files.put_file(str(temporary), f"{root}/{name}")
+            self.upload(temporary, name)
+
+    def _found(self) -> dict[str, dict[str, Any]]:
+        """Every file below, with what the server says of it; nothing where there is no such folder."""
+        with _explain_remote_errors(self.url):
+            files, root = self._files()
+            try:
+                found = files.find(root, detail=True)
+            except FileNotFoundError as error:
+                if _is_bucket(error):
+                    raise
+                return {}
+        # What appears during the call may come as a directory.
+        return {name.removeprefix(f"{root}/"): about for name, about in found.items() if about["type"] == "file"}
 
     def _files(self) -> tuple[Any, str]:
         """The file system of fsspec, which it keeps per process, and the folder's path there."""
@@ -141,7 +216,7 @@ class RemoteFolder:
             raise ConfigError(
                 f"{self.url} must begin with a protocol that fsspec has a driver for, such as s3://",
                 got=str(error),
-                fix="install that driver on every node, or choose another place for the shards",
+                fix="install that driver on every node, or choose another place",
             ) from error
 
 
@@ -174,7 +249,7 @@ def _explain_remote_errors(url: str) -> Iterator[None]:
         got = f"{type(error).__name__}: {error}"
         if isinstance(error, FileNotFoundError) and _is_bucket(error):
             raise StorageError(
-                f"the bucket of {url} must exist", got=str(error), fix="create it, or correct the address of the shards"
+                f"the bucket of {url} must exist", got=str(error), fix="create it, or correct the address"
             ) from error
         if isinstance(error, FileNotFoundError) or (isinstance(error, OSError) and error.errno in FULL):
             raise

@@ -7,10 +7,14 @@ store.studies / "quickstart-0123456789"
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from vimss.config import SIGNATURE_LENGTH
 from vimss.storage.files import explain_os_errors
-from vimss.storage.folders import Folder, LocalFolder
+from vimss.storage.folders import Folder, LocalFolder, RemoteFolder
+
+COPIES = "studies-at"
+"""Folder of the store for copies of studies that lie behind a URL; the folder of a copy is named by the URL."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,8 @@ class Store:
     """Where the place, the environment or the command line wants the shards; None: in the store."""
     cache_gigabytes: float = 50.0
     """How much of shards that lie elsewhere is kept here."""
+    studies_at: RemoteFolder | None = None
+    """The URL at which studies lie; None: in the store."""
 
     @property
     def shards(self) -> Folder:
@@ -35,8 +41,13 @@ class Store:
 
     @property
     def studies(self) -> Path:
-        """One folder per experiment and signature of its data; below it one per cell and trial."""
-        return self.root / "studies"
+        """One folder per experiment and signature of its data; below it one per cell and trial.
+
+        Where studies lie behind a URL, this is their copy: see `vimss.search.remote`.
+        """
+        if self.studies_at is None:
+            return self.root / "studies"
+        return self.root / COPIES / quote(self.studies_at.url, safe="")
 
     @property
     def shows(self) -> Path:
@@ -58,6 +69,14 @@ class Store:
         with explain_os_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         return self
+
+
+def origin_of(path: Path) -> RemoteFolder | None:
+    """Where the original of a folder in a copy lies, which the path alone says; None of a path in no copy."""
+    for parent in (path, *path.parents):
+        if parent.parent.name == COPIES:
+            return RemoteFolder("/".join([unquote(parent.name), *path.relative_to(parent).parts]))
+    return None
 
 
 def kept_beside(folder: Path) -> list[Path]:

@@ -22,7 +22,7 @@ from vimss.errors import ConfigError, DataError
 from vimss.runtime import parallel_map
 from vimss.shards.cache import ENTRY, FEATURES
 from vimss.shards.computed import ROWS, ComputedEntry, digest_of, file_of, middle_pictures, rows_of_pictures
-from vimss.shards.manifest import Manifest, Shard, open_manifest
+from vimss.shards.manifest import Manifest, Shard, open_manifest, with_manifests
 from vimss.storage import Folder
 from vimss.stream.read import clips_without, has_part, read_clips
 
@@ -120,7 +120,8 @@ def write_in_parallel(
     warn_of_missing(manifest)
     done = itertools.count(1)
     tasks = [ShardTask(manifest.folder, shard, make, device) for shard in manifest.shards]
-    parallel_map(run_shard, tasks, lambda _: on_done(next(done)), lambda _: gpu_share)
+    run = with_manifests(run_shard, [manifest.folder])
+    parallel_map(run, tasks, lambda _: on_done(next(done)), lambda _: gpu_share)
     made = make("cpu")  # this process may have no other device, and computes nothing
     write_arrays(manifest, made)
     return manifest.home / FEATURES / made.name

@@ -34,7 +34,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from vimss.errors import DataError
 from vimss.experiment import Experiment
-from vimss.search.lock import is_locked
+from vimss.search.lock import is_searched
 from vimss.search.study import RECORD, in_cells, read_study
 from vimss.shards.manifest import Manifest
 from vimss.storage import explain_os_errors, sha256
@@ -93,7 +93,7 @@ def sync(tracking: Tracking, experiment: Experiment, manifest: Manifest, folder:
     # Read while no other process syncs: an older state of the records must not come after a newer one.
     with _alone(folder):
         study = in_cells(experiment, read_study(folder))
-        return write(tracking, wanted_study(experiment, manifest, study, is_searched=is_locked(folder)))
+        return write(tracking, wanted_study(experiment, manifest, study, is_searched=is_searched(folder)))
 
 
 def write(tracking: Tracking, wanted: WantedStudy) -> Synced:

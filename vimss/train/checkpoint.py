@@ -9,9 +9,8 @@ reports, of a training that was interrupted, has no model/.
 """
 
 import json
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vimss.errors import DataError
-from vimss.storage import atomic_write, explain_os_errors, remove_leftovers, sha256, temporary_beside
+from vimss.storage import atomic_write, private_folder, sha256
 from vimss.stream.batch import Position
 from vimss.train.figure import Figure
 
@@ -53,20 +52,9 @@ class State:
     """Sums of the next report so far, where this is a checkpoint between two reports; empty where it is one's own."""
 
 
-@contextmanager
-def folder_for_checkpoint() -> Iterator[Path]:
-    """An empty folder for the block, to make a checkpoint in; StorageError where there can be none.
-
-    Leftovers of killed processes are removed first.
-    """
-    home = Path(tempfile.gettempdir()).resolve()
-    with ExitStack() as stack:
-        with explain_os_errors(home, TEMPORARY_FOLDER):
-            # This process may train for long, one trial after the other.
-            remove_leftovers(home, again=True)
-            folder = stack.enter_context(temporary_beside(home / "vimss-checkpoint"))
-            folder.mkdir(mode=0o700)
-        yield folder
+def folder_for_checkpoint() -> AbstractContextManager[Path]:
+    """An empty folder for a block, to make a checkpoint in; StorageError where there can be none."""
+    return private_folder("vimss-checkpoint")
 
 
 def save_state(

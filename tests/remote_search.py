@@ -1,0 +1,48 @@
+"""A search whose studies lie at s3://, as a process of its own, with a Ray of its own.
+
+python tests/remote_search.py PLACE SHARDS
+"""
+
+import sys
+from typing import Any
+
+from vimss import api
+from vimss.config import parse_config
+from vimss.experiment import Experiment
+from vimss.search import lease, remote
+from vimss.session import open_session
+from vimss.shards.manifest import open_shards
+from vimss.storage import folder_at
+
+AUDIO_SECONDS = 40.0
+"""Budget of each trial; a report comes every four."""
+
+EXPERIMENT: dict[str, Any] = {
+    "name": "small",
+    "question": "Does it go on elsewhere?",
+    "expected": "yes",
+    "shards": "small",
+    "model": {"levels": 3, "filters": 4, "max_filters": 8, "down_kernel": 5, "outputs": "queries", "site": "decoder"},
+    "training": {"audio_seconds": AUDIO_SECONDS, "output_samples": 2005, "report_seconds": 4, "batch_size": 2},
+    "validation": {"mixtures": 6, "seconds": 0.25},
+    "tune": {"training.learning_rate": {"choices": [1e-3, 2e-3]}},
+    "search": {"trials": 2, "sampler": "grid", "scheduler": "none"},
+}
+
+
+def experiment() -> Experiment:
+    """Two trials of a tiny network, none of which is pruned."""
+    return parse_config(EXPERIMENT, Experiment, "remote")
+
+
+def main() -> None:
+    """Search."""
+    place, shards = sys.argv[1:]
+    with open_session(place) as session:
+        manifest = open_shards(folder_at(shards), session.store)
+        api.check_finished(experiment(), api.run_search(session, experiment(), manifest))
+
+
+if __name__ == "__main__":
+    remote.SECONDS, lease.RENEW_SECONDS, lease.LEASE_SECONDS = 0.5, 1.0, 4.0
+    main()

@@ -1,0 +1,219 @@
+"""Studies that lie at s3://, for clusters that share no file system and come and go.
+
+    pull(folder)                             # before a study is read: what is new at the URL
+    with mirrored(folder):                   # in the driver while it searches
+        search(...)
+    with own_copy(folder) as (own, keep):    # in the process of a trial
+        fit(Job(storage=own, ...), report)   # keep() before each report
+    push(folder)                             # pictures and tables that were made of a study
+
+The driver works on a copy in its store (`folder` here; nothing happens where a study lies in the store itself), which
+a thread mirrors to the URL: records, models, pictures. A trial, on any node, works in a folder of its own process,
+resumes from the checkpoints at the URL and uploads each new one before it is reported, so that driver and trial meet
+at the URL alone. So what lies there is at any time a study that another cluster can go on with, which the driver's
+lease (`vimss.search.lease`) leaves to one driver at a time.
+"""
+
+import fcntl
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from vimss.errors import StorageError
+from vimss.experiment import TUNE_FOLDER
+from vimss.search.lease import LEASE, check_renewed
+from vimss.search.lock import LOCK, is_locked
+from vimss.search.study import RECORD
+from vimss.storage import Mirror, explain_os_errors, origin_of, private_folder, remove_whole
+
+log = logging.getLogger(__name__)
+
+CHECKPOINTS, PROGRESS, STOP = "train", "progress", "stop"
+"""Names in the folder of a trial; those of `vimss.train.distribute`, which would import Ray."""
+
+COPY_LOCK = "lock-copy"
+"""File of a copy that the process which brings it up to date holds."""
+
+SECONDS = 3.0
+"""Between two exchanges with the URL; longer where one takes longer."""
+
+_SIGNS = re.compile(rf"(.*/)?({PROGRESS}|log\w*\.txt)")
+_CHECKPOINTS = re.compile(rf"(.*/)?{CHECKPOINTS}/step_.*")
+_WEIGHTS = re.compile(rf"[^/]+/[^/]+/({RECORD}|model/.*)")
+_OF_THE_COPY = re.compile(rf"{TUNE_FOLDER}/.*|{LEASE}|{LOCK}|lock-.*")
+
+
+def pull(folder: Path) -> None:
+    """Bring the copy of a study up to date. While a process here searches it, it is newer than the URL, and stays."""
+    _pull(folder, _is_kept)
+
+
+def pull_records(folder: Path) -> None:
+    """The same for the records of its trials alone, without their models."""
+    _pull(folder, lambda name: name.endswith(f"/{RECORD}"))
+
+
+def push(folder: Path) -> None:
+    """Upload what was made of a study: all but records and models, which only a search writes."""
+    home = origin_of(folder)
+    if home is None:
+        return
+    with _alone(folder):
+        Mirror(folder, home, RECORD).push(lambda name: _is_kept(name) and not _WEIGHTS.fullmatch(name))
+
+
+def make_folders(studies: Path) -> None:
+    """Make the folder of each study that lies behind the URL, so that it is found; nothing of it is fetched."""
+    home = origin_of(studies)
+    for name in home.folder_names() if home is not None else ():
+        (studies / name).mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def mirrored(folder: Path) -> Iterator[None]:
+    """Keep copy and URL alike while a study is searched; at the end, all of it is at the URL, or StorageError.
+
+    The process must hold the study's lock. An outage meanwhile is logged, and what it missed follows.
+    """
+    home = origin_of(folder)
+    if home is None:
+        yield
+        return
+    mirror = Mirror(folder, home, RECORD)
+    with _alone(folder):
+        mirror.pull(_is_kept)
+
+    def upload() -> None:
+        check_renewed(home)
+        mirror.push(lambda name: _is_kept(name) and not _is_stop(name))
+
+    # Apart from that, since a model may take minutes to upload.
+    def watch_trials() -> None:
+        mirror.push(_is_stop)
+        mirror.pull(_is_sign)
+
+    try:
+        with _repeated(upload), _repeated(watch_trials):
+            yield
+    finally:
+        upload()
+        watch_trials()
+
+
+@contextmanager
+def own_copy(folder: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
+    """The folder in which to train the trial that is kept in `folder`, and what uploads its new checkpoints.
+
+    A study in the store is trained in place. One behind a URL in a folder of this process, in TMPDIR; at the end all
+    checkpoints are at the URL, or StorageError.
+    """
+    home = origin_of(folder)
+    if home is None:
+        yield folder, lambda: None
+        return
+    with private_folder("vimss-trial") as own:
+        mirror = Mirror(own, home, RECORD)
+        home.delete(STOP)  # it was for an earlier process
+        mirror.pull(lambda name: name == RECORD or _is_checkpoint(name) or _is_sign(name))
+
+        def exchange() -> None:
+            mirror.push(_is_sign)
+            mirror.pull(_is_stop)
+
+        def keep() -> None:
+            try:
+                mirror.push(_is_checkpoint)
+            except StorageError as error:
+                log.warning("a checkpoint is here alone until the next report: %s", error)
+
+        try:
+            with _repeated(exchange):
+                yield own, keep
+        finally:
+            mirror.push(_is_checkpoint)
+            with suppress(StorageError):
+                mirror.push(_is_sign)
+
+
+@contextmanager
+def checkpoint_at_hand(folder: Path) -> Iterator[None]:
+    """A checkpoint of a trial for the block; that of a study behind a URL is fetched, where there is one."""
+    home = origin_of(folder)
+    if home is None:
+        yield
+        return
+    try:
+        with suppress(FileNotFoundError):  # superseded meanwhile
+            home.download_all(folder)
+        yield
+    finally:
+        remove_whole(folder)
+
+
+def _pull(folder: Path, names: Callable[[str], bool]) -> None:
+    home = origin_of(folder)
+    if home is None:
+        return
+    with _alone(folder):
+        if not is_locked(folder):
+            Mirror(folder, home, RECORD).pull(names)
+
+
+@contextmanager
+def _repeated(exchange: Callable[[], None]) -> Iterator[None]:
+    """Call a function now and then during the block, in a thread; where it fails, it is logged once and goes on."""
+    ended = threading.Event()
+
+    def run() -> None:
+        pause, is_away = SECONDS, False
+        while not ended.wait(pause):
+            began = time.monotonic()
+            try:
+                exchange()
+                is_away = False
+            except (StorageError, OSError) as error:
+                if not is_away:
+                    log.warning("the work goes on, and what is not uploaded follows: %s", error)
+                is_away = True
+            pause = max(SECONDS, time.monotonic() - began)
+
+    thread = threading.Thread(target=run, name="mirror", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _is_sign(name: str) -> bool:
+    """Whether a file is one that a trial writes between two reports: signs of life, and its log."""
+    return bool(_SIGNS.fullmatch(name))
+
+
+def _is_stop(name: str) -> bool:
+    return name.rpartition("/")[2] == STOP
+
+
+def _is_checkpoint(name: str) -> bool:
+    return bool(_CHECKPOINTS.fullmatch(name))
+
+
+def _is_kept(name: str) -> bool:
+    """Whether a file of a study is written by its driver, for all who read it."""
+    return not (_is_sign(name) or _is_checkpoint(name) or _OF_THE_COPY.fullmatch(name))
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Of the processes of this machine, one at a time brings a copy up to date."""
+    with explain_os_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / COPY_LOCK).open("a")
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
