@@ -71,7 +71,7 @@ OPTIONS = {
         *("--overwrite", "--players", "--references", "--stream"),
     ],
     "list": ["--help", "--json", "--on"],
-    "ui": ["--help", "--on", "--port"],
+    "ui": ["--help", "--on", "--optuna", "--port"],
     "quickstart": ["--help", "--json", "--on", "--seed", "--wait", "--verbose"],
     "doctor": ["--help", "--json", "--on"],
     "schema": ["--help"],

@@ -46,7 +46,7 @@ def _experiment() -> Schema:
             "additionalProperties": False,
             "description": description,
         }
-        keys += [f"{group}.{name}" for name in properties]
+        keys += list(_varied_keys(group, properties, definitions))
     root["properties"]["recipe"] |= {"propertyNames": {"enum": sorted(Recipe.model_fields)}}
     for varied in ("compare", "tune"):
         root["properties"][varied] |= {"propertyNames": {"enum": sorted(set(keys))}}
@@ -90,6 +90,14 @@ def _properties(schema: Schema, definitions: Schema) -> Schema:
             known = found.setdefault(name, [])
             known += [key] if key not in known else []
     return {name: kinds[0] if len(kinds) == 1 else {"anyOf": kinds} for name, kinds in found.items()}
+
+
+def _varied_keys(group: str, properties: Schema, definitions: Schema) -> Iterator[str]:
+    """The keys of a group that cells may set, with those of the groups in it, such as model.vision.weights."""
+    for name, key in properties.items():
+        yield f"{group}.{name}"
+        for member in _members(key, definitions):
+            yield from _varied_keys(f"{group}.{name}", member["properties"], definitions)
 
 
 def _members(schema: Schema, definitions: Schema) -> Iterator[Schema]:
