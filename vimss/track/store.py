@@ -25,6 +25,7 @@ from vimss.errors import PlaceError
 from vimss.runtime import sqlite_url
 from vimss.storage import Store, atomic_write, explain_os_errors
 from vimss.track.names import DATABASE
+from vimss.track.server import check_server
 
 _ARTIFACTS = "/mlflow/artifacts"
 """End of the path of the artifacts' folder in every store: see `Store.tracking` and `Tracking.artifacts`."""
@@ -89,9 +90,15 @@ class Tracking:
             self.folder.mkdir(exist_ok=True, mode=0o700)
 
     def client(self) -> MlflowClient:
-        """A client of the database, which is created or brought up to date first where it is ours."""
+        """A client of the database, which is created or brought up to date first where it is ours.
+
+        PlaceError where `uri` is that of no MLflow, or of one of another major version.
+        """
         if self.is_local:
             _prepare(self)
+        else:
+            with explain_mlflow_errors(self):
+                check_server(self.uri)
         return MlflowClient(tracking_uri=self.address, registry_uri=self.address)
 
 
