@@ -73,7 +73,7 @@ def test_a_server_that_cannot_be_reached_is_said_once(tmp_path, monkeypatch, war
             time.sleep(0.05)
     assert attempts["sync"] >= 3
     (said,) = warnings()
-    assert said.startswith(f"MLflow at {address} must take the runs; got ") and re.search(reason, said)
+    assert said.startswith(f"MLflow at {address} must answer; got ") and re.search(reason, said)
     assert said.endswith(
         "The search goes on; its records are kept, and MLflow gets them from this or a later command, or by "
         "`vimss sync quickstart`"

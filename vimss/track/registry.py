@@ -38,8 +38,9 @@ from vimss.model.card import CARD, WEIGHTS, check_model_folder
 from vimss.model.interface import Interface
 from vimss.model.networks import parse_model
 from vimss.model.pretrained import pretrained_folder
-from vimss.storage import atomic_write, sha256
+from vimss.storage import atomic_write, copy_folder, explain_os_errors, sha256
 from vimss.track.names import URI, no_such_model, not_a_model
+from vimss.track.runs import explain_artifact_errors
 from vimss.track.store import Tracking, explain_mlflow_errors
 from vimss.train.objectives import OBJECTIVES
 
@@ -187,9 +188,10 @@ def _fetch(tracking: Tracking, version: ModelVersion, address: str) -> Path:
     kept = tracking.folder / "models" / f"{version.name}-{version.version}-{version.tags.get(DIGEST_TAG, '')[:12]}"
     if not kept.is_dir():
         with atomic_write(kept) as temporary, tempfile.TemporaryDirectory() as folder:
-            got = mlflow.artifacts.download_artifacts(
-                artifact_uri=address, dst_path=folder, tracking_uri=tracking.address, registry_uri=tracking.address
-            )
+            with explain_artifact_errors(address):
+                got = mlflow.artifacts.download_artifacts(
+                    artifact_uri=address, dst_path=folder, tracking_uri=tracking.address, registry_uri=tracking.address
+                )
             temporary.mkdir(mode=0o700)
             for file in MODEL_FILES:
                 shutil.copyfile(Path(got) / file, temporary / file)
@@ -249,9 +251,12 @@ def log_model(tracking: Tracking, name: str, folder: Path, run_id: str) -> str:
             )
             here = tracking.here(logged.artifact_location)
             if here is None:
-                client.log_model_artifacts(logged.model_id, str(Path(staging) / "pyfunc"))
+                with explain_artifact_errors(logged.artifact_location):
+                    client.log_model_artifacts(logged.model_id, str(Path(staging) / "pyfunc"))
             else:
-                shutil.copytree(Path(staging) / "pyfunc", here, dirs_exist_ok=True)
+                with explain_os_errors(here):
+                    here.parent.mkdir(parents=True, exist_ok=True)
+                    copy_folder(Path(staging) / "pyfunc", here)
         client.finalize_logged_model(logged.model_id, "READY")
     except BaseException:
         client.finalize_logged_model(logged.model_id, "FAILED")

@@ -9,7 +9,8 @@ What a run does not say lies in the store: its study's folder, and the shards of
 
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Run
 from mlflow.exceptions import MlflowException
 
-from vimss.errors import ModelError
-from vimss.track.store import Tracking, explain_mlflow_errors
+from vimss.errors import ModelError, PlaceError
+from vimss.storage import explain_os_errors
+from vimss.track.store import Tracking, explain_mlflow_errors, one_line
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -96,12 +98,36 @@ def attach(tracking: Tracking, run_id: str, files: Mapping[str, bytes]) -> None:
 
 
 def put_files(tracking: Tracking, client: MlflowClient, run: Run, files: Mapping[str, bytes | Path]) -> None:
-    """Write files, or their contents, into the folder of a run: here, or by way of MLflow's server."""
+    """Write files, or their contents, into the folder of a run: here, or by way of MLflow's server.
+
+    StorageError or PlaceError where they cannot be written.
+    """
     here = tracking.here(run.info.artifact_uri)
     with tempfile.TemporaryDirectory() as staging:
-        for name, content in files.items():
-            path = (here or Path(staging)) / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+        folder = here or Path(staging)
+        with explain_os_errors(folder):
+            for name, content in files.items():
+                path = folder / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
         if here is None:
-            client.log_artifacts(run.info.run_id, staging)
+            with explain_artifact_errors(run.info.artifact_uri):
+                client.log_artifacts(run.info.run_id, staging)
+
+
+@contextmanager
+def explain_artifact_errors(location: str) -> Iterator[None]:
+    """Turn what the client of a store of artifacts raises into a PlaceError; MLflow's own errors stay as they are.
+
+    MLflow passes on the errors of requests, boto3 and other clients, which have no class in common.
+    """
+    try:
+        yield
+    except MlflowException:
+        raise
+    except Exception as error:
+        raise PlaceError(
+            f"MLflow's artifacts at {location} must be within reach",
+            got=f"{type(error).__name__}, {one_line(error)}",
+            fix="check that their store is there and takes our credentials, and read the tracking server's log",
+        ) from error

@@ -32,7 +32,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
-from vimss.errors import DataError
+from vimss.errors import DataError, VimssError
 from vimss.experiment import Experiment
 from vimss.search.lock import is_searched
 from vimss.search.study import RECORD, in_cells, read_study
@@ -44,8 +44,8 @@ from vimss.track.wanted import WantedDataset, WantedRun, WantedStudy, wanted_stu
 
 log = logging.getLogger(__name__)
 
-INTERVAL_SECONDS = 5.0
-"""Between two calls while a search runs; longer where a call takes more than a tenth of it."""
+INTERVAL_SECONDS, PAUSE_RATIO = 5.0, 10.0
+"""Between two calls while a search runs: at least so long, and so many times as long as the last one took."""
 
 LONGEST_PAUSE_SECONDS = 30.0
 """Between attempts while MLflow is away."""
@@ -108,44 +108,59 @@ def write(tracking: Tracking, wanted: WantedStudy) -> Synced:
                 runs[run.key] = _create(client, experiment_id, run, runs)
                 synced.written["runs"] += 1
             synced.run_ids[run.cell, run.trial] = runs[run.key].info.run_id
-        for run in wanted.runs:
-            try:
-                _Writer(tracking, client, runs[run.key], synced.written).write(run, runs, wanted.experiment)
-            except MlflowException as error:
-                if error.error_code not in REFUSED:
-                    raise
-                synced.notes.append(f"MLflow refuses the run {run.name} of {run.cell}: {one_line(error)}")
+        writers = [_Writer(tracking, client, run, runs, synced) for run in wanted.runs]
+        # The figures of all runs come before the files of any: the store of artifacts may be away alone.
+        for write_part in (_Writer.write_figures, _Writer.write_files):
+            for writer in list(writers):
+                try:
+                    write_part(writer)
+                except MlflowException as error:
+                    if error.error_code not in REFUSED:
+                        raise
+                    run = writer.wanted
+                    synced.notes.append(f"MLflow refuses the run {run.name} of {run.cell}: {one_line(error)}")
+                    writers.remove(writer)
     return synced
 
 
 class _Writer:
-    """Writes the difference of one run."""
+    """Writes the difference of one run; `runs` are all of its study by their keys."""
 
-    def __init__(self, tracking: Tracking, client: MlflowClient, run: Run, written: Counter[str]) -> None:
+    def __init__(
+        self, tracking: Tracking, client: MlflowClient, wanted: WantedRun, runs: Mapping[str, Run], synced: Synced
+    ) -> None:
         self.tracking = tracking
         self.client = client
-        self.run = run
-        self.id: str = run.info.run_id
-        self.written = written
+        self.wanted = wanted
+        self.runs = runs
+        self.run = runs[wanted.key]
+        self.id: str = self.run.info.run_id
+        self.experiment = synced.experiment
+        self.written = synced.written
 
-    def write(self, wanted: WantedRun, runs: Mapping[str, Run], name: str) -> None:
-        """Everything; that it has ended comes last. `name` is that of the experiment, and so of its models."""
+    def write_figures(self) -> None:
+        """What lies in MLflow's database."""
+        wanted = self.wanted
         tags = {**wanted.tags, KEY_TAG: wanted.key}
-        tags |= {tag: runs[key].info.run_id for tag, key in wanted.links.items()}
+        tags |= {tag: self.runs[key].info.run_id for tag, key in wanted.links.items()}
         if self.run.data.tags.get(PARAMS_TAG, wanted.params_of) == wanted.params_of and wanted.params:
             self._params(wanted.params)
             tags |= {PARAMS_TAG: wanted.params_of} if not wanted.trial else {}
         self._tags(tags)
         self._points(wanted)
-        self._files(wanted.files)
         self._datasets(wanted.datasets)
-        if wanted.model is not None:
-            self._model(wanted.model, name)
-        if self.run.info.status != wanted.status:
-            if wanted.status == "RUNNING":
-                self.client.update_run(self.id, status="RUNNING")
+
+    def write_files(self) -> None:
+        """What lies in its store of artifacts; that the run has ended comes last."""
+        self._files(self.wanted.files)
+        if self.wanted.model is not None:
+            self._model(self.wanted.model)
+        status = self.wanted.status
+        if self.run.info.status != status:
+            if status == "RUNNING":
+                self.client.update_run(self.id, status=status)
             else:
-                self.client.set_terminated(self.id, status=wanted.status, end_time=wanted.ended)
+                self.client.set_terminated(self.id, status=status, end_time=self.wanted.ended)
             self.written["states"] += 1
 
     def _params(self, wanted: Mapping[str, str]) -> None:
@@ -197,12 +212,12 @@ class _Writer:
             self.client.log_inputs(self.id, datasets=[_dataset_input(each) for each in new])
             self.written["datasets"] += len(new)
 
-    def _model(self, folder: Path, name: str) -> None:
+    def _model(self, folder: Path) -> None:
         from vimss.track.registry import DIGEST_TAG, log_model, weights_digest  # loads torch
 
         digest = weights_digest(folder)
         if self.run.data.tags.get(DIGEST_TAG) != digest:
-            log_model(self.tracking, name, folder, self.id)
+            log_model(self.tracking, self.experiment, folder, self.id)
             self._tags({DIGEST_TAG: digest})
             self.written["models"] += 1
 
@@ -326,11 +341,12 @@ class _Syncing(threading.Thread):
         except Exception as error:
             self._failures += 1
             if self._failures == 1:
+                other = f"MLflow at {self._address} must take the runs; got {type(error).__name__}, {one_line(error)}"
+                reason = error if isinstance(error, VimssError) else other
                 log.warning(
-                    "MLflow at %s must take the runs; got %s. To fix: check that it runs, and read its log. The search "
-                    "goes on; its records are kept, and MLflow gets them from this or a later command, or by `%s`",
-                    self._address,
-                    getattr(error, "got", "") or one_line(error),
+                    "%s. The search goes on; its records are kept, and MLflow gets them from this or a later command, "
+                    "or by `%s`",
+                    reason,
                     self._again,
                 )
             # Of an outage of a day, 2 ** failures would be no float.
@@ -338,7 +354,7 @@ class _Syncing(threading.Thread):
         if self._failures:
             log.info("MLflow at %s answers again and has all runs", self._address)
             self._failures = 0
-        return max(INTERVAL_SECONDS, 10 * (time.monotonic() - begin))
+        return max(INTERVAL_SECONDS, PAUSE_RATIO * (time.monotonic() - begin))
 
     def _log(self, notes: Iterable[str]) -> None:
         """Each once: what MLflow refuses, it refuses every time."""
