@@ -403,6 +403,25 @@ def test_the_reason_of_an_end_goes_when_the_trial_resumes(
     assert (run.info.status, run.data.tags["mlflow.note.content"]) == ("RUNNING", "")
 
 
+def test_a_description_that_a_user_wrote_stays_and_ours_goes_on(
+    tracking: Tracking, study: Study, small_manifest: Manifest
+) -> None:
+    first = bring(tracking, study, small_manifest)
+    client, run_ids = tracking.client(), first.run_ids
+    experiment_id = client.get_experiment_by_name("quickstart").experiment_id
+    client.set_tag(run_ids["search", "a1"], "mlflow.note.content", "sounds thin")
+    client.set_tag(run_ids["search", "c3"], "mlflow.note.content", "")
+    client.set_experiment_tag(experiment_id, "mlflow.note.content", "Ask Ada first")
+    failed = [one.model_copy(update={"state": "failed", "message": "lost"}) for one in study.records]
+    another = EXPERIMENT.model_copy(update={"question": "Which batch size?"})
+    for _ in range(2):
+        synced = bring(tracking, Study(study.folder, tuple(failed)), small_manifest, experiment=another)
+    assert not synced.written
+    notes = {trial: run.data.tags["mlflow.note.content"] for trial, run in runs_by_trial(tracking).items()}
+    assert (notes["a1"], notes["b2"], notes["c3"]) == ("sounds thin", "**failed**: lost", "")
+    assert client.get_experiment(experiment_id).tags["mlflow.note.content"] == "Ask Ada first"
+
+
 def test_database_and_folders_are_the_owners_alone(tmp_path: Path, study: Study, small_manifest: Manifest) -> None:
     tracking = Tracking(Store(tmp_path / "store"))
     bring(tracking, study, small_manifest)

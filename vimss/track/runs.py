@@ -20,6 +20,7 @@ from mlflow.exceptions import MlflowException
 
 from vimss.errors import ModelError, PlaceError
 from vimss.storage import explain_os_errors
+from vimss.track.notes import NOTE
 from vimss.track.store import Tracking, explain_mlflow_errors, one_line
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -67,7 +68,7 @@ def find_trial_run(tracking: Tracking, given: str) -> TrialRun:
                 fix=f"promote the best of its trials: {best}" if best else "choose a run with the tag 'trial'",
             )
         experiment = client.get_experiment(run.info.experiment_id)
-    question = experiment.tags.get("mlflow.note.content", "").partition("\n")[0].strip("*")
+    question = experiment.tags.get(NOTE, "").partition("\n")[0].strip("*")
     _, _, digest = tags["shards"].partition(",")[0].partition(" ")
     return TrialRun(run.info.run_id, experiment.name, question, tags["signature"], tags["cell"], tags["trial"], digest)
 

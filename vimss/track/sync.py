@@ -38,6 +38,7 @@ from vimss.search.lock import is_searched
 from vimss.search.study import RECORD, in_cells, read_study
 from vimss.shards.manifest import Manifest
 from vimss.storage import explain_os_errors, sha256
+from vimss.track.notes import with_note
 from vimss.track.runs import put_files
 from vimss.track.store import Tracking, explain_mlflow_errors, one_line
 from vimss.track.wanted import WantedDataset, WantedRun, WantedStudy, wanted_study
@@ -141,7 +142,7 @@ class _Writer:
     def write_figures(self) -> None:
         """What lies in MLflow's database."""
         wanted = self.wanted
-        tags = {**wanted.tags, KEY_TAG: wanted.key}
+        tags = {**with_note(wanted.tags, self.run.data.tags), KEY_TAG: wanted.key}
         tags |= {tag: self.runs[key].info.run_id for tag, key in wanted.links.items()}
         if self.run.data.tags.get(PARAMS_TAG, wanted.params_of) == wanted.params_of and wanted.params:
             self._params(wanted.params)
@@ -243,7 +244,7 @@ def _experiment(tracking: Tracking, client: MlflowClient, wanted: WantedStudy, s
     elif found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
         synced.notes.append(f"the experiment {wanted.experiment} had been deleted in MLflow and was restored")
-    for name, value in wanted.tags.items():
+    for name, value in with_note(wanted.tags, found.tags).items():
         if found.tags.get(name) != value:
             client.set_experiment_tag(found.experiment_id, name, value)
     return str(found.experiment_id)
@@ -277,7 +278,7 @@ def _runs(client: MlflowClient, experiment_id: str, wanted: WantedStudy, synced:
 
 def _create(client: MlflowClient, experiment_id: str, wanted: WantedRun, runs: Mapping[str, Run]) -> Run:
     """With the tags by which it is found again, in one request: a server may be killed after any."""
-    tags = {**wanted.tags, KEY_TAG: wanted.key}
+    tags = {**with_note(wanted.tags, {}), KEY_TAG: wanted.key}
     # A cell's best trial comes after it.
     tags |= {tag: runs[key].info.run_id for tag, key in wanted.links.items() if key in runs}
     return client.create_run(experiment_id, start_time=wanted.begun, tags=tags, run_name=wanted.name)

@@ -23,6 +23,7 @@ from vimss.model.card import CARD
 from vimss.search.study import CODE, COMPARE_FOLDER, FILES, Study, TrialRecord, best_of_cell, cell_folder
 from vimss.shards.manifest import Manifest
 from vimss.storage import TEMPORARY
+from vimss.track.notes import NOTE
 from vimss.track.views import CHARTS_TAG, VIEW_TAG, charts_view, metric_name, table_view
 
 STATUS = {
@@ -150,7 +151,7 @@ class _CellRuns:
             f"**{kind.capitalize()} {self.cell.name}**",
             *(f"- `{key}`: {text}" for key, text in overrides.items()),
         ]
-        tags = {"kind": kind, "mlflow.note.content": "\n".join(lines)[:MAX_TAG]}
+        tags = {"kind": kind, NOTE: "\n".join(lines)[:MAX_TAG]}
         tags |= {"seed": overrides.get(SEED, str(self.experiment.seed))}
         tags |= {f"compare.{key}": text for key, text in overrides.items()}
         ended = max(map(_ended, records))
@@ -197,7 +198,7 @@ class _CellRuns:
         if record.settings is not None:
             tags["seed"] = str(record.settings.seed)
         # Empty too: that of an earlier end would stay.
-        tags["mlflow.note.content"] = f"**{state}**: {record.message}"[:MAX_TAG] if record.message else ""
+        tags[NOTE] = f"**{state}**: {record.message}"[:MAX_TAG] if record.message else ""
         files: dict[str, bytes | Path] = dict(_files(record.folder / FILES))
         if record.settings is not None:
             content = json.dumps(record.settings.model_dump(mode="json"), indent=1, sort_keys=True)
@@ -311,7 +312,7 @@ def _files(folder: Path) -> dict[str, Path]:
 
 def _experiment_tags(experiment: Experiment) -> dict[str, str]:
     return {
-        "mlflow.note.content": f"**{experiment.question}**\n\nExpected: {experiment.expected}"[:MAX_TAG],
+        NOTE: f"**{experiment.question}**\n\nExpected: {experiment.expected}"[:MAX_TAG],
         "mlflow.experimentKind": "custom_model_development",  # training runs rather than traces of language models
         VIEW_TAG: json.dumps(table_view(experiment)),
         CHARTS_TAG: json.dumps(charts_view(experiment)),
