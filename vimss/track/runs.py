@@ -118,15 +118,16 @@ def put_files(tracking: Tracking, client: MlflowClient, run: Run, files: Mapping
 
 @contextmanager
 def explain_artifact_errors(location: str) -> Iterator[None]:
-    """Turn what the client of a store of artifacts raises into a PlaceError; MLflow's own errors stay as they are.
+    """Turn what the client of a store of artifacts raises into a PlaceError; what MLflow refuses stays its own error.
 
-    MLflow passes on the errors of requests, boto3 and other clients, which have no class in common.
+    MLflow passes on the errors of requests, boto3 and other clients, which have no class in common, and its server
+    answers 500 where its own client of the store fails.
     """
     try:
         yield
-    except MlflowException:
-        raise
     except Exception as error:
+        if isinstance(error, MlflowException) and error.error_code != "INTERNAL_ERROR":
+            raise
         raise PlaceError(
             f"MLflow's artifacts at {location} must be within reach",
             got=f"{type(error).__name__}, {one_line(error)}",
