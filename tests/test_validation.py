@@ -112,6 +112,9 @@ def test_more_validation_mixtures_begin_with_the_same_and_are_another_set(small_
         assert np.array_equal(one.mixture, other.mixture)
 
 
+PARTS = ["valid_loss/2 sources", "valid_loss/3 sources", "valid_loss/4 sources"]
+
+
 def test_the_figure_is_that_of_each_number_of_sources_too(small_manifest):
     validate = validation(small_manifest)
     separator = open_objective(settings(), small_manifest).build()
@@ -119,11 +122,22 @@ def test_the_figure_is_that_of_each_number_of_sources_too(small_manifest):
     with torch.no_grad():
         examined = [validate.objective.examine(separator.eval(), one, validate.device) for one in validate.batches]
     rows = torch.stack(examined)
-    assert set(validate.by_sources) == {"valid_loss/2 sources", "valid_loss/3 sources", "valid_loss/4 sources"}
+    assert set(PARTS) < set(validate.parts)
     for count in (2, 3, 4):
-        total, number = rows[validate.sources == count].sum(0).tolist()
-        assert validate.by_sources[f"valid_loss/{count} sources"] == pytest.approx(total / number)
+        total, number = rows[validate.sources == count].sum(0)[:2].tolist()
+        assert validate.parts[f"valid_loss/{count} sources"] == pytest.approx(total / number)
     assert whole == pytest.approx(float(rows[:, 0].sum() / rows[:, 1].sum()))
+
+
+@pytest.mark.parametrize("name", ["levels 3", "one output per label", "four slots", "pictures"])
+def test_the_figure_is_that_of_each_label_too(small_manifest, name):
+    sounding = sum(batch.present[0] for batch in validation(small_manifest, NETWORKS["one output per label"]).batches)
+    counts = {f"valid_loss/{label}": n for label, n in zip(small_manifest.recipe.labels, sounding, strict=True) if n}
+    validate = validation(small_manifest, NETWORKS[name])
+    whole = validate(open_objective(settings(model=NETWORKS[name]), small_manifest).build())
+    found = {part: value for part, value in validate.parts.items() if part not in PARTS}
+    assert set(found) == set(counts) and len(set(counts.values())) > 1
+    assert sum(found[part] * n for part, n in counts.items()) == pytest.approx(whole * sum(counts.values()))
 
 
 def test_the_seed_of_a_training_does_not_change_the_set_and_that_of_the_recipe_does(small_manifest):

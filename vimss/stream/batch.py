@@ -57,6 +57,15 @@ class NamesPlayers(Protocol):
         """The number of the label of each player, in the order of the context."""
 
 
+@runtime_checkable
+class NamesTargets(Protocol):
+    """An interface whose targets are of labels, also where its outputs are not."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All labels, in the order of their numbers."""
+
+
 @dataclass(frozen=True)
 class Position:
     """A place in the sequence of batches."""
@@ -79,6 +88,8 @@ class Batch:
     """Mixtures whose peak would have exceeded full scale."""
     shown: Int64[np.ndarray, "b p"] | None = None
     """Number of the label of each player in the context, for interfaces that name them; any number where none is."""
+    labels: Int64[np.ndarray, "b s"] | None = None
+    """Number of the label of each target, for interfaces that name them; any number where the target is silence."""
 
     def part(self, chosen: slice) -> "Batch":
         """Some of the examples."""
@@ -240,23 +251,27 @@ def make_batch(
     sound, targets = _together((size, channels, window.input_samples), (size, outputs, channels, window.output_samples))
     present = np.zeros((size, outputs), bool)
     peak_limited = np.zeros(size, bool)
-    contexts, labels = [], []
+    named = interface.labels if isinstance(interface, NamesTargets) else ()
+    labels = np.zeros((size, outputs), np.int64)
+    contexts, players_shown = [], []
     for row, mixture in enumerate(chain([first], remaining)):
         sound[row] = mixture.sound
         peak_limited[row] = mixture.peak_limited
         summed, rows = interface.query(mixture, mixing, rng)
         contexts.append(rows)
         if isinstance(interface, NamesPlayers):
-            labels.append(interface.labels_shown(mixture))
+            players_shown.append(interface.labels_shown(mixture))
         for output, sources in enumerate(summed):
             _add_up(sources, window, targets[row, output])
             present[row, output] = bool(sources) and sounds(targets[row, output], full_scale=1.0)
+            if named and sources:
+                labels[row, output] = named.index(sources[0].label)
     context, players = interface.join(contexts)
     shown = None
-    if players is not None and labels:
+    if players is not None and players_shown:
         shown = np.zeros(players.shape, np.int64)
-        shown[players] = list(chain.from_iterable(labels))
-    return Batch(sound, targets, present, context, players, peak_limited, shown)
+        shown[players] = list(chain.from_iterable(players_shown))
+    return Batch(sound, targets, present, context, players, peak_limited, shown, labels if named else None)
 
 
 def whole_batch(mixture: Mixture, window: Window, interface: NetworkInterface) -> Batch:

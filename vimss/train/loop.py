@@ -267,13 +267,13 @@ def _validated(
     average: nn.Module | None,
     on_progress: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """The figure of the weights in use, also by number of sources, and, if those are a moving average, of the raw ones.
+    """The figure of the weights in use, and its parts; if those are a moving average, also that of the raw ones.
 
     Empty if interrupted.
     """
     figure = validate.figure
     try:
-        values = {figure.name: validate(average or network, on_progress), **validate.by_sources}
+        values = {figure.name: validate(average or network, on_progress), **validate.parts}
         return values if average is None else {**values, figure.raw_name: validate(network, on_progress)}
     except _ValidationInterruptedError:
         return {}

@@ -132,10 +132,10 @@ class Validation:
         """Mixtures of all workers."""
         self.separates = OBJECTIVES[settings.objective].separates
         self.sources = torch.tensor([len(kept.drawn[number].sources) for number in numbers])
-        self.by_sources: dict[str, float] = {}
-        """For separation: the last figure on the mixtures of each number of sources, by its name in reports.
+        self.parts: dict[str, float] = {}
+        """The last figure of each label, and for separation of each number of sources, by its name in reports.
 
-        Empty where all have the same number; values that are not finite are left out.
+        None where all have the same label or number; values that are not finite are left out.
         """
         self.batches = FixedBatches(
             kept, manifest, self.window, objective.validation_interface, numbers[share[0] :: share[1]]
@@ -152,17 +152,19 @@ class Validation:
             on_progress()
         network.train(was_training)
         kept = self._of_all_workers(rows)
-        if self.separates:
-            self.by_sources = self._by_sources(kept)
+        parts = [self.objective.by_label(kept), self._by_sources(kept) if self.separates else {}]
+        self.parts = {
+            f"{self.figure.name}/{part}": value
+            for values in parts
+            for part, value in values.items()
+            if len(values) > 1 and math.isfinite(value)
+        }
         return self.objective.value(kept)
 
     def _by_sources(self, kept: torch.Tensor) -> dict[str, float]:
-        counts = self.sources.unique().tolist()
-        values = {count: self.objective.value(kept[self.sources == count]) for count in counts if len(counts) > 1}
         return {
-            f"{self.figure.name}/{count} source{'s' * (count > 1)}": value
-            for count, value in values.items()
-            if math.isfinite(value)
+            f"{count} source{'s' * (count > 1)}": self.objective.value(kept[self.sources == count])
+            for count in self.sources.unique().tolist()
         }
 
     def _of_all_workers(self, rows: list[torch.Tensor]) -> torch.Tensor:

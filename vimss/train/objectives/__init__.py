@@ -92,6 +92,9 @@ class Objective(Protocol):
     def value(self, kept: "Float64[Tensor, 'm k']") -> float:
         """The figure of the whole validation set, from what was kept of its mixtures in their order."""
 
+    def by_label(self, kept: "Float64[Tensor, 'm k']") -> dict[str, float]:
+        """The figure of each label that has one; empty where the figure is not of labels."""
+
 
 @runtime_checkable
 class FigureObjective(Objective, Protocol):
@@ -102,9 +105,6 @@ class FigureObjective(Objective, Protocol):
 
         The first champion must be significantly better than that.
         """
-
-    def by_label(self, kept: "Float64[Tensor, 'm k']") -> dict[str, float]:
-        """The figure of each label that has one; empty where the figure is not of labels."""
 
     def beside(self, kept: "Float64[Tensor, 'm k']") -> dict[str, float]:
         """Further figures, by what they are of; NaN where one does not exist, and empty without any."""

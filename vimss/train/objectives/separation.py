@@ -134,7 +134,7 @@ class Separation:
         return self._loss_of(estimates, targets, present, Totals(*totals))
 
     def examine(self, network: nn.Module, batch: Batch, device: torch.device) -> Tensor:
-        """The sum of the floored -SNR over the present sources, and their number."""
+        """The sum of the floored -SNR over the present sources, and their number; then both sums for each label."""
         targets, present = to_device(batch.targets, device), to_device(batch.present, device)
         estimates = network(to_device(batch.mixture, device), *context_of(batch, device))
         first = (estimates.shape[-1] - targets.shape[-1]) // 2
@@ -142,15 +142,28 @@ class Separation:
         if self.interface.any_order:
             estimates = best_order(estimates, targets)
         values = negative_snr(estimates, targets)[present]
-        return torch.tensor([float(values.sum()), float(values.numel())], dtype=torch.float64)
+        whole = torch.tensor([float(values.sum()), float(values.numel())], dtype=torch.float64)
+        of_labels = torch.zeros(2, len(self.recipe.labels), dtype=torch.float64)
+        assert batch.labels is not None, "its interface names targets"  # noqa: S101
+        each = values.double().cpu()
+        of_labels.index_add_(
+            1, torch.from_numpy(batch.labels[batch.present]), torch.stack([each, each.new_ones(each.shape)])
+        )
+        return torch.cat([whole, of_labels.flatten()])
 
     def value(self, kept: Tensor) -> float:
         """The mean over all present sources."""
         total, count = 0.0, 0.0
         # One after the other, as they always were: a sum in another order has other last bits.
-        for each, number in kept.tolist():
+        for each, number in kept[:, :2].tolist():
             total, count = total + each, count + number
         return total / count
+
+    def by_label(self, kept: Float64[Tensor, "m k"]) -> dict[str, float]:
+        """The mean over the present sources of each label; empty for an objective that keeps no sums for each."""
+        totals, counts = kept[:, 2:].sum(0).tensor_split(2)
+        found = zip(self.recipe.labels, totals.tolist(), counts.tolist(), strict=False)
+        return {label: total / count for label, total, count in found if count}
 
 
 def count(
