@@ -2,6 +2,7 @@
 
 import json
 import socket
+import sys
 import urllib.request
 from pathlib import Path
 
@@ -36,6 +37,15 @@ def test_the_dashboard_has_the_trials_of_the_records(free_port):
     trials = found["trials"]
     assert [trial["state"].lower() for trial in trials] == ["complete", "pruned", "fail", "running"]
     assert trials[0]["values"] == [-3.0] and {each["name"] for each in trials[0]["params"]} == set(AXES)
+
+
+def test_a_dashboard_that_is_not_installed_is_asked_for(free_port, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
+    with (
+        pytest.raises(ConfigError, match=r"--optuna needs Optuna's dashboard; .*run `pip install vimss\[dashboard\]`"),
+        serve_dashboard(optuna_storage(SEARCHED, Study(Path("x"), ())), free_port),
+    ):
+        pass
 
 
 def test_a_port_in_use_and_an_experiment_without_a_search_are_said(free_port):

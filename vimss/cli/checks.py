@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -207,3 +208,17 @@ def check_picture(path: Path) -> None:
     if path.is_dir() or not path.absolute().parent.is_dir():
         got = "a folder of that name" if path.is_dir() else f"no folder {path.absolute().parent}"
         raise ConfigError("--curves must name a file in a folder that exists", got=got, fix="choose another path")
+
+
+def check_host(host: str, port: int) -> None:
+    """ConfigError where pages would be served to other machines: neither MLflow nor Optuna's dashboard asks for a login.
+
+    MLflow's own authentication would need the packages of `mlflow[auth]`.
+    """
+    if host not in ("127.0.0.1", "localhost"):
+        raise ConfigError(
+            "--host must be this machine's own 127.0.0.1: the pages have no login, and can change and delete runs",
+            got=host,
+            fix=f"leave --host out; on the other machine run `ssh -L {port}:127.0.0.1:{port} {socket.gethostname()}`, "
+            f"and open http://127.0.0.1:{port} there",
+        )

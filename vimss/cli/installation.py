@@ -19,14 +19,17 @@ def ui(
         bool, typer.Option("--optuna", help="Serve Optuna's dashboard of the experiment's searches instead.")
     ] = False,
     port: Annotated[int, typer.Option(help="Port on this machine.", min=1, max=65535)] = 5000,
+    host: Annotated[str, typer.Option(help="Address to listen on; only this machine's own.")] = "127.0.0.1",
     place: On = "local",
 ) -> None:
     """Serve MLflow's pages of runs and models, or Optuna's, on this machine alone until Ctrl-C.
 
-    On another machine: `ssh -L 5000:localhost:5000` to the one that serves.
+    On another machine: `ssh -L 5000:127.0.0.1:5000` to the one that serves.
     """
+    from vimss.cli.checks import check_host
     from vimss.session import open_session
 
+    check_host(host, port)
     session = open_session(place)
     if optuna:
         _serve_dashboard(session, experiment, port)
