@@ -496,13 +496,14 @@ def test_ctrl_c_ends_the_pages_of_the_runs_well(ctrl_c, tmp_path, empty_database
     with subprocess.Popen(command, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert f"http://127.0.0.1:{port}" in process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        assert re.fullmatch(r"start MLflow: \d+ s\n", process.communicate()[1])
+        said = process.communicate()[1].splitlines()
+        assert said and all(line.lstrip().startswith("start MLflow: ") for line in said)
     assert process.returncode == 0
 
 
 def test_pages_are_not_served_to_other_machines(vimss_says):
     code, out, err = vimss_says("ui", "--host", "0.0.0.0", "--port", "5001")  # noqa: S104 - which is refused
-    assert (code, out) == (1, "")
+    assert (code, out) == (2, "")
     assert "the pages have no login, and can change and delete runs; got 0.0.0.0" in err
     assert "run `ssh -L 5001:127.0.0.1:5001 " in err and "open http://127.0.0.1:5001 there" in err
 

@@ -211,7 +211,7 @@ def check_picture(path: Path) -> None:
 
 
 def check_host(host: str, port: int) -> None:
-    """ConfigError where pages would be served to other machines: neither MLflow nor Optuna's dashboard asks for a login.
+    """ConfigError where pages would be served to other machines: neither MLflow's nor Optuna's ask for a login.
 
     MLflow's own authentication would need the packages of `mlflow[auth]`.
     """
