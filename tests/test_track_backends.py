@@ -108,6 +108,14 @@ def points(database: PostgreSql, study: Study) -> list[tuple[int, float]]:
     )
 
 
+def sound_of(run_id: str) -> bytes:
+    """The one file with the sound of a run, as it lies in the object store."""
+    store = s3fs.S3FileSystem()
+    store.invalidate_cache()
+    (sound,) = store.glob(f"{BUCKET}/mlflow/*/{run_id}/artifacts/audio/mix.wav")
+    return store.cat(sound)
+
+
 def write_reports(study: Study, until: int) -> float:
     """Lengthen the first trial to `until` reports, each in a record of its own; the longest time that one took."""
     record, longest = read_record(study.records[0].folder / "trial.json"), 0.0
@@ -146,8 +154,7 @@ def test_nothing_is_lost_or_doubled_when_database_and_server_are_killed_during_a
 def test_a_model_and_a_sound_lie_in_the_object_store_and_come_back(team, study, small_manifest, small_model):
     shutil.copytree(small_model, study.records[0].folder / "model", dirs_exist_ok=True)
     run_id = sync(team, EXPERIMENT, small_manifest, study.folder).run_ids["search", "a1"]
-    (sound,) = s3fs.S3FileSystem().glob(f"{BUCKET}/mlflow/*/{run_id}/artifacts/audio/mix.wav")
-    assert s3fs.S3FileSystem().cat(sound) == b"RIFF of a mixture"
+    assert sound_of(run_id) == b"RIFF of a mixture"
     version = register(team, "quickstart", small_model, run_id, {"si_sdr_improvement": 3.1}, CARD)
     set_alias(team, "quickstart", "champion", version)
     folder = model_folder("models:/quickstart@champion", team)
@@ -166,7 +173,7 @@ def test_figures_reach_the_database_while_the_object_store_takes_nothing_and_fil
         assert points(database, study) == [(30, 1.0), (60, -2.0)] and len(runs_of(database, study)) == 4
         s3.refused.clear()
     run_ids = sync(team, EXPERIMENT, small_manifest, study.folder).run_ids
-    assert s3fs.S3FileSystem().glob(f"{BUCKET}/mlflow/*/{run_ids['search', 'a1']}/artifacts/audio/mix.wav")
+    assert sound_of(run_ids["search", "a1"]) == b"RIFF of a mixture"
     assert not sync(team, EXPERIMENT, small_manifest, study.folder).written
     assert points(database, study) == [(30, 1.0), (60, -2.0)]
 
