@@ -66,7 +66,7 @@ def test_a_server_that_cannot_be_reached_is_said_once(tmp_path, monkeypatch, war
     monkeypatch.setattr(f"{SYNC}.INTERVAL_SECONDS", 0.05)
     attempts = Counter()
     study = three(tmp_path / "quickstart-3f9c2a1b07")
-    monkeypatch.setattr(f"{SYNC}.is_locked", lambda folder: not attempts.update(["sync"]))
+    monkeypatch.setattr(f"{SYNC}.is_searched", lambda folder: not attempts.update(["sync"]))
     with syncing(Tracking(Store(tmp_path), address), EXPERIMENT, small_manifest, study.folder):
         end = time.monotonic() + 30
         while attempts["sync"] < 3 and time.monotonic() < end:
