@@ -151,7 +151,7 @@ def test_the_command_line_goes_before_the_environment(monkeypatch, tmp_path):
         (
             "s3://bucket/store",
             "",
-            "the store must be a folder: only shards may lie behind a URL; got 's3://bucket/store'",
+            "the store must be a folder: only shards and studies may lie behind URLs; got 's3://bucket/store'",
         ),
         ("a\nb", "", r"VIMSS_STORE must be a path of UTF-8 without control characters.*a\\nb'. To fix: rename"),
         ("a\udcffb", "", r"VIMSS_STORE must be a path of UTF-8 without control characters.*a\\udcffb'"),

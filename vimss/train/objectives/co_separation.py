@@ -173,4 +173,5 @@ def _of_videos(batch: Batch) -> Batch:
     """The batch with the sounds of both videos as its targets."""
     targets: list[Float32[np.ndarray, "b c u"]] = [part.sum(1) for part in _halves(batch.targets)]
     present: list[Bool[np.ndarray, " b"]] = [part.any(1) for part in _halves(batch.present)]
-    return replace(batch, targets=np.stack(targets, 1), present=np.stack(present, 1))
+    # A video has the labels of several players.
+    return replace(batch, targets=np.stack(targets, 1), present=np.stack(present, 1), labels=None)
