@@ -175,6 +175,7 @@ def test_a_wrong_source_says_so(tmp_path):
         clarinet4science.pieces(RECIPE, OPTIONS, tmp_path)
 
 
+@pytest.mark.slow
 def test_shards_hold_the_pieces_and_plain_webdataset_opens_them(tree, tmp_path):
     manifest = write_shards(RECIPE, "clarinet4science", Store(tmp_path), tree)
     parts = ("audio", "picture", "annotations")

@@ -137,6 +137,7 @@ def test_the_gain_over_the_guess_is_paired(small_manifest, perfect, guess):
     assert gain_of([guess], [perfect], small_manifest).high < 0
 
 
+@pytest.mark.slow
 def test_figures_of_seeds_are_averaged_before_pieces_are_drawn(small_manifest, perfect, guess):
     both = {"mine": [perfect, guess], GUESS: [guess]}
     figures = ObjectiveFigures(both, perfect.figure, small_manifest)

@@ -224,6 +224,7 @@ def test_a_network_that_looks_at_the_instrument_has_a_lower_loss(masked):
     assert objective.loss(network, batch, totals) < even
 
 
+@pytest.mark.slow
 def test_the_loop_trains_on_changed_pictures_and_masks_and_keeps_the_network(small_manifest, tmp_path):
     reports = run(small_manifest, tmp_path, settings(masks=True, augment=True))
     assert [0 < report["valid_map"] <= 1 and report["train_loss"] > 0 for report in reports] == [True, True]

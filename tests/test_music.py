@@ -325,6 +325,7 @@ def manifest(template, tmp_path_factory):
     return write_shards(recipe, "music", Store(folder / "store"), source)
 
 
+@pytest.mark.slow
 def test_shards_hold_what_was_read(manifest):
     assert manifest.missing == ("cello-violin--0duet_id--",) and len(manifest.pieces) == 13
     pieces = {

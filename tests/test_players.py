@@ -70,6 +70,7 @@ def pieces(shards, system):
     return list(pieces_of(shards, "test", system.views, by_player=True))
 
 
+@pytest.mark.slow
 def test_scenes_of_duos_have_a_reference_and_the_motion_of_each_player(pieces):
     assert len(pieces) == 3
     for piece in pieces:

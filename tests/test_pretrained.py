@@ -131,6 +131,7 @@ def test_a_folder_without_the_name_of_a_model_is_no_model(tmp_path, monkeypatch)
 # Its features
 
 
+@pytest.mark.slow
 def test_features_of_other_weights_are_not_taken_for_its_own(small_manifest, tmp_path):
     # A copy, beside which are no features of other tests.
     folder = shutil.copytree(small_manifest.folder, tmp_path / "small", ignore=shutil.ignore_patterns(FEATURES))

@@ -236,6 +236,7 @@ def test_the_job_is_one_line_for_the_shell(seed, option):
     typer.main.get_command(app).commands[verb].make_context(verb, rest)
 
 
+@pytest.mark.slow
 def test_the_recording_has_a_column_and_a_label_per_player_from_left_to_right(small_manifest, tmp_path):
     recording, stems = write_recording(small_manifest, tmp_path)
     clip = next(iter(read_pieces(small_manifest, "test", parts=("audio", "picture"))))

@@ -282,6 +282,7 @@ def test_a_bucket_that_cannot_be_written_ends_a_search_at_once(
     assert len(s3.requests) < 10 and not ray.is_initialized() and not list(tmp_path.rglob(RECORD))
 
 
+@pytest.mark.slow
 def test_doctor_finds_a_bucket_that_holds_no_studies(s3, tmp_path, monkeypatch):
     monkeypatch.setenv("VIMSS_STORE", str(tmp_path))
 

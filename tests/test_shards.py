@@ -84,6 +84,7 @@ write_shards(recipe, "small", Store(Path({str(tmp_path)!r})))
     assert manifest.digest == small_manifest.digest
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_explained_and_leaves_no_half_shard(small_recipe, tmp_path):
     script = f"""
 from pathlib import Path

@@ -211,6 +211,7 @@ def test_the_unseen_style_has_minutes_of_its_own_and_changes_no_other_piece() ->
     assert sum(casting.seconds for casting in drawn) == pytest.approx(180)
 
 
+@pytest.mark.slow
 def test_its_players_are_drawn_in_other_colours_than_all_others() -> None:
     recipe = make_recipe(picture={"size": 16, "frame_rate": 5})
     options = Options(minutes=2, styles=8, unseen_style_minutes=0.5)

@@ -432,6 +432,7 @@ def test_every_kind_of_output_trains(small_manifest, tmp_path, outputs):
     assert math.isfinite(run(small_manifest, tmp_path, chosen)[-1]["valid_loss"])
 
 
+@pytest.mark.slow
 def test_pictures_train(small_manifest, tmp_path):
     chosen = settings(
         model={"context": "frames", "vision": {"network": "compact", "weights": "random"}},
