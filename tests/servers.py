@@ -6,7 +6,6 @@ import pwd
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
@@ -20,19 +19,19 @@ START_SECONDS = 300.0
 
 
 class MlflowServer:
-    """MLflow's own server with these options."""
+    """MLflow's own server, by a command that makes it listen at a port."""
 
-    def __init__(self, *options: str) -> None:
-        (port,) = free_ports(1)
+    def __init__(self, command: list[str], port: int | str) -> None:
+        self.command = command
         self.address = f"http://127.0.0.1:{port}"
-        where = ("--host", "127.0.0.1", "--port", port, "--workers", "1")
-        self.command = [sys.executable, "-m", "mlflow", "server", *where, *options]
 
     def start(self) -> None:
-        """Return when it answers."""
         self.process = subprocess.Popen(
             self.command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
+
+    def wait(self) -> None:
+        """Until it answers."""
         end = time.monotonic() + START_SECONDS
         while True:
             try:

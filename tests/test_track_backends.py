@@ -3,11 +3,13 @@
 import logging
 import re
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 import s3fs
+from free_ports import free_ports
 from s3_server import BUCKET, Server, serving
 from servers import START_SECONDS, MlflowServer, PostgreSql
 from test_track import CARD, EXPERIMENT, REPORTS, bring, runs_by_trial, three, trial
@@ -57,8 +59,12 @@ def database() -> Iterator[PostgreSql]:
 @pytest.fixture(scope="module")
 def server(database, s3_for_all) -> Iterator[MlflowServer]:
     """MLflow's server on both, as platform/compose starts it."""
-    server = MlflowServer("--backend-store-uri", database.uri, "--artifacts-destination", f"s3://{BUCKET}/mlflow")
+    (port,) = free_ports(1)
+    where = ("--host", "127.0.0.1", "--port", port, "--workers", "1")
+    kept = ("--backend-store-uri", database.uri, "--artifacts-destination", f"s3://{BUCKET}/mlflow")
+    server = MlflowServer([sys.executable, "-m", "mlflow", "server", *where, *kept], port)
     server.start()
+    server.wait()
     yield server
     server.kill()
 
@@ -142,6 +148,7 @@ def test_nothing_is_lost_or_doubled_when_database_and_server_are_killed_during_a
         server.kill()
         longest = max(longest, write_reports(study, 60))
         server.start()
+        server.wait()
         wait_until(lambda: len(points(database, study)) >= 60)
     assert longest < 5, "the search waits for MLflow, whose timeout is 20 s"
     sync(team, EXPERIMENT, small_manifest, study.folder)

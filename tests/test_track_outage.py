@@ -3,20 +3,17 @@
 import functools
 import json
 import logging
-import os
 import re
 import shutil
-import signal
 import socket
-import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
+from free_ports import free_ports
+from servers import START_SECONDS, MlflowServer
 from test_search import experiment
 from test_track import EXPERIMENT, three, trial
 
@@ -30,9 +27,6 @@ from vimss.storage import Store
 from vimss.track import Tracking
 from vimss.track.sync import LONGEST_PAUSE_SECONDS, _Syncing, sync, syncing
 from vimss.track.ui import ui_command
-
-START_SECONDS = 300.0
-"""On a machine that is busy otherwise."""
 
 SYNC = "vimss.track.sync"
 
@@ -94,40 +88,11 @@ def test_an_outage_of_days_does_not_end_the_thread(tmp_path, small_manifest):
     assert thread._attempt() == LONGEST_PAUSE_SECONDS
 
 
-class Server:
-    """MLflow's own server in a process; it can be killed, and started again at the same address."""
-
-    def __init__(self, tracking: Tracking) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        self.command = ui_command(tracking, port)
-        self.address = f"http://127.0.0.1:{port}"
-
-    def start(self) -> None:
-        self.process = subprocess.Popen(
-            self.command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-
-    def wait(self) -> None:
-        """Until it answers."""
-        end = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                with urllib.request.urlopen(f"{self.address}/health", timeout=2):  # noqa: S310 - our own server
-                    return
-            except OSError:
-                assert self.process.poll() is None and time.monotonic() < end
-                time.sleep(0.2)
-
-    def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-
 @pytest.fixture
-def servers(tracking) -> Iterator[Server]:
+def servers(tracking) -> Iterator[MlflowServer]:
     """A server, killed at the end."""
-    server = Server(tracking)
+    (port,) = free_ports(1)
+    server = MlflowServer(ui_command(tracking, int(port)), port)
     yield server
     server.kill()
 

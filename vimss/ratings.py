@@ -9,7 +9,6 @@ the address, with its token, may rate; nothing else is served. Opened as a file,
 
 import json
 import secrets
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,10 +19,9 @@ from typing import Literal
 from pydantic import Field
 
 from vimss.config import Config, parse_config
-from vimss.errors import ConfigError, PlaceError
+from vimss.errors import ConfigError
+from vimss.loopback import LOOPBACK, served
 from vimss.storage import atomic_write
-
-LOOPBACK = "127.0.0.1"
 
 MOST_BYTES = 1_000_000
 """Of the ratings of one page."""
@@ -72,19 +70,9 @@ def serve_page(page: bytes, save: Callable[[Ratings], Path], port: int) -> Itera
     PlaceError where the port is taken.
     """
     token = secrets.token_urlsafe(16)
-    try:
-        server = ThreadingHTTPServer((LOOPBACK, port), _handler(page, save, token))
-    except OSError as error:
-        raise PlaceError(f"port {port} must be free", got=str(error), fix="choose another --port") from error
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://{LOOPBACK}:{server.server_port}/{token}/"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    handler = _handler(page, save, token)
+    with served(lambda: ThreadingHTTPServer((LOOPBACK, port), handler), port) as address:
+        yield f"{address}/{token}/"
 
 
 def _handler(page: bytes, save: Callable[[Ratings], Path], token: str) -> type[BaseHTTPRequestHandler]:

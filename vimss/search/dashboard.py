@@ -6,7 +6,6 @@ with serve_dashboard(optuna_storage(experiment, study), port=8080) as address:
 What is changed on its pages is not kept: the records are what counts.
 """
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from socketserver import ThreadingMixIn
@@ -15,12 +14,11 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import optuna
 from optuna.storages import BaseStorage, InMemoryStorage
 
-from vimss.errors import ConfigError, PlaceError
+from vimss.errors import ConfigError
 from vimss.experiment import Experiment
+from vimss.loopback import LOOPBACK, served
 from vimss.search.sampler import Space, optuna_study
 from vimss.search.study import Study
-
-LOOPBACK = "127.0.0.1"
 
 
 def optuna_storage(experiment: Experiment, study: Study) -> BaseStorage:
@@ -66,15 +64,6 @@ def serve_dashboard(storage: BaseStorage, port: int) -> Iterator[str]:
         raise ConfigError(
             "--optuna needs Optuna's dashboard", got=str(error), fix="run `pip install vimss[dashboard]`"
         ) from error
-    try:
-        server = make_server(LOOPBACK, port, wsgi(storage), _Server, _Silent)
-    except OSError as error:
-        raise PlaceError(f"port {port} must be free", got=str(error), fix="choose another --port") from error
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://{LOOPBACK}:{server.server_port}/dashboard/"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    app = wsgi(storage)
+    with served(lambda: make_server(LOOPBACK, port, app, _Server, _Silent), port) as address:
+        yield f"{address}/dashboard/"

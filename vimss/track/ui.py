@@ -18,11 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vimss.errors import ConfigError, PlaceError
+from vimss.loopback import LOOPBACK, explain_taken_port
 from vimss.storage import explain_os_errors
 from vimss.track.store import Tracking
 from vimss.track.views import CHARTS, CHARTS_TAG, VIEW, VIEW_TAG
-
-LOOPBACK = "127.0.0.1"
 
 START_SECONDS = 120.0
 """A first start on a busy machine took 45 s; on an idle one it takes 5 to 7."""
@@ -63,7 +62,8 @@ def serve_ui(
     PlaceError where the port is taken, or the server does not come up.
     """
     command = ui_command(tracking, port)
-    check_port(port)
+    with explain_taken_port(port):
+        socket.create_server((LOOPBACK, port)).close()
     tracking.client()
     address = f"http://{LOOPBACK}:{port}"
     log = tracking.folder / "ui.log"
@@ -79,16 +79,6 @@ def serve_ui(
             yield address
         finally:
             _end(process)
-
-
-def check_port(port: int) -> None:
-    """PlaceError where nobody could listen on a port of loopback: another program does, or only root may."""
-    try:
-        socket.create_server((LOOPBACK, port)).close()
-    except OSError as error:
-        raise PlaceError(
-            f"port {port} must be free", got=str(error), fix="choose another --port, or end the program that uses it"
-        ) from error
 
 
 def known_experiments(tracking: Tracking) -> list[str]:
