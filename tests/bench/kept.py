@@ -94,7 +94,11 @@ class Bench:
             if made is None:
                 return
             seconds = before + clock() - begin
-            values = "".join(f", {name} {value:.3f}" for name, value in metrics.items() if name.startswith("valid_"))
+            values = "".join(
+                f", {name} {value:.3f}"
+                for name, value in metrics.items()
+                if name.startswith("valid_") and "/" not in name
+            )
             print(f"  {metrics['audio_seconds']:.0f} audio seconds, {seconds:.0f} {unit}{values}", flush=True)
             with atomic_write(checkpoint) as temporary:
                 shutil.copytree(made, temporary)
