@@ -11,6 +11,8 @@ from vimss.model.contexts.motion import compute_motion
 from vimss.runtime import Place
 from vimss.search.consistency import load_experiment
 from vimss.search.run import search
+from vimss.shards.recipe import Picture
+from vimss.shards.write import write_shards
 from vimss.storage import Store
 
 PATHS = sorted(Path("experiments").glob("*.yaml"))
@@ -25,6 +27,9 @@ SHORT = (
 
 NEED_MOTION = {"alignment": ["validation.seconds=9"], "motion": [], "looking_to_listen": [], "on_off_screen": []}
 """Questions about players who move, with what their figures need."""
+
+NEED_ALL_VIEWS = {"visual_context"}
+"""Questions about players whose joints are known and who move."""
 
 
 def short_cell(path: Path) -> list[str]:
@@ -69,12 +74,16 @@ def test_a_short_cell_of_a_question_is_trained(shared_ray, path, request, tmp_pa
         manifest = request.getfixturevalue("moving_manifest")
         compute_motion(manifest)
         changes += NEED_MOTION[path.stem]
+    elif path.stem in NEED_ALL_VIEWS:
+        recipe = request.getfixturevalue("small_recipe").model_copy(update={"picture": Picture(size=32, frame_rate=12.5)})
+        manifest = write_shards(recipe, "views", Store(tmp_path).make())
+        compute_motion(manifest)
     else:
         manifest = request.getfixturevalue("small_manifest")
     short = load_experiment(path, changes)
-    if short.model.get("context") == "features":
-        settings = short.settings().model
-        compute_features(manifest, settings.vision, every=settings.features_every)
+    for model in (short.settings(cell.fixes).model for cell in short.cells()):
+        if model.context == "features":
+            compute_features(manifest, model.vision, every=model.features_every)
     place = Place(name="test", max_concurrent_trials=1)
     records = search(short, manifest, place, Store(tmp_path)).records
     assert len(records) == len(short.cells())

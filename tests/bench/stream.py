@@ -5,7 +5,7 @@
 CPU seconds of one process count, things compared take turns, medians are shown; `wait` measures seconds on the clock
 and wants an idle machine. The first run writes shards and features into store/bench.
 
-Sections: clips, windows, frames, wait, bytes.
+Sections: clips, windows, frames, wait, bytes, variety.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from vimss.model.interface import Interface
 from vimss.model.networks.wave_u_net.config import WaveUNetConfig
 from vimss.model.vision_config import VisionConfig
 from vimss.runtime import load_place, ray_running
+from vimss.search.consistency import load_experiment
 from vimss.shards.computed import available_features
 from vimss.shards.corpora import chamber
 from vimss.shards.manifest import Manifest
@@ -237,7 +238,24 @@ def bytes_(args: argparse.Namespace) -> None:
         print(f"| {name} | {size * hour:.0f} |")
 
 
-SECTIONS = {"clips": clips, "windows": windows, "frames": frames, "wait": wait, "bytes": bytes_}
+def variety(args: argparse.Namespace) -> None:
+    """CPU ms to make a mixture in each variant of experiments/timbre.yaml, of two stems of 10,240 samples."""
+    manifest, experiment = shards(args.store, args.minutes), load_experiment("timbre", ["compare={}"])
+    makers: dict[str, Callable[[], float]] = {}
+    for cell in experiment.cells():
+        settings = experiment.settings(cell.fixes)
+        samples = settings.training.output_samples
+        window = Window(settings.model.geometry.input_samples(samples), samples, RATE)
+        interface = Interface(settings.model, manifest.recipe.labels)
+        examples = Examples(manifest, "train", settings.mixing, window, interface, 0)
+        makers[cell.name] = partial(take, examples.batches(BATCH, Position()))
+    rates = take_turns(makers)
+    print("| variant | ms per mixture |\n|---|---|")
+    for name, rate in rates.items():
+        print(f"| {name} | {1000 / rate:.2f} |")
+
+
+SECTIONS = {"clips": clips, "windows": windows, "frames": frames, "wait": wait, "bytes": bytes_, "variety": variety}
 
 
 def main() -> None:
