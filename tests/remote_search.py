@@ -1,6 +1,6 @@
-"""A search whose studies lie at s3://, as a process of its own, with a Ray of its own.
+"""A search whose studies lie at s3://, as a process of its own, with a Ray of its own: a machine that can be lost.
 
-python tests/remote_search.py PLACE SHARDS
+python tests/remote_search.py PLACE SHARDS TRIALS
 """
 
 import sys
@@ -9,10 +9,10 @@ from typing import Any
 from vimss import api
 from vimss.config import parse_config
 from vimss.experiment import Experiment
-from vimss.search import lease, remote
+from vimss.search import lease
 from vimss.session import open_session
 from vimss.shards.manifest import open_shards
-from vimss.storage import folder_at
+from vimss.storage import folder_at, mirror
 
 AUDIO_SECONDS = 40.0
 """Budget of each trial; a report comes every four."""
@@ -30,19 +30,20 @@ EXPERIMENT: dict[str, Any] = {
 }
 
 
-def experiment() -> Experiment:
-    """Two trials of a tiny network, none of which is pruned."""
-    return parse_config(EXPERIMENT, Experiment, "remote")
+def experiment(trials: int = 2) -> Experiment:
+    """One or two trials of a tiny network, none of which is pruned."""
+    return parse_config(EXPERIMENT | {"search": EXPERIMENT["search"] | {"trials": trials}}, Experiment, "remote")
 
 
 def main() -> None:
     """Search."""
-    place, shards = sys.argv[1:]
+    place, shards, trials = sys.argv[1:]
     with open_session(place) as session:
         manifest = open_shards(folder_at(shards), session.store)
-        api.check_finished(experiment(), api.run_search(session, experiment(), manifest))
+        chosen = experiment(int(trials))
+        api.check_finished(chosen, api.run_search(session, chosen, manifest))
 
 
 if __name__ == "__main__":
-    remote.SECONDS, lease.RENEW_SECONDS, lease.LEASE_SECONDS = 0.5, 1.0, 4.0
+    mirror.SECONDS, lease.RENEW_SECONDS, lease.LEASE_SECONDS = 0.5, 1.0, 4.0
     main()

@@ -14,7 +14,8 @@ from vimss.search.ending import SIGNALS, on_first_signal
 from vimss.search.observer import INTERRUPTED, Observer
 from vimss.search.trial import TrialPlan
 from vimss.train.checkpoint import newest_valid
-from vimss.train.distribute import STOP, fit
+from vimss.train.distribute import fit
+from vimss.train.own_copy import STOP
 
 
 @pytest.fixture(params=SIGNALS, ids=lambda number: number.name)

@@ -1,39 +1,30 @@
-"""Studies at s3://: their copies, their lease, and a search that goes on after all of its machines are gone."""
+"""Studies at s3://: their copies and their lease."""
 
-import json
-import os
-import re
 import shutil
-import subprocess
-import sys
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import pytest
 import ray
 import torch
-from remote_search import AUDIO_SECONDS, experiment
-from s3_server import BUCKET
-from safetensors.torch import load_file
+from remote_search import experiment
+from s3_server import BUCKET, reset
 from small_separator import build
 
 from vimss import api, doctor
 from vimss.errors import ConfigError, StorageError
 from vimss.model.separator import load_separator, save_separator
-from vimss.runtime import Node, Place, open_store
+from vimss.runtime import LOG, Node, Place, open_store
 from vimss.search import lease, remote
 from vimss.search.lease import LEASE, check_lease, check_renewed, leased
 from vimss.search.lock import is_searched, locked
-from vimss.search.remote import mirrored, own_copy, pull, pull_records, push
+from vimss.search.remote import mirrored, pull, pull_records, push
 from vimss.search.study import RECORD
 from vimss.session import open_session
 from vimss.shards.manifest import open_manifest, open_shards, with_manifests
-from vimss.storage import RemoteFolder, Store, folder_at, origin_of
-from vimss.train import distribute
-from vimss.train.distribute import Job, fit
+from vimss.storage import RemoteFolder, Store, mirror, origin_of
+from vimss.train.own_copy import forget_stop, own_copy
 
 STUDIES = f"s3://{BUCKET}/studies"
 STUDY = RemoteFolder(f"{STUDIES}/small-0123456789")
@@ -44,7 +35,7 @@ def hurry(monkeypatch):
     """What takes seconds elsewhere takes moments."""
     monkeypatch.setattr(lease, "LOOK_SECONDS", 0.02)
     monkeypatch.setattr(lease, "RENEW_SECONDS", 0.1)
-    monkeypatch.setattr(remote, "SECONDS", 0.05)
+    monkeypatch.setattr(mirror, "SECONDS", 0.05)
 
 
 def copy_in(root: Path) -> Path:
@@ -70,11 +61,6 @@ def wait_until(holds):
         time.sleep(0.02)
 
 
-def test_the_names_are_those_of_training():
-    names = remote.CHECKPOINTS, remote.PROGRESS, remote.STOP
-    assert names == (distribute.CHECKPOINTS, distribute.PROGRESS, distribute.STOP)
-
-
 def test_a_copy_knows_where_its_original_lies(tmp_path):
     assert origin_of(copy_in(tmp_path) / "cell-1" / "trial") == STUDY / "cell-1/trial"
     assert origin_of(Store(tmp_path).studies / STUDY.name) is None
@@ -86,8 +72,6 @@ def test_a_place_or_the_environment_says_where_studies_lie(tmp_path, monkeypatch
     assert origin_of(open_store(place).studies) == RemoteFolder(STUDIES)
     monkeypatch.setenv("VIMSS_STUDIES", "s3://mine")
     assert origin_of(open_store(place).studies) == RemoteFolder("s3://mine")
-    with pytest.raises(ConfigError, match="must train with one worker, since several share a folder; got workers_per_"):
-        open_store(Place(name="x", workers_per_trial=2))
     monkeypatch.setenv("VIMSS_STUDIES", "/studies")
     with pytest.raises(ConfigError, match=r"studies must lie at s3://BUCKET or .*; got '/studies'"):
         open_store(place)
@@ -153,28 +137,35 @@ def test_a_trial_and_its_search_meet_at_the_bucket_alone(s3, tmp_path):
     trial, home = folder / "cell-1/a", STUDY / "cell-1/a"
     with mirrored(folder):
         write(trial / RECORD, "running")
-        with own_copy(trial) as (own, keep):
-            write(own / "progress", "1 0.5")
+        with own_copy(trial, LOG) as own:
+            write(own.path / "progress", "1 0.5")
+            write(own.path / LOG, "begins")
             wait_until((trial / "progress").exists)
             for step in ("step_1", "step_2"):
-                write(own / "train" / step / "state.json", step)
-                keep()
-            shutil.rmtree(own / "train" / "step_1")
-            keep()
+                write(own.path / "train" / step / "state.json", step)
+                own.upload_checkpoints()
+            shutil.rmtree(own.path / "train" / "step_1")
+            own.upload_checkpoints()
             assert {name for name in home.sizes() if name.startswith("train/")} == {"train/step_2/state.json"}
             (trial / "stop").touch()
-            wait_until((own / "stop").exists)
-            write(own / "train/step_3/state.json", "between two reports")
-        assert not own.exists() and not (trial / "train").exists()
+            wait_until((own.path / "stop").exists)
+            write(own.path / "train/step_3/state.json", "between two reports")
+        assert not own.path.exists() and not (trial / "train").exists()
+        # Its next process, before the driver has removed it.
+        forget_stop(trial)
+        assert "stop" not in home.sizes()
         (trial / "stop").unlink()
-    # Another process, which may be on another machine.
-    with own_copy(copy_in(tmp_path / "other") / "cell-1/a") as (own, _):
-        assert files_in(own) == {
-            "progress": "1 0.5",
-            RECORD: "running",
+    # Other processes, which may be on other machines.
+    elsewhere = copy_in(tmp_path / "other") / "cell-1/a"
+    with own_copy(elsewhere, LOG) as own:
+        assert files_in(own.path) == {
+            LOG: "begins",
             "train/step_2/state.json": "step_2",
             "train/step_3/state.json": "between two reports",
         }
+    with own_copy(elsewhere, "log_rank1.txt", keeps_checkpoints=False) as own:
+        own.fetch_checkpoint("step_2")
+        assert files_in(own.path) == {"train/step_2/state.json": "step_2"}
     with remote.checkpoint_at_hand(trial / "train/step_2"):
         assert (trial / "train/step_2/state.json").read_text() == "step_2"
     assert not (trial / "train/step_2").exists()
@@ -214,6 +205,19 @@ def test_a_search_outlives_an_outage(s3, tmp_path, caplog):
     with mirrored(folder):
         pass
     assert STUDY.read_bytes("cell-1/a/trial.json") == b"finished"
+
+
+def test_a_bucket_that_is_gone_in_the_middle_takes_nothing_from_the_copy(s3, tmp_path, caplog):
+    folder = copy_in(tmp_path)
+    with pytest.raises(StorageError, match=r"the bucket of s3://music/studies/small-.* must exist"), mirrored(folder):
+        write(folder / "cell-1/a/trial.json", "running")
+        wait_until(lambda: "cell-1/a/trial.json" in STUDY.sizes())
+        reset(s3)
+        write(folder / "cell-1/a/trial.json", "finished")
+        wait_until(lambda: "must exist" in caplog.text)
+    with pytest.raises(StorageError, match="must exist"):
+        pull(folder)
+    assert files_in(folder) == {"cell-1/a/trial.json": "finished"}
 
 
 def test_one_driver_at_a_time_searches_a_study(s3, tmp_path):
@@ -297,70 +301,3 @@ def test_doctor_finds_a_bucket_that_holds_no_studies(s3, tmp_path, monkeypatch):
     node = Node("b", {"CPU": 1.0}, {}, store="No such file")
     found = doctor._nodes(Place(name="x"), [node], {}, is_shared=False)
     assert "store on nodes" not in {finding.what for finding in found}
-
-
-@pytest.mark.slow
-def test_a_search_goes_on_after_all_of_its_machines_are_gone(s3, small_manifest, tmp_path, monkeypatch):
-    place = tmp_path / "runtime.yaml"
-    place.write_text(f"studies: {STUDIES}\nmax_concurrent_trials: 1\n", encoding="utf-8")
-    shards = folder_at(f"s3://{BUCKET}/shards/{small_manifest.folder.name}")
-    for path in sorted(small_manifest.folder.glob("*.*")):
-        shards.upload(path, path.name)
-    home = RemoteFolder(STUDIES)
-    code = [sys.executable, str(Path(__file__).with_name("remote_search.py")), str(place), shards.url]
-
-    def start(machine: str) -> subprocess.Popen:
-        environment = {**os.environ, "VIMSS_STORE": str(tmp_path / machine), "PYTHONPATH": str(Path.cwd())}
-        with (tmp_path / f"{machine}.txt").open("wb") as output:
-            return subprocess.Popen(code, env=environment, stdout=output, stderr=output)
-
-    def checkpoints() -> dict[str, dict[str, float]]:
-        """The trials with checkpoints, and the metrics of their newest."""
-        found: dict[str, dict[str, float]] = {}
-        for name in sorted(name for name in home.sizes() if name.endswith("/state.json")):
-            with suppress(FileNotFoundError):  # superseded meanwhile
-                found[name.split("/")[2]] = json.loads(home.read_bytes(name))["metrics"]
-        return found
-
-    def records() -> dict[str, dict]:
-        found = (json.loads(home.read_bytes(name)) for name in home.sizes() if name.endswith(f"/{RECORD}"))
-        return {record["trial"]: record for record in found}
-
-    first = start("one")
-    while len(seen := checkpoints()) < 2 or min(metrics["audio_seconds"] for metrics in seen.values()) < 8:
-        assert first.poll() is None, (tmp_path / "one.txt").read_text()
-        time.sleep(0.05)
-    for process in (psutil.Process(first.pid), *psutil.Process(first.pid).children(recursive=True)):
-        with suppress(psutil.Error):
-            process.kill()
-    first.wait()
-    shutil.rmtree(tmp_path / "one")
-    seen = checkpoints()
-    (finished, interrupted) = sorted(seen, key=lambda trial: -seen[trial]["steps"])
-    assert seen[finished]["audio_seconds"] >= AUDIO_SECONDS > seen[interrupted]["audio_seconds"]
-    assert records()[finished]["state"] == "finished"
-
-    second = start("two")
-    assert second.wait(timeout=200) == 0, (tmp_path / "two.txt").read_text()
-    assert {trial: record["state"] for trial, record in records().items()} == dict.fromkeys(seen, "finished")
-    logs = {name.split("/")[2]: home.read_bytes(name).decode() for name in home.sizes() if name.endswith("/log.txt")}
-    begins = {trial: re.findall(r"begins after step (\d+) of \d+, (\w+)", log) for trial, log in logs.items()}
-    assert begins[finished] == [("0", "anew")]
-    steps, how = begins[interrupted][-1]
-    assert how == "resumed" and 0 < int(steps) <= seen[interrupted]["steps"]
-    assert not [name for name in home.sizes() if name.endswith(("/stop", "/lease.txt"))]
-
-    # A third machine reads it, and finds what a training without interruption gives.
-    monkeypatch.setenv("VIMSS_STORE", str(tmp_path / "three"))
-    session = open_session(place)
-    manifest = open_shards(shards, session.store)
-    study = api.load_study(session, experiment(), manifest)
-    (record,) = [record for record in study.records if record.trial == interrupted]
-    values: list[float] = []
-    undisturbed = Job(
-        tmp_path / "undisturbed", record.settings, experiment().validation, manifest.folder, (), session.place
-    )
-    fit(undisturbed, lambda metrics: values.append(metrics["valid_loss"]))
-    assert [report["valid_loss"] for report in record.reports] == values
-    best = api.best_trial(experiment(), study)
-    assert load_file(best.folder / "model/weights.safetensors")

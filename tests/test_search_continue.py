@@ -18,7 +18,8 @@ from vimss.search.stopped import stopped_trial
 from vimss.search.study import Study, TrialRecord, in_cells, read_study, write_record
 from vimss.session import Session
 from vimss.storage import Store
-from vimss.train.distribute import CHECKPOINTS, Job, fit
+from vimss.train.distribute import Job, fit
+from vimss.train.own_copy import CHECKPOINTS
 
 ONE = Place(name="test", max_concurrent_trials=1)
 GOOD = {"training.batch_size": 4, "training.learning_rate": 3e-3}

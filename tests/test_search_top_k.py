@@ -27,8 +27,9 @@ from vimss.search.top_k import Rung, TopK, choose, value_at_rung
 from vimss.search.trial import RUNG
 from vimss.shards.manifest import Manifest
 from vimss.storage import Store
-from vimss.train.distribute import CHECKPOINTS, Job, fit
+from vimss.train.distribute import Job, fit
 from vimss.train.objectives import figure_of
+from vimss.train.own_copy import CHECKPOINTS
 
 
 def record(

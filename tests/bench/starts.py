@@ -15,7 +15,7 @@ from vimss.search.events import Event, TrialEnded
 from vimss.search.run import search
 from vimss.shards.manifest import Manifest
 from vimss.storage import Store
-from vimss.train.distribute import PROGRESS
+from vimss.train.own_copy import PROGRESS
 
 TRIALS = 6
 PLACE = Place(name="bench", max_concurrent_trials=1)

@@ -252,12 +252,6 @@ def _studies_at(place: Place) -> RemoteFolder | None:
             got=repr(where),
             fix="correct VIMSS_STUDIES or `studies` of the place; for a folder, set VIMSS_STORE",
         )
-    if place.workers_per_trial > 1:
-        raise ConfigError(
-            "trials whose studies lie at s3:// must train with one worker, since several share a folder",
-            got=f"workers_per_trial: {place.workers_per_trial}",
-            fix="set workers_per_trial: 1, or keep studies in a store that all nodes mount",
-        )
     return RemoteFolder(where.rstrip("/"))
 
 

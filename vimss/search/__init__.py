@@ -12,6 +12,8 @@ checks       an experiment against shards and place
 events       the events that a search reports
 study        the records of trials on disk, and the best of them
 lock         one process at a time may search a study
+lease        the same for a study at s3://, over all machines
+remote       copies of a study at s3://, for its driver and its readers
 remaining    the training that a search has left
 room         how many trials a place holds at once
 stopped      a trial that stopped, by its name

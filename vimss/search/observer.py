@@ -25,7 +25,8 @@ from vimss.search.trial import RUNG, TrialPlan
 from vimss.storage import atomic_write, copy_folder, origin_of
 from vimss.train.checkpoint import is_whole
 from vimss.train.config import reaches
-from vimss.train.distribute import CHECKPOINTS, PROGRESS, STOP, checkpoint_name
+from vimss.train.distribute import checkpoint_name
+from vimss.train.own_copy import CHECKPOINTS, PROGRESS, STOP
 
 log = logging.getLogger(__name__)
 
@@ -269,7 +270,7 @@ class Observer(tune.Callback):
         record = record.model_copy(update=update)
         for report in sorted(record.reports, key=lambda report: record.figure.rank(report[record.figure.name])):
             model = record.folder / CHECKPOINTS / checkpoint_name(report["steps"]) / "model"
-            # Ray Train may delete a checkpoint meanwhile, where a trial was stopped: the next best one is kept then.
+            # A worker may delete a checkpoint meanwhile, where a trial was stopped: the next best one is kept then.
             with checkpoint_at_hand(model.parent):
                 try:
                     if model.is_dir() and is_whole(model.parent):

@@ -3,46 +3,32 @@
     pull(folder)                             # before a study is read: what is new at the URL
     with mirrored(folder):                   # in the driver while it searches
         search(...)
-    with own_copy(folder) as (own, keep):    # in the process of a trial
-        fit(Job(storage=own, ...), report)   # keep() before each report
     push(folder)                             # pictures and tables that were made of a study
 
 The driver works on a copy in its store (`folder` here; nothing happens where a study lies in the store itself), which
-a thread mirrors to the URL: records, models, pictures. A trial, on any node, works in a folder of its own process,
-resumes from the checkpoints at the URL and uploads each new one before it is reported, so that driver and trial meet
-at the URL alone. So what lies there is at any time a study that another cluster can go on with, which the driver's
-lease (`vimss.search.lease`) leaves to one driver at a time.
+a thread mirrors to the URL: records, models, pictures. The processes of a trial, on any nodes, work in copies of their
+own (`vimss.train.own_copy`), resume from the checkpoints at the URL and upload each new one before it is reported, so
+that driver and trials meet at the URL alone. So what lies there is at any time a study that another cluster can go on
+with, which the driver's lease (`vimss.search.lease`) leaves to one driver at a time.
 """
 
 import fcntl
-import logging
 import re
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from vimss.errors import StorageError
 from vimss.experiment import TUNE_FOLDER
 from vimss.search.lease import LEASE, check_renewed
 from vimss.search.lock import LOCK, is_locked
-from vimss.search.study import RECORD
-from vimss.storage import Mirror, explain_os_errors, origin_of, private_folder, remove_whole
-
-log = logging.getLogger(__name__)
-
-CHECKPOINTS, PROGRESS, STOP = "train", "progress", "stop"
-"""Names in the folder of a trial; those of `vimss.train.distribute`, which would import Ray."""
+from vimss.search.study import RECORD, read_record
+from vimss.storage import Mirror, explain_os_errors, origin_of, private_folder, remove_whole, repeated
+from vimss.train.own_copy import PROGRESS, STOP, is_checkpoint
 
 COPY_LOCK = "lock-copy"
 """File of a copy that the process which brings it up to date holds."""
 
-SECONDS = 3.0
-"""Between two exchanges with the URL; longer where one takes longer."""
-
 _SIGNS = re.compile(rf"(.*/)?({PROGRESS}|log\w*\.txt)")
-_CHECKPOINTS = re.compile(rf"(.*/)?{CHECKPOINTS}/step_.*")
 _WEIGHTS = re.compile(rf"[^/]+/[^/]+/({RECORD}|model/.*)")
 _OF_THE_COPY = re.compile(rf"{TUNE_FOLDER}/.*|{LEASE}|{LOCK}|lock-.*")
 
@@ -97,46 +83,25 @@ def mirrored(folder: Path) -> Iterator[None]:
         mirror.pull(_is_sign)
 
     try:
-        with _repeated(upload), _repeated(watch_trials):
+        with repeated(upload), repeated(watch_trials):
             yield
     finally:
         upload()
         watch_trials()
 
 
-@contextmanager
-def own_copy(folder: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
-    """The folder in which to train the trial that is kept in `folder`, and what uploads its new checkpoints.
+def recorded_reports(folder: Path) -> tuple[dict[str, float], ...]:
+    """The reports in the record of a trial, if any, for its own process, which may be on another node than the driver.
 
-    A study in the store is trained in place. One behind a URL in a folder of this process, in TMPDIR; at the end all
-    checkpoints are at the URL, or StorageError.
+    Of a study behind a URL they may be some seconds old.
     """
     home = origin_of(folder)
     if home is None:
-        yield folder, lambda: None
-        return
-    with private_folder("vimss-trial") as own:
-        mirror = Mirror(own, home, RECORD)
-        home.delete(STOP)  # it was for an earlier process
-        mirror.pull(lambda name: name == RECORD or _is_checkpoint(name) or _is_sign(name))
-
-        def exchange() -> None:
-            mirror.push(_is_sign)
-            mirror.pull(_is_stop)
-
-        def keep() -> None:
-            try:
-                mirror.push(_is_checkpoint)
-            except StorageError as error:
-                log.warning("a checkpoint is here alone until the next report: %s", error)
-
-        try:
-            with _repeated(exchange):
-                yield own, keep
-        finally:
-            mirror.push(_is_checkpoint)
-            with suppress(StorageError):
-                mirror.push(_is_sign)
+        return read_record(folder / RECORD).reports if (folder / RECORD).exists() else ()
+    with private_folder("vimss-record") as own, suppress(FileNotFoundError):
+        home.download(RECORD, own / RECORD)
+        return read_record(own / RECORD).reports
+    return ()
 
 
 @contextmanager
@@ -163,33 +128,6 @@ def _pull(folder: Path, names: Callable[[str], bool]) -> None:
             Mirror(folder, home, RECORD).pull(names)
 
 
-@contextmanager
-def _repeated(exchange: Callable[[], None]) -> Iterator[None]:
-    """Call a function now and then during the block, in a thread; where it fails, it is logged once and goes on."""
-    ended = threading.Event()
-
-    def run() -> None:
-        pause, is_away = SECONDS, False
-        while not ended.wait(pause):
-            began = time.monotonic()
-            try:
-                exchange()
-                is_away = False
-            except (StorageError, OSError) as error:
-                if not is_away:
-                    log.warning("the work goes on, and what is not uploaded follows: %s", error)
-                is_away = True
-            pause = max(SECONDS, time.monotonic() - began)
-
-    thread = threading.Thread(target=run, name="mirror", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-
-
 def _is_sign(name: str) -> bool:
     """Whether a file is one that a trial writes between two reports: signs of life, and its log."""
     return bool(_SIGNS.fullmatch(name))
@@ -199,13 +137,9 @@ def _is_stop(name: str) -> bool:
     return name.rpartition("/")[2] == STOP
 
 
-def _is_checkpoint(name: str) -> bool:
-    return bool(_CHECKPOINTS.fullmatch(name))
-
-
 def _is_kept(name: str) -> bool:
     """Whether a file of a study is written by its driver, for all who read it."""
-    return not (_is_sign(name) or _is_checkpoint(name) or _OF_THE_COPY.fullmatch(name))
+    return not (_is_sign(name) or is_checkpoint(name) or _OF_THE_COPY.fullmatch(name))
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from vimss.errors import ConfigError, DataError, TrainingError, VimssError
 from vimss.experiment import Cell, Experiment, field_type
 from vimss.renamed import current_key, with_current_names
 from vimss.shards.manifest import Manifest
-from vimss.storage import TEMPORARY, Store, atomic_write, finish_replacement
+from vimss.storage import TEMPORARY, Store, atomic_write, finish_replacement, origin_of
 from vimss.train.config import Settings, has_key, scored_sources
 from vimss.train.figure import Figure
 from vimss.train.objectives import figure_of
@@ -357,7 +357,8 @@ def read_record(path: Path) -> TrialRecord:
         raise DataError(
             f"{path} must be the record of a trial",
             got=f"{error.rule}, {error.got}" if isinstance(error, VimssError) else str(error),
-            fix=f"delete {path.parent} and run the same command again: this trial is then trained anew",
+            fix=f"delete {origin_of(path.parent) or path.parent} and run the same command again: this trial is then "
+            "trained anew",
         ) from error
 
 

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ from vimss.config import signature
 from vimss.errors import TrainingError
 from vimss.experiment import Cell, Experiment
 from vimss.runtime import TRIAL_SLOT, Place
-from vimss.search.remote import own_copy
-from vimss.search.study import RECORD, cell_folder, read_record
-from vimss.shards.manifest import Origin, copy_manifests
+from vimss.search.remote import recorded_reports
+from vimss.search.study import cell_folder
+from vimss.shards.manifest import Origin
 from vimss.train.config import Settings
 from vimss.train.distribute import Job, fit
 from vimss.train.figure import Figure
@@ -129,15 +129,7 @@ def run_trial(config: dict[str, Any], plan: TrialPlan) -> None:
     """The function that Tune runs. It returns only when Tune has taken every report."""
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", str(RESET_SECONDS))
     cell, settings, _ = plan.resolve(config)
-    copy_manifests(plan.origins)
-    with own_copy(plan.trial_folder(cell, settings)) as (folder, keep_checkpoints):
-        _train(folder, settings, config, plan, keep_checkpoints)
-
-
-def _train(
-    folder: Path, settings: Settings, config: dict[str, Any], plan: TrialPlan, keep_checkpoints: Callable[[], None]
-) -> None:
-    reports = read_record(folder / RECORD).reports if (folder / RECORD).exists() else ()
+    folder = plan.trial_folder(cell, settings)
     job = Job(
         storage=folder,
         settings=settings,
@@ -145,14 +137,14 @@ def _train(
         shards=plan.shards,
         more_shards=plan.more_shards,
         place=plan.place,
+        origins=plan.origins,
         pause_seconds=config.get(RUNG, math.inf),
-        reported_steps=max((report["steps"] for report in reports), default=0.0),
+        reported_steps=max((report["steps"] for report in recorded_reports(folder)), default=0.0),
     )
     end_of_process = threading.Timer(CLOSE_SECONDS, os._exit, [1])
     end_of_process.daemon = True
 
     def report(metrics: dict[str, float]) -> None:
-        keep_checkpoints()
         try:
             tune.report(for_tune(metrics, plan.experiment.figure))
         except SystemExit:  # Tune has stopped the trial

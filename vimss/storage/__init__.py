@@ -21,7 +21,7 @@ from vimss.storage.files import (
     temporary_beside,
 )
 from vimss.storage.folders import Folder, LocalFolder, RemoteFolder, folder_at
-from vimss.storage.mirror import Mirror, fetch_missing
+from vimss.storage.mirror import Mirror, fetch_missing, repeated
 from vimss.storage.replace import TEMPORARY, finish_replacement, finish_replacements, sync
 from vimss.storage.store import Store, kept_beside, origin_of
 
@@ -47,6 +47,7 @@ __all__ = [
     "put",
     "remove_leftovers",
     "remove_whole",
+    "repeated",
     "sha256",
     "sync",
     "temporary_beside",

@@ -4,28 +4,37 @@
     mirror.pull(names)      # what has changed at the URL
     mirror.push(names)      # what has changed here
 
-Files named `index` speak of others: they are uploaded last and fetched first, so that all that they speak of is where
-they are. What has changed is known from the state of both sides when they were last alike, which the folder keeps.
-Where both have changed, the URL's is fetched; each file should have one writer.
+Files named `index`, if any, speak of others: they are uploaded last and fetched first, so that all that they speak of
+is where they are. What has changed is known from the state of both sides when they were last alike, which the folder
+keeps. Where both have changed, the URL's is fetched; each file should have one writer.
 """
 
 import json
+import logging
 import os
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from vimss.errors import StorageError
 from vimss.storage.files import atomic_write
 from vimss.storage.folders import RemoteFolder
 from vimss.storage.replace import TEMPORARY
 from vimss.storage.store import origin_of
+
+log = logging.getLogger(__name__)
 
 ALIKE = "mirror.json"
 """File of the copy: the ETag of each object, and the state of the file that it was alike."""
 
 DOWNLOADS = 8
 """At once."""
+
+SECONDS = 3.0
+"""Between two exchanges with the URL; longer where one takes longer."""
 
 State = tuple[int, int]
 """Time of the last change, in nanoseconds, and bytes of a file."""
@@ -34,7 +43,7 @@ State = tuple[int, int]
 class Mirror:
     """A copy and its original; `names` of both methods says which files, by their paths below the folder."""
 
-    def __init__(self, folder: Path, home: RemoteFolder, index: str) -> None:
+    def __init__(self, folder: Path, home: RemoteFolder, index: str = "") -> None:
         self.folder = folder
         self.home = home
         self.index = index
@@ -45,13 +54,13 @@ class Mirror:
 
     def pull(self, names: Callable[[str], bool]) -> None:
         """Fetch what has changed at the URL, and remove here what was removed there."""
+        listed = self.home.tags()
         for is_index in (True, False):
 
             def is_meant(name: str, is_index: bool = is_index) -> bool:
                 return self._is_index(name) is is_index and _is_below(name) and names(name)
 
-            # Listed for each: what an index file speaks of was there before it.
-            tags = {name: tag for name, tag in self.home.tags().items() if is_meant(name)}
+            tags = {name: tag for name, tag in listed.items() if is_meant(name)}
             changed = [name for name, tag in tags.items() if not self._is_here(name, tag)]
             with ThreadPoolExecutor(DOWNLOADS) as pool:
                 for name, state in zip(changed, pool.map(self._download, changed), strict=True):
@@ -59,6 +68,9 @@ class Mirror:
                         self.alike[name] = (tags[name], state)
             for name in [name for name in list(self.alike) if is_meant(name) and name not in tags]:
                 self._remove(name)
+            if is_index and changed:
+                # What an index file speaks of was there before it, but perhaps not when it was listed.
+                listed = self.home.tags()
         self._keep()
 
     def push(self, names: Callable[[str], bool]) -> None:
@@ -85,7 +97,7 @@ class Mirror:
             self._keep()
 
     def _is_index(self, name: str) -> bool:
-        return name.rpartition("/")[2] == self.index
+        return bool(self.index) and name.rpartition("/")[2] == self.index
 
     def _is_here(self, name: str, tag: str) -> bool:
         # What has changed here alone stays, to be uploaded.
@@ -134,6 +146,33 @@ def fetch_missing(folder: Path, index: str) -> None:
         content = home.read_bytes(index)
         if not (folder / index).exists() or (folder / index).read_bytes() != content:
             home.download_all(folder)
+
+
+@contextmanager
+def repeated(exchange: Callable[[], None]) -> Iterator[None]:
+    """Call a function now and then during the block, in a thread; where it fails, it is logged once and goes on."""
+    ended = threading.Event()
+
+    def run() -> None:
+        pause, is_away = SECONDS, False
+        while not ended.wait(pause):
+            began = time.monotonic()
+            try:
+                exchange()
+                is_away = False
+            except (StorageError, OSError) as error:
+                if not is_away:
+                    log.warning("the work goes on, and what is not uploaded follows: %s", error)
+                is_away = True
+            pause = max(SECONDS, time.monotonic() - began)
+
+    thread = threading.Thread(target=run, name="mirror", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _is_below(name: str) -> bool:

@@ -11,6 +11,7 @@ optimize     from gradients to weights
 validation   the fixed validation set, and the figure on it
 checkpoint   the state of a training, in a folder
 loop         the training loop, in plain PyTorch
+own_copy     the folder of a training, or a process's own copy of one at s3://
 distribute   the loop inside Ray Train
 measure      the seconds of a step on this machine
 """

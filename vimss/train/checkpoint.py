@@ -96,8 +96,9 @@ def load_state(
         raise DataError(
             f"{folder} must be of the same settings, shards and number of workers, {signature}",
             got=about["signature"],
-            fix="use those that it was trained with (workers_per_trial of the place may have changed), or delete "
-            f"{folder.parent} to train from the start",
+            # Its name, since the folder may be a copy of one at s3://.
+            fix="use those that it was trained with (workers_per_trial of the place may have changed), or delete the "
+            f"folder {folder.parent.name} of the trial to train from the start",
         )
     tensors = load_file(folder / TENSORS)
     model.load_state_dict(_below(tensors, "model."))

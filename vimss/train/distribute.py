@@ -3,7 +3,7 @@
     fit(Job(...), report=print)     # inside a Ray Tune trial, or alone
 
 The same job again continues where it stopped or paused; one that is told to end by SIGTERM writes a checkpoint first.
-Its folder holds:
+Rank 0 keeps the checkpoints, the same way with one worker or several: Ray Train sees none of them. The folder holds:
 
     train/step_00000120/    a checkpoint: the newest, and the best of those before it
     progress                a count and the audio seconds seen, a sign of life between two reports
@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,24 +30,20 @@ from ray.util.queue import Empty, Queue
 
 from vimss.errors import PlaceError
 from vimss.runtime import LOG, Place, log_to, rank_log, termination_requested
-from vimss.shards.manifest import open_manifest
-from vimss.storage import TEMPORARY, atomic_write, copy_folder, finish_replacements, remove_whole
+from vimss.shards.manifest import Origin, copy_manifests, open_manifest
+from vimss.storage import TEMPORARY, atomic_write, copy_folder, finish_replacements, private_folder, remove_whole
 from vimss.train.config import Settings, ValidationConfig
 from vimss.train.figure import Figure
 from vimss.train.objectives import figure_of
+from vimss.train.own_copy import CHECKPOINTS, PROGRESS, STOP, OwnCopy, forget_stop, own_copy
 
 log = logging.getLogger(__name__)
 
-CHECKPOINTS = "train"
-"""Folder of a job's checkpoints; for Ray Train also the name of its run."""
-
 KEPT_CHECKPOINTS = 2
 
-PROGRESS = "progress"
 PROGRESS_SECONDS = 5.0
 """Between two signs of life."""
 
-STOP = "stop"
 STOP_SECONDS = 1.0
 """Between two looks at the file that asks a training to end: the folder may be on another machine."""
 
@@ -65,14 +61,16 @@ class Job:
     """One training, as plain values that travel to the workers."""
 
     storage: Path
-    """Absolute folder, shared by all nodes."""
+    """Absolute folder, shared by all nodes; or one in the copy of studies behind a URL, which need be on no node."""
     settings: Settings
     validation: ValidationConfig
     shards: Path
-    """Folder of the shards, shared by all nodes."""
+    """Folder of the shards, or of the copy of their manifest."""
     more_shards: tuple[tuple[Path, float], ...]
     """Folders of other corpora that training mixes in, with the share of the mixtures that each gives."""
     place: Place
+    origins: Mapping[Path, Origin] = field(default_factory=dict)
+    """Of `vimss.shards.manifest.origins_of`, for nodes that share no folder with the process that made the job."""
     pause_seconds: float = math.inf
     reported_steps: float = math.inf
     """Both as in `vimss.train.loop.Training`."""
@@ -84,14 +82,16 @@ def fit(job: Job, report: Callable[[Metrics], None]) -> None:
     `report` is called with the metrics of each validation, in order, in the thread that called `fit`; what it raises
     ends the job. Raises what a worker raised: InterruptionError where one was told to end.
     """
-    (job.storage / STOP).unlink(missing_ok=True)  # it was for an earlier call
-    with log_to(job.storage / LOG):
-        if job.place.workers_per_trial == 1:
-            is_asked = _StopFile(job.storage / STOP)
+    forget_stop(job.storage)
+    is_alone = job.place.workers_per_trial == 1
+    with own_copy(job.storage, LOG, keeps_checkpoints=is_alone) as own, log_to(own.path / LOG):
+        if is_alone:
+            is_asked = _StopFile(own.path / STOP)
             with termination_requested(job.place.grace_seconds) as is_requested:
-                _fit_here(job, report, lambda: is_requested() or is_asked())
+                _fit_here(job, own, report, lambda: is_requested() or is_asked())
         else:
-            _fit_on_workers(job, report)
+            with private_folder("vimss-ray-train") as scratch:
+                _fit_on_workers(job, report, scratch)
 
 
 def own_device(place: Place) -> torch.device:
@@ -112,20 +112,31 @@ def checkpoint_name(steps: float) -> str:
     return f"step_{int(steps):08d}"
 
 
-def _fit_here(job: Job, report: Callable[[Metrics], None], should_stop: Callable[[], bool]) -> None:
+def _fit_here(job: Job, own: OwnCopy, report: Callable[[Metrics], None], should_stop: Callable[[], bool]) -> None:
     """With one worker: no processes beside this one, which a search may use again for the next trial."""
     # Only here: the process of a trial with several workers does not need the loop.
-    from vimss.train.checkpoint import newest_valid
     from vimss.train.device import limit_memory
     from vimss.train.loop import train
 
-    folder, figure = job.storage / CHECKPOINTS, figure_of(job.settings.objective)
+    figure = figure_of(job.settings.objective)
 
     def keep_and_report(metrics: Metrics, checkpoint: Path | None) -> None:
         if checkpoint is not None:
-            keep_checkpoint(checkpoint, folder / checkpoint_name(metrics["steps"]), figure)
+            _keep(checkpoint, own, checkpoint_name(metrics["steps"]), figure)
         if figure.name in metrics:
             report(metrics)
+
+    resume = _newest_checkpoint(own.path / CHECKPOINTS)
+    device = own_device(job.place)
+    limit_memory(job.place.gpus_per_worker, device)
+    progress = _SignOfLife(own.path / PROGRESS)
+    progress(0.0)
+    train(_training(job, 0, 1, device), keep_and_report, resume, progress, should_stop)
+
+
+def _newest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint to resume from, if any; what is damaged, or left of a process that was killed, is removed."""
+    from vimss.train.checkpoint import newest_valid
 
     finish_replacements(folder)
     checkpoints = sorted(folder.glob("step_*"), reverse=True)
@@ -133,11 +144,13 @@ def _fit_here(job: Job, report: Callable[[Metrics], None], should_stop: Callable
     damaged = checkpoints if resume is None else checkpoints[: checkpoints.index(resume)]
     for useless in (*damaged, *folder.glob(f"{TEMPORARY}*")):
         shutil.rmtree(useless, ignore_errors=True)
-    device = own_device(job.place)
-    limit_memory(job.place.gpus_per_worker, device)
-    progress = _SignOfLife(job.storage / PROGRESS)
-    progress(0.0)
-    train(_training(job, 0, 1, device), keep_and_report, resume, progress, should_stop)
+    return resume
+
+
+def _keep(checkpoint: Path, own: OwnCopy, name: str, figure: Figure) -> None:
+    """Keep a checkpoint where all nodes find it."""
+    keep_checkpoint(checkpoint, own.path / CHECKPOINTS / name, figure)
+    own.upload_checkpoints()
 
 
 def keep_checkpoint(checkpoint: Path, kept: Path, figure: Figure) -> None:
@@ -147,14 +160,14 @@ def keep_checkpoint(checkpoint: Path, kept: Path, figure: Figure) -> None:
     _delete_old_checkpoints(kept.parent, figure)
 
 
-def _fit_on_workers(job: Job, report: Callable[[Metrics], None]) -> None:
+def _fit_on_workers(job: Job, report: Callable[[Metrics], None], scratch: Path) -> None:
     """With several workers: a TorchTrainer (Train V2) in a thread, whose reports are passed on by this one.
 
     Ray's own TuneReportCallback lets the process that reads its queue also fill the queue that Tune reads. Where the
     trial's function returns before the last report was read, that process waits for itself without end (Ray 2.60).
     """
     queue = Queue(actor_options={"num_cpus": 0})
-    trainer = _trainer(job, queue)
+    trainer = _trainer(job, queue, scratch)
     log.info("trains on %d workers, each with a log of its own", job.place.workers_per_trial)
     errors: list[BaseException] = []
 
@@ -193,7 +206,7 @@ class _Trainer(ray.train.torch.TorchTrainer):
         return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
 
 
-def _trainer(job: Job, queue: Queue) -> _Trainer:
+def _trainer(job: Job, queue: Queue, scratch: Path) -> _Trainer:
     place, figure = job.place, figure_of(job.settings.objective)
     return _Trainer(
         _train_worker,
@@ -207,14 +220,9 @@ def _trainer(job: Job, queue: Queue) -> _Trainer:
             placement_strategy="PACK",
         ),
         run_config=ray.train.RunConfig(
-            name=CHECKPOINTS,
-            storage_path=str(job.storage),
+            # For what it keeps of its own: of this process and of its controller, which is on the same node.
+            storage_path=str(scratch),
             callbacks=[_PutReports(queue, figure)],
-            checkpoint_config=ray.train.CheckpointConfig(
-                num_to_keep=KEPT_CHECKPOINTS,
-                checkpoint_score_attribute=figure.name,
-                checkpoint_score_order=figure.direction,
-            ),
         ),
     )
 
@@ -241,21 +249,40 @@ def _train_worker(config: dict[str, Any]) -> None:
     job: Job = config["job"]
     context = ray.train.get_context()
     rank = context.get_world_rank()
+    is_first, log_name, figure = rank == 0, rank_log(rank), figure_of(job.settings.objective)
+    with (
+        own_copy(job.storage, log_name, keeps_checkpoints=is_first) as own,
+        log_to(own.path / log_name),
+        termination_requested(job.place.grace_seconds) as is_requested,
+    ):
 
-    def report(metrics: Metrics, folder: Path | None) -> None:
-        checkpoint = None if folder is None else ray.train.Checkpoint.from_directory(str(folder))
-        # The name carries the step, so that a checkpoint written again after a restart takes the place of its twin.
-        ray.train.report(metrics, checkpoint, checkpoint_dir_name=checkpoint_name(metrics["steps"]))
+        def report(metrics: Metrics, checkpoint: Path | None) -> None:
+            if checkpoint is not None:
+                _keep(checkpoint, own, checkpoint_name(metrics["steps"]), figure)
+            ray.train.report(metrics)
 
-    training = _training(job, rank, context.get_world_size(), ray.train.torch.get_device())
-    progress = _SignOfLife(job.storage / PROGRESS) if rank == 0 else _no_progress
-    progress(0.0)
-    is_asked = _StopFile(job.storage / STOP)
-    with log_to(job.storage / rank_log(rank)), termination_requested(job.place.grace_seconds) as is_requested:
+        progress = _SignOfLife(own.path / PROGRESS) if is_first else _no_progress
+        progress(0.0)
+        is_asked = _StopFile(own.path / STOP)
         should_stop = ToldToEnd(
             lambda: is_requested() or is_asked(), lambda: ray.train.get_preemption_info() is not None
         )
-        train(training, report, _latest_checkpoint(), progress, should_stop)
+        training = _training(job, rank, context.get_world_size(), ray.train.torch.get_device())
+        train(training, report, _checkpoint_of_all(own, is_first, training.device), progress, should_stop)
+
+
+def _checkpoint_of_all(own: OwnCopy, is_first: bool, device: torch.device) -> Path | None:
+    """The checkpoint to resume from, which rank 0 chooses for all ranks; None: to start anew."""
+    folder = own.path / CHECKPOINTS
+    newest = _newest_checkpoint(folder) if is_first else None
+    names = [newest.name if newest else ""]
+    torch.distributed.broadcast_object_list(names, src=0, device=device)
+    (name,) = names
+    if not name:
+        return None
+    if not is_first:
+        own.fetch_checkpoint(name)
+    return folder / name
 
 
 def _training(job: Job, rank: int, world_size: int, device: torch.device) -> Any:
@@ -264,6 +291,7 @@ def _training(job: Job, rank: int, world_size: int, device: torch.device) -> Any
     from vimss.train.loop import Training
 
     multiply_as_usual()
+    copy_manifests(job.origins)
     torch.set_num_threads(max(1, int(job.place.cpus_per_worker) - job.place.loader_workers))
     return Training(
         settings=job.settings,
@@ -276,17 +304,6 @@ def _training(job: Job, rank: int, world_size: int, device: torch.device) -> Any
         pause_seconds=job.pause_seconds,
         reported_steps=job.reported_steps,
     )
-
-
-def _latest_checkpoint() -> Path | None:
-    from vimss.train.checkpoint import newest_valid
-
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        return None
-    latest = Path(checkpoint.path)
-    others = sorted((path for path in latest.parent.glob("step_*") if path != latest), reverse=True)
-    return newest_valid([latest, *others])
 
 
 def _delete_old_checkpoints(folder: Path, figure: Figure) -> None:
