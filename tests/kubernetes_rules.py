@@ -262,7 +262,8 @@ def _our_rules(cluster: Content) -> Iterator[str]:
     head = cluster["headGroupSpec"]
     if json.loads(head["rayStartParams"].get("resources", '"{}"').strip('"').replace("\\", "")).get(TRIAL_SLOT) != 1000:
         yield f"head: must count trials by the resource {TRIAL_SLOT}: 1000"
-    grace = load_place(str(KUBERNETES)).grace_seconds
+    place = load_place(str(KUBERNETES))
+    grace, shares_nothing = place.grace_seconds, all("://" in where for where in (place.shards, place.studies))
     for group in (head, *cluster["workerGroupSpecs"]):
         name, spec = group.get("groupName", "head"), group["template"]["spec"]
         if spec.get("terminationGracePeriodSeconds", 30) < 2 * grace:
@@ -271,6 +272,9 @@ def _our_rules(cluster: Content) -> Iterator[str]:
         at = {mount["mountPath"]: volumes.get(mount["name"], {}) for mount in spec["containers"][0]["volumeMounts"]}
         if at.get("/dev/shm", {}).get("emptyDir", {}).get("medium") != "Memory":  # noqa: S108
             yield f"{name}: /dev/shm must be an emptyDir in memory"
+        if ("emptyDir" in at.get("/store", {})) != shares_nothing:
+            where = "an emptyDir, since" if shares_nothing else "one that all pods share, or"
+            yield f"{name}: /store must be {where} shards and studies of the place lie behind URLs"
         if group is not head and spec.get("automountServiceAccountToken", True):
             yield f"{name}: must have automountServiceAccountToken: false"
         gpu = "nvidia.com/gpu" in spec["containers"][0]["resources"]["limits"]

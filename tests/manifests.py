@@ -111,12 +111,25 @@ def _ray_up_errors(content: Content) -> Iterator[str]:
         yield "file_mounts: nodes must have the token of this machine (/home/vimss/.ray/auth_token: ~/.ray/auth_token)"
     if not any(":/store" in option for option in content["docker"].get("run_options", [])):
         yield "docker.run_options: the store must be mounted at /store"
+    if content["provider"]["type"] == "aws":
+        yield from _bucket_errors(content)
     for name, kind in content.get("available_node_types", {}).items():
         if kind.get("min_workers", 0) > kind.get("max_workers", content["max_workers"]):
             yield f"available_node_types.{name}: min_workers must not be more than max_workers"
         market = kind["node_config"].get("InstanceMarketOptions", {}).get("MarketType")
         if (market == "spot") == (name == content["head_node_type"]):
             yield f"available_node_types.{name}: workers must be spot instances, and the head none"
+
+
+def _bucket_errors(content: Content) -> Iterator[str]:
+    """Instances share no folder: all containers must know the bucket, and all instances have the right to use it."""
+    options = content["docker"].get("run_options", [])
+    for variable in ("VIMSS_SHARDS", "VIMSS_STUDIES"):
+        if not any(option.startswith(f"--env {variable}=s3://") for option in options):
+            yield f"docker.run_options: must have --env {variable}=s3://..., since nodes share no folder"
+    for name, kind in content["available_node_types"].items():
+        if "IamInstanceProfile" not in kind["node_config"]:
+            yield f"available_node_types.{name}: must have an IamInstanceProfile, to use the bucket"
 
 
 # Commands

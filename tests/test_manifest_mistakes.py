@@ -41,6 +41,7 @@ COMPOSE, AWS, HOSTS, JOB = "compose/compose.yaml", "cluster/aws.yaml", "cluster/
 HEAD = "spec.rayClusterSpec.headGroupSpec"
 SPOT = "spec.rayClusterSpec.workerGroupSpecs.1"
 POD = f"{SPOT}.template.spec"
+CLAIM = {"name": "store", "persistentVolumeClaim": {"claimName": "stores"}}
 
 MISTAKES = {
     "compose, key": (COMPOSE, put("services.head.helthcheck", {}), "'helthcheck' was unexpected"),
@@ -107,6 +108,16 @@ MISTAKES = {
         AWS,
         put("available_node_types.head.node_config.InstanceMarketOptions", {"MarketType": "spot"}),
         "head: workers must be spot instances, and the head none",
+    ),
+    "ray up, studies": (
+        AWS,
+        put("docker.run_options", ["--volume /store:/store", "--env VIMSS_SHARDS=s3://vimss/shards"]),
+        "must have --env VIMSS_STUDIES=s3://..., since nodes share no folder",
+    ),
+    "ray up, bucket": (
+        AWS,
+        drop("available_node_types.cpu-spot.node_config.IamInstanceProfile"),
+        "cpu-spot: must have an IamInstanceProfile, to use the bucket",
     ),
     "ray up, trials": (
         HOSTS,
@@ -204,11 +215,8 @@ MISTAKES = {
         put(f"{POD}.containers.0.env", [{"name": "AWS_SECRET_ACCESS_KEY", "value": "hunter2"}]),
         "the secret AWS_SECRET_ACCESS_KEY must not stand in a file",
     ),
-    "job, claim": (
-        JOB,
-        put(f"{POD}.volumes.0.persistentVolumeClaim.claimName", "stores"),
-        "the volume claim 'stores' must be in namespace.yaml",
-    ),
+    "job, claim": (JOB, put(f"{POD}.volumes.0", CLAIM), "the volume claim 'stores' must be in namespace.yaml"),
+    "job, store": (JOB, put(f"{POD}.volumes.0", CLAIM), "gpu-spot: /store must be an emptyDir, since shards and studi"),
     "job, mount": (JOB, put(f"{POD}.containers.0.volumeMounts.0.name", "stor"), "mounts 'stor', which is no volume"),
     "job, priority": (
         JOB,
