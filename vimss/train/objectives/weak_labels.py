@@ -15,8 +15,8 @@ Whoever sounds is shown, and nobody who rests. Afterwards a label owns the bases
 labels of their mixture. These are its dictionary, which stays as it is while other mixtures are separated.
 
 With `weak_labels.network: two_stream` (Parekh et al. 2018 and 2019) the players' pictures are parts beside the bases.
-Scores are from 0 to 1 there, their sum is that of the mixture, and the loss is its binary cross entropy. No dictionary
-is needed: a mixture's own bases are shared out among the labels that sound, as masks that sum to 1 (see
+Scores are from 0 to 1 there, half of their sum is that of the mixture, and the loss is its binary cross entropy. No
+dictionary is needed: a mixture's own bases are shared out among the labels that sound, as masks that sum to 1 (see
 `WeakLabelsNetwork.separate`).
 
 With `weak_labels.inputs: sound_features` the seconds of a video take the place of bases, by the features that some
