@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 from contextlib import suppress
 from pathlib import Path
 
@@ -240,7 +241,7 @@ def written(tmp_path, small_manifest, small_recipe) -> Path:
         (
             1,
             "evaluate --model models:/none/1 --shards {0}/small.yaml",
-            "models:/none must have a version or alias '1'; got no model 'none'. To fix: run a search first",
+            "models:/none must have a version or alias '1'; got no model 'none'. To fix: run `vimss promote",
         ),
         (
             1,
@@ -508,9 +509,42 @@ def test_pages_are_not_served_to_other_machines(vimss_says):
     assert "run `ssh -L 5001:127.0.0.1:5001 " in err and "open http://127.0.0.1:5001 there" in err
 
 
-@pytest.mark.slow
-def test_an_alias_that_does_not_exist_fails_and_lists_what_there_is(vimss_says, tmp_path, empty_database):
+def test_an_alias_that_does_not_exist_fails_and_says_how_to_get_a_model(vimss_says, tmp_path, empty_database):
     shutil.copytree(empty_database, Store(tmp_path / "store").make().tracking)
     code, out, err = vimss_says("separate", "quartet.mp4", "--model", "models:/quickstart@champion")
     assert (code, out) == (1, "")
-    assert "version or alias 'champion'; got no model 'quickstart'. To fix: run a search first" in err
+    assert "version or alias 'champion'; got no model 'quickstart'. To fix: run `vimss promote EXPERIMENT`" in err
+
+
+MISTAKES = [
+    "evaluate nothing",
+    "compare nothing",
+    "compare quickstart --on moon",
+    "listen nothing",
+    "listen quickstart --port {taken}",
+    "sync nothing",
+    "promote quickstart --set nonsense=1",
+    "promote quickstart --rollback",
+    "separate quartet.mp4 --model models:quickstart",
+    "separate quartet.mp4 --model chamber",
+]
+
+
+@pytest.mark.slow
+def test_mistakes_are_told_before_the_imports_that_take_seconds(tmp_path, monkeypatch):
+    """All in one process, which loads nothing slow for any of them."""
+    monkeypatch.setenv("VIMSS_STORE", str(tmp_path / "store"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        words = [each.format(taken=taken.getsockname()[1]).split() for each in MISTAKES]
+        code = f"""
+            import sys
+            from vimss.cli import main
+            for words in {words}:
+                try:
+                    main(words)
+                except SystemExit as ended:
+                    assert ended.code, words
+                slow = {{"torch", "ray", "mlflow"}} & set(sys.modules)
+                assert not slow, (words, slow)
+            """
+        modules_after(textwrap.dedent(code))

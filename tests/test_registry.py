@@ -233,7 +233,9 @@ def test_a_model_that_does_not_exist_is_refused(registry: tuple[Tracking, str, i
 
 
 def test_an_empty_registry_says_so(tracking: Tracking) -> None:
-    with pytest.raises(ModelError, match="run a search first: no model is registered"):
+    with pytest.raises(
+        ModelError, match="To fix: run `vimss promote EXPERIMENT` after its search, .*: no model is registered"
+    ):
         model_folder("models:/quickstart@champion", tracking)
 
 

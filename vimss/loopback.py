@@ -4,6 +4,7 @@ with served(lambda: ThreadingHTTPServer((LOOPBACK, port), Handler), port) as add
     print(address)      # http://127.0.0.1:5001
 """
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,12 @@ def explain_taken_port(port: int) -> Iterator[None]:
         raise PlaceError(
             f"port {port} must be free", got=str(error), fix="choose another --port, or end the program that uses it"
         ) from error
+
+
+def check_port(port: int) -> None:
+    """PlaceError where the port is taken: before work that ends in a server there."""
+    with explain_taken_port(port):
+        socket.create_server((LOOPBACK, port)).close()
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from vimss.errors import ConfigError
+from vimss.errors import ConfigError, MediaError
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
@@ -25,6 +25,16 @@ def check_option_names(words: list[str]) -> None:
                 got=repr(name),
                 fix="correct it; write ./ before a file whose name starts with -",
             )
+
+
+def checked_experiment(name: str, changes: list[str] | None, seed: int | None, place: str) -> Any:
+    """An experiment, where it and the place are right: said before the imports of a verb, which take seconds."""
+    from vimss.runtime import load_place
+    from vimss.search.consistency import load_experiment
+
+    loaded = load_experiment(name, changes or (), seed)
+    load_place(place)
+    return loaded
 
 
 def check_search(dry_run: bool, trial: str | None) -> None:
@@ -88,6 +98,16 @@ def check_players(instruments: str, instruments_from: str | None, players: int |
         )
 
 
+def check_is_there(file: Path) -> None:
+    """MediaError where there is no file of that name; what else may be wrong with it is said by what reads it."""
+    try:
+        file.stat()
+    except FileNotFoundError as error:
+        raise MediaError(f"{file} must be a media file", got="no such file", fix="check the path") from error
+    except OSError:
+        return
+
+
 def check_separates(objective: str, separates: bool, instruments_from: list[str]) -> None:
     """ConfigError where a network that does not separate is to be queried by pictures."""
     if instruments_from and not separates:
@@ -103,23 +123,29 @@ def find_shards(models: list[str], recipe: str, split: str, given: tuple[int | N
 
     `given` are --seed and --set of the recipe.
     """
+    from vimss.runtime import load_place, open_store
+    from vimss.shards.written import check_split, written_shards
+
+    seed, changes = given
+    manifest = written_shards(open_store(load_place(place)), recipe, f"the shards of '{recipe}'", seed, changes)
+    check_split(manifest, split)
+    check_models(models, place)
+    return manifest
+
+
+def check_models(models: list[str], place: str) -> None:
+    """ModelError where a folder holds no model, or the registry is the store's own and has none of a name."""
     from vimss.model.card import check_model_folder
     from vimss.model.pretrained import pretrained_folder
     from vimss.runtime import load_place, open_store
-    from vimss.shards.written import check_split, written_shards
     from vimss.track.names import DATABASE, check_registered
 
-    seed, changes = given
     at = load_place(place)
-    store = open_store(at)
-    manifest = written_shards(store, recipe, f"the shards of '{recipe}'", seed, changes)
-    check_split(manifest, split)
     for model in models:
         if not model.startswith("models:"):
             check_model_folder(pretrained_folder(model) or Path(model))
         elif not at.tracking_uri:
-            check_registered(store.tracking / DATABASE, model)
-    return manifest
+            check_registered(open_store(at).tracking / DATABASE, model)
 
 
 def check_promotion(margin: float, dry_run: bool, force: bool, why: str, rollback: bool) -> None:
@@ -183,22 +209,12 @@ def check_challenger(given: str, model: str, changed: tuple[int | None, list[str
     return True
 
 
-def check_registered_here(name: str, place: str) -> None:
-    """ModelError where the registry is the store's own and has no such model."""
-    from vimss.runtime import load_place, open_store
-    from vimss.track.names import DATABASE, check_registered
-
-    at = load_place(place)
-    if not at.tracking_uri:
-        check_registered(open_store(at).tracking / DATABASE, f"models:/{name}")
-
-
 def check_export(model: str, folder: Path, place: str) -> None:
     """An error if a folder is not free, or a registered model does not exist."""
     from vimss.model.card import check_free
 
     check_free(folder)
-    check_registered_here(model.removeprefix("models:/"), place)
+    check_models([f"models:/{model.removeprefix('models:/')}"], place)
 
 
 def check_picture(path: Path) -> None:

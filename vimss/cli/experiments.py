@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from vimss.cli.checks import check_picture, check_search
+from vimss.cli.checks import check_picture, check_search, checked_experiment
 from vimss.cli.options import ExperimentName, Json, On, Seed, Set, Split, Verbose, Wait
+from vimss.loopback import check_port
 
 
 def train(
@@ -129,12 +130,11 @@ def sync(
     as_json: Json = False,
 ) -> None:
     """Write into MLflow what it lacks of an experiment's runs, from the records in the store."""
+    loaded = checked_experiment(experiment, changes, seed, place)
     from vimss import api
     from vimss.console import out, print_json
-    from vimss.search.consistency import load_experiment
     from vimss.session import open_session
 
-    loaded = load_experiment(experiment, changes or (), seed)
     session = open_session(place)
     loaded = api.resolve_models(session, loaded)
     manifest = api.load_shards(session, loaded)
@@ -189,18 +189,17 @@ def compare(
     The figures are those that `vimss evaluate` kept, or else of the validation set. The table as Markdown and CSV, a
     chart and plots of how axes interact are written into the study's folder.
     """
+    loaded = checked_experiment(experiment, changes, seed, place)
+    if curves is not None:
+        check_picture(curves)
     from vimss import api, report
     from vimss.console import out, print_json
     from vimss.pages.of_comparison import compare_study
     from vimss.pages.of_trial import figure_curves
-    from vimss.search.consistency import load_experiment
     from vimss.session import open_session
     from vimss.shards.written import check_split_name
     from vimss.storage import atomic_write
 
-    loaded = load_experiment(experiment, changes or (), seed)
-    if curves is not None:
-        check_picture(curves)
     session = open_session(place)
     loaded = api.resolve_models(session, loaded)
     manifest = api.load_shards(session, loaded)
@@ -235,16 +234,17 @@ def listen(
 
     Page and ratings lie in the study's folder. Only this machine can open the page, by the address that is printed.
     """
+    loaded = checked_experiment(experiment, changes, seed, place)
+    if not page_only:
+        check_port(port)
     from vimss import api
     from vimss.console import out, stage
     from vimss.pages.of_cells import LISTEN_FOLDER, cells_page, excerpt_of_cells
     from vimss.ratings import save_ratings, serve_page
-    from vimss.search.consistency import load_experiment
     from vimss.session import open_session
     from vimss.shards.written import check_split
     from vimss.storage import atomic_write
 
-    loaded = load_experiment(experiment, changes or (), seed)
     session = open_session(place)
     loaded = api.resolve_models(session, loaded)
     manifest = api.load_shards(session, loaded)
@@ -253,7 +253,6 @@ def listen(
     with stage("separate the excerpt") as show_progress:
         html = cells_page(excerpt_of_cells(loaded, manifest, study, split, piece, show_progress)).encode()
     folder = study.folder / LISTEN_FOLDER
-    folder.mkdir(exist_ok=True)
     with atomic_write(folder / "page.html") as temporary:
         temporary.write_bytes(html)
     out.print(str(folder / "page.html"))

@@ -10,10 +10,12 @@ from vimss.cli.checks import (
     check_challenger,
     check_evaluation,
     check_export,
+    check_is_there,
+    check_models,
     check_players,
     check_promotion,
-    check_registered_here,
     check_separates,
+    checked_experiment,
     find_shards,
 )
 from vimss.cli.options import Device, Json, On, Seed, Set, Split, Verbose
@@ -66,9 +68,10 @@ def evaluate(
     if experiment is None:
         needed = [*(models or []), *([alignment] if alignment else [])]
         manifest = find_shards(needed, str(shards), split, (seed, changes or []), place)
+    else:
+        loaded = checked_experiment(experiment, changes, seed, place)
     from vimss import report
     from vimss.console import print_json
-    from vimss.search.consistency import load_experiment
     from vimss.session import open_session
     from vimss.train.objectives import OBJECTIVES
 
@@ -77,8 +80,7 @@ def evaluate(
         given = GivenModels(models or [], instruments_from or [], alignment)
         evaluations = _evaluate_models(given, manifest, split, device, place)
     else:
-        title, loaded = split, load_experiment(experiment, changes or (), seed)
-        separates = OBJECTIVES[loaded.objective].separates
+        title, separates = split, OBJECTIVES[loaded.objective].separates
         check_separates(loaded.objective, separates, instruments_from or [])
         with open_session(place) as session:
             best, evaluations = _evaluate_experiment(session, loaded, split, device, instruments_from or [])
@@ -187,16 +189,13 @@ def promote(
     """
     check_promotion(margin, dry_run, force, why, rollback)
     is_run = check_challenger(challenger, model, (seed, changes or []), rollback, place)
+    loaded = None if is_run else checked_experiment(challenger, changes, seed, place)
+    if rollback and loaded is not None:
+        _roll_back(model or loaded.name, place, as_json)
+        return
     from vimss.promote import Terms
-    from vimss.search.consistency import load_experiment
     from vimss.session import open_session
 
-    loaded = None if is_run else load_experiment(challenger, changes or (), seed)
-    if rollback and loaded is not None:
-        name = model or loaded.name
-        check_registered_here(name, place)
-        _roll_back(open_session(place), name, as_json)
-        return
     with open_session(place) as session:
         trial = _challenger(session, loaded, challenger, model)
         if dry_run:
@@ -264,11 +263,13 @@ def _try_promotion(session: Any, challenger: Any, margin: float, as_json: bool) 
     )
 
 
-def _roll_back(session: Any, name: str, as_json: bool) -> None:
+def _roll_back(name: str, place: str, as_json: bool) -> None:
+    check_models([f"models:/{name}"], place)
     from vimss.console import out, print_json
     from vimss.promote import rollback
+    from vimss.session import open_session
 
-    new, old = rollback(session.tracking, name)
+    new, old = rollback(open_session(place).tracking, name)
     if as_json:
         print_json({"name": name, "champion": new, "previous": old})
         return
@@ -350,6 +351,8 @@ def separate(
     With --alignment, the outputs of a slots model become stems of players, named by their places in the picture.
     """
     check_players(instruments, instruments_from, players)
+    check_models([name for name in (model, instruments_from, alignment) if name], place)
+    check_is_there(file)
     from vimss import named_models
     from vimss.console import out, print_json, stage
     from vimss.separate import InstrumentsFrom, Options, Reports

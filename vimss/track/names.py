@@ -104,7 +104,8 @@ def no_such_model(name: str, which: str, models: dict[str, tuple[list[str], dict
     """The error of a name, version or alias that does not exist; `models` are those that do, with both."""
     rule = f"models:/{name} must have a version or alias '{which}'"
     if name not in models:
-        fix = f"choose from {', '.join(models)}" if models else "run a search first: no model is registered"
+        none = "run `vimss promote EXPERIMENT` after its search, or `vimss quickstart`: no model is registered"
+        fix = f"choose from {', '.join(models)}" if models else none
         return ModelError(rule, got=f"no model '{name}'", fix=fix)
     versions, aliases = models[name]
     given = ", ".join(f"{alias} (version {version})" for alias, version in aliases.items()) or "none"
