@@ -141,7 +141,10 @@ def test_verbs_and_options_do_not_grow_unnoticed():
         (["compare", "quickstart", "--seed", "-1"], "Invalid value for '--seed'"),
         (["shard", "nothing"], "shards/nothing.yaml must be a YAML file; got no such file. To fix: choose one of"),
         (["shard", "quickstart", "--set", "sample_rat=8000"], "unknown key 'sample_rat'. To fix: did you mean"),
-        (["compare", "quickstart", "--set", "training"], "--set takes key=value; got 'training'. To fix: write"),
+        (
+            ["compare", "quickstart", "--set", "training"],
+            "--set takes key=value; got 'training'. To fix: write for example --set seed=1",
+        ),
         (["compare", "quickstart", "--set", "training.batch_size=0"], "greater than or equal to 1; got 0"),
         (
             ["evaluate", "--model", "m", "--shards", "s", "--alignment", "a", "--instruments-from", "i"],
@@ -401,7 +404,8 @@ def test_compare_draws_the_losses_of_the_best_trials(vimss_says, tmp_path):
     for earlier in ("own-0123456789", "own-0123456780", "owner-0123456789"):
         (store.studies / earlier).mkdir()
     code, out, err = vimss_says("compare", experiment, "--curves", tmp_path / "cells.png")
-    assert code == 0 and "-3.00" in out and "not evaluated on test: run `vimss evaluate own --split test`" in out
+    assert code == 0 and re.search("^compare: [0-9]+ s$", err, re.MULTILINE)
+    assert "-3.00" in out and "not evaluated on test: run `vimss evaluate own --split test`" in out
     assert (
         f"2 earlier studies of own are kept in {store.studies}; they were made with other data or by an earlier version"
     ) in err
@@ -413,6 +417,26 @@ def test_compare_draws_the_losses_of_the_best_trials(vimss_says, tmp_path):
     ) in err
     pixels = matplotlib.image.imread(tmp_path / "cells.png")
     assert pixels.shape[:2] == (450, 800) and len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 10
+
+
+@pytest.mark.slow
+def test_a_server_that_is_away_is_told_before_pages_are_made(vimss_says, tmp_path, written):
+    loaded = load_experiment(str(written))
+    folder = study_folder(loaded, api.load_shards(open_session("local"), loaded), Store(tmp_path / "store"))
+    trial = TrialRecord(
+        cell="search",
+        trial="a",
+        state="finished",
+        chosen={},
+        settings=loaded.settings(),
+        begun=0,
+        folder=folder / "search" / "a",
+    )
+    write_record(trial)
+    (tmp_path / "away").mkdir()
+    (tmp_path / "away" / "runtime.yaml").write_text("tracking_uri: http://127.0.0.1:1", encoding="utf-8")
+    code, out, err = vimss_says("sync", written, "--on", tmp_path / "away")
+    assert (code, out) == (1, "") and err.startswith("error: MLflow at http://127.0.0.1:1 must answer; got ")
 
 
 DIVERGES = (

@@ -151,7 +151,9 @@ def test_the_gain_is_paired_so_it_is_sure_where_the_figures_are_not(study, evalu
 
 
 def test_the_rows_to_compare_with_are_named(study):
-    with pytest.raises(ConfigError, match="got 'site=nowhere'. To fix: choose from site=none, site=decoder, plain$"):
+    with pytest.raises(
+        ConfigError, match="got 'site=nowhere'. To fix: choose from 'site=none', 'site=decoder', 'plain'$"
+    ):
         compared(study, against="site=nowhere")
 
 

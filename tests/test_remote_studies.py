@@ -1,5 +1,6 @@
 """Studies at s3://: their copies and their lease."""
 
+import logging
 import shutil
 import threading
 import time
@@ -220,7 +221,8 @@ def test_a_bucket_that_is_gone_in_the_middle_takes_nothing_from_the_copy(s3, tmp
     assert files_in(folder) == {"cell-1/a/trial.json": "finished"}
 
 
-def test_one_driver_at_a_time_searches_a_study(s3, tmp_path):
+def test_one_driver_at_a_time_searches_a_study(s3, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger("vimss"), "propagate", True)
     one, other = copy_in(tmp_path / "one"), copy_in(tmp_path / "other")
     waited, order = [], []
 
@@ -238,9 +240,12 @@ def test_one_driver_at_a_time_searches_a_study(s3, tmp_path):
         thread = threading.Thread(target=wait_for_it)
         thread.start()
         wait_until(lambda: waited)
+        time.sleep(3 * lease.RENEW_SECONDS)
         order.append("one")
     thread.join()
     assert order == ["one", "other"] and not is_searched(one)
+    # Of the one that was refused, and of the one that waited.
+    assert sum("waiting up to" in message for message in caplog.messages) == 2
 
 
 def test_the_lease_of_a_dead_driver_is_taken_and_one_that_was_paused_ends(s3, monkeypatch):

@@ -147,7 +147,7 @@ def test_a_folder_that_cannot_be_is_refused_before_the_work(vimss_says, tmp_path
     ("arguments", "message"),
     [
         (["--stream", "-1"], "Invalid value for '--stream'"),
-        (["--stream", "3"], "must have at least 4 sound streams; got 1"),
+        (["--stream", "3"], "4 sound streams, to read stream 3; got 1. To fix: choose one up to stream 0"),
         (
             ["--channel", "centre"],
             "'centre' is not one of 'all', 'left', 'right', 'mid', 'side'",

@@ -73,6 +73,10 @@ def test_a_path_that_cannot_be_made_is_explained(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="must be a folder"):
         Store(tmp_path / "file").make()
+    with pytest.raises(
+        StorageError, match="store /proc/x must be where folders can be made; got No such file.*VIMSS_S"
+    ):
+        Store(Path("/proc/x")).make()
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,7 @@ def test_a_server_that_is_killed_and_comes_back_gets_everything_once(
     assert code == 0 and out.startswith("2 runs of asked are in MLflow; written: "), err
     assert points() == [(10 * step, -float(step)) for step in range(1, 201)]
     assert vimss_says(*words)[1] == "2 runs of asked are in MLflow; written: nothing new\n"
+    assert "pictures and pages: " in err and "write runs: " in err
     runs = tracking.client().search_runs([tracking.client().get_experiment_by_name("asked").experiment_id])
     assert sorted(run.data.tags.get("trial", "") for run in runs) == ["", "a1"]
     assert {run.info.status for run in runs if "trial" in run.data.tags} == {"FINISHED"}

@@ -194,7 +194,7 @@ def _without_nan(content: Any) -> Any:
 def _apply_override(content: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
-        raise ConfigError("--set takes key=value", got=repr(override), fix="write for example --set training.seed=1")
+        raise ConfigError("--set takes key=value", got=repr(override), fix="write for example --set seed=1")
     *parents, last = key.split(".")
     for parent in parents:
         content = content.setdefault(parent, {})

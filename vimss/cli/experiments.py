@@ -132,14 +132,18 @@ def sync(
     """Write into MLflow what it lacks of an experiment's runs, from the records in the store."""
     loaded = checked_experiment(experiment, changes, seed, place)
     from vimss import api
-    from vimss.console import out, print_json
+    from vimss.console import out, print_json, stage
     from vimss.session import open_session
 
     session = open_session(place)
     loaded = api.resolve_models(session, loaded)
     manifest = api.load_shards(session, loaded)
-    api.write_pictures(loaded, manifest, api.load_study(session, loaded, manifest))
-    synced = api.sync_runs(session, loaded, manifest)
+    study = api.load_study(session, loaded, manifest)
+    session.tracking.client()  # where MLflow is away, that is said before the pages are made
+    with stage("pictures and pages"):
+        api.write_pictures(loaded, manifest, study)
+    with stage("write runs"):
+        synced = api.sync_runs(session, loaded, manifest)
     if as_json:
         print_json({"runs": len(synced.run_ids), "written": synced.written, "notes": synced.notes})
     else:
@@ -193,7 +197,7 @@ def compare(
     if curves is not None:
         check_picture(curves)
     from vimss import api, report
-    from vimss.console import out, print_json
+    from vimss.console import out, print_json, stage
     from vimss.pages.of_comparison import compare_study
     from vimss.pages.of_trial import figure_curves
     from vimss.session import open_session
@@ -209,7 +213,8 @@ def compare(
     if curves is not None:
         with atomic_write(curves) as temporary:
             temporary.write_bytes(figure_curves(api.best_trials(loaded, study)))
-    compared = compare_study(loaded, manifest, study, split, against)
+    with stage("compare"):
+        compared = compare_study(loaded, manifest, study, split, against)
     if as_json:
         print_json(report.compared_summary(compared))
         return

@@ -133,7 +133,10 @@ def compare(experiment: Experiment, manifest: Manifest, study: Study, split: str
     names = [*groups, *others]
     if against and against not in names:
         raise ConfigError(
-            "--against must name a row of the table", got=f"'{against}'", fix=f"choose from {', '.join(names)}"
+            "--against must name a row of the table",
+            got=repr(against),
+            # In quotes: names of baselines have commas.
+            fix=f"choose from {', '.join(map(repr, names))}",
         )
     against = against or names[0]
     rows = []

@@ -131,11 +131,11 @@ def _numbered_sound(container: Any, number: int, source: Source) -> Any:
     streams = sound_streams(container)
     if number < len(streams):
         return streams[number]
-    if number > 0:
+    if streams:
         raise MediaError(
-            f"{name_of(source)} must have at least {number + 1} sound streams",
+            f"{name_of(source)} must have at least {number + 1} sound streams, to read stream {number}",
             got=str(len(streams)),
-            fix="copy the file again, or convert it with all of its streams",
+            fix=f"choose one up to stream {len(streams) - 1}, or copy or convert the file with all of its streams",
         )
     raise no_stream(container, "sound", source)
 

@@ -105,6 +105,10 @@ class _Lease:
         has_waited = False
         while True:
             tag = self._tag()
+            if tag and not has_waited:
+                log.warning(
+                    "%s has %s: waiting up to %.0f s to see whether it lives", self._holder(), self.home, LEASE_SECONDS
+                )
             if tag and self._is_renewed(tag):
                 holder = self._holder()
                 if on_wait is None:
@@ -139,7 +143,6 @@ class _Lease:
 
     def _is_renewed(self, tag: str) -> bool:
         """Whether a lease changes while we wait, because its holder lives."""
-        log.warning("%s has %s: waiting up to %.0f s to see whether it lives", self._holder(), self.home, LEASE_SECONDS)
         deadline = time.monotonic() + LEASE_SECONDS
         while time.monotonic() < deadline:
             time.sleep(LOOK_SECONDS)

@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from vimss.config import SIGNATURE_LENGTH
+from vimss.errors import StorageError
 from vimss.storage.files import explain_os_errors
 from vimss.storage.folders import Folder, LocalFolder, RemoteFolder
 
@@ -67,7 +68,14 @@ class Store:
     def make(self) -> "Store":
         """Create the folder, readable by its owner alone: Ray keeps pickled files in it."""
         with explain_os_errors(self.root):
-            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            try:
+                self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            except FileNotFoundError as error:  # as in /proc, or below a mount that is gone
+                raise StorageError(
+                    f"the store {self.root} must be where folders can be made",
+                    got=str(error.strerror),
+                    fix="set VIMSS_STORE, or `store` of the place, to another folder",
+                ) from error
         return self
 
 
