@@ -14,13 +14,13 @@ from vimss import report
 from vimss.comparison import columns, compare, csv_text, markdown, row_texts
 from vimss.comparison.rows import wall_seconds
 from vimss.config import to_json
-from vimss.errors import ConfigError, DataError
+from vimss.errors import ConfigError, DataError, StorageError
 from vimss.evaluate import Evaluation, MixtureScore, Part, PictureClaim, SourceScore, TwoSources
 from vimss.evaluations import save_evaluations
 from vimss.experiment import Experiment
 from vimss.model.networks.wave_u_net import WaveUNetConfig
 from vimss.model.separator import Separator, read_card, save_separator
-from vimss.pages.of_comparison import compare_study
+from vimss.pages.of_comparison import compare_study, write_files
 from vimss.search.study import Study, TrialRecord, best_of_cell
 from vimss.train.config import Settings
 
@@ -150,6 +150,15 @@ def test_the_gain_is_paired_so_it_is_sure_where_the_figures_are_not(study, evalu
     assert over_mixture[-1].gain is None and over_mixture[1].gain.mean == pytest.approx(3.0, abs=0.2)
 
 
+def test_a_damaged_table_is_explained(study, no_table_left):
+    for content in ('[{"system', '{"system": 1}', "7"):
+        (study.folder / "evaluation-test.json").write_text(content, encoding="utf-8")
+        with pytest.raises(
+            DataError, match=r"evaluation-test.json must be a table that .* kept; got .*: delete it, and"
+        ):
+            compared(study)
+
+
 def test_the_rows_to_compare_with_are_named(study):
     with pytest.raises(
         ConfigError, match="got 'site=nowhere'. To fix: choose from 'site=none', 'site=decoder', 'plain'$"
@@ -277,6 +286,12 @@ def test_the_files_lie_in_the_study_under_names_that_stay(study, evaluated):
     summary = json.loads(to_json(report.compared_summary(found)))
     assert summary["rows"][1]["gain"]["mean"] and summary["rows"][2]["value"] is None
     assert summary["figure"] == "SI-SDRi" and len(summary["files"]) == 3
+
+
+def test_a_folder_that_cannot_be_made_is_explained(tmp_path):
+    (tmp_path / "compare").touch()
+    with pytest.raises(StorageError, match="compare must be a folder or free to become one; got a file in its way"):
+        write_files(tmp_path / "compare", {})
 
 
 def test_a_heading_has_a_text_in_every_row(study, evaluated):

@@ -397,6 +397,9 @@ def test_a_database_that_cannot_be_migrated_is_left_as_it_was(tracking: Tracking
     ):
         tracking.client()
     assert revision(tracking) == "unknown"
+    tracking.database.write_bytes(b"no database" * 1000)
+    with pytest.raises(PlaceError, match="a migration that failed: .*file is not a database. To fix: install"):
+        tracking.client()
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from vimss.assign import check_slots
 from vimss.baselines import BASELINES
 from vimss.config import parse_config
-from vimss.errors import DataError
+from vimss.errors import ConfigError, DataError
 from vimss.evaluate import (
     Evaluation,
     NamedBy,
@@ -405,7 +405,14 @@ def _load(study: Study, split: str, kind: type[AnyEvaluation]) -> list[AnyEvalua
     path = study.folder / f"evaluation-{split}.json"
     if not path.exists():
         return []
-    return [parse_config(content, kind, str(path)) for content in json.loads(path.read_text(encoding="utf-8"))]
+    try:
+        return [parse_config(content, kind, "table") for content in json.loads(path.read_text(encoding="utf-8"))]
+    except (ConfigError, OSError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path} must be a table that `vimss evaluate` kept",
+            got=f"{error.rule}, {error.got}" if isinstance(error, ConfigError) else str(error),
+            fix="delete it, and run `vimss evaluate` with the same experiment again",
+        ) from error
 
 
 def evaluation_of(trial: TrialRecord, evaluations: Sequence[AnyEvaluation]) -> AnyEvaluation | None:

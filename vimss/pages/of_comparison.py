@@ -23,7 +23,7 @@ from vimss.pages.charts import Bar, Levels, interactions_png, intervals_png
 from vimss.search.importance import Importance, comparable_value, importances, value_basis
 from vimss.search.study import COMPARE_FOLDER, Study, TrialRecord
 from vimss.shards.manifest import Manifest
-from vimss.storage import atomic_write
+from vimss.storage import atomic_write, explain_os_errors
 from vimss.yaml_files import MAX_NAME
 
 THIRDS = ("low", "middle", "high")
@@ -151,10 +151,11 @@ def levels_of(key: str, axis: Axis, records: Sequence[TrialRecord]) -> Levels:
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     """Put the files of a comparison into their folder, each whole; those of an earlier one that has more go."""
-    folder.mkdir(exist_ok=True)
-    for path in (folder / "importance.csv", *folder.glob("interactions-*.png")):
-        if path.name not in files:
-            path.unlink(missing_ok=True)
+    with explain_os_errors(folder):
+        folder.mkdir(exist_ok=True)
+        for path in (folder / "importance.csv", *folder.glob("interactions-*.png")):
+            if path.name not in files:
+                path.unlink(missing_ok=True)
     for name, content in files.items():
         with atomic_write(folder / name) as temporary:
             temporary.write_bytes(content)

@@ -165,7 +165,9 @@ def _upgrade(tracking: Tracking) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
     if done.returncode != 0:
         shutil.copy2(backup, tracking.database)
-        last = next(iter(reversed(done.stderr.strip().splitlines())), f"exit code {done.returncode}")
+        # SQLAlchemy's errors end in the query, and in the address of a page about them.
+        lines = [line for line in done.stderr.strip().splitlines() if not line.startswith(("[", "(Background"))]
+        last = lines[-1] if lines else f"exit code {done.returncode}"
         raise PlaceError(
             f"{tracking.database} must suit the installed MLflow {mlflow.__version__}",
             got=f"a migration that failed: {last}",
