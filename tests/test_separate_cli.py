@@ -45,6 +45,7 @@ def recorded(path: Path, seconds: float = 1.0) -> Path:
 def test_a_gpu_that_is_not_there_is_refused_before_a_recording_is_read(vimss_says, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     save_separator(tmp_path / "tiny", Separator(WaveUNetConfig(levels=3, filters=4), ("vn", "vc"), 8000), {})
+    (tmp_path / "a.wav").touch()  # reading it would be the error
     code, _, err = vimss_says("separate", tmp_path / "a.wav", "--model", tmp_path / "tiny", "--device", "cuda")
     assert code == 2 and "--device cuda needs an NVIDIA or AMD GPU that PyTorch finds; got only" in err
 
