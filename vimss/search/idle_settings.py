@@ -9,7 +9,7 @@ from pathlib import Path
 from vimss.axes import Axis, Scalar, topological_order
 from vimss.errors import ConfigError
 from vimss.experiment import NETWORK, Experiment, SearchConfig, read_experiment, sample_values
-from vimss.train.config import RULES, keys_with_rules
+from vimss.train.config import RULES, Settings, keys_with_rules
 from vimss.train.idle import idle_error
 
 
@@ -54,8 +54,13 @@ def check_idle(experiment: Experiment, path: Path, overrides: Sequence[str]) -> 
 def _find_idle(experiment: Experiment) -> dict[str, ConfigError]:
     """The settings that are given and change nothing, by their place in the file."""
     found = {}
+    # The same points come again for each setting: without keeping them, reading a large experiment takes seconds.
+    written: dict[str, Settings | None] = {}
     for where, key, points in _given_settings(experiment):
-        settings = [settings for point in points if (settings := experiment.as_written(point)) is not None]
+        for point in points:
+            if repr(point) not in written:
+                written[repr(point)] = experiment.as_written(point)
+        settings = [settings for point in points if (settings := written[repr(point)]) is not None]
         error = idle_error(settings, key, experiment.name, where)
         if error is not None:
             found[where] = error
