@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Each of them would compile vimss and all tests anew, which takes seconds, where PYTHONDONTWRITEBYTECODE is set.
 sys.dont_write_bytecode = False
 
-from jaxtyping import install_import_hook  # noqa: E402
+from shape_checks import check_shapes  # noqa: E402
 
 # Every annotated shape in vimss is checked at run time, in tests only. Modules without shapes would only become slower.
 HOME = Path(__file__).parents[1]
@@ -22,12 +22,13 @@ WITH_SHAPES = [
     for path in sorted((HOME / "vimss").rglob("*.py"))
     if "from jaxtyping import" in path.read_text(encoding="utf-8")
 ]
-_hook = install_import_hook(WITH_SHAPES, "beartype.beartype")
+check_shapes(WITH_SHAPES)
 
 import pytest  # noqa: E402
 
 from vimss import cli  # noqa: E402
 from vimss.model.networks.wave_u_net.config import WaveUNetConfig  # noqa: E402
+from vimss.shards.cache import FEATURES  # noqa: E402
 from vimss.shards.instruments import INSTRUMENTS  # noqa: E402
 from vimss.shards.manifest import Manifest, open_manifest  # noqa: E402
 from vimss.shards.recipe import Recipe, load_recipe  # noqa: E402
@@ -38,6 +39,7 @@ pytest.register_assert_rewrite("searches")  # of tests/faults, which asserts for
 
 LONGEST = [
     "search",
+    "chamber",  # does not wait for the small corpus, which another process writes meanwhile
     "trial",
     "quickstart",
     "cli",
@@ -163,6 +165,21 @@ def small_store(tmp_path_factory, made_once, small_recipe) -> Store:
 def small_manifest(small_recipe, small_store) -> Manifest:
     """Its shards."""
     return write_shards(small_recipe, "small", small_store)
+
+
+@pytest.fixture(scope="session")
+def small_features(small_manifest, made_once) -> str:
+    """The name of the features of its pictures, which a small untrained network has computed beside them."""
+    from untrained_models import VISION
+
+    from vimss.features import compute_features
+
+    def fill(folder: Path) -> None:
+        name = compute_features(small_manifest, VISION)
+        shutil.copytree(small_manifest.folder / FEATURES / name, folder / name)
+
+    made_once("features", small_manifest.folder / FEATURES, fill)
+    return compute_features(small_manifest, VISION)
 
 
 @pytest.fixture(scope="session")
