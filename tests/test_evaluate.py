@@ -49,8 +49,8 @@ WITHOUT_NOTES = [name for name, kind in BASELINES.items() if kind.conditioned_on
 
 
 @pytest.fixture(scope="module")
-def save(small_manifest, tmp_path_factory):
-    return saver(small_manifest, tmp_path_factory)
+def save(small_manifest, small_features, tmp_path_factory):
+    return saver(small_manifest, small_features, tmp_path_factory)
 
 
 @pytest.fixture(scope="module", params=KINDS)

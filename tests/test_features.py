@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from untrained_models import VISION
 
 from vimss.errors import ConfigError, DataError
 from vimss.features import compute_features, write_features
@@ -27,12 +28,10 @@ from vimss.stream.read import read_clips
 from vimss.train.config import Settings, ValidationConfig
 from vimss.train.loop import Training, train
 
-VISION = VisionConfig(network="compact", weights="random")
-
 
 @pytest.fixture(scope="module")
-def computed(small_manifest):
-    return compute_features(small_manifest, VISION)
+def computed(small_features):
+    return small_features
 
 
 def test_every_picture_has_a_row_of_features(small_manifest, computed):

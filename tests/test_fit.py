@@ -21,8 +21,8 @@ from vimss.storage import sha256
 
 
 @pytest.fixture(scope="module")
-def save(small_manifest, tmp_path_factory):
-    return saver(small_manifest, tmp_path_factory)
+def save(small_manifest, small_features, tmp_path_factory):
+    return saver(small_manifest, small_features, tmp_path_factory)
 
 
 def fitted(manifest, split="test", **folders):

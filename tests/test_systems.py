@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from untrained_models import KINDS, TINY, VISION, saver
+from untrained_models import KINDS, TINY, saver
 
 from vimss.errors import DataError, ModelError
-from vimss.features import compute_features
 from vimss.media.resample import resample
 from vimss.model.device import on_device
 from vimss.model.fit import fit_models
@@ -22,8 +21,8 @@ from vimss.systems import (
 
 
 @pytest.fixture(scope="module")
-def save(small_manifest, tmp_path_factory):
-    return saver(small_manifest, tmp_path_factory)
+def save(small_manifest, small_features, tmp_path_factory):
+    return saver(small_manifest, small_features, tmp_path_factory)
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -63,13 +62,13 @@ def test_players_of_one_label_are_asked_for_by_picture_and_added(small_manifest,
     assert np.abs(answers[0] - answers[1]).max() > 1e-4
 
 
-def test_features_of_a_frozen_network_give_the_same_output_as_its_pictures(small_manifest, save):
+def test_features_of_a_frozen_network_give_the_same_output_as_its_pictures(small_manifest, small_features):
     answers = []
     for context in ("frames", "features"):
         config = WaveUNetConfig(**TINY, outputs="queries", site="decoder", context=context)
         torch.manual_seed(0)
         separator = Separator(config, small_manifest.recipe.labels, 8000)
-        system = ModelSystem(separator, context, compute_features(small_manifest, VISION))
+        system = ModelSystem(separator, context, small_features)
         piece = next(pieces_of(small_manifest, "test", system.views))
         answers.append(system(piece, sorted(piece.references)))
     # Features are kept in half precision.

@@ -4,7 +4,6 @@ import itertools
 
 import torch
 
-from vimss.features import compute_features
 from vimss.model.networks.wave_u_net.config import WaveUNetConfig
 from vimss.model.separator import Separator, save_separator
 from vimss.model.vision_config import VisionConfig
@@ -26,9 +25,9 @@ KINDS = {
 }
 
 
-def saver(manifest, tmp_path_factory):
+def saver(manifest, features, tmp_path_factory):
     """A function that saves an untrained network of a corpus, with changes, and returns its folder."""
-    computed = {"features": compute_features(manifest, VISION)}
+    computed = {"features": features}
     seeds = itertools.count()
 
     def make(config=KINDS["queries by label"], labels=manifest.recipe.labels, rate=8000, card=computed):
