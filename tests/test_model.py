@@ -1,7 +1,6 @@
 """The separator: conditioned by what it is told, exact on any length, saved and loaded whole."""
 
 import subprocess
-import sys
 from typing import get_args
 
 import pytest
@@ -498,8 +497,3 @@ def test_fewer_pictures_than_players_are_refused():
     separator = build(context="features", feature_size=5, site="decoder")
     with pytest.raises(ModelError, match=r"takes one picture sequence per player \(4\); got 3"):
         separator(mixture_for(separator), features_for(separator), torch.ones(2, 4, dtype=torch.bool))
-
-
-def test_settings_load_without_torch():
-    code = "import sys, vimss.model; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

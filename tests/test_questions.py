@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vimss.experiment import NETWORK
+from vimss.experiment import NETWORK, Experiment
 from vimss.features import compute_features
 from vimss.model.contexts.motion import compute_motion
 from vimss.runtime import Place
@@ -32,9 +32,8 @@ NEED_ALL_VIEWS = {"visual_context"}
 """Questions about players whose joints are known and who move."""
 
 
-def short_cell(path: Path) -> list[str]:
+def short_cell(whole: Experiment) -> list[str]:
     """The question as one cell: the first value of each axis, those of `tune` too; but all networks and variants."""
-    whole = load_experiment(path)
     axes = {key: values[0] for key, values in whole.compare.items() if key != "training.batch_size"}
     for key, axis in whole.tune.items():
         if key != "training.batch_size" and not axis.when:
@@ -61,7 +60,7 @@ def test_a_question_opens_with_itself_its_command_and_what_is_expected(path):
 def test_a_short_cell_of_a_question_loads(path):
     whole = load_experiment(path)
     count = len(whole.compare.get(NETWORK, ["one"])) * max(len(whole.variants), 1)
-    assert len(load_experiment(path, short_cell(path)).cells()) == count
+    assert len(load_experiment(path, short_cell(whole)).cells()) == count
 
 
 @pytest.mark.slow
@@ -69,7 +68,7 @@ def test_a_short_cell_of_a_question_loads(path):
     "path", [pytest.param(path, marks=[] if path.stem == "joint" else pytest.mark.rare, id=path.stem) for path in PATHS]
 )
 def test_a_short_cell_of_a_question_is_trained(shared_ray, path, request, tmp_path):
-    changes = short_cell(path)
+    changes = short_cell(load_experiment(path))
     if path.stem in NEED_MOTION:
         manifest = request.getfixturevalue("moving_manifest")
         compute_motion(manifest)
