@@ -19,7 +19,7 @@ from vimss.train.objectives.instruments import PlayersShown, average_precision
 from vimss.train.objectives.instruments_network import InstrumentsNetwork
 from vimss.train.start import check_start, start
 
-VISION = {"network": "resnet18", "weights": "random", "frozen": False}
+VISION = {"network": "compact", "weights": "random", "frozen": False}
 CHOSEN = Settings.model_validate(
     {
         "objective": "instruments",
@@ -53,10 +53,10 @@ def test_a_network_that_looks_at_players_starts_from_its_vision_network(trained,
     network = Separator(chosen.model, small_recipe.labels, small_recipe.sample_rate)
     before = network.unet.head.weight.clone()
     start(network, chosen)
-    taken = Vision(load_vision("resnet18", trained[1] / "weights.safetensors")).state_dict()
+    taken = Vision(load_vision("compact", trained[1] / "weights.safetensors")).state_dict()
     assert all(torch.equal(weight, taken[name]) for name, weight in network.vision.state_dict().items())
-    new = Vision(load_vision("resnet18", "random")).state_dict()
-    assert not torch.equal(taken["network.conv1.weight"], new["network.conv1.weight"])
+    new = Vision(load_vision("compact", "random")).state_dict()
+    assert not torch.equal(taken["network.what.weight"], new["network.what.weight"])
     assert torch.equal(network.unet.head.weight, before)
 
 
@@ -68,7 +68,7 @@ def test_one_that_also_hears_starts_from_the_vision_network_of_one_that_only_see
     before = network.joint.weight.clone()
     start(network, chosen)
     taken = load_file(trained[1] / "weights.safetensors")
-    assert torch.equal(network.vision.network.conv1.weight, taken["vision.network.conv1.weight"])
+    assert torch.equal(network.vision.network.what.weight, taken["vision.network.what.weight"])
     assert torch.equal(network.joint.weight, before)
     hears = Settings.model_validate({"objective": "instruments", **both, "instruments": {"inputs": "sound"}})
     with pytest.raises(ModelError, match="vision network alone is taken; got no vision network in this training"):

@@ -280,14 +280,15 @@ def test_the_streams_of_a_real_track_are_aligned(tmp_path):
     assert clip.samples / clip.sample_rate == pytest.approx(6.08, abs=0.01)
     total = np.sum([player.audio for player in clip.players], axis=0, dtype=np.float64)[0]
     mixture = clip.mixture[0].astype(np.float64)
-    inner = slice(50, -50)
-    likeness = {lag: np.corrcoef(total[inner], np.roll(mixture, lag)[inner])[0, 1] for lag in range(-50, 51)}
+    lags = range(-10, 11)
+    inner = slice(10, -10)
+    likeness = {lag: np.corrcoef(total[inner], np.roll(mixture, lag)[inner])[0, 1] for lag in lags}
     assert likeness[0] > 0.95 and max(likeness, key=likeness.__getitem__) == 0
     # Each stem alone is heard in the mixture at its own place, too.
     for player in clip.players:
         alone = player.audio[0].astype(np.float64)
         rest = mixture - (total - alone)
-        shifted = {lag: np.corrcoef(alone[inner], np.roll(rest, lag)[inner])[0, 1] for lag in range(-50, 51)}
+        shifted = {lag: np.corrcoef(alone[inner], np.roll(rest, lag)[inner])[0, 1] for lag in lags}
         # Of a wave as slow as a bass's, the codec moves the peak by a sample.
         assert abs(max(shifted, key=shifted.__getitem__)) <= (player.part == "bass"), player.part
 

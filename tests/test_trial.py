@@ -79,7 +79,7 @@ def test_the_newest_checkpoint_and_the_best_before_it_are_kept_and_the_same_job_
             raise KeyboardInterrupt
 
     # Such a learning rate makes it worse and worse: the first checkpoint stays the best.
-    hopeless = job(small_manifest, tmp_path, audio_seconds=10, report_seconds=2, learning_rate=0.03)
+    hopeless = job(small_manifest, tmp_path, audio_seconds=8, report_seconds=2, learning_rate=0.03)
     with pytest.raises(KeyboardInterrupt):
         fit(hopeless, interrupt)
     kept = {min(reports[:-1], key=lambda report: report["valid_loss"])["steps"], reports[-1]["steps"]}
@@ -97,7 +97,7 @@ def test_a_damaged_newest_checkpoint_is_deleted_and_training_goes_on_from_the_on
     small_manifest, tmp_path, file
 ):
     reports: list[dict[str, float]] = []
-    better = job(small_manifest, tmp_path, audio_seconds=8, report_seconds=4)
+    better = job(small_manifest, tmp_path, audio_seconds=2, report_seconds=1)
     fit(better, reports.append)
     newest = tmp_path / "train" / checkpoint_name(reports[-1]["steps"])
     before = next(path for path in (tmp_path / "train").iterdir() if path != newest)
@@ -145,8 +145,8 @@ def test_a_checkpoint_of_another_validation_set_is_no_better_than_one_of_this_se
 
 def test_one_job_after_the_other_in_one_process_trains_as_each_alone(small_manifest, tmp_path):
     reports: dict[str, list[float]] = {"first": [], "second": [], "second alone": []}
-    for name, seconds in (("first", 2), ("second", 4), ("second alone", 4)):
-        made = job(small_manifest, tmp_path / name, audio_seconds=seconds, report_seconds=2)
+    for name, seconds in (("first", 1), ("second", 2), ("second alone", 2)):
+        made = job(small_manifest, tmp_path / name, audio_seconds=seconds, report_seconds=1)
         fit(made, lambda metrics, name=name: reports[name].append(metrics["train_loss"]))
     assert reports["second"] == reports["second alone"]
 
