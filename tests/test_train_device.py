@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 from golden import losses as golden
+from test_objectives import SLOW, shards_of
 from test_objectives import SMALL as OF_OBJECTIVE
 from test_objectives import batch_of as batch_of_objective
-from test_objectives import shards_of
 from test_train import SMALL, one_thread, run, settings, weights  # noqa: F401 - a fixture that all use
 from test_trial import job
 from torch import nn
@@ -77,7 +77,7 @@ def test_a_step_leaves_the_device_nowhere(case):
 
 @on_each_device
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name == "alignment" else ()) for name in OBJECTIVES]
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in OBJECTIVES]
 )
 def test_an_objective_has_the_same_loss_on_every_device(request, kind, name):
     chosen = Settings.model_validate({"objective": name, **OF_OBJECTIVE[name]})

@@ -318,6 +318,7 @@ def of_features(**changed) -> Settings:
     return Settings.model_validate(content | {"mixing": {"min_sources": 1, "max_sources": 2}} | changed)
 
 
+@pytest.mark.slow
 def test_labels_of_videos_are_learned_from_features_of_their_seconds(videos):
     reports = []
     training = Training(of_features(), videos, ValidationConfig(mixtures=6, seconds=4))
