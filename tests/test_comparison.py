@@ -73,16 +73,22 @@ def study(tmp_path_factory) -> Study:
     return Study(folder, tuple(trial(folder, cell, number) for number, cell in enumerate(SHIFTS)))
 
 
-@pytest.fixture
-def evaluated(study, no_table_left) -> list[Evaluation]:
-    """The kept table: all cells, the mixture and an oracle."""
-    kept = [
+@pytest.fixture(scope="module")
+def table(study) -> tuple[Evaluation, ...]:
+    """All cells, the mixture and an oracle."""
+    cells = (
         evaluation(cell, shift, read_card(best_of_cell(study, cell).folder / "model")["sha256"])
         for cell, shift in SHIFTS.items()
-    ]
-    kept += [evaluation("mixture", 0.0), evaluation("oracle", 20.0, truth="stems"), evaluation("plain", 9.0, "gone")]
-    save_evaluations(study, "test", kept)
-    return kept
+    )
+    others = evaluation("mixture", 0.0), evaluation("oracle", 20.0, truth="stems"), evaluation("plain", 9.0, "gone")
+    return (*cells, *others)
+
+
+@pytest.fixture
+def evaluated(study, table, no_table_left) -> tuple[Evaluation, ...]:
+    """The table, kept in the study."""
+    save_evaluations(study, "test", table)
+    return table
 
 
 @pytest.fixture
