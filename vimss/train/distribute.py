@@ -69,11 +69,11 @@ class Job:
     more_shards: tuple[tuple[Path, float], ...]
     """Folders of other corpora that training mixes in, with the share of the mixtures that each gives."""
     place: Place
-    origins: Mapping[Path, Origin] = field(default_factory=dict)
-    """Of `vimss.shards.manifest.origins_of`, for nodes that share no folder with the process that made the job."""
     pause_seconds: float = math.inf
     reported_steps: float = math.inf
     """Both as in `vimss.train.loop.Training`."""
+    origins: Mapping[Path, Origin] = field(default_factory=dict)
+    """Of `vimss.shards.manifest.origins_of`, for nodes that share no folder with the process that made the job."""
 
 
 def fit(job: Job, report: Callable[[Metrics], None]) -> None:
