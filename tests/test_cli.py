@@ -526,10 +526,10 @@ def test_ctrl_c_ends_the_pages_of_the_runs_well(ctrl_c, tmp_path, empty_database
     assert process.returncode == 0
 
 
-def test_pages_are_not_served_to_other_machines(vimss_says):
-    code, out, err = vimss_says("ui", "--host", "0.0.0.0", "--port", "5001")  # noqa: S104 - which is refused
+def test_optunas_pages_are_not_served_to_other_machines(vimss_says):
+    code, out, err = vimss_says("ui", "small", "--optuna", "--host", "0.0.0.0", "--port", "5001")  # noqa: S104 - refused
     assert (code, out) == (2, "")
-    assert "the pages have no login, and can change and delete runs; got 0.0.0.0" in err
+    assert "--optuna needs --host 127.0.0.1: Optuna's pages have no login; got 0.0.0.0" in err
     assert "run `ssh -L 5001:127.0.0.1:5001 " in err and "open http://127.0.0.1:5001 there" in err
 
 

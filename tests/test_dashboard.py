@@ -42,7 +42,9 @@ def test_the_dashboard_has_the_trials_of_the_records(free_port):
 def test_a_dashboard_that_is_not_installed_is_asked_for(free_port, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
     with (
-        pytest.raises(ConfigError, match=r"--optuna needs Optuna's dashboard; .*run `pip install vimss\[dashboard\]`"),
+        pytest.raises(
+            ConfigError, match=r"--optuna needs Optuna's dashboard; .*run `pip install 'vimss\[dashboard\]'`"
+        ),
         serve_dashboard(optuna_storage(SEARCHED, Study(Path("x"), ())), free_port),
     ):
         pass

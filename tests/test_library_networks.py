@@ -222,7 +222,7 @@ def test_an_experiment_with_a_network_whose_package_is_missing_is_refused_before
     monkeypatch.setitem(sys.modules, module, None)  # as Python notes a module that cannot be imported
     message = (
         rf"^network: {name} needs the package {LIBRARY[name]}; got an environment without it. "
-        r"To fix: pip install vimss\[networks\], wherever trials run$"
+        r"To fix: pip install 'vimss\[networks\]', wherever trials run$"
     )
     training = {"output_samples": 8192, "batch_size": 4}
     alone = experiment(model={"network": name}, tune={}, controls={}, training=training)

@@ -109,7 +109,7 @@ def test_the_first_call_installs_the_project_as_tested_and_runs_the_command_in_i
     assert "about 7.0 GB" in done.stderr and "1 packages found; installing them" in done.stderr
     arguments = checkout.called().splitlines()
     assert arguments[arguments.index("--constraint") + 1] == f"{checkout.root}/platform/local/constraints.txt"
-    assert arguments[arguments.index("--editable") + 1] == f"{checkout.root}[dashboard,dev,networks]"
+    assert arguments[arguments.index("--editable") + 1] == f"{checkout.root}[dashboard,dev,login,networks]"
 
 
 def test_the_second_call_starts_at_once_and_finds_the_environment_first(checkout):

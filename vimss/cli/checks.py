@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vimss.errors import ConfigError, MediaError
+from vimss.loopback import LOOPBACK
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
@@ -226,15 +227,17 @@ def check_picture(path: Path) -> None:
         raise ConfigError("--curves must name a file in a folder that exists", got=got, fix="choose another path")
 
 
-def check_host(host: str, port: int) -> None:
-    """ConfigError where pages would be served to other machines: neither MLflow's nor Optuna's ask for a login.
-
-    MLflow's own authentication would need the packages of `mlflow[auth]`.
-    """
-    if host not in ("127.0.0.1", "localhost"):
+def check_host(host: str, port: int, optuna: bool) -> None:
+    """ConfigError where pages would be served to other machines without a login: Optuna's have none."""
+    if host == LOOPBACK:
+        return
+    if optuna:
         raise ConfigError(
-            "--host must be this machine's own 127.0.0.1: the pages have no login, and can change and delete runs",
+            f"--optuna needs --host {LOOPBACK}: Optuna's pages have no login",
             got=host,
-            fix=f"leave --host out; on the other machine run `ssh -L {port}:127.0.0.1:{port} {socket.gethostname()}`, "
-            f"and open http://127.0.0.1:{port} there",
+            fix=f"leave --host out; on the other machine run `ssh -L {port}:{LOOPBACK}:{port} {socket.gethostname()}`, "
+            f"and open http://{LOOPBACK}:{port} there",
         )
+    from vimss.track.login import check_installed
+
+    check_installed()

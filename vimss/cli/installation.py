@@ -19,36 +19,47 @@ def ui(
         bool, typer.Option("--optuna", help="Serve Optuna's dashboard of the experiment's searches instead.")
     ] = False,
     port: Annotated[int, typer.Option(help="Port on this machine.", min=1, max=65535)] = 5000,
-    host: Annotated[str, typer.Option(help="Address to listen on; only this machine's own.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; with any but this machine's own, MLflow's pages ask for a login.")
+    ] = "127.0.0.1",
     place: On = "local",
 ) -> None:
-    """Serve MLflow's pages of runs and models, or Optuna's, on this machine alone until Ctrl-C.
+    """Serve MLflow's pages of runs and models, or Optuna's, until Ctrl-C.
 
-    On another machine: `ssh -L 5000:127.0.0.1:5000` to the one that serves.
+    On this machine alone, unless --host says otherwise; from another one, `ssh -L 5000:127.0.0.1:5000` to it is safer.
     """
     from vimss.cli.checks import check_host
     from vimss.session import open_session
 
-    check_host(host, port)
+    host = "127.0.0.1" if host == "localhost" else host
+    check_host(host, port, optuna)
     session = open_session(place)
     if optuna:
         _serve_dashboard(session, experiment, port)
     else:
-        _serve_runs(session, experiment, port)
+        _serve_runs(session, experiment, host, port)
 
 
-def _serve_runs(session: Any, experiment: str, port: int) -> None:
+def _serve_runs(session: Any, experiment: str, host: str, port: int) -> None:
     from vimss.console import out, stage
+    from vimss.loopback import LOOPBACK
     from vimss.track import experiment_pages, serve_ui
+    from vimss.track.login import PASSWORD_FILE, USER
 
     # An experiment that is not there is said before the server starts.
     name = Path(experiment).stem
     experiment_pages(session.tracking, "", name)
     with ExitStack() as serving, suppress(KeyboardInterrupt):
         with stage("start MLflow") as show_progress:
-            address = serving.enter_context(serve_ui(session.tracking, port, show_progress))
+            address = serving.enter_context(serve_ui(session.tracking, port, show_progress, host))
         for what, page in experiment_pages(session.tracking, address, name).items():
             out.print(f"{what}: {page}")
+        if host != LOOPBACK:
+            out.print(f"log in as {USER} with the password in {session.tracking.folder / PASSWORD_FILE}")
+            out.print(
+                "password and pages travel unencrypted: in a network that you do not trust, leave --host out and use "
+                f"`ssh -L {port}:{LOOPBACK}:{port}`"
+            )
         _wait_for_interrupt()
 
 

@@ -111,7 +111,7 @@ class ModelConfig(ContextSettings, ABC):
                 raise ConfigError(
                     f"network: {self.network} needs the package {package}",
                     got="an environment without it",
-                    fix="pip install vimss[networks], wherever trials run",
+                    fix="pip install 'vimss[networks]', wherever trials run",
                 )
 
     def check_labels(self, labels: Sequence[str], corpus: str) -> None:

@@ -62,7 +62,7 @@ def serve_dashboard(storage: BaseStorage, port: int) -> Iterator[str]:
         from optuna_dashboard import wsgi
     except ImportError as error:
         raise ConfigError(
-            "--optuna needs Optuna's dashboard", got=str(error), fix="run `pip install vimss[dashboard]`"
+            "--optuna needs Optuna's dashboard", got=str(error), fix="run `pip install 'vimss[dashboard]'`"
         ) from error
     app = wsgi(storage)
     with served(lambda: make_server(LOOPBACK, port, app, _Server, _Silent), port) as address:

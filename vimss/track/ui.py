@@ -2,8 +2,11 @@
 
 with serve_ui(tracking, port=5000) as address:
     experiment_pages(tracking, address, "quickstart")     # {"runs": "http://127.0.0.1:5000/#/...", "charts": ...}
+
+Other machines may open them too, after a login: `serve_ui(tracking, host="0.0.0.0")`.
 """
 
+import errno
 import os
 import signal
 import socket
@@ -20,6 +23,7 @@ from pathlib import Path
 from vimss.errors import ConfigError, PlaceError
 from vimss.loopback import LOOPBACK, explain_taken_port
 from vimss.storage import explain_os_errors
+from vimss.track.login import EVERY_ADDRESS, login_environment, make_login, web_address
 from vimss.track.store import Tracking
 from vimss.track.views import CHARTS, CHARTS_TAG, VIEW, VIEW_TAG
 
@@ -30,8 +34,8 @@ _WORKFLOW = "workflowType=machine_learning"
 """MLflow opens its pages for language models elsewhere."""
 
 
-def ui_command(tracking: Tracking, port: int) -> list[str]:
-    """The command that serves MLflow's pages for our database, on loopback alone.
+def ui_command(tracking: Tracking, port: int, host: str = LOOPBACK) -> list[str]:
+    """The command that serves MLflow's pages for our database; on any host but loopback, after a login.
 
     PlaceError where the runs are on a server, which has its own pages.
     """
@@ -44,9 +48,10 @@ def ui_command(tracking: Tracking, port: int) -> list[str]:
     arguments = {
         "--backend-store-uri": tracking.address,
         "--default-artifact-root": tracking.artifacts.as_uri(),
-        "--host": LOOPBACK,
+        "--host": host,
         "--port": str(port),
         "--workers": "1",
+        **({} if host == LOOPBACK else {"--app-name": "basic-auth"}),
     }
     # Artifacts are read from the folders that the runs name; the upload routes stay closed.
     options = [part for pair in arguments.items() for part in pair]
@@ -55,30 +60,51 @@ def ui_command(tracking: Tracking, port: int) -> list[str]:
 
 @contextmanager
 def serve_ui(
-    tracking: Tracking, port: int = 5000, on_wait: Callable[[str], None] = lambda progress: None
+    tracking: Tracking,
+    port: int = 5000,
+    on_wait: Callable[[str], None] = lambda progress: None,
+    host: str = LOOPBACK,
 ) -> Iterator[str]:
     """Serve MLflow's pages while the block runs; yields their address once they answer.
 
-    PlaceError where the port is taken, or the server does not come up.
+    Any host but loopback needs a login, see vimss.track.login.
+
+    Raises:
+        ConfigError: The package is not installed that the login needs.
+        PlaceError: The port is taken, the host is none of this machine's, or the server does not come up.
+
     """
-    command = ui_command(tracking, port)
-    with explain_taken_port(port):
-        socket.create_server((LOOPBACK, port)).close()
+    command = ui_command(tracking, port, host)
+    _check_free(host, port)
     tracking.client()
-    address = f"http://{LOOPBACK}:{port}"
+    environment = None if host == LOOPBACK else login_environment(make_login(tracking.folder), host, port)
     log = tracking.folder / "ui.log"
     with explain_os_errors(log):
         log.touch()
     with log.open("wb") as output, _terminated_like_interrupted():
         # A session of its own: uvicorn's worker must end with it, and Ctrl-C reaches us first.
         process = subprocess.Popen(  # noqa: S603 - our own command, no shell
-            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env=environment
         )
         try:
-            _wait_for(process, address, log, on_wait)
-            yield address
+            _wait_for(process, web_address(LOOPBACK if host in EVERY_ADDRESS else host, port), log, on_wait)
+            yield web_address(host, port)
         finally:
             _end(process)
+
+
+def _check_free(host: str, port: int) -> None:
+    """PlaceError where nothing can listen at a port of a host."""
+    try:
+        with explain_taken_port(port):
+            socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except PlaceError as error:
+        reason = error.__cause__
+        if isinstance(reason, socket.gaierror) or getattr(reason, "errno", None) == errno.EADDRNOTAVAIL:
+            raise PlaceError(
+                "--host must be an address of this machine", got=f"{host}, {reason}", fix="write --host 0.0.0.0 for all"
+            ) from reason
+        raise
 
 
 def known_experiments(tracking: Tracking) -> list[str]:
