@@ -8,7 +8,6 @@ that do not separate have a table of their own, of the figure of their objective
 models whose outputs an alignment model assigns to players: `evaluate_assigned`.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,8 +15,7 @@ from typing import Any, TypeVar
 
 from vimss.assign import check_slots
 from vimss.baselines import BASELINES
-from vimss.config import parse_config
-from vimss.errors import ConfigError, DataError
+from vimss.errors import DataError
 from vimss.evaluate import (
     Evaluation,
     NamedBy,
@@ -40,6 +38,7 @@ from vimss.evaluate.figures import (
     figure_spec,
     figure_tasks,
 )
+from vimss.evaluate.kept import kept_file, read_kept
 from vimss.evaluate.pictures import Trained, named_by, trained_as, trained_model, with_claims
 from vimss.evaluate.players import PlayersEvaluation, check_pieces, evaluate_players, joined_players, players_tasks
 from vimss.experiment import Experiment
@@ -384,7 +383,7 @@ def evaluate_models(
 
 def save_evaluations(study: Study, split: str, evaluations: Sequence[Evaluation] | Sequence[FigureEvaluation]) -> Path:
     """Keep the table of a split in the study's folder."""
-    path = study.folder / f"evaluation-{split}.json"
+    path = kept_file(study.folder, split)
     with atomic_write(path) as temporary:
         lines = ",\n".join(evaluation.model_dump_json(indent=1) for evaluation in evaluations)
         temporary.write_text(f"[{lines}]\n", encoding="utf-8")
@@ -393,26 +392,12 @@ def save_evaluations(study: Study, split: str, evaluations: Sequence[Evaluation]
 
 def load_evaluations(study: Study, split: str) -> list[Evaluation]:
     """The table that `save_evaluations` kept; empty where the split was not evaluated."""
-    return _load(study, split, Evaluation)
+    return [row for row in read_kept(kept_file(study.folder, split)) if isinstance(row, Evaluation)]
 
 
 def load_figure_evaluations(study: Study, split: str) -> list[FigureEvaluation]:
     """The same of networks that do not separate."""
-    return _load(study, split, FigureEvaluation)
-
-
-def _load(study: Study, split: str, kind: type[AnyEvaluation]) -> list[AnyEvaluation]:
-    path = study.folder / f"evaluation-{split}.json"
-    if not path.exists():
-        return []
-    try:
-        return [parse_config(content, kind, "table") for content in json.loads(path.read_text(encoding="utf-8"))]
-    except (ConfigError, OSError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{path} must be a table that `vimss evaluate` kept",
-            got=f"{error.rule}, {error.got}" if isinstance(error, ConfigError) else str(error),
-            fix="delete it, and run `vimss evaluate` with the same experiment again",
-        ) from error
+    return [row for row in read_kept(kept_file(study.folder, split)) if isinstance(row, FigureEvaluation)]
 
 
 def evaluation_of(trial: TrialRecord, evaluations: Sequence[AnyEvaluation]) -> AnyEvaluation | None:

@@ -13,6 +13,7 @@ from typing import Any
 from vimss.errors import DataError
 from vimss.evaluate import Evaluation, Table, baseline_rows
 from vimss.evaluate.figures import GUESS
+from vimss.evaluate.kept import named_figures
 from vimss.evaluations import (
     ModelsOnSplit,
     evaluate_by_figure,
@@ -266,7 +267,7 @@ def _tested_by_figure(best: TrialRecord, study: Study) -> tuple[dict[str, float]
     found = evaluation_of(best, tested)
     if found is None:
         return {}, b""
-    return {f"test_{found.figure.name.removeprefix('valid_')}": found.value}, figure_bars(tested)
+    return named_figures(found), figure_bars(tested)
 
 
 def _compare_separators(
@@ -298,14 +299,7 @@ def registry_figures(best: TrialRecord, tested: Sequence[Evaluation]) -> dict[st
     Figures that are not defined for its network are NaN.
     """
     found = evaluation_of(best, tested)
-    if found is None:
-        return {}
-    return {
-        "test_si_sdr_improvement": found.two_sources.si_sdr_improvement,
-        "test_label_contrast": found.two_sources.label_contrast,
-        "test_pieces_si_sdr_improvement": found.median("si_sdr_improvement"),
-        "test_pieces_sdr": found.median("sdr"),
-    }
+    return {} if found is None else named_figures(found)
 
 
 def model_card(challenger: Challenger) -> dict[str, Any]:

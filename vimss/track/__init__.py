@@ -26,6 +26,7 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 if TYPE_CHECKING:
+    from vimss.track.logged import signature_of, weights_digest
     from vimss.track.registry import (
         ModelVersion,
         find_alias,
@@ -35,9 +36,7 @@ if TYPE_CHECKING:
         register,
         registered_as,
         set_alias,
-        signature_of,
         tag_version,
-        weights_digest,
     )
     from vimss.track.runs import TrialRun, attach, find_trial_run
     from vimss.track.store import Tracking
@@ -65,9 +64,10 @@ __all__ = [
 ]
 
 _MODULES = {
+    "logged": ("signature_of", "weights_digest"),
     "registry": (
         *("ModelVersion", "find_alias", "find_version", "model_folder", "newest_version", "register", "set_alias"),
-        *("registered_as", "signature_of", "tag_version", "weights_digest"),
+        *("registered_as", "tag_version"),
     ),
     "runs": ("TrialRun", "attach", "find_trial_run"),
     "store": ("Tracking",),

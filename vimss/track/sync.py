@@ -12,12 +12,7 @@ sync one study take turns.
 """
 
 import fcntl
-import functools
-import hashlib
-import json
 import logging
-import math
-import sys
 import threading
 import time
 from collections import Counter
@@ -25,23 +20,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import LoggedModel, LoggedModelStatus, Run, ViewType
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from vimss.errors import DataError, VimssError
 from vimss.experiment import Experiment
 from vimss.search.lock import is_searched
 from vimss.search.study import RECORD, in_cells, read_study
 from vimss.shards.manifest import Manifest
-from vimss.storage import explain_os_errors, sha256
+from vimss.storage import explain_os_errors
 from vimss.track.notes import with_note
-from vimss.track.runs import put_files
 from vimss.track.store import Tracking, explain_mlflow_errors, one_line
-from vimss.track.wanted import WantedDataset, WantedRun, WantedStudy, wanted_study
+from vimss.track.wanted import WantedRun, WantedStudy, wanted_study
+from vimss.track.writer import KEY_TAG, Known, Writer
 
 log = logging.getLogger(__name__)
 
@@ -53,12 +46,6 @@ LONGEST_PAUSE_SECONDS = 30.0
 
 CLOSE_SECONDS = 30.0
 """How long the end of a search waits for MLflow."""
-
-MAX_METRICS, MAX_PARAMS = 1000, 100
-"""MLflow's limits for one log_batch."""
-
-KEY_TAG, FILES_TAG, PARAMS_TAG = "vimss.key", "vimss.files", "params of trial"
-"""Tags of a run: which it is, the digest of each file that was uploaded, and the trial that its params are those of."""
 
 LOCK = "lock-sync"
 """File in a study's folder that the process which syncs it holds."""
@@ -75,7 +62,7 @@ class Synced:
     run_ids: dict[tuple[str, str], str] = field(default_factory=dict)
     """Cell and trial, which is empty for the cell's own run, to MLflow's id of the run."""
     written: Counter[str] = field(default_factory=Counter)
-    """How many of what was written: runs, points, params, tags, files, states."""
+    """How many of what was written: runs, points, params, tags, files, models, scores, states."""
     notes: list[str] = field(default_factory=list)
     """Sentences about what was restored or refused."""
 
@@ -109,9 +96,11 @@ def write(tracking: Tracking, wanted: WantedStudy) -> Synced:
                 runs[run.key] = _create(client, experiment_id, run, runs)
                 synced.written["runs"] += 1
             synced.run_ids[run.cell, run.trial] = runs[run.key].info.run_id
-        writers = [_Writer(tracking, client, run, runs, synced) for run in wanted.runs]
+        has_models = any(run.model is not None for run in wanted.runs)
+        known = Known(wanted.experiment, runs, _models(client, experiment_id) if has_models else {})
+        writers = [Writer(tracking, client, run, known, synced.written) for run in wanted.runs]
         # The figures of all runs come before the files of any: the store of artifacts may be away alone.
-        for write_part in (_Writer.write_figures, _Writer.write_files):
+        for write_part in (Writer.write_figures, Writer.write_files):
             for writer in list(writers):
                 try:
                     write_part(writer)
@@ -122,116 +111,6 @@ def write(tracking: Tracking, wanted: WantedStudy) -> Synced:
                     synced.notes.append(f"MLflow refuses the run {run.name} of {run.cell}: {one_line(error)}")
                     writers.remove(writer)
     return synced
-
-
-class _Writer:
-    """Writes the difference of one run; `runs` are all of its study by their keys."""
-
-    def __init__(
-        self, tracking: Tracking, client: MlflowClient, wanted: WantedRun, runs: Mapping[str, Run], synced: Synced
-    ) -> None:
-        self.tracking = tracking
-        self.client = client
-        self.wanted = wanted
-        self.runs = runs
-        self.run = runs[wanted.key]
-        self.id: str = self.run.info.run_id
-        self.experiment = synced.experiment
-        self.written = synced.written
-
-    def write_figures(self) -> None:
-        """What lies in MLflow's database."""
-        wanted = self.wanted
-        tags = {**with_note(wanted.tags, self.run.data.tags), KEY_TAG: wanted.key}
-        tags |= {tag: self.runs[key].info.run_id for tag, key in wanted.links.items()}
-        if self.run.data.tags.get(PARAMS_TAG, wanted.params_of) == wanted.params_of and wanted.params:
-            self._params(wanted.params)
-            tags |= {PARAMS_TAG: wanted.params_of} if not wanted.trial else {}
-        self._tags(tags)
-        self._points(wanted)
-        self._datasets(wanted.datasets)
-
-    def write_files(self) -> None:
-        """What lies in its store of artifacts; that the run has ended comes last."""
-        self._files(self.wanted.files)
-        if self.wanted.model is not None:
-            self._model(self.wanted.model)
-        status = self.wanted.status
-        if self.run.info.status != status:
-            if status == "RUNNING":
-                self.client.update_run(self.id, status=status)
-            else:
-                self.client.set_terminated(self.id, status=status, end_time=self.wanted.ended)
-            self.written["states"] += 1
-
-    def _params(self, wanted: Mapping[str, str]) -> None:
-        new = [Param(name, value) for name, value in wanted.items() if name not in self.run.data.params]
-        for some in _chunks(new, MAX_PARAMS):
-            self.client.log_batch(self.id, params=some)
-            self.written["params"] += len(some)
-
-    def _tags(self, wanted: Mapping[str, str]) -> None:
-        changed = [RunTag(name, value) for name, value in wanted.items() if self.run.data.tags.get(name) != value]
-        for some in _chunks(changed, MAX_PARAMS):
-            self.client.log_batch(self.id, tags=some)
-            self.written["tags"] += len(some)
-
-    def _points(self, wanted: WantedRun) -> None:
-        """The points after the last one that MLflow has of each curve, and that one where its value was revised."""
-        last = {metric.key: metric for metric in self.run.data.to_proto().metrics}
-        new: list[Metric] = []
-        for name, points in wanted.curves.items():
-            known = last.get(name)
-            new += [Metric(name, p.value, p.time, p.step) for p in points if known is None or p.step > known.step]
-            if known is None or name not in wanted.revised:
-                continue
-            end = points[-1]
-            if end.step == known.step and not _same(known.value, end.value):
-                # Of two points at a step, MLflow shows the later one.
-                new.append(Metric(name, end.value, max(_now(), known.timestamp + 1), end.step))
-        # In the order of their steps, so that what a broken connection cuts off is the end of the curves.
-        for some in _chunks(sorted(new, key=lambda metric: metric.step), MAX_METRICS):
-            self.client.log_batch(self.id, metrics=some)
-            self.written["points"] += len(some)
-
-    def _files(self, wanted: Mapping[str, bytes | Path]) -> None:
-        """Files whose digest is not the one that a tag of the run has."""
-        known: dict[str, str] = json.loads(self.run.data.tags.get(FILES_TAG, "{}"))
-        digests = {name: _digest(content) for name, content in wanted.items()}
-        new = [name for name, digest in digests.items() if known.get(name) != digest]
-        if not new:
-            return
-        put_files(self.tracking, self.client, self.run, {name: wanted[name] for name in new})
-        self._tags({FILES_TAG: json.dumps({**known, **digests})})
-        self.written["files"] += len(new)
-
-    def _datasets(self, wanted: Iterable[WantedDataset]) -> None:
-        inputs = self.run.inputs.dataset_inputs if self.run.inputs else []
-        known = {(each.dataset.name, each.dataset.digest) for each in inputs}
-        new = [each for each in wanted if (each.name, each.digest) not in known]
-        if new:
-            self.client.log_inputs(self.id, datasets=[_dataset_input(each) for each in new])
-            self.written["datasets"] += len(new)
-
-    def _model(self, folder: Path) -> None:
-        from vimss.track.registry import DIGEST_TAG, log_model, weights_digest  # loads torch
-
-        digest = weights_digest(folder)
-        if self.run.data.tags.get(DIGEST_TAG) != digest:
-            log_model(self.tracking, self.experiment, folder, self.id)
-            self._tags({DIGEST_TAG: digest})
-            self.written["models"] += 1
-
-
-def _dataset_input(wanted: WantedDataset) -> DatasetInput:
-    dataset = Dataset(
-        name=wanted.name,
-        digest=wanted.digest,
-        source_type="local",
-        source=json.dumps({"uri": wanted.source}),
-        profile=json.dumps(wanted.profile),
-    )
-    return DatasetInput(dataset, tags=[InputTag(MLFLOW_DATASET_CONTEXT, wanted.context)])
 
 
 def _experiment(tracking: Tracking, client: MlflowClient, wanted: WantedStudy, synced: Synced) -> str:
@@ -273,6 +152,19 @@ def _runs(client: MlflowClient, experiment_id: str, wanted: WantedStudy, synced:
         synced.notes.append(
             f"deleted in MLflow and restored: {len(deleted)} of the runs whose trials are in {wanted.folder}"
         )
+    return found
+
+
+def _models(client: MlflowClient, experiment_id: str) -> dict[str, list[LoggedModel]]:
+    """The complete models of an experiment, by the id of the run that they are of."""
+    found: dict[str, list[LoggedModel]] = {}
+    token = None
+    while token != "":
+        page = client.search_logged_models([experiment_id], page_token=token)
+        for model in page:
+            if model.status == LoggedModelStatus.READY:
+                found.setdefault(model.source_run_id, []).append(model)
+        token = page.token or ""
     return found
 
 
@@ -373,31 +265,3 @@ def _alone(folder: Path) -> Iterator[None]:
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _digest(content: bytes | Path) -> str:
-    if isinstance(content, bytes):
-        return hashlib.sha256(content).hexdigest()[:10]
-    about = content.stat()
-    return _digest_of_file(content, about.st_mtime_ns, about.st_size)
-
-
-@functools.lru_cache(maxsize=10_000)
-def _digest_of_file(path: Path, changed: int, size: int) -> str:
-    """Read again only where its time or size is another one."""
-    return sha256(path)[:10]
-
-
-def _same(known: float, value: float) -> bool:
-    """Whether MLflow has the value; instead of infinity it keeps the largest number there is."""
-    largest = sys.float_info.max
-    return known == min(max(value, -largest), largest) or (math.isnan(known) and math.isnan(value))
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000
-
-
-def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    items = list(items)
-    return (items[start : start + size] for start in range(0, len(items), size))

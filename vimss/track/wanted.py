@@ -10,6 +10,7 @@ the same runs, whenever and wherever they are read.
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,9 +56,17 @@ class WantedDataset:
     name: str
     digest: str
     context: str
-    """What for: "training" or "validation"."""
+    """What for: "training", "validation" or "evaluation"."""
     source: str
     profile: Mapping[str, int | float]
+
+
+class WantedScore(NamedTuple):
+    """A figure of the model of a run, for the table in which MLflow compares models."""
+
+    name: str
+    point: Point
+    dataset: WantedDataset
 
 
 @dataclass(frozen=True)
@@ -86,6 +95,8 @@ class WantedRun:
     datasets: tuple[WantedDataset, ...] = ()
     model: Path | None = None
     """Folder of the weights that MLflow lists as a model of the run."""
+    scores: tuple[WantedScore, ...] = ()
+    """Of this model."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +131,7 @@ def wanted_study(experiment: Experiment, manifest: Manifest, study: Study, is_se
         if records:
             names = {"cell": cell.name, "cell without seed": _without_seed(cell)}
             names |= {"variant": cell.variant} if cell.variant else {}
-            own = _CellRuns(experiment, study, cell, {**shared, **names}, datasets, is_searched)
+            own = _CellRuns(experiment, manifest, study, cell, {**shared, **names}, datasets, is_searched)
             parent = own.of_cell(records)
             runs += [parent, *(own.of_trial(record, parent.params_of) for record in records)]
     return WantedStudy(experiment.name, study.folder, _experiment_tags(experiment), tuple(runs))
@@ -131,6 +142,7 @@ class _CellRuns:
     """A cell with what its runs share."""
 
     experiment: Experiment
+    manifest: Manifest
     study: Study
     cell: Cell
     shared: Mapping[str, str]
@@ -207,6 +219,9 @@ class _CellRuns:
         if changes.is_file():
             files["changes.diff"] = changes
         curves = _curves(record)
+        is_kept = record.trial == best_trial and (model / CARD).is_file()
+        scores = self.scores(record) if is_kept and record.reports else ()
+        evaluated = {score.dataset.digest: score.dataset for score in scores if score.dataset.context == "evaluation"}
         return WantedRun(
             key=self.key(record.trial),
             cell=self.cell.name,
@@ -222,8 +237,30 @@ class _CellRuns:
             curves=curves,
             revised=frozenset(name for name in curves if name.startswith(metric_name(record.figure.name))),
             files=files,
-            datasets=self.datasets,
-            model=model if record.trial == best_trial and (model / CARD).is_file() else None,
+            datasets=(*self.datasets, *evaluated.values()),
+            model=model if is_kept else None,
+            scores=scores,
+        )
+
+    def scores(self, record: TrialRecord) -> tuple[WantedScore, ...]:
+        """The figures of a trial's weights: of the validation set, and those that `vimss evaluate` kept."""
+        from vimss.evaluate.kept import figures_by_weights, kept_files  # loads torch
+
+        best, figure = record.best_report, record.figure.name
+        step, reported = round(best["audio_seconds"]), _reported(record, best)
+        validated = {name: value for name, value in best.items() if name == figure or name.startswith(f"{figure}/")}
+        found = [(validated, reported, self.datasets[-1])]
+        weights = json.loads((record.folder / "model" / CARD).read_text(encoding="utf-8"))["sha256"]
+        for split, path in kept_files(self.study.folder).items():
+            if split in self.manifest.splits:
+                figures = figures_by_weights(path).get(weights, {})
+                dataset = _dataset(self.manifest, split, "evaluation")
+                found.append((figures, _milliseconds(path.stat().st_mtime), dataset))
+        return tuple(
+            WantedScore(metric_name(name), Point(step, float(value), time), dataset)
+            for figures, time, dataset in found
+            for name, value in figures.items()
+            if math.isfinite(value)  # MLflow's table of models has 0 for what is not defined
         )
 
     def best(self) -> TrialRecord | None:
@@ -284,10 +321,14 @@ def _curves(record: TrialRecord) -> dict[str, tuple[Point, ...]]:
     found: dict[str, dict[int, Point]] = {}
     for report in record.reports:
         step = round(report["audio_seconds"])
-        time = _milliseconds(record.times.get(round(report.get("steps", 0)), record.begun))
+        time = _reported(record, report)
         for name, value in report.items():
             found.setdefault(metric_name(name), {}).setdefault(step, Point(step, float(value), time))
     return {name: tuple(points[step] for step in sorted(points)) for name, points in found.items()}
+
+
+def _reported(record: TrialRecord, report: Mapping[str, float]) -> int:
+    return _milliseconds(record.times.get(round(report.get("steps", 0)), record.begun))
 
 
 def _table(experiment: Experiment, records: Iterable[TrialRecord]) -> str:
