@@ -29,7 +29,12 @@ def kept_files(folder: Path) -> dict[str, Path]:
 def read_kept(path: Path) -> list[Evaluation | FigureEvaluation]:
     """The rows of a table; none where its split was not evaluated."""
     rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    return [parse_config(row, FigureEvaluation if "objective" in row else Evaluation, str(path)) for row in rows]
+    return [
+        parse_config(row, FigureEvaluation, str(path))
+        if "objective" in row
+        else parse_config(row, Evaluation, str(path))
+        for row in rows
+    ]
 
 
 def named_figures(evaluation: Evaluation | FigureEvaluation) -> dict[str, float]:
