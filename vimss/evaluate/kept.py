@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vimss.config import parse_config
+from vimss.errors import ConfigError, DataError
 from vimss.evaluate.figures import FigureEvaluation
 from vimss.evaluate.records import Evaluation
 
@@ -27,14 +28,23 @@ def kept_files(folder: Path) -> dict[str, Path]:
 
 
 def read_kept(path: Path) -> list[Evaluation | FigureEvaluation]:
-    """The rows of a table; none where its split was not evaluated."""
-    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    return [
-        parse_config(row, FigureEvaluation, str(path))
-        if "objective" in row
-        else parse_config(row, Evaluation, str(path))
-        for row in rows
-    ]
+    """The rows of a table; none where its split was not evaluated. DataError where the file is damaged."""
+    if not path.exists():
+        return []
+    try:
+        return [_row(content) for content in json.loads(path.read_text(encoding="utf-8"))]
+    except (ConfigError, OSError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path} must be a table that `vimss evaluate` kept",
+            got=f"{error.rule}, {error.got}" if isinstance(error, ConfigError) else str(error),
+            fix="delete it, and run `vimss evaluate` with the same experiment again",
+        ) from error
+
+
+def _row(content: dict[str, Any]) -> Evaluation | FigureEvaluation:
+    if "objective" in content:
+        return parse_config(content, FigureEvaluation, "table")
+    return parse_config(content, Evaluation, "table")
 
 
 def named_figures(evaluation: Evaluation | FigureEvaluation) -> dict[str, float]:
