@@ -52,6 +52,11 @@ def test_the_figure_of_separation_is_the_validation_loss_of_all_records_so_far()
     assert (LOSS.name, LOSS.raw_name, LOSS.direction) == ("valid_loss", "valid_loss_raw", "min")
 
 
+def test_a_report_without_a_figure_lacks_its_parts_and_that_of_the_raw_weights():
+    report = {"steps": 2.0, "valid_loss": -1.0, "valid_loss_raw": -0.5, "valid_loss/vn": -2.0, "valid_lost": 3.0}
+    assert LOSS.without(report) == {"steps": 2.0, "valid_lost": 3.0}
+
+
 def test_the_best_report_and_the_best_trial_are_those_with_the_highest_figure(tmp_path):
     low, high = (record(name, *values, state="finished", folder=tmp_path) for name, values in
                  (("low", (0.1, 0.7)), ("high", (0.9, 0.8))))  # fmt: skip

@@ -34,7 +34,14 @@ def trained(folder: Path, manifest, trial: str, state: str = "finished", seed: i
     path = folder / "search" / trial
     save_separator(path / "model", separator, {})
     reports = (
-        {"audio_seconds": 4.0, "steps": 2.0, "train_loss": 0.5, "valid_loss": -2.0 - seed, "valid_loss_raw": -1.0},
+        {
+            "audio_seconds": 4.0,
+            "steps": 2.0,
+            "train_loss": 0.5,
+            "valid_loss": -2.0 - seed,
+            "valid_loss_raw": -1.0,
+            "valid_loss/kazoo": -9.0,
+        },
         {"audio_seconds": 8.0, "steps": 4.0, "train_loss": 0.4, "valid_loss": -1.0, "valid_loss_raw": -1.0},
     )
     kept = TrialRecord(
@@ -45,9 +52,10 @@ def trained(folder: Path, manifest, trial: str, state: str = "finished", seed: i
     return kept
 
 
-def loss_of(record: TrialRecord, manifest, config=LARGER) -> float:
-    objective = open_objective(record.settings, manifest)
-    return Validation(objective, record.settings, manifest, config)(load_separator(record.folder / "model"))
+def losses_of(record: TrialRecord, manifest, config=LARGER) -> dict[str, float]:
+    """The loss of the weights, and those of its parts."""
+    validate = Validation(open_objective(record.settings, manifest), record.settings, manifest, config)
+    return {"valid_loss": validate(load_separator(record.folder / "model")), **validate.parts}
 
 
 def test_weights_of_before_are_scored_on_the_set_of_now_and_the_best_is_chosen_there(small_manifest, tmp_path):
@@ -55,15 +63,19 @@ def test_weights_of_before_are_scored_on_the_set_of_now_and_the_best_is_chosen_t
         trained(tmp_path, small_manifest, name, state, seed)
         for seed, (name, state) in enumerate([("a", "finished"), ("b", "pruned"), ("c", "failed"), ("d", "finished")])
     ]
+    # Of a version whose settings this one does not know.
+    unknown = trained(tmp_path, small_manifest, "e", seed=4)
+    write_record(unknown.model_copy(update={"settings": None}))
     events: list = []
     score_again(tmp_path, small_manifest, LARGER, events.append)
     study, signature = read_study(tmp_path), validation_spec(small_manifest, LARGER).signature(small_manifest)
-    for record, old in zip(study.of_cell("search"), before, strict=True):
+    for record, old in zip(study.of_cell("search")[:4], before, strict=True):
         assert (record.state, record.validation, record.earlier) == (old.state, signature, {"smaller": old.reports})
         (report,) = record.reports
-        assert report == {
-            "audio_seconds": 4.0, "steps": 2.0, "train_loss": 0.5, "valid_loss": loss_of(record, small_manifest),
-        }  # fmt: skip
+        losses = losses_of(record, small_manifest)
+        assert report == {"audio_seconds": 4.0, "steps": 2.0, "train_loss": 0.5, **losses} and len(losses) > 3
+    (tmp_path / "search" / "e" / "trial.json").unlink()
+    study = read_study(tmp_path)
     finished = {record.trial: record.value for record in study.records if record.state == "finished"}
     assert study.best(["search"]).trial == min(finished, key=finished.__getitem__)
     assert events == [TrialsScoredAgain(number, 4) for number in (1, 2, 3, 4)]
@@ -156,7 +168,7 @@ def test_a_larger_validation_set_extends_a_search_without_training_again(shared_
     assert [event for event in events if isinstance(event, TrialsScoredAgain)][-1] == TrialsScoredAgain(2, 2)
     assert len({record.validation for record in after.records}) == 1
     for record in after.records:
-        assert record.value == pytest.approx(loss_of(record, small_manifest), abs=1e-5)
+        assert record.value == pytest.approx(losses_of(record, small_manifest)["valid_loss"], abs=1e-5)
         if record.trial in old:
             assert record.earlier == {old[record.trial].validation: old[record.trial].reports}
             assert record.begun == old[record.trial].begun

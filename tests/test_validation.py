@@ -9,11 +9,14 @@ from test_train import one_thread, run, settings  # noqa: F401 - a fixture that 
 
 from vimss.errors import DataError
 from vimss.model.separator import Separator, load_separator
+from vimss.search.trial import REPORTED, for_tune
+from vimss.stream.batch import Position
+from vimss.train.checkpoint import State
 from vimss.train.config import ValidationConfig, scored_sources
 from vimss.train.device import context_of
-from vimss.train.loop import Training, train
-from vimss.train.objectives import open_objective
-from vimss.train.objectives.separation import negative_snr
+from vimss.train.loop import Training, _scored_again, train
+from vimss.train.objectives import figure_of, open_objective
+from vimss.train.objectives.separation import Separation, negative_snr
 from vimss.train.validation import Validation, validation_spec
 
 NETWORKS = {
@@ -144,6 +147,16 @@ def test_the_figure_is_that_of_each_label_too(small_manifest, name):
     assert sum(sums) == pytest.approx(whole * sum(counts.values()), rel=0, abs=rounding)
 
 
+def test_the_figure_of_a_label_of_any_script_and_sign_can_be_tracked(small_manifest):
+    validate = validation(small_manifest)
+    labels = tuple(f"{label} (ö)" for label in small_manifest.recipe.labels)
+    validate.objective.recipe = small_manifest.recipe.model_copy(update={"labels": labels})
+    report = {"valid_loss": validate(open_objective(settings(), small_manifest).build()), **validate.parts}
+    assert for_tune({**report, "audio_seconds": 4.0, "steps": 2.0}, figure_of())[REPORTED].keys() > report.keys()
+    of_labels = set(validate.parts) - set(PARTS)
+    assert len(of_labels) > 1 and all(name.endswith(" _ö_") for name in of_labels)
+
+
 def test_the_figure_of_a_label_is_that_of_its_own_sources(small_manifest):
     model = NETWORKS["one output per label"]
     validate = validation(small_manifest, model)
@@ -162,6 +175,21 @@ def test_the_figure_of_a_label_is_that_of_its_own_sources(small_manifest):
                 values.setdefault(label, []).append(value)
     for label, own in values.items():
         assert validate.parts[f"valid_loss/{label}"] == pytest.approx(sum(own) / len(own))
+
+
+def test_rows_of_other_numbers_have_no_figure_of_labels(small_recipe):
+    """As of an objective that derives from separation and keeps its own."""
+    objective, labels = Separation(settings(), small_recipe), len(small_recipe.labels)
+    assert objective.by_label(torch.ones(3, 4, dtype=torch.float64)) == {}
+    assert set(objective.by_label(torch.ones(3, 2 + 2 * labels, dtype=torch.float64))) == set(small_recipe.labels)
+
+
+def test_a_checkpoint_that_is_scored_again_keeps_no_figure_of_the_other_set(small_manifest):
+    validate = validation(small_manifest)
+    metrics = {"audio_seconds": 4.0, "steps": 2.0, "valid_loss": -9.0, "valid_loss/kazoo": -9.0}
+    state = State("", "other", 2, Position(), -9.0, 4.0, metrics, (metrics,))
+    found = _scored_again(state, validate, validate.objective.build(), None).metrics
+    assert found["valid_loss"] != -9.0 and set(found) == {*metrics, *validate.parts} - {"valid_loss/kazoo"}
 
 
 def test_the_seed_of_a_training_does_not_change_the_set_and_that_of_the_recipe_does(small_manifest):

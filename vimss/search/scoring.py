@@ -38,7 +38,7 @@ def score_again(
         model = record.folder / "model"
         if validation in record.earlier or not model.is_dir():
             write_record(record.moved_to(validation, record.earlier.get(validation, ())))
-        else:
+        elif record.settings is not None:
             waiting[model] = record
     if not waiting:
         return
@@ -62,9 +62,8 @@ def _with_score(record: TrialRecord, found: Score, validation: str) -> TrialReco
         reports = record.reports or next(iter(record.earlier.values()))
         figure = record.figure
         best = min(reports, key=lambda report: figure.rank(report[figure.name]))
-        # That of the raw weights, and those by number of sources, are not computed again.
-        kept = {name: value for name, value in best.items() if not name.startswith(figure.name)}
-        return record.moved_to(validation, [{**kept, figure.name: found.value}])
+        # The raw weights were not kept, so theirs is not computed again.
+        return record.moved_to(validation, [{**figure.without(best), figure.name: found.value, **found.parts}])
     message = f"its weights could not be scored on another validation set: {found.error}"
     state = "failed" if record.state == "failed" else "interrupted"
     return record.moved_to(validation).model_copy(update={"state": state, "message": message})

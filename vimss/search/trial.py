@@ -35,8 +35,8 @@ REPORTED = "reported"
 NEEDED = ("audio_seconds", "steps")
 """Keys that a search needs in every report beside its figure: to prune, and to find the checkpoint."""
 
-_FIGURE_NAME = re.compile(r"[\w\-./: ]{1,200}", re.ASCII)
-"""Names of metrics that MLflow accepts."""
+_FIGURE_NAME = re.compile(r"[\w\-./: ]{1,200}")
+"""Names of metrics that MLflow accepts, of letters of any script."""
 
 
 RUNG = "rung"

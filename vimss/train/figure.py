@@ -9,12 +9,17 @@ stopping, checkpoints and the choice of the best trial compare values through it
 """
 
 import math
-from collections.abc import Iterable
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from pydantic import Field
 
 from vimss.config import Config
+
+_NOT_IN_NAMES = re.compile(r"[^\w.\-: ]")
+"""What MLflow takes in no name of a metric; a / would make a folder."""
 
 
 class Figure(Config):
@@ -47,6 +52,19 @@ class Figure(Config):
     def raw_name(self) -> str:
         """Name of the figure of the raw weights if the weights in use are a moving average."""
         return f"{self.name}_raw"
+
+    def part_name(self, part: str) -> str:
+        """Name of the figure of a part of the set, such as the sources of one label: labels may hold any sign.
+
+        >>> Figure(name="valid_loss", direction="min", title="validation loss").part_name("guitar (clean)")
+        'valid_loss/guitar _clean_'
+        """
+        return f"{self.name}/{_NOT_IN_NAMES.sub('_', unicodedata.normalize('NFC', part))}"
+
+    def without(self, report: Mapping[str, float]) -> dict[str, float]:
+        """A report without this figure, that of the raw weights and those of parts: all are of one validation set."""
+        own = {self.name, self.raw_name}
+        return {key: value for key, value in report.items() if key not in own and not key.startswith(f"{self.name}/")}
 
     def rank(self, value: float) -> float:
         """A number to sort by: the better the value, the lower it is."""

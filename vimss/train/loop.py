@@ -310,7 +310,7 @@ def _restore(levels: Levels, sums: Mapping[str, float]) -> float:
 
 def _scored_again(state: State, validate: Validation, network: nn.Module, average: nn.Module | None) -> State:
     """The state scored on the current validation set, after a change of the set; its best figure starts anew."""
-    metrics = {**state.metrics, **_validated(validate, network, average)}
+    metrics = {**validate.figure.without(state.metrics), **_validated(validate, network, average)}
     _check_validation(metrics, validate.figure)
     best, seconds = metrics[validate.figure.name], metrics["audio_seconds"]
     state = replace(state, validation=validate.signature, metrics=metrics, reports=(metrics,))

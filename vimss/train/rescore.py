@@ -4,7 +4,8 @@ score(ScoringTask(folder / "model", settings, manifest.folder, ValidationConfig(
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vimss.errors import ModelError
@@ -30,6 +31,8 @@ class Score:
 
     model: Path
     value: float = math.nan
+    parts: Mapping[str, float] = field(default_factory=dict)
+    """Of each label and number of sources, by its name in reports: see `Validation.parts`."""
     error: str = ""
     """The reason if there is no value."""
 
@@ -40,9 +43,10 @@ def score(task: ScoringTask) -> Score:
         manifest = open_manifest(task.shards)
         objective = open_objective(task.settings, manifest)
         network = objective.load(task.model)
-        value = Validation(objective, task.settings, manifest, task.validation)(network)
+        validate = Validation(objective, task.settings, manifest, task.validation)
+        value = validate(network)
     except ModelError as error:
         return Score(task.model, error=str(error))
     if math.isfinite(value):
-        return Score(task.model, value)
+        return Score(task.model, value, validate.parts)
     return Score(task.model, error=f"the {figure_of(task.settings.objective).title} is {value}")

@@ -135,7 +135,7 @@ class Validation:
         self.parts: dict[str, float] = {}
         """The last figure of each label, and for separation of each number of sources, by its name in reports.
 
-        None where all have the same label or number; values that are not finite are left out.
+        Those of labels are left out where there is only one, and so are those of numbers; also what is not finite.
         """
         self.batches = FixedBatches(
             kept, manifest, self.window, objective.validation_interface, numbers[share[0] :: share[1]]
@@ -154,7 +154,7 @@ class Validation:
         kept = self._of_all_workers(rows)
         parts = [self.objective.by_label(kept), self._by_sources(kept) if self.separates else {}]
         self.parts = {
-            f"{self.figure.name}/{part}": value
+            self.figure.part_name(part): value
             for values in parts
             for part, value in values.items()
             if len(values) > 1 and math.isfinite(value)

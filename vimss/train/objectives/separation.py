@@ -109,7 +109,7 @@ class Separation:
         return load_separator(folder, self.chosen.model)
 
     def totals(self, batch: Batch) -> Float64[np.ndarray, " n"]:
-        """Those of `loss.count`."""
+        """Those of `count`, over the output window."""
         answered = batch.targets.shape[-1]
         first = (batch.mixture.shape[-1] - answered) // 2
         return count(batch.targets, batch.present, batch.mixture[:, :, first : first + answered])
@@ -160,9 +160,11 @@ class Separation:
         return total / count
 
     def by_label(self, kept: Float64[Tensor, "m k"]) -> dict[str, float]:
-        """The mean over the present sources of each label; empty for an objective that keeps no sums for each."""
+        """The mean over the present sources of each label; empty for an objective whose `examine` keeps other sums."""
+        if kept.shape[1] != 2 + 2 * len(self.recipe.labels):
+            return {}
         totals, counts = kept[:, 2:].sum(0).tensor_split(2)
-        found = zip(self.recipe.labels, totals.tolist(), counts.tolist(), strict=False)
+        found = zip(self.recipe.labels, totals.tolist(), counts.tolist(), strict=True)
         return {label: total / count for label, total, count in found if count}
 
 
