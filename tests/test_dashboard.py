@@ -39,6 +39,12 @@ def test_the_dashboard_has_the_trials_of_the_records(free_port):
     assert trials[0]["values"] == [-3.0] and {each["name"] for each in trials[0]["params"]} == set(AXES)
 
 
+def test_trials_stand_in_the_order_of_their_draws_whatever_their_folders_are_called():
+    storage = optuna_storage(SEARCHED, Study(Path("x"), tuple(reversed(KNOWN))))
+    trials = storage.get_all_trials(storage.get_study_id_from_name("search"))
+    assert [trial.params["model.site"] for trial in trials] == [record.chosen["model.site"] for record in KNOWN]
+
+
 def test_a_dashboard_that_is_not_installed_is_asked_for(free_port, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
     with (

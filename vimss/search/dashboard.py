@@ -22,9 +22,9 @@ from vimss.search.study import Study
 
 
 def optuna_storage(experiment: Experiment, study: Study) -> BaseStorage:
-    """A study of Optuna for each cell that was searched, with the trials of its records.
+    """A study of Optuna for each cell that is searched, with the trials of its records in the order of their draws.
 
-    ConfigError where nothing was searched.
+    ConfigError where the experiment tunes nothing.
     """
     if not experiment.tune:
         raise ConfigError(
@@ -37,7 +37,7 @@ def optuna_storage(experiment: Experiment, study: Study) -> BaseStorage:
     for cell in experiment.cells():
         if cell.is_control:
             continue
-        searched = optuna_study(space, [record for record in study.records if record.cell == cell.name])
+        searched = optuna_study(space, study.of_cell(cell.name))
         found = optuna.create_study(storage=storage, study_name=cell.name, direction=searched.direction)
         found.add_trials(searched.trials)
     return storage
