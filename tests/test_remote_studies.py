@@ -65,6 +65,7 @@ def wait_until(holds):
 def test_a_copy_knows_where_its_original_lies(tmp_path):
     assert origin_of(copy_in(tmp_path) / "cell-1" / "trial") == STUDY / "cell-1/trial"
     assert origin_of(Store(tmp_path).studies / STUDY.name) is None
+    assert origin_of(tmp_path / "studies-at" / "home" / STUDY.name) is None
 
 
 def test_a_place_or_the_environment_says_where_studies_lie(tmp_path, monkeypatch):

@@ -82,7 +82,8 @@ class Store:
 def origin_of(path: Path) -> RemoteFolder | None:
     """Where the original of a folder in a copy lies, which the path alone says; None of a path in no copy."""
     for parent in (path, *path.parents):
-        if parent.parent.name == COPIES:
+        # Others may call a folder of theirs so.
+        if parent.parent.name == COPIES and "://" in unquote(parent.name):
             return RemoteFolder("/".join([unquote(parent.name), *path.relative_to(parent).parts]))
     return None
 
