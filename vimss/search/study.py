@@ -36,7 +36,7 @@ from vimss.experiment import Cell, Experiment, field_type
 from vimss.renamed import current_key, with_current_names
 from vimss.shards.manifest import Manifest
 from vimss.storage import TEMPORARY, Store, atomic_write, finish_replacement, origin_of
-from vimss.train.config import Settings, has_key, scored_sources
+from vimss.train.config import Settings, has_key, scored_sources, value_at
 from vimss.train.figure import Figure
 from vimss.train.objectives import figure_of
 from vimss.yaml_files import MAX_NAME
@@ -248,16 +248,8 @@ def in_cells(experiment: Experiment, study: Study) -> Study:
 
 def resolved_controls(experiment: Experiment, best: TrialRecord) -> list[Cell]:
     """The controls of an experiment, with what they inherit from the best trial of its other cells."""
-    inherited = {key: value_of(best.settings, key) for key in experiment.inherited} if best.settings else {}
+    inherited = {key: value_at(best.settings, key) for key in experiment.inherited} if best.settings else {}
     return [replace(cell, inherited=inherited) for cell in experiment.cells() if cell.is_control]
-
-
-def value_of(settings: Settings, key: str) -> Scalar:
-    """The setting at a key path such as training.batch_size."""
-    value: Any = settings
-    for part in key.split("."):
-        value = getattr(value, part)
-    return value
 
 
 def _fixed(experiment: Experiment, cells: Iterable[Cell], records: Iterable[TrialRecord]) -> list[TrialRecord]:
@@ -315,7 +307,7 @@ def _chosen(experiment: Experiment, cell: Cell, record: TrialRecord, is_home: bo
         if not has_key(record.settings, key):
             return None  # its network has no such setting
         # The drawn value first, any other value last: a setting that changes nothing may be missing.
-        value = value_of(record.settings, key)
+        value = value_at(record.settings, key)
         values = (record.chosen.get(key, value), value, *(axis.choices or (axis.low,)))
         chosen[key] = next(one for one in values if _allowed(key, axis, one))
     try:
