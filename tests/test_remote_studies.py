@@ -14,7 +14,7 @@ from s3_server import BUCKET, reset
 from small_separator import build
 
 from vimss import api, doctor
-from vimss.errors import ConfigError, StorageError
+from vimss.errors import ConfigError, StorageError, TrainingError
 from vimss.model.separator import load_separator, save_separator
 from vimss.runtime import LOG, Node, Place, open_store
 from vimss.search import lease, remote
@@ -207,6 +207,18 @@ def test_a_search_outlives_an_outage(s3, tmp_path, caplog):
     with mirrored(folder):
         pass
     assert STUDY.read_bytes("cell-1/a/trial.json") == b"finished"
+
+
+def test_what_ends_the_work_counts_and_not_the_outage_meanwhile(s3, tmp_path, caplog):
+    folder = copy_in(tmp_path)
+    with pytest.raises(KeyboardInterrupt), mirrored(folder):
+        write(folder / "cell-1/a/trial.json", "running")
+        s3.refused.add("PUT")
+        raise KeyboardInterrupt
+    with pytest.raises(TrainingError, match="interrupted"), own_copy(folder / "cell-1/a", "log.txt") as own:
+        write(own.path / "train/step_00000001/state.json", "{}")
+        raise TrainingError("interrupted", got="a signal", fix="resume")
+    assert caplog.text.count("what is here was not all uploaded") == 2
 
 
 def test_a_bucket_that_is_gone_in_the_middle_takes_nothing_from_the_copy(s3, tmp_path, caplog):

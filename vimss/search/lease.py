@@ -5,8 +5,9 @@
         check_lease(home)      # StorageError where it was lost
 
 S3 has no locks that end with their process, but it writes an object on the condition that there is none, or that it is
-still the one that was read: of two that try at once, one succeeds. Clocks of two machines are not compared: who wants
-the study waits to see whether the lease is renewed.
+still the one that was read: of two that try at once, one succeeds. Clocks of two machines are not compared for that:
+who wants the study waits to see whether the lease is renewed. `is_leased`, which only says what pages show, does
+compare them.
 """
 
 import logging
@@ -81,7 +82,10 @@ def check_renewed(home: RemoteFolder) -> None:
 
 
 def is_leased(home: RemoteFolder) -> bool:
-    """Whether a process seems to search the study now, by the time of its last sign of life."""
+    """Whether a process seems to search the study now, by the time of its last sign of life.
+
+    That is the bucket's time: a clock here that is LEASE_SECONDS wrong makes the answer wrong.
+    """
     found = home.version(LEASE)
     return found is not None and time.time() - found[1] < LEASE_SECONDS
 

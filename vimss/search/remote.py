@@ -22,7 +22,7 @@ from vimss.experiment import TUNE_FOLDER
 from vimss.search.lease import LEASE, check_renewed
 from vimss.search.lock import LOCK, is_locked
 from vimss.search.study import RECORD, read_record
-from vimss.storage import Mirror, explain_os_errors, origin_of, private_folder, remove_whole, repeated
+from vimss.storage import Mirror, explain_os_errors, followed_by, origin_of, private_folder, remove_whole, repeated
 from vimss.train.own_copy import PROGRESS, STOP, is_checkpoint
 
 COPY_LOCK = "lock-copy"
@@ -63,7 +63,8 @@ def make_folders(studies: Path) -> None:
 def mirrored(folder: Path) -> Iterator[None]:
     """Keep copy and URL alike while a study is searched; at the end, all of it is at the URL, or StorageError.
 
-    The process must hold the study's lock. An outage meanwhile is logged, and what it missed follows.
+    The process must hold the study's lock. An outage meanwhile is logged, and what it missed follows. Where the search
+    ends with an error, that one is raised and not the outage's.
     """
     home = origin_of(folder)
     if home is None:
@@ -82,12 +83,8 @@ def mirrored(folder: Path) -> Iterator[None]:
         mirror.push(_is_stop)
         mirror.pull(_is_sign)
 
-    try:
-        with repeated(upload), repeated(watch_trials):
-            yield
-    finally:
-        upload()
-        watch_trials()
+    with followed_by(watch_trials), followed_by(upload), repeated(upload), repeated(watch_trials):
+        yield
 
 
 def recorded_reports(folder: Path) -> tuple[dict[str, float], ...]:

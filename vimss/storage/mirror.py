@@ -175,6 +175,20 @@ def repeated(exchange: Callable[[], None]) -> Iterator[None]:
         thread.join()
 
 
+@contextmanager
+def followed_by(exchange: Callable[[], None]) -> Iterator[None]:
+    """Call a function after the block. Where an error ended the block, that error counts: another one is logged."""
+    try:
+        yield
+    except BaseException:
+        try:
+            exchange()
+        except (StorageError, OSError) as error:
+            log.warning("what is here was not all uploaded: %s", error)
+        raise
+    exchange()
+
+
 def _is_below(name: str) -> bool:
     """Whether a file of this name is in the folder: an object may have any name."""
     return not {"", ".", ".."} & set(name.split("/"))

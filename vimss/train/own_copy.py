@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vimss.errors import StorageError
-from vimss.storage import Mirror, origin_of, private_folder, repeated
+from vimss.storage import Mirror, followed_by, origin_of, private_folder, repeated
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +64,8 @@ class OwnCopy:
 def own_copy(folder: Path, log_name: str, keeps_checkpoints: bool = True) -> Iterator[OwnCopy]:
     """The copy in which this process works, in TMPDIR; at the end all checkpoints are at the URL, or StorageError.
 
+    Where the training ends with an error, such as an interruption, that one is raised.
+
     Args:
         folder: of the training; one in the store is used itself.
         log_name: the file in it to which this process logs.
@@ -85,14 +87,14 @@ def own_copy(folder: Path, log_name: str, keeps_checkpoints: bool = True) -> Ite
             if keeps_checkpoints and home.version(STOP) is not None:
                 (path / STOP).touch()
 
-        try:
-            with repeated(exchange):
-                yield own
-        finally:
+        def finish() -> None:
             if keeps_checkpoints:
                 mirror.push(is_checkpoint)
             with suppress(StorageError):
                 exchange()
+
+        with followed_by(finish), repeated(exchange):
+            yield own
 
 
 def forget_stop(folder: Path) -> None:
