@@ -246,6 +246,18 @@ def test_a_report_says_how_much_memory_was_held(small_manifest, tmp_path):
     assert 0.1 < report["peak_memory_gib"] < 64 and report["gradient_norm"] > 0
 
 
+def test_a_training_that_stands_still_is_told(small_manifest, tmp_path, caplog):
+    run(small_manifest, tmp_path)
+    assert "hardly anything is learned" not in caplog.text
+    (tmp_path / "stands").mkdir()
+    # Steps of this size leave the outputs at the ends of tanh, where it is flat.
+    chosen = settings(
+        model={"output_activation": "tanh"}, training={"learning_rate": 1.0, "audio_seconds": 16, "report_seconds": 8}
+    )
+    run(small_manifest, tmp_path / "stands", chosen)
+    assert "hardly anything is learned any more: the gradient norm is" in caplog.text
+
+
 def test_looks_at_losses_come_at_intervals(small_manifest):
     losses = Losses(settings().training, (0, 1), torch.device("cpu"))
     losses.look_every = 3

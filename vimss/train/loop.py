@@ -49,6 +49,9 @@ Progress = Callable[[float], None]
 STOP_EVERY = 8
 """Steps between two collective checks for an interruption on several GPUs: each check waits for the GPU."""
 
+NO_GRADIENT = 1e-3
+"""Of the mean gradient norm before the first report: below this share of it, a training is said to stand still."""
+
 
 @dataclass(frozen=True)
 class Training:
@@ -204,6 +207,7 @@ def train(
                 metrics |= {"micro_batch": float(gradients.micro_batch)} | clock.metrics(seconds_per_step)
                 metrics |= {"lost_clips": lost} | levels.metrics()
                 _warn_of_waiting(metrics["loader_wait"])
+                _warn_of_no_gradient(metrics["gradient_norm"], state.reports)
                 on_progress = functools.partial(_during_validation, progress, seconds, should_stop, training)
                 values = _validated(validate, network, average, on_progress)
                 stops = not values
@@ -367,6 +371,17 @@ def _warn_of_waiting(share: float) -> None:
             "%.0f %% of the time was spent waiting for batches: raise loader_workers of the place or "
             "mixing.windows_per_clip; where pictures are decoded, compute features once with `vimss features`",
             100 * share,
+        )
+
+
+def _warn_of_no_gradient(norm: float, reports: Sequence[Mapping[str, float]]) -> None:
+    """Log that a training stands still, which a curve that is flat at 0 dB does not say."""
+    if reports and norm < NO_GRADIENT * reports[0]["gradient_norm"]:
+        log.warning(
+            "hardly anything is learned any more: the gradient norm is %.1g, and was %.1g at first, as where all "
+            "outputs fell silent. A lower training.learning_rate, or training.warmup_seconds, may prevent it",
+            norm,
+            reports[0]["gradient_norm"],
         )
 
 
