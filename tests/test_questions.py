@@ -74,9 +74,8 @@ def test_a_short_cell_of_a_question_is_trained(shared_ray, path, request, tmp_pa
         compute_motion(manifest)
         changes += NEED_MOTION[path.stem]
     elif path.stem in NEED_ALL_VIEWS:
-        recipe = request.getfixturevalue("small_recipe").model_copy(
-            update={"picture": Picture(size=32, frame_rate=12.5)}
-        )
+        # A whole number of pictures in a clip of three seconds, or it is cut in two.
+        recipe = request.getfixturevalue("small_recipe").model_copy(update={"picture": Picture(size=32, frame_rate=12)})
         manifest = write_shards(recipe, "views", Store(tmp_path).make())
         compute_motion(manifest)
     else:
