@@ -82,7 +82,7 @@ def check_renewed(home: RemoteFolder) -> None:
 
 
 def is_leased(home: RemoteFolder) -> bool:
-    """Whether a process seems to search the study now, by the time of its last sign of life.
+    """Whether the lease of a study was renewed lately, so that a process seems to search it.
 
     That is the bucket's time: a clock here that is LEASE_SECONDS wrong makes the answer wrong.
     """

@@ -98,7 +98,7 @@ def log_model(tracking: Tracking, name: str, folder: Path, run_id: str) -> str:
 
 
 def signature_of(folder: Path) -> str:
-    """What a version made of a model's folder takes and gives: inputs with types and shapes, and outputs by name."""
+    """The inputs of a version made of a model's folder, with types and shapes, and its outputs by name."""
     facts = read_model(folder)
     signature = _signature(facts) if separates(facts) else _signature_of_predictor(folder)
     taken = " and ".join(f"{each.type} {each.name} {each.shape}" for each in signature.inputs.inputs)
@@ -164,7 +164,7 @@ def _signature(facts: dict[str, Any]) -> ModelSignature:
 
 
 def _example(facts: dict[str, Any], signature: ModelSignature) -> Any:
-    """What a served model may be asked: a quarter of a second of noise, a dark picture, one label."""
+    """An example request: a quarter of a second of noise, a dark picture, one label."""
     arrays: dict[str, np.ndarray] = {}
     for given in signature.inputs.inputs:
         shape = [1 if size == -1 else size for size in given.shape]

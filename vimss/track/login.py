@@ -41,7 +41,9 @@ def check_installed() -> None:
 
 
 def make_login(folder: Path) -> Path:
-    """What MLflow's authentication reads, made in a folder with the password, and its database, where there is none.
+    """Write the settings of MLflow's authentication, and make password and database where they are missing.
+
+    Returns the path of the settings.
 
     ConfigError where a package is missing, StorageError where the files cannot be written.
     """
@@ -104,7 +106,7 @@ def _in_address(name: str) -> str:
 
 
 def _has_user(database: Path) -> bool:
-    """Whether MLflow has made it, which it does last: a server that was killed before leaves a database of no use."""
+    """Whether the database has the user, whom MLflow adds last: a server that was killed earlier left it unusable."""
     try:
         with closing(sqlite3.connect(database)) as connection:
             found = connection.execute("SELECT 1 FROM users WHERE username = ?", (USER,)).fetchone()

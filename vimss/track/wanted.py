@@ -56,7 +56,7 @@ class WantedDataset:
     name: str
     digest: str
     context: str
-    """What for: "training", "validation" or "evaluation"."""
+    """Its use: "training", "validation" or "evaluation"."""
     source: str
     profile: Mapping[str, int | float]
 
