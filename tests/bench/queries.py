@@ -92,7 +92,10 @@ class Queried:
         self, seed: int, model: Mapping[str, Any], shuffled: bool = False, start_from: Path | None = None
     ) -> Settings:
         """Of one training."""
-        mixing = {"gain_db": 4.0, "aligned_probability": 0.5, "shuffle_pictures": shuffled}
+        mixing: dict[str, Any] = {"gain_db": 4.0, "aligned_probability": 0.5, "shuffle_pictures": shuffled}
+        if model["context"] == "frames":
+            # Decoding is half of such a training, and a pool holds all 28 clips of quickstart: as varied, decoded less.
+            mixing["windows_per_clip"] = 64
         training = TRAINING | ({"start_from": str(start_from)} if start_from else {})
         content = {"seed": seed, "model": {**NETWORK, **model}, "mixing": mixing, "training": training}
         return Settings.model_validate(content)
