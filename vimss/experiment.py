@@ -67,7 +67,7 @@ INHERITED = ("training.batch_size", "training.learning_rate", "training.learning
 
 FIRST_RUNG = 9
 """Of the audio seconds of a whole training, one in this many is before the first rung where the experiment does not
-say. Measured on real learning curves: "Search policies" in experiments/README.md."""
+say. Measured on real learning curves: "Search policies" in experiments/joint.md."""
 
 NETWORK = "model.network"
 """Key of the network, which decides what other keys `model` has."""

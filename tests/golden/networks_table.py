@@ -4,8 +4,9 @@
     platform/local/run python tests/golden/networks_table.py STORE
 
 It reads STORE/studies/systems-SIGNATURE, keeps the table and the curves in networks_table.json beside this file,
-replaces the blocks of the group `systems` of both pages, and copies the chart to .github/images. The README's table is
-the shorter one: networks by their figure, the best one first, then what needs no training.
+replaces the blocks of the group `systems` of all pages, and copies the chart to .github/images. The README's table is
+the shorter one: networks by their figure, the best one first, then what needs no training. The lab
+log has the gains of the networks alone.
 """
 
 import json
@@ -23,12 +24,13 @@ PICTURE = ROOT / ".github" / "images" / "systems.png"
 AGAINST = "Wiener filter per label"
 LABEL = 0
 FIGURE = "SI-SDRi, dB"
+GAIN = f"gain over {AGAINST}"
 SHORT = {
     "": "asked by label, five minutes of one core",
     "seeds": "seeds",
     FIGURE: FIGURE,
     "over seeds": "over seeds",
-    f"gain over {AGAINST}": f"above the {AGAINST}",
+    GAIN: f"above the {AGAINST}",
     "label contrast, dB": "label contrast, dB",
     "GMAC per s": "GMAC per s",
 }
@@ -89,12 +91,26 @@ def _curves(study: Path) -> dict[str, list[list[float]]]:
 
 def ranking(figures: Figures) -> str:
     """The README's table."""
-    place = {column: figures["columns"].index(column) for column in SHORT}
-    rows = [row for row in figures["rows"] if row[LABEL] != LEFT_OUT]
-    trained = [row for row in rows if row[LABEL] in figures["curves"]]
-    trained.sort(key=lambda row: -float(row[place[FIGURE]].split()[0]))
-    ordered = trained + [row for row in rows if row not in trained]
-    return _markdown(list(SHORT.values()), [[row[number] for number in place.values()] for row in ordered])
+    trained = _trained(figures, FIGURE)
+    untrained = [row for row in figures["rows"] if row not in trained and row[LABEL] != LEFT_OUT]
+    return _columns(figures, SHORT, trained + untrained)
+
+
+def summary(figures: Figures) -> str:
+    """The lab log's table: what each network is above the filter."""
+    return _columns(figures, {"": "network", GAIN: f"above the {AGAINST}, dB"}, _trained(figures, GAIN))
+
+
+def _trained(figures: Figures, by: str) -> list[list[str]]:
+    """The networks, the best one by a column first."""
+    place = figures["columns"].index(by)
+    rows = [row for row in figures["rows"] if row[LABEL] in figures["curves"]]
+    return sorted(rows, key=lambda row: -float(row[place].split()[0]))
+
+
+def _columns(figures: Figures, headings: dict[str, str], rows: list[list[str]]) -> str:
+    place = [figures["columns"].index(column) for column in headings]
+    return _markdown(list(headings.values()), [[row[number] for number in place] for row in rows])
 
 
 def table(figures: Figures) -> str:
@@ -117,7 +133,12 @@ def _markdown(columns: list[str], rows: list[list[str]]) -> str:
 
 def contents(figures: Figures) -> dict[str, str]:
     """Of each block."""
-    return {"ranking": ranking(figures), "table": table(figures), "curves": curves(figures)}
+    return {
+        "ranking": ranking(figures),
+        "summary": summary(figures),
+        "table": table(figures),
+        "curves": curves(figures),
+    }
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Blocks of both pages that commands of this folder write, from `<!-- GROUP: NAME -->` to `<!-- /GROUP -->`.
+"""Blocks of our pages that commands of this folder write, from `<!-- GROUP: NAME -->` to `<!-- /GROUP -->`.
 
     write_figures(FIGURES, figures)                          # the JSON beside the command
     write_pages("baselines", {"nmf": "+12.4 dB"})            # and the pages with their blocks replaced
 
-A test pastes the figures of the JSON into both pages: where nothing changes, nobody typed a figure.
+A test pastes the figures of the JSON into all pages: where nothing changes, nobody typed a figure.
 """
 
 import json
@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-PAGES = (ROOT / "README.md", ROOT / "experiments" / "README.md")
-"""The README and the lab log."""
+LOG = ROOT / "experiments" / "README.md"
+DETAILS = tuple(sorted(path for path in LOG.parent.rglob("*.md") if path != LOG))
+"""Pages beside experiments, with what is too long for the lab log."""
+PAGES = (ROOT / "README.md", LOG, *DETAILS)
 
 
 def block_names(text: str, group: str) -> list[str]:
@@ -37,6 +39,6 @@ def write_figures(path: Path, figures: Any) -> None:
 
 
 def write_pages(group: str, contents: Mapping[str, str]) -> None:
-    """Both pages, with the blocks of a group replaced."""
+    """All pages, with the blocks of a group replaced."""
     for page in PAGES:
         page.write_text(paste(page.read_text(encoding="utf-8"), group, contents), encoding="utf-8")

@@ -3,7 +3,7 @@
     platform/local/run python tests/golden/quickstart.py STORE
 
 It reads STORE/quickstart-seed0.json and those of all other seeds, keeps the figures in quickstart.json beside this file
-and replaces the blocks of the group `quickstart` of both pages.
+and replaces the blocks of the group `quickstart` of all pages.
 """
 
 import functools

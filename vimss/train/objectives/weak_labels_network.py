@@ -130,8 +130,8 @@ class WeakLabelsNetwork(nn.Module):
         """The mixture, a sum of so many bases, through a ratio mask for each of these labels, those that sound.
 
         Of `two_stream`: each component is shared out in proportion to what it is, so that the masks sum to 1. By whole
-        scores 64 mixtures of valid were separated worse by 0.4 dB (experiments/README.md): where a label is heard most
-        easily does not say how much of it is there.
+        scores 64 mixtures of valid were separated worse by 0.4 dB (experiments/weak_labels.md): where a label is heard
+        most easily does not say how much of it is there.
         """
         assert self.sees, "scores of miml are no shares"  # noqa: S101
         spectra = bases_of(mixture[None], bases, self.sample_rate)
