@@ -33,7 +33,7 @@ PICTURES = 8
 
 ENLARGED = 1.4
 """Each picture is also looked at mirrored, and as much larger: small players in unusual drawings are named rightly more
-often, see the entry `players` of the lab log."""
+often, see experiments/players.md."""
 
 SURE = 0.5
 """Probability below which a label is uncertain: then others together are more likely."""
