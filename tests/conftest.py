@@ -219,12 +219,14 @@ def s3(s3_of_module, monkeypatch):
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
     s3fs.S3FileSystem.clear_instance_cache()
     s3_of_module.refused.clear()
+    s3_of_module.is_away = False
     s3_of_module.has_conditions = True
     reset(s3_of_module)
     s3fs.S3FileSystem().mkdir(BUCKET)
     s3_of_module.requests.clear()
     s3_of_module.broken.clear()
     yield s3_of_module
+    s3_of_module.is_away = False
     reset(s3_of_module)
 
 

@@ -21,12 +21,17 @@ class Server:
         """Path to the number of answers that are yet to break off."""
         self.refused: set[str] = set()
         """Methods that are not allowed."""
+        self.is_away = False
+        """Whether it answers that it is not available."""
         self.has_conditions = True
         """Whether objects are written only on the condition that a request names."""
 
     def __call__(self, environ, start_response):
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
         self.requests.append((method, path))
+        if self.is_away:
+            start_response("503 Service Unavailable", [])
+            return [b""]
         if method in self.refused:
             start_response("403 Forbidden", [("Content-Type", "application/xml")])
             return [b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"]

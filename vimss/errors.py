@@ -8,6 +8,7 @@
     ├── TrainingError    training cannot continue (a loss that is not finite)
     ├── InterruptionError  training was told to end, and a checkpoint keeps it; not a failure
     ├── StorageError     the disk is full or a path cannot be written
+    │   └── OutageError  what lies behind a URL does not answer, and may answer later
     └── PlaceError       the place where work should run does not exist or does not answer
 
 A message has three parts: what must hold, what was found, what to do about it.
@@ -64,6 +65,10 @@ class InterruptionError(VimssError):
 
 class StorageError(VimssError):
     """The disk is full or a path cannot be written."""
+
+
+class OutageError(StorageError):
+    """What lies behind a URL does not answer; it may answer later."""
 
 
 class PlaceError(VimssError):

@@ -104,8 +104,8 @@ class Place(Config):
         3,
         ge=0,
         description="how often one call of search starts a trial again that was lost with its process or node, ended "
-        "by SIGTERM or silent, each time from its newest valid checkpoint; the same command again counts from 0; "
-        "errors of the training are not retried",
+        "by SIGTERM, silent or cut off from a URL, each time from its newest valid checkpoint; the same command again "
+        "counts from 0; errors of the training are not retried",
     )
     max_concurrent_trials: int = Field(
         0, ge=0, description="trials that run at once; 0: as many as the nodes' cores and GPUs allow, now or autoscaled"

@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from ray import cloudpickle
 
-from vimss.errors import InterruptionError, VimssError
+from vimss.errors import InterruptionError, OutageError, VimssError
 
 LOST = "its process died (killed, or out of memory) or its node is gone"
 """Why a trial was lost, where nothing else is known."""
@@ -41,8 +41,8 @@ def was_lost(error: BaseException | None) -> bool:
 
 
 def was_interrupted(error: BaseException | None) -> bool:
-    """Whether a training was told to end, and has written a checkpoint."""
-    return any(isinstance(cause, InterruptionError) for cause in _causes(error))
+    """Whether a training was told to end, and has written a checkpoint, or whether a URL did not answer it."""
+    return any(isinstance(cause, InterruptionError | OutageError) for cause in _causes(error))
 
 
 def lost_message(reason: str, retries: int, max_retries: int) -> str:

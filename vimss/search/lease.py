@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from vimss.errors import StorageError
+from vimss.errors import OutageError, StorageError
 from vimss.storage import RemoteFolder
 
 log = logging.getLogger(__name__)
@@ -68,13 +68,13 @@ def check_lease(home: RemoteFolder) -> None:
 
 
 def check_renewed(home: RemoteFolder) -> None:
-    """StorageError where another process may have taken the lease of this one: before anything is written there.
+    """OutageError where another process may have taken the lease of this one: before anything is written there.
 
     Unlike after `check_lease` a search may go on, since the lease may be renewed yet.
     """
     check_lease(home)
     if home in _held and time.time() - _held[home].renewed > LEASE_SECONDS:
-        raise StorageError(
+        raise OutageError(
             f"the lease of {home.name} must be renewed before its study is written",
             got=f"no renewal for {time.time() - _held[home].renewed:.0f} s",
             fix="check the network; the same command uploads what is here, unless another process has searched on",

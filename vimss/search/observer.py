@@ -11,7 +11,7 @@ from typing import Any, Literal
 import ray
 from ray import tune
 
-from vimss.errors import PlaceError
+from vimss.errors import OutageError, PlaceError
 from vimss.runtime import WarningReader, check_head, head_answers, is_forwarding
 from vimss.runtime.placement import remove_orphans, waiting_groups
 from vimss.search.events import Event, TrialContinues, TrialEnded, TrialReported, TrialStarted, TrialWaits
@@ -22,7 +22,7 @@ from vimss.search.remote import checkpoint_at_hand
 from vimss.search.room import concurrent_trials, nodes_of, waits_for
 from vimss.search.study import RECORD, TrialRecord, read_record, write_record
 from vimss.search.trial import RUNG, TrialPlan
-from vimss.storage import atomic_write, copy_folder, origin_of
+from vimss.storage import atomic_write, copy_folder, origin_of, outlast
 from vimss.train.checkpoint import is_whole
 from vimss.train.config import reaches
 from vimss.train.distribute import checkpoint_name
@@ -37,7 +37,6 @@ LOOK_SECONDS = 1.0
 
 SWEEP_SECONDS = 60.0
 """After a trial began or ended: in this time it turns out what dead ones hold."""
-
 
 QUEUE_SECONDS = 10.0
 """Between two looks at the nodes of a cluster and at its queue."""
@@ -261,6 +260,15 @@ class Observer(tune.Callback):
         self.warnings.pop(trial_id, None)
         self.last_change = time.monotonic()
         record = self.records[trial_id]
+        resumes = state in {"interrupted", "failed"}
+        try:
+            outlast(lambda: _keep_model(record), lambda: not (resumes or self.is_ending))
+        except OutageError as error:
+            if not resumes and not self.is_ending:
+                raise
+            log.warning("the model of trial %s is not kept yet: %s", record.trial, error)
+            if not resumes:  # it ends again from its checkpoint, since without a model it must not count
+                state, message = "interrupted", INTERRUPTED
         rung = record.rung if state == "pruned" else None
         update: dict[str, Any] = {"state": state, "message": message, "rung": rung}
         if state != "waiting":
@@ -268,18 +276,6 @@ class Observer(tune.Callback):
         if state != "interrupted":
             update["ended_at"] = next(self.positions)
         record = record.model_copy(update=update)
-        for report in sorted(record.reports, key=lambda report: record.figure.rank(report[record.figure.name])):
-            model = record.folder / CHECKPOINTS / checkpoint_name(report["steps"]) / "model"
-            # A worker may delete a checkpoint meanwhile, where a trial was stopped: the next best one is kept then.
-            with checkpoint_at_hand(model.parent):
-                try:
-                    if model.is_dir() and is_whole(model.parent):
-                        with atomic_write(record.folder / "model") as temporary:
-                            copy_folder(model, temporary)
-                        break
-                except FileNotFoundError:
-                    if model.is_dir():
-                        raise
         self._keep(trial_id, record)
         if state == "waiting":
             self._report(TrialWaits(record.cell, record.trial))
@@ -379,3 +375,19 @@ class Observer(tune.Callback):
     def _report(self, event: Event) -> None:
         for reporter in self.reporters:
             reporter(event)
+
+
+def _keep_model(record: TrialRecord) -> None:
+    """Copy the weights of the best checkpoint that there is into the trial's folder."""
+    for report in sorted(record.reports, key=lambda report: record.figure.rank(report[record.figure.name])):
+        model = record.folder / CHECKPOINTS / checkpoint_name(report["steps"]) / "model"
+        # A worker may delete a checkpoint meanwhile, where a trial was stopped: the next best one is kept then.
+        with checkpoint_at_hand(model.parent):
+            try:
+                if model.is_dir() and is_whole(model.parent):
+                    with atomic_write(record.folder / "model") as temporary:
+                        copy_folder(model, temporary)
+                    return
+            except FileNotFoundError:
+                if model.is_dir():
+                    raise

@@ -21,7 +21,7 @@ from vimss.storage.files import (
     temporary_beside,
 )
 from vimss.storage.folders import Folder, LocalFolder, RemoteFolder, folder_at
-from vimss.storage.mirror import Mirror, fetch_missing, followed_by, repeated
+from vimss.storage.mirror import Mirror, fetch_missing, followed_by, outlast, repeated
 from vimss.storage.replace import TEMPORARY, finish_replacement, finish_replacements, sync
 from vimss.storage.store import Store, kept_beside, origin_of
 
@@ -44,6 +44,7 @@ __all__ = [
     "free_bytes",
     "kept_beside",
     "origin_of",
+    "outlast",
     "private_folder",
     "put",
     "remove_leftovers",

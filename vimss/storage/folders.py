@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from vimss.errors import ConfigError, StorageError
+from vimss.errors import ConfigError, OutageError, StorageError
 from vimss.storage.files import FULL, atomic_write, explain_os_errors
 from vimss.storage.replace import TEMPORARY
 
@@ -260,7 +260,7 @@ def _explain_remote_errors(url: str) -> Iterator[None]:
                 got=got,
                 fix="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, on every node",
             ) from error
-        raise StorageError(
+        raise OutageError(
             f"{url} must be within reach",
             got=got,
             fix="check the address, the network and, for other servers than Amazon's, AWS_ENDPOINT_URL",

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from vimss.errors import StorageError
+from vimss.errors import OutageError, StorageError
 from vimss.storage.files import atomic_write
 from vimss.storage.folders import RemoteFolder
 from vimss.storage.replace import TEMPORARY
@@ -35,6 +35,9 @@ DOWNLOADS = 8
 
 SECONDS = 3.0
 """Between two exchanges with the URL; longer where one takes longer."""
+
+OUTAGE_SECONDS = 300.0
+"""For how long of an outage to wait with what needs the URL to go on."""
 
 State = tuple[int, int]
 """Time of the last change, in nanoseconds, and bytes of a file."""
@@ -177,7 +180,10 @@ def repeated(exchange: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def followed_by(exchange: Callable[[], None]) -> Iterator[None]:
-    """Call a function after the block. Where an error ended the block, that error counts: another one is logged."""
+    """Call a function after the block, and in an outage for up to OUTAGE_SECONDS.
+
+    Where an error ended the block, it is called once, and that error counts: another one is logged.
+    """
     try:
         yield
     except BaseException:
@@ -186,7 +192,24 @@ def followed_by(exchange: Callable[[], None]) -> Iterator[None]:
         except (StorageError, OSError) as error:
             log.warning("what is here was not all uploaded: %s", error)
         raise
-    exchange()
+    outlast(exchange)
+
+
+def outlast(exchange: Callable[[], None], may_wait: Callable[[], bool] = lambda: True) -> None:
+    """Call a function again until no outage stops it; OutageError after OUTAGE_SECONDS, or when one may not wait."""
+    began, is_away = time.monotonic(), False
+    while True:
+        try:
+            exchange()
+        except OutageError as error:
+            if not may_wait() or time.monotonic() - began > OUTAGE_SECONDS:
+                raise
+            if not is_away:
+                log.warning("waiting for up to %.0f s: %s", OUTAGE_SECONDS, error)
+            is_away = True
+            time.sleep(SECONDS)
+        else:
+            return
 
 
 def _is_below(name: str) -> bool:

@@ -64,6 +64,7 @@ class OwnCopy:
 def own_copy(folder: Path, log_name: str, keeps_checkpoints: bool = True) -> Iterator[OwnCopy]:
     """The copy in which this process works, in TMPDIR; at the end all checkpoints are at the URL, or StorageError.
 
+    It waits for the end of an outage then, for up to OUTAGE_SECONDS of `vimss.storage.mirror`.
     Where the training ends with an error, such as an interruption, that one is raised.
 
     Args:
