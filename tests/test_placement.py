@@ -1,11 +1,13 @@
-"""Placement groups of dead processes."""
+"""What Ray still holds and does after an error: groups of dead processes, tasks that nobody waits for."""
 
 import time
+from pathlib import Path
 
 import pytest
 import ray
 from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 
+from vimss.runtime import parallel_map
 from vimss.runtime.placement import remove_orphans
 
 pytestmark = pytest.mark.slow
@@ -39,3 +41,19 @@ def test_groups_of_dead_actors_are_removed_and_no_others(shared_ray):
     assert states(of_living, own.id.hex()) == ["CREATED", "CREATED"]
     remove_placement_group(own)
     ray.kill(lives)
+
+
+def test_an_error_of_the_caller_ends_what_waits_and_what_runs(shared_ray, tmp_path):
+    def work(path: Path) -> None:
+        time.sleep(0.3)
+        path.touch()
+
+    def stop(_: None) -> None:
+        raise ValueError("a full disk")
+
+    with pytest.raises(ValueError, match="a full disk"):
+        parallel_map(work, [tmp_path / str(number) for number in range(20)], stop)
+    end = time.monotonic() + 20
+    while ray.available_resources().get("CPU", 0) < 1.5 and time.monotonic() < end:
+        time.sleep(0.1)
+    assert len(list(tmp_path.iterdir())) < 10

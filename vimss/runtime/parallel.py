@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from vimss.runtime.cluster import cluster_gpus, start_ray
-from vimss.runtime.head import LOOK_SECONDS, check_head
+from vimss.runtime.head import LOOK_SECONDS, check_head, head_answers
 from vimss.runtime.logs import is_forwarding, with_warnings
 
 log = logging.getLogger(__name__)
@@ -27,8 +27,9 @@ def parallel_map(
 ) -> list[Result]:
     """`function` over the items: on the cores of Ray where it runs or is at hand, else here, one after the other.
 
-    Results come in order, `on_done` is called with each as it arrives, and the first error is raised as it was. `gpus`
-    gives the share of a GPU that an item needs beside its core, where the cluster has any.
+    Results come in order, `on_done` is called with each as it arrives, and the first error, of an item or of `on_done`,
+    ends the work and is raised as it was. `gpus` gives the share of a GPU that an item needs beside its core, where the
+    cluster has any.
     """
     import ray
 
@@ -60,10 +61,13 @@ def parallel_map(
                     log.warning("%s", message)
             results[index] = outcome
             report(outcome)
-    except ray.exceptions.RayTaskError as error:
-        for reference in pending:
-            ray.cancel(reference, force=True)
-        raise error.cause from error
+    except BaseException as error:  # of an item, of `on_done`, or Ctrl-C
+        if head_answers():
+            for reference in pending:
+                ray.cancel(reference, force=True)
+        if isinstance(error, ray.exceptions.RayTaskError):
+            raise error.cause from error
+        raise
     return [results[index] for index in range(len(items))]
 
 
