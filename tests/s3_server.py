@@ -2,7 +2,7 @@
 
 import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -21,6 +21,8 @@ class Server:
         """Path to the number of answers that are yet to break off."""
         self.refused: set[str] = set()
         """Methods that are not allowed."""
+        self.before: dict[tuple[str, str], Callable[[], object]] = {}
+        """Method and path of a request to what happens just before it."""
         self.is_away = False
         """Whether it answers that it is not available."""
         self.has_conditions = True
@@ -29,6 +31,7 @@ class Server:
     def __call__(self, environ, start_response):
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
         self.requests.append((method, path))
+        self.before.pop((method, path), lambda: None)()
         if self.is_away:
             start_response("503 Service Unavailable", [])
             return [b""]

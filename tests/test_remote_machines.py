@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from vimss import api
 from vimss.config import parse_config
 from vimss.runtime import LOG, Place, rank_log
+from vimss.search.lease import LEASE
 from vimss.search.study import RECORD
 from vimss.session import open_session
 from vimss.shards.manifest import Manifest, open_shards
@@ -118,7 +119,7 @@ def test_a_search_goes_on_after_all_of_its_machines_are_gone(s3, small_manifest,
     assert begins[finished] == [("0", "anew")]
     steps, how = begins[interrupted][-1]
     assert how == "resumed" and 0 < int(steps) <= seen[interrupted]["steps"]
-    assert not [name for name in machines.home.sizes() if name.endswith(("/stop", "/lease.txt"))]
+    assert not [name for name, size in machines.home.sizes().items() if name.endswith(("/stop", f"/{LEASE}")) and size]
 
     # A third machine reads it, and finds what a training without interruption gives.
     monkeypatch.setenv("VIMSS_STORE", str(tmp_path / "three"))

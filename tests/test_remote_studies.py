@@ -284,6 +284,24 @@ def test_the_lease_of_a_dead_driver_is_taken_and_one_that_was_paused_ends(s3, mo
     assert STUDY.read_bytes(LEASE) == b"another one\n"
 
 
+def test_a_lease_that_another_one_takes_at_the_last_moment_stays_theirs(s3, tmp_path, monkeypatch):
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 60.0)
+    other = tmp_path / LEASE
+    write(other, "another one\n")
+    path = f"/{STUDY.url.removeprefix('s3://')}/{LEASE}"
+    with leased(STUDY, "one"):
+        for method in ("PUT", "DELETE"):
+            s3.before[method, path] = lambda: STUDY.upload(other, LEASE)
+    assert STUDY.read_bytes(LEASE) == b"another one\n"
+
+
+def test_a_lease_whose_last_renewal_got_no_answer_is_given_back(s3, monkeypatch):
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 60.0)
+    with leased(STUDY, "one"):
+        monkeypatch.setattr(lease._held[STUDY], "tag", '"of the renewal before"')
+    assert STUDY.read_bytes(LEASE) == b"" and not lease.is_leased(STUDY)
+
+
 @pytest.mark.parametrize(
     ("studies", "refused", "message"),
     [

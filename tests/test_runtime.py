@@ -331,7 +331,6 @@ for _ in range(2):
 
 @pytest.mark.rare
 def test_processes_of_a_ray_beside_another_one_ask_their_own():
-    # Ray Train's cleaner does: without an answer, a trial that is stopped keeps its cores for good.
     begin = "from vimss.runtime import load_place, ray_running\nwith ray_running(load_place('local'), num_cpus=1):"
     code = f"{begin} print('up', flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:

@@ -24,7 +24,7 @@ from vimss.runtime.environment import RAY_VARIABLES
 CPUS = 2
 """Of each node that trains: the other one can take over."""
 
-WORK = ("ImplicitFunc", "RayTrainWorker", "TrainController", "QueueActor", "PlacementGroupCleaner")
+WORK = ("ImplicitFunc", "RayTrainWorker", "TrainController", "QueueActor")
 """Names of the processes that a search starts."""
 
 # Ray reads its mode when it is imported, so that the token of a test's own cannot be given to this process later.
@@ -117,8 +117,7 @@ def small_cluster(nodes: int = 2) -> Iterator[SmallCluster]:
         patch.setenv("TMPDIR", temporary)
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        # Where several Rays run on a machine, the cleaner of Ray Train asks the wrong one whether its controller lives,
-        # hears that it does not, and removes the workers.
+        # Where several Rays run on a machine, its processes would ask the wrong one.
         patch.setenv("RAY_API_SERVER_ADDRESS", f"http://127.0.0.1:{port}")
         cluster = SmallCluster(nodes, port, Path(temporary))
         try:

@@ -176,7 +176,7 @@ def _start_here(folder: Path | None, num_cpus: int) -> None:
     """Start a Ray of our own, even where another one runs on this machine; with `folder` in place of TMPDIR."""
     import ray
 
-    # The dashboard stays on: Ray Train's cleaner needs it, without it a stopped trial blocks its cores for good.
+    # The dashboard answers `ray list actors` and the like, by which a user sees what runs.
     port = _free_port()
     settings = {"include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": port}
     settings |= {"address": "local", "num_cpus": num_cpus or None, "resources": {TRIAL_SLOT: 1000}}

@@ -23,7 +23,10 @@ from vimss.storage import RemoteFolder
 log = logging.getLogger(__name__)
 
 LEASE = "lease.txt"
-"""Object in the folder of a study: who searches it, a token of its own, and how often it was renewed."""
+"""Object in the folder of a study: who searches it, a token of its own, and how often it was renewed.
+
+It is empty where nobody does: S3 writes objects on a condition, but not every server removes them on one.
+"""
 
 RENEW_SECONDS = 10.0
 LEASE_SECONDS = 45.0
@@ -87,7 +90,15 @@ def is_leased(home: RemoteFolder) -> bool:
     That is the bucket's time: a clock here that is LEASE_SECONDS wrong makes the answer wrong.
     """
     found = home.version(LEASE)
-    return found is not None and time.time() - found[1] < LEASE_SECONDS
+    return found is not None and time.time() - found[1] < LEASE_SECONDS and bool(_lines(home))
+
+
+def _lines(home: RemoteFolder) -> list[str]:
+    """What a lease says: nothing where there is none, or where it was given back."""
+    try:
+        return home.read_bytes(LEASE).decode(errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
 
 
 class _Lease:
@@ -109,11 +120,12 @@ class _Lease:
         has_waited = False
         while True:
             tag = self._tag()
-            if tag and not has_waited:
+            is_held = bool(_lines(self.home))
+            if is_held and not has_waited:
                 log.warning(
                     "%s has %s: waiting up to %.0f s to see whether it lives", self._holder(), self.home, LEASE_SECONDS
                 )
-            if tag and self._is_renewed(tag):
+            if is_held and self._is_renewed(tag):
                 holder = self._holder()
                 if on_wait is None:
                     raise StorageError(
@@ -132,16 +144,20 @@ class _Lease:
         while not self.ended.wait(RENEW_SECONDS) and not self.taken_by:
             try:
                 # Where the answer to the last renewal was lost, the lease is ours with another tag.
-                if not self._write(self.tag) and not (self._is_ours() and self._write(self._tag())):
-                    self.taken_by = self._holder()
+                if not self._write(self.tag):
+                    tag = self._own_tag()
+                    if not tag or not self._write(tag):
+                        self.taken_by = self._holder()
             except StorageError as error:
                 log.warning("the lease could not be renewed, which is tried again: %s", error)
 
     def release(self) -> None:
-        """Remove the lease where it is still ours; one that stays is taken after LEASE_SECONDS."""
+        """Empty the lease where it is still ours; one that stays is taken after LEASE_SECONDS."""
         try:
-            if not self.taken_by and self._is_ours():
-                self.home.delete(LEASE)
+            if not self.taken_by and not self.home.write_if(LEASE, b"", self.tag):
+                tag = self._own_tag()
+                if tag:
+                    self.home.write_if(LEASE, b"", tag)
         except StorageError as error:
             log.warning("the lease could not be given back, and ends after %.0f s: %s", LEASE_SECONDS, error)
 
@@ -150,9 +166,8 @@ class _Lease:
         deadline = time.monotonic() + LEASE_SECONDS
         while time.monotonic() < deadline:
             time.sleep(LOOK_SECONDS)
-            found = self._tag()
-            if found != tag:
-                return bool(found)
+            if self._tag() != tag:
+                return bool(_lines(self.home))
         return False
 
     def _write(self, tag: str) -> bool:
@@ -169,14 +184,13 @@ class _Lease:
         found = self.home.version(LEASE)
         return "" if found is None else found[0]
 
-    def _lines(self) -> list[str]:
-        try:
-            return self.home.read_bytes(LEASE).decode(errors="replace").splitlines()
-        except FileNotFoundError:
-            return []
+    def _own_tag(self) -> str:
+        """The ETag of the lease where it is ours; empty where it is not.
+
+        It is read before the content: where another process takes the lease in between, it is no longer that tag's.
+        """
+        tag = self._tag()
+        return tag if self.token in _lines(self.home) else ""
 
     def _holder(self) -> str:
-        return next(iter(self._lines()), "another process")
-
-    def _is_ours(self) -> bool:
-        return self.token in self._lines()
+        return next(iter(_lines(self.home)), "another process")
