@@ -23,8 +23,8 @@ from test_track import bring, three
 
 from vimss.errors import PlaceError
 from vimss.storage import Store
-from vimss.track import Tracking, serve_ui
-from vimss.track.login import PASSWORD_FILE, make_login
+from vimss.track import Tracking, serve_ui, ui
+from vimss.track.login import PASSWORD_FILE, make_login, web_address
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - what is tested
 SEARCH = "/ajax-api/2.0/mlflow/experiments/search"
@@ -139,6 +139,36 @@ def test_an_address_of_another_machine_is_refused(tmp_path: Path) -> None:
         serve_ui(Tracking(Store(tmp_path)), int(free_ports(1)[0]), host="192.0.2.1"),
     ):
         pass
+
+
+@pytest.mark.rare
+@pytest.mark.parametrize("host", ["::", "::1"])
+def test_pages_are_served_by_ipv6(tmp_path: Path, empty_database: Path, host: str, monkeypatch) -> None:
+    own = {each.address for found in psutil.net_if_addrs().values() for each in found}
+    if "::1" not in own:
+        pytest.skip("this machine has no IPv6")
+    monkeypatch.setattr(ui, "START_SECONDS", START_SECONDS)
+    tracking = Tracking(Store(tmp_path / "store"))
+    shutil.copytree(empty_database, tracking.folder)
+    (port,) = map(int, free_ports(1))
+    with serve_ui(tracking, port, host=host) as address:
+        pages = Pages(tracking, port, "")
+        assert address.removeprefix("http://[").removesuffix(f"]:{port}") in (own if host == "::" else {"::1"})
+        for name in {"[::1]", address.removeprefix("http://").rpartition(":")[0]}:
+            assert (pages.status("/", host=name), pages.status("/", pages.password, name)) == (401, 200)
+            assert pages.status(SEARCH, pages.password, name, f"http://{name}:{port}") == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:5000"),
+        ("::1", "http://[::1]:5000"),
+        (EVERYWHERE, f"http://{socket.gethostname()}:5000"),
+    ],
+)
+def test_the_address_of_pages_is_one_that_a_browser_opens(host: str, address: str) -> None:
+    assert web_address(host, 5000) == address
 
 
 def settings_of(folder: Path) -> dict[str, str]:

@@ -26,8 +26,8 @@ from vimss.storage import atomic_write, explain_os_errors
 USER, PASSWORD_FILE = "admin", "ui-password"
 """Who logs in, and the file with the password, beside MLflow's database."""
 
-EVERY_ADDRESS = {"0.0.0.0", "::"}  # noqa: S104 - what a user may ask for
-"""Addresses to listen on that stand for all of a machine."""
+EVERY_ADDRESS = {"0.0.0.0": LOOPBACK, "::": "::1"}  # noqa: S104 - what a user may ask for
+"""Addresses to listen on that stand for all of a machine, of IPv4 or of IPv6, and by which it reaches itself then."""
 
 
 def check_installed() -> None:
@@ -88,17 +88,25 @@ def login_environment(settings: Path, host: str, port: int) -> dict[str, str]:
 
 
 def web_address(host: str, port: int) -> str:
-    """The address of pages served at a host; where that is every address of this machine, by the machine's name."""
+    """The address of pages served at a host; where that is every address of this machine, one for other machines.
+
+    That is the machine's name, or, as names seldom lead to IPv6, an address of it.
+    """
+    if host == "::":
+        host = min(_own_addresses(socket.AF_INET6) - {"::1"}, default="::1")
     return f"http://{_in_address(socket.gethostname() if host in EVERY_ADDRESS else host)}:{port}"
 
 
 def _names(host: str) -> set[str]:
     """How browsers may call the server: MLflow answers no request, and takes no change, under any other name."""
     names = {host, LOOPBACK, "localhost", socket.gethostname(), socket.getfqdn()}
-    if host in EVERY_ADDRESS:
-        found = (each for addresses in psutil.net_if_addrs().values() for each in addresses)
-        names |= {each.address for each in found if each.family in (socket.AF_INET, socket.AF_INET6)}
-    return {name for name in names if "%" not in name}  # an address of one cable alone, which no browser opens
+    return names | _own_addresses(socket.AF_INET, socket.AF_INET6) if host in EVERY_ADDRESS else names
+
+
+def _own_addresses(*families: socket.AddressFamily) -> set[str]:
+    """The addresses of this machine, without those of one cable alone (`fe80::1%eth0`), which no browser opens."""
+    found = (each for addresses in psutil.net_if_addrs().values() for each in addresses)
+    return {each.address for each in found if each.family in families and "%" not in each.address}
 
 
 def _in_address(name: str) -> str:

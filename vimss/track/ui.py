@@ -87,7 +87,7 @@ def serve_ui(
             command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env=environment
         )
         try:
-            _wait_for(process, web_address(LOOPBACK if host in EVERY_ADDRESS else host, port), log, on_wait)
+            _wait_for(process, web_address(EVERY_ADDRESS.get(host, host), port), log, on_wait)
             yield web_address(host, port)
         finally:
             _end(process)
