@@ -1,6 +1,7 @@
 """Studies at s3://: their copies and their lease."""
 
 import logging
+import re
 import shutil
 import threading
 import time
@@ -13,15 +14,15 @@ from remote_search import experiment
 from s3_server import BUCKET, reset
 from small_separator import build
 
-from vimss import api, doctor
-from vimss.errors import ConfigError, StorageError, TrainingError
+from vimss import api, console, doctor
+from vimss.errors import ConfigError, DataError, StorageError, TrainingError
 from vimss.model.separator import load_separator, save_separator
 from vimss.runtime import LOG, Node, Place, open_store
 from vimss.search import lease, remote
 from vimss.search.lease import LEASE, check_lease, check_renewed, leased
 from vimss.search.lock import is_searched, locked
 from vimss.search.remote import mirrored, pull, pull_records, push
-from vimss.search.study import RECORD
+from vimss.search.study import RECORD, study_folder
 from vimss.session import open_session
 from vimss.shards.manifest import open_manifest, open_shards, with_manifests
 from vimss.storage import RemoteFolder, Store, mirror, origin_of
@@ -109,6 +110,22 @@ def test_what_one_machine_writes_another_one_reads(s3, tmp_path):
     assert not (one / "cell-1/a/model").exists()
     # Nothing but the listing is asked for.
     assert {path for _, path in s3.requests} == {f"/{BUCKET}"}
+
+
+def test_a_study_that_takes_long_to_fetch_says_how_far_it_is(s3, small_manifest, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setenv("VIMSS_STORE", str(tmp_path))
+    monkeypatch.setenv("VIMSS_STUDIES", STUDIES)
+    session = open_session()
+    folder = study_folder(experiment(), small_manifest, session.store)
+    for number in range(3):
+        origin_of(folder).write_if(f"cell-1/a/files/{number}", bytes(1_000_000), "")
+    with pytest.raises(DataError, match="must have been searched first"):
+        api.load_study(session, experiment(), small_manifest)
+    lines = capsys.readouterr().err.splitlines()
+    numbers = r"MB, [\d.]+ MB/s, \d+ s left"
+    expected = [rf"  fetch {folder.name}: {number} of 3 files, {number}.0 of 3.0 {numbers}" for number in (1, 2, 3)]
+    assert len(lines) == 3 and all(re.fullmatch(*pair) for pair in zip(expected, lines, strict=True))
 
 
 def test_a_record_comes_after_all_that_it_speaks_of(s3, tmp_path):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vimss import evaluations, features
-from vimss.console import err
+from vimss.console import err, show_fetching
 from vimss.errors import ConfigError, DataError, TrainingError
 from vimss.evaluate import Evaluation
 from vimss.evaluate.figures import FigureEvaluation
@@ -236,7 +236,7 @@ def _open_study(session: Session, experiment: Experiment, manifest: Manifest, wa
     folder = study_folder(experiment, manifest, session.store)
     with ExitStack() as lock:
         lock.enter_context(locked(folder, _print_lock_owner if wait else None))
-        lock.enter_context(mirrored(folder))
+        lock.enter_context(mirrored(folder, show_fetching(folder.name)))
         with syncing(session.tracking, experiment, manifest, folder), closing(lock):
             yield
 
@@ -270,7 +270,7 @@ def write_pictures(experiment: Experiment, manifest: Manifest, study: Study) -> 
 def _pulled(session: Session, experiment: Experiment, manifest: Manifest) -> Path:
     """The folder of a study, which is brought up to date where it is the copy of one behind a URL."""
     folder = study_folder(experiment, manifest, session.store)
-    pull(folder)
+    pull(folder, show_fetching(folder.name))
     return folder
 
 

@@ -25,7 +25,7 @@ from rich.text import Text
 
 from vimss.config import to_json
 from vimss.experiment import Experiment
-from vimss.progress import SoundProgress
+from vimss.progress import FileProgress, SoundProgress
 from vimss.runtime import forward_warnings
 from vimss.search.events import (
     CellEnded,
@@ -157,6 +157,29 @@ def show_rate(show_progress: ShowProgress, parts: str) -> Callable[[SoundProgres
             f"{progress.done} of {progress.total} {parts}, {progress.seconds / passed:.0f} x real time, "
             f"{left:.0f} s left" + (f", last {progress.last}" if progress.last else "")
         )
+
+    return show
+
+
+def show_fetching(name: str) -> Callable[[FileProgress], None]:
+    """Print how far the files of `name` are fetched, now and then, with rate and time left: nothing where it is quick.
+
+    As lines of their own, since it happens inside of stages too.
+    """
+    begin = printed = time.monotonic()
+
+    def show(progress: FileProgress) -> None:
+        nonlocal begin, printed
+        now = time.monotonic()
+        if not progress.done:
+            begin = printed = now
+        elif now - printed >= SECONDS_BETWEEN_LINES and progress.size:
+            printed, rate = now, progress.size / (now - begin)
+            err.print(
+                f"  fetch {name}: {progress.done} of {progress.total} files, {progress.size / 1e6:.1f} of "
+                f"{progress.total_size / 1e6:.1f} MB, {rate / 1e6:.2f} MB/s, "
+                f"{(progress.total_size - progress.size) / rate:.0f} s left"
+            )
 
     return show
 

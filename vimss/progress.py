@@ -1,4 +1,4 @@
-"""Progress of work on sound in parallel parts, as `parallel_map` and its callers report it.
+"""Progress of work on sound in parallel parts, as `parallel_map` and its callers report it, and of fetching files.
 
 console.show_rate(show_progress, "shards")(SoundProgress(done=12, total=34, seconds=80.0, share=12 / 34))
 """
@@ -20,3 +20,17 @@ class SoundProgress:
     """Share of the work that is done, 0 to 1."""
     last: str = ""
     """The system whose part was finished last, where there are several."""
+
+
+@dataclass(frozen=True)
+class FileProgress:
+    """Progress of fetching files; the first one, with nothing done, marks its beginning."""
+
+    done: int
+    """Files."""
+    total: int
+    """Files altogether."""
+    size: int
+    """Bytes fetched so far."""
+    total_size: int
+    """Bytes altogether."""

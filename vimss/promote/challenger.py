@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vimss.console import show_fetching
 from vimss.errors import DataError
 from vimss.evaluate import Evaluation, Table, baseline_rows
 from vimss.evaluate.figures import GUESS
@@ -140,7 +141,7 @@ def challenger_of_run(session: Session, given: str, name: str = "") -> Challenge
     """
     run = find_trial_run(session.tracking, given)
     folder = session.store.studies / run.study
-    pull(folder)
+    pull(folder, show_fetching(folder.name))
     study = read_study(folder)
     trials = [record for record in study.records if record.trial == run.trial]
     if not trials:

@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vimss.experiment import TUNE_FOLDER
+from vimss.progress import FileProgress
 from vimss.search.lease import LEASE, check_renewed
 from vimss.search.lock import LOCK, is_locked
 from vimss.search.study import RECORD, read_record
@@ -33,9 +34,12 @@ _WEIGHTS = re.compile(rf"[^/]+/[^/]+/({RECORD}|model/.*)")
 _OF_THE_COPY = re.compile(rf"{TUNE_FOLDER}/.*|{LEASE}|{LOCK}|lock-.*")
 
 
-def pull(folder: Path) -> None:
+OnProgress = Callable[[FileProgress], None]
+
+
+def pull(folder: Path, on_progress: OnProgress = lambda _: None) -> None:
     """Bring the copy of a study up to date. While a process here searches it, it is newer than the URL, and stays."""
-    _pull(folder, _is_kept)
+    _pull(folder, _is_kept, on_progress)
 
 
 def pull_records(folder: Path) -> None:
@@ -60,11 +64,11 @@ def make_folders(studies: Path) -> None:
 
 
 @contextmanager
-def mirrored(folder: Path) -> Iterator[None]:
+def mirrored(folder: Path, on_progress: OnProgress = lambda _: None) -> Iterator[None]:
     """Keep copy and URL alike while a study is searched; at the end, all of it is at the URL, or StorageError.
 
     The process must hold the study's lock. An outage meanwhile is logged, and what it missed follows. Where the search
-    ends with an error, that one is raised and not the outage's.
+    ends with an error, that one is raised and not the outage's. `on_progress` is for what is fetched before the block.
     """
     home = origin_of(folder)
     if home is None:
@@ -72,7 +76,7 @@ def mirrored(folder: Path) -> Iterator[None]:
         return
     mirror = Mirror(folder, home, RECORD)
     with _alone(folder):
-        mirror.pull(_is_kept)
+        mirror.pull(_is_kept, on_progress)
 
     def upload() -> None:
         check_renewed(home)
@@ -116,13 +120,13 @@ def checkpoint_at_hand(folder: Path) -> Iterator[None]:
         remove_whole(folder)
 
 
-def _pull(folder: Path, names: Callable[[str], bool]) -> None:
+def _pull(folder: Path, names: Callable[[str], bool], on_progress: OnProgress = lambda _: None) -> None:
     home = origin_of(folder)
     if home is None:
         return
     with _alone(folder):
         if not is_locked(folder):
-            Mirror(folder, home, RECORD).pull(names)
+            Mirror(folder, home, RECORD).pull(names, on_progress)
 
 
 def _is_sign(name: str) -> bool:

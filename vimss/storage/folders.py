@@ -89,9 +89,9 @@ class RemoteFolder:
         """Every file below, with its bytes, by one listing; nothing where there is no such folder."""
         return {name: about["size"] for name, about in self._found().items()}
 
-    def tags(self) -> dict[str, str]:
-        """Every file below, with what S3 calls its ETag, which changes with its content, by one listing."""
-        return {name: about["ETag"] for name, about in self._found().items()}
+    def versions(self) -> dict[str, tuple[str, int]]:
+        """Every file below, with what S3 calls its ETag, which changes with its content, and its bytes."""
+        return {name: (about["ETag"], about["size"]) for name, about in self._found().items()}
 
     def folder_names(self) -> list[str]:
         """The names of the folders in this one."""

@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vimss.errors import OutageError, StorageError
+from vimss.progress import FileProgress
 from vimss.storage.files import atomic_write
 from vimss.storage.folders import RemoteFolder
 from vimss.storage.replace import TEMPORARY
@@ -55,25 +56,28 @@ class Mirror:
             kept = json.loads((folder / ALIKE).read_text(encoding="utf-8"))
             self.alike = {name: (tag, (changed, size)) for name, (tag, (changed, size)) in kept.items()}
 
-    def pull(self, names: Callable[[str], bool]) -> None:
+    def pull(self, names: Callable[[str], bool], on_progress: Callable[[FileProgress], None] = lambda _: None) -> None:
         """Fetch what has changed at the URL, and remove here what was removed there."""
-        listed = self.home.tags()
+        listed = self.home.versions()
         for is_index in (True, False):
 
             def is_meant(name: str, is_index: bool = is_index) -> bool:
                 return self._is_index(name) is is_index and _is_below(name) and names(name)
 
-            tags = {name: tag for name, tag in listed.items() if is_meant(name)}
-            changed = [name for name, tag in tags.items() if not self._is_here(name, tag)]
+            there = {name: version for name, version in listed.items() if is_meant(name)}
+            changed = [name for name, (tag, _) in there.items() if not self._is_here(name, tag)]
+            sizes = [there[name][1] for name in changed]
+            on_progress(FileProgress(0, len(changed), 0, sum(sizes)))
             with ThreadPoolExecutor(DOWNLOADS) as pool:
-                for name, state in zip(changed, pool.map(self._download, changed), strict=True):
+                for number, (name, state) in enumerate(zip(changed, pool.map(self._download, changed), strict=True), 1):
                     if state is not None:
-                        self.alike[name] = (tags[name], state)
-            for name in [name for name in list(self.alike) if is_meant(name) and name not in tags]:
+                        self.alike[name] = (there[name][0], state)
+                    on_progress(FileProgress(number, len(changed), sum(sizes[:number]), sum(sizes)))
+            for name in [name for name in list(self.alike) if is_meant(name) and name not in there]:
                 self._remove(name)
             if is_index and changed:
                 # What an index file speaks of was there before it, but perhaps not when it was listed.
-                listed = self.home.tags()
+                listed = self.home.versions()
         self._keep()
 
     def push(self, names: Callable[[str], bool]) -> None:
@@ -94,8 +98,8 @@ class Mirror:
             self.home.delete(name)
             del self.alike[name]
         if states:
-            tags = self.home.tags()
-            self.alike |= {name: (tags[name], state) for name, state in states.items() if name in tags}
+            there = self.home.versions()
+            self.alike |= {name: (there[name][0], state) for name, state in states.items() if name in there}
         if states or gone:
             self._keep()
 
