@@ -282,11 +282,14 @@ def test_the_csv_has_a_value_for_every_heading_and_nothing_for_what_is_not_known
     assert (rows[0]["gain"], rows[2]["value"], rows[3]["weights"]) == ("", "", "") and rows[1]["split"] == "test"
 
 
-def test_the_files_lie_in_the_study_under_names_that_stay(study, evaluated):
-    (study.folder / "compare").mkdir(exist_ok=True)
-    (study.folder / "compare" / "interactions-gone.png").write_bytes(b"of an earlier comparison")
+def test_the_files_lie_in_the_study_under_names_that_stay_and_each_split_has_its_own(study, evaluated):
+    by_validation = compare_study(ASKED, None, study, "valid").folder
+    (study.folder / "compare" / "test").mkdir(exist_ok=True)
+    (study.folder / "compare" / "test" / "interactions-gone.png").write_bytes(b"of an earlier comparison")
     found = compare_study(ASKED, None, study, "test")
-    assert found.folder == study.folder / "compare" and found.files == ("table.csv", "table.md", "chart.png")
+    assert found.folder == study.folder / "compare" / "test" and found.files == ("table.csv", "table.md", "chart.png")
+    assert by_validation == study.folder / "compare" / "validation"
+    assert "valid_loss" in (by_validation / "table.csv").read_text()
     assert {path.name for path in found.folder.iterdir()} == set(found.files)
     assert (found.folder / "chart.png").read_bytes().startswith(b"\x89PNG")
     summary = json.loads(to_json(report.compared_summary(found)))

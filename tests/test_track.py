@@ -191,11 +191,11 @@ def test_a_cell_shows_params_and_metrics_of_its_best_trial_and_a_table_of_all(re
 
 
 def test_a_cell_holds_what_was_compared_last(tracking: Tracking, study: Study, small_manifest: Manifest) -> None:
-    (study.folder / "compare").mkdir(parents=True)
-    (study.folder / "compare" / "table.csv").write_text("row,seeds\nsearch,1\n", encoding="utf-8")
+    (study.folder / "compare" / "test").mkdir(parents=True)
+    (study.folder / "compare" / "test" / "table.csv").write_text("row,seeds\nsearch,1\n", encoding="utf-8")
     bring(tracking, study, small_manifest)
     run_id = runs_by_trial(tracking)[""].info.run_id
-    found = Path(tracking.client().download_artifacts(run_id, "compare/table.csv")).read_text(encoding="utf-8")
+    found = Path(tracking.client().download_artifacts(run_id, "compare/test/table.csv")).read_text(encoding="utf-8")
     assert found == "row,seeds\nsearch,1\n"
 
 

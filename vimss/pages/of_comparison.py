@@ -3,7 +3,8 @@
     compared = compare_study(experiment, manifest, study, "test", against="op=concat")
     compared.folder / "table.csv"
 
-They lie in the study's folder under names that stay the same: a later comparison replaces them.
+They lie in the study's folder, in one of their split or of the validation set, under names that stay the same: a later
+comparison on it replaces them.
 """
 
 import csv
@@ -25,6 +26,9 @@ from vimss.search.study import COMPARE_FOLDER, Study, TrialRecord
 from vimss.shards.manifest import Manifest
 from vimss.storage import atomic_write, explain_os_errors
 from vimss.yaml_files import MAX_NAME
+
+VALIDATION = "validation"
+"""Folder of a comparison by the validation set, where the split was not evaluated."""
 
 THIRDS = ("low", "middle", "high")
 
@@ -58,7 +62,7 @@ def compare_study(
     found, refused = importances(experiment, searches)
     trials = {name: [trial for of in searches[name] for trial in of] for name in searches}
     files = comparison_files(comparison, found) | interaction_files(experiment, trials, found)
-    folder = study.folder / COMPARE_FOLDER
+    folder = study.folder / COMPARE_FOLDER / (comparison.split or VALIDATION)
     write_files(folder, files)
     return ComparedStudy(comparison, found, refused, folder, tuple(files))
 
@@ -152,7 +156,7 @@ def levels_of(key: str, axis: Axis, records: Sequence[TrialRecord]) -> Levels:
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     """Put the files of a comparison into their folder, each whole; those of an earlier one that has more go."""
     with explain_os_errors(folder):
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         for path in (folder / "importance.csv", *folder.glob("interactions-*.png")):
             if path.name not in files:
                 path.unlink(missing_ok=True)

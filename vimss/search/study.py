@@ -47,7 +47,7 @@ FILES = "files"
 """Folder, in that of a trial or a cell, of the files that its run in MLflow holds too."""
 
 COMPARE_FOLDER = "compare"
-"""Folder of a study with what `vimss compare` wrote last."""
+"""Folder of a study with what `vimss compare` wrote, in a folder for each split."""
 
 CODE = "code"
 """Folder of a study for the changes of the code that no commit holds."""
