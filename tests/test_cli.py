@@ -293,6 +293,25 @@ def test_what_is_wrong_with_a_command_is_told_before_ray_starts(
     assert (ended, out) == (code, "") and message in err
 
 
+@pytest.mark.parametrize(
+    ("verb", "message"),
+    [
+        ("list", "error: there must be a store, the folder of all that VIMSS writes"),
+        ("ui", "error: there must be a store"),
+        ("separate pyproject.toml", "error: there must be a store"),
+        ("promote quickstart --rollback", "error: there must be a store"),
+        ("promote run", "which is neither"),
+        ("shard quickstart --check", "error: there must be a store"),
+        ("compare quickstart", ", nor the store {store}, which VIMSS_STORE or the place names. To fix"),
+        ("search quickstart --dry-run", ", nor the store {store}, which"),
+    ],
+)
+def test_what_only_reads_makes_no_store(vimss_says, tmp_path, no_ray, verb, message):
+    store = tmp_path / "store"
+    code, out, err = vimss_says(*verb.split())
+    assert code and not out and message.format(store=store) in err and not store.exists()
+
+
 def test_shards_that_exist_are_found_without_ray(vimss_says, tmp_path, no_ray, written):
     code, out, err = vimss_says("shard", tmp_path / "small.yaml")
     assert code == 0 and "27 pieces" in out, err

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vimss.errors import StorageError
+from vimss.errors import ConfigError, StorageError
 from vimss.storage import (
     LocalFolder,
     Store,
@@ -62,6 +62,14 @@ with atomic_write(Path({str(tmp_path)!r}) / "big") as temporary:
     assert "big must fit on the disk; got" in ran.stderr
     assert "MB free. To fix: free some space or set VIMSS_STORE" in ran.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_is_not_there_is_refused_and_not_made_by_what_reads_it(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"there must be a store, the folder of all .*; got no folder .*/typo\. To fix: set V"
+    ):
+        Store(tmp_path / "typo").check_exists()
+    assert not (tmp_path / "typo").exists()
 
 
 def test_the_store_is_readable_by_its_owner_alone(tmp_path):

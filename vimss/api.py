@@ -78,7 +78,7 @@ def check_shards(
     session: Session, name: str | Path, recipe: Recipe, show_progress: Callable[[str], None] = lambda _: None
 ) -> tuple[Folder, list[verify.ShardReport]]:
     """Read every shard of a recipe; return their folder and the findings for each."""
-    folder = write.shards_folder(recipe, recipe_name(name), session.store)
+    folder = _shards_folder(session, name, recipe)
     done = 0
 
     def count(found: verify.ShardReport) -> None:
@@ -87,6 +87,13 @@ def check_shards(
         show_progress(f"{done} shards read" + (f"; {found.wrong[0]}" if found.wrong else ""))
 
     return folder, verify.check_shards(folder, count)
+
+
+def _shards_folder(session: Session, name: str | Path, recipe: Recipe) -> Folder:
+    """Where the shards of a recipe must lie; ConfigError where it would be in a store that is not there."""
+    if session.store.shards_at is None:
+        session.store.check_exists()
+    return write.shards_folder(recipe, recipe_name(name), session.store)
 
 
 def show_shards(session: Session, manifest: Manifest) -> list[Path]:
@@ -123,7 +130,7 @@ def _write_computed(
     show_progress: Callable[[str], None],
 ) -> Folder:
     """Compute something beside a recipe's shards; `compute` takes them, and `on_done` for the number that are done."""
-    folder = write.shards_folder(recipe, recipe_name(name), session.store)
+    folder = _shards_folder(session, name, recipe)
     manifest = open_shards(folder, session.store)
     total = len(manifest.shards)
     return compute(manifest, on_done=lambda done: show_progress(f"{done} of {total} shards"))
@@ -234,6 +241,7 @@ def continue_trial(
 def _open_study(session: Session, experiment: Experiment, manifest: Manifest, wait: bool) -> Iterator[None]:
     """Hold the lock of a study for the block, and sync its runs; those that have ended once the lock is free again."""
     folder = study_folder(experiment, manifest, session.store)
+    session.store.make()
     with ExitStack() as lock:
         lock.enter_context(locked(folder, _print_lock_owner if wait else None))
         lock.enter_context(mirrored(folder, show_fetching(folder.name)))

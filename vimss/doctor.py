@@ -198,7 +198,7 @@ def _ray(place: Place) -> Iterator[Finding]:
             yield Finding("Ray", f"a cluster at {place.ray_address or 'auto'} with {cores:g} cores and {gpus:g} GPUs")
             # Without a store there is nothing that they could share; its own line says why.
             with suppress(VimssError):
-                store = open_store(place)
+                store = open_store(place).make()
                 is_shared = store.shards_at is None or store.studies_at is None
                 yield from _nodes(place, look_at_nodes(store.root), versions_here(), is_shared)
     except VimssError as error:
@@ -272,15 +272,18 @@ def _temporary_files() -> Finding:
 def _store(place: Place) -> Iterator[Finding]:
     try:
         store = open_store(place)
-        with explain_os_errors(store.root), tempfile.TemporaryFile(dir=store.root):
+        # One that is not there yet is made by the first command that writes into it.
+        there = next(folder for folder in (store.root, *store.root.parents) if folder.exists())
+        with explain_os_errors(there), tempfile.TemporaryFile(dir=there):
             pass
     except VimssError as error:
         yield Finding("store", f"{error.got}: {error.rule}", ok=False, fix=error.fix)
         return
-    free = shutil.disk_usage(store.root).free / 2**30
+    free = shutil.disk_usage(there).free / 2**30
+    made = "" if there == store.root else ", not made yet"
     enough = free > STORE_GIGABYTES
     yield Finding(
-        "store", f"{store.root}, {free:.0f} GB free", enough, "" if enough else "set VIMSS_STORE to a larger disk"
+        "store", f"{store.root}{made}, {free:.0f} GB free", enough, "" if enough else "set VIMSS_STORE to a larger disk"
     )
     yield _shards(store)
     if store.studies_at is not None:

@@ -59,7 +59,9 @@ def inventory(store: Store) -> list[Entry]:
 
 
 def print_inventory(store: Store, as_json: bool = False) -> None:
-    """Print the content of a store as a table, or as JSON for scripts."""
+    """Print the content of a store as a table, or as JSON for scripts; ConfigError where there is none."""
+    if store.shards_at is None:
+        store.check_exists()
     entries = inventory(store)
     if as_json:
         print_json({"store": str(store.root), "entries": [asdict(entry) for entry in entries]})

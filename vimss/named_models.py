@@ -112,7 +112,7 @@ def separate_file(
         name, path = _named_folder(session, alignment, reports.note)
         options = replace(options, alignment=path, alignment_name=name)
     if out_folder is None:
-        out_folder, options = session.store.stems / folder_name(file), replace(options, numbered=True)
+        out_folder, options = session.store.make().stems / folder_name(file), replace(options, numbered=True)
     return separate_recording(file, folder, out_folder, instruments, references, options=options, reports=reports)
 
 

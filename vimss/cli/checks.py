@@ -146,7 +146,9 @@ def check_models(models: list[str], place: str) -> None:
         if not model.startswith("models:"):
             check_model_folder(pretrained_folder(model) or Path(model))
         elif not at.tracking_uri:
-            check_registered(open_store(at).tracking / DATABASE, model)
+            store = open_store(at)
+            store.check_exists()
+            check_registered(store.tracking / DATABASE, model)
 
 
 def check_promotion(margin: float, dry_run: bool, force: bool, why: str, rollback: bool) -> None:

@@ -46,6 +46,8 @@ def _serve_runs(session: Any, experiment: str, host: str, port: int) -> None:
     from vimss.track import experiment_pages, serve_ui
     from vimss.track.login import PASSWORD_FILE, USER
 
+    if session.tracking.is_local:
+        session.store.check_exists()
     # An experiment that is not there is said before the server starts.
     name = Path(experiment).stem
     experiment_pages(session.tracking, "", name)

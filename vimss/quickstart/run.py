@@ -73,6 +73,7 @@ def run(
     experiment = load_experiment(experiment_name, seed=seed)
     recipe = api.experiment_recipe(experiment)
     with open_session(place) as session:
+        session.store.make()  # where it cannot be, that is said before Ray starts
         experiment = api.resolve_models(session, experiment)
         expected = expected_time(session, experiment, recipe)
         if expected:

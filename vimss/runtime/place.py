@@ -207,7 +207,7 @@ def in_ray_job() -> bool:
 
 
 def open_store(place: Place, shards: str | Path | None = None) -> Store:
-    """$VIMSS_STORE, else the place's, else ./store; created where it does not exist.
+    """$VIMSS_STORE, else the place's, else ./store; what writes into it makes it, where it does not exist.
 
     Its shards are at `shards`, else at $VIMSS_SHARDS, else at the place's, else in it; its studies likewise.
     """
@@ -237,7 +237,9 @@ def open_store(place: Place, shards: str | Path | None = None) -> Store:
     shards_at = folder_at(where) if where else None
     if isinstance(shards_at, LocalFolder):
         _check_folder(shards_at.path)
-    return Store(root, shards_at, place.cache_gigabytes, _studies_at(place)).make()
+    store = Store(root, shards_at, place.cache_gigabytes, _studies_at(place))
+    # Studies behind a URL are copied into it by all that read them.
+    return store if store.studies_at is None else store.make()
 
 
 def _studies_at(place: Place) -> RemoteFolder | None:

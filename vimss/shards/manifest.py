@@ -142,7 +142,7 @@ def open_shards(folder: Folder, store: Store) -> Manifest:
     """The manifest of a folder of shards anywhere, checked as `open_manifest` does."""
     if isinstance(folder, LocalFolder):
         return open_manifest(folder.path)
-    copy = store.cache / f"{folder.name}-{signature(folder.url)}"
+    copy = store.make().cache / f"{folder.name}-{signature(folder.url)}"
     _write_copy(Origin(url=folder.url, cache_gigabytes=store.cache_gigabytes), copy)
     return open_manifest(copy)
 

@@ -67,7 +67,7 @@ def write_shards(
 
     """
     source = None if source is None else source_folder(source, recipe)
-    folder = shards_folder(recipe, name, store)
+    folder = shards_folder(recipe, name, store.make())
     if MANIFEST in folder.sizes():
         check_source(folder, source, begun=True)
         manifest = open_shards(folder, store)

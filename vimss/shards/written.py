@@ -32,9 +32,11 @@ def written_shards(
         on_disk = recipe.corpus not in GENERATED
         words += ["--source", "DIR"] if on_disk else []
         others = kept_beside(folder.path) if isinstance(folder, LocalFolder) else []
+        is_there = store.shards_at is not None or store.root.is_dir()
         raise DataError(
             f"{what} must be written first",
             got=f"no {folder}/{MANIFEST}"
+            + ("" if is_there else f", nor the store {store.root}, which VIMSS_STORE or the place names")
             + (f"; {len(others)} of other settings or an earlier version" if others else ""),
             fix=f"run `{shlex.join(words)}`" + (f". To obtain the data: {recipe.obtain}" if on_disk else ""),
         )

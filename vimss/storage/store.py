@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from vimss.config import SIGNATURE_LENGTH
-from vimss.errors import StorageError
+from vimss.errors import ConfigError, StorageError
 from vimss.storage.files import explain_os_errors
 from vimss.storage.folders import Folder, LocalFolder, RemoteFolder
 
@@ -77,6 +77,15 @@ class Store:
                     fix="set VIMSS_STORE, or `store` of the place, to another folder",
                 ) from error
         return self
+
+    def check_exists(self) -> None:
+        """ConfigError where there is no store: for what only reads, which must not make one at a misspelt path."""
+        if not self.root.is_dir():
+            raise ConfigError(
+                "there must be a store, the folder of all that VIMSS writes, where VIMSS_STORE or the place says",
+                got=f"{'a file' if self.root.exists() else 'no folder'} {self.root}",
+                fix="set VIMSS_STORE to your store; `vimss quickstart` and `vimss shard RECIPE` make a new one",
+            )
 
 
 def origin_of(path: Path) -> RemoteFolder | None:

@@ -96,6 +96,8 @@ def register(
 
 def find_version(tracking: Tracking, name: str, which: str) -> ModelVersion:
     """The version of `name` that has the alias or the number `which`; ModelError that lists what there is."""
+    if tracking.is_local:
+        tracking.store.check_exists()
     with explain_mlflow_errors(tracking):
         client = tracking.client()
         found = _get_version(client, name, which)
