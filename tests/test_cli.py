@@ -190,6 +190,11 @@ def written(tmp_path, small_manifest, small_recipe) -> Path:
         (2, "shard urmp", "the corpus 'urmp' needs the folder that it lies in; got no --source"),
         (2, "shard quickstart --check --show", "--check reads existing shards; got --source or --show beside it"),
         (2, "shard quickstart --set options.minute=1", "unknown key 'minute'. To fix: did you mean 'minutes'?"),
+        (
+            2,
+            "shard quickstart --set labels=[R&B,R+B]",
+            "labels 'R&B' and 'R+B' must differ in letters, digits or one of",
+        ),
         (2, "shard quickstart --minutes 0", "options: minutes: Input should be greater than or equal to 1; got 0"),
         (2, "shard quickstart --out=", "--out must name a folder or a URL; got ''"),
         (2, "shard quickstart --out {0}/file", "file must be a folder for shards, or free to become one; got"),
@@ -211,6 +216,12 @@ def written(tmp_path, small_manifest, small_recipe) -> Path:
         (2, "train {asked}", "model.channels must be as in the shards 'small', 1; got 2"),
         (1, "train quickstart", "must be written first"),
         (2, "search {asked}", "model.channels must be as in the shards 'small', 1; got 2"),
+        (
+            2,
+            "search systems --seed 3",
+            "--seed must be left out where compare.seed lists the seeds of the cells; got --seed 3 and compare.seed: [0, "
+            "1, 2]. To fix: write --set 'compare.seed=[3]' for",
+        ),
         (2, "search quickstart --set search.trials=0", "search.trials: Input should be greater than or equal to 1"),
         (2, "search quickstart --set search.trails=2", "unknown key 'search.trails'. To fix: did you mean 'trials'?"),
         (

@@ -42,10 +42,22 @@ def load_experiment(name: str | Path, overrides: Sequence[str] = (), seed: int |
     """The experiment called `name` in experiments/, or at that path where it has / or ends in .yaml; fully checked."""
     overrides = [*([] if seed is None else [f"seed={seed}"]), *overrides]
     experiment = read_experiment(name, overrides)
+    if seed is not None and SEED in experiment.compare:
+        raise _seeds_are_compared(experiment, seed)
     _check(experiment)
     check_idle(experiment, find_experiment(name), overrides)
     _check_trials(experiment)
     return experiment
+
+
+def _seeds_are_compared(experiment: Experiment, seed: int) -> ConfigError:
+    """The error of --seed where each cell has a seed of its own, which it would not replace."""
+    return ConfigError(
+        f"experiment {experiment.name}: --seed must be left out where compare.{SEED} lists the seeds of the cells",
+        got=f"--seed {seed} and compare.{SEED}: {list(experiment.compare[SEED])}",
+        fix=f"write --set 'compare.{SEED}=[{seed}]' for cells of that seed, "
+        f"or --set {SEED}={seed} for that of corpus, sampler and controls",
+    )
 
 
 def _check(experiment: Experiment) -> None:

@@ -27,6 +27,9 @@ RECIPES = "shards/*.yaml"
 _NAME = re.compile(r"(?![.\s])[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+(?<!\s)")
 """The name of a recipe's file: characters that a terminal prints as they are."""
 
+NOT_IN_METRICS = re.compile(r"[^\w\-./: ]")
+"""Signs that the name of a metric in MLflow cannot have; `_` stands there for each of them."""
+
 
 class Picture(Config):
     """How each player's picture is stored."""
@@ -87,6 +90,14 @@ class Recipe(Config):
     def _labels_are_unique(self) -> "Recipe":
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("labels must not repeat")
+        metrics: dict[str, str] = {}
+        for label in self.labels:
+            other = metrics.setdefault(NOT_IN_METRICS.sub("_", label), label)
+            if other != label:
+                raise ValueError(
+                    f"the labels '{other}' and '{label}' must differ in letters, digits or one of '_-./:', since the "
+                    "names of their figures in MLflow have _ for all other signs: rename one"
+                )
         return self
 
     @property

@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 from vimss.experiment import NETWORK, SEED, Experiment
+from vimss.shards.recipe import NOT_IN_METRICS
 
 VIEW = "vimss"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
@@ -92,6 +93,6 @@ def metric_name(name: str) -> str:
     """MLflow allows letters, digits and these signs, and slashes only as in a relative path."""
     if name in SYSTEM_METRICS:
         return f"system/{name}"
-    allowed = re.sub(r"[^\w\-./: ]", "_", name)
+    allowed = NOT_IN_METRICS.sub("_", name)
     is_path = posixpath.normpath(allowed) == allowed and not allowed.startswith(("/", "."))
     return allowed if is_path else re.sub(r"^\.+|/", "_", allowed)
