@@ -241,6 +241,15 @@ def test_the_mean_norm_of_the_gradient_survives_an_interruption():
     assert (resumed.mean(), resumed.mean_norm()) == (0.5, 4.0)
 
 
+def test_the_losses_of_all_workers_are_summed_once_however_often_they_are_asked_for(monkeypatch):
+    monkeypatch.setattr(
+        torch.distributed, "all_reduce", lambda total: total.mul_(2)
+    )  # another worker has the same losses
+    losses = Losses(settings().training, (0, 2), torch.device("cpu"))
+    losses.add(torch.tensor(0.5), torch.tensor(1.0), "step")
+    assert (losses.mean(), losses.mean()) == (1.0, 1.0)
+
+
 def test_a_report_says_how_much_memory_was_held(small_manifest, tmp_path):
     (report,) = run(small_manifest, tmp_path, settings(training={"audio_seconds": 4}))
     assert 0.1 < report["peak_memory_gib"] < 64 and report["gradient_norm"] > 0

@@ -63,9 +63,10 @@ class Losses:
     def sums(self) -> dict[str, float]:
         """The number of steps, and the sums of their losses over all workers and of their norms, for `restore`."""
         self._look()
+        total = self.total.clone()  # the sum over the workers replaces it
         if self.world_size > 1:
-            torch.distributed.all_reduce(self.total)
-        return {"loss": float(self.total), "steps": self.steps, "norm": self.norms}
+            torch.distributed.all_reduce(total)
+        return {"loss": float(total), "steps": self.steps, "norm": self.norms}
 
     def restore(self, sums: Mapping[str, float]) -> None:
         """Restore the sums of an interrupted training on rank 0; they already hold the other ranks' losses."""
