@@ -219,7 +219,7 @@ def written(tmp_path, small_manifest, small_recipe) -> Path:
         (
             2,
             "search systems --seed 3",
-            "where compare.seed lists the seeds of the cells; got --seed 3 and compare.seed: [0, 1, 2]. To fix: write --set",
+            "compare.seed lists the seeds of the cells; got --seed 3 and compare.seed: [0, 1, 2]. To fix: write --set",
         ),
         (2, "search quickstart --set search.trials=0", "search.trials: Input should be greater than or equal to 1"),
         (2, "search quickstart --set search.trails=2", "unknown key 'search.trails'. To fix: did you mean 'trials'?"),

@@ -39,6 +39,16 @@ def test_the_dashboard_has_the_trials_of_the_records(free_port):
     assert trials[0]["values"] == [-3.0] and {each["name"] for each in trials[0]["params"]} == set(AXES)
 
 
+def test_trials_have_the_times_of_their_records():
+    known = [record.model_copy(update={"begun": 100.0, "times": {1: 200.0}}) for record in KNOWN]
+    known[0] = known[0].model_copy(update={"ended": 300.0})
+    storage = optuna_storage(SEARCHED, Study(Path("x"), tuple(known)))
+    trials = storage.get_all_trials(storage.get_study_id_from_name("search"))
+    assert {trial.datetime_start.timestamp() for trial in trials} == {100.0}
+    *ended, running = [trial.datetime_complete for trial in trials]
+    assert [time.timestamp() for time in ended] == [300.0, 200.0, 200.0] and running is None
+
+
 def test_trials_stand_in_the_order_of_their_draws_whatever_their_folders_are_called():
     storage = optuna_storage(SEARCHED, Study(Path("x"), tuple(reversed(KNOWN))))
     trials = storage.get_all_trials(storage.get_study_id_from_name("search"))

@@ -12,6 +12,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -166,7 +167,7 @@ def for_optuna(space: Space, record: TrialRecord) -> FrozenTrial:
         state = TrialState.PRUNED
     if value is not None:
         state = TrialState.COMPLETE if math.isfinite(value) else TrialState.FAIL
-    return create_trial(
+    trial = create_trial(
         state=state,
         value=value if state == TrialState.COMPLETE else None,
         # In the order in which they are drawn, which the grid needs.
@@ -174,6 +175,10 @@ def for_optuna(space: Space, record: TrialRecord) -> FrozenTrial:
         distributions={key: distribution_of(key, space.axes[key]) for key in _axes_of(record.chosen, space.axes)},
         intermediate_values=values_at_rungs(record, space.config) if space.config.scheduler != "top_k" else {},
     )
+    # Local times without a zone, as Optuna has them.
+    trial.datetime_start = datetime.fromtimestamp(record.begun)
+    trial.datetime_complete = datetime.fromtimestamp(record.newest_time) if state.is_finished() else None
+    return trial
 
 
 def _axes_of(chosen: Mapping[str, Scalar], axes: Mapping[str, Axis]) -> Iterator[str]:

@@ -132,6 +132,11 @@ class TrialRecord(Config):
         return self.is_continued and self.state in {"running", "interrupted", "waiting"}
 
     @property
+    def newest_time(self) -> float:
+        """When it ended, in seconds since 1970; where it has not, or its process was killed, when it last reported."""
+        return self.ended or max(self.times.values(), default=self.begun)
+
+    @property
     def newest_position(self) -> int:
         """The position of its newest event in the study."""
         return max(self.drawn_at, self.ended_at, *self.reported_at.values(), 0)

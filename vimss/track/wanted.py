@@ -166,7 +166,7 @@ class _CellRuns:
         tags = {"kind": kind, NOTE: "\n".join(lines)[:MAX_TAG]}
         tags |= {"seed": overrides.get(SEED, str(self.experiment.seed))}
         tags |= {f"compare.{key}": text for key, text in overrides.items()}
-        ended = max(map(_ended, records))
+        ended = _milliseconds(max(record.newest_time for record in records))
         # Step 0 throughout: MLflow shows the value of the highest step, and a later best may have fewer audio seconds.
         figures = {} if best is None else best.best_report
         curves = {metric_name(name): (Point(0, float(value), ended),) for name, value in figures.items()}
@@ -228,7 +228,7 @@ class _CellRuns:
             trial=record.trial,
             name=_trial_name(self.cell, record),
             begun=_milliseconds(record.begun),
-            ended=0 if status == "RUNNING" else _ended(record),
+            ended=0 if status == "RUNNING" else _milliseconds(record.newest_time),
             status=status,
             tags={**self.shared, **record.provenance, **tags},
             links={"mlflow.parentRunId": self.key()},
@@ -381,11 +381,6 @@ def _text(value: Scalar | list[Any] | None) -> str:
 
 def _short(value: Scalar) -> str:
     return f"{value:.3g}" if isinstance(value, float) else _text(value)
-
-
-def _ended(record: TrialRecord) -> int:
-    """Of a trial that has not ended, or whose process was killed, the time of its last report."""
-    return _milliseconds(record.ended or max(record.times.values(), default=record.begun))
 
 
 def _milliseconds(seconds: float) -> int:
