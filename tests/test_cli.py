@@ -264,6 +264,18 @@ def written(tmp_path, small_manifest, small_recipe) -> Path:
         (2, "evaluate --device tpu", "Invalid value for '--device'"),
         (2, "features quickstart --device tpu", "Invalid value for '--device'"),
         (2, "compare quickstart --curves {0}/nowhere/a.png", "--curves must name a file in a folder that exists; got"),
+        (
+            2,
+            "compare quickstart --curves /proc/a.png",
+            "--curves must be where files can be written; got /proc/a.png: No",
+        ),
+        (2, "shard quickstart --out /proc/a", "--out must be where files can be written; got /proc/a: No such file"),
+        (
+            2,
+            "separate {0}/file --model chamber --out /proc/a/b",
+            "--out must be where files can be written; got /proc/a/b",
+        ),
+        (2, "export quickstart /proc/a", "DIR must be where files can be written; got /proc/a: No such file"),
         (2, "compare quickstart --curves {0}/a.jpg", "--curves must name a PNG file; got"),
         (1, "compare {asked}", "must have been searched first"),
         (2, "compare {asked} --split tset", "--split must name a split; got 'tset'. To fix: choose from train, valid"),

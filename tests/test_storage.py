@@ -64,6 +64,14 @@ with atomic_write(Path({str(tmp_path)!r}) / "big") as temporary:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_cannot_be_made_is_explained():
+    with (
+        pytest.raises(StorageError, match="/proc/x must be where folders can be made; got No such"),
+        atomic_write(Path("/proc/x/a")),
+    ):
+        pass
+
+
 def test_a_store_that_is_not_there_is_refused_and_not_made_by_what_reads_it(tmp_path):
     with pytest.raises(
         ConfigError, match=r"there must be a store, the folder of all .*; got no folder .*/typo\. To fix: set V"

@@ -4,6 +4,7 @@ import itertools
 import math
 import re
 import socket
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,7 @@ def check_export(model: str, folder: Path, place: str) -> None:
     from vimss.model.card import check_free
 
     check_free(folder)
+    check_writable(folder, "DIR")
     check_models([f"models:/{model.removeprefix('models:/')}"], place)
 
 
@@ -227,6 +229,19 @@ def check_picture(path: Path) -> None:
     if path.is_dir() or not path.absolute().parent.is_dir():
         got = "a folder of that name" if path.is_dir() else f"no folder {path.absolute().parent}"
         raise ConfigError("--curves must name a file in a folder that exists", got=got, fix="choose another path")
+    check_writable(path, "--curves")
+
+
+def check_writable(path: Path, option: str) -> None:
+    """ConfigError where nothing can be written at a path: said before the work whose result it shall hold."""
+    there = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"{option} must be where files can be written", got=f"{path}: {error.strerror}", fix="choose another path"
+        ) from error
 
 
 def check_host(host: str, port: int, optuna: bool) -> None:

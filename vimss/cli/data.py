@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from vimss.cli.checks import check_writable
 from vimss.cli.options import Device, Json, On, RecipeName, Seed, Set, Verbose
 from vimss.errors import ConfigError
 
@@ -48,6 +49,8 @@ def shard(
     if check:
         _check_shards(recipe, loaded, place, shards, as_json)
         return
+    if shards and "://" not in shards:
+        check_writable(Path(shards), "--out")
     with open_session(place, shards) as session, stage(f"shards of {Path(recipe).stem}") as show_progress:
         manifest = api.write_shards(session, recipe, loaded, source, show_rate(show_progress, "shards"))
         pages = api.show_shards(session, manifest) if show else []

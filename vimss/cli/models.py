@@ -15,6 +15,7 @@ from vimss.cli.checks import (
     check_players,
     check_promotion,
     check_separates,
+    check_writable,
     checked_experiment,
     find_shards,
 )
@@ -353,6 +354,8 @@ def separate(
     check_players(instruments, instruments_from, players)
     check_models([name for name in (model, instruments_from, alignment) if name], place)
     check_is_there(file)
+    if out_folder is not None:
+        check_writable(out_folder, "--out")
     from vimss import named_models
     from vimss.console import out, print_json, stage
     from vimss.separate import InstrumentsFrom, Options, Reports

@@ -54,7 +54,12 @@ def temporary_beside(target: Path) -> Iterator[Path]:
     with suppress(FileNotFoundError):
         os.lstat(target)  # OSError for a name that is too long
     made = [folder for folder in target.parents if not folder.exists()]
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # as in /proc, or below a mount that is gone
+        raise StorageError(
+            f"{target.parent} must be where folders can be made", got=str(error.strerror), fix="choose another folder"
+        ) from error
     for folder in made:
         sync_folder(folder.parent)
     remove_leftovers(target.parent)
