@@ -8,6 +8,7 @@ import torch
 from test_train import one_thread, run, settings  # noqa: F401 - a fixture that all use
 
 from vimss.errors import DataError
+from vimss.metrics import si_sdr_improvement
 from vimss.model.separator import Separator, load_separator
 from vimss.search.trial import REPORTED, for_tune
 from vimss.stream.batch import Position
@@ -71,6 +72,7 @@ def test_an_excerpt_lies_where_the_network_answers_it(small_manifest, model):
         mixture = torch.from_numpy(batch.mixture)[:, None, :, first : first + 2000].expand_as(targets)
         losses += negative_snr(mixture, targets)[torch.from_numpy(batch.present)].tolist()
     assert validate(separator) == pytest.approx(np.mean(losses), abs=1e-4)
+    assert validate.parts["valid_loss/SI-SDRi"] == pytest.approx(0, abs=1e-4)
 
 
 def test_a_network_with_few_slots_is_scored_on_the_part_that_it_can_answer(small_manifest):
@@ -139,7 +141,7 @@ def test_the_figure_is_that_of_each_label_too(small_manifest, name):
     counts = {f"valid_loss/{label}": n for label, n in zip(small_manifest.recipe.labels, sounding, strict=True) if n}
     validate = validation(small_manifest, NETWORKS[name])
     whole = validate(open_objective(settings(model=NETWORKS[name]), small_manifest).build())
-    found = {part: value for part, value in validate.parts.items() if part not in PARTS}
+    found = {part: value for part, value in validate.parts.items() if part not in PARTS and "SI-SDRi" not in part}
     assert set(found) == set(counts) and len(set(counts.values())) > 1
     sums = [found[part] * n for part, n in counts.items()]
     # Sums of both signs, one in float32: the error is a share of what was summed, not of the little that is left.
@@ -153,7 +155,7 @@ def test_the_figure_of_a_label_of_any_script_and_sign_can_be_tracked(small_manif
     validate.objective.recipe = small_manifest.recipe.model_copy(update={"labels": labels})
     report = {"valid_loss": validate(open_objective(settings(), small_manifest).build()), **validate.parts}
     assert for_tune({**report, "audio_seconds": 4.0, "steps": 2.0}, figure_of())[REPORTED].keys() > report.keys()
-    of_labels = set(validate.parts) - set(PARTS)
+    of_labels = {part for part in validate.parts if "source" not in part} - {"valid_loss/SI-SDRi"}
     assert len(of_labels) > 1 and all(name.endswith(" _ö_") for name in of_labels)
 
 
@@ -177,10 +179,36 @@ def test_the_figure_of_a_label_is_that_of_its_own_sources(small_manifest):
         assert validate.parts[f"valid_loss/{label}"] == pytest.approx(sum(own) / len(own))
 
 
+def test_beside_the_figure_is_the_improvement_of_si_sdr(small_manifest):
+    model = NETWORKS["one output per label"]
+    validate = validation(small_manifest, model)
+    separator = open_objective(settings(model=model), small_manifest).build().eval()
+    validate(separator)
+    gains: dict[str, list[float]] = {}
+    for batch, sources in zip(validate.batches, validate.sources.tolist(), strict=True):
+        with torch.no_grad():
+            estimates = separator(torch.from_numpy(batch.mixture), *context_of(batch, torch.device("cpu")))[0].numpy()
+        samples = batch.targets.shape[-1]
+        cut = (estimates.shape[-1] - samples) // 2
+        # Every player is a target: what is improved is their sum.
+        mixture = batch.targets[0].sum(0)
+        for place in np.flatnonzero(batch.present[0]):
+            estimate = estimates[place, :, cut : cut + samples]
+            gain = si_sdr_improvement(mixture, batch.targets[0, place], estimate, small_manifest.recipe.sample_rate)
+            gains.setdefault(small_manifest.recipe.labels[place], []).append(gain)
+            gains.setdefault(f"{sources} sources", []).append(gain)
+            gains.setdefault("", []).append(gain)
+    found = {name: value for name, value in validate.parts.items() if "SI-SDRi" in name}
+    assert len(gains) > 5 and set(found) == {f"valid_loss/SI-SDRi {name}".rstrip() for name in gains}
+    for name, own in gains.items():
+        assert found[f"valid_loss/SI-SDRi {name}".rstrip()] == pytest.approx(np.mean(own), abs=1e-3), name
+
+
 def test_rows_of_other_numbers_have_no_figure_of_labels(small_recipe):
     """As of an objective that derives from separation and keeps its own."""
     objective, labels = Separation(settings(), small_recipe), len(small_recipe.labels)
     assert objective.by_label(torch.ones(3, 4, dtype=torch.float64)) == {}
+    assert objective.improvements(torch.ones(3, 4, dtype=torch.float64)) is None
     assert set(objective.by_label(torch.ones(3, 2 + 2 * labels, dtype=torch.float64))) == set(small_recipe.labels)
 
 

@@ -25,10 +25,13 @@ from vimss.stream.batch import Batch, NetworkInterface, whole_batch
 from vimss.stream.fixed import FixedSet, FixedSpec, fixed_set, mixture_at, read_views
 from vimss.stream.mix import Window
 from vimss.train.config import Settings, ValidationConfig, scored_sources
-from vimss.train.objectives import OBJECTIVES, Objective, figure_of
+from vimss.train.objectives import OBJECTIVES, Objective, SeparatingObjective, figure_of
 
 MARGIN_SECONDS = 3.0
 """Margin around each excerpt: the receptive field of the paper's network at 22050 Hz."""
+
+IMPROVEMENT = "SI-SDRi"
+"""Name of the SI-SDR improvement among the parts of the figure, before those of labels and numbers of sources."""
 
 
 def validation_spec(
@@ -135,7 +138,8 @@ class Validation:
         self.parts: dict[str, float] = {}
         """The last figure of each label, and for separation of each number of sources, by its name in reports.
 
-        Those of labels are left out where there is only one, and so are those of numbers; also what is not finite.
+        Those of labels are left out where there is only one, and so are those of numbers; also what is not finite. For
+        separation, the SI-SDR improvement of all sources and of the same parts.
         """
         self.batches = FixedBatches(
             kept, manifest, self.window, objective.validation_interface, numbers[share[0] :: share[1]]
@@ -152,14 +156,18 @@ class Validation:
             on_progress()
         network.train(was_training)
         kept = self._of_all_workers(rows)
-        parts = [self.objective.by_label(kept), self._by_sources(kept) if self.separates else {}]
-        self.parts = {
-            self.figure.part_name(part): value
-            for values in parts
-            for part, value in values.items()
-            if len(values) > 1 and math.isfinite(value)
-        }
+        parts = self._parts_of(kept)
+        gains = self.objective.improvements(kept) if isinstance(self.objective, SeparatingObjective) else None
+        if gains is not None:
+            parts |= {IMPROVEMENT: self.objective.value(gains)}
+            parts |= {f"{IMPROVEMENT} {part}": value for part, value in self._parts_of(gains).items()}
+        self.parts = {self.figure.part_name(part): value for part, value in parts.items() if math.isfinite(value)}
         return self.objective.value(kept)
+
+    def _parts_of(self, kept: torch.Tensor) -> dict[str, float]:
+        """The means of what was kept, of each label and of each number of sources where there are several."""
+        groups = (self.objective.by_label(kept), self._by_sources(kept) if self.separates else {})
+        return {part: value for values in groups if len(values) > 1 for part, value in values.items()}
 
     def _by_sources(self, kept: torch.Tensor) -> dict[str, float]:
         return {

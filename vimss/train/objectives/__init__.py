@@ -97,6 +97,14 @@ class Objective(Protocol):
 
 
 @runtime_checkable
+class SeparatingObjective(Objective, Protocol):
+    """What an objective whose network is a Separator has beside it."""
+
+    def improvements(self, kept: "Float64[Tensor, 'm k']") -> "Float64[Tensor, 'm l'] | None":
+        """What was kept of SI-SDR improvements, of which `value` and `by_label` give the means; None without any."""
+
+
+@runtime_checkable
 class FigureObjective(Objective, Protocol):
     """What an objective that does not separate has beside it: its figure alone says how good a network is."""
 

@@ -4,8 +4,8 @@
     share = objective.loss(objective.build(), batch, totals)
 
 Its figure is the mean floored -SNR in dB over the present sources of the validation mixtures, whatever the training
-loss. A network answers each excerpt by one window, the shortest that is long enough, with the excerpt in its middle;
-only the excerpt is scored.
+loss; beside it stands their mean SI-SDR improvement, as evaluation has it. A network answers each excerpt by one
+window, the shortest that is long enough, with the excerpt in its middle; only the excerpt is scored.
 
 Losses are means. Shapes: estimates and targets "b s c u", present "b s" (false where the target is silence).
 
@@ -26,6 +26,7 @@ add up to the loss of the batch, whatever the parts.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +38,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from vimss.metrics import si_sdr_improvement
 from vimss.model.interface import Interface
 from vimss.model.mu_law import expected, level_of
 from vimss.model.separator import Separator, load_separator, save_separator
@@ -134,7 +136,10 @@ class Separation:
         return self._loss_of(estimates, targets, present, Totals(*totals))
 
     def examine(self, network: nn.Module, batch: Batch, device: torch.device) -> Tensor:
-        """The sum of the floored -SNR over the present sources, and their number; then both sums for each label."""
+        """The sum of the floored -SNR over the present sources, and their number; then both sums for each label.
+
+        After them the same of SI-SDR improvements, of the sources that have one.
+        """
         targets, present = to_device(batch.targets, device), to_device(batch.present, device)
         estimates = network(to_device(batch.mixture, device), *context_of(batch, device))
         first = (estimates.shape[-1] - targets.shape[-1]) // 2
@@ -143,29 +148,55 @@ class Separation:
             estimates = best_order(estimates, targets)
         values = negative_snr(estimates, targets)[present]
         whole = torch.tensor([float(values.sum()), float(values.numel())], dtype=torch.float64)
-        of_labels = torch.zeros(2, len(self.recipe.labels), dtype=torch.float64)
         assert batch.labels is not None, "its interface names targets"  # noqa: S101
-        each = values.double().cpu()
-        of_labels.index_add_(
-            1, torch.from_numpy(batch.labels[batch.present]), torch.stack([each, each.new_ones(each.shape)])
-        )
-        return torch.cat([whole, of_labels.flatten()])
+        labels = torch.from_numpy(batch.labels[batch.present])
+        gains = self._improvements_of(batch, estimates[0].float().cpu().numpy())
+        known = gains.isfinite()
+        gained = torch.stack([gains[known].sum(), known.sum().double()])
+        of_gains = self._label_sums(gains[known], labels[known])
+        return torch.cat([whole, self._label_sums(values.double().cpu(), labels), gained, of_gains])
+
+    def _label_sums(self, values: Float64[Tensor, " n"], labels: Int64[Tensor, " n"]) -> Float64[Tensor, " k"]:
+        """The sum of the values of each label, and then how many each has."""
+        sums = torch.zeros(2, len(self.recipe.labels), dtype=torch.float64)
+        sums.index_add_(1, labels, torch.stack([values, values.new_ones(values.shape)]))
+        return sums.flatten()
+
+    def _improvements_of(self, batch: Batch, estimates: Float32[np.ndarray, "s c u"]) -> Float64[Tensor, " n"]:
+        """The SI-SDR improvement of each present source of a batch of one, NaN of a silent one."""
+        samples, rate = batch.targets.shape[-1], self.recipe.sample_rate
+        first = self.window_around(samples).margin
+        mixture = batch.mixture[0, :, first : first + samples]
+        gains = [
+            si_sdr_improvement(mixture, batch.targets[0, place], estimates[place], rate)
+            for place in np.flatnonzero(batch.present[0])
+        ]
+        return torch.tensor(gains, dtype=torch.float64)
 
     def value(self, kept: Tensor) -> float:
-        """The mean over all present sources."""
+        """The mean over all present sources; NaN where there are none."""
         total, count = 0.0, 0.0
         # One after the other, as they always were: a sum in another order has other last bits.
         for each, number in kept[:, :2].tolist():
             total, count = total + each, count + number
-        return total / count
+        return total / count if count else math.nan
 
     def by_label(self, kept: Float64[Tensor, "m k"]) -> dict[str, float]:
         """The mean over the present sources of each label; empty for an objective whose `examine` keeps other sums."""
-        if kept.shape[1] != 2 + 2 * len(self.recipe.labels):
+        if kept.shape[1] not in (self._width, 2 * self._width):
             return {}
-        totals, counts = kept[:, 2:].sum(0).tensor_split(2)
+        totals, counts = kept[:, 2 : self._width].sum(0).tensor_split(2)
         found = zip(self.recipe.labels, totals.tolist(), counts.tolist(), strict=True)
         return {label: total / count for label, total, count in found if count}
+
+    def improvements(self, kept: Float64[Tensor, "m k"]) -> Float64[Tensor, "m l"] | None:
+        """What was kept of SI-SDR improvements, of which `value` and `by_label` give the means; None without any."""
+        return kept[:, self._width :] if kept.shape[1] == 2 * self._width else None
+
+    @property
+    def _width(self) -> int:
+        """Sums and numbers of one figure: of all sources, and of those of each label."""
+        return 2 + 2 * len(self.recipe.labels)
 
 
 def count(
