@@ -3,6 +3,8 @@
 import base64
 import json
 import re
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -19,6 +21,8 @@ from vimss.search.study import Study, TrialRecord
 from vimss.train.config import Settings
 
 RATE = 8000
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 def excerpt(name: str = "op=film", level: float = 0.4) -> CellsExcerpt:
@@ -55,6 +59,30 @@ def test_the_page_is_well_formed_and_runs_its_own_script_alone():
     assert "default-src 'none'" in policy and policy.endswith("connect-src 'self'") and "unsafe" not in policy
     assert runs_its_own_alone(html, policy)
     assert not re.search(r"https?://|url\(|@import|\son\w+=\"", html)
+
+
+def rows_in_a_browser(folder, fragment: str) -> list[str]:
+    """The rows of the list of systems, as the page's own script makes them; without their styles and labels."""
+    (folder / "page.html").write_text(cells_page(excerpt()), encoding="utf-8")
+    headless = ("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}", "--dump-dom")
+    address = f"{(folder / 'page.html').as_uri()}{fragment}"
+    shown = subprocess.run([BROWSER, *headless, address], capture_output=True, text=True, check=True, timeout=120)
+    (rows,) = re.findall(r'<ol class="systems".*?</ol>', shown.stdout, re.DOTALL)
+    return re.findall(r"<li.*?</li>", rows, re.DOTALL)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+def test_a_blind_test_hides_names_and_scores_and_has_a_slider_for_each_system(tmp_path):
+    openly, blind = (rows_in_a_browser(tmp_path, fragment) for fragment in ("", "#blind"))
+    assert [re.findall(r'class="name">(.*?)<', row) for row in openly] == [["true stem"], ["mixture"], ["op=film"]]
+    assert "+3.0 dB" in openly[2] and not any("range" in row for row in openly)
+    # The true stem stands openly before all systems, and is one of them.
+    reference, *systems = blind
+    assert "true stem, to compare with" in reference and "range" not in reference
+    for letter, row in zip("ABC", systems, strict=True):
+        assert f">System {letter}<" in row and 'type="range"' in row
+        assert not re.search("true stem|mixture|film|dB|reference|cell", row)
 
 
 def test_names_from_strangers_are_shown_and_not_run():
