@@ -16,7 +16,15 @@ from vimss import console
 from vimss.console import SearchLines, duration
 from vimss.experiment import Experiment
 from vimss.search.consistency import load_experiment
-from vimss.search.events import TrialContinues, TrialEnded, TrialReported, TrialsScoredAgain, TrialStarted, TrialWaits
+from vimss.search.events import (
+    TrialContinues,
+    TrialEnded,
+    TrialReplayed,
+    TrialReported,
+    TrialsScoredAgain,
+    TrialStarted,
+    TrialWaits,
+)
 from vimss.search.remaining import Progress, audio_left, longest
 
 ODD = "Duo live [dQw4w9WgXcQ].mp4", "[red]x[/red]", "[/]", ":smile:", "[link=file:///x]y", "a  b\\[c]", "日本 é.wav"
@@ -168,6 +176,33 @@ def test_what_is_left_counts_trials_to_the_rung_and_those_that_go_on(trials, rou
 def test_a_continued_trial_takes_none_of_the_places_of_better_ones(continued, rounds):
     waiting = [Progress(225.0, "waiting", rank=rank) for rank in (1.0, 2.0, 4.0)]
     assert audio_left(searched(controls={}), {"search": [*waiting, continued]})[:-1] == rounds
+
+
+def test_trials_of_an_earlier_call_have_a_line_each_and_their_rates_say_what_is_left(capsys):
+    said: list[str] = []
+    lines = SearchLines(said.append, searched(controls={}))
+    report = {"valid_loss": -3.0, "audio_seconds": 225.0, "audio_seconds_per_second": 10.0}
+    lines(
+        TrialReplayed(
+            "search", "a", {"training.learning_rate": 3e-3}, (report, report | {"audio_seconds": 900.0}), "finished"
+        )
+    )
+    lines(TrialReplayed("search", "b", {}, (report,), "pruned"))
+    lines(TrialReplayed("search", "c", {}, (report,), "waiting"))
+    assert said == []
+    assert capsys.readouterr().err.splitlines() == [
+        "    trial 1 was finished before: learning_rate 0.003",
+        "    trial 2 was pruned before",
+        "    trial 3 waits at the rung",
+    ]
+    assert lines.progress["search"] == {
+        "a": Progress(900.0, "finished", -3.0),
+        "b": Progress(225.0, "over", -3.0),
+        "c": Progress(225.0, "waiting", -3.0),
+    }
+    lines(TrialStarted("search", "d", None, {}))
+    lines(TrialReported("search", "d", 225.0, {"valid_loss": -1.0, "audio_seconds_per_second": 10.0}))
+    assert "(best -3.00)" in said[-1] and "of the search left" in said[-1]
 
 
 def test_the_rank_of_a_trial_is_that_of_its_best_figure_up_to_the_rung():

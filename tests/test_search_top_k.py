@@ -19,7 +19,7 @@ from vimss.experiment import SearchConfig
 from vimss.model.separator import load_separator
 from vimss.runtime import Place
 from vimss.search.draws import DeduplicatingSearcher
-from vimss.search.events import TrialContinues, TrialEnded, TrialReported, TrialStarted, TrialWaits
+from vimss.search.events import TrialContinues, TrialEnded, TrialReplayed, TrialReported, TrialStarted, TrialWaits
 from vimss.search.run import search
 from vimss.search.sampler import Space, optuna_study
 from vimss.search.study import TrialRecord, read_study, write_record
@@ -337,8 +337,8 @@ def test_events_say_that_a_trial_waits_and_that_it_goes_on_or_is_pruned(killed):
     for each in study.of_cell("search"):
         kinds = [type(event) for event in events if getattr(event, "trial", "") == each.trial]
         kinds = [kind for kind in kinds if kind is not TrialReported]
-        expected = [TrialStarted, TrialWaits, *([TrialContinues] if each.state == "finished" else []), TrialEnded]
-        assert kinds == expected
+        waited = [TrialReplayed] if each in study.of_cell("search")[:2] else [TrialStarted, TrialWaits]
+        assert kinds == [*waited, *([TrialContinues] if each.state == "finished" else []), TrialEnded]
 
 
 @pytest.mark.rare

@@ -7,7 +7,15 @@ import pytest
 
 from vimss import console
 from vimss.experiment import Experiment
-from vimss.search.events import Event, TrialContinues, TrialEnded, TrialReported, TrialStarted, TrialWaits
+from vimss.search.events import (
+    Event,
+    TrialContinues,
+    TrialEnded,
+    TrialReplayed,
+    TrialReported,
+    TrialStarted,
+    TrialWaits,
+)
 from vimss.trials_table import FEWEST_ROWS, LINES_AROUND, TrialsTable, search_stage
 
 BUDGET = {"audio_seconds": 900, "report_seconds": 225}
@@ -69,6 +77,16 @@ def test_a_trial_that_goes_on_or_is_resumed_runs_again():
     for again in (TrialContinues("search", "a"), *started("a")):
         _, _, row = drawn(*started("a"), reported("a", -1.0), TrialWaits("search", "a"), again)
         assert row == ["1", "search", "-1.00", "225", "of", "900", "running", "45", "seconds"]
+
+
+@pytest.mark.parametrize("state", ["finished", "pruned", "waiting"])
+def test_a_trial_of_an_earlier_call_has_its_best_figure_and_its_state(state):
+    reports = tuple(
+        {"valid_loss": loss, "audio_seconds": seconds}
+        for loss, seconds in ((-1.0, 225.0), (-3.0, 450.0), (-2.0, 675.0))
+    )
+    _, _, row = drawn(TrialReplayed("search", "a", {}, reports, state))
+    assert row == f"1 search -3.00 675 of 900 {state}".split()
 
 
 def test_a_low_terminal_shows_those_that_run_and_the_best_of_the_others():

@@ -23,6 +23,7 @@ from rich.console import Console, ConsoleRenderable, Group
 from rich.table import Table
 from rich.text import Text
 
+from vimss.axes import Scalar
 from vimss.config import to_json
 from vimss.experiment import Experiment
 from vimss.progress import FileProgress, SoundProgress
@@ -33,6 +34,7 @@ from vimss.search.events import (
     Event,
     TrialContinues,
     TrialEnded,
+    TrialReplayed,
     TrialReported,
     TrialsScoredAgain,
     TrialStarted,
@@ -212,11 +214,10 @@ class SearchLines:
                 err.print(f"  scored again, on another validation set: {total} trial{'s' if total > 1 else ''}")
             case CellStarted(cell=cell):
                 err.print(f"  cell {cell}")
+            case TrialReplayed():
+                self._replay(event)
             case TrialStarted(trial=trial, chosen=chosen):
-                known = trial in self.numbers
-                number = self.numbers.setdefault(trial, len(self.numbers) + 1)
-                settings = ", ".join(f"{key.rpartition('.')[2]} {short(value)}" for key, value in chosen.items())
-                err.print(f"    trial {number} {'resumes' if known else 'starts'}{': ' + settings if settings else ''}")
+                self._print_choice(trial, "resumes" if trial in self.numbers else "starts", chosen)
                 self._note(event, "running")
             case TrialReported():
                 self._report(event)
@@ -253,9 +254,22 @@ class SearchLines:
         of_cell = [known[trial] for trial in self.progress.get(cell, {}) if trial in known]
         return statistics.mean(of_cell or known.values())
 
+    def _print_choice(self, trial: str, what: str, chosen: Mapping[str, Scalar]) -> None:
+        number = self.numbers.setdefault(trial, len(self.numbers) + 1)
+        settings = ", ".join(f"{key.rpartition('.')[2]} {short(value)}" for key, value in chosen.items())
+        err.print(f"    trial {number} {what}{': ' + settings if settings else ''}")
+
+    def _replay(self, event: TrialReplayed) -> None:
+        """Take an earlier trial, whose rate says how long others will take."""
+        what = "waits at the rung" if event.state == "waiting" else f"was {event.state} before"
+        self._print_choice(event.trial, what, event.chosen)
+        self._note(event, {"finished": "finished", "pruned": "over", "waiting": "waiting"}[event.state])
+        for metrics in event.reports:
+            self._take(event.cell, event.trial, metrics["audio_seconds"], metrics)
+
     def _note(
         self,
-        event: TrialStarted | TrialWaits | TrialContinues | TrialEnded,
+        event: TrialReplayed | TrialStarted | TrialWaits | TrialContinues | TrialEnded,
         state: Literal["running", "waiting", "finished", "over"],
     ) -> None:
         trials = self.progress.setdefault(event.cell, {})
@@ -272,16 +286,20 @@ class SearchLines:
         rate, left = self.rates.get(trial, 0.0), self.budgets.get(cell, 0.0) - self.progress[cell][trial].audio_seconds
         return max(0.0, left) / rate if rate > 0 else 0.0
 
-    def _report(self, event: TrialReported) -> None:
-        trials, metrics, number = self.progress[event.cell], event.metrics, self.numbers[event.trial]
-        figure, before = self.experiment.figure, trials[event.trial]
-        rank = figure.rank(metrics[figure.name])
+    def _take(self, cell: str, trial: str, seconds: float, metrics: Mapping[str, float]) -> None:
+        trials, figure = self.progress[cell], self.experiment.figure
+        before, rank = trials[trial], figure.rank(metrics[figure.name])
         if before.rank is not None:
             is_beyond = reaches(before.audio_seconds, self.experiment.search.grace_seconds)
             rank = before.rank if is_beyond else min(before.rank, rank)
-        trials[event.trial] = replace(before, audio_seconds=event.audio_seconds, rank=rank)
-        rate = self.rates[event.trial] = metrics.get("audio_seconds_per_second", 0.0)
+        trials[trial] = replace(before, audio_seconds=seconds, rank=rank)
+        self.rates[trial] = metrics.get("audio_seconds_per_second", 0.0)
         self.best = figure.best((self.best, metrics[figure.name]))
+
+    def _report(self, event: TrialReported) -> None:
+        metrics, number, figure = event.metrics, self.numbers[event.trial], self.experiment.figure
+        self._take(event.cell, event.trial, event.audio_seconds, metrics)
+        rate = self.rates[event.trial]
         parts = [
             f"trial {number} at {event.audio_seconds:.0f} of {self.budgets.get(event.cell, 0.0):.0f} audio seconds",
             f"{figure.title} {figure.text(metrics[figure.name])} (best {self.best:.2f})",

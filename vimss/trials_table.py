@@ -4,7 +4,7 @@ with search_stage("search of film", experiment) as report:
     run_search(session, experiment, manifest, [report])
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -20,6 +20,7 @@ from vimss.search.events import (
     Reporter,
     TrialContinues,
     TrialEnded,
+    TrialReplayed,
     TrialReported,
     TrialStarted,
     TrialWaits,
@@ -31,13 +32,16 @@ LINES_AROUND = 8
 FEWEST_ROWS = 3
 
 
+State = Literal["running", "waiting", "finished", "pruned", "failed", "interrupted"]
+
+
 @dataclass(frozen=True)
 class Row:
     """One trial."""
 
     number: int
     cell: str
-    state: Literal["running", "waiting", "finished", "pruned", "failed", "interrupted"] = "running"
+    state: State = "running"
     value: float | None = None
     """Its best figure; None before the first report."""
     audio_seconds: float = 0.0
@@ -68,21 +72,29 @@ class TrialsTable:
     def __call__(self, event: Event) -> None:
         """Take one event of a search."""
         match event:
-            case TrialStarted(cell=cell, trial=trial):
-                number = self.numbers.setdefault(trial, len(self.numbers) + 1)
-                row = self.rows.get((cell, trial), Row(number, cell, budget=self.budgets.get(cell, 0.0)))
-                self.rows[cell, trial] = replace(row, state="running")
+            case TrialReplayed(cell=cell, trial=trial, reports=reports, state=state):
+                self._set(cell, trial, state)
+                for metrics in reports:
+                    self._take(cell, trial, metrics["audio_seconds"], metrics)
             case TrialReported(cell=cell, trial=trial, audio_seconds=seconds, metrics=metrics):
-                row, value = self.rows[cell, trial], metrics[self.figure.name]
-                best = value if row.value is None else self.figure.best((row.value, value))
-                rate = metrics.get("audio_seconds_per_second", 0.0)
-                self.rows[cell, trial] = replace(row, value=best, audio_seconds=seconds, rate=rate)
+                self._take(cell, trial, seconds, metrics)
+            case TrialStarted(cell=cell, trial=trial) | TrialContinues(cell=cell, trial=trial):
+                self._set(cell, trial, "running")
             case TrialWaits(cell=cell, trial=trial):
-                self.rows[cell, trial] = replace(self.rows[cell, trial], state="waiting")
-            case TrialContinues(cell=cell, trial=trial):
-                self.rows[cell, trial] = replace(self.rows[cell, trial], state="running")
+                self._set(cell, trial, "waiting")
             case TrialEnded(cell=cell, trial=trial, state=state):
-                self.rows[cell, trial] = replace(self.rows[cell, trial], state=state)
+                self._set(cell, trial, state)
+
+    def _set(self, cell: str, trial: str, state: State) -> None:
+        number = self.numbers.setdefault(trial, len(self.numbers) + 1)
+        row = self.rows.get((cell, trial), Row(number, cell, budget=self.budgets.get(cell, 0.0)))
+        self.rows[cell, trial] = replace(row, state=state)
+
+    def _take(self, cell: str, trial: str, seconds: float, metrics: Mapping[str, float]) -> None:
+        row, value = self.rows[cell, trial], metrics[self.figure.name]
+        best = value if row.value is None else self.figure.best((row.value, value))
+        rate = metrics.get("audio_seconds_per_second", 0.0)
+        self.rows[cell, trial] = replace(row, value=best, audio_seconds=seconds, rate=rate)
 
     def ranked(self, most: int) -> list[Row]:
         """At most so many trials, the best first and those without a figure last; the running ones are among them."""

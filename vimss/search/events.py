@@ -32,6 +32,19 @@ class CellStarted:
 
 
 @dataclass(frozen=True)
+class TrialReplayed:
+    """A trial of an earlier call, which ended or waits at the rung, before those of this call start."""
+
+    cell: str
+    trial: str
+    chosen: dict[str, Scalar]
+    """The sampler's choices, by key path."""
+    reports: tuple[dict[str, float], ...]
+    """The metrics of each validation, with `audio_seconds`."""
+    state: Literal["finished", "pruned", "waiting"]
+
+
+@dataclass(frozen=True)
 class TrialStarted:
     """A trial starts, or resumes after an interruption."""
 
@@ -94,6 +107,7 @@ class CellEnded:
 Event = (
     TrialsScoredAgain
     | CellStarted
+    | TrialReplayed
     | TrialStarted
     | TrialReported
     | TrialWaits

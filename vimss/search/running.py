@@ -16,9 +16,7 @@ from vimss.search.events import (
     Event,
     Reporter,
     TrialEnded,
-    TrialReported,
-    TrialStarted,
-    TrialWaits,
+    TrialReplayed,
 )
 from vimss.search.study import CODE, Study, TrialRecord, cell_folder, in_cells, read_study, write_record
 from vimss.shards.manifest import Manifest
@@ -139,11 +137,5 @@ class RunningStudy:
         self.replayed.add(cell.name)
         self.report(CellStarted(cell.name, cell.fixes, cell.is_control))
         for record in records:
-            self.report(TrialStarted(cell.name, record.trial, record.settings, record.chosen))
-            for report in record.reports:
-                self.report(TrialReported(cell.name, record.trial, report["audio_seconds"], report))
-            if record.state == "waiting":
-                self.report(TrialWaits(cell.name, record.trial))
-            else:
-                # It has ended, which mypy cannot infer for the items of a list.
-                self.report(TrialEnded(cell.name, record.trial, record.state, record.folder, record.message))  # type: ignore[arg-type]
+            # It ended or waits, which mypy cannot infer for the items of a list.
+            self.report(TrialReplayed(cell.name, record.trial, record.chosen, record.reports, record.state))  # type: ignore[arg-type]
