@@ -327,6 +327,10 @@ def manifest(piece_seconds: float = 3.0, clip_seconds: float = 3.0) -> Manifest:
             {**FITTING, "model": {**FITTING["model"], "channels": 2}},
             r"channels must be as in the shards 'small', 1; got 2\. To fix: set model.channels: 1",
         ),
+        (
+            {"model": {"network": "spectrogram_u_net", "n_fft": 8192}, "training": {"output_samples": 16384}},
+            r"n_fft must be 16 to 4000 samples at 8000 Hz: a window of 2 to 500 ms; got 8192, 1024 ms\. To fix: set",
+        ),
         ({**FITTING, "compare": {"model.levels": (3, 5)}}, r"32 n \+ 5 samples long with 5 levels; got 2005"),
         ({**FITTING, "controls": {"deep": {"model.levels": 5}}}, r"32 n \+ 5 samples long with 5 levels; got 2005"),
         ({**FITTING, "tune": {"training.batch_size": {"low": 2, "high": 16}}}, r"workers_per_trial, 2; got 3"),

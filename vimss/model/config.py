@@ -20,6 +20,9 @@ from vimss.model.geometry import Geometry
 Op = Literal["concat", "add", "multiply", "film", "attention"]
 Site = Literal["none", "every_layer", "decoder", "bottleneck", "output"]
 
+STFT_SECONDS = 0.002, 0.5
+"""The shortest and the longest window of an STFT; the networks that we know have 0.01 to 0.19."""
+
 Gain = Annotated[
     float,
     Field(
@@ -116,6 +119,18 @@ class ModelConfig(ContextSettings, ABC):
 
     def check_labels(self, labels: Sequence[str], corpus: str) -> None:
         """ConfigError where outputs for these labels, which are those of `corpus`, make no sense."""
+
+    def check_rate(self, sample_rate: int) -> None:
+        """ConfigError where the window of its STFT, if it has one, is no moment of music at this rate."""
+        n_fft = dict(self).get("n_fft")
+        shortest, longest = (round(seconds * sample_rate) for seconds in STFT_SECONDS)
+        if n_fft is not None and not shortest <= n_fft <= longest:
+            raise ConfigError(
+                f"model.n_fft must be {shortest} to {longest} samples at {sample_rate} Hz: a window of "
+                f"{STFT_SECONDS[0] * 1000:g} to {STFT_SECONDS[1] * 1000:g} ms",
+                got=f"{n_fft}, {n_fft / sample_rate * 1000:.0f} ms",
+                fix="set model.n_fft; published networks have windows of 10 to 190 ms",
+            )
 
     def canonical(self) -> dict[str, Any]:
         """Values to set in place of those that were set, where several spell the same network."""

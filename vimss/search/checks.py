@@ -70,6 +70,8 @@ def check_settings(settings: Settings, manifest: Manifest, place: Place, undecid
             model.geometry.input_samples(training.output_samples)
         except ConfigError as error:
             raise ConfigError(f"training.output_samples: {error.rule}", got=error.got, fix=error.fix) from error
+    if separates and not open_keys & {NETWORK, "model.n_fft"}:
+        model.check_rate(recipe.sample_rate)
     if "training.output_samples" not in open_keys:
         lengths = [min(piece.seconds, recipe.clip_seconds) for piece in manifest.pieces if piece.split == "train"]
         longest = round(max(lengths, default=recipe.clip_seconds) * recipe.sample_rate)
