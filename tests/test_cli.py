@@ -582,6 +582,8 @@ def test_an_alias_that_does_not_exist_fails_and_says_how_to_get_a_model(vimss_sa
 
 
 MISTAKES = [
+    "shard nothing",
+    "features nothing",
     "evaluate nothing",
     "compare nothing",
     "compare quickstart --on moon",

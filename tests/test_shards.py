@@ -262,6 +262,13 @@ def test_a_piece_that_cannot_be_read_is_missing_where_a_corpus_may_lack_some(mon
         write_shards(recipe, "mine", Store(tmp_path / "strict"))
 
 
+def test_progress_is_reported_in_pieces_from_the_beginning(monkeypatch, small_recipe, tmp_path):
+    reader(monkeypatch, [Piece(name, "train", name, 1.0) for name in "ab"], [clip_of(Player("vn", "1", stem(500)))])
+    seen = []
+    write_shards(small_recipe, "mine", Store(tmp_path), on_progress=seen.append)
+    assert [(step.done, step.total, step.share) for step in seen] == [(0, 2, 0), (2, 2, 1)]
+
+
 def test_two_pieces_of_one_name_are_refused(monkeypatch, small_recipe, tmp_path):
     reader(monkeypatch, [Piece("a", "train", "x", 1.0), Piece("a", "train", "y", 1.0)], [])
     with pytest.raises(DataError, match="every piece must have a name of its own; got a twice"):

@@ -145,13 +145,14 @@ def _above(below: ConsoleRenderable | None, text: str) -> ConsoleRenderable:
 
 
 def show_rate(show_progress: ShowProgress, parts: str) -> Callable[[SoundProgress], None]:
-    """Show the progress of work on sound with its rate and the time left; `parts` names the parts, as in "shards"."""
+    """Show the progress of work on sound with rate and time left; `parts` names the parts, as in "pieces read"."""
     begin = time.monotonic()
 
     def show(progress: SoundProgress) -> None:
         nonlocal begin
         if not progress.done:
             begin = time.monotonic()
+            show_progress(f"0 of {progress.total} {parts}")
             return
         passed = time.monotonic() - begin
         left = passed * (1 - progress.share) / progress.share

@@ -1,6 +1,6 @@
 """Progress of work on sound in parallel parts, as `parallel_map` and its callers report it, and of fetching files.
 
-console.show_rate(show_progress, "shards")(SoundProgress(done=12, total=34, seconds=80.0, share=12 / 34))
+console.show_rate(show_progress, "pieces read")(SoundProgress(done=12, total=34, seconds=80.0, share=12 / 34))
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ class SoundProgress:
     """Progress of a computation; the first one, with nothing done, marks its beginning."""
 
     done: int
-    """Parts, such as shards."""
+    """Parts, such as pieces."""
     total: int
     """Parts altogether."""
     seconds: float

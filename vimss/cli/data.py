@@ -34,9 +34,7 @@ def shard(
     verbose: Verbose = False,
 ) -> None:
     """Write the shards of a corpus, or open them if they exist."""
-    from vimss import api
-    from vimss.console import show_rate, stage
-    from vimss.session import open_session
+    from vimss.shards.corpora import GENERATED
     from vimss.shards.recipe import load_recipe
 
     loaded = load_recipe(recipe, changes or (), seed, minutes)
@@ -51,8 +49,13 @@ def shard(
         return
     if shards and "://" not in shards:
         check_writable(Path(shards), "--out")
+    from vimss import api
+    from vimss.console import show_rate, stage
+    from vimss.session import open_session
+
     with open_session(place, shards) as session, stage(f"shards of {Path(recipe).stem}") as show_progress:
-        manifest = api.write_shards(session, recipe, loaded, source, show_rate(show_progress, "shards"))
+        parts = "pieces synthesised" if loaded.corpus in GENERATED else "pieces read"
+        manifest = api.write_shards(session, recipe, loaded, source, show_rate(show_progress, parts))
         pages = api.show_shards(session, manifest) if show else []
     _print_shards(manifest, pages, as_json)
 
@@ -129,15 +132,16 @@ def features(
     verbose: Verbose = False,
 ) -> None:
     """Compute vision features of the pictures in the shards, or the motion in them."""
+    from vimss.shards.recipe import load_recipe
+
+    loaded = load_recipe(recipe, changes or (), seed)
     from vimss import api
     from vimss.console import out, print_json, stage
     from vimss.features import load_vision
     from vimss.model.contexts.motion import NETWORK
     from vimss.model.device import device_of_tasks
     from vimss.session import open_session
-    from vimss.shards.recipe import load_recipe
 
-    loaded = load_recipe(recipe, changes or (), seed)
     if network == NETWORK:
         _check_network_is_used(weights, every, device)
         with open_session(place) as session, stage(NETWORK) as show_progress:

@@ -81,7 +81,7 @@ def run(
         with stages("start Ray"):
             start_ray()
         with stages("corpus and shards") as show_progress:
-            on_progress = show_rate(show_progress, "shards")
+            on_progress = show_rate(show_progress, "pieces synthesised")
             manifest = api.write_shards(session, experiment.shards, recipe, on_progress=on_progress)
         with stages("search") as show_progress:
             lines = SearchLines(show_progress, experiment)

@@ -109,6 +109,8 @@ def _written(
     tasks: Sequence[Task], recipe: Recipe, on_progress: Callable[[SoundProgress], None] | None
 ) -> list[Written]:
     """The shards of all tasks, in the order of their names; one error for all pieces that cannot be read."""
+    report = on_progress or (lambda progress: None)
+    pieces = sum(len(task.pieces) for task in tasks)
     done: list[Written] = []
     bad: list[Bad] = []
 
@@ -117,10 +119,10 @@ def _written(
             bad.append(result)
             return
         done.append(result)
-        if on_progress is not None:
-            seconds = sum(entry.seconds for entry in done)
-            on_progress(SoundProgress(len(done), len(tasks), seconds, len(done) / len(tasks)))
+        tried = sum(len(entry.tried) for entry in done)
+        report(SoundProgress(tried, pieces, sum(entry.seconds for entry in done), tried / pieces))
 
+    report(SoundProgress(0, pieces, 0.0, 0.0))
     parallel_map(write_shard, tasks, count)
     if bad:
         keep_source(
