@@ -133,10 +133,11 @@ def test_runs_are_written_while_the_pages_are_served(pages: Pages, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_an_address_of_another_machine_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("host", ["192.0.2.1", "no name"])
+def test_an_address_of_another_machine_is_refused(tmp_path: Path, host: str) -> None:
     with (
-        pytest.raises(PlaceError, match=r"--host must be an address of this machine; got 192.0.2.1, .*write --host 0"),
-        serve_ui(Tracking(Store(tmp_path)), int(free_ports(1)[0]), host="192.0.2.1"),
+        pytest.raises(PlaceError, match=rf"--host must be an address of this machine; got {host}, .*write --host 0"),
+        serve_ui(Tracking(Store(tmp_path)), int(free_ports(1)[0]), host=host),
     ):
         pass
 

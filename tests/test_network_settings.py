@@ -85,7 +85,7 @@ def test_an_unknown_network_is_refused_with_those_there_are():
 
 @pytest.mark.parametrize("content", [3, "wave_u_net", None, [1]])
 def test_settings_that_are_no_group_are_refused(content):
-    with pytest.raises(ConfigError, match="here: model: Input should be a valid dictionary"):
+    with pytest.raises(ConfigError, match="here: model: must be a group of settings, such as"):
         parse_config({"model": content}, Settings, "here")
 
 

@@ -205,6 +205,14 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
     content[last] = parse_yaml(f"value: {value}", f"--set {key}")["value"]
 
 
+_KINDS_OF_VALUES = {
+    "tuple_type": "must be a list, such as [1, 2]",
+    "dict_type": "must be a group of settings, such as {key: value}",
+    "model_type": "must be a group of settings, such as {key: value}",
+}
+"""In place of pydantic's words, which are Python's: the types of its errors."""
+
+
 def _explain(error: ValidationError, kind: type[BaseModel], where: str, content: Any) -> ConfigError:
     first = error.errors()[0]
     # pydantic puts the names of union members between the keys; only what stands in the file is of use.
@@ -227,7 +235,7 @@ def _explain(error: ValidationError, kind: type[BaseModel], where: str, content:
         return ConfigError(f"{where}: '{key}' must be set", got=f"no such key{more}", fix=f"add '{path[-1]}:'")
     got = repr(first["input"])
     got = got if len(got) <= 80 else got[:77] + "..."
-    rule = first["msg"].removeprefix("Value error, ")
+    rule = _KINDS_OF_VALUES.get(first["type"]) or first["msg"].removeprefix("Value error, ")
     if not key:  # a rule about several settings at the top
         return ConfigError(f"{where}: {rule}", got=f"{got}{more}", fix="correct one of the settings that are named")
     return ConfigError(f"{where}: {key}: {rule}", got=f"{got}{more}", fix=f"correct '{key}'")

@@ -100,7 +100,9 @@ def _check_free(host: str, port: int) -> None:
             socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except PlaceError as error:
         reason = error.__cause__
-        if isinstance(reason, socket.gaierror) or getattr(reason, "errno", None) == errno.EADDRNOTAVAIL:
+        # Of a name that is not known, socket makes a plain OSError with the number of the resolver.
+        unknown = {errno.EADDRNOTAVAIL, socket.EAI_NONAME, socket.EAI_NODATA, socket.EAI_AGAIN}
+        if getattr(reason, "errno", None) in unknown:
             raise PlaceError(
                 "--host must be an address of this machine", got=f"{host}, {reason}", fix="write --host 0.0.0.0 for all"
             ) from reason
