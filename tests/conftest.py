@@ -208,7 +208,7 @@ def s3_of_module():
 def s3(s3_of_module, monkeypatch):
     """An empty bucket on a server that the environment names."""
     import s3fs
-    from s3_server import BUCKET, reset
+    from s3_server import BUCKET, CONDITIONS, reset
 
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_of_module.address)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "me")
@@ -220,7 +220,7 @@ def s3(s3_of_module, monkeypatch):
     s3fs.S3FileSystem.clear_instance_cache()
     s3_of_module.refused.clear()
     s3_of_module.is_away = False
-    s3_of_module.has_conditions = True
+    s3_of_module.conditions = CONDITIONS
     reset(s3_of_module)
     s3fs.S3FileSystem().mkdir(BUCKET)
     s3_of_module.requests.clear()

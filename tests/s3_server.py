@@ -10,6 +10,9 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 BUCKET = "music"
 
+CONDITIONS = {"HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH"}
+"""Names of the headers by which a request says when an object may be written."""
+
 
 class Server:
     """moto behind a door that counts requests and can break off answers."""
@@ -25,8 +28,8 @@ class Server:
         """Method and path of a request to what happens just before it."""
         self.is_away = False
         """Whether it answers that it is not available."""
-        self.has_conditions = True
-        """Whether objects are written only on the condition that a request names."""
+        self.conditions = CONDITIONS
+        """Those that it follows; it does not look at others."""
 
     def __call__(self, environ, start_response):
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
@@ -38,8 +41,8 @@ class Server:
         if method in self.refused:
             start_response("403 Forbidden", [("Content-Type", "application/xml")])
             return [b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"]
-        if not self.has_conditions:
-            environ.pop("HTTP_IF_NONE_MATCH", None)
+        for condition in CONDITIONS - self.conditions:
+            environ.pop(condition, None)
         body = self.moto(environ, start_response)
         if method == "GET" and self.broken.get(path, 0) > 0:
             self.broken[path] -= 1

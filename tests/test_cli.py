@@ -23,6 +23,7 @@ from vimss import api, cli
 from vimss.baselines import BASELINES
 from vimss.model.networks.wave_u_net import WaveUNetConfig
 from vimss.model.separator import Separator, save_separator
+from vimss.runtime import JOB_VARIABLE
 from vimss.search.consistency import load_experiment
 from vimss.search.lock import locked
 from vimss.search.study import TrialRecord, study_folder, write_record
@@ -596,13 +597,19 @@ MISTAKES = [
     "separate quartet.mp4 --model chamber",
 ]
 
+# Where a relative store is one.
+IN_A_JOB = ["search quickstart", "train quickstart", "quickstart", "compare quickstart", "sync quickstart"]
+
 
 @pytest.mark.slow
-def test_mistakes_are_told_before_the_imports_that_take_seconds(tmp_path, monkeypatch):
+@pytest.mark.parametrize("mistakes", [MISTAKES, IN_A_JOB], ids=["here", "in a job"])
+def test_mistakes_are_told_before_the_imports_that_take_seconds(tmp_path, monkeypatch, mistakes):
     """All in one process, which loads nothing slow for any of them."""
-    monkeypatch.setenv("VIMSS_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("VIMSS_STORE", "store" if mistakes is IN_A_JOB else str(tmp_path / "store"))
+    if mistakes is IN_A_JOB:
+        monkeypatch.setenv(JOB_VARIABLE, "{}")
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        words = [each.format(taken=taken.getsockname()[1]).split() for each in MISTAKES]
+        words = [each.format(taken=taken.getsockname()[1]).split() for each in mistakes]
         code = f"""
             import sys
             from vimss.cli import main

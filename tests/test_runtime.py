@@ -113,6 +113,8 @@ def test_a_folder_of_platform_without_settings_is_named(monkeypatch, tmp_path):
     message = "platform/moon must hold a runtime.yaml; got a folder without one. To fix: write its settings there"
     with pytest.raises(ConfigError, match=message):
         load_place("moon")
+    with pytest.raises(ConfigError, match=r"^\./platform/moon must hold a runtime.yaml; got a folder without one"):
+        load_place("./platform/moon")
     (tmp_path / "platform" / "moon" / "runtime.yaml").write_text("{}", encoding="utf-8")
     assert load_place("moon").model_copy(update={"name": "local"}) == Place(name="local")
 

@@ -305,12 +305,12 @@ def _studies(home: RemoteFolder) -> Finding:
     name = f"doctor-{uuid.uuid4().hex}.txt"
     try:
         home.write_if(name, b"", "")
-        is_written_twice = bool(home.write_if(name, b"", ""))
+        has_conditions = not (home.write_if(name, b"", "") or home.write_if(name, b"", '"of another content"'))
         home.delete(name)
     except StorageError as error:
         return Finding("studies", f"{error.got}: {error.rule}", ok=False, fix=error.fix)
-    if is_written_twice:
-        fix = "keep studies on a server with conditional writes (If-None-Match), or in a store that all nodes share"
+    if not has_conditions:
+        fix = "keep studies on a server with conditional writes (If-Match, If-None-Match), or in a store that all share"
         return Finding("studies", f"{home} has no conditional writes", ok=False, fix=fix)
     return Finding("studies", f"at {home}")
 

@@ -30,12 +30,12 @@ def check_option_names(words: list[str]) -> None:
 
 
 def checked_experiment(name: str, changes: list[str] | None, seed: int | None, place: str) -> Any:
-    """An experiment, where it and the place are right: said before the imports of a verb, which take seconds."""
-    from vimss.runtime import load_place
+    """An experiment, where it, the place and the store are right: said before the imports of a verb, of seconds."""
+    from vimss.runtime import find_store, load_place
     from vimss.search.consistency import load_experiment
 
     loaded = load_experiment(name, changes or (), seed)
-    load_place(place)
+    find_store(load_place(place))
     return loaded
 
 

@@ -151,11 +151,13 @@ def sync(
 
 
 def _check_room(place: str) -> None:
-    """PlaceError where the place can never hold a trial, before the imports that take seconds."""
-    from vimss.runtime import load_place
-    from vimss.search.room import check_cluster, check_room
+    """An error where the place cannot hold the store, or never a trial: before the imports that take seconds."""
+    from vimss.runtime import find_store, load_place
 
     loaded = load_place(place)
+    find_store(loaded)
+    from vimss.search.room import check_cluster, check_room
+
     check_room(loaded)
     check_cluster(loaded)
 

@@ -40,7 +40,7 @@ from vimss.runtime.logs import (
 from vimss.runtime.machine import machine_resources
 from vimss.runtime.nodes import Node, look_at_nodes, versions_here
 from vimss.runtime.parallel import parallel_map
-from vimss.runtime.place import JOB_VARIABLE, PLACES, Place, in_ray_job, load_place, open_store, sqlite_url
+from vimss.runtime.place import JOB_VARIABLE, PLACES, Place, find_store, in_ray_job, load_place, open_store, sqlite_url
 from vimss.runtime.provenance import git_commit, provenance, uncommitted_changes
 from vimss.runtime.termination import termination_requested
 
@@ -55,6 +55,7 @@ __all__ = [
     "check_head",
     "check_secrets",
     "cluster_gpus",
+    "find_store",
     "forward_warnings",
     "git_commit",
     "head_answers",

@@ -182,23 +182,29 @@ def load_place(name: str | Path = "local") -> Place:
     """
     if isinstance(name, Path) or is_path(name):
         path = Path(name) / "runtime.yaml" if Path(name).is_dir() else Path(name)
+        if Path(name).is_dir() and not path.exists():
+            raise _without_settings(str(name))
     else:
         found = find_named(name, PLACES)
         if found is None and name == "local":
             return Place(name="local")
         folder = find_named(name, "platform/*")
         if found is None and folder is not None and folder.is_dir():
-            raise ConfigError(
-                f"platform/{name} must hold a runtime.yaml",
-                got="a folder without one",
-                fix="write its settings there: an empty mapping, {}, is enough for those of platform/local",
-            )
+            raise _without_settings(f"platform/{name}")
         if found is None:
             here = f"; for the folder here write ./{name}" if name and Path(name).is_dir() else ""
             known = ", ".join(known_names(PLACES)) or "local"
             raise ConfigError("--on must name a folder of platform/", got=repr(name), fix=f"choose from {known}{here}")
         path = found
     return load_yaml(path, Place, known={"name": path.absolute().parent.name})
+
+
+def _without_settings(folder: str) -> ConfigError:
+    return ConfigError(
+        f"{folder} must hold a runtime.yaml",
+        got="a folder without one",
+        fix="write its settings there: an empty mapping, {}, is enough for those of platform/local",
+    )
 
 
 def in_ray_job() -> bool:
@@ -211,6 +217,13 @@ def open_store(place: Place, shards: str | Path | None = None) -> Store:
 
     Its shards are at `shards`, else at $VIMSS_SHARDS, else at the place's, else in it; its studies likewise.
     """
+    store = find_store(place, shards)
+    # Studies behind a URL are copied into it by all that read them.
+    return store if store.studies_at is None else store.make()
+
+
+def find_store(place: Place, shards: str | Path | None = None) -> Store:
+    """The store that `open_store` opens, which is not made; ConfigError where it cannot be used."""
     named = os.environ.get("VIMSS_STORE") or place.store
     if in_ray_job() and not Path(named).is_absolute():
         raise ConfigError(
@@ -237,9 +250,7 @@ def open_store(place: Place, shards: str | Path | None = None) -> Store:
     shards_at = folder_at(where) if where else None
     if isinstance(shards_at, LocalFolder):
         _check_folder(shards_at.path)
-    store = Store(root, shards_at, place.cache_gigabytes, _studies_at(place))
-    # Studies behind a URL are copied into it by all that read them.
-    return store if store.studies_at is None else store.make()
+    return Store(root, shards_at, place.cache_gigabytes, _studies_at(place))
 
 
 def _studies_at(place: Place) -> RemoteFolder | None:
