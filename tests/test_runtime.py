@@ -63,6 +63,10 @@ def test_the_place_of_kubernetes_names_the_groups_of_its_cluster():
     assert groups == [(node.cpus, node.gpus, node.most) for node in load_place("kubernetes").autoscaled_nodes]
 
 
+def test_the_place_of_kubernetes_tells_nccl_its_network():
+    assert {"NCCL_SOCKET_IFNAME", "NCCL_DEBUG"} <= set(load_place("kubernetes").environment)
+
+
 def test_the_hint_for_a_cluster_on_ec2_names_its_kinds_of_nodes():
     text = Path("platform/cluster/aws.yaml").read_text(encoding="utf-8")
     (hint,) = re.findall(r"^# +(autoscaled_nodes: .*)$", text, re.MULTILINE)

@@ -66,13 +66,14 @@ class Mirror:
 
             there = {name: version for name, version in listed.items() if is_meant(name)}
             changed = [name for name, (tag, _) in there.items() if not self._is_here(name, tag)]
-            sizes = [there[name][1] for name in changed]
-            on_progress(FileProgress(0, len(changed), 0, sum(sizes)))
+            size, total_size = 0, sum(there[name][1] for name in changed)
+            on_progress(FileProgress(0, len(changed), size, total_size))
             with ThreadPoolExecutor(DOWNLOADS) as pool:
                 for number, (name, state) in enumerate(zip(changed, pool.map(self._download, changed), strict=True), 1):
                     if state is not None:
                         self.alike[name] = (there[name][0], state)
-                    on_progress(FileProgress(number, len(changed), sum(sizes[:number]), sum(sizes)))
+                    size += there[name][1]
+                    on_progress(FileProgress(number, len(changed), size, total_size))
             for name in [name for name in list(self.alike) if is_meant(name) and name not in there]:
                 self._remove(name)
             if is_index and changed:
