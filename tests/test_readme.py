@@ -258,8 +258,8 @@ def compared_store(folder: Path, table: str = TABLE) -> Path:
         (study / cell / str(number)).mkdir(parents=True)
         record = {"cell": cell, "state": state, "reports": reports}
         (study / cell / str(number) / "trial.json").write_text(json.dumps(record), encoding="utf-8")
-    (study / "compare").mkdir()
-    (study / "compare" / "table.md").write_text(table, encoding="utf-8")
+    (study / "compare" / "test").mkdir(parents=True)
+    (study / "compare" / "test" / "table.md").write_text(table, encoding="utf-8")
     return folder
 
 

@@ -53,7 +53,7 @@ def read_store(store: Path) -> tuple[Figures, Path]:
     """What the pages show of the newest comparison in a store, and its chart."""
     signature = json.loads(SIGNATURES.read_text(encoding="utf-8"))["signatures"]["experiments/systems.yaml"]
     study = store / "studies" / signature
-    table = study / "compare" / "table.md"
+    table = study / "compare" / "test" / "table.md"
     if not table.is_file():
         sys.exit(f"{table} must be there; got no such file. To fix: run `vimss compare systems` in that store")
     columns, rows = _table_of(table.read_text(encoding="utf-8"))

@@ -234,8 +234,8 @@ def check_picture(path: Path) -> None:
 
 def check_writable(path: Path, option: str) -> None:
     """ConfigError where nothing can be written at a path: said before the work whose result it shall hold."""
-    there = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())
     try:
+        there = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
