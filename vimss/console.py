@@ -264,7 +264,7 @@ class SearchLines:
         """Take an earlier trial, whose rate says how long others will take."""
         what = "waits at the rung" if event.state == "waiting" else f"was {event.state} before"
         self._print_choice(event.trial, what, event.chosen)
-        self._note(event, {"finished": "finished", "pruned": "over", "waiting": "waiting"}[event.state])
+        self._note(event, "over" if event.state == "pruned" else event.state)
         for metrics in event.reports:
             self._take(event.cell, event.trial, metrics["audio_seconds"], metrics)
 
