@@ -18,12 +18,15 @@ from vimss.model.vision_config import KNOWN_WEIGHTS
 from vimss.runtime import Place
 from vimss.shards.manifest import Manifest
 from vimss.stream.read import check_holds
-from vimss.train.config import Settings
+from vimss.train.config import Settings, has_key
 from vimss.train.idle import check_uses
 from vimss.train.objectives import OBJECTIVES, open_objective
 
 _OF_CONTEXTS = {NETWORK, "model.context", "model.site", *(f"model.{name}" for name in CONTEXT_KEYS)}
 """Settings that decide how players are seen."""
+
+ANOTHER_NETWORK = "choose a recipe with them, or a network that needs none"
+"""What to do where shards lack what a network reads."""
 
 
 def check_experiment(experiment: Experiment, manifest: Manifest, place: Place) -> None:
@@ -106,8 +109,11 @@ def check_settings(settings: Settings, manifest: Manifest, place: Place, undecid
             made = entry.make(settings, recipe)
             made.window()
             what = f"objective: {settings.objective}"
-            if "picture" in made.interface.members:
-                _check_holds("picture", what, manifest)
+            inputs = f"{settings.objective}.inputs"
+            fix = f"choose a recipe with them, or change {inputs}" if has_key(settings, inputs) else ANOTHER_NETWORK
+            for part in ("picture", "sound_features"):
+                if part in made.interface.members:
+                    _check_holds(part, what, manifest, fix=fix)
             if "masks" in made.validation_interface.members:
                 _check_holds("boxes", what, manifest, "valid")
         return
@@ -139,11 +145,11 @@ def _check_stored(interface: Interface, manifest: Manifest) -> None:
             check_stored(interface.context, each, "train")
 
 
-def _check_holds(part: str, what: str, manifest: Manifest, split: str = "train") -> None:
+def _check_holds(part: str, what: str, manifest: Manifest, split: str = "train", fix: str = ANOTHER_NETWORK) -> None:
     """DataError where no player of a split has a picture, boxes or another member that `what` needs."""
     if manifest.shards:
-        rule = f"{what} needs shards with {part if part == 'boxes' else f'{part}s'} of players"
-        check_holds(manifest, split, part, rule, "choose a recipe with them, or a network that needs none")
+        plural = (part if part.endswith("s") else f"{part}s").replace("_", " ")
+        check_holds(manifest, split, part, f"{what} needs shards with {plural} of players", fix)
 
 
 def _check_views(trainings: Sequence[Settings], manifest: Manifest) -> None:

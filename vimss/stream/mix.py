@@ -382,7 +382,8 @@ def _stem(clip: Clip, player: Player) -> Int16[np.ndarray, "c t"]:
         raise DataError(
             f"'{player.part}' in {clip.key} must have a stem",
             got="features of the sound alone",
-            fix="choose a corpus with stems, or objective: weak_labels with weak_labels.inputs: sound_features",
+            fix="choose a corpus with stems, or objective: correspondence with correspondence.inputs: features or "
+            "weak_labels with weak_labels.inputs: sound_features",
         )
     return silence_of(clip)
 

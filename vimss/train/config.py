@@ -348,7 +348,8 @@ def rule_at(settings: Settings, key: str) -> Rule:
 
 def keys_with_rules() -> tuple[str, ...]:
     """Key paths of all settings that may be idle."""
-    return tuple(dict.fromkeys((*RULES, *OF_SOME_OBJECTIVES)))
+    of_entries = (key for entry in _objectives().values() for key in entry.rules)
+    return tuple(dict.fromkeys((*RULES, *OF_SOME_OBJECTIVES, *of_entries)))
 
 
 def is_idle(settings: Settings, key: str) -> bool:

@@ -72,7 +72,13 @@ class AlignmentConfig(Config):
 
 
 class CorrespondenceConfig(Config):
-    """Of `objective: correspondence` and, but for network and streams, of `objective: localisation`."""
+    """Of `objective: correspondence` and, but for inputs, network and streams, of `objective: localisation`."""
+
+    inputs: Literal["media", "features"] = Field(
+        "media",
+        description="what is compared. media: a picture and the waveform of a stem; features: those of the picture and "
+        "of the sound of a second of some videos, of corpora that have features in place of media",
+    )
 
     network: Literal["ave_net", "avol_net"] = Field(
         "ave_net",

@@ -11,8 +11,8 @@ Any of the files will do. Each record is a SequenceExample with `id` and `labels
 
 A video is a piece with a player for each of its classes that is kept; others are left out. Who is where is not known,
 so all players have the same features. There is no stem and no mixture, so no separator can be trained on it. The
-objective `weak_labels` reads the features of the sound. `correspondence` does not: it compares pixels with the spectra
-of stems, and the stems of the other players are what a picture does not belong to.
+objective `weak_labels` reads the features of the sound; `correspondence` with `correspondence.inputs: features` reads
+those of the picture too, and what a picture does not belong to is the sound of other videos.
 """
 
 import difflib

@@ -188,6 +188,10 @@ _HEARS, _TWO_STREAM = _is("weak_labels.inputs", "bases"), _is("weak_labels.netwo
 _COMPACT = _is("model.vision.network", "compact")
 _VISION = tuple(f"model.vision.{name}" for name in VisionConfig.model_fields)
 
+_STEMS = ("gain_db", "flip_polarity", "equaliser_db", "pitch_semitones", "room_seconds", "silence_probability")
+_OF_STEMS = tuple(f"mixing.{name}" for name in _STEMS)
+"""Settings that change stems, which features of the sound do not have."""
+
 _SHOWN = {"mixing.shuffle_pictures": Rule("players who are shown", (), lambda settings: True)}
 _OF_PLAYERS = tuple(name for name, context in CONTEXTS.items() if context.uses_players)
 """Contexts that show players."""
@@ -214,10 +218,21 @@ _TRUE_LABELS = Rule(
     lambda settings: settings.weak_labels.inputs == "bases" or settings.weak_labels.labels == "corpus",
 )
 
+_TAKES_MEDIA = _is("correspondence.inputs", "media")
 _SMALL_STREAMS = Rule(
-    "correspondence.streams: small",
-    ("correspondence.streams",),
-    lambda settings: settings.correspondence.streams == "small",
+    "correspondence.inputs: media and correspondence.streams: small",
+    ("correspondence.inputs", "correspondence.streams"),
+    lambda settings: settings.correspondence.inputs == "media" and settings.correspondence.streams == "small",
+)
+_PLACES_IN_PICTURES = Rule(
+    "correspondence.inputs: media where correspondence.network is avol_net, which says where in a picture a sound is",
+    ("correspondence.inputs", "correspondence.network"),
+    lambda settings: settings.correspondence.inputs == "media" or settings.correspondence.network == "ave_net",
+)
+_OF_DIFFERENT_VIDEOS = Rule(
+    "mixing.aligned_probability: 0 where correspondence.inputs are features, as all players of a video have the same",
+    ("correspondence.inputs", "mixing.aligned_probability"),
+    lambda settings: settings.correspondence.inputs == "media" or settings.mixing.aligned_probability == 0,
 )
 
 CANDIDATES = 8
@@ -326,9 +341,13 @@ OBJECTIVES: dict[str, Entry] = {
         kind="correspondence.network",
         network="vimss.train.objectives.correspondence_network:CorrespondenceNetwork",
         rules={
-            **_SHOWN,
-            **dict.fromkeys((f"model.vision.{name}" for name in VisionConfig.model_fields), _SMALL_STREAMS),
+            **dict.fromkeys(
+                ("correspondence.streams", "correspondence.augment", "mixing.shuffle_pictures", *_OF_STEMS),
+                _TAKES_MEDIA,
+            ),
+            **dict.fromkeys(_VISION, _SMALL_STREAMS),
         },
+        requires=(_PLACES_IN_PICTURES, _OF_DIFFERENT_VIDEOS),
         sources=(CANDIDATES,),
         aligned=(False,),
         seconds=1.0,
@@ -370,6 +389,7 @@ OBJECTIVES: dict[str, Entry] = {
         kind="weak_labels.inputs",
         rules={
             **dict.fromkeys(_VISION, _TWO_STREAM),
+            **dict.fromkeys(_OF_STEMS, _HEARS),
             "mixing.shuffle_pictures": _LABELS_SHOWN,
             "weak_labels.bases": _HEARS,
         },

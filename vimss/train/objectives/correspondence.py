@@ -12,6 +12,9 @@ pool, as the paper takes other videos; aligned ones play in the same piece at th
 equal weight, by cross entropy of each pair. With `correspondence.loss: info_nce` the own sound is chosen among those of
 the mixture, and the own picture among its pictures (van den Oord et al. 2018; EZ-VSL, Mo and Morgado 2022).
 
+With `correspondence.inputs: features` a picture and a sound are those of the middle second of the window, by the
+features that some corpora have in their place. The players of a video have the same ones, so that one of them counts.
+
 Its figure is recall@1 among CANDIDATES players of different instruments: how often the own sound has the highest
 log-odds of all for a picture, and the own picture for a sound, on average. Chance is 1 / CANDIDATES. Beside it stand
 both ways alone and the two-alternative accuracy, right against wrong, whose chance is 0.5.
@@ -19,15 +22,17 @@ both ways alone and the two-alternative accuracy, right against wrong, whose cha
 
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float64, UInt8
+from jaxtyping import Bool, Float, Float32, Float64, UInt8
 from torch import Tensor, nn
 
-from vimss.errors import ConfigError
+from vimss.errors import ConfigError, DataError
 from vimss.model.interface import shown_views
+from vimss.shards.clip import Clip, Player
 from vimss.shards.recipe import Recipe
 from vimss.stream.batch import Batch
 from vimss.stream.config import MixingConfig
@@ -35,7 +40,9 @@ from vimss.stream.mix import Mixture, Source, Window
 from vimss.train.config import Settings
 from vimss.train.device import to_device
 from vimss.train.objectives.by_figure import ByFigure, Shown
+from vimss.train.objectives.correspondence_network import PICTURE_FEATURES
 from vimss.train.objectives.instruments_augment import augment
+from vimss.train.objectives.weak_labels_network import SOUND_FEATURES
 
 BESIDE = (
     "picture to sound, recall@1",
@@ -65,11 +72,43 @@ class PicturesShown(Shown):
         return targets, [view[len(view) // 2] for view in shown_views(mixture.sources)]
 
 
+class FeaturesShown(PicturesShown):
+    """Shows the features of a picture of each video, beside those of its sound."""
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The features, and stems where there are some."""
+        return ("audio", "features", "sound_features")
+
+    def of_player(self, clip: Clip, player: Player) -> Float32[np.ndarray, "v d"]:
+        """The features of each picture and, in the last columns, those of the sound."""
+        both = player.features, player.sound_features
+        sizes = [0 if one is None else one.shape[1] for one in both]
+        if sizes != [PICTURE_FEATURES, SOUND_FEATURES]:
+            raise DataError(
+                f"correspondence.inputs: features needs {PICTURE_FEATURES} numbers of each picture and "
+                f"{SOUND_FEATURES} of each second of sound",
+                got=f"{sizes[0]} and {sizes[1]} of '{player.part}' in {clip.key}",
+                fix="choose shards of youtube8m, or set correspondence.inputs: media",
+            )
+        return np.concatenate([one for one in both if one is not None], axis=1, dtype=np.float32)
+
+    def query(
+        self, mixture: Mixture, mixing: MixingConfig, rng: np.random.Generator
+    ) -> tuple[list[Sequence[Source]], list[np.ndarray]]:
+        """Of each video one player, as another one's sound would be no wrong one; stems are silent."""
+        videos: dict[str, Source] = {}
+        for source in mixture.sources:
+            videos.setdefault(source.piece, source)
+        return super().query(replace(mixture, sources=tuple(videos.values())), mixing, rng)
+
+
 class Correspondence(ByFigure):
     """Which pictures belong to which sounds."""
 
     def __init__(self, settings: Settings, recipe: Recipe, features: str = "") -> None:
-        super().__init__(settings, recipe, PicturesShown(settings, recipe))
+        self.takes_media = settings.correspondence.inputs == "media"
+        super().__init__(settings, recipe, (PicturesShown if self.takes_media else FeaturesShown)(settings, recipe))
 
     def window(self) -> Window:
         """Stems and pictures of the same time; ConfigError where no pair would be wrong."""
@@ -84,18 +123,17 @@ class Correspondence(ByFigure):
 
     def totals(self, batch: Batch) -> Float64[np.ndarray, " n"]:
         """Players who sound."""
-        return np.array([batch.present.sum()], np.float64)
+        return np.array([self._sounding(batch).sum()], np.float64)
 
     def loss(self, network: Callable[..., Tensor], batch: Batch, totals: Float[Tensor, " n"]) -> Float[Tensor, ""]:
         """The mean over players who sound, of the right pair and of the wrong ones with the player's picture."""
-        assert batch.context is not None, "pictures are always shown"  # noqa: S101
-        device, players = totals.device, batch.context.shape[1]
-        pictures = to_device(batch.context, device)
+        device = totals.device
+        sound, pictures = self._compared(batch, device)
         if self.chosen.correspondence.augment:
             pictures = self._augmented(pictures, batch)
-        sounding = to_device(batch.present[:, :players], device)
-        log_odds = network(to_device(batch.targets[:, :players], device), pictures).float()
-        own = torch.eye(players, dtype=torch.bool, device=device)
+        sounding = to_device(self._sounding(batch), device)
+        log_odds = network(sound, pictures).float()
+        own = torch.eye(log_odds.shape[1], dtype=torch.bool, device=device)
         if self.chosen.correspondence.loss == "info_nce":
             losses = _of_choices(log_odds, sounding)
         else:
@@ -103,6 +141,22 @@ class Correspondence(ByFigure):
             of_wrong = (F.softplus(log_odds) * wrong).sum(2) / wrong.sum(2).clamp(min=1)
             losses = (F.softplus(-log_odds.diagonal(dim1=1, dim2=2)) + of_wrong) / 2
         return (losses * sounding).sum() / totals[0].clamp(min=1)
+
+    def _sounding(self, batch: Batch) -> Bool[np.ndarray, "b p"]:
+        """Which of the players who are shown sound; by features, all who are real."""
+        assert batch.context is not None, "pictures are always shown"  # noqa: S101
+        if self.takes_media:
+            return batch.present[:, : batch.context.shape[1]]
+        assert batch.players is not None, "features are of players"  # noqa: S101
+        return batch.players
+
+    def _compared(self, batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The sounds and the pictures of the players, or the features of both."""
+        assert batch.context is not None, "pictures are always shown"  # noqa: S101
+        shown = to_device(batch.context, device)
+        if self.takes_media:
+            return to_device(batch.targets[:, : shown.shape[1]], device), shown
+        return shown[..., PICTURE_FEATURES:], shown[..., :PICTURE_FEATURES]
 
     def _augmented(self, pictures: UInt8[Tensor, "b p h w k"], batch: Batch) -> UInt8[Tensor, "b p h w k"]:
         """The pictures, changed at random; what is drawn depends on an example's own sound, and not on others."""
@@ -114,10 +168,8 @@ class Correspondence(ByFigure):
 
     def examine(self, network: nn.Module, batch: Batch, device: torch.device) -> Float64[Tensor, " k"]:
         """Sums over the players who sound: recall and accuracy both ways, as in BESIDE; chance; and their number."""
-        assert batch.context is not None, "pictures are always shown"  # noqa: S101
-        players = torch.from_numpy(batch.present[0, : batch.context.shape[1]])
-        sound, pictures = to_device(batch.targets[:, : len(players)], device), to_device(batch.context, device)
-        log_odds = network(sound, pictures)[0].double().cpu()[players][:, players]
+        players = torch.from_numpy(self._sounding(batch)[0])
+        log_odds = network(*self._compared(batch, device))[0].double().cpu()[players][:, players]
         count = len(log_odds)
         if count < 2:
             return torch.zeros(len(BESIDE) + 2, dtype=torch.float64)

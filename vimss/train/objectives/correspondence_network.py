@@ -4,6 +4,7 @@
     network(sound, pictures)                        # log-odds "b p s", of each picture with each sound of its example
     network.maps(sound, pictures)                   # of AVOL-Net: log-odds "b p s k l" of each place of a picture
     network.predict({"mixture": sound, "frames": pictures})["correspondence"]    # probabilities "b p"
+    network.predict({"sound_features": heard, "features": seen})        # the same of `correspondence.inputs: features`
 
 After AVE-Net and AVOL-Net of Objects that Sound (Arandjelović and Zisserman 2018). Each stream ends in two layers of
 128 numbers and a division by their norm. AVE-Net: one vector per picture; the distance of the two vectors goes through
@@ -12,7 +13,8 @@ through an affine layer, and the highest of all places counts, so that a picture
 divides AVOL-Net's vectors by no norm; EZ-VSL (Mo and Morgado 2022), which also takes the maximum, does.
 
 The streams are smaller than the papers': `model.vision` and the network of `objective: instruments` that listens. With
-`correspondence.streams: published` they are those of `correspondence_streams`.
+`correspondence.streams: published` they are those of `correspondence_streams`. With `correspondence.inputs: features`
+others have looked and listened already, by the networks of a corpus, and each stream is its last two layers alone.
 """
 
 from collections.abc import Mapping
@@ -30,9 +32,13 @@ from vimss.train.config import Settings
 from vimss.train.objectives.correspondence_streams import WIDTHS as PUBLISHED_WIDTHS
 from vimss.train.objectives.correspondence_streams import PictureStream, SoundStream
 from vimss.train.objectives.instruments_network import WIDTHS, SoundNetwork
+from vimss.train.objectives.weak_labels_network import SOUND_FEATURES
 
 EMBEDDING = 128
 """As in the paper."""
+
+PICTURE_FEATURES = 1024
+"""Numbers of a picture, as YouTube-8M has them."""
 
 SLOPE = 10.0
 """At the start, of the log-odds over the distance or the product; it is trained."""
@@ -48,9 +54,13 @@ class CorrespondenceNetwork(nn.Module):
         self.labels = labels
         self.sample_rate = sample_rate
         self.localises = settings.objective == "localisation" or settings.correspondence.network == "avol_net"
-        self.vision: Vision | PictureStream
-        self.sound: SoundNetwork | SoundStream
-        if settings.correspondence.streams == "published":
+        self.takes_media = settings.correspondence.inputs == "media"
+        self.vision: Vision | PictureStream | nn.Identity
+        self.sound: SoundNetwork | SoundStream | nn.Identity
+        if not self.takes_media:
+            self.vision, self.sound = nn.Identity(), nn.Identity()
+            self.of_picture, self.of_sound = _head(PICTURE_FEATURES), _head(SOUND_FEATURES)
+        elif settings.correspondence.streams == "published":
             self.vision, self.sound = PictureStream(), SoundStream(sample_rate)
             self.of_picture, self.of_sound = _head(PUBLISHED_WIDTHS[-1]), _head(PUBLISHED_WIDTHS[-1])
         else:
@@ -63,11 +73,15 @@ class CorrespondenceNetwork(nn.Module):
             # wrong pairs pull with equal strength at the start.
             self.affine.weight.copy_(slope[:, None])
             self.affine.bias.copy_(0 * slope if self.localises else -(2**0.5) * slope)
-        if self.localises and isinstance(self.vision.network, CompactNetwork):
+        if self.localises and isinstance(self.vision, Vision) and isinstance(self.vision.network, CompactNetwork):
             self.vision.network.where.requires_grad_(False)  # the sound says where to look
 
-    def forward(self, sound: Float[Tensor, "b s c t"], pictures: UInt8[Tensor, "b p h w 3"]) -> Float[Tensor, "b p s"]:
-        """The log-odds of each picture with each sound of the same example."""
+    def forward(
+        self,
+        sound: Float[Tensor, "b s c t"] | Float[Tensor, "b s k"],
+        pictures: UInt8[Tensor, "b p h w 3"] | Float[Tensor, "b p d"],
+    ) -> Float[Tensor, "b p s"]:
+        """The log-odds of each picture, or its features, with each sound, or its features, of the same example."""
         if self.localises:
             return self.maps(sound, pictures).flatten(3).amax(3)
         features = self.vision(pictures[:, :, None])[:, :, 0]
@@ -77,13 +91,14 @@ class CorrespondenceNetwork(nn.Module):
 
     def maps(self, sound: Float[Tensor, "b s c t"], pictures: UInt8[Tensor, "b p h w 3"]) -> Float[Tensor, "b p s k l"]:
         """The log-odds of each place of each picture, with each sound of the same example."""
+        assert not isinstance(self.vision, nn.Identity), "features have no places"  # noqa: S101
         places = self.vision.places(pictures.flatten(0, 1)).movedim(1, -1).unflatten(0, pictures.shape[:2])
         seen = F.normalize(self.of_picture(places), dim=-1)
         products = torch.einsum("bpkld,bsd->bpskl", seen, self.hear(sound))
         return self.affine(products[..., None])[..., 0]
 
-    def hear(self, sound: Float[Tensor, "b s c t"]) -> Float[Tensor, "b s d"]:
-        """The vectors of sounds."""
+    def hear(self, sound: Float[Tensor, "b s c t"] | Float[Tensor, "b s k"]) -> Float[Tensor, "b s d"]:
+        """The vectors of sounds, or of their features."""
         heard = self.sound(sound.flatten(0, 1)).unflatten(0, sound.shape[:2])
         return F.normalize(self.of_sound(heard), dim=-1)
 
@@ -95,7 +110,10 @@ class CorrespondenceNetwork(nn.Module):
     # What a registered model of it takes and gives
 
     def inputs(self) -> tuple[Input, ...]:
-        """A sound, and the pictures of players during it, of which the middle one counts."""
+        """A sound, and the pictures of players during it, of which the middle one counts; or the features of both."""
+        if not self.takes_media:
+            heard = Input("sound_features", np.float32, (-1, -1, SOUND_FEATURES))
+            return heard, Input("features", np.float32, (-1, -1, -1, PICTURE_FEATURES))
         return Input("mixture", np.float32, (-1, -1, -1)), Input("frames", np.uint8, (-1, -1, -1, -1, -1, 3))
 
     def outputs(self) -> tuple[Input, ...]:
@@ -106,7 +124,9 @@ class CorrespondenceNetwork(nn.Module):
     @torch.no_grad()
     def predict(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """How probable it is that each player's picture belongs to the sound of its example."""
-        sound, pictures = (torch.from_numpy(np.ascontiguousarray(arrays[name])) for name in ("mixture", "frames"))
+        sound, pictures = (torch.from_numpy(np.ascontiguousarray(arrays[given.name])) for given in self.inputs())
+        if not self.takes_media:
+            sound = sound[:, sound.shape[1] // 2]
         pictures = pictures[:, :, pictures.shape[2] // 2]
         if not self.localises:
             return {"correspondence": torch.sigmoid(self(sound[:, None], pictures)[..., 0]).float().numpy()}
