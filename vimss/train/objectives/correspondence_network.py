@@ -135,7 +135,7 @@ class CorrespondenceNetwork(nn.Module):
 
 
 def _head(width: int) -> nn.Sequential:
-    # Features are 0 or more, so without their mean two pictures differ by more, and so do two sounds.
+    # Features of our streams are 0 or more, so without their mean two pictures differ by more, and so do two sounds.
     return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, EMBEDDING), nn.ReLU(), nn.Linear(EMBEDDING, EMBEDDING))
 
 
