@@ -143,10 +143,9 @@ def test_places_that_are_filled_up_are_no_candidates(videos):
     ("changed", "message"),
     [
         ({"correspondence": {"network": "avol_net"}}, "needs correspondence.inputs: media where .* is avol_net"),
-        ({"mixing": {"aligned_probability": 0.5}}, "needs mixing.aligned_probability: 0 where .* are features"),
         ({"correspondence": {"augment": True}}, "correspondence.augment needs correspondence.inputs: media; got"),
         ({"correspondence": {"streams": "published"}}, "correspondence.streams needs correspondence.inputs: media"),
-        ({"model": {"vision": {"network": "compact"}}}, "model.vision.network needs correspondence.inputs: media and"),
+        ({"model": {"vision": {"frozen": False}}}, "model.vision.frozen needs correspondence.inputs: media and"),
         ({"mixing": {"shuffle_pictures": True}}, "mixing.shuffle_pictures needs correspondence.inputs: media; got"),
         ({"mixing": {"gain_db": 0}}, "mixing.gain_db needs correspondence.inputs: media; got mixing.gain_db: 0.0 with"),
     ],
@@ -154,6 +153,12 @@ def test_places_that_are_filled_up_are_no_candidates(videos):
 def test_what_features_have_no_use_for_is_refused(changed, message):
     with pytest.raises(ValidationError, match=message):
         settings(**changed)
+
+
+def test_players_of_one_video_at_one_time_are_refused(small_recipe):
+    objective = Correspondence(settings(mixing={"aligned_probability": 0.5}), small_recipe)
+    with pytest.raises(ConfigError, match="needs players of different videos.*; got mixing.aligned_probability: 0.5"):
+        objective.window()
 
 
 def test_pictures_have_a_use_for_it():

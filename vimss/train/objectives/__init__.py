@@ -229,11 +229,6 @@ _PLACES_IN_PICTURES = Rule(
     ("correspondence.inputs", "correspondence.network"),
     lambda settings: settings.correspondence.inputs == "media" or settings.correspondence.network == "ave_net",
 )
-_OF_DIFFERENT_VIDEOS = Rule(
-    "mixing.aligned_probability: 0 where correspondence.inputs are features, as all players of a video have the same",
-    ("correspondence.inputs", "mixing.aligned_probability"),
-    lambda settings: settings.correspondence.inputs == "media" or settings.mixing.aligned_probability == 0,
-)
 
 CANDIDATES = 8
 """Players among whom the objective `correspondence` finds the right one: as many instruments, fewer where there are."""
@@ -347,7 +342,7 @@ OBJECTIVES: dict[str, Entry] = {
             ),
             **dict.fromkeys(_VISION, _SMALL_STREAMS),
         },
-        requires=(_PLACES_IN_PICTURES, _OF_DIFFERENT_VIDEOS),
+        requires=(_PLACES_IN_PICTURES,),
         sources=(CANDIDATES,),
         aligned=(False,),
         seconds=1.0,

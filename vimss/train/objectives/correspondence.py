@@ -111,13 +111,19 @@ class Correspondence(ByFigure):
         super().__init__(settings, recipe, (PicturesShown if self.takes_media else FeaturesShown)(settings, recipe))
 
     def window(self) -> Window:
-        """Stems and pictures of the same time; ConfigError where no pair would be wrong."""
+        """Stems and pictures of the same time; ConfigError where some players have no wrong pair."""
         if self.chosen.mixing.min_sources < 2:
             raise ConfigError(
                 f"objective: {self.chosen.objective} needs mixtures of several players: the others' sounds are those "
                 "that a picture does not belong to",
                 got=f"mixing.min_sources: {self.chosen.mixing.min_sources}",
                 fix="set mixing.min_sources and mixing.max_sources to 2 or more",
+            )
+        if not self.takes_media and self.chosen.mixing.aligned_probability:
+            raise ConfigError(
+                "correspondence.inputs: features needs players of different videos, as those of one have the same features",
+                got=f"mixing.aligned_probability: {self.chosen.mixing.aligned_probability:g}",
+                fix="set mixing.aligned_probability: 0",
             )
         return super().window()
 
