@@ -204,5 +204,5 @@ def test_a_network_on_features_does_not_start_from_one_on_media(videos, tmp_path
     objective.save(tmp_path / "model", objective.build(), {})
     started = settings().model_dump(mode="json")
     started["training"]["start_from"] = str(tmp_path / "model")
-    with pytest.raises(ModelError, match="must have the names and shapes of this training's; got .*0.bias: .* for .1024"):
+    with pytest.raises(ModelError, match="must have the names and shapes of this training's; got .*bias: .* for .1024"):
         check_settings(Settings.model_validate(started), videos, HERE)

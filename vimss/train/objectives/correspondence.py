@@ -121,7 +121,7 @@ class Correspondence(ByFigure):
             )
         if not self.takes_media and self.chosen.mixing.aligned_probability:
             raise ConfigError(
-                "correspondence.inputs: features needs players of different videos, as those of one have the same features",
+                "correspondence.inputs: features needs players of different videos, as one has the same for all",
                 got=f"mixing.aligned_probability: {self.chosen.mixing.aligned_probability:g}",
                 fix="set mixing.aligned_probability: 0",
             )
