@@ -84,6 +84,7 @@ def test_what_videos_look_and_sound_like_is_learned_from_features(videos, tmp_pa
     assert found.shape == (2, 4) and found.argmax(1).tolist() == [0, 1]
 
 
+@pytest.mark.slow
 def test_a_picture_and_its_sound_are_of_the_same_second(videos):
     objective = open_objective(settings(), videos)
     sound, pictures = objective._compared(batch_of(objective, videos), torch.device("cpu"))
@@ -110,6 +111,7 @@ def test_players_of_one_video_are_one(small_recipe):
     assert [[one.label for one in target] for target in targets] == [["vn"], ["cl"], []]
 
 
+@pytest.mark.slow
 def test_every_weight_learns_and_is_saved(videos, tmp_path):
     objective = open_objective(settings(), videos)
     network, batch = objective.build(), batch_of(objective, videos)
@@ -123,6 +125,7 @@ def test_every_weight_learns_and_is_saved(videos, tmp_path):
     assert torch.equal(objective.load(tmp_path / "model")(*compared), network(*compared))
 
 
+@pytest.mark.slow
 def test_places_that_are_filled_up_are_no_candidates(videos):
     objective = open_objective(settings(), videos)
     network, batch = objective.build(), batch_of(objective, videos)
@@ -174,6 +177,7 @@ def test_the_setting_is_not_of_localisation(tmp_path):
         load_experiment(path)
 
 
+@pytest.mark.slow
 def test_shards_of_the_other_kind_are_refused_before_a_search(videos, small_manifest):
     with pytest.raises(
         DataError, match="needs shards with sound features of players; got none .* or change correspondence.inputs"
@@ -186,6 +190,7 @@ def test_shards_of_the_other_kind_are_refused_before_a_search(videos, small_mani
     check_settings(settings(), videos, HERE)
 
 
+@pytest.mark.slow
 def test_media_are_refused_by_what_reads_features_and_features_by_what_reads_media(videos, small_recipe):
     player = Player("vn", "1-vn", np.zeros((1, 8), np.int16), picture=np.zeros((1, 4, 4, 3), np.uint8))
     shown = Correspondence(settings(), small_recipe).interface
@@ -198,6 +203,7 @@ def test_media_are_refused_by_what_reads_features_and_features_by_what_reads_med
         batch_of(objective, videos, 2)
 
 
+@pytest.mark.slow
 def test_a_network_on_features_does_not_start_from_one_on_media(videos, tmp_path):
     media = settings(correspondence={"inputs": "media"}, model={"vision": {"network": "compact", "weights": "random"}})
     objective = OBJECTIVES["correspondence"].make(media, videos.recipe)
