@@ -33,7 +33,7 @@ class CellStarted:
 
 @dataclass(frozen=True)
 class TrialReplayed:
-    """A trial of an earlier call, which ended or waits at the rung, before those of this call start."""
+    """A trial that ended or waits at the rung already, in an earlier call or as that of another cell."""
 
     cell: str
     trial: str
