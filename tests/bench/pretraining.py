@@ -3,7 +3,7 @@
 A section of vision.py. All trainings of a table have equal audio seconds, shards and mixtures; a row is where the part
 that looks starts from. What the start itself cost is not counted. SI-SDR improvement of two-source mixtures of unseen
 works, means over seeds; differences are paired, with 95 % intervals over pieces. For each seed six separators of about
-three core minutes, longer where pictures are decoded, and one network of alignment. `instruments` and the two of
+three core minutes, eight where pictures are decoded, and one network of alignment. `instruments` and the two of
 correspondence start all seeds from the same weights, those of the first.
 """
 
