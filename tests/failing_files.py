@@ -322,7 +322,7 @@ class _Harness:
             self.wrong.append(f"{where}unclear error: {message}")
         try:
             version = self.case.read(folder)
-        except Exception as error:
+        except Exception as error:  # of any kind: a file that is not whole may break its reader anywhere
             version = 0
             if self.case.first or not isinstance(error, FileNotFoundError):
                 self.wrong.append(f"{where}not whole: {type(error).__name__} {error}")
@@ -331,7 +331,7 @@ class _Harness:
         try:
             self.case.write(folder, 2)
             again = self.case.read(folder)
-        except Exception as error:
+        except Exception as error:  # of any kind: each is a finding
             self.wrong.append(f"{where}the next attempt fails: {type(error).__name__} {error}")
         else:
             # What is left in the system's own folder for temporary files is for the system to remove.

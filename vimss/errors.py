@@ -8,7 +8,7 @@
     ├── TrainingError    training cannot continue (a loss that is not finite)
     ├── InterruptionError  training was told to end, and a checkpoint keeps it; not a failure
     ├── StorageError     the disk is full or a path cannot be written
-    │   └── OutageError  what lies behind a URL does not answer, and may answer later
+    │   └── OutageError  the server of a URL does not answer, and may answer later
     └── PlaceError       the place where work should run does not exist or does not answer
 
 A message has three parts: what must hold, what was found, what to do about it.
@@ -68,7 +68,7 @@ class StorageError(VimssError):
 
 
 class OutageError(StorageError):
-    """What lies behind a URL does not answer; it may answer later."""
+    """The server of a URL does not answer; it may answer later."""
 
 
 class PlaceError(VimssError):

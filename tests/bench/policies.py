@@ -25,7 +25,7 @@ from vimss.experiment import Experiment, SearchConfig
 from vimss.search.sampler import Space
 from vimss.search.study import TrialRecord
 from vimss.shards.manifest import open_manifest
-from vimss.train.config import reaches
+from vimss.train.config import Settings, reaches
 
 TOLERANCE = 0.1
 """dB."""
@@ -122,13 +122,13 @@ def points_of(seed: int) -> list[dict[str, Scalar]]:
 
 def trainer(curves: Curves, experiment: Experiment) -> Train:
     """The function that gives the reports of a trial; settings are parsed once for each point."""
-    parsed: dict[tuple[tuple[str, Scalar], ...], object] = {}
+    parsed: dict[tuple[tuple[str, Scalar], ...], Settings] = {}
 
     def train(chosen: Mapping[str, Scalar], until: float) -> Reports:
         key = tuple(sorted(chosen.items()))
         if key not in parsed:
             parsed[key] = experiment.settings(chosen)
-        return curves.reports(parsed[key], until)  # type: ignore[arg-type]
+        return curves.reports(parsed[key], until)
 
     return train
 

@@ -26,7 +26,7 @@ _OF_CONTEXTS = {NETWORK, "model.context", "model.site", *(f"model.{name}" for na
 """Settings that decide how players are seen."""
 
 ANOTHER_NETWORK = "choose a recipe with them, or a network that needs none"
-"""What to do where shards lack what a network reads."""
+"""The fix where shards lack a part that the network reads."""
 
 
 def check_experiment(experiment: Experiment, manifest: Manifest, place: Place) -> None:

@@ -85,7 +85,7 @@ def check_renewed(home: RemoteFolder) -> None:
 
 
 def is_leased(home: RemoteFolder) -> bool:
-    """Whether the lease of a study was renewed lately, so that a process seems to search it.
+    """Whether the lease of a study was renewed recently: a process probably searches it.
 
     That is the bucket's time: a clock here that is LEASE_SECONDS wrong makes the answer wrong.
     """
@@ -94,7 +94,7 @@ def is_leased(home: RemoteFolder) -> bool:
 
 
 def _lines(home: RemoteFolder) -> list[str]:
-    """What a lease says: nothing where there is none, or where it was given back."""
+    """The lines of a lease; none where there is no lease, or where it was given back."""
     try:
         return home.read_bytes(LEASE).decode(errors="replace").splitlines()
     except FileNotFoundError:

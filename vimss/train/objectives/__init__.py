@@ -98,10 +98,10 @@ class Objective(Protocol):
 
 @runtime_checkable
 class SeparatingObjective(Objective, Protocol):
-    """What an objective whose network is a Separator has beside it."""
+    """An objective whose network is a Separator."""
 
     def improvements(self, kept: "Float64[Tensor, 'm k']") -> "Float64[Tensor, 'm l'] | None":
-        """What was kept of SI-SDR improvements, of which `value` and `by_label` give the means; None without any."""
+        """The SI-SDR improvements among `kept`, for `value` and `by_label` to average; None where none are kept."""
 
 
 @runtime_checkable

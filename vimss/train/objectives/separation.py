@@ -190,7 +190,7 @@ class Separation:
         return {label: total / count for label, total, count in found if count}
 
     def improvements(self, kept: Float64[Tensor, "m k"]) -> Float64[Tensor, "m l"] | None:
-        """What was kept of SI-SDR improvements, of which `value` and `by_label` give the means; None without any."""
+        """The SI-SDR improvements among `kept`, for `value` and `by_label` to average; None where none are kept."""
         return kept[:, self._width :] if kept.shape[1] == 2 * self._width else None
 
     @property
