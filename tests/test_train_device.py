@@ -363,6 +363,17 @@ def test_a_training_has_the_usual_products_whatever_ran_in_its_process(small_man
     assert convolutions.allow_tf32 and not matrices.allow_tf32
 
 
+def test_a_training_takes_the_smallest_numbers_for_0_where_a_cpu_is_slow_with_them(small_manifest, tmp_path):
+    torch.set_flush_denormal(False)
+    smallest = torch.full((64,), 1e-40)
+    assert smallest.mul(1).any()
+    try:
+        _training(job(small_manifest, tmp_path), 0, 1, CPU)
+        assert not smallest.mul(1).any()
+    finally:
+        torch.set_flush_denormal(False)
+
+
 # Several workers
 
 

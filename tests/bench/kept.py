@@ -22,7 +22,7 @@ from vimss.shards.write import shards_folder, write_shards
 from vimss.storage import Store, atomic_write
 from vimss.train.checkpoint import newest_valid
 from vimss.train.config import Settings, ValidationConfig
-from vimss.train.device import multiply_as_usual
+from vimss.train.device import flush_denormals, multiply_as_usual
 from vimss.train.loop import Training, train
 from vimss.train.objectives.alignment_network import AlignmentNetwork
 from vimss.train.objectives.saved import load_network
@@ -105,6 +105,7 @@ class Bench:
             spent.write_text(f"{seconds:.0f}")
 
         multiply_as_usual()
+        flush_denormals()
         device, workers = torch.device(self.device), self.loader_workers
         training = Training(settings, manifest, validation, device=device, loader_workers=workers)
         train(training, keep, newest_valid([checkpoint]))

@@ -1,6 +1,7 @@
 """Device-dependent parts of a training: precision, compilation, and copying arrays to the device.
 
 multiply_as_usual()
+flush_denormals()
 limit_memory(0.5, torch.device("cuda"))
 with autocast("bfloat16", torch.device("cuda")): ...
 """
@@ -46,6 +47,16 @@ def multiply_as_usual() -> None:
     """
     torch.backends.cudnn.allow_tf32 = True
     torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def flush_denormals() -> None:
+    """Let this thread, and those that it starts, take numbers below 1.2e-38 for 0 on a CPU, where it can.
+
+    A CPU takes up to 200 times as long to multiply them, and training makes them: the momentum of a weight without a
+    gradient shrinks at every step, and so do gradients behind gates that have closed. A step of Looking to Listen took
+    2.5 s instead of 0.11 s once half of its training was over.
+    """
+    torch.set_flush_denormal(True)
 
 
 def limit_memory(share: float, device: torch.device) -> None:

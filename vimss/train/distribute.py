@@ -287,10 +287,11 @@ def _checkpoint_of_all(own: OwnCopy, is_first: bool, device: torch.device) -> Pa
 
 def _training(job: Job, rank: int, world_size: int, device: torch.device) -> Any:
     """One rank's part of the job."""
-    from vimss.train.device import multiply_as_usual
+    from vimss.train.device import flush_denormals, multiply_as_usual
     from vimss.train.loop import Training
 
     multiply_as_usual()
+    flush_denormals()
     copy_manifests(job.origins)
     torch.set_num_threads(max(1, int(job.place.cpus_per_worker) - job.place.loader_workers))
     return Training(
