@@ -73,7 +73,7 @@ def objective(small_recipe):
 
 
 def kept(objective, batch, network=None):
-    return objective.examine(network or Onsets(objective.chosen, ("vn",), RATE), batch, torch.device("cpu"))[None]
+    return objective.examine(network or Onsets(objective.settings, ("vn",), RATE), batch, torch.device("cpu"))[None]
 
 
 # The figure
@@ -112,7 +112,7 @@ def test_windows_in_which_the_player_rests_do_not_count(objective):
 
 
 def test_scores_that_are_not_finite_have_no_figure(objective):
-    network = Onsets(objective.chosen, ("vn",), RATE)
+    network = Onsets(objective.settings, ("vn",), RATE)
     with torch.no_grad():
         network.scale.fill_(torch.nan)
     assert np.isnan(objective.value(kept(objective, clapping(), network)))
@@ -122,14 +122,14 @@ def test_scores_that_are_not_finite_have_no_figure(objective):
 
 
 def loss_of(objective, batch, network=None) -> float:
-    network = network or Onsets(objective.chosen, ("vn",), RATE)
+    network = network or Onsets(objective.settings, ("vn",), RATE)
     with torch.no_grad():
         return float(objective.loss(network, batch, torch.from_numpy(objective.totals(batch)).float()))
 
 
 def test_the_loss_is_small_where_the_right_window_has_the_highest_score(small_recipe):
     objective = Alignment(settings(crosstalk_probability=0), small_recipe)
-    network = Onsets(objective.chosen, ("vn",), RATE)
+    network = Onsets(objective.settings, ("vn",), RATE)
     with torch.no_grad():
         network.scale.fill_(100.0)
     assert loss_of(objective, clapping(), network) < 0.1
@@ -177,7 +177,7 @@ def test_a_model_that_was_saved_when_pictures_were_a_setting_of_alignment_is_rea
     about = json.loads(card.read_text(encoding="utf-8"))
     about["config"]["alignment"]["pictures"] = "own"
     card.write_text(json.dumps(about), encoding="utf-8")
-    assert objective.load(tmp_path / "model").settings.alignment == objective.chosen.alignment
+    assert objective.load(tmp_path / "model").settings.alignment == objective.settings.alignment
     about["config"]["alignment"]["pictures"] = "others"
     card.write_text(json.dumps(about), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"unknown key 'alignment.pictures'"):

@@ -46,8 +46,8 @@ def test_the_classifier_teaches_the_separator(opened):
     weight = network.network.head.weight
     gradients = []
     for consistency in (0.0, 1.0):
-        training = objective.chosen.training.model_copy(update={"consistency_weight": consistency})
-        objective.chosen = objective.chosen.model_copy(update={"training": training})
+        training = objective.settings.training.model_copy(update={"consistency_weight": consistency})
+        objective.settings = objective.settings.model_copy(update={"training": training})
         network.zero_grad()
         share(objective, network, batch, batch).backward()
         gradients.append(weight.grad.clone())

@@ -16,7 +16,7 @@ from vimss.stream.batch import Batch, whole_batch
 from vimss.stream.mix import Source, Window, mix
 from vimss.train.config import Settings, ValidationConfig, scored_sources
 from vimss.train.objectives import CANDIDATES
-from vimss.train.objectives.correspondence import BESIDE, Correspondence, PicturesShown
+from vimss.train.objectives.correspondence import BESIDE, Correspondence, PicturesInterface
 from vimss.train.objectives.correspondence_network import CorrespondenceNetwork
 from vimss.train.validation import validation_spec
 
@@ -123,7 +123,7 @@ def source(place, pictures=5) -> Source:
 
 
 def test_each_player_is_shown_by_the_middle_picture_with_the_stem(small_recipe):
-    shown = PicturesShown(settings(mixing={"max_sources": 4}), small_recipe)
+    shown = PicturesInterface(settings(mixing={"max_sources": 4}), small_recipe)
     targets, rows = shown.query(
         mix([source(1), source(2)], (), aligned=False), settings().mixing, np.random.default_rng(0)
     )
@@ -132,7 +132,7 @@ def test_each_player_is_shown_by_the_middle_picture_with_the_stem(small_recipe):
 
 
 def test_as_many_players_as_the_figure_needs_are_one_batch(small_recipe):
-    shown = PicturesShown(settings(), small_recipe)
+    shown = PicturesInterface(settings(), small_recipe)
     mixture = mix([source(place) for place in range(1, CANDIDATES + 1)], (), aligned=False)
     batch = whole_batch(mixture, Window(8, 8, 8), shown)
     assert batch.present.all() and batch.context.shape == (1, CANDIDATES, 4, 4, 3)

@@ -23,7 +23,7 @@ from vimss.stream.read import read_clips
 from vimss.train.config import Settings, ValidationConfig
 from vimss.train.loop import Training, train
 from vimss.train.objectives import OBJECTIVES, open_objective
-from vimss.train.objectives.correspondence import Correspondence, FeaturesShown
+from vimss.train.objectives.correspondence import Correspondence, FeaturesInterface
 from vimss.train.objectives.saved import load_network
 
 RATE = 8000
@@ -64,7 +64,7 @@ def settings(**changed) -> Settings:
 
 
 def batch_of(objective, manifest, count=16):
-    examples = Examples(manifest, "train", objective.chosen.mixing, objective.window(), objective.interface, 0)
+    examples = Examples(manifest, "train", objective.settings.mixing, objective.window(), objective.interface, 0)
     return next(examples.batches(count, Position()))[0]
 
 
@@ -104,7 +104,7 @@ def source(label, piece):
 
 
 def test_players_of_one_video_are_one(small_recipe):
-    shown = FeaturesShown(settings(), small_recipe)
+    shown = FeaturesInterface(settings(), small_recipe)
     mixture = mix([source("vn", "one"), source("fl", "one"), source("cl", "other")], (), aligned=False)
     targets, rows = shown.query(mixture, settings().mixing, np.random.default_rng(0))
     assert [chr(int(row[0])) for row in rows] == ["v", "c"]

@@ -15,7 +15,7 @@ from vimss.search.checks import check_settings
 from vimss.search.consistency import load_experiment
 from vimss.train.config import Settings
 from vimss.train.objective_settings import InstrumentsConfig
-from vimss.train.objectives.instruments import PlayersShown, average_precision
+from vimss.train.objectives.instruments import PlayersInterface, average_precision
 from vimss.train.objectives.instruments_network import InstrumentsNetwork
 from vimss.train.start import check_start, start
 
@@ -106,7 +106,7 @@ def test_few_pictures_of_a_player_are_seen_evenly_spread_over_the_window(small_r
     # Half a second of six pictures.
     chosen = CHOSEN.model_copy(update={"instruments": InstrumentsConfig(every=every)})
     view = np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1) * np.ones((1, 2, 2, 3), np.uint8)
-    assert PlayersShown(chosen, small_recipe).spread(view)[:, 0, 0, 0].tolist() == places
+    assert PlayersInterface(chosen, small_recipe).spread(view)[:, 0, 0, 0].tolist() == places
 
 
 def test_sound_alone_is_recognised_whatever_its_level():

@@ -63,7 +63,7 @@ def accuracy(objective: Instruments, batch: Batch, wrong: int) -> float:
     """Beside the mAP, where so many players of the first mixture are given another label."""
     labels = batch.shown[0][batch.players[0]].copy()
     labels[:wrong] = (labels[:wrong] + 1) % len(objective.recipe.labels)
-    network = Knows(objective.chosen, objective.recipe.labels, 8000).tell(labels)
+    network = Knows(objective.settings, objective.recipe.labels, 8000).tell(labels)
     row = objective.examine(network, batch.part(slice(0, 1)), torch.device("cpu"))
     return objective.beside(row[None])[ACCURACY]
 

@@ -61,7 +61,7 @@ def scene(sounding=3, resting=1) -> Batch:
 
 
 def kept(objective, network=Brightness, batch=None):
-    network = network(objective.chosen, ("vn",), 8000).eval()
+    network = network(objective.settings, ("vn",), 8000).eval()
     with torch.no_grad():
         return objective.examine(network, batch or scene(), torch.device("cpu"))[None]
 

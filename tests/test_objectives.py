@@ -247,15 +247,15 @@ def test_the_figure_is_the_same_for_any_share_of_the_ranks(opened, manifest):
 
 
 @pytest.fixture(params=cases(name for name in SMALL if not OBJECTIVES[name.partition(" ")[0]].separates))
-def by_figure(request, open_once):
+def predictor_objective(request, open_once):
     """The same of objectives that do not separate; the batch is one for `examine`."""
     chosen, objective, network, _ = open_once(request.param)
     manifest = shards_of(request.param, request)
     return chosen, objective, network, batch_of(chosen, objective, manifest, objective.validation_interface)
 
 
-def test_the_guess_depends_on_the_mixtures_alone(by_figure):
-    _, objective, network, batch = by_figure
+def test_the_guess_depends_on_the_mixtures_alone(predictor_objective):
+    _, objective, network, batch = predictor_objective
     guess = objective.guess(kept(objective, network, batch))
     with torch.no_grad():
         for weight in network.parameters():
@@ -265,16 +265,16 @@ def test_the_guess_depends_on_the_mixtures_alone(by_figure):
     assert np.isfinite(objective.value(guess))
 
 
-def test_the_figure_of_a_label_is_part_of_the_figure(by_figure):
-    _, objective, network, batch = by_figure
+def test_the_figure_of_a_label_is_part_of_the_figure(predictor_objective):
+    _, objective, network, batch = predictor_objective
     rows = kept(objective, network, batch)
     found = objective.by_label(rows)
     assert set(found) <= set(objective.recipe.labels)
     assert not found or objective.value(rows) == pytest.approx(sum(found.values()) / len(found))
 
 
-def test_a_saved_network_is_loaded_without_shards_and_predicts(by_figure, tmp_path):
-    chosen, objective, network, batch = by_figure
+def test_a_saved_network_is_loaded_without_shards_and_predicts(predictor_objective, tmp_path):
+    chosen, objective, network, batch = predictor_objective
     objective.save(tmp_path / "model", network, {})
     loaded = load_network(tmp_path / "model")
     assert (loaded.labels, loaded.sample_rate) == (network.labels, network.sample_rate)
@@ -290,8 +290,8 @@ def test_a_saved_network_is_loaded_without_shards_and_predicts(by_figure, tmp_pa
     assert all(np.array_equal(found[name], expected[name]) for name in expected)
 
 
-def test_a_model_of_another_objective_or_of_shards_of_another_rate_is_refused(by_figure, tmp_path):
-    chosen, objective, network, _ = by_figure
+def test_a_model_of_another_objective_or_of_shards_of_another_rate_is_refused(predictor_objective, tmp_path):
+    chosen, objective, network, _ = predictor_objective
     objective.save(tmp_path / "model", network, {})
     shards = objective.recipe.model_copy(update={"sample_rate": 11_025, "labels": ("tpt",)})
     with pytest.raises(ModelError, match="the model in .* must have (sample_rate: 11025|labels: .'tpt',.); got"):

@@ -36,7 +36,7 @@ from vimss.stream.stems import SILENCE_RMS
 from vimss.train.config import Settings
 from vimss.train.device import to_device
 from vimss.train.objectives.alignment_network import STEP, AlignmentNetwork, lost_pictures
-from vimss.train.objectives.by_figure import ByFigure, Shown
+from vimss.train.objectives.predictor_objective import ObjectiveInterface, PredictorObjective
 
 FIGURE_SECONDS = 5.0
 """Windows of the figure."""
@@ -57,7 +57,7 @@ SOUNDING = 0.2
 """Share of a window in which the stem must sound: silence is in step with nothing."""
 
 
-class MotionShown(Shown):
+class MotionInterface(ObjectiveInterface):
     """Shows the motion of the players that it asks for, each with the player's own stem as the target."""
 
     def __init__(self, settings: Settings, recipe: Recipe, features: str) -> None:
@@ -71,16 +71,16 @@ class MotionShown(Shown):
         return [(player,) for player in players], shown_views(players)
 
 
-class Alignment(ByFigure):
+class Alignment(PredictorObjective):
     """Which sound a player's motion is in step with."""
 
     def __init__(self, settings: Settings, recipe: Recipe, features: str = "") -> None:
-        super().__init__(settings, recipe, MotionShown(settings, recipe, features))
+        super().__init__(settings, recipe, MotionInterface(settings, recipe, features))
 
     def window(self) -> Window:
         """The excerpt that windows are cut from; ConfigError where it has no wrong window for some right one."""
-        excerpt = self.window_around(self.chosen.training.output_samples)
-        rate, seconds = self.recipe.picture.frame_rate, self.chosen.alignment.seconds
+        excerpt = self.window_around(self.settings.training.output_samples)
+        rate, seconds = self.recipe.picture.frame_rate, self.settings.alignment.seconds
         pictures = max(1, round(excerpt.input_samples / excerpt.sample_rate * rate))
         lost = lost_pictures(excerpt.input_samples, pictures, excerpt.sample_rate)
         needed = round(seconds * rate) + 2 * (lost + round(NEAR * rate)) + 1
@@ -104,7 +104,7 @@ class Alignment(ByFigure):
         assert batch.context is not None, "motion is always shown"  # noqa: S101
         sound, motion = to_device(self._with_crosstalk(batch), device), to_device(batch.context, device)
         rate = motion.shape[2] * self.recipe.sample_rate / sound.shape[-1]
-        length, step = round(self.chosen.alignment.seconds * rate), round(STEP * rate)
+        length, step = round(self.settings.alignment.seconds * rate), round(STEP * rate)
         scores = network(sound.flatten(0, 1), motion.flatten(0, 1)).float()
         right = torch.arange(scores.shape[1], device=device) * step
         distance = (torch.arange(scores.shape[2], device=device) - right[:, None]).abs()
@@ -125,10 +125,10 @@ class Alignment(ByFigure):
         """
         sound = batch.targets.copy()
         for row, (mixture, stems) in enumerate(zip(batch.mixture, batch.targets, strict=True)):
-            rng = np.random.default_rng((self.chosen.seed, zlib.crc32(np.ascontiguousarray(mixture).tobytes())))
+            rng = np.random.default_rng((self.settings.seed, zlib.crc32(np.ascontiguousarray(mixture).tobytes())))
             for player, stem in enumerate(stems):
-                if rng.random() < self.chosen.alignment.crosstalk_probability:
-                    share = np.float32(rng.uniform(0, self.chosen.alignment.crosstalk))
+                if rng.random() < self.settings.alignment.crosstalk_probability:
+                    share = np.float32(rng.uniform(0, self.settings.alignment.crosstalk))
                     sound[row, player] += share * (mixture - stem)
         return sound
 

@@ -135,7 +135,7 @@ class CoSeparation(Separation):
 
     def build(self) -> nn.Module:
         """A Separator with a classifier."""
-        return CoSeparator(self.chosen, self.recipe)
+        return CoSeparator(self.settings, self.recipe)
 
     def save(self, folder: Path, network: nn.Module, card: dict[str, Any]) -> None:
         """As a Separator, without the classifier."""
@@ -160,7 +160,7 @@ class CoSeparation(Separation):
         named = F.cross_entropy(odds.flatten(0, 1), to_device(batch.shown, device).flatten(), reduction="none")
         # Of all players, also those whose share is 0: every weight of the classifier has a gradient.
         wrong = (named * heard.flatten()).sum() / totals[-1].clamp(min=1)
-        return share + self.chosen.training.consistency_weight * wrong
+        return share + self.settings.training.consistency_weight * wrong
 
 
 def _halves(players: Any) -> list[Any]:

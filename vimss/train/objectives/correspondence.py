@@ -39,9 +39,9 @@ from vimss.stream.config import MixingConfig
 from vimss.stream.mix import Mixture, Source, Window
 from vimss.train.config import Settings
 from vimss.train.device import to_device
-from vimss.train.objectives.by_figure import ByFigure, Shown
 from vimss.train.objectives.correspondence_network import PICTURE_FEATURES
 from vimss.train.objectives.instruments_augment import augment
+from vimss.train.objectives.predictor_objective import ObjectiveInterface, PredictorObjective
 from vimss.train.objectives.weak_labels_network import SOUND_FEATURES
 
 BESIDE = (
@@ -52,7 +52,7 @@ BESIDE = (
 )
 
 
-class PicturesShown(Shown):
+class PicturesInterface(ObjectiveInterface):
     """Shows a picture of each player who sounds, each with the player's own stem as the target."""
 
     def __init__(self, settings: Settings, recipe: Recipe) -> None:
@@ -72,7 +72,7 @@ class PicturesShown(Shown):
         return targets, [view[len(view) // 2] for view in shown_views(mixture.sources)]
 
 
-class FeaturesShown(PicturesShown):
+class FeaturesInterface(PicturesInterface):
     """Shows the features of a picture of each video, beside those of its sound."""
 
     @property
@@ -103,26 +103,28 @@ class FeaturesShown(PicturesShown):
         return super().query(replace(mixture, sources=tuple(videos.values())), mixing, rng)
 
 
-class Correspondence(ByFigure):
+class Correspondence(PredictorObjective):
     """Which pictures belong to which sounds."""
 
     def __init__(self, settings: Settings, recipe: Recipe, features: str = "") -> None:
         self.takes_media = settings.correspondence.inputs == "media"
-        super().__init__(settings, recipe, (PicturesShown if self.takes_media else FeaturesShown)(settings, recipe))
+        super().__init__(
+            settings, recipe, (PicturesInterface if self.takes_media else FeaturesInterface)(settings, recipe)
+        )
 
     def window(self) -> Window:
         """Stems and pictures of the same time; ConfigError where some players have no wrong pair."""
-        if self.chosen.mixing.min_sources < 2:
+        if self.settings.mixing.min_sources < 2:
             raise ConfigError(
-                f"objective: {self.chosen.objective} needs mixtures of several players: the others' sounds are those "
+                f"objective: {self.settings.objective} needs mixtures of several players: the others' sounds are those "
                 "that a picture does not belong to",
-                got=f"mixing.min_sources: {self.chosen.mixing.min_sources}",
+                got=f"mixing.min_sources: {self.settings.mixing.min_sources}",
                 fix="set mixing.min_sources and mixing.max_sources to 2 or more",
             )
-        if not self.takes_media and self.chosen.mixing.aligned_probability:
+        if not self.takes_media and self.settings.mixing.aligned_probability:
             raise ConfigError(
                 "correspondence.inputs: features needs players of different videos, as one has the same for all",
-                got=f"mixing.aligned_probability: {self.chosen.mixing.aligned_probability:g}",
+                got=f"mixing.aligned_probability: {self.settings.mixing.aligned_probability:g}",
                 fix="set mixing.aligned_probability: 0",
             )
         return super().window()
@@ -135,12 +137,12 @@ class Correspondence(ByFigure):
         """The mean over players who sound, of the right pair and of the wrong ones with the player's picture."""
         device = totals.device
         sound, pictures = self._compared(batch, device)
-        if self.chosen.correspondence.augment:
+        if self.settings.correspondence.augment:
             pictures = self._augmented(pictures, batch)
         sounding = to_device(self._sounding(batch), device)
         log_odds = network(sound, pictures).float()
         own = torch.eye(log_odds.shape[1], dtype=torch.bool, device=device)
-        if self.chosen.correspondence.loss == "info_nce":
+        if self.settings.correspondence.loss == "info_nce":
             losses = _of_choices(log_odds, sounding)
         else:
             wrong = sounding[:, None] & ~own
@@ -168,7 +170,7 @@ class Correspondence(ByFigure):
         """The pictures, changed at random; what is drawn depends on an example's own sound, and not on others."""
         changed = []
         for shown, mixture in zip(pictures, batch.mixture, strict=True):
-            rng = np.random.default_rng((self.chosen.seed, zlib.crc32(np.ascontiguousarray(mixture).tobytes())))
+            rng = np.random.default_rng((self.settings.seed, zlib.crc32(np.ascontiguousarray(mixture).tobytes())))
             changed.append(augment(shown, rng))
         return torch.stack(changed)
 

@@ -34,8 +34,8 @@ from vimss.stream.config import MixingConfig
 from vimss.stream.mix import Mixture, Source
 from vimss.train.config import Settings
 from vimss.train.device import context_of, to_device
-from vimss.train.objectives.by_figure import ByFigure, Shown, evenly_spread
 from vimss.train.objectives.instruments_augment import augment
+from vimss.train.objectives.predictor_objective import ObjectiveInterface, PredictorObjective, evenly_spread
 
 ACCURACY = "players named by their pictures"
 """Name of the figure beside the mAP."""
@@ -44,7 +44,7 @@ LOOKS = 0.5
 """Weight of where the network looks beside what it sees."""
 
 
-class PlayersShown(Shown):
+class PlayersInterface(ObjectiveInterface):
     """Shows all players, also one who rests, where pictures are an input, and asks which labels sound."""
 
     def __init__(self, settings: Settings, recipe: Recipe) -> None:
@@ -95,11 +95,11 @@ class PlayersShown(Shown):
         return evenly_spread(view, self.seconds, self.every)
 
 
-class Instruments(ByFigure):
+class Instruments(PredictorObjective):
     """Multi-label recognition of instruments by their players' pictures, their sound, or both."""
 
     def __init__(self, settings: Settings, recipe: Recipe, features: str = "") -> None:
-        super().__init__(settings, recipe, PlayersShown(settings, recipe))
+        super().__init__(settings, recipe, PlayersInterface(settings, recipe))
         self.names_players = settings.instruments.labels == "players"
         # Pictures are the same at any rate.
         self.must_match = ("objective", "labels", *(("sample_rate",) if settings.instruments.hears else ()))
@@ -114,7 +114,7 @@ class Instruments(ByFigure):
     def loss(self, network: Callable[..., Tensor], batch: Batch, totals: Float[Tensor, " n"]) -> Float[Tensor, ""]:
         """Binary cross entropy, a mean over examples and labels; or cross entropy, a mean over players."""
         pictures, players = context_of(batch, totals.device)
-        if self.chosen.instruments.augment and pictures is not None:
+        if self.settings.instruments.augment and pictures is not None:
             pictures = self._augmented(pictures, batch)
         sound = to_device(batch.mixture, totals.device)
         if self.names_players:
@@ -135,7 +135,7 @@ class Instruments(ByFigure):
         """
         changed = []
         for shown, mixture in zip(pictures, batch.mixture, strict=True):
-            rng = np.random.default_rng((self.chosen.seed, zlib.crc32(np.ascontiguousarray(mixture).tobytes())))
+            rng = np.random.default_rng((self.settings.seed, zlib.crc32(np.ascontiguousarray(mixture).tobytes())))
             changed.append(augment(shown.flatten(0, 1), rng).reshape(shown.shape))
         return torch.stack(changed)
 
@@ -149,7 +149,7 @@ class Instruments(ByFigure):
             pictures = pictures[..., :3]
         found = network(sound, pictures, players)[0].cpu().double()
         named = torch.zeros(2, dtype=torch.float64)
-        if self.chosen.instruments.inputs == "pictures":
+        if self.settings.instruments.inputs == "pictures":
             assert batch.shown is not None and batch.players is not None, "pictures are an input"  # noqa: S101
             named_as = network(sound, pictures, players, each=True).argmax(1).cpu().numpy()
             labels = batch.shown[batch.players]

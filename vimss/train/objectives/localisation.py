@@ -35,7 +35,7 @@ from vimss.stream.config import MixingConfig
 from vimss.stream.mix import Mixture, Source
 from vimss.train.config import Settings
 from vimss.train.device import to_device
-from vimss.train.objectives.correspondence import Correspondence, PicturesShown
+from vimss.train.objectives.correspondence import Correspondence, PicturesInterface
 from vimss.train.objectives.correspondence_network import CorrespondenceNetwork
 from vimss.train.objectives.scenes import (
     METHODS,
@@ -56,7 +56,7 @@ FOUND = 3
 F1 = "F1 with scenes without the player"
 
 
-class BoxesShown(PicturesShown):
+class BoxesInterface(PicturesInterface):
     """Shows all players, also one who rests, with a fourth channel that is 1 in the box of the player."""
 
     @property
@@ -92,10 +92,10 @@ class Localisation(Correspondence):
 
     def __init__(self, settings: Settings, recipe: Recipe, features: str = "") -> None:
         super().__init__(settings, recipe, features)
-        self.with_boxes = BoxesShown(settings, recipe)
+        self.with_boxes = BoxesInterface(settings, recipe)
 
     @property
-    def validation_interface(self) -> BoxesShown:
+    def validation_interface(self) -> BoxesInterface:
         """With boxes, which no training reads, and resting players."""
         return self.with_boxes
 

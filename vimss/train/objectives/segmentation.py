@@ -33,8 +33,8 @@ from vimss.stream.config import MixingConfig
 from vimss.stream.mix import Mixture, Source
 from vimss.train.config import Settings
 from vimss.train.device import context_of
-from vimss.train.objectives.by_figure import ByFigure, Shown, evenly_spread
 from vimss.train.objectives.instruments_augment import augment
+from vimss.train.objectives.predictor_objective import ObjectiveInterface, PredictorObjective, evenly_spread
 from vimss.train.objectives.segmentation_network import BODY, CLASSES, classes_of, places_of
 
 STEPS = 254
@@ -59,7 +59,7 @@ PLAYER, INSTRUMENT, JOINT = "IoU of the player", "IoU of the instrument", "error
 """Names of the figures beside."""
 
 
-class MasksShown(Shown):
+class MasksInterface(ObjectiveInterface):
     """Shows all players, also one who rests, with a fourth channel of CLASSES and a fifth that holds the joints."""
 
     def __init__(self, settings: Settings, recipe: Recipe) -> None:
@@ -123,11 +123,11 @@ def truth_of(shown: UInt8[Tensor, "n h w 5"]) -> Truth:
     return Truth(shown[..., 3].long(), joints)
 
 
-class Segmentation(ByFigure):
+class Segmentation(PredictorObjective):
     """Which pixels show whom, and where the joints are."""
 
     def __init__(self, settings: Settings, recipe: Recipe, features: str = "") -> None:
-        super().__init__(settings, recipe, MasksShown(settings, recipe))
+        super().__init__(settings, recipe, MasksInterface(settings, recipe))
 
     def totals(self, batch: Batch) -> Float64[np.ndarray, " n"]:
         """Pictures of real players."""
@@ -141,9 +141,9 @@ class Segmentation(ByFigure):
         changed = []
         for views, real, mixture in zip(shown, players, batch.mixture, strict=True):
             taught = with_maps(views[real].flatten(0, 1))
-            if self.chosen.instruments.augment:
+            if self.settings.instruments.augment:
                 # What is drawn depends on the example's own sound, and on no other example.
-                rng = np.random.default_rng((self.chosen.seed, zlib.crc32(np.ascontiguousarray(mixture).tobytes())))
+                rng = np.random.default_rng((self.settings.seed, zlib.crc32(np.ascontiguousarray(mixture).tobytes())))
                 taught = augment(taught, rng)
             changed.append(taught)
         pictures = torch.cat(changed)

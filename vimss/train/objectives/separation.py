@@ -78,7 +78,7 @@ class Separation:
     """One output per label, query or slot."""
 
     def __init__(self, settings: Settings, recipe: Recipe, features: str = "") -> None:
-        self.chosen = settings
+        self.settings = settings
         self.recipe = recipe
         self.interface = Interface(settings.model, recipe.labels, features)
 
@@ -89,17 +89,17 @@ class Separation:
 
     def window(self) -> Window:
         """As wide as the network asks for."""
-        output = self.chosen.training.output_samples
-        return Window(self.chosen.model.geometry.input_samples(output), output, self.recipe.sample_rate)
+        output = self.settings.training.output_samples
+        return Window(self.settings.model.geometry.input_samples(output), output, self.recipe.sample_rate)
 
     def window_around(self, samples: int) -> Window:
         """Around the excerpt lies what the network sees of an output window that is long enough for it."""
-        shape = self.chosen.model.geometry
+        shape = self.settings.model.geometry
         return Window(shape.input_samples(shape.window_at_least(samples)), samples, self.recipe.sample_rate)
 
     def build(self) -> nn.Module:
         """A Separator."""
-        return Separator(self.chosen.model, self.recipe.labels, self.recipe.sample_rate)
+        return Separator(self.settings.model, self.recipe.labels, self.recipe.sample_rate)
 
     def save(self, folder: Path, network: nn.Module, card: dict[str, Any]) -> None:
         """As `load_separator` reads it."""
@@ -108,7 +108,7 @@ class Separation:
 
     def load(self, folder: Path) -> nn.Module:
         """A Separator with the settings of this training."""
-        return load_separator(folder, self.chosen.model)
+        return load_separator(folder, self.settings.model)
 
     def totals(self, batch: Batch) -> Float64[np.ndarray, " n"]:
         """Those of `count`, over the output window."""
@@ -118,18 +118,18 @@ class Separation:
 
     @functools.cached_property
     def _loss_of(self) -> Loss:
-        return make_loss(self.chosen.training)
+        return make_loss(self.settings.training)
 
     def loss(self, network: Callable[..., Tensor], batch: Batch, totals: Tensor) -> Tensor:
         """That of `training.loss`; slots are compared with the targets in the order of `training.slot_order`."""
         device = totals.device
         targets, present = to_device(batch.targets, device), to_device(batch.present, device)
-        by_levels = self.chosen.training.loss == "cross_entropy"
+        by_levels = self.settings.training.loss == "cross_entropy"
         more = {"log_odds": True} if by_levels else {}
         estimates = network(to_device(batch.mixture, device), *context_of(batch, device), **more).float()
         if self.interface.any_order:
             index = _least_error(expected(estimates) if by_levels else estimates, targets)
-            if self.chosen.training.slot_order == "pitch":
+            if self.settings.training.slot_order == "pitch":
                 by_pitch, known = order_by_pitch(batch.targets, self.recipe.sample_rate)
                 index[to_device(known, device)] = to_device(by_pitch[known], device)
             estimates = _in_order(estimates, index)

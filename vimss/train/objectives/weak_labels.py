@@ -53,7 +53,7 @@ from vimss.stream.mix import Mixture, Source, Window
 from vimss.train.config import Settings
 from vimss.train.device import context_of, to_device
 from vimss.train.objective_settings import InstrumentsConfig
-from vimss.train.objectives.instruments import Instruments, PlayersShown
+from vimss.train.objectives.instruments import Instruments, PlayersInterface
 from vimss.train.objectives.instruments_network import InstrumentsNetwork
 from vimss.train.objectives.saved import load_network
 from vimss.train.objectives.weak_labels_network import SOUND_FEATURES, bases_of, of_mixtures
@@ -78,7 +78,7 @@ BESIDE = (
 )
 
 
-class SoundingPlayers(PlayersShown):
+class SoundingPlayers(PlayersInterface):
     """Shows those who sound, where their pictures give the labels or get scores, and nobody elsewhere."""
 
     def __init__(self, settings: Settings, recipe: Recipe) -> None:
@@ -101,7 +101,7 @@ class SoundingPlayers(PlayersShown):
         return super().labels_shown(mixture)[: len(mixture.sources)]
 
 
-class SoundFeaturesShown(SoundingPlayers):
+class SoundFeaturesInterface(SoundingPlayers):
     """Shows the features of the sound of each second of a player's video, each beside all labels of the video."""
 
     @property
@@ -133,7 +133,7 @@ class WeakLabels(Instruments):
         super().__init__(settings, recipe)
         self.hears = settings.weak_labels.inputs == "bases"
         self.two_stream = settings.weak_labels.network == "two_stream"
-        self.interface = (SoundingPlayers if self.hears else SoundFeaturesShown)(settings, recipe)
+        self.interface = (SoundingPlayers if self.hears else SoundFeaturesInterface)(settings, recipe)
         self.must_match = ("objective", "labels", "sample_rate")
 
     @cached_property
@@ -152,7 +152,7 @@ class WeakLabels(Instruments):
 
     def window(self) -> Window:
         """Stems and pictures of the same time; ConfigError where no picture can be named one of the labels."""
-        if self.chosen.weak_labels.labels == "pictures" and not self.known:
+        if self.settings.weak_labels.labels == "pictures" and not self.known:
             raise ConfigError(
                 "weak_labels.labels: pictures needs shards with an instrument that the pictures can be named",
                 got=f"the labels {', '.join(self.recipe.labels)}",
@@ -180,7 +180,7 @@ class WeakLabels(Instruments):
     def _bases(self, batch: Batch) -> Float[Tensor, "b m f"]:
         """What gets scores: of each mixture its bases, or the features of all seconds of its videos."""
         if self.hears:
-            return bases_of(batch.mixture, self.chosen.weak_labels.bases, self.recipe.sample_rate)
+            return bases_of(batch.mixture, self.settings.weak_labels.bases, self.recipe.sample_rate)
         assert batch.context is not None, "features are shown"  # noqa: S101
         return torch.from_numpy(batch.context[..., :SOUND_FEATURES]).flatten(1, 2)
 
@@ -209,7 +209,7 @@ class WeakLabels(Instruments):
     def labels_given(self, batch: Batch, device: torch.device) -> Bool[Tensor, "b i"]:
         """The labels that each mixture is trained with."""
         pictures, players = context_of(batch, device)
-        if self.chosen.weak_labels.labels == "corpus" or pictures is None or players is None:
+        if self.settings.weak_labels.labels == "corpus" or pictures is None or players is None:
             return to_device(self._playing(batch), device)
         rows = self.namer.to(device)(None, pictures, players, each=True).float()
         shares = rows[:, list(self.known.values())].softmax(1)

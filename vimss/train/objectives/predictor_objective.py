@@ -1,7 +1,7 @@
 """What objectives that do not separate have in common: what they read of clips, their windows, and saved networks.
 
-An objective derives from ByFigure and adds what it learns and its figure, the members of `FigureObjective` that are not
-here. What it shows of players is a Shown, an Interface with another query.
+An objective derives from PredictorObjective and adds what it learns and its figure, the members of `FigureObjective`
+that are not here. Its interface is an ObjectiveInterface, an Interface with another query.
 """
 
 from abc import ABC, abstractmethod
@@ -28,12 +28,12 @@ from vimss.train.objectives import Predictor
 from vimss.train.objectives.saved import load_network, new_network, save_network
 
 
-class Shown(ABC):
-    """Shows players as an Interface does, by a query of its own."""
+class ObjectiveInterface(ABC):
+    """A NetworkInterface that shows players as an Interface does, by a query of its own."""
 
-    def __init__(self, settings: Settings, labels: tuple[str, ...], features: str = "", **looking: str) -> None:
-        """`looking` are the settings of the Interface that are not those of `model`."""
-        self.inner = Interface(settings.model.model_copy(update=looking), labels, features)
+    def __init__(self, settings: Settings, labels: tuple[str, ...], features: str = "", **changes: str) -> None:
+        """`changes` are settings of the Interface in place of those of `model`."""
+        self.inner = Interface(settings.model.model_copy(update=changes), labels, features)
         self.features = features
         self.uses_players = self.inner.uses_players
 
@@ -73,19 +73,19 @@ def evenly_spread(view: UInt8[np.ndarray, "v h w k"], seconds: float, every: flo
     return view[((np.arange(count) + 0.5) * len(view) / count).astype(int)]
 
 
-class ByFigure(ABC):
+class PredictorObjective(ABC):
     """An objective that does not separate, but for what it learns and its figure."""
 
     must_match: tuple[str, ...] = ("objective", "sample_rate")
     """What a model that is loaded has in common with these settings and shards, of objective, labels, sample_rate."""
 
-    def __init__(self, settings: Settings, recipe: Recipe, interface: Shown) -> None:
-        self.chosen = settings
+    def __init__(self, settings: Settings, recipe: Recipe, interface: ObjectiveInterface) -> None:
+        self.settings = settings
         self.recipe = recipe
         self.interface = interface
 
     @property
-    def validation_interface(self) -> Shown:
+    def validation_interface(self) -> ObjectiveInterface:
         """The same as in training."""
         return self.interface
 
@@ -99,7 +99,7 @@ class ByFigure(ABC):
 
     def window(self) -> Window:
         """Stems and what is shown of the same time."""
-        return self.window_around(self.chosen.training.output_samples)
+        return self.window_around(self.settings.training.output_samples)
 
     def window_around(self, samples: int) -> Window:
         """The excerpt alone."""
@@ -107,7 +107,7 @@ class ByFigure(ABC):
 
     def build(self) -> nn.Module:
         """The network of the settings, with new weights."""
-        return cast(nn.Module, new_network(self.chosen, self.recipe.labels, self.recipe.sample_rate))
+        return cast(nn.Module, new_network(self.settings, self.recipe.labels, self.recipe.sample_rate))
 
     def save(self, folder: Path, network: nn.Module, card: dict[str, Any]) -> None:
         """As `load_network` reads it."""
@@ -119,7 +119,7 @@ class ByFigure(ABC):
         network = load_network(folder)
         has = {"objective": network.settings.objective, "labels": network.labels, "sample_rate": network.sample_rate}
         wanted = {
-            "objective": self.chosen.objective,
+            "objective": self.settings.objective,
             "labels": self.recipe.labels,
             "sample_rate": self.recipe.sample_rate,
         }
