@@ -39,6 +39,14 @@ def in_state(running: RunningStudy, state: str) -> list[TrialRecord]:
     return [record for record in running.study().of_cell("search") if record.state == state]
 
 
+def test_a_study_is_read_again_only_after_a_record_was_written(tmp_path):
+    running, _ = searched(small("random", "none"), tmp_path, 1)
+    assert running.study() is running.study()
+    (lost,) = in_state(running, "interrupted")
+    write_record(lost.model_copy(update={"message": "again"}))
+    assert in_state(running, "interrupted")[0].message == "again"
+
+
 def test_a_trial_that_was_lost_is_started_again_and_one_that_failed_is_not(tmp_path):
     running, cell = searched(small("random", "none"), tmp_path, 1)
     (lost,), failed = in_state(running, "interrupted"), in_state(running, "failed")

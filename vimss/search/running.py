@@ -18,7 +18,7 @@ from vimss.search.events import (
     TrialEnded,
     TrialReplayed,
 )
-from vimss.search.study import CODE, Study, TrialRecord, cell_folder, in_cells, read_study, write_record
+from vimss.search.study import CODE, Study, TrialRecord, cell_folder, in_cells, read_study, record_paths, write_record
 from vimss.shards.manifest import Manifest
 from vimss.storage import atomic_write
 from vimss.train.validation import validation_spec
@@ -50,6 +50,8 @@ class RunningStudy:
             self.provenance["changes"] = hashlib.sha256(changes).hexdigest()[:SIGNATURE_LENGTH]
             with atomic_write(folder / CODE / f"{self.provenance['changes']}.diff") as temporary:
                 temporary.write_bytes(changes)
+        self._read: tuple[dict[Path, tuple[int, ...]], Study] | None = None
+        """What `study` returned last, and the stamps of the records that it was made from."""
         for record in before.records:
             # Running the command again is a deliberate retry, so the counter restarts at 0.
             if record.retries:
@@ -60,8 +62,13 @@ class RunningStudy:
         return {}
 
     def study(self) -> Study:
-        """The trials of the experiment's cells, as they are on disk now."""
-        return in_cells(self.experiment, read_study(self.folder))
+        """The trials of the experiment's cells, as they are on disk now; read again only after a record was written."""
+        stats = {path: path.stat() for path in record_paths(self.folder)}
+        # A record is replaced as a file when it is written.
+        stamps = {path: (stat.st_ino, stat.st_mtime_ns, stat.st_size) for path, stat in stats.items()}
+        if self._read is None or self._read[0] != stamps:
+            self._read = stamps, in_cells(self.experiment, read_study(self.folder))
+        return self._read[1]
 
     def records(self, cell: Cell) -> tuple[TrialRecord, ...]:
         """The trials of a cell, as they are on disk now."""

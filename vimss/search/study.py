@@ -270,14 +270,8 @@ def _fixed(experiment: Experiment, cells: Iterable[Cell], records: Iterable[Tria
         except ConfigError:
             continue  # a control that conflicts with what it inherits; the search reports it
         able = [record for record in same if record.state == "finished" or record.is_control == cell.is_control]
-        able.sort(
-            key=lambda record: (
-                record.state != "finished",
-                record.is_control != cell.is_control,
-                record.drawn_at,
-                record.begun,
-            )
-        )
+        able.sort(key=lambda record: (record.drawn_at, record.begun))
+        able.sort(key=lambda record: (record.state != "finished", record.is_control != cell.is_control))
         found += [record.model_copy(update={"cell": cell.name, "chosen": {}}) for record in able[:1]]
     return found
 
@@ -333,8 +327,12 @@ def read_study(folder: Path) -> Study:
 
     DataError names a record that cannot be read.
     """
-    paths = [path for path in sorted(folder.glob(f"*/*/{RECORD}")) if not path.parent.name.startswith(TEMPORARY)]
-    return Study(folder, tuple(read_record(path) for path in paths))
+    return Study(folder, tuple(read_record(path) for path in record_paths(folder)))
+
+
+def record_paths(folder: Path) -> list[Path]:
+    """The files of all records in a study's folder."""
+    return [path for path in sorted(folder.glob(f"*/*/{RECORD}")) if not path.parent.name.startswith(TEMPORARY)]
 
 
 def read_record(path: Path) -> TrialRecord:
