@@ -516,7 +516,7 @@ def test_an_unknown_option_names_the_nearest_one() -> None:
 
 
 def test_too_short_a_corpus_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"minutes: Input should be greater than or equal to 1; got 0.5"):
+    with pytest.raises(ConfigError, match=r"minutes: must be greater than or equal to 1; got 0.5"):
         parse_config({"minutes": 0.5}, Options, "shards/x.yaml: options")
 
 

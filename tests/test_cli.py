@@ -196,7 +196,7 @@ def written(tmp_path, small_manifest, small_recipe) -> Path:
             "shard quickstart --set labels=[R&B,R+B]",
             "labels 'R&B' and 'R+B' must differ in letters, digits or one of",
         ),
-        (2, "shard quickstart --minutes 0", "options: minutes: Input should be greater than or equal to 1; got 0"),
+        (2, "shard quickstart --minutes 0", "options: minutes: must be greater than or equal to 1; got 0"),
         (2, "shard quickstart --out=", "--out must name a folder or a URL; got ''"),
         (2, "shard quickstart --out {0}/file", "file must be a folder for shards, or free to become one; got"),
         (
@@ -206,7 +206,7 @@ def written(tmp_path, small_manifest, small_recipe) -> Path:
         ),
         (1, "shard quickstart --check", "must hold a manifest.json; got none"),
         (2, "features nothing", "shards/nothing.yaml must be a YAML file"),
-        (2, "features quickstart --network resnet19", "network: Input should be 'resnet18'"),
+        (2, "features quickstart --network resnet19", "network: must be 'resnet18'"),
         (
             2,
             "features quickstart --weights {0}/w.pth",
@@ -222,7 +222,7 @@ def written(tmp_path, small_manifest, small_recipe) -> Path:
             "search systems --seed 3",
             "compare.seed lists the seeds of the cells; got --seed 3 and compare.seed: [0, 1, 2]. To fix: write --set",
         ),
-        (2, "search quickstart --set search.trials=0", "search.trials: Input should be greater than or equal to 1"),
+        (2, "search quickstart --set search.trials=0", "search.trials: must be greater than or equal to 1"),
         (2, "search quickstart --set search.trails=2", "unknown key 'search.trails'. To fix: did you mean 'trials'?"),
         (
             2,

@@ -1,5 +1,5 @@
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import pytest
 from pydantic import Field
@@ -65,6 +65,24 @@ def test_an_unknown_nested_key_names_the_nearest_of_its_group():
 def test_a_wrong_type_names_file_key_and_value():
     with pytest.raises(ConfigError, match=r"here.yaml: inner.width: .*valid integer.*got 'two'"):
         parse_config({"inner": {"width": "two"}}, Outer, "here.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"names": []}, r"names: must have at least 1 item; got \[\]"),
+        ({"steps": 0}, "steps: must be greater than or equal to 1; got 0"),
+        ({"unit": "x"}, "unit: must be 's' or 'min'; got 'x'"),
+    ],
+)
+def test_a_wrong_value_is_told_the_rule_in_the_words_of_our_own_errors(content, message):
+    class Bounded(Config):
+        names: tuple[str, ...] = Field(("a",), min_length=1)
+        steps: int = Field(1, ge=1)
+        unit: Literal["s", "min"] = "s"
+
+    with pytest.raises(ConfigError, match=f"here: {message}"):
+        parse_config(content, Bounded, "here")
 
 
 def test_a_missing_file_lists_its_neighbours(tmp_path):

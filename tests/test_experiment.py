@@ -499,7 +499,7 @@ def test_a_setting_of_a_group_in_a_group_can_be_varied_and_its_neighbours_stay()
     found = [experiment.settings(cell.overrides).model.vision for cell in experiment.cells()]
     assert [each.weights for each in found] == ["chamber", "random"]
     assert {(each.network, each.frozen) for each in found} == {("compact", False)}
-    with pytest.raises(ConfigError, match=r"model\.levels: Input should be a valid integer"):
+    with pytest.raises(ConfigError, match=r"model\.levels: must be a valid integer"):
         experiment.settings({"model.levels.more": 3})
 
 

@@ -77,9 +77,7 @@ def test_a_misspelt_key_names_the_nearest_of_its_own_network():
 
 
 def test_an_unknown_network_is_refused_with_those_there_are():
-    with pytest.raises(
-        ConfigError, match=r"here: model.network: Input should be .*'wave_u_net'.* or 'blocks'; got 'x'"
-    ):
+    with pytest.raises(ConfigError, match=r"here: model.network: must be .*'wave_u_net'.* or 'blocks'; got 'x'"):
         settings(network="x")
 
 
@@ -98,7 +96,7 @@ def test_editors_are_told_the_settings_of_every_network():
 @pytest.mark.parametrize("network", ["x", 1, "[wave_u_net]"])
 def test_an_experiment_with_an_unknown_network_is_refused(tmp_path, network):
     known = " or ".join(repr(name) for name in NETWORKS)
-    with pytest.raises(ConfigError, match=f"experiment mine: model.network: Input should be {known}; got"):
+    with pytest.raises(ConfigError, match=f"experiment mine: model.network: must be {known}; got"):
         load(tmp_path, f"model: {{network: {network}, hop: 3}}")
 
 

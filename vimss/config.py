@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -235,10 +236,20 @@ def _explain(error: ValidationError, kind: type[BaseModel], where: str, content:
         return ConfigError(f"{where}: '{key}' must be set", got=f"no such key{more}", fix=f"add '{path[-1]}:'")
     got = repr(first["input"])
     got = got if len(got) <= 80 else got[:77] + "..."
-    rule = _KINDS_OF_VALUES.get(first["type"]) or first["msg"].removeprefix("Value error, ")
+    rule = _KINDS_OF_VALUES.get(first["type"]) or _in_our_words(first["msg"])
     if not key:  # a rule about several settings at the top
         return ConfigError(f"{where}: {rule}", got=f"{got}{more}", fix="correct one of the settings that are named")
     return ConfigError(f"{where}: {key}: {rule}", got=f"{got}{more}", fix=f"correct '{key}'")
+
+
+def _in_our_words(message: str) -> str:
+    """A rule of pydantic as ours are: "must have at least 1 item", without what was found, which follows it.
+
+    >>> _in_our_words("Tuple should have at least 1 item after validation, not 0")
+    'must have at least 1 item'
+    """
+    message = message.removeprefix("Value error, ").partition(" after validation, not ")[0]
+    return re.sub(r"^(Input|Tuple|List|Dictionary|String|Value) should ", "must ", message)
 
 
 def _other_home(kind: type[BaseModel], path: list[str], content: Any) -> str:
