@@ -42,7 +42,7 @@ from vimss.search.events import (
 )
 from vimss.search.remaining import Progress, longest, trainings_left
 from vimss.search.study import TrialRecord
-from vimss.train.config import MUCH_WAITING, VALIDATION_SOURCES, reaches
+from vimss.train.config import AGAINST_WAITING, MUCH_WAITING, VALIDATION_SOURCES, reaches
 
 ShowProgress = Callable[[str], None]
 
@@ -320,10 +320,7 @@ class SearchLines:
         waited, lost = metrics.get("loader_wait", 0.0), metrics.get("lost_clips", 0.0)
         if waited > MUCH_WAITING and "waiting" not in self.warned:
             self.warned.add("waiting")
-            err.print(
-                f"    trial {number} waits for batches {waited:.0%} of its time: raise loader_workers of the place or "
-                "mixing.windows_per_clip; where pictures are decoded, compute features once with `vimss features`",
-            )
+            err.print(f"    trial {number} waits for batches {waited:.0%} of its time: {AGAINST_WAITING}")
         if lost and "lost" not in self.warned:
             self.warned.add("lost")
             err.print(

@@ -32,6 +32,13 @@ if TYPE_CHECKING:
 MUCH_WAITING = 0.1
 """Share of its time that a loop may wait for batches before it logs a warning."""
 
+AGAINST_WAITING = (
+    "raise loader_workers of the place; where `train` has more clips than mixing.pool_clips, each of which is decoded "
+    "anew for every pool, raise mixing.windows_per_clip; where pictures are decoded, compute features once with "
+    "`vimss features`"
+)
+"""What to do in that case."""
+
 
 class TrainingConfig(Config):
     """Settings of the optimisation."""

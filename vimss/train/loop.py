@@ -26,7 +26,7 @@ from vimss.shards.manifest import Manifest
 from vimss.stream.batch import Examples, Levels, NetworkInterface, Position
 from vimss.train.between_reports import Clock, Losses
 from vimss.train.checkpoint import State, folder_for_checkpoint, load_state, save_state
-from vimss.train.config import MUCH_WAITING, Settings, TrainingConfig, ValidationConfig, reaches
+from vimss.train.config import AGAINST_WAITING, MUCH_WAITING, Settings, TrainingConfig, ValidationConfig, reaches
 from vimss.train.ddp import distribute
 from vimss.train.figure import Figure
 from vimss.train.gradients import Gradients
@@ -367,11 +367,7 @@ def _place_of(position: Position) -> str:
 def _warn_of_waiting(share: float) -> None:
     """Log how to speed up the loader if the loop waits for batches."""
     if share > MUCH_WAITING:
-        log.warning(
-            "%.0f %% of the time was spent waiting for batches: raise loader_workers of the place or "
-            "mixing.windows_per_clip; where pictures are decoded, compute features once with `vimss features`",
-            100 * share,
-        )
+        log.warning("%.0f %% of the time was spent waiting for batches: %s", 100 * share, AGAINST_WAITING)
 
 
 def _warn_of_no_gradient(norm: float, reports: Sequence[Mapping[str, float]]) -> None:
