@@ -14,7 +14,7 @@ from vimss.runtime import load_place
 from vimss.shards.clip import Clip, Player
 from vimss.shards.recipe import load_recipe
 from vimss.stream.scene import Scene
-from vimss.train.objectives import Objective
+from vimss.train.objectives.protocol import Objective
 
 TEXT = Path(".github/CONTRIBUTING.md").read_text(encoding="utf-8")
 

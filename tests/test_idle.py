@@ -15,16 +15,9 @@ from vimss.search.consistency import load_experiment
 from vimss.search.trial import trial_name
 from vimss.shards.manifest import Manifest, PieceEntry
 from vimss.shards.recipe import load_recipe
-from vimss.train.config import (
-    RULES,
-    Settings,
-    deciding_keys,
-    default_of,
-    has_key,
-    idle_settings,
-    value_at,
-)
+from vimss.train.config import Settings, default_of, has_key, value_at
 from vimss.train.idle import without_idle
+from vimss.train.rules import RULES, deciding_keys, idle_settings
 
 HEAD = "question: q\nexpected: e\nshards: quickstart\n"
 

@@ -15,7 +15,8 @@ from vimss.search.consistency import load_experiment
 from vimss.stream.batch import Examples, Position
 from vimss.train.config import Settings, ValidationConfig
 from vimss.train.figure import Figure
-from vimss.train.objectives import OBJECTIVES, Entry, FigureObjective, Objective, Predictor, open_objective
+from vimss.train.objectives import OBJECTIVES, Entry, open_objective
+from vimss.train.objectives.protocol import FigureObjective, Objective, Predictor
 from vimss.train.objectives.saved import load_network, settings_of
 from vimss.train.validation import Validation
 

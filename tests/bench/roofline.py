@@ -30,7 +30,8 @@ from vimss.stream.mix import Source, Window, mix, view_times
 from vimss.train.config import Settings
 from vimss.train.gradients import Gradients
 from vimss.train.loop import update_ema
-from vimss.train.objectives import OBJECTIVES, Objective
+from vimss.train.objectives import OBJECTIVES
+from vimss.train.objectives.protocol import Objective
 from vimss.train.optimize import Trainable, make_optimizers
 
 FLOPS = {"float32": 66.9e12, "tf32": 494.7e12, "bfloat16": 989.4e12}

@@ -31,7 +31,8 @@ from vimss.shards.manifest import Manifest, open_manifest
 from vimss.stream.fixed import FixedSpec, fixed_set
 from vimss.train.config import Settings, ValidationConfig
 from vimss.train.figure import Figure
-from vimss.train.objectives import OBJECTIVES, Entry, FigureObjective, Objective, figure_of, open_objective
+from vimss.train.objectives import OBJECTIVES, Entry, figure_of, open_objective
+from vimss.train.objectives.protocol import FigureObjective, Objective
 from vimss.train.objectives.saved import settings_of
 from vimss.train.validation import FixedBatches, validation_spec
 

@@ -20,7 +20,8 @@ from vimss.model.config import ModelConfig
 from vimss.model.contexts import CONTEXTS
 from vimss.model.separator import load_separator, read_card
 from vimss.namer import SURE, namer_settings
-from vimss.train.config import RULES, Settings
+from vimss.train.config import Settings
+from vimss.train.rules import RULES
 
 NAN = float("nan")
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from vimss.axes import Axis, Scalar, topological_order
 from vimss.errors import ConfigError
 from vimss.experiment import NETWORK, Experiment, SearchConfig, read_experiment, sample_values
-from vimss.train.config import RULES, Settings, keys_with_rules
+from vimss.train.config import Settings
 from vimss.train.idle import idle_error
+from vimss.train.rules import RULES, keys_with_rules
 
 
 def draws_of(axes: Mapping[str, Axis], keys: Collection[str]) -> Iterator[dict[str, Scalar]]:

@@ -21,7 +21,7 @@ from vimss.errors import TrainingError
 from vimss.stream.batch import Batch
 from vimss.train.config import TrainingConfig
 from vimss.train.device import InFlight, autocast, compiled, to_device
-from vimss.train.objectives import Objective
+from vimss.train.objectives.protocol import Objective
 
 log = logging.getLogger(__name__)
 

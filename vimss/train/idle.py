@@ -3,7 +3,7 @@
     error = idle_error(trainings, "model.op", "mine", "compare.model.op")   # None: it affects one of them
     check_uses(trainings, "experiment mine", manifest, place)
 
-`vimss.train.config.RULES` makes a setting idle whatever the data is; this module adds the shards and the place.
+`vimss.train.rules.RULES` makes a setting idle whatever the data is; this module adds the shards and the place.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,13 +21,8 @@ from vimss.stream.config import MixingConfig
 from vimss.train.config import (
     Settings,
     TrainingConfig,
-    deciding_keys,
     default_of,
-    describe_idle,
     has_key,
-    idle_settings,
-    is_idle,
-    rule_at,
     value_at,
 )
 from vimss.train.objective_settings import (
@@ -37,6 +32,7 @@ from vimss.train.objective_settings import (
     WeakLabelsConfig,
 )
 from vimss.train.objectives import OBJECTIVES
+from vimss.train.rules import deciding_keys, describe_idle, idle_settings, is_idle, rule_at
 
 
 def idle_error(trainings: Sequence[Settings], key: str, experiment: str, where: str) -> ConfigError | None:

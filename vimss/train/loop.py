@@ -31,7 +31,8 @@ from vimss.train.ddp import distribute
 from vimss.train.figure import Figure
 from vimss.train.gradients import Gradients
 from vimss.train.loader import load
-from vimss.train.objectives import Objective, figure_of, open_objective
+from vimss.train.objectives import figure_of, open_objective
+from vimss.train.objectives.protocol import Objective
 from vimss.train.optimize import Trainable, make_optimizers
 from vimss.train.start import start
 from vimss.train.validation import Validation

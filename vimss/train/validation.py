@@ -25,7 +25,8 @@ from vimss.stream.batch import Batch, NetworkInterface, whole_batch
 from vimss.stream.fixed import FixedSet, FixedSpec, fixed_set, mixture_at, read_views
 from vimss.stream.mix import Window
 from vimss.train.config import Settings, ValidationConfig, scored_sources
-from vimss.train.objectives import OBJECTIVES, Objective, SeparatingObjective, figure_of
+from vimss.train.objectives import OBJECTIVES, figure_of
+from vimss.train.objectives.protocol import Objective, SeparatingObjective
 
 MARGIN_SECONDS = 3.0
 """Margin around each excerpt: the receptive field of the paper's network at 22050 Hz."""

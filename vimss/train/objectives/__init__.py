@@ -4,18 +4,13 @@
     network = objective.build()
     share = objective.loss(network, batch, totals)     # share.backward() gives the weights their gradients
 
-To add an objective, write a file with a class that has the members of `Objective`, and name it in `OBJECTIVES` with
-what must be known of it before torch is loaded: YAML is checked, and records are read, without it. The loop, gradients,
-validation, rescoring and the search call these members only; tests/test_objectives.py holds each objective to them.
-
-An objective that does not separate is evaluated and promoted by its own figure, and has the members of
-`FigureObjective` too; its network is a `Predictor`, which `saved` keeps and the registry serves.
+To add an objective, write a file with a class that has the members of `Objective` (in `protocol`), and name it in
+`OBJECTIVES` with what must be known of it before torch is loaded: YAML is checked, and records are read, without it.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from vimss.config import Rule
 from vimss.errors import ConfigError
@@ -25,115 +20,7 @@ from vimss.shards.manifest import Manifest
 from vimss.shards.recipe import Recipe
 from vimss.train.config import VALIDATION_SOURCES, Settings, value_at
 from vimss.train.figure import Figure
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-    from typing import Any
-
-    import numpy as np
-    import torch
-    from jaxtyping import Float, Float64
-    from torch import Tensor, nn
-
-    from vimss.model.interface import Input
-    from vimss.stream.batch import Batch, NetworkInterface
-    from vimss.stream.mix import Window
-
-
-@runtime_checkable
-class Objective(Protocol):
-    """What a network learns, from which batches, and by which figure trainings are compared.
-
-    Axis letters: b batch, s output (a source, or a label), c channel, t audio sample of the input window, u of the
-    output window; m validation mixture, k number that is kept of each.
-    """
-
-    def __init__(self, settings: Settings, recipe: Recipe, features: str = "") -> None:
-        """From the settings, the recipe of the shards, and the folder of features beside them that is read, if any."""
-
-    @property
-    def interface(self) -> "NetworkInterface":
-        """What it reads of clips and shows of players, and how mixtures become a batch: `make_batch` calls it."""
-
-    @property
-    def validation_interface(self) -> "NetworkInterface":
-        """The same for the mixtures that `examine` gets, where it needs more of them than a training does."""
-
-    def window(self) -> "Window":
-        """The windows of a training example; ConfigError where the network does not allow the output window."""
-
-    def window_around(self, samples: int) -> "Window":
-        """The input window around an excerpt of the validation set, which is the output window."""
-
-    def build(self) -> "nn.Module":
-        """The network with new weights. It has `matrices()`, the weights that Muon trains: each is a matrix."""
-
-    def save(self, folder: "Path", network: "nn.Module", card: "dict[str, Any]") -> None:
-        """Write model.json and weights.safetensors, whole or not at all; `card` is what else there is to say."""
-
-    def load(self, folder: "Path") -> "nn.Module":
-        """The network in a folder; ModelError where it is damaged or of other settings."""
-
-    def totals(self, batch: "Batch") -> "Float64[np.ndarray, ' n']":
-        """What the shares of the loss are divided by. The totals of parts and workers add up."""
-
-    def loss(
-        self, network: "Callable[..., Tensor]", batch: "Batch", totals: "Float[Tensor, ' n']"
-    ) -> "Float[Tensor, '']":
-        """The share of these examples in the loss of the whole batch, whose totals are given, on the device to use.
-
-        Shares add up over parts and workers. That of an example depends on no other example.
-        """
-
-    def examine(self, network: "nn.Module", batch: "Batch", device: "torch.device") -> "Float64[Tensor, ' k']":
-        """What is kept of one validation mixture, which is a batch of one; on the CPU."""
-
-    def value(self, kept: "Float64[Tensor, 'm k']") -> float:
-        """The figure of the whole validation set, from what was kept of its mixtures in their order."""
-
-    def by_label(self, kept: "Float64[Tensor, 'm k']") -> dict[str, float]:
-        """The figure of each label that has one; empty where the figure is not of labels."""
-
-
-@runtime_checkable
-class SeparatingObjective(Objective, Protocol):
-    """An objective whose network is a Separator."""
-
-    def improvements(self, kept: "Float64[Tensor, 'm k']") -> "Float64[Tensor, 'm l'] | None":
-        """The SI-SDR improvements among `kept`, for `value` and `by_label` to average; None where none are kept."""
-
-
-@runtime_checkable
-class FigureObjective(Objective, Protocol):
-    """What an objective that does not separate has beside it: its figure alone says how good a network is."""
-
-    def guess(self, kept: "Float64[Tensor, 'm k']") -> "Float64[Tensor, 'm k']":
-        """What would be kept of the same mixtures for a network that knows nothing, and gives all the same answer.
-
-        The first champion must be significantly better than that.
-        """
-
-    def beside(self, kept: "Float64[Tensor, 'm k']") -> dict[str, float]:
-        """Further figures, by what they are of; NaN where one does not exist, and empty without any."""
-
-
-@runtime_checkable
-class Predictor(Protocol):
-    """The network, an nn.Module, of an objective that does not separate; made of these three things."""
-
-    settings: Settings
-    labels: tuple[str, ...]
-    sample_rate: int
-
-    def inputs(self) -> "tuple[Input, ...]":
-        """The arrays that a registered model takes, with a batch axis. One called `mixture` is sound."""
-
-    def outputs(self) -> "tuple[Input, ...]":
-        """The arrays that it gives."""
-
-    def predict(self, arrays: "Mapping[str, np.ndarray]") -> "dict[str, np.ndarray]":
-        """The outputs for these inputs, each by name."""
+from vimss.train.objectives.protocol import Objective
 
 
 @dataclass(frozen=True)
@@ -145,7 +32,7 @@ class Entry:
     figure: Figure
     """Its figure on the validation set, which steers a search; objectives whose figures are equal can be compared."""
     settings: tuple[str, ...]
-    """Of the settings that only some objectives depend on (`vimss.train.config.OF_SOME_OBJECTIVES`), those that it
+    """Of the settings that only some objectives depend on (`vimss.train.rules.OF_SOME_OBJECTIVES`), those that it
     does, by key path; a group stands for all of its keys."""
     separates: bool
     """Whether its network is a Separator, evaluated by the stems that it gives; else it is a FigureObjective."""
@@ -183,8 +70,11 @@ def _is(key: str, *values: str) -> Rule:
     return Rule(f"{key}: {' or '.join(values)}", (key,), lambda settings: value_at(settings, key) in values)
 
 
-_SEES, _ONLY_SEES = _is("instruments.inputs", "pictures", "both"), _is("instruments.inputs", "pictures")
-_HEARS, _TWO_STREAM = _is("weak_labels.inputs", "bases"), _is("weak_labels.network", "two_stream")
+_READS_PICTURES, _READS_PICTURES_ALONE = (
+    _is("instruments.inputs", "pictures", "both"),
+    _is("instruments.inputs", "pictures"),
+)
+_READS_BASES, _TWO_STREAM = _is("weak_labels.inputs", "bases"), _is("weak_labels.network", "two_stream")
 _COMPACT = _is("model.vision.network", "compact")
 _VISION = tuple(f"model.vision.{name}" for name in VisionConfig.model_fields)
 
@@ -192,22 +82,25 @@ _STEMS = ("gain_db", "flip_polarity", "equaliser_db", "pitch_semitones", "room_s
 _OF_STEMS = tuple(f"mixing.{name}" for name in _STEMS)
 """Settings that change stems, which features of the sound do not have."""
 
-_SHOWN = {"mixing.shuffle_pictures": Rule("players who are shown", (), lambda settings: True)}
-_OF_PLAYERS = tuple(name for name, context in CONTEXTS.items() if context.uses_players)
-"""Contexts that show players."""
+_ALWAYS_SHOWS_PLAYERS = {"mixing.shuffle_pictures": Rule("players who are shown", (), lambda settings: True)}
 
-_LOOKS = Rule(
+PLAYER_CONTEXTS = tuple(name for name, context in CONTEXTS.items() if context.uses_players)
+"""Contexts that show players."""
+ANY_PLAYER_CONTEXT = f"{', '.join(PLAYER_CONTEXTS[:-1])} or {PLAYER_CONTEXTS[-1]}"
+"""Their names, for a rule."""
+
+_MASKS_PLAYERS = Rule(
     "instruments.labels: players and model.vision.network: compact",
     ("instruments.labels", "model.vision.network"),
     lambda settings: settings.instruments.labels == "players" and settings.model.vision.network == "compact",
 )
 
-_LABELS_SHOWN = Rule(
+_SHOWS_PICTURES = Rule(
     "weak_labels.labels: pictures or weak_labels.network: two_stream",
     ("weak_labels.labels", "weak_labels.network"),
     lambda settings: settings.weak_labels.labels == "pictures" or settings.weak_labels.network == "two_stream",
 )
-_TWO_STREAM_HEARS = Rule(
+_TWO_STREAM_READS_BASES = Rule(
     "weak_labels.inputs: bases where weak_labels.network is two_stream, which looks at players and listens to them",
     ("weak_labels.inputs", "weak_labels.network"),
     lambda settings: settings.weak_labels.inputs == "bases" or settings.weak_labels.network == "miml",
@@ -233,9 +126,9 @@ _PLACES_IN_PICTURES = Rule(
 CANDIDATES = 8
 """Players among whom the objective `correspondence` finds the right one: as many instruments, fewer where there are."""
 _SHOWS_PLAYERS = Rule(
-    f"model.outputs: queries and a model.context of players, {', '.join(_OF_PLAYERS[:-1])} or {_OF_PLAYERS[-1]}",
+    f"model.outputs: queries and a model.context of players, {ANY_PLAYER_CONTEXT}",
     ("model.outputs", "model.context"),
-    lambda settings: settings.model.outputs == "queries" and settings.model.context in _OF_PLAYERS,
+    lambda settings: settings.model.outputs == "queries" and settings.model.context in PLAYER_CONTEXTS,
 )
 
 _QUERIES_ALL = Rule(
@@ -309,10 +202,10 @@ OBJECTIVES: dict[str, Entry] = {
                     "mixing.shuffle_pictures",
                     *_VISION,
                 ),
-                _SEES,
+                _READS_PICTURES,
             ),
-            "instruments.labels": _ONLY_SEES,
-            "instruments.masks": _LOOKS,
+            "instruments.labels": _READS_PICTURES_ALONE,
+            "instruments.masks": _MASKS_PLAYERS,
         },
         distractors=True,
         meaning="mean over the labels that play in the fixed set, 1 at most",
@@ -322,7 +215,7 @@ OBJECTIVES: dict[str, Entry] = {
         Figure(name="valid_alignment", direction="max", title="two-alternative accuracy"),
         settings=("alignment",),
         separates=False,
-        rules=_SHOWN,
+        rules=_ALWAYS_SHOWS_PLAYERS,
         network="vimss.train.objectives.alignment_network:AlignmentNetwork",
         seconds=14.0,
         least_seconds=9.0,
@@ -355,7 +248,7 @@ OBJECTIVES: dict[str, Entry] = {
         settings=("model.vision", "correspondence.loss", "correspondence.augment"),
         separates=False,
         network="vimss.train.objectives.correspondence_network:CorrespondenceNetwork",
-        rules=_SHOWN,
+        rules=_ALWAYS_SHOWS_PLAYERS,
         distractors=True,
         aligned=(True,),
         seconds=1.0,
@@ -369,7 +262,7 @@ OBJECTIVES: dict[str, Entry] = {
         settings=("model.vision", "instruments.every", "instruments.augment"),
         separates=False,
         network="vimss.train.objectives.segmentation_network:SegmentationNetwork",
-        rules=_SHOWN,
+        rules=_ALWAYS_SHOWS_PLAYERS,
         requires=(_COMPACT,),
         distractors=True,
         meaning="of the masks of player and instrument in the players' pictures, summed over pictures; the share of "
@@ -384,11 +277,11 @@ OBJECTIVES: dict[str, Entry] = {
         kind="weak_labels.inputs",
         rules={
             **dict.fromkeys(_VISION, _TWO_STREAM),
-            **dict.fromkeys(_OF_STEMS, _HEARS),
-            "mixing.shuffle_pictures": _LABELS_SHOWN,
-            "weak_labels.bases": _HEARS,
+            **dict.fromkeys(_OF_STEMS, _READS_BASES),
+            "mixing.shuffle_pictures": _SHOWS_PICTURES,
+            "weak_labels.bases": _READS_BASES,
         },
-        requires=(_TRUE_LABELS, _TWO_STREAM_HEARS),
+        requires=(_TRUE_LABELS, _TWO_STREAM_READS_BASES),
         meaning="mean over the labels that play in the fixed set, 1 at most; by the scores of all parts of a mixture",
     ),
 }

@@ -24,7 +24,7 @@ from vimss.stream.batch import Batch
 from vimss.stream.config import MixingConfig
 from vimss.stream.mix import Mixture, Source, Window
 from vimss.train.config import Settings
-from vimss.train.objectives import Predictor
+from vimss.train.objectives.protocol import Predictor
 from vimss.train.objectives.saved import load_network, new_network, save_network
 
 

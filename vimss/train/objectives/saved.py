@@ -22,7 +22,8 @@ from vimss.model.separator import read_card
 from vimss.renamed import with_current_names
 from vimss.storage import atomic_write, sha256
 from vimss.train.config import Settings
-from vimss.train.objectives import OBJECTIVES, Predictor
+from vimss.train.objectives import OBJECTIVES
+from vimss.train.objectives.protocol import Predictor
 
 
 def save_network(folder: Path, network: Predictor, card: dict[str, Any]) -> None:
