@@ -63,7 +63,7 @@ def test_an_unknown_nested_key_names_the_nearest_of_its_group():
 
 
 def test_a_wrong_type_names_file_key_and_value():
-    with pytest.raises(ConfigError, match=r"here.yaml: inner.width: .*valid integer.*got 'two'"):
+    with pytest.raises(ConfigError, match=r"here.yaml: inner.width: must be an integer; got 'two'"):
         parse_config({"inner": {"width": "two"}}, Outer, "here.yaml")
 
 
@@ -72,6 +72,7 @@ def test_a_wrong_type_names_file_key_and_value():
     [
         ({"names": []}, r"names: must have at least 1 item; got \[\]"),
         ({"steps": 0}, "steps: must be greater than or equal to 1; got 0"),
+        ({"steps": 1.5}, "steps: must be an integer; got 1.5"),
         ({"unit": "x"}, "unit: must be 's' or 'min'; got 'x'"),
     ],
 )

@@ -268,7 +268,8 @@ def write(tmp_path, text):
             "tune: {seed: {choices: [0, 1]}}",
             r"tune.seed must stand in `compare`: .* is luck.*; got one of 0, 1 to choose from.*compare: {seed: \[0",
         ),
-        ("compare: {seed: [0, 1.5]}", r"experiment mine: seed: .*valid integer.*got 1.5"),
+        ("compare: {seed: [0, 1.5]}", r"experiment mine: seed: must be an integer; got 1.5"),
+        ("training: {start_from: 3}", r"training.start_from: must be new, a folder, or a model such as .*; got 3"),
         ("compare: {seed: [0, -1]}", r"experiment mine: seed: .*greater than or equal to 0.*got -1"),
         (
             "compare: {seed.x: [0]}",
@@ -499,7 +500,7 @@ def test_a_setting_of_a_group_in_a_group_can_be_varied_and_its_neighbours_stay()
     found = [experiment.settings(cell.overrides).model.vision for cell in experiment.cells()]
     assert [each.weights for each in found] == ["chamber", "random"]
     assert {(each.network, each.frozen) for each in found} == {("compact", False)}
-    with pytest.raises(ConfigError, match=r"model\.levels: must be a valid integer"):
+    with pytest.raises(ConfigError, match=r"model\.levels: must be an integer"):
         experiment.settings({"model.levels.more": 3})
 
 

@@ -208,8 +208,11 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
 
 _KINDS_OF_VALUES = {
     "tuple_type": "must be a list, such as [1, 2]",
-    "dict_type": "must be a group of settings, such as {key: value}",
-    "model_type": "must be a group of settings, such as {key: value}",
+    **dict.fromkeys(("dict_type", "model_type"), "must be a group of settings, such as {key: value}"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be an integer"),
+    **dict.fromkeys(("float_type", "float_parsing"), "must be a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
+    "string_type": "must be text",
 }
 """In place of pydantic's words, which are Python's: the types of its errors."""
 

@@ -32,8 +32,10 @@ class StartFrom(Config):
     @model_validator(mode="before")
     @classmethod
     def _is_a_string_in_a_file(cls, value: Any) -> Any:
-        if not isinstance(value, str):
+        if isinstance(value, dict | StartFrom):
             return value
+        if not isinstance(value, str):
+            raise ValueError("must be new, a folder, or a model such as models:/NAME@champion")
         if value == NEW:
             return {}
         if value.startswith(MODELS):
