@@ -1,6 +1,6 @@
 """Models by their names, a folder or models:/NAME@ALIAS: evaluated on any shards, separating recordings, exported.
 
-with open_session("local") as session:
+session = open_session("local")
 checked = models_on_shards(session, ["models:/quickstart@champion"], manifest, "test")
 separated = separate_file(session, Path("quartet.mp4"), "models:/quickstart@champion", "vn,va,vc")
 """
