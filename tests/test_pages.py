@@ -193,7 +193,7 @@ def test_no_tone_falls_between_the_rows_of_a_spectrogram() -> None:
 def test_pictures_have_their_size_and_are_the_same_each_time() -> None:
     first, second = (spectrogram_png(tone(1.0, channels=2), RATE, "a tone") for _ in range(2))
     assert first == second and picture(first).shape[:2] == (400, 900)
-    curves = curves_png({"a": ([1.0, 2.0, 3.0], [0.1, 1.0, 10.0])}, "audio seconds", "loss", log="y")
+    curves = curves_png({"a": ([1.0, 2.0, 3.0], [0.1, 1.0, 10.0])}, "audio seconds", "loss")
     assert picture(curves).shape[:2] == (450, 800)
 
 

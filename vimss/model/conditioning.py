@@ -208,7 +208,7 @@ class Attention(nn.Module):
 
 Condition = Add | Multiply | Film | Concat | Attention
 
-OPERATIONS: dict[Op, type[Add] | type[Multiply] | type[Film] | type[Concat] | type[Attention]] = {
+OPERATIONS: dict[Op, type[Condition]] = {
     "concat": Concat,
     "add": Add,
     "multiply": Multiply,

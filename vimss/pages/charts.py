@@ -50,7 +50,6 @@ def curves_png(
     x_label: str,
     y_label: str,
     title: str = "",
-    log: Literal["", "x", "y", "xy"] = "",
 ) -> bytes:
     """Lines (name -> x values, y values) with a colour and dash each, 800 x 450 pixels."""
     figure = Figure(figsize=(8, 4.5), dpi=100, layout="constrained")
@@ -69,8 +68,6 @@ def curves_png(
             markersize=4,
         )
     axes.set(xlabel=x_label, ylabel=y_label, title=_literal(title))
-    axes.set_xscale("log" if "x" in log else "linear")
-    axes.set_yscale("log" if "y" in log else "linear")
     _quiet(axes)
     if series:
         figure.legend(loc="outside right upper", frameon=False, fontsize=9)

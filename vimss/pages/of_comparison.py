@@ -170,5 +170,5 @@ def _file_name(row: str) -> str:
     return row.replace("/", "_").encode()[:MAX_NAME].decode(errors="ignore")
 
 
-def _in_lines(text: str, width: int = 90) -> str:
-    return "\n".join(textwrap.wrap(" ".join(text.split()), width))
+def _in_lines(text: str) -> str:
+    return "\n".join(textwrap.wrap(" ".join(text.split()), width=90))
