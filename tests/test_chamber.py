@@ -3,7 +3,6 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +13,9 @@ from vimss.errors import ConfigError, DataError
 from vimss.shards.clip import Clip
 from vimss.shards.corpora import Piece
 from vimss.shards.corpora.chamber import Options, pieces, read
-from vimss.shards.corpora.chamber.arrange import Style, Tone, arrange
-from vimss.shards.corpora.chamber.casting import RANGES, SHARES, Casting, make_plan
-from vimss.shards.corpora.chamber.catalogue import chorales, quartets
-from vimss.shards.corpora.chamber.drawing import Film, boxes_of, draw
-from vimss.shards.corpora.chamber.motion import move
-from vimss.shards.corpora.chamber.score import Note, corpus_folder, read_score
-from vimss.shards.corpora.chamber.skeleton import JOINTS, UNSEEN, skeleton_rows
+from vimss.shards.corpora.chamber.arrange import Tone
+from vimss.shards.corpora.chamber.casting import RANGES, SHARES, make_plan
+from vimss.shards.corpora.chamber.catalogue import quartets
 from vimss.shards.corpora.chamber.sound import (
     PATCHES,
     SHIFTS,
@@ -31,7 +26,6 @@ from vimss.shards.corpora.chamber.sound import (
     default_bank,
     perform,
 )
-from vimss.shards.corpora.chamber.styles import PLAIN
 from vimss.shards.instruments import INSTRUMENTS
 from vimss.shards.recipe import SPLITS, Recipe
 from vimss.stream.pitch import height
@@ -63,169 +57,10 @@ def piece_where(recipe: Recipe, options: Options, split: str, players: int) -> P
 
 
 @pytest.fixture(scope="module")
-def arranged() -> list[tuple[Casting, tuple[tuple[Tone, ...], ...]]]:
-    return [(casting, arrange(casting, 0, Style())) for casting in make_plan(0, 7.0, 30.0).values()]
-
-
-@pytest.fixture(scope="module")
 def quartet() -> list[Clip]:
     recipe = make_recipe(picture={"size": 64, "frame_rate": 12.5})
     options = SMALL.model_copy(update={"notes": True})
     return list(read(piece_where(recipe, options, "valid", 4), recipe, options, None))
-
-
-# --- scores -----------------------------------------------------------------------------------------------------
-
-
-def test_a_chorale_is_read_note_by_note() -> None:
-    soprano = read_score("bach/bwv66.6.mxl").parts[0]
-    assert soprano[:4] == (Note(0.0, 0.5, 73), Note(0.5, 0.5, 71), Note(1.0, 1.0, 69), Note(2.0, 1.0, 71))
-
-
-def test_every_score_of_the_catalogue_exists() -> None:
-    folder = corpus_folder()
-    missing = [
-        score
-        for split in SPLITS
-        for work in (*quartets(split), *chorales(split))
-        for score in work.scores
-        if not (folder / score).exists()
-    ]
-    assert missing == []
-
-
-def test_a_score_that_is_not_there_is_named() -> None:
-    with pytest.raises(DataError, match=r"bwv0\.mxl must be a compressed MusicXML score; got FileNotFoundError"):
-        read_score("bach/bwv0.mxl")
-
-
-def test_a_file_that_is_no_archive_is_named() -> None:
-    with pytest.raises(DataError, match=r"license\.txt must be a compressed MusicXML score; got BadZipFile"):
-        read_score("license.txt")
-
-
-@pytest.mark.slow
-def test_no_tune_crosses_from_one_split_to_another() -> None:
-    runs = {
-        (split, score): _interval_runs(read_score(score).parts[0])
-        for split in SPLITS
-        for work in chorales(split)
-        for score in work.scores
-    }
-    crossing = [
-        (one, other)
-        for one in runs
-        for other in runs
-        if one[0] < other[0] and len(runs[one] & runs[other]) >= 0.15 * min(len(runs[one]), len(runs[other]))
-    ]
-    assert len(runs) > 300
-    assert crossing == []
-
-
-def _interval_runs(part: tuple[Note, ...], length: int = 10) -> set[tuple[int, ...]]:
-    pitches = [note.pitch for index, note in enumerate(part) if index == 0 or part[index - 1].pitch != note.pitch]
-    intervals = np.diff(pitches).tolist()
-    return {tuple(intervals[start : start + length]) for start in range(len(intervals) - length + 1)}
-
-
-# --- casting ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("minutes", [1.0, 10.0, 120.0])
-def test_no_composition_and_no_score_stands_in_two_splits(minutes: float) -> None:
-    splits: dict[str, set[str]] = {}
-    for casting in make_plan(0, minutes, 30.0, unseen_style_minutes=minutes).values():
-        splits.setdefault(casting.composition, set()).add(casting.split)
-        splits.setdefault(casting.score, set()).add(casting.split)
-    assert all(len(found) == 1 for found in splits.values())
-
-
-@pytest.mark.parametrize("minutes", [1.0, 10.0, 14.0, 60.0])
-def test_every_split_has_four_pieces_and_all_instruments(minutes: float) -> None:
-    plan = make_plan(3, minutes, 30.0, unseen_style_minutes=minutes / 10)
-    for split in SPLITS:
-        cast = [casting.instruments for casting in plan.values() if casting.split == split]
-        assert len(cast) >= 4
-        assert {code for instruments in cast for code in instruments} == set(INSTRUMENTS)
-
-
-def test_pieces_are_duets_to_quartets_and_fill_the_minutes() -> None:
-    plan = make_plan(0, 14.0, 30.0).values()
-    assert {len(casting.instruments) for casting in plan} == {2, 3, 4}
-    for split, share in SHARES.items():
-        assert sum(c.seconds for c in plan if c.split == split) == pytest.approx(14 * 60 * share)
-    assert max(casting.seconds for casting in plan) <= 30
-
-
-def test_some_pieces_of_a_large_corpus_have_two_players_of_one_instrument() -> None:
-    def doubles(minutes: float) -> float:
-        plans = [make_plan(seed, minutes, 30.0) for seed in range(4)]
-        return float(np.mean([len(set(c.instruments)) < len(c.instruments) for plan in plans for c in plan.values()]))
-
-    assert doubles(14.0) == 0
-    assert 0.05 < doubles(120.0) < 0.15
-
-
-def test_a_share_of_the_pieces_are_duets_of_each_instrument_in_turn() -> None:
-    plan = [casting for casting in make_plan(0, 120.0, 30.0, doubles=0.5).values() if casting.split == "train"]
-    pairs = [c.instruments[0] for c in plan if len(c.instruments) == 2 == len(set(c.instruments)) + 1]
-    assert len(pairs) == len(plan) // 2
-    counts = [pairs.count(code) for code in INSTRUMENTS]
-    assert max(counts) - min(counts) <= 1
-
-
-def test_listing_pieces_imports_nothing_heavy() -> None:
-    code = (
-        "import sys; from vimss.shards.corpora.chamber import *; from vimss.shards.recipe import Recipe;"
-        "recipe = Recipe(corpus='chamber', description='d', licence='l', obtain='o');"
-        "found = pieces(recipe, Options(), None).pieces;"
-        "print(len(found), {'cv2', 'music21', 'midirenderer', 'soxr'} & set(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["125", "set()"]
-
-
-# --- arrangement ------------------------------------------------------------------------------------------------
-
-
-def test_every_tone_lies_in_its_instruments_range(arranged: list[tuple[Casting, tuple[tuple[Tone, ...], ...]]]) -> None:
-    for casting, parts in arranged:
-        for instrument, tones in zip(casting.instruments, parts, strict=True):
-            low, high = RANGES[instrument]
-            assert all(low <= tone.pitch <= high for tone in tones)
-
-
-def test_registers_of_the_instruments_overlap(arranged: list[tuple[Casting, tuple[tuple[Tone, ...], ...]]]) -> None:
-    pitches: dict[str, list[int]] = {code: [] for code in INSTRUMENTS}
-    for casting, parts in arranged:
-        for instrument, tones in zip(casting.instruments, parts, strict=True):
-            pitches[instrument] += [tone.pitch for tone in tones]
-    compass = {code: (np.percentile(found, 5), np.percentile(found, 95)) for code, found in pitches.items()}
-    for one, (low, high) in compass.items():
-        assert high - low >= 12, f"{one} plays in one register only"
-        assert sum(low < other_high and other_low < high for other_low, other_high in compass.values()) - 1 >= 5, one
-
-
-def test_tones_follow_each_other_within_the_piece(arranged: list[tuple[Casting, tuple[tuple[Tone, ...], ...]]]) -> None:
-    for casting, parts in arranged:
-        for tones in parts:
-            assert tones[0].start >= 0
-            assert tones[-1].end < casting.seconds
-            assert all(before.start < after.start for before, after in pairwise(tones))
-            assert all(tone.end > tone.start and 0 < tone.loud <= 1 for tone in tones)
-
-
-def test_players_rest_at_times(arranged: list[tuple[Casting, tuple[tuple[Tone, ...], ...]]]) -> None:
-    longest = [
-        max(after.start - before.end for before, after in pairwise(tones)) for _, parts in arranged for tones in parts
-    ]
-    assert np.mean(np.array(longest) > 1.5) > 0.4
-
-
-def test_some_pieces_are_slow_and_some_lively(arranged: list[tuple[Casting, tuple[tuple[Tone, ...], ...]]]) -> None:
-    rates = [len(tones) / casting.seconds for casting, parts in arranged for tones in parts]
-    assert np.percentile(rates, 10) < Style().notes_per_second[0]
-    assert np.percentile(rates, 90) > 2.0
 
 
 # --- sound ------------------------------------------------------------------------------------------------------
@@ -316,112 +151,6 @@ def test_another_bank_is_used_where_it_is_named(tmp_path: Path) -> None:
     recipe, options = make_recipe(), Options(minutes=2, unseen_bank=bank)
     (clip,) = read(piece_where(recipe, options, "test_unseen_timbres", 2), recipe, options, None)
     assert {player.timbre.split(":")[0] for player in clip.players if player.audio is not None} == {"other"}
-
-
-# --- picture ----------------------------------------------------------------------------------------------------
-
-
-def film_of(instrument: str, tones: list[Tone], seconds: float, seed: int = 0) -> Film:
-    rng = np.random.default_rng(seed)
-    return draw(instrument, move(tones, round(seconds * 12.5), 12.5, rng), 64, rng, PLAIN)
-
-
-@pytest.mark.parametrize("instrument", list(INSTRUMENTS))
-def test_players_move_with_their_notes_and_are_nearly_still_in_rests(instrument: str) -> None:
-    tones = [Tone(0.3 * step, 0.3 * step + 0.26, 55 + step * 7 % 12, 0.9) for step in range(8)]
-    picture = film_of(instrument, tones, seconds=6.0).picture.astype(np.int16)
-    difference = np.abs(np.diff(picture, axis=0))
-    moving = np.where(difference > 16, difference, 0).mean(axis=(1, 2, 3))
-    # Playing until 2.4 s; from 4 s on the instrument is down.
-    assert moving[:28].mean() > 4 * moving[52:].mean()
-
-
-def test_louder_strokes_are_longer() -> None:
-    rng = np.random.default_rng(0)
-    soft, strong = (
-        np.ptp([m.bow for m in move([Tone(0.5 * k, 0.5 * k + 0.45, 60, loud) for k in range(6)], 38, 12.5, rng)])
-        for loud in (0.3, 0.9)
-    )
-    assert strong > 2 * soft
-
-
-@pytest.mark.parametrize("instrument", list(INSTRUMENTS))
-def test_masks_lie_in_their_boxes_and_touch_all_sides(instrument: str) -> None:
-    film = film_of(instrument, [Tone(0.5, 1.0, 60, 0.8)], seconds=1.2)
-    assert not (film.masks[0] & film.masks[1]).any()
-    for mask, boxes in zip(film.masks, film.boxes, strict=True):
-        for pixels, (left, top, right, bottom) in zip(mask, boxes, strict=True):
-            inside = pixels[top:bottom, left:right]
-            assert pixels.sum() == inside.sum() > 0
-            assert inside[0].any() and inside[-1].any() and inside[:, 0].any() and inside[:, -1].any()
-
-
-def joint(film: Film, name: str) -> np.ndarray:
-    """x, y and confidence of a joint in each picture."""
-    return film.skeleton.astype(float)[:, JOINTS.index(name) :: len(JOINTS)]
-
-
-@pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("instrument", list(INSTRUMENTS))
-def test_head_hands_and_fingers_of_a_skeleton_lie_on_the_drawn_player(instrument: str, seed: int) -> None:
-    # One of the two seeds mirrors the player of an instrument, or both or none; all have to fit the picture.
-    film = film_of(instrument, [Tone(0.3, 0.7, 60, 0.8), Tone(0.7, 1.0, 67, 0.8)], seconds=1.2, seed=seed)
-    assert film.skeleton.shape == (15, 3 * len(JOINTS)) and film.skeleton.dtype == np.float16
-    drawn = film.masks.any(axis=0)
-    for name in ("head", "right hand", "left hand", "left finger 0", "right finger 2", "right elbow"):
-        for pixels, (x, y, confidence) in zip(drawn, joint(film, name), strict=True):
-            row, column = min(63, int(y * 64)), min(63, int(x * 64))
-            assert confidence == 0 or pixels[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2].any(), name
-    assert joint(film, "head")[:, 2].all() and joint(film, "left hand")[:, 2].all()
-
-
-def test_the_bow_of_a_skeleton_goes_with_the_music() -> None:
-    film = film_of("vn", [Tone(0.5 * k, 0.5 * k + 0.45, 60, 0.9) for k in range(6)], seconds=6.0)
-    frog = joint(film, "bow frog")[:, :2]
-    moving = np.abs(np.diff(frog, axis=0)).sum(axis=1)
-    # Playing until 2.95 s; from 4 s on the instrument is down.
-    assert joint(film, "bow frog")[:, 2].all() and moving[:35].mean() > 4 * moving[52:].mean()
-    flute = film_of("fl", [Tone(0.0, 1.0, 60, 0.9)], seconds=1.2)
-    assert not joint(flute, "bow frog").any() and not joint(flute, "bow tip").any()
-
-
-def test_left_and_right_change_in_a_mirrored_picture() -> None:
-    places = [0.2 + 0.25j if name == "right hand" else UNSEEN for name in JOINTS]
-    plain, mirrored = (skeleton_rows([places], mirrored)[0].astype(float) for mirrored in (False, True))
-    right, left = JOINTS.index("right hand"), JOINTS.index("left hand")
-    np.testing.assert_allclose(plain[right :: len(JOINTS)], [0.2, 0.25, 1], atol=1e-3)
-    np.testing.assert_allclose(mirrored[left :: len(JOINTS)], [0.8, 0.25, 1], atol=1e-3)
-    assert np.count_nonzero(plain) == np.count_nonzero(mirrored) == 3
-
-
-@pytest.mark.parametrize("place", [-0.1 + 0.5j, 0.5 + 1.1j, UNSEEN], ids=str)
-def test_a_joint_that_is_not_in_the_picture_has_no_confidence(place: complex) -> None:
-    assert not skeleton_rows([[place] * len(JOINTS)], mirrored=False).any()
-
-
-def test_an_empty_mask_has_an_empty_box() -> None:
-    masks = np.zeros((2, 1, 8, 8), bool)
-    masks[0, 0, 2:4, 5:8] = True
-    assert boxes_of(masks).tolist() == [[[5, 2, 8, 4]], [[0, 0, 0, 0]]]
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_only_masked_pixels_change_when_the_instrument_is_lowered(seed: int) -> None:
-    # Seeds 0 to 3 have mirrored and plain players; a trombone reaches far to one side.
-    film = film_of("tbn", [Tone(0.0, 0.5, 60, 0.8)], seconds=3.0, seed=seed)
-    playing, lowered = 3, -1
-    changed = np.abs(film.picture[playing].astype(float) - film.picture[lowered]).mean(axis=-1)
-    masked = film.masks[:, playing].any(axis=0) | film.masks[:, lowered].any(axis=0)
-    assert changed[~masked].mean() < 0.2 * changed[masked].mean()
-
-
-def test_players_and_scenes_differ_in_colour() -> None:
-    films = [film_of("vn", [Tone(0.5, 1.0, 60, 0.8)], seconds=0.4, seed=seed) for seed in range(6)]
-    people = np.array([film.picture[0][film.masks[0, 0]].mean(axis=0) for film in films])
-    scenes = np.array([film.picture[0][~film.masks[:, 0].any(axis=0)].mean(axis=0) for film in films])
-    for colours in (people, scenes):
-        hues = colours - colours.mean(axis=1, keepdims=True)  # without the brightness, which the light changes too
-        assert hues.std(axis=0).min() > 10
 
 
 # --- clips ------------------------------------------------------------------------------------------------------
