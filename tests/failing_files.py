@@ -149,7 +149,7 @@ def _checkpoint() -> Case:
 
     from vimss.model.separator import save_separator
     from vimss.stream.batch import Position
-    from vimss.train.checkpoint import State, folder_for_checkpoint, newest_valid, save_state
+    from vimss.train.checkpoint import State, Trained, folder_for_checkpoint, newest_valid, save_state
     from vimss.train.distribute import keep_checkpoint
     from vimss.train.objectives import figure_of
 
@@ -163,7 +163,7 @@ def _checkpoint() -> Case:
         (folder / "TMPDIR").mkdir(exist_ok=True)
         with folder_for_checkpoint() as made:
             save_separator(made / "model", network, {})
-            save_state(made, state, network, None, [optimizer])
+            save_state(made, state, Trained(network, None, [optimizer]))
             keep_checkpoint(made, folder / "train" / f"step_{version}", figure)
 
     def read(folder: Path) -> int:

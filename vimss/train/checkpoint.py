@@ -52,20 +52,33 @@ class State:
     """Sums of the next report so far, where this is a checkpoint between two reports; empty where it is one's own."""
 
 
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What the steps of a training change."""
+
+    network: nn.Module
+    average: nn.Module | None
+    """The moving average of the weights, where there is one."""
+    optimizers: Sequence[torch.optim.Optimizer]
+
+    @property
+    def in_use(self) -> nn.Module:
+        """The weights for use: the moving average where there is one."""
+        return self.average or self.network
+
+
 def folder_for_checkpoint() -> AbstractContextManager[Path]:
     """An empty folder for a block, to make a checkpoint in; StorageError where there can be none."""
     return private_folder("vimss-checkpoint")
 
 
-def save_state(
-    folder: Path, state: State, model: nn.Module, average: nn.Module | None, optimizers: Sequence[torch.optim.Optimizer]
-) -> None:
+def save_state(folder: Path, state: State, trained: Trained) -> None:
     """Write the tensors and the JSON of a checkpoint into `folder`, beside the model, which must be there before."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    if average is not None:
-        tensors |= {f"average.{name}": tensor for name, tensor in average.state_dict().items()}
-    for number, optimizer in enumerate(optimizers):
+    tensors = {f"model.{name}": tensor for name, tensor in trained.network.state_dict().items()}
+    if trained.average is not None:
+        tensors |= {f"average.{name}": tensor for name, tensor in trained.average.state_dict().items()}
+    for number, optimizer in enumerate(trained.optimizers):
         for index, values in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer{number}.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
     with atomic_write(folder / TENSORS, TEMPORARY_FOLDER) as temporary:
@@ -76,14 +89,8 @@ def save_state(
         temporary.write_text(json.dumps(about), encoding="utf-8")
 
 
-def load_state(
-    folder: Path,
-    signature: str,
-    model: nn.Module,
-    average: nn.Module | None,
-    optimizers: Sequence[torch.optim.Optimizer],
-) -> State:
-    """Put a checkpoint into model, average and optimisers; DataError where it is damaged or of other settings."""
+def load_state(folder: Path, signature: str, trained: Trained) -> State:
+    """Put a checkpoint into network, average and optimisers; DataError where it is damaged or of other settings."""
     again = "delete it to use the checkpoint before it"
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
@@ -101,10 +108,10 @@ def load_state(
             f"folder {folder.parent.name} of the trial to train from the start",
         )
     tensors = load_file(folder / TENSORS)
-    model.load_state_dict(_below(tensors, "model."))
-    if average is not None:
-        average.load_state_dict(_below(tensors, "average."))
-    for number, optimizer in enumerate(optimizers):
+    trained.network.load_state_dict(_below(tensors, "model."))
+    if trained.average is not None:
+        trained.average.load_state_dict(_below(tensors, "average."))
+    for number, optimizer in enumerate(trained.optimizers):
         content = optimizer.state_dict()
         content["state"] = _optimizer_state(_below(tensors, f"optimizer{number}."))
         optimizer.load_state_dict(content)

@@ -11,7 +11,7 @@ import functools
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -25,7 +25,7 @@ from vimss.errors import ConfigError, InterruptionError, TrainingError
 from vimss.shards.manifest import Manifest
 from vimss.stream.batch import Examples, Levels, NetworkInterface, Position
 from vimss.train.between_reports import Clock, Losses
-from vimss.train.checkpoint import State, folder_for_checkpoint, load_state, save_state
+from vimss.train.checkpoint import State, Trained, folder_for_checkpoint, load_state, save_state
 from vimss.train.config import AGAINST_WAITING, MUCH_WAITING, Settings, TrainingConfig, ValidationConfig, reaches
 from vimss.train.ddp import distribute
 from vimss.train.figure import Figure
@@ -115,8 +115,10 @@ def train(
     network.to(device)
     average = copy.deepcopy(network).requires_grad_(False) if config.ema else None
     optimizers = make_optimizers(cast(Trainable, network), config, device)
+    trained = Trained(network, average, optimizers)
     share = (training.rank, training.world_size)
     validate = Validation(objective, settings, training.manifest, training.validation, share, device)
+    checkpoint = functools.partial(_checkpoint, training, objective, trained)
     state = State(
         training.signature,
         validate.signature,
@@ -127,20 +129,8 @@ def train(
         metrics={},
     )
     if resume is not None:
-        state = load_state(resume, training.signature, network, average, optimizers)
-        if state.validation == validate.signature or not state.metrics:
-            # Re-report the restored metrics: the driver may have crashed before recording them, and this may be the
-            # last report. The checkpoint itself exists.
-            missed = [metrics for metrics in state.reports[:-1] if metrics["steps"] > training.reported_steps]
-            for metrics in (*missed, *state.reports[-1:]):
-                report(metrics, None)
-        elif state.since_report:
-            # The weights of its last report are gone, so its value on the new set cannot be computed.
-            state = replace(state, validation=validate.signature, best=validate.figure.worst, metrics={}, reports=())
-        else:
-            state = _scored_again(state, validate, network, average)
-            with _checkpoint(training, objective, state, network, average, optimizers) as folder:
-                report(state.metrics, folder)
+        state = load_state(resume, training.signature, trained)
+        state = _reported_again(state, training, trained, validate, checkpoint, report)
     parallel: nn.Module = network
     if training.world_size > 1:
         parallel = distribute(network, device, config.gradient_compression)
@@ -210,7 +200,7 @@ def train(
                 _warn_of_waiting(metrics["loader_wait"])
                 _warn_of_no_gradient(metrics["gradient_norm"], state.reports)
                 on_progress = functools.partial(_during_validation, progress, seconds, should_stop, training)
-                values = _validated(validate, network, average, on_progress)
+                values = _validated(validate, trained, on_progress)
                 stops = not values
             if due and not stops:
                 metrics |= values
@@ -224,13 +214,13 @@ def train(
                 signatures = training.signature, validate.signature
                 reports = (*state.reports, metrics)
                 state = State(*signatures, steps, position, best, best_seconds, metrics, reports)
-                with _checkpoint(training, objective, state, network, average, optimizers) as folder:
+                with checkpoint(state) as folder:
                     report(metrics, folder)
                 losses, levels, clock, due = Losses(config, share, device), Levels(), Clock(device), False
             if stops and (due or steps < total_steps):
                 sums = {**losses.sums(), **vars(levels), "lost": lost}
                 state = replace(state, validation=validate.signature, steps=steps, position=position, since_report=sums)
-                with _checkpoint(training, objective, state, network, average, optimizers) as folder:
+                with checkpoint(state) as folder:
                     report({"audio_seconds": seconds, "steps": float(steps)}, folder)
                 raise InterruptionError(
                     "training must not be interrupted",
@@ -240,15 +230,32 @@ def train(
     return network
 
 
-@contextmanager
-def _checkpoint(
-    training: Training,
-    objective: Objective,
+def _reported_again(
     state: State,
-    network: nn.Module,
-    average: nn.Module | None,
-    optimizers: Sequence[torch.optim.Optimizer],
-) -> Iterator[Path | None]:
+    training: Training,
+    trained: Trained,
+    validate: Validation,
+    checkpoint: Callable[[State], AbstractContextManager[Path | None]],
+    report: Report,
+) -> State:
+    """Report what a checkpoint was reported with; after a change of the validation set, scored on the new one."""
+    if state.validation == validate.signature or not state.metrics:
+        # The driver may have crashed before recording them, and this may be the last report. The checkpoint exists.
+        missed = [metrics for metrics in state.reports[:-1] if metrics["steps"] > training.reported_steps]
+        for metrics in (*missed, *state.reports[-1:]):
+            report(metrics, None)
+        return state
+    if state.since_report:
+        # The weights of its last report are gone, so its value on the new set cannot be computed.
+        return replace(state, validation=validate.signature, best=validate.figure.worst, metrics={}, reports=())
+    state = _scored_again(state, validate, trained)
+    with checkpoint(state) as folder:
+        report(state.metrics, folder)
+    return state
+
+
+@contextmanager
+def _checkpoint(training: Training, objective: Objective, trained: Trained, state: State) -> Iterator[Path | None]:
     """A folder with a checkpoint for the block, on rank 0; None on the others."""
     if training.rank != 0:
         yield None
@@ -261,16 +268,13 @@ def _checkpoint(
                 card["shuffle_pictures"] = True
             if training.settings.training.loss == "si_sdr":
                 card["any_level"] = True
-            objective.save(folder / "model", average or network, card)
-        save_state(folder, state, network, average, optimizers)
+            objective.save(folder / "model", trained.in_use, card)
+        save_state(folder, state, trained)
         yield folder
 
 
 def _validated(
-    validate: Validation,
-    network: nn.Module,
-    average: nn.Module | None,
-    on_progress: Callable[[], None] = lambda: None,
+    validate: Validation, trained: Trained, on_progress: Callable[[], None] = lambda: None
 ) -> dict[str, float]:
     """The figure of the weights in use, and its parts; if those are a moving average, also that of the raw ones.
 
@@ -278,8 +282,10 @@ def _validated(
     """
     figure = validate.figure
     try:
-        values = {figure.name: validate(average or network, on_progress), **validate.parts}
-        return values if average is None else {**values, figure.raw_name: validate(network, on_progress)}
+        values = {figure.name: validate(trained.in_use, on_progress), **validate.parts}
+        if trained.average is not None:
+            values[figure.raw_name] = validate(trained.network, on_progress)
+        return values
     except _ValidationInterruptedError:
         return {}
 
@@ -313,9 +319,9 @@ def _restore(levels: Levels, sums: Mapping[str, float]) -> float:
     return sums["lost"]
 
 
-def _scored_again(state: State, validate: Validation, network: nn.Module, average: nn.Module | None) -> State:
+def _scored_again(state: State, validate: Validation, trained: Trained) -> State:
     """The state scored on the current validation set, after a change of the set; its best figure starts anew."""
-    metrics = {**validate.figure.without(state.metrics), **_validated(validate, network, average)}
+    metrics = {**validate.figure.without(state.metrics), **_validated(validate, trained)}
     _check_validation(metrics, validate.figure)
     best, seconds = metrics[validate.figure.name], metrics["audio_seconds"]
     state = replace(state, validation=validate.signature, metrics=metrics, reports=(metrics,))
