@@ -67,25 +67,7 @@ def check_settings(settings: Settings, manifest: Manifest, place: Place, undecid
     separates = OBJECTIVES[settings.objective].separates
     if separates and NETWORK not in open_keys:
         model.check_installed()
-    of_network = {NETWORK} | {f"model.{name}" for name in model.window_keys}
-    if separates and not open_keys & {"training.output_samples", *of_network}:
-        try:
-            model.geometry.input_samples(training.output_samples)
-        except ConfigError as error:
-            raise ConfigError(f"training.output_samples: {error.rule}", got=error.got, fix=error.fix) from error
-    if separates and not open_keys & {NETWORK, "model.n_fft"}:
-        model.check_rate(recipe.sample_rate)
-    if "training.output_samples" not in open_keys:
-        lengths = [min(piece.seconds, recipe.clip_seconds) for piece in manifest.pieces if piece.split == "train"]
-        longest = round(max(lengths, default=recipe.clip_seconds) * recipe.sample_rate)
-        if training.output_samples > longest:
-            possible = model.geometry.window_at_most(longest) if separates else longest
-            raise ConfigError(
-                f"training.output_samples must not exceed the clips of '{manifest.name}', the longest of which has "
-                f"{longest} samples",
-                got=f"{training.output_samples}",
-                fix=f"use at most {possible}, or shards with longer clips",
-            )
+    _check_window(settings, manifest, open_keys)
     workers = place.workers_per_trial
     if "training.batch_size" not in open_keys and training.batch_size % workers:
         raise ConfigError(
@@ -104,18 +86,7 @@ def check_settings(settings: Settings, manifest: Manifest, place: Place, undecid
 
         check_start(settings, recipe)
     if not separates:
-        entry = OBJECTIVES[settings.objective]
-        if not any(key.startswith(("training.output_samples", *entry.settings)) for key in open_keys):
-            made = entry.make(settings, recipe)
-            made.window()
-            what = f"objective: {settings.objective}"
-            inputs = f"{settings.objective}.inputs"
-            fix = f"choose a recipe with them, or change {inputs}" if has_key(settings, inputs) else ANOTHER_NETWORK
-            for part in ("picture", "sound_features"):
-                if part in made.interface.members:
-                    _check_holds(part, what, manifest, fix=fix)
-            if "masks" in made.validation_interface.members:
-                _check_holds("boxes", what, manifest, "valid")
+        _check_inputs(settings, manifest, open_keys)
         return
     counted = not open_keys & {"model.outputs", "model.slots", "mixing.max_sources"}
     if counted and model.outputs == "slots" and mixing.max_sources > model.slots:
@@ -134,6 +105,46 @@ def check_settings(settings: Settings, manifest: Manifest, place: Place, undecid
             got=f"{model.channels}",
             fix=f"set model.channels: {recipe.channels}",
         )
+
+
+def _check_window(settings: Settings, manifest: Manifest, open_keys: Collection[str]) -> None:
+    """ConfigError where the network does not allow the output window, or the clips are shorter."""
+    recipe, model, samples = manifest.recipe, settings.model, settings.training.output_samples
+    separates, decided = OBJECTIVES[settings.objective].separates, "training.output_samples" not in open_keys
+    of_network = (NETWORK, *(f"model.{name}" for name in model.window_keys))
+    if separates and decided and not any(key in open_keys for key in of_network):
+        try:
+            model.geometry.input_samples(samples)
+        except ConfigError as error:
+            raise ConfigError(f"training.output_samples: {error.rule}", got=error.got, fix=error.fix) from error
+    if separates and NETWORK not in open_keys and "model.n_fft" not in open_keys:
+        model.check_rate(recipe.sample_rate)
+    lengths = [min(piece.seconds, recipe.clip_seconds) for piece in manifest.pieces if piece.split == "train"]
+    longest = round(max(lengths, default=recipe.clip_seconds) * recipe.sample_rate)
+    if decided and samples > longest:
+        possible = model.geometry.window_at_most(longest) if separates else longest
+        raise ConfigError(
+            f"training.output_samples must not exceed the clips of '{manifest.name}', the longest of which has "
+            f"{longest} samples",
+            got=f"{samples}",
+            fix=f"use at most {possible}, or shards with longer clips",
+        )
+
+
+def _check_inputs(settings: Settings, manifest: Manifest, open_keys: Collection[str]) -> None:
+    """Errors where the shards do not hold what an objective that does not separate reads."""
+    entry = OBJECTIVES[settings.objective]
+    if any(key.startswith(("training.output_samples", *entry.settings)) for key in open_keys):
+        return
+    made = entry.make(settings, manifest.recipe)
+    made.window()
+    what, inputs = f"objective: {settings.objective}", f"{settings.objective}.inputs"
+    fix = f"choose a recipe with them, or change {inputs}" if has_key(settings, inputs) else ANOTHER_NETWORK
+    for part in ("picture", "sound_features"):
+        if part in made.interface.members:
+            _check_holds(part, what, manifest, fix=fix)
+    if "masks" in made.validation_interface.members:
+        _check_holds("boxes", what, manifest, "valid")
 
 
 def _check_stored(interface: Interface, manifest: Manifest) -> None:
