@@ -50,8 +50,10 @@ class RunningStudy:
             self.provenance["changes"] = hashlib.sha256(changes).hexdigest()[:SIGNATURE_LENGTH]
             with atomic_write(folder / CODE / f"{self.provenance['changes']}.diff") as temporary:
                 temporary.write_bytes(changes)
-        self._read: tuple[dict[Path, tuple[int, ...]], Study] | None = None
-        """What `study` returned last, and the stamps of the records that it was made from."""
+        self._study: Study | None = None
+        """What `study` returned last."""
+        self._stamps: dict[Path, tuple[int, int, int]] = {}
+        """Of the records that it was made from."""
         for record in before.records:
             # Running the command again is a deliberate retry, so the counter restarts at 0.
             if record.retries:
@@ -66,9 +68,9 @@ class RunningStudy:
         stats = {path: path.stat() for path in record_paths(self.folder)}
         # A record is replaced as a file when it is written.
         stamps = {path: (stat.st_ino, stat.st_mtime_ns, stat.st_size) for path, stat in stats.items()}
-        if self._read is None or self._read[0] != stamps:
-            self._read = stamps, in_cells(self.experiment, read_study(self.folder))
-        return self._read[1]
+        if self._study is None or stamps != self._stamps:
+            self._study, self._stamps = in_cells(self.experiment, read_study(self.folder)), stamps
+        return self._study
 
     def records(self, cell: Cell) -> tuple[TrialRecord, ...]:
         """The trials of a cell, as they are on disk now."""
