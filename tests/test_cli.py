@@ -48,6 +48,7 @@ OPTIONS = {
         "--instruments-from",
         "--model",
         "--shards",
+        "--sources",
         "--split",
         "--verbose",
     ],

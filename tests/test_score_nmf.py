@@ -11,8 +11,7 @@ from vimss import report
 from vimss.baselines.nmf import InformedNMF, fit_dictionaries
 from vimss.baselines.score_nmf import ScoreInformedNMF
 from vimss.errors import DataError
-from vimss.evaluate import evaluate, two_source_mixtures
-from vimss.evaluations import usable_baselines
+from vimss.evaluate import evaluate, two_source_mixtures, usable_baselines
 from vimss.media import INT16_SCALE
 from vimss.metrics import si_sdr_improvement, snr
 from vimss.shards.clip import Clip, Player

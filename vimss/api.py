@@ -362,12 +362,14 @@ def evaluate_experiment(
     on_progress: Callable[[SoundProgress], None] = lambda progress: None,
     device: str = "cpu",
     namers: Mapping[str, Path] | None = None,
+    sources: Sequence[int] = (),
 ) -> list[Evaluation] | list[FigureEvaluation]:
     """Evaluate the best trial of each cell on a split, and keep the table in the study.
 
     Separators are evaluated by their stems, beside the untrained systems; networks that do not separate by the figure
     of their objective, beside a constant guess. `namers`, from `instrument_namers`, name players from pictures, for
-    further rows of separators that are conditioned on labels, beside those under `systems` of the experiment.
+    further rows of separators that are conditioned on labels, beside those under `systems` of the experiment. `sources`
+    are further numbers of sources, of each of which separators are scored on mixtures.
     """
     best = best_trials(experiment, study)
     trained = {name: trial.folder / "model" for name, trial in best.items()}
@@ -376,7 +378,7 @@ def evaluate_experiment(
         named = evaluations.named_rows(evaluations.model_rows(trained, device=device), namers or {}, manifest, split)
         named += evaluations.system_rows(experiment, study, trained)
         scored = evaluations.evaluate_systems(
-            manifest, trained, split, on_progress=on_progress, device=device, named=named
+            manifest, trained, split, on_progress=on_progress, device=device, named=named, sources=sources
         )
         found = evaluations.claims_of_experiment(scored, experiment, best, named)
     else:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vimss.assign import check_slots
-from vimss.baselines import BASELINES
 from vimss.errors import DataError
 from vimss.evaluate import (
     Evaluation,
@@ -22,10 +21,12 @@ from vimss.evaluate import (
     Row,
     Table,
     baseline_rows,
+    check_sources,
     evaluation_tasks,
     joined,
+    mixture_spec,
     run_evaluation,
-    two_source_spec,
+    usable_baselines,
 )
 from vimss.evaluate.assigned import assigned_system
 from vimss.evaluate.excerpts import Excerpt, ExcerptTask, separate_excerpt
@@ -55,7 +56,7 @@ from vimss.shards.manifest import Manifest, with_manifests
 from vimss.shards.written import check_split
 from vimss.storage import atomic_write
 from vimss.stream.fixed import fixed_set
-from vimss.stream.read import check_holds, has_notes, has_part
+from vimss.stream.read import check_holds
 from vimss.systems import check_takes_labels, model_system
 from vimss.yaml_files import yaml_in_a_line
 
@@ -73,21 +74,24 @@ def evaluate_systems(
     fit: Fit | None = None,
     device: str = "cpu",
     named: Sequence[Row] = (),
+    sources: Sequence[int] = (),
 ) -> list[Evaluation]:
     """Evaluate models (name to folder) and baselines, by name (all that are usable where not given), as tasks of Ray.
 
     With `fit`, from `fit_models`, the models need not have been trained on shards of this recipe; all rows are scored
     on the labels that the models know. `named`, from `named_rows` or `system_rows`, are rows of models that are
-    conditioned on what pictures name.
+    conditioned on what pictures name. Mixtures of each number in `sources` are scored beside those of two.
 
     Raises:
         ConfigError: There is no such split.
-        DataError: The shards do not hold it, or a model needs vision features that are not beside the shards.
+        DataError: The shards do not hold it or as many instruments as `sources` asks for, or a model needs vision
+            features that are not beside the shards.
         ModelError: Without `fit`: a model works at another rate, or with other channels or labels, than the shards.
 
     """
     check_split(manifest, split)
-    table = Table(manifest.folder, split, None if fit is None else fit.labels)
+    check_sources(manifest, split, sources)
+    table = Table(manifest.folder, split, None if fit is None else fit.labels, tuple(sources))
     chosen = usable_baselines(manifest, split)[0] if baselines is None else baselines
     rows = [*model_rows(models, fit, device), *named, *baseline_rows(manifest, chosen)]
     return evaluate_rows(rows, table, manifest, whole_pieces=whole_pieces, on_progress=on_progress)
@@ -102,8 +106,9 @@ def evaluate_rows(
     on_progress: Callable[[SoundProgress], None] = lambda progress: None,
 ) -> list[Evaluation]:
     """Evaluate the rows of a table as tasks of Ray; errors as of `evaluate_systems`."""
-    # Draw it once, before the tasks read it at the same time.
-    fixed_set(manifest, two_source_spec(manifest, table.split))
+    # Draw them once, before the tasks read them at the same time.
+    for sources in (None, *table.sources):
+        fixed_set(manifest, mixture_spec(manifest, table.split, sources))
     tasks = [evaluation_tasks(table, row, manifest, whole_pieces) for row in rows]
     return [joined(parts, table) for parts in _in_parallel(run_evaluation, tasks, on_progress)]
 
@@ -118,22 +123,6 @@ def separate_excerpts(
     """The loudest stretch of each source (piece, label), separated by each row as tasks of Ray."""
     tasks = [[ExcerptTask(table, row, piece, label, seconds) for piece, label in sources] for row in rows]
     return _in_parallel(separate_excerpt, tasks, on_progress)
-
-
-def usable_baselines(manifest: Manifest, split: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The baselines that these shards have all for, and sentences about those that they have not."""
-    left_out: dict[str, str] = {}
-    if "train" not in manifest.splits or not has_part(manifest, "train", "audio"):
-        reason = f"'{manifest.name}' has no train split with stems to fit them on"
-        left_out |= {name: reason for name, baseline in BASELINES.items() if baseline.fitted}
-    if not has_notes(manifest, split):
-        reason = f"not all players of the split '{split}' of '{manifest.name}' have notes"
-        left_out |= {name: reason for name, baseline in BASELINES.items() if baseline.conditioned_on == "notes"}
-    sentences = []
-    for reason in dict.fromkeys(left_out.values()):
-        names = [f"'{name}'" for name, own in left_out.items() if own == reason]
-        sentences.append(f"no row{'s' * (len(names) > 1)} {' and '.join(names)}: {reason}")
-    return tuple(name for name in BASELINES if name not in left_out), tuple(sentences)
 
 
 def model_rows(models: Mapping[str, str | Path], fit: Fit | None = None, device: str = "cpu") -> list[Row]:
@@ -365,9 +354,12 @@ def check_models(
 
 
 def evaluate_models(
-    models: ModelsOnShards, device: str, on_progress: Callable[[SoundProgress], None]
+    models: ModelsOnShards,
+    device: str,
+    on_progress: Callable[[SoundProgress], None],
+    sources: Sequence[int] = (),
 ) -> list[Evaluation]:
-    """The table of `check_models`."""
+    """The table of `check_models`, with mixtures of each number in `sources`."""
     found = evaluate_systems(
         models.manifest,
         models.folders,
@@ -377,6 +369,7 @@ def evaluate_models(
         fit=models.fit,
         device=device,
         named=models.named,
+        sources=sources,
     )
     return claims_of_models(found, models.folders, models.named)
 

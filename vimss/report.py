@@ -7,7 +7,7 @@ from statistics import mean
 from typing import Any
 
 from vimss.comparison import caption, columns, gathered, row_texts
-from vimss.console import decibel, duration, figure_text, out, print_table, short
+from vimss.console import decibel, figure_text, out, print_table, short
 from vimss.evaluate import Evaluation
 from vimss.evaluate.assigned import ORDERS
 from vimss.evaluate.figures import FigureEvaluation
@@ -17,7 +17,6 @@ from vimss.evaluations import evaluation_of
 from vimss.experiment import Experiment
 from vimss.metrics import CONVENTIONS
 from vimss.pages.of_comparison import ComparedStudy
-from vimss.search.estimate import Estimate
 from vimss.search.importance import Importance
 from vimss.search.study import Study, TrialRecord, best_of_cell
 from vimss.shards.instruments import INSTRUMENTS
@@ -242,12 +241,25 @@ def print_claims(evaluations: Sequence[Evaluation]) -> None:
             out.print(f"  {evaluation.system}: {named}", markup=False)
 
 
+def print_source_counts(evaluations: Sequence[Evaluation]) -> None:
+    """Mixtures of independent players by their number; nothing where none were asked for."""
+    counts = {one.sources: one.mixtures for evaluation in evaluations for one in evaluation.source_counts}
+    rows = []
+    for evaluation in evaluations if counts else ():
+        found = {one.sources: decibel(one.si_sdr_improvement, one.interval) for one in evaluation.source_counts}
+        rows.append((evaluation.system, *(found.get(count, "-") for count in counts)))
+    if rows:
+        title = f"Mixtures of independent players, {max(counts.values())} of each number: SI-SDRi"
+        print_table(title, ("", *(f"{count} sources" for count in counts)), rows)
+
+
 def print_evaluations(split: str, evaluations: Sequence[Evaluation], best: TrialRecord | None = None) -> None:
     """The tables of all systems, the conventions, and details of the best trial, or else of every model."""
     two = evaluations[0].two_sources
     basis = f"{two.mixtures} mixtures, {_pieces(two.pieces)}"
     about = f"Split {split}, medians over sources in dB, with intervals over pieces"
     print_table(f"{about}: two-source mixtures ({basis})", ("", *MIXTURE_COLUMNS), mixture_rows(evaluations))
+    print_source_counts(evaluations)
     print_claims(evaluations)
     scored = [evaluation for evaluation in evaluations if evaluation.scores]
     if scored:
@@ -352,46 +364,3 @@ def _further_rows(evaluations: Sequence[FigureEvaluation]) -> list[tuple[str, ..
 def _pieces(count: int) -> str:
     """A number of pieces; one is too few for intervals."""
     return f"{count} pieces" if count > 1 else "1 piece: no intervals, which need two"
-
-
-def print_estimate(experiment: Experiment, estimate: Estimate) -> None:
-    """The table of what a search would take, and a sentence for each cell that this machine cannot train."""
-    columns = ("", "trials", "begun", "audio seconds", "step, s", "core hours", "GB")
-    rows = [
-        (
-            cell.cell,
-            str(cell.trials),
-            str(cell.begun),
-            f"{cell.audio_seconds:.0f}",
-            _known(cell.step_seconds, ".2g"),
-            _known(cell.core_hours, ".2f"),
-            _known(cell.gigabytes, ".3f"),
-        )
-        for cell in estimate.cells
-    ]
-    at_most = "at most " if experiment.tune and experiment.search.scheduler in {"asha", "median"} else ""
-    time = (
-        "not estimated: its steps run on GPUs, on other machines or for another objective than separation"
-        if estimate.hours is None
-        else f"{at_most}about {duration(3600 * estimate.hours)}, by steps measured on this machine"
-    )
-    gigabytes = "" if estimate.gigabytes is None else f", {estimate.gigabytes:.2g} GB of weights and checkpoints"
-    print_table(experiment.question, columns, rows)
-    out.print(
-        f"{estimate.trials} trial{'s' * (estimate.trials > 1)} in {len(rows)} cell{'s' * (len(rows) > 1)}, "
-        f"{estimate.at_once} at once; {at_most}{estimate.audio_seconds:.0f} audio seconds left{gigabytes}"
-    )
-    out.print(f"time: {time}")
-    for cell in estimate.cells:
-        if cell.refused:
-            out.print(f"cell {cell.cell} cannot be trained here: {cell.refused}")
-
-
-def estimate_summary(estimate: Estimate) -> dict[str, Any]:
-    """The same for a script; null stands for what was not measured."""
-    totals = ("trials", "at_once", "audio_seconds", "hours", "gigabytes")
-    return {**{name: getattr(estimate, name) for name in totals}, "cells": [asdict(cell) for cell in estimate.cells]}
-
-
-def _known(value: float | None, digits: str) -> str:
-    return "-" if value is None else format(value, digits)

@@ -55,6 +55,7 @@ def check_evaluation(
     shards: str | None,
     alignment: str | None = None,
     instruments_from: list[str] | None = None,
+    sources: str = "",
 ) -> None:
     """ConfigError unless the arguments of `evaluate` name an experiment, or models and shards."""
     if alignment is not None and instruments_from:
@@ -69,6 +70,12 @@ def check_evaluation(
             got=f"--alignment {alignment} without --model",
             fix="add --model models:/NAME --shards RECIPE",
         )
+    if alignment is not None and sources:
+        raise ConfigError(
+            "--sources asks for mixtures, and --alignment scores whole pieces by player",
+            got=f"--sources {sources} and --alignment {alignment}",
+            fix="remove one of them",
+        )
     rule = "vimss evaluate takes an experiment, or models and the shards to score them on"
     given = [f"the experiment '{experiment}'"] if experiment is not None else []
     given += [f"--model {model}" for model in models]
@@ -82,6 +89,22 @@ def check_evaluation(
         raise ConfigError(rule, got=got, fix="add --shards RECIPE")
     if len(set(models)) < len(models):
         raise ConfigError("each --model must be given once", got=got, fix="remove the duplicate")
+
+
+def numbers_of_sources(text: str) -> tuple[int, ...]:
+    """The numbers in `--sources`, in order; ConfigError unless each is at least 2 and given once.
+
+    >>> numbers_of_sources("2,3,6")
+    (2, 3, 6)
+    """
+    numbers = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",")] if text else []
+    if any(number < 2 for number in numbers) or len(set(numbers)) < len(numbers):
+        raise ConfigError(
+            "--sources must be different numbers of sources, each at least 2",
+            got=repr(text),
+            fix="separate them by commas, as in --sources 2,3,4",
+        )
+    return tuple(sorted(numbers))
 
 
 def check_players(instruments: str, instruments_from: str | None, players: int | None) -> None:
@@ -110,13 +133,19 @@ def check_is_there(file: Path) -> None:
         return
 
 
-def check_separates(objective: str, separates: bool, instruments_from: list[str]) -> None:
-    """ConfigError where a network that does not separate is to be queried by pictures."""
+def check_separates(objective: str, separates: bool, instruments_from: list[str], sources: tuple[int, ...]) -> None:
+    """ConfigError where a network that does not separate is to be queried by pictures, or scored on mixtures."""
     if instruments_from and not separates:
         raise ConfigError(
             "--instruments-from needs an experiment whose networks separate: they are asked by what it names",
             got=f"one of the objective '{objective}'",
             fix="leave --instruments-from out",
+        )
+    if sources and not separates:
+        raise ConfigError(
+            "--sources needs an experiment whose networks separate: others are scored by the figure of their objective",
+            got=f"one of the objective '{objective}'",
+            fix="leave --sources out",
         )
 
 

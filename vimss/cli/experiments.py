@@ -61,7 +61,7 @@ def search(
 def _estimate(experiment: Any, place: str, as_json: bool) -> None:
     """Print what a search has left; exit code 1 where this machine holds no trial."""
     _check_room(place)
-    from vimss import api, report
+    from vimss import api, estimate_table
     from vimss.console import print_json
     from vimss.session import open_session
 
@@ -70,9 +70,9 @@ def _estimate(experiment: Any, place: str, as_json: bool) -> None:
     manifest = api.load_shards(session, experiment)
     found = api.estimate(session, experiment, manifest)
     if as_json:
-        print_json(report.estimate_summary(found))
+        print_json(estimate_table.estimate_summary(found))
     else:
-        report.print_estimate(experiment, found)
+        estimate_table.print_estimate(experiment, found)
 
 
 def _search(experiment: Any, place: str, wait: bool, as_json: bool, trial: str | None = None) -> None:

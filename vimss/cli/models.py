@@ -18,6 +18,7 @@ from vimss.cli.checks import (
     check_writable,
     checked_experiment,
     find_shards,
+    numbers_of_sources,
 )
 from vimss.cli.options import Device, Json, On, Seed, Set, Split, Verbose
 
@@ -51,6 +52,9 @@ def evaluate(
         str | None,
         typer.Option(help="Model of the objective alignment, to assign the slots of each --model to players."),
     ] = None,
+    sources: Annotated[
+        str, typer.Option(metavar="N,N,...", help="Also score mixtures of so many independent players, as in 2,3,4.")
+    ] = "",
     device: Device = "auto",
     seed: Seed = None,
     changes: Set = None,
@@ -65,7 +69,8 @@ def evaluate(
     of their objective. With --alignment, slots models are scored by player: their outputs ordered by an oracle, by the
     picture and by the swapped picture.
     """
-    check_evaluation(experiment, models or [], shards, alignment, instruments_from)
+    check_evaluation(experiment, models or [], shards, alignment, instruments_from, sources)
+    counts = numbers_of_sources(sources)
     if experiment is None:
         needed = [*(models or []), *([alignment] if alignment else [])]
         manifest = find_shards(needed, str(shards), split, (seed, changes or []), place)
@@ -78,13 +83,13 @@ def evaluate(
 
     if experiment is None:
         title, best, separates = f"{split} of {manifest.name}", None, True
-        given = GivenModels(models or [], instruments_from or [], alignment)
+        given = GivenModels(models or [], instruments_from or [], alignment, counts)
         evaluations = _evaluate_models(given, manifest, split, device, place)
     else:
         title, separates = split, OBJECTIVES[loaded.objective].separates
-        check_separates(loaded.objective, separates, instruments_from or [])
+        check_separates(loaded.objective, separates, instruments_from or [], counts)
         with open_session(place) as session:
-            best, evaluations = _evaluate_experiment(session, loaded, split, device, instruments_from or [])
+            best, evaluations = _evaluate_experiment(session, loaded, split, device, instruments_from or [], counts)
     if as_json:
         print_json([evaluation.model_dump(mode="json") for evaluation in evaluations])
     elif alignment:
@@ -102,6 +107,7 @@ class GivenModels:
     models: list[str]
     instruments_from: list[str]
     alignment: str | None
+    sources: tuple[int, ...]
 
 
 def _evaluate_models(given: GivenModels, manifest: Any, split: str, device: Any, place: str) -> list[Any]:
@@ -125,16 +131,16 @@ def _evaluate_models(given: GivenModels, manifest: Any, split: str, device: Any,
             _note(sentence)
         resolved = device_of_tasks(session.place, device)
         with stage(f"evaluation on {split} of {manifest.name}") as show_progress:
-            return evaluate_models(checked, resolved, show_rate(show_progress, "parts"))
+            return evaluate_models(checked, resolved, show_rate(show_progress, "parts"), given.sources)
 
 
 def _evaluate_experiment(
-    session: Any, experiment: Any, split: str, device: Any, instruments_from: list[str]
+    session: Any, experiment: Any, split: str, device: Any, instruments_from: list[str], sources: tuple[int, ...]
 ) -> tuple[Any, list[Any]]:
     """The best trial of all cells, and the evaluations of each cell's best trial, which are kept in the study."""
     from vimss import api, named_models
     from vimss.console import show_rate, stage
-    from vimss.evaluations import usable_baselines
+    from vimss.evaluate import usable_baselines
     from vimss.model.device import device_of_tasks
     from vimss.shards.written import check_split
     from vimss.train.objectives import OBJECTIVES
@@ -150,7 +156,7 @@ def _evaluate_experiment(
     resolved = device_of_tasks(session.place, device)
     with stage(f"evaluation on {split}") as show_progress:
         progress = show_rate(show_progress, "parts")
-        return best, api.evaluate_experiment(experiment, manifest, study, split, progress, resolved, namers)
+        return best, api.evaluate_experiment(experiment, manifest, study, split, progress, resolved, namers, sources)
 
 
 def promote(

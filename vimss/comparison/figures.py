@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from vimss.errors import DataError
-from vimss.evaluate import Evaluation
+from vimss.evaluate import Evaluation, Values
 from vimss.evaluate.figures import FigureEvaluation, gain_of, interval_of
 from vimss.experiment import Experiment
 from vimss.intervals import (
@@ -139,15 +139,15 @@ class Separated:
 
         NaN of systems that are conditioned on nothing.
         """
-        seeds = [one.two_sources.values("label_contrast") for one in self.evaluations.get(row, ())]
-        value = mean(of_seed.median for of_seed in seeds) if seeds else math.nan
-        if not math.isfinite(value):
-            return value, None
-        known = np.all([np.isfinite(of_seed.values) for of_seed in seeds], axis=0)
-        values, pieces = [of_seed.values[known] for of_seed in seeds], list(compress(seeds[0].pieces, known))
-        return value, interval_over_pieces(
-            pieces, lambda weights: np.mean([weighted_median(of_seed, weights) for of_seed in values], axis=0)
-        )
+        return _mean_median([one.two_sources.values("label_contrast") for one in self.evaluations.get(row, ())])
+
+    def by_sources(self, row: str) -> dict[int, tuple[float, Interval | None]]:
+        """SI-SDR improvement on mixtures of each number of sources that was asked for, as `contrast`."""
+        seeds: dict[int, list[Values]] = {}
+        for one in self.evaluations.get(row, ()):
+            for count in one.source_counts:
+                seeds.setdefault(count.sources, []).append(count.values)
+        return {count: _mean_median(of_count) for count, of_count in seeds.items()}
 
     def _means(self, row: str) -> dict[Source, float]:
         """The mean over the seeds of each source; NaN where one of them has none."""
@@ -177,6 +177,18 @@ class Separated:
                 got="; ".join(f"{len(sources)} sources for {', '.join(names)}" for sources, names in kinds.items()),
                 fix="run `vimss evaluate` again with the same experiment and split",
             )
+
+
+def _mean_median(seeds: Sequence[Values]) -> tuple[float, Interval | None]:
+    """The mean over the seeds of a median over sources, with its interval over pieces; NaN where it is not defined."""
+    value = mean(of_seed.median for of_seed in seeds) if seeds else math.nan
+    if not math.isfinite(value):
+        return value, None
+    known = np.all([np.isfinite(of_seed.values) for of_seed in seeds], axis=0)
+    values, pieces = [of_seed.values[known] for of_seed in seeds], list(compress(seeds[0].pieces, known))
+    return value, interval_over_pieces(
+        pieces, lambda weights: np.mean([weighted_median(of_seed, weights) for of_seed in values], axis=0)
+    )
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,8 @@ class Row:
     contrast: float = math.nan
     """Label contrast of two-source mixtures, dB; NaN where there is none."""
     contrast_interval: Interval | None = None
+    by_sources: Mapping[int, tuple[float, Interval | None]] = field(default_factory=dict)
+    """SI-SDR improvement, dB, on independent mixtures of each number of sources that was scored."""
     cells: int = 0
     """Cells that were gathered, one for each seed; 0 of a system that is no cell."""
     trials: int = 0
@@ -150,7 +152,7 @@ def compare(experiment: Experiment, manifest: Manifest, study: Study, split: str
         )
         if isinstance(figures, Separated):
             contrast, interval = figures.contrast(name)
-            row = replace(row, contrast=contrast, contrast_interval=interval)
+            row = replace(row, contrast=contrast, contrast_interval=interval, by_sources=figures.by_sources(name))
         rows.append(_with_trials(row, groups[name], study, trials[name], manifest) if name in groups else row)
     is_evaluated = not isinstance(figures, ValidationFigures)
     return Comparison(

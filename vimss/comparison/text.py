@@ -17,7 +17,8 @@ CSV_COLUMNS = (
     "seed_highest", "against", "gain", "gain_low", "gain_high", "pieces", "contrast", "contrast_low", "contrast_high",
     "audio_seconds", "wall_seconds", "weights", "gmac_per_second", "validation_figure", "validation",
 )  # fmt: skip
-"""`low` to `high`, and those of gain and contrast, are 95 % intervals over pieces; what is not known is empty."""
+"""`low` to `high`, and those of gain and contrast, are 95 % intervals over pieces; what is not known is empty.
+Three more follow for each number of sources that was scored: `sources_3`, `sources_3_low`, `sources_3_high`."""
 
 
 def columns(comparison: Comparison) -> tuple[str, ...]:
@@ -29,6 +30,7 @@ def columns(comparison: Comparison) -> tuple[str, ...]:
         "over seeds",
         f"gain over {comparison.against}",
         *(("label contrast, dB",) if _has_contrast(comparison) else ()),
+        *(f"{count} sources, dB" for count in _source_counts(comparison)),
         "audio s",
         "wall s",
         "weights",
@@ -40,10 +42,12 @@ def row_texts(comparison: Comparison) -> list[tuple[str, ...]]:
     """One row of text per row, under `columns`."""
     digits = 1 if comparison.figure.unit == "dB" and comparison.split else 2
     contrast = _contrast if _has_contrast(comparison) else lambda row: ()
+    counts = _source_counts(comparison)
     return [
         (
             *(row.name, _seeds(row), _figure(row, digits), _spread(row, digits), _gain(row.gain, digits)),
             *contrast(row),
+            *(_known_decibel(*row.by_sources.get(count, (math.nan, None))) for count in counts),
             *_cost(row.cost),
         )
         for row in comparison.rows
@@ -59,6 +63,8 @@ def caption(comparison: Comparison) -> str:
         text += " Intervals are over pieces, of these seeds; what another seed changes is the range over seeds."
     if _has_contrast(comparison):
         text += " Label contrast is of two-source mixtures: the output for the right label minus that for another one."
+    if _source_counts(comparison):
+        text += " N sources: median SI-SDR improvement on mixtures of N independent players."
     if comparison.split and len(comparison.rows) > 3:
         text += " Each interval stands alone: of twenty rows that are no better or worse, one seems to be by chance."
     return text
@@ -79,7 +85,8 @@ def csv_text(comparison: Comparison) -> str:
     """The rows for a script, under CSV_COLUMNS."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
+    more = [f"sources_{count}{end}" for count in _source_counts(comparison) for end in ("", "_low", "_high")]
+    writer.writerow([*CSV_COLUMNS, *more])
     writer.writerows(
         ["" if _is_unknown(value) else value for value in _values(comparison, row)] for row in comparison.rows
     )
@@ -101,6 +108,9 @@ def _values(comparison: Comparison, row: Row) -> Iterator[str | float | None]:
     )
     yield comparison.validation.title
     yield mean(row.validation) if row.validation else None
+    for count in _source_counts(comparison):
+        value, interval = row.by_sources.get(count, (None, None))
+        yield from (value, *(interval or (None, None)))
 
 
 def _is_unknown(value: str | float | None) -> bool:
@@ -128,8 +138,16 @@ def _has_contrast(comparison: Comparison) -> bool:
 
 
 def _contrast(row: Row) -> tuple[str]:
-    known = math.isfinite(row.contrast)
-    return (_with_interval(f"{row.contrast:.1f}", row.contrast_interval, ".1f") if known else "-",)
+    return (_known_decibel(row.contrast, row.contrast_interval),)
+
+
+def _source_counts(comparison: Comparison) -> list[int]:
+    """The numbers of sources that any row was scored on, beside what all are."""
+    return sorted({count for row in comparison.rows for count in row.by_sources})
+
+
+def _known_decibel(value: float, interval: tuple[float, float] | None) -> str:
+    return _with_interval(f"{value:.1f}", interval, ".1f") if math.isfinite(value) else "-"
 
 
 def _gain(gain: Gain | None, digits: int) -> str:

@@ -20,13 +20,16 @@ from vimss.evaluate.records import (
     MixtureScore,
     Part,
     PictureClaim,
+    SourceCount,
     SourceScore,
     TwoSources,
     Values,
 )
 from vimss.evaluate.scores import (
+    check_sources,
     evaluate,
     evaluate_piece,
+    mixture_spec,
     score_mixtures,
     two_source_mixtures,
     two_source_spec,
@@ -40,6 +43,7 @@ from vimss.evaluate.tasks import (
     evaluation_tasks,
     joined,
     run_evaluation,
+    usable_baselines,
 )
 
 __all__ = [
@@ -51,17 +55,21 @@ __all__ = [
     "Part",
     "PictureClaim",
     "Row",
+    "SourceCount",
     "SourceScore",
     "Table",
     "TwoSources",
     "Values",
     "baseline_rows",
+    "check_sources",
     "evaluate",
     "evaluate_piece",
     "evaluation_tasks",
     "joined",
+    "mixture_spec",
     "run_evaluation",
     "score_mixtures",
     "two_source_mixtures",
     "two_source_spec",
+    "usable_baselines",
 ]

@@ -80,13 +80,14 @@ class NamedPlayer(Config):
 
 
 class MixtureScore(Config):
-    """One mixture of two sources, of which those with a label of the table are scored."""
+    """One mixture, of which the sources with a label of the table are scored."""
 
     model_config = Config.model_config | {"allow_inf_nan": True, "ser_json_inf_nan": "strings"}
 
     mixture: int
     pieces: tuple[str, ...] = Field(description="that its stems are from: one where they are aligned")
     aligned: bool
+    sources: int = Field(2, description="players that sound")
     labels: tuple[str, ...]
     si_sdr_improvement: tuple[float, ...] = Field(description="of each label")
     label_contrast: tuple[float, ...] = Field(description="of each label for which it is defined")
@@ -140,6 +141,42 @@ class TwoSources(Config):
         return _of_mixtures(self.scores, name)
 
 
+class SourceCount(Config):
+    """The median over the sources of fixed mixtures of so many players, who are independent of each other."""
+
+    model_config = Config.model_config | {"allow_inf_nan": True, "ser_json_inf_nan": "strings"}
+
+    sources: int = Field(description="players of each mixture, of as many instruments")
+    mixtures: int
+    si_sdr_improvement: float
+    interval: Interval | None = Field(None, description="over pieces, of the median; null where undefined")
+    pieces: int = Field(description="that the mixtures are from")
+    scores: tuple[MixtureScore, ...] = ()
+
+    @classmethod
+    def each(cls, scores: Iterable[MixtureScore]) -> "tuple[SourceCount, ...]":
+        """One for each number of sources that some mixtures have."""
+        by_count: dict[int, list[MixtureScore]] = {}
+        for score in sorted(scores, key=lambda score: (score.sources, score.mixture)):
+            by_count.setdefault(score.sources, []).append(score)
+        return tuple(
+            cls(
+                sources=count,
+                mixtures=len(of_count),
+                si_sdr_improvement=_of_mixtures(of_count).median,
+                interval=_of_mixtures(of_count).interval,
+                pieces=len({piece for score in of_count for piece in score.pieces}),
+                scores=tuple(of_count),
+            )
+            for count, of_count in by_count.items()
+        )
+
+    @property
+    def values(self) -> Values:
+        """The SI-SDR improvement of every source."""
+        return _of_mixtures(self.scores)
+
+
 def _of_mixtures(scores: Iterable[MixtureScore], name: str = "si_sdr_improvement") -> Values:
     found = [(value, score.pieces) for score in scores for value in getattr(score, name)]
     return Values(np.array([value for value, _ in found]), [pieces for _, pieces in found])
@@ -157,6 +194,8 @@ class Part:
     """Seconds of sound that were separated."""
     truth: Truth = "nothing"
     """What the system is given of the truth."""
+    independent: tuple[MixtureScore, ...] = ()
+    """Mixtures of numbers of sources that were asked for, beside the two-source `mixtures`."""
 
 
 class PictureClaim(Config):
@@ -188,6 +227,9 @@ class Evaluation(Config):
     )
     split: str
     two_sources: TwoSources
+    source_counts: tuple[SourceCount, ...] = Field(
+        (), description="of mixtures of numbers of sources that were asked for"
+    )
     scores: tuple[SourceScore, ...] = ()
     intervals: dict[str, Interval | None] = Field(
         {}, description="over pieces, of the medians of whole pieces; null where undefined"
@@ -205,6 +247,7 @@ class Evaluation(Config):
             truth=part.truth,
             split=split,
             two_sources=TwoSources.of(part.mixtures),
+            source_counts=SourceCount.each(part.independent),
             scores=part.scores,
             labels=labels,
         )

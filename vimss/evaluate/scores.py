@@ -1,4 +1,4 @@
-"""One system on one split: whole pieces, and fixed mixtures of two sources that are the same for every system.
+"""One system on one split: whole pieces, and fixed mixtures, of two sources or more, the same for every system.
 
     evaluation = evaluate(model_system(folder, manifest, "best trial"), manifest, "test")
     evaluation.two_sources.si_sdr_improvement
@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 import numpy as np
 from jaxtyping import Float
 
+from vimss.errors import DataError
 from vimss.evaluate.records import Evaluation, MixtureScore, NamedPlayer, Part, SourceScore
 from vimss.metrics import bss_eval_v4, level_db, si_sdr, si_sdr_improvement, silence_energy
 from vimss.shards.manifest import Manifest
@@ -70,19 +71,22 @@ def score_mixtures(
     split: str,
     labels: Collection[str] | None = None,
     numbers: range | None = None,
+    sources: int | None = None,
 ) -> list[MixtureScore]:
-    """Score the fixed mixtures of two sources: `numbers` chooses some of them, `labels` the labels to score.
+    """Score the fixed mixtures of a split: `numbers` chooses some of them, `labels` the labels to score.
 
-    They are the corpus's own pairs where it has a frozen list of them for its test split, else drawn ones. Mixtures in
-    which none of the labels sounds are left out. The absent label is one that the train split has. Contrast is not
-    defined for a system without a context, nor the absent level for one whose outputs have no labels.
+    They are the two-source mixtures, or with `sources` those of so many independent players. Mixtures in which none of
+    the labels sounds are left out. The absent label is one that the train split has, and there is none where all sound.
+    Contrast is not defined for a system without a context, nor where more than two sources sound; the absent level not
+    for one whose outputs have no labels.
     """
-    chosen = range(count_mixtures(manifest, split)) if numbers is None else numbers
+    chosen = range(count_mixtures(manifest, split, sources)) if numbers is None else numbers
     # Labels without a training example say nothing about a model.
     trained = {label for piece in manifest.pieces if piece.split == "train" for label in piece.instruments}
     known = [label for label in manifest.recipe.labels if label in (trained if labels is None else labels)]
     scores = []
-    for number, mixture in zip(chosen, two_source_mixtures(system, manifest, split, chosen), strict=True):
+    mixtures = _mixtures(system, manifest, mixture_spec(manifest, split, sources), chosen)
+    for number, mixture in zip(chosen, mixtures, strict=True):
         scene = scene_of(mixture, str(number))
         absent = sorted({source.label for source in mixture.distractors})
         if labels is not None:
@@ -119,6 +123,7 @@ def _score_mixture(
         mixture=number,
         pieces=tuple(sorted({source.piece for source in mixture.sources})),
         aligned=mixture.aligned,
+        sources=len(mixture.sources),
         labels=tuple(sources),
         si_sdr_improvement=tuple(gains),
         label_contrast=tuple(contrasts),
@@ -170,24 +175,58 @@ def two_source_spec(manifest: Manifest, split: str) -> FixedSpec:
     """The mixtures of two that systems are scored on, with any views; the frozen pairs of a corpus where it has
     some.
     """
-    recipe = manifest.recipe
-    samples = round(min(TWO_SOURCE_SECONDS * recipe.sample_rate, recipe.clip_samples / 2))
+    samples = _samples(manifest)
     if split == "test" and manifest.pairs:
         return FixedSpec(split, samples, pairs=manifest.pairs, seed=1, gain_db=0.0, distractors=True)
     kinds = tuple((2, bool(number % 2)) for number in range(TWO_SOURCE_MIXTURES))
     return FixedSpec(split, samples, kinds, seed=1, distractors=True)
 
 
+def mixture_spec(manifest: Manifest, split: str, sources: int | None = None) -> FixedSpec:
+    """The two-source mixtures, or with `sources` those of so many players, of different instruments and any pieces.
+
+    Drawn alike for every number of sources; mixtures with the same number begin with the same player.
+    """
+    if sources is None:
+        return two_source_spec(manifest, split)
+    kinds = ((sources, False),) * TWO_SOURCE_MIXTURES
+    return FixedSpec(split, _samples(manifest), kinds, seed=1, distractors=True)
+
+
+def _samples(manifest: Manifest) -> int:
+    """Length of the mixtures."""
+    recipe = manifest.recipe
+    return round(min(TWO_SOURCE_SECONDS * recipe.sample_rate, recipe.clip_samples / 2))
+
+
 def two_source_mixtures(
     system: System, manifest: Manifest, split: str, numbers: Sequence[int] | None = None
 ) -> Iterator[Mixture]:
     """The mixtures of `two_source_spec` with these numbers, all where not given, with the views that a system needs."""
-    spec = two_source_spec(manifest, split)
+    return _mixtures(system, manifest, two_source_spec(manifest, split), numbers)
+
+
+def _mixtures(
+    system: System, manifest: Manifest, spec: FixedSpec, numbers: Sequence[int] | None = None
+) -> Iterator[Mixture]:
     window = Window(spec.samples, spec.samples, manifest.recipe.sample_rate)
     return mixtures_of(fixed_set(manifest, spec), manifest, window, system.views, numbers)
 
 
-def count_mixtures(manifest: Manifest, split: str) -> int:
-    """How many two-source mixtures a split has."""
-    spec = two_source_spec(manifest, split)
+def count_mixtures(manifest: Manifest, split: str, sources: int | None = None) -> int:
+    """How many mixtures `mixture_spec` has."""
+    spec = mixture_spec(manifest, split, sources)
     return len(spec.pairs or spec.kinds)
+
+
+def check_sources(manifest: Manifest, split: str, sources: Sequence[int]) -> None:
+    """DataError where independent mixtures need more instruments than the pieces of a split have."""
+    instruments = {label for piece in manifest.pieces if piece.split == split for label in piece.instruments}
+    most = len(instruments)
+    if any(count > most for count in sources):
+        raise DataError(
+            f"mixtures of N sources are of N instruments, of which the split '{split}' of '{manifest.name}' has "
+            f"{most}: {', '.join(sorted(instruments))}",
+            got=f"--sources {','.join(map(str, sources))}",
+            fix=f"ask for at most {most} sources, or score models of a recipe with more labels on its shards",
+        )

@@ -14,6 +14,7 @@ from vimss.baselines import BASELINES
 from vimss.evaluate.records import Evaluation, Part, SourceScore
 from vimss.evaluate.scores import TWO_SOURCE_SECONDS, count_mixtures, evaluate_piece, score_mixtures
 from vimss.shards.manifest import Manifest, Shard, open_manifest
+from vimss.stream.read import has_notes, has_part
 from vimss.stream.scene import Scene, pieces_of
 from vimss.systems import (
     BaselineSystem,
@@ -40,6 +41,8 @@ class Table:
     split: str
     labels: tuple[str, ...] | None = None
     """Those that every model of the table has; without, all of the shards, of whose recipe the models must be."""
+    sources: tuple[int, ...] = ()
+    """Numbers of sources, of each of which mixtures of independent players are scored too."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,8 @@ class EvaluationTask:
     row: Row
     mixtures: range | None
     shard: Shard | None
+    sources: int | None = None
+    """Of each of the mixtures; without, they are the two-source mixtures."""
 
     @property
     def seconds(self) -> float:
@@ -88,15 +93,34 @@ def baseline_rows(manifest: Manifest, names: Sequence[str] = tuple(BASELINES)) -
     return [Row(system.name, baseline=system) for system in baseline_systems(manifest, names)]
 
 
+def usable_baselines(manifest: Manifest, split: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The baselines that these shards have all for, and sentences about those that they have not."""
+    left_out: dict[str, str] = {}
+    if "train" not in manifest.splits or not has_part(manifest, "train", "audio"):
+        reason = f"'{manifest.name}' has no train split with stems to fit them on"
+        left_out |= {name: reason for name, baseline in BASELINES.items() if baseline.fitted}
+    if not has_notes(manifest, split):
+        reason = f"not all players of the split '{split}' of '{manifest.name}' have notes"
+        left_out |= {name: reason for name, baseline in BASELINES.items() if baseline.conditioned_on == "notes"}
+    sentences = []
+    for reason in dict.fromkeys(left_out.values()):
+        names = [f"'{name}'" for name, own in left_out.items() if own == reason]
+        sentences.append(f"no row{'s' * (len(names) > 1)} {' and '.join(names)}: {reason}")
+    return tuple(name for name in BASELINES if name not in left_out), tuple(sentences)
+
+
 def evaluation_tasks(table: Table, row: Row, manifest: Manifest, whole_pieces: bool) -> list[EvaluationTask]:
     """One row in parts for the cores, pieces first: they are longer. A piece lies in one shard."""
-    count = count_mixtures(manifest, table.split)
     separated = whole_pieces and row.whole_pieces and (row.baseline is None or separates_pieces(row.baseline))
     shards = manifest.of_split(table.split) if separated else ()
     at_once = MIXTURES_AT_ONCE if row.named_by is None else MIXTURES_WITH_PICTURES_AT_ONCE
-    numbers = [range(first, min(first + at_once, count)) for first in range(0, count, at_once)]
-    pieces = [EvaluationTask(table, row, None, shard) for shard in shards]
-    return [*pieces, *(EvaluationTask(table, row, some, None) for some in numbers)]
+    tasks = [EvaluationTask(table, row, None, shard) for shard in shards]
+    for sources in (None, *table.sources):
+        if sources is None or sources == 2 or row.baseline is None or separates_pieces(row.baseline):
+            count = count_mixtures(manifest, table.split, sources)
+            numbers = [range(first, min(first + at_once, count)) for first in range(0, count, at_once)]
+            tasks += [EvaluationTask(table, row, some, None, sources) for some in numbers]
+    return tasks
 
 
 def run_evaluation(task: EvaluationTask) -> Part:
@@ -105,8 +129,8 @@ def run_evaluation(task: EvaluationTask) -> Part:
     system = system_of(task.row, manifest, table)
     found = Part(system.name, system.weights, (), (), task.seconds, truth_of(system))
     if task.mixtures is not None:
-        scored = score_mixtures(system, manifest, table.split, table.labels, task.mixtures)
-        return replace(found, mixtures=tuple(scored))
+        scored = tuple(score_mixtures(system, manifest, table.split, table.labels, task.mixtures, task.sources))
+        return replace(found, mixtures=scored) if task.sources is None else replace(found, independent=scored)
     assert task.shard is not None, "a task without mixtures has a shard"  # noqa: S101
     scores: list[SourceScore] = []
     for piece in _pieces(system, manifest, table, task.shard):
@@ -136,4 +160,6 @@ def joined(parts: Sequence[Part], table: Table) -> Evaluation:
     """The evaluation of one row, from the parts of all its tasks in order."""
     mixtures = tuple(score for part in parts for score in part.mixtures)
     scores = tuple(score for part in parts for score in part.scores)
-    return Evaluation.of(replace(parts[0], mixtures=mixtures, scores=scores), table.split, table.labels or ())
+    independent = tuple(score for part in parts for score in part.independent)
+    whole = replace(parts[0], mixtures=mixtures, scores=scores, independent=independent)
+    return Evaluation.of(whole, table.split, table.labels or ())
