@@ -15,7 +15,7 @@ from vimss.comparison import columns, compare, csv_text, markdown, row_texts
 from vimss.comparison.rows import wall_seconds
 from vimss.config import to_json
 from vimss.errors import ConfigError, DataError, StorageError
-from vimss.evaluate import Evaluation, MixtureScore, Part, PictureClaim, SourceScore, TwoSources
+from vimss.evaluate import Evaluation, MixtureScore, Part, PictureClaim, SourceCount, SourceScore, TwoSources
 from vimss.evaluations import save_evaluations
 from vimss.experiment import Experiment
 from vimss.model.networks.wave_u_net import WaveUNetConfig
@@ -138,6 +138,32 @@ def test_the_label_contrast_of_seeds_stands_beside_where_there_is_one(study, eva
     assert {row_texts(found)[found.rows.index(row)][column] for row in others} == {"-"}
     (line,) = [row for row in csv.DictReader(io.StringIO(csv_text(found))) if row["cell"] == "site=decoder"]
     assert float(line["contrast"]) == pytest.approx(decoder.contrast)
+
+
+def test_mixtures_of_each_number_of_sources_stand_beside_where_they_were_scored(study, evaluated):
+    assert not [heading for heading in columns(compared(study)) if "sources" in heading]
+    scored = {"seed=0,site=decoder": 3.0, "seed=1,site=decoder": 5.0}
+    kept = []
+    for one in evaluated:
+        gain = scored.get(one.system)
+        many = [
+            MixtureScore(
+                mixture=number, pieces=(f"p{number}",), aligned=False, sources=3, labels=("fl", "vc", "vn"),
+                si_sdr_improvement=(gain + math.sin(number),) * 3, label_contrast=(), absent_level=(),
+            )
+            for number in range(PIECES if gain else 0)
+        ]  # fmt: skip
+        kept.append(one.model_copy(update={"source_counts": SourceCount.each(many)}))
+    save_evaluations(study, "test", kept)
+    found = compared(study)
+    column, (none, decoder, *_) = columns(found).index("3 sources, dB"), found.rows
+    value, (low, high) = decoder.by_sources[3]
+    assert value == pytest.approx(4.0, abs=0.3) and low < value < high and none.by_sources == {}
+    assert [row[column] for row in row_texts(found)[:2]] == ["-", f"{value:.1f} ({low:.1f} to {high:.1f})"]
+    assert "3 sources, dB" in markdown(found) and "mixtures of N independent players" in markdown(found)
+    lines = list(csv.DictReader(io.StringIO(csv_text(found))))
+    assert [line["sources_3"] for line in lines] == ["", str(value), "", ""]
+    assert float(lines[1]["sources_3_high"]) == pytest.approx(high)
 
 
 def test_the_interval_of_one_seed_is_that_of_the_evaluation(study, evaluated):
