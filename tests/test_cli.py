@@ -152,6 +152,13 @@ def test_verbs_and_options_do_not_grow_unnoticed():
             ["evaluate", "--model", "m", "--shards", "s", "--alignment", "a", "--instruments-from", "i"],
             "for models with labels; got --alignment a and --instruments-from i. To fix: remove one of them",
         ),
+        (
+            ["evaluate", "--model", "m", "--shards", "s", "--alignment", "a", "--sources", "3"],
+            "whole pieces by player; got --sources 3 and --alignment a. To fix: remove one of them",
+        ),
+        (["evaluate", "quickstart", "--sources", "1,3"], "numbers of sources, each at least 2; got '1,3'. To fix: sep"),
+        (["evaluate", "quickstart", "--sources", "2,2"], "different numbers of sources, each at least 2; got '2,2'"),
+        (["evaluate", "quickstart", "--sources", "2;3"], "--sources must be different numbers of sources"),
         (["evaluate", "quickstart", "--alignment", "a"], "models that are given by --model; got --alignment a without"),
         (["compare", "quickstart", "--on", "moon"], "--on must name a folder of platform/; got 'moon'"),
     ],
@@ -370,7 +377,7 @@ def test_an_experiment_whose_shards_are_not_written_fails_and_says_how_to_write_
     assert "run `vimss shard quickstart --seed 3`" in err
 
 
-@pytest.mark.parametrize("name", ["urmp", "solos", "music", "musdb18", "audioset"])
+@pytest.mark.parametrize("name", ["urmp", "solos", "music", "musdb18", "audioset", "youtube8m"])
 def test_a_search_whose_corpus_is_not_there_says_where_it_comes_from(vimss_says, name):
     code, out, err = vimss_says("search", f"experiments/full/{name}.yaml", "--dry-run")
     assert (code, out) == (1, "")

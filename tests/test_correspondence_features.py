@@ -13,6 +13,7 @@ from vimss.errors import ConfigError, DataError, ModelError
 from vimss.runtime import Place
 from vimss.search.checks import check_settings
 from vimss.search.consistency import load_experiment
+from vimss.search.run import search
 from vimss.shards.clip import Clip, Player
 from vimss.shards.recipe import load_recipe
 from vimss.shards.write import write_shards
@@ -82,6 +83,19 @@ def test_what_videos_look_and_sound_like_is_learned_from_features(videos, tmp_pa
     heard[:, 0] = [player.sound_features[1] for player in players[:2]]
     found = loaded.predict({"sound_features": heard, "features": seen})["correspondence"]
     assert found.shape == (2, 4) and found.argmax(1).tolist() == [0, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.rare
+def test_the_question_of_youtube8m_is_searched_on_records_of_its_layout(videos, shared_ray, tmp_path):
+    short = ("training.audio_seconds=128", "training.report_seconds=128", "validation.mixtures=6")
+    experiment = load_experiment("experiments/full/youtube8m.yaml", short)
+    place = Place(name="test", max_concurrent_trials=1)
+    records = search(experiment, videos, place, Store(tmp_path)).records
+    assert [(record.cell, record.state) for record in records] == [
+        ("loss=info_nce", "finished"), ("loss=pairs", "finished"),
+    ], [record.message for record in records]  # fmt: skip
+    assert all(1 / 6 <= record.value <= 1 for record in records)
 
 
 @pytest.mark.slow
