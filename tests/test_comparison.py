@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from dataclasses import asdict
 from statistics import mean
 
 import numpy as np
@@ -164,6 +165,8 @@ def test_mixtures_of_each_number_of_sources_stand_beside_where_they_were_scored(
     lines = list(csv.DictReader(io.StringIO(csv_text(found))))
     assert [line["sources_3"] for line in lines] == ["", str(value), "", ""]
     assert float(lines[1]["sources_3_high"]) == pytest.approx(high)
+    summary = json.loads(to_json(asdict(found)))
+    assert [row["by_sources"] for row in summary["rows"][:2]] == [{}, {"3": [value, [low, high]]}]
 
 
 def test_the_interval_of_one_seed_is_that_of_the_evaluation(study, evaluated):

@@ -1,4 +1,4 @@
-"""How well systems separate: whole pieces of a split and fixed two-source mixtures, models beside baselines.
+"""How well systems separate: whole pieces of a split and fixed mixtures, models beside baselines.
 
 Networks that do not separate are judged by the figure of their objective: `figures`.
 

@@ -185,7 +185,7 @@ def two_source_spec(manifest: Manifest, split: str) -> FixedSpec:
 def mixture_spec(manifest: Manifest, split: str, sources: int | None = None) -> FixedSpec:
     """The two-source mixtures, or with `sources` those of so many players, of different instruments and any pieces.
 
-    Drawn alike for every number of sources; mixtures with the same number begin with the same player.
+    With one source more, a mixture has the same excerpts at the same gains, and another one beside.
     """
     if sources is None:
         return two_source_spec(manifest, split)

@@ -27,7 +27,7 @@ from vimss.systems import (
 )
 
 MIXTURES_AT_ONCE = 16
-"""Two-source mixtures of one task: several cores can share those of one system."""
+"""Mixtures of one task: several cores can share those of one system."""
 
 MIXTURES_WITH_PICTURES_AT_ONCE = 64
 """The same where players are named: each task decodes the pictures of whole clips, which mixtures share."""
