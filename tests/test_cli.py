@@ -352,11 +352,13 @@ def test_shards_that_exist_are_found_without_ray(vimss_says, tmp_path, no_ray, w
 def test_a_model_in_a_folder_is_scored_on_shards_of_any_recipe(vimss_says, tmp_path, written):
     config = WaveUNetConfig(levels=3, filters=4, down_kernel=5, outputs="queries", site="decoder")
     save_separator(tmp_path / "tiny", Separator(config, ("violin", "kazoo", "flute"), 4000), {})
-    code, out, err = vimss_says("evaluate", "--model", tmp_path / "tiny", "--shards", tmp_path / "small.yaml", "--json")
+    given = "--model", tmp_path / "tiny", "--shards", tmp_path / "small.yaml", "--sources", "2"
+    code, out, err = vimss_says("evaluate", *given, "--json")
     rows = json.loads(out)
     without_notes = [name for name, baseline in BASELINES.items() if baseline.conditioned_on != "notes"]
     assert code == 0 and [row["system"] for row in rows] == [str(tmp_path / "tiny"), *without_notes]
     assert all(row["labels"] == ["fl", "vn"] and row["two_sources"]["intervals"] for row in rows)
+    assert {count["sources"] for row in rows for count in row["source_counts"]} == {2}
     assert "resampled from 8000 Hz to its 4000 Hz and back" in err and "fl is its flute; vn is its violin" in err
     assert "no row 'NMF, all notes': not all players" in err
 

@@ -149,7 +149,11 @@ class SourceCount(Config):
     sources: int = Field(description="players of each mixture, of as many instruments")
     mixtures: int
     si_sdr_improvement: float
-    interval: Interval | None = Field(None, description="over pieces, of the median; null where undefined")
+    interval: Interval | None = Field(
+        None,
+        description="over pieces, of the median; null where undefined. Wide for many sources: each counts as often as "
+        "all pieces of its mixture are drawn",
+    )
     pieces: int = Field(description="that the mixtures are from")
     scores: tuple[MixtureScore, ...] = ()
 

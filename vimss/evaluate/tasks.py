@@ -116,6 +116,7 @@ def evaluation_tasks(table: Table, row: Row, manifest: Manifest, whole_pieces: b
     at_once = MIXTURES_AT_ONCE if row.named_by is None else MIXTURES_WITH_PICTURES_AT_ONCE
     tasks = [EvaluationTask(table, row, None, shard) for shard in shards]
     for sources in (None, *table.sources):
+        # Some baselines separate two sources alone.
         if sources is None or sources == 2 or row.baseline is None or separates_pieces(row.baseline):
             count = count_mixtures(manifest, table.split, sources)
             numbers = [range(first, min(first + at_once, count)) for first in range(0, count, at_once)]
