@@ -112,9 +112,10 @@ def test_help_takes_less_than_the_time_one_notices():
     assert min(processor_seconds("-m", "vimss", "--help") for _ in range(3)) < HELP_SECONDS
 
 
-def test_help_lists_every_verb(vimss_says):
+def test_help_lists_every_verb_with_a_whole_sentence(vimss_says):
     code, out, _ = vimss_says("--help")
-    assert code == 0 and re.findall(r"^  (\w+) {2,}\S", out.partition("Commands:")[2], re.MULTILINE) == list(OPTIONS)
+    verbs = out.partition("Commands:")[2]
+    assert code == 0 and re.findall(r"^  (\w+) {2,}\S", verbs, re.MULTILINE) == list(OPTIONS) and "..." not in verbs
 
 
 @pytest.mark.parametrize("verb", OPTIONS)

@@ -131,7 +131,7 @@ def features(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Compute vision features of the pictures in the shards, or the motion in them."""
+    """Compute vision features of the pictures in shards, or motion."""
     from vimss.shards.recipe import load_recipe
 
     loaded = load_recipe(recipe, changes or (), seed)

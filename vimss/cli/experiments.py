@@ -129,7 +129,7 @@ def sync(
     place: On = "local",
     as_json: Json = False,
 ) -> None:
-    """Write into MLflow what it lacks of an experiment's runs, from the records in the store."""
+    """Write into MLflow what it lacks of an experiment's runs."""
     loaded = checked_experiment(experiment, changes, seed, place)
     from vimss import api
     from vimss.console import out, print_json, stage
@@ -190,10 +190,11 @@ def compare(
     place: On = "local",
     as_json: Json = False,
 ) -> None:
-    """Compare the cells of an experiment, seeds gathered: figures, gains, costs, and which axes matter.
+    """Compare the cells of an experiment: figures, gains, costs.
 
-    The figures are those that `vimss evaluate` kept, or else of the validation set. The table as Markdown and CSV, a
-    chart and plots of how axes interact are written into the study's folder.
+    Seeds are gathered, and of a large search it says which axes matter. The figures are those that `vimss evaluate`
+    kept, or else of the validation set. The table as Markdown and CSV, a chart and plots of how axes interact are
+    written into the study's folder.
     """
     loaded = checked_experiment(experiment, changes, seed, place)
     if curves is not None:
@@ -237,9 +238,10 @@ def listen(
     changes: Set = None,
     place: On = "local",
 ) -> None:
-    """Serve a page with the same excerpt of every cell, to switch between and rate blind, until Ctrl-C.
+    """Serve a page to compare all cells by ear, until Ctrl-C.
 
-    Page and ratings lie in the study's folder. Only this machine can open the page, by the address that is printed.
+    It plays the same excerpt of every cell, to switch between and rate blind. Page and ratings lie in the study's
+    folder. Only this machine can open the page, by the address that is printed.
     """
     loaded = checked_experiment(experiment, changes, seed, place)
     if not page_only:

@@ -24,7 +24,7 @@ def ui(
     ] = "127.0.0.1",
     place: On = "local",
 ) -> None:
-    """Serve MLflow's pages of runs and models, or Optuna's, until Ctrl-C.
+    """Serve MLflow's pages, or Optuna's, until Ctrl-C.
 
     On this machine alone, unless --host says otherwise; from another one, `ssh -L 5000:127.0.0.1:5000` to it is safer.
     """
@@ -104,7 +104,7 @@ def doctor(place: On = "local", as_json: Json = False) -> None:
 
 
 def list_store(place: On = "local", as_json: Json = False) -> None:
-    """List the content of the store: shards, studies with their trials, registered models."""
+    """List the shards, studies and models in the store."""
     from vimss.inventory import print_inventory
     from vimss.session import open_session
 

@@ -294,7 +294,7 @@ def export(
     place: On = "local",
     as_json: Json = False,
 ) -> None:
-    """Write a registered model as a folder that --model takes anywhere."""
+    """Write a registered model as a folder for --model anywhere."""
     check_export(model, folder, place)
     from vimss import named_models
     from vimss.console import out, print_json
