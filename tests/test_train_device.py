@@ -27,7 +27,7 @@ from vimss.errors import PlaceError, TrainingError
 from vimss.runtime import Place
 from vimss.stream.batch import Batch, Examples, Position
 from vimss.train.between_reports import LOOK_EVERY
-from vimss.train.checkpoint import State, load_state, save_state
+from vimss.train.checkpoint import State, Trained, load_state, save_state
 from vimss.train.config import Settings, TrainingConfig
 from vimss.train.ddp import distribute
 from vimss.train.device import InFlight, compiled, limit_memory, to_device
@@ -189,10 +189,10 @@ def test_the_state_of_a_fused_optimiser_goes_on_in_a_plain_one_and_back(tmp_path
 
     networks = [nn.Linear(2, 1) for _ in range(2)]
     optimizers = [AdamW(each.parameters(), fused=how) for each, how in zip(networks, fused, strict=True)]
+    both = [Trained(network, None, [optimizer]) for network, optimizer in zip(networks, optimizers, strict=True)]
     step(networks[0], optimizers[0])
-    state = State("s", "v", 1, Position(), 0.0, 0.0, {})
-    save_state(tmp_path, state, networks[0], None, optimizers[:1])
-    load_state(tmp_path, "s", networks[1], None, optimizers[1:])
+    save_state(tmp_path, State("s", "v", 1, Position(), 0.0, 0.0, {}), both[0])
+    load_state(tmp_path, "s", both[1])
     for network, optimizer in zip(networks, optimizers, strict=True):
         step(network, optimizer)
     assert optimizers[1].param_groups[0]["fused"] == fused[1]
