@@ -235,7 +235,7 @@ def encoded(rows) -> torch.Tensor:
     config = WaveUNetConfig(context="motion", motion_encoder="convolutions")
     context = CONTEXTS["motion"](config, ("vn",))
     with torch.no_grad():
-        return context.encode(torch.as_tensor(rows), None, context.modules(), torch.float32)
+        return context.encode(torch.as_tensor(rows), None, context.modules(8000), torch.float32)
 
 
 def test_convolutions_give_a_vector_per_picture_and_depend_on_its_neighbours():
@@ -256,7 +256,7 @@ def test_a_player_who_does_not_move_is_a_zero_context():
 
 def test_motion_as_a_context_is_as_before_where_no_encoder_is_set():
     rows = torch.rand(2, 3, 5, 64).half()
-    assert CONTEXT.modules() == {} and CONTEXT.width == 64
+    assert CONTEXT.modules(8000) == {} and CONTEXT.width == 64
     assert torch.equal(CONTEXT.encode(rows, None, {}, torch.float32), rows.float())
     with pytest.raises(ModelError, match=r"takes motion as batch x players x frames x 64; got 2x3x5x32"):
         CONTEXT.encode(torch.rand(2, 3, 5, 32), None, {}, torch.float32)

@@ -287,7 +287,8 @@ def model_system(
 
     """
     separator = on_device(load_separator(folder), device)
-    if names is None:
+    # Examples are of the shards themselves, at their rate and under their labels.
+    if names is None or separator.interface.example_seconds:
         check_same_recipe(separator, folder, manifest, name)
     features = _features_of(separator, folder, manifest, name)
     system = ModelSystem(separator, name, features, read_card(folder)["sha256"])

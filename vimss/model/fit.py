@@ -123,7 +123,8 @@ def _own_name(label: str, labels: Sequence[str]) -> str | None:
 def check_seen(separator: Separator, manifest: Manifest, split: str, name: str) -> None:
     """DataError where a model looks at players of whom a split has no pictures, or what else it needs of them."""
     interface = separator.interface
-    if not interface.uses_players:
+    # Of the sound itself there is nothing to look for: models are scored on stems, and examples are of them.
+    if not interface.uses_players or interface.example_seconds:
         return
     source = interface.context.source
     rule = f"the model '{name}', whose context is {separator.config.context}, needs {source}s of the players"

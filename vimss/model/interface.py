@@ -66,6 +66,11 @@ class Interface:
         return self.is_conditioned and self.context.uses_players
 
     @property
+    def example_seconds(self) -> float:
+        """Seconds of a player's stem that the context shows, from elsewhere than what is separated; 0: none."""
+        return self.context.example_seconds if self.is_conditioned else 0.0
+
+    @property
     def takes_labels(self) -> bool:
         """Whether the network is conditioned on labels."""
         return self.is_conditioned and not self.context.uses_players

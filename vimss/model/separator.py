@@ -44,7 +44,7 @@ class Separator(nn.Module):
         context = self.interface.context
         # The name begins those of its weights in files, whatever network it is.
         self.unet = config.build(self.outputs, context.width, context.norm)
-        modules = context.modules() if self.interface.is_conditioned else {}
+        modules = context.modules(sample_rate) if self.interface.is_conditioned else {}
         self.context_names = tuple(modules)
         for name, module in modules.items():
             self.add_module(name, module)

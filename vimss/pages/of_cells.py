@@ -94,13 +94,13 @@ def excerpt_of_cells(
         raise DataError(
             f"{study.folder} must hold weights to listen to", got="no trial that has some", fix="search again"
         )
-    rate, scenes = manifest.recipe.sample_rate, dict[tuple[tuple[str, ...], str], Scene]()
+    rate, scenes = manifest.recipe.sample_rate, dict[tuple[tuple[str, ...], str, float], Scene]()
     separated: dict[str, dict[str, np.ndarray]] = {}
     facts = {"split": split}
     for row, (trial, _) in rows.items():
         on_progress(row)
         system = model_system(trial.folder / "model", manifest, row)
-        shown = (system.views.members, system.views.features)
+        shown = (system.views.members, system.views.features, system.views.example_seconds)
         if shown not in scenes:
             scenes[shown] = _piece(manifest, split, piece, system.views).beginning(round(EXCERPT_SECONDS * rate))
         labels = sorted(scenes[shown].references)

@@ -37,7 +37,7 @@ def run_files(experiment: Experiment, manifest: Manifest, study: Study) -> Itera
     has them since its record was last written is left out.
     """
     done: set[Path] = set()
-    excerpts: dict[tuple[tuple[str, ...], str], Scene | None] = {}
+    excerpts: dict[tuple[tuple[str, ...], str, float], Scene | None] = {}
     rate = manifest.recipe.sample_rate
     for cell in experiment.cells():
         records = study.of_cell(cell.name)
@@ -52,7 +52,7 @@ def run_files(experiment: Experiment, manifest: Manifest, study: Study) -> Itera
             if not (record is best or (record.state == "finished" and (record.folder / "model").is_dir())):
                 continue
             system = model_system(record.folder / "model", manifest, record.trial)
-            shown = (system.views.members, system.views.features)
+            shown = (system.views.members, system.views.features, system.views.example_seconds)
             if shown not in excerpts:
                 piece = next(pieces_of(manifest, "valid", system.views), None)
                 excerpts[shown] = piece.beginning(round(EXCERPT_SECONDS * rate)) if piece is not None else None

@@ -43,8 +43,8 @@ from vimss.stream.mix import (
     independent_voices,
     mix,
     silence_of,
-    start_of,
 )
+from vimss.stream.passages import passage_beside, start_of
 from vimss.stream.read import list_clips, read_clips, read_pieces
 from vimss.stream.stems import cut
 
@@ -361,7 +361,7 @@ def read_views(
     for mixture in (kept.drawn[number] for number in numbers):
         for excerpt in (*mixture.sources, *mixture.distractors):
             wanted.setdefault(excerpt.shard, {}).setdefault(excerpt.clip, []).append(excerpt)
-    members = [member for member in views.members if member != "audio"]
+    members = [member for member in views.members if member != "audio" or views.example_seconds]
     shown = {}
     for shard in manifest.of_split(kept.spec.split):
         keys = wanted.get(shard.name, {})
@@ -369,9 +369,20 @@ def read_views(
             continue
         for clip in read_clips(manifest, kept.spec.split, [shard], members, views.features, keys=keys):
             for excerpt in keys[clip.key]:
-                view = views.of_player(clip, clip.players[excerpt.player])
-                shown[excerpt] = during(view, clip, window, float(excerpt.start - window.margin))
+                shown[excerpt] = _view_of(excerpt, clip, kept.spec, window, views)
     return shown
+
+
+def _view_of(excerpt: Excerpt, clip: Clip, spec: FixedSpec, window: Window, views: PlayerViews) -> np.ndarray:
+    """The view of the player during the window, or of a passage outside of the excerpt, always the same."""
+    player = clip.players[excerpt.player]
+    if not views.example_seconds:
+        return during(views.of_player(clip, player), clip, window, float(excerpt.start - window.margin))
+    assert player.audio is not None, "excerpts are of players that sound"  # noqa: S101
+    rng = np.random.default_rng((spec.seed, excerpt.start, excerpt.player))
+    length = round(views.example_seconds * window.sample_rate)
+    passage = passage_beside(rng, player.audio, length, excerpt.start, excerpt.start + spec.samples)
+    return views.of_player(clip, replace(player, audio=passage))
 
 
 def _read_notes(

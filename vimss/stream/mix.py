@@ -15,10 +15,11 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int16
 
 from vimss.errors import DataError
-from vimss.media import INT16_SCALE
+from vimss.media import quantise
 from vimss.shards.clip import Clip, Player
 from vimss.stream.config import MixingConfig
 from vimss.stream.lazy import ClipEntry, LazyClip
+from vimss.stream.passages import passage_beside, start_of
 from vimss.stream.stems import (
     EQUALISER_BANDS,
     FADE_SECONDS,
@@ -28,11 +29,7 @@ from vimss.stream.stems import (
     in_room,
     mask_time,
     play,
-    sounds,
 )
-
-DRAWS_FOR_SOUND = 8
-"""How often a window is drawn anew because its stem rests there."""
 
 Voice = TypeVar("Voice")
 """A player that sounds, with the clip."""
@@ -71,8 +68,14 @@ class PlayerViews(Protocol):
     def uses_players(self) -> bool:
         """Whether players are shown; then one who rests is a distractor."""
 
+    @property
+    def example_seconds(self) -> float:
+        """Seconds of a player's stem that the view shows, a passage from elsewhere than the window; 0: the view is of
+        the window.
+        """
+
     def of_player(self, clip: Clip, player: Player) -> np.ndarray:
-        """The view of a player in a whole clip, "v ...": one entry per picture."""
+        """The view of a player in a whole clip, "v ...": one entry per picture, or one with the player's stem."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ class SoundAlone:
     members: tuple[str, ...] = ("audio",)
     features: str = ""
     uses_players: bool = False
+    example_seconds: float = 0.0
 
     def of_player(self, clip: Clip, player: Player) -> np.ndarray:
         """Never called."""
@@ -295,8 +299,21 @@ class Pool:
             return None
         # A generator of its own: the control that is trained with it has the same mixtures, in the same order.
         shown = self._of_another_player(rng.spawn(1)[0], take) if self.mixing.shuffle_pictures else take
+        if self.views.example_seconds:
+            return self._example(rng.spawn(1)[0], shown, take.player.instrument)
         view = self.views.of_player(shown.clip, shown.player)
         return during(view, shown.clip, self.window, shown.begin(self.window), shown.speed)
+
+    def _example(self, rng: np.random.Generator, take: _Take, label: str) -> np.ndarray:
+        """What is shown of a player outside of the output window of a take, under a label.
+
+        As fast as the stem that is mixed, and so as high, but without its gain, equaliser, room and silence.
+        """
+        length = round(self.views.example_seconds * self.window.sample_rate)
+        last = take.start + round(self.window.output_samples * take.speed)
+        stem = passage_beside(rng, _stem(take.clip, take.player), round(length * take.speed), take.start, last)
+        passage = quantise(play(stem, 0.0, length, take.speed, gain=1.0))
+        return self.views.of_player(take.clip, replace(take.player, instrument=label, audio=passage))
 
     def _of_another_player(self, rng: np.random.Generator, take: _Take) -> _Take:
         """A time of any other player, of whatever label: a piece has the same players at the same places throughout."""
@@ -344,16 +361,6 @@ def independent_voices(
         if instrument(voices[index]) not in {instrument(voice) for voice in chosen}:
             chosen.append(voices[index])
     return chosen
-
-
-def start_of(rng: np.random.Generator, stem: Int16[np.ndarray, "c t"], samples: int, length: int) -> int:
-    """Where `length` samples of a clip start in which a player sounds, if a few draws find such a place."""
-    start = 0
-    for _ in range(DRAWS_FOR_SOUND):
-        start = int(rng.integers(samples - length + 1))
-        if sounds(stem[:, start : start + length], INT16_SCALE):
-            break
-    return start
 
 
 def during(view: np.ndarray, clip: Clip, window: Window, begin: float, speed: float = 1.0) -> np.ndarray:

@@ -7,6 +7,7 @@ A reference is a label's stem: the sum of the stems of its players. With `by_pla
 whose name is the label, with a number from left to right where several have it: "vn 1", "vn 2".
 """
 
+import logging
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,10 @@ from vimss.media import INT16_SCALE
 from vimss.shards.clip import NOTES, Clip
 from vimss.shards.manifest import Manifest, Shard
 from vimss.stream.mix import SOUND_ALONE, Mixture, PlayerViews
+from vimss.stream.other_pieces import OtherPieces
 from vimss.stream.read import read_pieces
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,9 +35,11 @@ class Scene:
     """The labels that sound, with the sum of their players' stems."""
     views: Mapping[str, Sequence[np.ndarray]]
     """Label to the view of each of its players, such as pictures "v h w 3" or features "v d", spread evenly over the
-    mixture; empty for networks that use no players. A label that does not sound may have views."""
+    mixture; one that has a single row, such as an example "1 d", is of all of it. Empty for networks that use no
+    players. A label that does not sound may have views."""
     unscored: Mapping[str, Float[np.ndarray, "c t"]] = field(default_factory=dict)
-    """Labels that also sound, but that a model of the table lacks; no system is conditioned on them."""
+    """Labels that also sound, but that a model of the table lacks, or for which there is no example; no system is
+    conditioned on them."""
     notes: Mapping[str, Sequence[Float64[np.ndarray, "_ 3"]]] = field(default_factory=dict)
     """Label to the notes of each of its players that sound: onset in seconds of the scene, pitch in hertz, duration in
     seconds; empty for systems that do not read them."""
@@ -55,27 +61,38 @@ class Scene:
 
     def beginning(self, samples: int) -> "Scene":
         """About the first `samples`, cut between two pictures; labels that rest there are left out."""
-        total = self.mixture.shape[1]
-        frames = next((len(view) for views in self.views.values() for view in views), total)
+        total, frames = self.mixture.shape[1], self._frames
         kept = max(1, round(frames * min(samples / total, 1)))
         length = round(kept * total / frames)
         references = {label: stem[:, :length] for label, stem in self.references.items() if stem[:, :length].any()}
-        views = {label: [view[:kept] for view in self.views[label]] for label in references if label in self.views}
-        return Scene(self.name, self.mixture[:, :length], references, views)
+        return Scene(self.name, self.mixture[:, :length], references, self._views_of(references, slice(0, kept)))
+
+    @property
+    def _frames(self) -> int:
+        """The rows of a view over the mixture; as many as samples where none has several."""
+        rows = (len(view) for views in self.views.values() for view in views if len(view) > 1)
+        return next(rows, self.mixture.shape[1])
+
+    def _views_of(self, labels: Collection[str], rows: slice) -> dict[str, list[np.ndarray]]:
+        """These rows of the views of some labels; a single row stays."""
+        return {
+            label: [view[rows] if len(view) > 1 else view for view in self.views[label]]
+            for label in labels
+            if label in self.views
+        }
 
     def around(self, first: int, samples: int) -> tuple["Scene", int]:
         """The stretch from picture to picture that holds `samples` from `first` on, and the sample that it begins at.
 
         Labels that rest there are left out, as in `beginning`.
         """
-        total = self.mixture.shape[1]
-        frames = next((len(view) for views in self.views.values() for view in views), total)
+        total, frames = self.mixture.shape[1], self._frames
         start, end = first * frames // total, -(-min(first + samples, total) * frames // total)
         begin, stop = (round(frame * total / frames) for frame in (start, end))
         references = {
             label: stem[:, begin:stop] for label, stem in self.references.items() if stem[:, begin:stop].any()
         }
-        views = {label: [view[start:end] for view in self.views[label]] for label in references if label in self.views}
+        views = self._views_of(references, slice(start, end))
         return Scene(self.name, self.mixture[:, begin:stop], references, views), begin
 
 
@@ -89,13 +106,44 @@ def pieces_of(
 ) -> Iterator[Scene]:
     """Whole pieces of a split that have two or more sounding labels, or players if references are `by_player`.
 
-    `views` gives the views of the players. With `shards`, only the pieces in them.
+    `views` gives the views of the players. With `shards`, only the pieces in them. Examples of the players are of other
+    pieces of the split; sources without one are unscored, as no other piece has their timbre.
     """
+    others = OtherPieces(manifest, split, views.example_seconds) if views.example_seconds else None
     for clip in read_pieces(manifest, split, views.members, views.features, shards):
         named = with_player_names(clip) if by_player else clip
         references = references_of(named)
-        if len(references) > 1:
+        if len(references) < 2:
+            continue
+        if others is None:
             yield Scene(clip.piece, mixture_of(clip), references, views_of(named, views), notes=notes_of(named))
+            continue
+        names = [player.instrument for player in named.players]
+        shown = _examples_of(clip, names, views, others)
+        scene = Scene(clip.piece, mixture_of(clip), references, shown, notes=notes_of(named)).restricted(shown)
+        if scene.references:
+            yield scene
+
+
+def _examples_of(
+    clip: Clip, names: Sequence[str], views: PlayerViews, others: OtherPieces
+) -> dict[str, list[np.ndarray]]:
+    """The examples of the players that sound, from other pieces, by these names of theirs.
+
+    A name of which a player has no example is left out.
+    """
+    found: dict[str, list[np.ndarray]] = {}
+    missing = set()
+    for name, player in zip(names, clip.players, strict=True):
+        if player.audio is None or not player.audio.any():
+            continue
+        passage = others.of_player(clip.piece, player)
+        if passage is None:
+            missing.add(name)
+            log.warning("no example of %s in %s: no other piece of the split has its timbre", name, clip.piece)
+        else:
+            found.setdefault(name, []).append(views.of_player(clip, replace(player, audio=passage)))
+    return {name: shown for name, shown in found.items() if name not in missing}
 
 
 def with_player_names(clip: Clip) -> Clip:

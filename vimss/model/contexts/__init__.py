@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_chec
 import numpy as np
 
 from vimss.config import Config, key_paths
+from vimss.model.contexts.example import Example
 from vimss.model.contexts.features import Features
 from vimss.model.contexts.frames import Frames
 from vimss.model.contexts.labels import Labels
@@ -93,13 +94,19 @@ class Context(Protocol):
     def of_player(self, clip: Clip, player: Player) -> np.ndarray:
         """The player's row in a clip: "v ..." with one entry per picture, at the clip's frame rate; of labels "i".
 
+        Of an example it has one entry, with the whole stem that the clip holds.
+
         DataError where the clip does not hold what it needs.
         """
 
     def of_recording(self, recording: Recording) -> np.ndarray:
         """The rows of a recording that is to be separated: one per player, left to right, or one per label."""
 
-    def modules(self) -> dict[str, Any]:
+    @property
+    def example_seconds(self) -> float:
+        """Seconds of a player's stem that it shows, from elsewhere than what is separated; 0 where it shows none."""
+
+    def modules(self, sample_rate: int) -> dict[str, Any]:
         """The torch modules of its weights, by their names in the separator; made once, in the separator's __init__."""
 
     def encode(
@@ -125,6 +132,7 @@ CONTEXTS: dict[str, type[Context]] = {
     "features": Features,
     "skeleton": Skeleton,
     "motion": Motion,
+    "example": Example,
 }
 """`context` of ModelConfig to the class."""
 

@@ -65,7 +65,12 @@ class Frames:
         """Nothing: the shards hold the pictures."""
         return ""
 
-    def modules(self) -> dict[str, Any]:
+    @property
+    def example_seconds(self) -> float:
+        """It shows no stems."""
+        return 0.0
+
+    def modules(self, sample_rate: int) -> dict[str, Any]:
         """The vision network; ModelError where its weights are not available."""
         from vimss.model.vision import Vision  # loads torch
 

@@ -224,7 +224,7 @@ class Motion(PlayerVectors):
         """Motion is about 1 in each cell, and so are the numbers of the encoder."""
         return self.width**0.5
 
-    def modules(self) -> dict[str, Any]:
+    def modules(self, sample_rate: int) -> dict[str, Any]:
         """The encoder, where there is one."""
         if not self.is_encoded:
             return {}

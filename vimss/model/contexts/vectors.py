@@ -42,7 +42,12 @@ class Vectors(ABC):
         """Nothing to prepare: the shards or their recipe hold what it reads."""
         return ""
 
-    def modules(self) -> dict[str, Any]:
+    @property
+    def example_seconds(self) -> float:
+        """It shows no stems."""
+        return 0.0
+
+    def modules(self, sample_rate: int) -> dict[str, Any]:
         """No modules: a row is already vectors."""
         return {}
 

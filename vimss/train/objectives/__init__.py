@@ -305,7 +305,7 @@ def open_objective(settings: Settings, manifest: Manifest) -> Objective:
     interface = entry.make(settings, recipe).interface
     features = interface.prepare(manifest)
     for other, _ in manifest.more:
-        if interface.uses_players and other.recipe.picture != recipe.picture:
+        if interface.uses_players and not interface.example_seconds and other.recipe.picture != recipe.picture:
             raise ConfigError(
                 f"more_shards: '{other.name}' must have the pictures of '{manifest.name}', {recipe.picture}",
                 got=str(other.recipe.picture),

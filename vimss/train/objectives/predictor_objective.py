@@ -36,6 +36,7 @@ class ObjectiveInterface(ABC):
         self.inner = Interface(settings.model.model_copy(update=changes), labels, features)
         self.features = features
         self.uses_players = self.inner.uses_players
+        self.example_seconds = self.inner.example_seconds
 
     @property
     def members(self) -> tuple[str, ...]:
