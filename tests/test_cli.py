@@ -63,6 +63,7 @@ OPTIONS = {
             "--allow-truncated",
             "--channel",
             "--device",
+            "--example",
             "--help",
             "--instruments",
             "--instruments-from",

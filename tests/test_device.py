@@ -47,8 +47,9 @@ def views_for(separator) -> torch.Tensor:
     context = separator.interface.context
     if not context.uses_players:
         return torch.eye(3)[None, :2].repeat(2, 1, 1)
-    # Four pictures of 32 pixels.
-    shape = (4, *(32 if size == -1 else size for size in context.view_shape[1:]))
+    # Four pictures of 32 pixels, or a row with a quarter of a second.
+    rows, size_of = (1, RATE // 4) if context.example_seconds else (4, 32)
+    shape = (rows, *(size_of if size == -1 else size for size in context.view_shape[1:]))
     values = torch.linspace(0, 1 if context.dtype == np.float32 else 255, 4 * math.prod(shape))
     return values.reshape(2, 2, *shape).to(torch.uint8 if context.dtype == np.uint8 else torch.float32)
 

@@ -7,8 +7,15 @@ import pytest
 import torch
 from interfaces import LABELS, interface
 
+from vimss.cli.checks import parse_examples
+from vimss.errors import ConfigError, MediaError, ModelError
+from vimss.media import read_audio, write_wav
+from vimss.model.apply import separate_all
 from vimss.model.example import ExampleEncoder
 from vimss.model.interface import Interface
+from vimss.model.networks.wave_u_net import WaveUNetConfig
+from vimss.model.separator import Separator, load_separator, save_separator
+from vimss.separate import Options, separate_recording
 from vimss.shards.clip import Clip, Player
 from vimss.stream.config import MixingConfig
 from vimss.stream.fixed import FixedSpec, fixed_set, mixtures_of
@@ -179,3 +186,70 @@ def test_an_encoder_does_not_hear_how_loud_an_example_is_and_learns():
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(2))
     vectors[0, 0].backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in encoder.parameters())
+
+
+# Recordings
+
+
+def noise(seconds: float, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(-0.3, 0.3, (1, round(seconds * 8000))).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A duet, a file of each player alone with half a second of sound in its middle, and a model."""
+    folder = tmp_path_factory.mktemp("recording")
+    write_wav(folder / "duet.wav", noise(1.0, 0), 8000)
+    for name, seed in (("one", 1), ("two", 2)):
+        write_wav(folder / f"{name}.wav", np.pad(noise(0.5, seed), ((0, 0), (4000, 4000))), 8000)
+    write_wav(folder / "short.wav", noise(0.4, 3), 8000)
+    for context in ("example", "labels"):
+        config = WaveUNetConfig(levels=3, filters=4, outputs="queries", site="decoder", context=context)
+        config = config.model_copy(update={"example_seconds": 0.5, "initial_output": "mixture"})
+        torch.manual_seed(0)
+        save_separator(folder / context, Separator(config, LABELS, 8000), {})
+    return folder
+
+
+def separate(files, *given, model="example", instruments="vn,vn"):
+    examples = tuple((label, files / f"{name}.wav") for label, name in given)
+    out = files / f"stems-{len(given)}-{model}"
+    return separate_recording(
+        files / "duet.wav", files / model, out, instruments, options=Options(examples=examples, overwrite=True)
+    )
+
+
+def test_a_recording_is_separated_by_the_loudest_stretch_of_each_example(files):
+    found = separate(files, ("violin", "one"), ("vn", "two"))
+    rows = [
+        np.concatenate([[0, 0, 1], read_audio(files / f"{name}.wav", 8000)[0, 4000:8000]]) for name in ("one", "two")
+    ]
+    context = torch.from_numpy(np.stack(rows)[:, None].astype(np.float32))
+    mixture = torch.from_numpy(read_audio(files / "duet.wav", 8000))
+    expected = found.gain * separate_all(load_separator(files / "example"), mixture, context).numpy()
+    assert list(found.stems) == ["vn-left", "vn-right"]
+    for path, stem in zip(found.stems.values(), expected, strict=True):
+        np.testing.assert_allclose(read_audio(path, 8000), stem, atol=2e-4)
+    assert "a recording of each player alone" in found.page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "error", "text"),
+    [
+        ((), {}, ModelError, "needs 0.5 s of every player alone, .*; got none for players .* add --example vn=FILE"),
+        ((("vn", "one"),), {}, ModelError, "got 1 of vn for players of vn, vn"),
+        ((("vn", "one"), ("vc", "two")), {}, ConfigError, "of another player of the recording; got vc=.*two.wav"),
+        ((("vn", "one"), ("vn", "short")), {}, MediaError, "short.wav must be at least 0.5 s long, .*; got 0.4 s"),
+        ((("vn", "one"),), {"model": "labels"}, ConfigError, "--example is for a model whose context is ex"),
+    ],
+)  # fmt: skip
+def test_examples_that_are_missing_or_of_no_use_are_refused(files, given, options, error, text):
+    with pytest.raises(error, match=text):
+        separate(files, *given, **options)
+
+
+def test_an_example_without_its_label_is_refused_before_anything_is_loaded():
+    with pytest.raises(ConfigError, match=r"--example takes LABEL=FILE; got 'violin.wav'. To fix: write for example"):
+        parse_examples(["violin.wav"])
+    with pytest.raises(MediaError, match="nowhere.wav must be a media file; got no such file"):
+        parse_examples(["vn=nowhere.wav"])

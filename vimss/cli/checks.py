@@ -123,6 +123,20 @@ def check_players(instruments: str, instruments_from: str | None, players: int |
         )
 
 
+def parse_examples(given: list[str] | None) -> tuple[tuple[str, Path], ...]:
+    """The labels and files of --example; ConfigError where one is not written LABEL=FILE, MediaError without a file."""
+    examples = []
+    for text in given or ():
+        label, _, file = text.partition("=")
+        if not label or not file:
+            raise ConfigError(
+                "--example takes LABEL=FILE", got=repr(text), fix="write for example --example vn=violin.wav"
+            )
+        check_is_there(Path(file))
+        examples.append((label, Path(file)))
+    return tuple(examples)
+
+
 def check_is_there(file: Path) -> None:
     """MediaError where there is no file of that name; what else may be wrong with it is said by what reads it."""
     try:

@@ -19,6 +19,7 @@ from vimss.cli.checks import (
     checked_experiment,
     find_shards,
     numbers_of_sources,
+    parse_examples,
 )
 from vimss.cli.options import Device, Json, On, Seed, Set, Split, Verbose
 
@@ -338,6 +339,9 @@ def separate(
     alignment: Annotated[
         str, typer.Option(help="Model of the objective alignment, to assign the slots of --model to the players.")
     ] = "",
+    examples: Annotated[
+        list[str] | None, typer.Option("--example", metavar="LABEL=FILE", help="A player alone; repeatable.")
+    ] = None,
     stream: Annotated[int, typer.Option(help="Number of the sound stream to separate, from 0.", min=0)] = 0,
     channel: Annotated[
         Literal["all", "left", "right", "mid", "side"], typer.Option(help="Part of a stereo sound to separate.")
@@ -360,6 +364,7 @@ def separate(
     check_players(instruments, instruments_from, players)
     check_models([name for name in (model, instruments_from, alignment) if name], place)
     check_is_there(file)
+    of_players = parse_examples(examples)
     if out_folder is not None:
         check_writable(out_folder, "--out")
     from vimss import named_models
@@ -369,7 +374,7 @@ def separate(
 
     given = InstrumentsFrom(instruments_from, Path(instruments_from), players) if instruments_from else instruments
     session = open_session(place)
-    options = Options(stream, channel, allow_truncated, overwrite, device=device)
+    options = Options(stream, channel, allow_truncated, overwrite, device=device, examples=of_players)
     with stage(f"separate {file.name}") as show_progress:
         reports = Reports(show_progress, _note)
         result = named_models.separate_file(

@@ -98,6 +98,8 @@ def _lead(names: Sequence[str], separator: Separator) -> str:
     interface, network = separator.interface, "an unconditioned network"
     if interface.is_conditioned:
         shown = "pictures of the players" if interface.uses_players else "the labels of the instruments"
+        if interface.example_seconds:
+            shown = "the labels of the instruments and a recording of each player alone"
         network = f"a network conditioned on {shown}"
     if any(PLACE.fullmatch(name.partition("-")[2]) for name in names):
         network += ", given to the players by their motion"

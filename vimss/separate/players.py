@@ -122,7 +122,8 @@ def checked_names(names: tuple[str, ...]) -> tuple[str, ...]:
 
 def about_picture(separator: Separator, recording: Recording) -> tuple[str, ...]:
     """A sentence where a model looks at a picture that stops before the sound."""
-    if not separator.interface.uses_players or recording.allow_truncated:
+    interface = separator.interface
+    if not interface.uses_players or interface.example_seconds or recording.allow_truncated:
         return ()
     found = probe(recording.file)
     missing = max(found.sound_seconds[recording.stream :][:1], default=0.0) - found.picture_seconds

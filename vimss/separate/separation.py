@@ -35,6 +35,7 @@ from vimss.model.device import DeviceName, find_device, on_device
 from vimss.model.separator import Separator, load_separator, read_card
 from vimss.pages.of_recording import LoadedModel, RecordingSound, Signals, peak_limited, separation_page
 from vimss.separate.assigned import Assigned, Assigner, open_assigner
+from vimss.separate.examples import read_examples
 from vimss.separate.folder import (
     PAGE,
     check_inputs_stay,
@@ -77,6 +78,8 @@ class Options:
     """Folder of the alignment model that assigns the outputs of a slots model to players; None: they keep numbers."""
     alignment_name: str = ""
     """As `model_name`."""
+    examples: tuple[tuple[str, Path], ...] = ()
+    """For a model whose context is example: the label of a player, and a file of that player alone."""
 
     def __post_init__(self) -> None:
         """ConfigError for a negative stream."""
@@ -185,7 +188,7 @@ def separate_recording(
     device = find_device(options.device)
     recording = recording_of(file)
     target = free_folder(out, recording, numbered=options.numbered, overwrite=options.overwrite)
-    check_inputs_stay(target, (file, model, references))
+    check_inputs_stay(target, (file, model, references, *(path for _, path in options.examples)))
     separator = on_device(load_separator(model), device)
     known = LoadedModel(separator, read_card(model)["card"], options.model_name or str(model))
     named_by: tuple[str, ...] = ()
@@ -194,7 +197,8 @@ def separate_recording(
         players, named_by = named_players(file, instruments, known, options.allow_truncated, assigned=assigned)
     else:
         players = players_of(instruments, file, known.separator, assigned=assigned)
-    about = Recording(file, players, known.card, options.allow_truncated, options.stream)
+    examples = read_examples(options.examples, known.separator, players)
+    about = Recording(file, players, known.card, options.allow_truncated, options.stream, examples)
     assigner = None
     if options.alignment is not None:
         name = options.alignment_name or str(options.alignment)

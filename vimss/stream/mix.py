@@ -70,9 +70,7 @@ class PlayerViews(Protocol):
 
     @property
     def example_seconds(self) -> float:
-        """Seconds of a player's stem that the view shows, a passage from elsewhere than the window; 0: the view is of
-        the window.
-        """
+        """Seconds of a passage of the stem that a view shows, from outside of the window; 0: it is of the window."""
 
     def of_player(self, clip: Clip, player: Player) -> np.ndarray:
         """The view of a player in a whole clip, "v ...": one entry per picture, or one with the player's stem."""

@@ -115,12 +115,21 @@ class Example(Vectors):
         return self._row(player.instrument, player.audio.mean(0, dtype=np.float32) / np.float32(INT16_SCALE))
 
     def of_recording(self, recording: Recording) -> Float32[np.ndarray, "p 1 d"]:
-        """The labels of the players with the examples that the recording comes with."""
-        raise ModelError(
-            "a model whose context is example needs a recording of every player alone beside the one to separate",
-            got=f"{recording.file} alone",
-            fix="",
-        )
+        """The labels of the players with the examples that come with the recording; ModelError where one has none."""
+        left = {label: list(sounds) for label, sounds in recording.examples.items()}
+        rows = []
+        for label in recording.players:
+            if not left.get(label):
+                given = ", ".join(f"{len(sounds)} of {name}" for name, sounds in recording.examples.items())
+                raise ModelError(
+                    f"a model whose context is example needs {self.example_seconds:g} s of every player alone, beside "
+                    f"{recording.file}",
+                    got=f"{given or 'none'} for players of {', '.join(recording.players)}",
+                    fix=f"add --example {label}=FILE, give a served model the array `example`, or use a model whose "
+                    "context is labels",
+                )
+            rows.append(self._row(label, left[label].pop(0)))
+        return np.stack(rows)
 
     def _row(self, label: str, sound: Float32[np.ndarray, " t"]) -> Float32[np.ndarray, "1 d"]:
         return np.concatenate([one_hot([label], self.labels)[0], sound])[None]

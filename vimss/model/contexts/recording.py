@@ -4,13 +4,13 @@ recording = Recording(Path("duet.mp4"), ("vn", "vc"), card)
 pictures = pictures_during_sound(recording)     # UInt8 "p v h w 3"
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
 from vimss.config import parse_config
 from vimss.errors import MediaError, ModelError
@@ -34,6 +34,9 @@ class Recording:
     """Whether a truncated file is read up to where it ends."""
     stream: int = 0
     """Number of the sound stream that is separated, from 0."""
+    examples: Mapping[str, Sequence[Float32[np.ndarray, " t"]]] = field(default_factory=dict)
+    """Label to the sound of each of its players alone, from left to right: as long as the model's examples, at its
+    rate."""
 
     @property
     def picture(self) -> Picture:
