@@ -91,6 +91,15 @@ def test_how_often_players_were_named_rightly_is_said():
     assert naming(row("m", 1.0, named="va")).startswith("pictures named 0 of 12")
 
 
+def test_a_claim_about_examples_names_them():
+    trained = {
+        name: trained_as(chosen)
+        for name, chosen in (("m", settings(context="example")), ("s", shuffled(settings(context="example"))))
+    }
+    (found, _) = with_claims([row("m", 3.0, other=0.0), row("s", 1.0, other=0.0)], trained)
+    assert found.pictures.sentence == "gain from examples: +2.0 dB (+2.0 to +2.0)"
+
+
 # Who is whose control
 
 

@@ -231,7 +231,9 @@ def print_claims(evaluations: Sequence[Evaluation]) -> None:
     rows = claim_rows(evaluations)
     if not rows:
         return
-    print_table("What pictures are worth: medians in dB on the same two-source mixtures", CLAIM_COLUMNS, rows)
+    print_table(
+        "What pictures are worth, or examples: medians in dB on the same two-source mixtures", CLAIM_COLUMNS, rows
+    )
     for evaluation in evaluations:
         if evaluation.pictures is not None:
             # As it is: the square brackets and quotes of a setting are not markup.

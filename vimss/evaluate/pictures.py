@@ -7,7 +7,8 @@
 The numbers are medians of SI-SDR improvement on two-source mixtures: with the right picture, with the picture of
 another player, of a control that was trained in the same way with shuffled pictures, and of the same network
 conditioned on labels. A network that is conditioned on anything learns from more than its context, so the first number
-alone says nothing about pictures: what it has above the control does.
+alone says nothing about pictures: what it has above the control does. The same holds of a recording of the player as an
+example, whose label stays where the example is shuffled.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -130,12 +131,17 @@ def with_claims(evaluations: Sequence[Evaluation], trained: Mapping[str, Trained
         by_label = rows.get(own.label_row) or next(
             (rows[name] for name, other in others if other.is_by_label(own)), None
         )
-        found.append(one.model_copy(update={"pictures": claim(one, shuffled, by_label, own.add)}))
+        shown = "pictures" if own.context != "example" else "examples"
+        found.append(one.model_copy(update={"pictures": claim(one, shuffled, by_label, own.add, shown)}))
     return found
 
 
-def claim(right: Evaluation, shuffled: Evaluation | None, by_label: Evaluation | None, add: str = "") -> PictureClaim:
-    """The four numbers, and whether pictures are a gain; `add` says how to get the control where it is missing."""
+def claim(
+    right: Evaluation, shuffled: Evaluation | None, by_label: Evaluation | None, add: str = "", shown: str = "pictures"
+) -> PictureClaim:
+    """The four numbers, and whether pictures, or what else is `shown` of players, are a gain; `add` says how to get the
+    control where it is missing.
+    """
     own = right.two_sources.values("si_sdr_improvement")
     control = None if shuffled is None else shuffled.two_sources.values("si_sdr_improvement")
     gain = NAN if control is None else own.median - control.median
@@ -148,20 +154,20 @@ def claim(right: Evaluation, shuffled: Evaluation | None, by_label: Evaluation |
         gain=gain,
         interval=interval,
         is_gain=interval is not None and interval[0] > 0,
-        sentence=_sentence(control, gain, interval, add),
+        sentence=_sentence(control, gain, interval, add, shown),
     )
 
 
-def _sentence(control: Values | None, gain: float, interval: tuple[float, float] | None, add: str) -> str:
+def _sentence(control: Values | None, gain: float, interval: tuple[float, float] | None, add: str, shown: str) -> str:
     if control is None:
         return f"no claim: no control with {SHUFFLED}; {add or 'train one'}"
     if interval is None:
         return f"no claim: right minus shuffled is {gain:+.1f} dB, and one piece gives no interval"
     found = f"{gain:+.1f} dB ({interval[0]:+.1f} to {interval[1]:+.1f})"
     if interval[0] > 0:
-        return f"gain from pictures: {found}"
+        return f"gain from {shown}: {found}"
     if interval[1] < 0:
-        return f"no gain: pictures cost {found}"
+        return f"no gain: {shown} cost {found}"
     return f"no gain: right minus shuffled is {found}, and the interval touches 0"
 
 

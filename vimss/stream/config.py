@@ -63,8 +63,8 @@ class MixingConfig(Config):
     )
     shuffle_pictures: bool = Field(
         False,
-        description="as a control: in training every player is shown with the pictures, features, joints or motion of "
-        "another player, chosen at random whatever the label; labels stay, and so do validation and evaluation",
+        description="as a control: in training every player is shown with the pictures, features, joints, motion or "
+        "example of another player, chosen at random; labels stay, and so do validation and evaluation",
     )
     curriculum_epochs: int = Field(
         0, ge=0, description="epochs in which the most players grow from min_sources to max_sources; 0: at once"
