@@ -9,6 +9,8 @@ from interfaces import LABELS, interface
 
 from vimss.cli.checks import parse_examples
 from vimss.errors import ConfigError, MediaError, ModelError
+from vimss.evaluate.records import PIECE_FIGURES
+from vimss.evaluate.scores import evaluate_piece
 from vimss.media import read_audio, write_wav
 from vimss.model.apply import separate_all
 from vimss.model.example import ExampleEncoder
@@ -24,6 +26,7 @@ from vimss.stream.mix import Pool, Window
 from vimss.stream.passages import passage_beside
 from vimss.stream.read import read_pieces
 from vimss.stream.scene import Scene, pieces_of
+from vimss.systems import ModelSystem
 
 RATE = 1000
 WINDOW = Window(1200, 800, RATE)
@@ -165,10 +168,27 @@ def test_a_whole_piece_shows_passages_of_other_pieces_with_the_same_timbre(small
             assert any(place_of(sound, stem) is not None for stem in others)
 
 
-def test_sources_without_a_timbre_in_another_piece_are_not_scored(small_manifest, caplog):
+def test_sources_without_a_timbre_in_another_piece_have_no_figures(small_manifest, caplog):
     shown = short_examples(small_manifest.recipe.labels)
-    assert len(list(pieces_of(small_manifest, "test"))) == 4 and not list(pieces_of(small_manifest, "test", shown))
+    plain, scenes = (list(pieces_of(small_manifest, "test", *views)) for views in ((), (shown,)))
+    for scene, whole_scene in zip(scenes, plain, strict=True):
+        assert not scene.references and set(scene.without_example) == set(whole_scene.references)
     assert "no example of bn in test-000-bwv" in caplog.text and "no other piece of the split has its" in caplog.text
+
+
+def test_a_piece_of_which_one_source_has_no_example_is_scored_on_the_others(files):
+    system = ModelSystem(load_separator(files / "example"), "a")
+    stems, view = (
+        {label: noise(4.0, seed) for seed, label in enumerate(("va", "vc", "vn"))},
+        np.ones((1, 4003), np.float32),
+    )
+    whole_scene = Scene("p", sum(stems.values()), stems, {"va": [view], "vn": [view]})
+    scene = replace(whole_scene.restricted(["va", "vn"]), unscored={}, without_example={"vc": stems["vc"]})
+    found = {score.label: score for score in evaluate_piece(system, scene, 8000)}
+    assert list(found) == ["vc", "va", "vn"] and {score.sources for score in found.values()} == {3}
+    assert all(np.isnan(getattr(found["vc"], name)) for name in PIECE_FIGURES)
+    assert np.isfinite(found["vn"].si_sdr_improvement) and np.isfinite(found["vn"].sdr)
+    assert scene.restricted(["va"]).without_example == {} and set(scene.restricted(["va"]).unscored) == {"vn", "vc"}
 
 
 def test_a_cut_scene_keeps_its_examples_whole():

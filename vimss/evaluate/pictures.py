@@ -16,6 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vimss.evaluate.records import Evaluation, PictureClaim, Values
 from vimss.model.config import ModelConfig
 from vimss.model.contexts import CONTEXTS
@@ -132,7 +134,14 @@ def with_claims(evaluations: Sequence[Evaluation], trained: Mapping[str, Trained
             (rows[name] for name, other in others if other.is_by_label(own)), None
         )
         shown = "pictures" if own.context != "example" else "examples"
-        found.append(one.model_copy(update={"pictures": claim(one, shuffled, by_label, own.add, shown)}))
+        made = claim(one, shuffled, by_label, own.add, shown)
+        unknown = int(np.isnan(one.values("si_sdr_improvement").values).sum()) if shown == "examples" else 0
+        if unknown:
+            sentence = (
+                f"{made.sentence}; whole pieces without {unknown} of {one.count()} sources, for want of an example"
+            )
+            made = made.model_copy(update={"sentence": sentence})
+        found.append(one.model_copy(update={"pictures": made}))
     return found
 
 

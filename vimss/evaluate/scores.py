@@ -8,13 +8,14 @@ the stem stays in every mixture, but no system is conditioned on it, and it is n
 of one label, of whose sum nothing is to be separated, each player is scored.
 """
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float
 
 from vimss.errors import DataError
-from vimss.evaluate.records import Evaluation, MixtureScore, NamedPlayer, Part, SourceScore
+from vimss.evaluate.records import PIECE_FIGURES, Evaluation, MixtureScore, NamedPlayer, Part, SourceScore
 from vimss.metrics import bss_eval_v4, level_db, si_sdr, si_sdr_improvement, silence_energy
 from vimss.shards.manifest import Manifest
 from vimss.stream.fixed import FixedSpec, fixed_set, mixtures_of
@@ -37,23 +38,27 @@ def evaluate(system: System, manifest: Manifest, split: str, whole_pieces: bool 
 
 
 def evaluate_piece(system: System, piece: Scene, sample_rate: int) -> list[SourceScore]:
-    """Every sounding label of a whole piece that is to be scored."""
-    labels = sorted(piece.references)
+    """Every sounding label of a whole piece that is to be scored; NaN for those that cannot be asked for by example."""
+    labels, unknown = sorted(piece.references), sorted(piece.without_example)
+    sources, undefined = len({*labels, *unknown, *piece.unscored}), dict.fromkeys(PIECE_FIGURES, math.nan)
+    scores = [SourceScore(piece=piece.name, label=label, sources=sources, **undefined) for label in unknown]
+    if not labels:
+        return scores
     estimates = system(piece, labels)
     references = np.stack([piece.references[label] for label in labels])
     # BSS Eval needs all sounding sources. The placeholder for an estimate that was not queried changes no other figure.
-    others = [references[:0], *(stem[None] for stem in piece.unscored.values())]
+    unscored = (*piece.unscored.values(), *piece.without_example.values())
+    others = [references[:0], *(stem[None] for stem in unscored)]
     ratios = bss_eval_v4(
         np.concatenate([references, *others]), np.concatenate([estimates, *others]).astype(estimates.dtype), sample_rate
     )
-    scores = []
     for index, label in enumerate(labels):
         pes, eps = silence_energy(references[index], estimates[index], sample_rate)
         scores.append(
             SourceScore(
                 piece=piece.name,
                 label=label,
-                sources=len(labels) + len(piece.unscored),
+                sources=sources,
                 si_sdr_improvement=si_sdr_improvement(piece.mixture, references[index], estimates[index], sample_rate),
                 sdr=float(ratios.sdr[index]),
                 sir=float(ratios.sir[index]),

@@ -142,7 +142,7 @@ def run_evaluation(task: EvaluationTask) -> Part:
 def _pieces(system: System, manifest: Manifest, table: Table, shard: Shard) -> Iterator[Scene]:
     for piece in pieces_of(manifest, table.split, system.views, [shard]):
         scene = piece if table.labels is None else piece.restricted(table.labels)
-        if scene.references:
+        if scene.references or scene.without_example:
             yield scene
 
 

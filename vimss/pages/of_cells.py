@@ -156,7 +156,7 @@ def _trials(experiment: Experiment, study: Study) -> dict[str, tuple[TrialRecord
 def _piece(manifest: Manifest, split: str, name: str, views: PlayerViews) -> Scene:
     names = []
     for scene in pieces_of(manifest, split, views):
-        if name in ("", scene.name):
+        if name in ("", scene.name) and scene.references:
             return scene
         names.append(scene.name)
     raise ConfigError(

@@ -54,7 +54,9 @@ def run_files(experiment: Experiment, manifest: Manifest, study: Study) -> Itera
             system = model_system(record.folder / "model", manifest, record.trial)
             shown = (system.views.members, system.views.features, system.views.example_seconds)
             if shown not in excerpts:
-                piece = next(pieces_of(manifest, "valid", system.views), None)
+                # Of some there may be no example.
+                pieces = (piece for piece in pieces_of(manifest, "valid", system.views) if piece.references)
+                piece = next(pieces, None)
                 excerpts[shown] = piece.beginning(round(EXCERPT_SECONDS * rate)) if piece is not None else None
             excerpt = excerpts[shown]
             # A corpus of solos has nothing to separate.

@@ -38,20 +38,24 @@ class Scene:
     mixture; one that has a single row, such as an example "1 d", is of all of it. Empty for networks that use no
     players. A label that does not sound may have views."""
     unscored: Mapping[str, Float[np.ndarray, "c t"]] = field(default_factory=dict)
-    """Labels that also sound, but that a model of the table lacks, or for which there is no example; no system is
-    conditioned on them."""
+    """Labels that also sound, but that a model of the table lacks; no system is conditioned on them."""
+    without_example: Mapping[str, Float[np.ndarray, "c t"]] = field(default_factory=dict)
+    """Labels that also sound, but of a player of which there is no example, where a system is shown some; the same."""
     notes: Mapping[str, Sequence[Float64[np.ndarray, "_ 3"]]] = field(default_factory=dict)
     """Label to the notes of each of its players that sound: onset in seconds of the scene, pitch in hertz, duration in
     seconds; empty for systems that do not read them."""
 
     def restricted(self, labels: Collection[str]) -> "Scene":
         """The same sound, with only these labels as references and only views of their players."""
-        parts: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = ({}, {})
+        wanted, without, others = (dict[str, np.ndarray]() for _ in range(3))
         for label, stem in self.references.items():
-            parts[label not in labels][label] = stem
+            (wanted if label in labels else others)[label] = stem
+        for label, stem in self.without_example.items():
+            (without if label in labels else others)[label] = stem
         views = {label: views for label, views in self.views.items() if label in labels}
         notes = {label: notes for label, notes in self.notes.items() if label in labels}
-        return replace(self, references=parts[0], views=views, unscored={**self.unscored, **parts[1]}, notes=notes)
+        unscored = {**self.unscored, **others}
+        return replace(self, references=wanted, views=views, unscored=unscored, without_example=without, notes=notes)
 
     def renamed(self, label: str, other: str) -> "Scene":
         """The same sound, in which the reference of `label` has another name."""
@@ -107,7 +111,7 @@ def pieces_of(
     """Whole pieces of a split that have two or more sounding labels, or players if references are `by_player`.
 
     `views` gives the views of the players. With `shards`, only the pieces in them. Examples of the players are of other
-    pieces of the split; sources without one are unscored, as no other piece has their timbre.
+    pieces of the split that have their timbres; where there is none for a label, it is no reference.
     """
     others = OtherPieces(manifest, split, views.example_seconds) if views.example_seconds else None
     for clip in read_pieces(manifest, split, views.members, views.features, shards):
@@ -121,8 +125,7 @@ def pieces_of(
         names = [player.instrument for player in named.players]
         shown = _examples_of(clip, names, views, others)
         scene = Scene(clip.piece, mixture_of(clip), references, shown, notes=notes_of(named)).restricted(shown)
-        if scene.references:
-            yield scene
+        yield replace(scene, unscored={}, without_example=scene.unscored)
 
 
 def _examples_of(
