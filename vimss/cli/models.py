@@ -21,7 +21,7 @@ from vimss.cli.checks import (
     numbers_of_sources,
     parse_examples,
 )
-from vimss.cli.options import Device, Json, On, Seed, Set, Split, Verbose
+from vimss.cli.options import Device, Examples, Json, On, Seed, Set, Split, Verbose
 
 
 def evaluate(
@@ -339,9 +339,7 @@ def separate(
     alignment: Annotated[
         str, typer.Option(help="Model of the objective alignment, to assign the slots of --model to the players.")
     ] = "",
-    examples: Annotated[
-        list[str] | None, typer.Option("--example", metavar="LABEL=FILE", help="A player alone; repeatable.")
-    ] = None,
+    examples: Examples = None,
     stream: Annotated[int, typer.Option(help="Number of the sound stream to separate, from 0.", min=0)] = 0,
     channel: Annotated[
         Literal["all", "left", "right", "mid", "side"], typer.Option(help="Part of a stereo sound to separate.")

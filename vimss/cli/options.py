@@ -31,6 +31,14 @@ Device = Annotated[
     Literal["auto", "cpu", "cuda", "mps"],
     typer.Option(help="Device for networks: cpu, cuda, mps, or auto for a GPU if there is one."),
 ]
+Examples = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--example",
+        metavar="LABEL=FILE",
+        help="A file of a player alone, for a model whose context is example; once for each player.",
+    ),
+]
 Split = Annotated[str, typer.Option(help="Split: test, test_unseen_timbres, test_unseen_style, promote or valid.")]
 ExperimentName = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="Name or path of a YAML in experiments/.")]
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Name or path of a YAML in shards/.")]

@@ -40,7 +40,8 @@ class Scene:
     unscored: Mapping[str, Float[np.ndarray, "c t"]] = field(default_factory=dict)
     """Labels that also sound, but that a model of the table lacks; no system is conditioned on them."""
     without_example: Mapping[str, Float[np.ndarray, "c t"]] = field(default_factory=dict)
-    """Labels that also sound, but of a player of which there is no example, where a system is shown some; the same."""
+    """Labels that also sound, but of which a player has no example, where the system needs one; it is not conditioned
+    on them either, and has no figures of them."""
     notes: Mapping[str, Sequence[Float64[np.ndarray, "_ 3"]]] = field(default_factory=dict)
     """Label to the notes of each of its players that sound: onset in seconds of the scene, pitch in hertz, duration in
     seconds; empty for systems that do not read them."""
