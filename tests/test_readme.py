@@ -239,8 +239,8 @@ TABLE = """# Which network?
 
 |  | seeds | SI-SDRi, dB | over seeds | gain over Wiener filter per label | label contrast, dB | audio s | GMAC per s |
 |---|---|---|---|---|---|---|---|
-| slow | 2 of 3 | -0.5 (-1.0 to 2.0) | - | -1.0 | 3.0 | 100 | 0.2 |
-| quick | 3 | 9.1 (8.0 to 9.9) | 9.0 to 9.2 | +2.0 | 5.0 | 100 | 0.1 |
+| wavenet | 2 of 3 | -0.5 (-1.0 to 2.0) | - | -1.0 | 3.0 | 100 | 0.2 |
+| open_unmix | 3 | 9.1 (8.0 to 9.9) | 9.0 to 9.2 | +2.0 | 5.0 | 100 | 0.1 |
 | mixture | - | 0.0 | - | -3.3 | - | - | - |
 | Wiener filter per label | - | 2.9 | - | - | 9.1 | - | - |
 
@@ -249,15 +249,19 @@ Split test.
 
 
 def compared_store(folder: Path, table: str = TABLE) -> Path:
-    """A store with a comparison of two networks, of one and two finished trials."""
+    """A store with a comparison of two networks, of one and two finished trials, and a trial of earlier settings."""
     known = json.loads(Path("tests/golden/signatures.json").read_text(encoding="utf-8"))["signatures"]
     study = folder / "studies" / known["experiments/systems.yaml"]
-    trials = (("slow,seed=0", "finished", 0.0), ("quick,seed=0", "finished", -0.3), ("quick,seed=1", "finished", -0.5))
-    for number, (cell, state, loss) in enumerate([*trials, ("quick,seed=2", "interrupted", 9.0)]):
+    trials = (
+        ("wavenet,seed=0", "finished", 0.0), ("open_unmix,seed=0", "finished", -0.3),
+        ("open_unmix,seed=1", "finished", -0.5), ("open_unmix,seed=2", "interrupted", 9.0),
+    )  # fmt: skip
+    cells = [(known[f"experiments/systems.yaml: {trial[0]}"], *trial) for trial in trials]
+    for name, cell, state, loss in [*cells, ("open_unmix,seed=2-0123456789", "open_unmix,seed=2", "finished", 9.0)]:
         reports = [{"train_loss": loss - step / 10, "valid_loss": 10 * loss} for step in range(3)]
-        (study / cell / str(number)).mkdir(parents=True)
+        (study / name / "trial").mkdir(parents=True)
         record = {"cell": cell, "state": state, "reports": reports}
-        (study / cell / str(number) / "trial.json").write_text(json.dumps(record), encoding="utf-8")
+        (study / name / "trial" / "trial.json").write_text(json.dumps(record), encoding="utf-8")
     (study / "compare" / "test").mkdir(parents=True)
     (study / "compare" / "test" / "table.md").write_text(table, encoding="utf-8")
     return folder
@@ -266,13 +270,13 @@ def compared_store(folder: Path, table: str = TABLE) -> Path:
 def test_the_networks_are_ordered_by_their_figure_and_curves_are_means_of_finished_seeds(tmp_path):
     figures, chart = networks_table.read_store(compared_store(tmp_path))
     rows = networks_table.ranking(figures).strip().splitlines()[2:]
-    assert [row.split(" | ")[0] for row in rows] == ["| quick", "| slow", "| Wiener filter per label"]
-    assert rows[0] == "| quick | 3 | 9.1 (8.0 to 9.9) | 9.0 to 9.2 | +2.0 | 5.0 | 0.1 |"
-    assert networks_table.summary(figures).splitlines()[3:] == ["| quick | +2.0 |", "| slow | -1.0 |"]
+    assert [row.split(" | ")[0] for row in rows] == ["| open_unmix", "| wavenet", "| Wiener filter per label"]
+    assert rows[0] == "| open_unmix | 3 | 9.1 (8.0 to 9.9) | 9.0 to 9.2 | +2.0 | 5.0 | 0.1 |"
+    assert networks_table.summary(figures).splitlines()[3:] == ["| open_unmix | +2.0 |", "| wavenet | -1.0 |"]
     assert networks_table.table(figures).strip() in TABLE
     assert networks_table.curves(figures).splitlines()[3:] == [
-        "| slow | 0.0 / 0.0 | -1.0 / 0.0 | -2.0 / 0.0 |",
-        "| quick | -4.0 / -4.0 | -5.0 / -4.0 | -6.0 / -4.0 |",
+        "| wavenet | 0.0 / 0.0 | -1.0 / 0.0 | -2.0 / 0.0 |",
+        "| open_unmix | -4.0 / -4.0 | -5.0 / -4.0 | -6.0 / -4.0 |",
     ]
     assert chart.name == "chart.png"
 

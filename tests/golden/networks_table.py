@@ -1,4 +1,4 @@
-"""The twelve networks in the README and the lab log, and the command that pastes them from a store with their search:
+"""The thirteen networks in the README and the lab log, and the command that pastes them from a store with their search:
 
     platform/local/run vimss compare systems --against "Wiener filter per label"
     platform/local/run python tests/golden/networks_table.py STORE
@@ -13,6 +13,7 @@ import json
 import shutil
 import statistics
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import TypedDict
 
@@ -51,8 +52,10 @@ class Figures(TypedDict):
 
 def read_store(store: Path) -> tuple[Figures, Path]:
     """What the pages show of the newest comparison in a store, and its chart."""
-    signature = json.loads(SIGNATURES.read_text(encoding="utf-8"))["signatures"]["experiments/systems.yaml"]
-    study = store / "studies" / signature
+    signatures = json.loads(SIGNATURES.read_text(encoding="utf-8"))["signatures"]
+    study = store / "studies" / signatures["experiments/systems.yaml"]
+    # Beside them a store may hold cells of earlier settings.
+    cells = {folder for name, folder in signatures.items() if name.startswith("experiments/systems.yaml: ")}
     table = study / "compare" / "test" / "table.md"
     if not table.is_file():
         sys.exit(f"{table} must be there; got no such file. To fix: run `vimss compare systems` in that store")
@@ -63,7 +66,7 @@ def read_store(store: Path) -> tuple[Figures, Path]:
             f"{table} must have the columns of the README; got none called {', '.join(missing)}. To fix: "
             f'run `vimss evaluate systems` and `vimss compare systems --against "{AGAINST}"` in that store'
         )
-    return {"columns": columns, "rows": rows, "curves": _curves(study)}, table.with_name("chart.png")
+    return {"columns": columns, "rows": rows, "curves": _curves(study, cells)}, table.with_name("chart.png")
 
 
 def _table_of(markdown: str) -> tuple[list[str], list[list[str]]]:
@@ -72,11 +75,11 @@ def _table_of(markdown: str) -> tuple[list[str], list[list[str]]]:
     return columns, rows
 
 
-def _curves(study: Path) -> dict[str, list[list[float]]]:
+def _curves(study: Path, cells: Collection[str]) -> dict[str, list[list[float]]]:
     found: dict[str, list[list[tuple[float, float]]]] = {}
     for path in sorted(study.glob("*/*/trial.json")):
         trial = json.loads(path.read_text(encoding="utf-8"))
-        if trial["state"] == "finished":
+        if trial["state"] == "finished" and path.parts[-3] in cells:
             # The loss of training is in units of 10 dB.
             losses = [(10 * report["train_loss"], report["valid_loss"]) for report in trial["reports"]]
             found.setdefault(trial["cell"].partition(",")[0], []).append(losses)
