@@ -17,7 +17,8 @@ from vimss.runtime import Place
 from vimss.search.checks import check_experiment
 from vimss.search.consistency import load_experiment
 from vimss.search.trial import trial_name
-from vimss.train.config import Settings, default_of, idle_settings
+from vimss.train.config import Settings, default_of
+from vimss.train.rules import idle_settings
 
 
 @pytest.fixture(autouse=True)
