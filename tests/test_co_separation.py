@@ -84,7 +84,7 @@ def test_it_is_compared_with_separation_by_the_same_figure():
         (
             {"model": {"site": "decoder", "outputs": "queries"}},
             "objective: co_separation needs model.outputs: queries and a model.context of players, frames, features, "
-            "skeleton or motion; got model.outputs: queries, model.context: labels",
+            "skeleton, motion or example; got model.outputs: queries, model.context: labels",
         ),
         (
             {"mixing": {"min_sources": 2, "max_sources": 4, "queries": 4}},

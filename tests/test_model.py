@@ -102,6 +102,8 @@ def _context_for(separator, batch=3, count=2):
             return torch.randn(batch, count, 3, width, dtype=torch.float64, generator=generator)
         case "frames":
             return torch.randint(0, 256, (batch, count, 1, 16, 16, 3), dtype=torch.uint8, generator=generator)
+        case "example":
+            return torch.rand(batch, count, 1, len(LABELS) + 2000, dtype=torch.float64, generator=generator)
 
 
 def _another(context):

@@ -6,7 +6,8 @@ from itertools import pairwise, product
 
 import numpy as np
 import pytest
-from test_chamber import RATE, joint, make_recipe
+from test_chamber import RATE, make_recipe
+from test_chamber_pictures import joint
 
 from vimss.shards.corpora.chamber import Options, pieces, read
 from vimss.shards.corpora.chamber.arrange import Style, Tone, arrange

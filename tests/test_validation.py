@@ -12,7 +12,7 @@ from vimss.metrics import si_sdr_improvement
 from vimss.model.separator import Separator, load_separator
 from vimss.search.trial import REPORTED, for_tune
 from vimss.stream.batch import Position
-from vimss.train.checkpoint import State
+from vimss.train.checkpoint import State, Trained
 from vimss.train.config import ValidationConfig, scored_sources
 from vimss.train.device import context_of
 from vimss.train.loop import Training, _scored_again, train
@@ -216,7 +216,7 @@ def test_a_checkpoint_that_is_scored_again_keeps_no_figure_of_the_other_set(smal
     validate = validation(small_manifest)
     metrics = {"audio_seconds": 4.0, "steps": 2.0, "valid_loss": -9.0, "valid_loss/kazoo": -9.0}
     state = State("", "other", 2, Position(), -9.0, 4.0, metrics, (metrics,))
-    found = _scored_again(state, validate, validate.objective.build(), None).metrics
+    found = _scored_again(state, validate, Trained(validate.objective.build(), None, ())).metrics
     assert found["valid_loss"] != -9.0 and set(found) == {*metrics, *validate.parts} - {"valid_loss/kazoo"}
 
 
