@@ -257,7 +257,7 @@ def test_pictures_are_claimed_as_evaluate_claims_them(study, evaluated):
         sentence="no claim: no control",
     )  # fmt: skip
     save_evaluations(study, "test", [evaluated[0].model_copy(update={"pictures": claim}), *evaluated[1:]])
-    assert compared(study).sentences == ("pictures of seed=0,site=none: no claim: no control",)
+    assert compared(study).sentences == ("what seed=0,site=none is shown of players: no claim: no control",)
 
 
 def test_where_there_are_no_whole_pieces_two_source_mixtures_are_compared(study, evaluated):

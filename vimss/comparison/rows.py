@@ -283,6 +283,6 @@ def _claims(
     for trial in (trial for of in trials.values() for trial in of):
         found = evaluation_of(trial, kept)
         if found is not None and found.pictures is not None:
-            yield f"pictures of {trial.cell}: {found.pictures.sentence}"
+            yield f"what {trial.cell} is shown of players: {found.pictures.sentence}"
         if found is not None and found.truth == "order":
             yield f"{trial.cell}: an oracle assigns its outputs to the sources, which flatters it"
