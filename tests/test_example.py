@@ -258,7 +258,7 @@ def test_a_recording_is_separated_by_the_loudest_stretch_of_each_example(files):
     [
         ((), {}, ModelError, "needs 0.5 s of every player alone, .*; got none for players .* add --example vn=FILE"),
         ((("vn", "one"),), {}, ModelError, "got 1 of vn for players of vn, vn"),
-        ((("vn", "one"), ("vc", "two")), {}, ConfigError, "of another player of the recording; got vc=.*two.wav"),
+        ((("vn", "one"), ("vc", "two")), {}, ConfigError, "of a player .* who has none yet; got vc=.*two.wav"),
         ((("vn", "one"), ("vn", "short")), {}, MediaError, "short.wav must be at least 0.5 s long, .*; got 0.4 s"),
         ((("vn", "one"),), {"model": "labels"}, ConfigError, "--example is for a model whose context is ex"),
     ],

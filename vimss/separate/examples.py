@@ -39,7 +39,7 @@ def read_examples(
         label = label_named(name, separator.labels)
         if label is None or len(found.get(label, ())) == Counter(players)[label]:
             raise ConfigError(
-                "every --example must be of another player of the recording",
+                "every --example must be of a player of the recording who has none yet",
                 got=f"{name}={file}, and players of {', '.join(players)}",
                 fix="write --example LABEL=FILE once for each player, those of one label from left to right",
             )
