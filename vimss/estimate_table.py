@@ -1,4 +1,4 @@
-"""What a search would take, as a table for the terminal and for a script.
+"""The estimate of a search, as a table for the terminal and as JSON for scripts.
 
 print_estimate(experiment, estimate_search(...))
 """
@@ -12,7 +12,7 @@ from vimss.search.estimate import Estimate
 
 
 def print_estimate(experiment: Experiment, estimate: Estimate) -> None:
-    """The table of what a search would take, and a sentence for each cell that this machine cannot train."""
+    """Print the estimate of each cell, and a sentence for each one that this machine cannot train."""
     columns = ("", "trials", "begun", "audio seconds", "step, s", "core hours", "GB")
     rows = [
         (

@@ -41,7 +41,7 @@ def was_lost(error: BaseException | None) -> bool:
 
 
 def was_interrupted(error: BaseException | None) -> bool:
-    """Whether a training was told to end and wrote a checkpoint, or ended because a server did not answer."""
+    """Whether a training stopped on request, after a checkpoint, or because a server did not answer."""
     return any(isinstance(cause, InterruptionError | OutageError) for cause in _causes(error))
 
 

@@ -85,7 +85,7 @@ def check_renewed(home: RemoteFolder) -> None:
 
 
 def is_leased(home: RemoteFolder) -> bool:
-    """Whether the lease of a study was renewed recently: a process probably searches it.
+    """Whether the lease of a study was renewed recently, so that a process is probably searching it.
 
     That is the bucket's time: a clock here that is LEASE_SECONDS wrong makes the answer wrong.
     """

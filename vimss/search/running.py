@@ -51,9 +51,9 @@ class RunningStudy:
             with atomic_write(folder / CODE / f"{self.provenance['changes']}.diff") as temporary:
                 temporary.write_bytes(changes)
         self._study: Study | None = None
-        """What `study` returned last."""
+        """The study as `study` last read it."""
         self._stamps: dict[Path, tuple[int, int, int]] = {}
-        """Of the records that it was made from."""
+        """Inode, time and size of each record that it was read from."""
         for record in before.records:
             # Running the command again is a deliberate retry, so the counter restarts at 0.
             if record.retries:

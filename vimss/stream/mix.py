@@ -303,7 +303,7 @@ class Pool:
         return during(view, shown.clip, self.window, shown.begin(self.window), shown.speed)
 
     def _example(self, rng: np.random.Generator, take: _Take, label: str) -> np.ndarray:
-        """What is shown of a player outside of the output window of a take, under a label.
+        """The view of a passage that the player plays outside of the output window, under a label.
 
         As fast as the stem that is mixed, and so as high, but without its gain, equaliser, room and silence.
         """

@@ -114,7 +114,7 @@ def _in_address(name: str) -> str:
 
 
 def _has_user(database: Path) -> bool:
-    """Whether the database has the user. MLflow adds it last: a server killed before that leaves an unusable one."""
+    """Whether the database has the user, whom MLflow adds last: without, it was left by a server that was killed."""
     try:
         with closing(sqlite3.connect(database)) as connection:
             found = connection.execute("SELECT 1 FROM users WHERE username = ?", (USER,)).fetchone()

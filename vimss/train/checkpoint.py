@@ -54,7 +54,7 @@ class State:
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What the steps of a training change."""
+    """The network, the moving average of its weights and the optimisers: all that training steps change."""
 
     network: nn.Module
     average: nn.Module | None

@@ -35,7 +35,7 @@ AGAINST_WAITING = (
     "anew for every pool, raise mixing.windows_per_clip; where pictures are decoded, compute features once with "
     "`vimss features`"
 )
-"""What to do in that case."""
+"""Advice for a training that waits more than that."""
 
 
 class TrainingConfig(Config):
