@@ -4,6 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from vimss.baselines.spectrogram import masked, spectrum_of
 from vimss.model.apply import DC_SECONDS, SILENCE
 from vimss.model.conditioning import FrameGrid
 
@@ -13,7 +14,11 @@ def naive_separation(separator, mixture, context=None):
     raw = one_pass(separator, mixture, context).double().numpy()
     width = 2 * round(DC_SECONDS * separator.sample_rate / 2) + 1
     gain = sounding(mixture.numpy(), separator.geometry.reach)
-    outputs = np.stack([[(row - local_mean(row, width)) * gain for row in channels] for channels in raw])
+    outputs = np.stack([[row - local_mean(row, width) for row in channels] for channels in raw])
+    if separator.config.share_mixture and len(outputs) > 1:
+        magnitudes = np.stack([abs(spectrum_of(output, separator.sample_rate)) for output in outputs])
+        outputs = masked(mixture.double().numpy(), magnitudes, separator.sample_rate)
+    outputs = outputs * gain
     if separator.config.sums_to_mixture:
         outputs[-1] = mixture.numpy() - outputs[:-1].sum(axis=0)
     return torch.from_numpy(outputs)

@@ -60,6 +60,33 @@ def test_blocks_of_any_length_equal_one_pass(length, padding):
     assert_blocks_equal_one_pass(build(padding=padding, site="decoder"), length, 96)
 
 
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize(
+    "settings",
+    [{"site": "decoder", "outputs": "queries"}, {"channels": 2, "site": "decoder"}, {"outputs": "slots", "slots": 3}],
+    ids=str,
+)
+def test_outputs_that_share_the_mixture_do_so_in_blocks_as_in_one_pass(settings, padding):
+    separator = build(padding=padding, share_mixture=True, **settings)
+    assert_blocks_equal_one_pass(separator, length=6001, block_samples=1000)
+    mixture = music(1.0).repeat(separator.config.channels, 1)
+    context = torch.randn(2, 13, 5) if separator.interface.is_conditioned else None
+    stems = separate_all(separator, mixture, context, block_samples=1000)
+    assert (stems.sum(0) - mixture).abs().max() < 1e-6
+
+
+def test_a_single_query_does_not_get_the_whole_mixture():
+    alone, sharing = (build(site="decoder", outputs="queries", share_mixture=share) for share in (False, True))
+    mixture, context = music(1.0), torch.randn(1, 13, 5)
+    stem = separate_all(sharing, mixture, context)
+    assert rms_db(stem - separate_all(alone, mixture, context)) < rms_db(stem) - 100
+
+
+def test_outputs_that_sum_to_the_mixture_need_no_masks():
+    with pytest.raises(ValueError, match="sum to the mixture without it"):
+        build(output_type="difference", share_mixture=True)
+
+
 def test_what_is_computed_at_once_does_not_grow_with_the_recording():
     separator = build(site="decoder")
     seen: list[tuple[int, int]] = []

@@ -33,6 +33,7 @@ IDLE = {
     "model.context": ("frames", {}, {"model.site": "decoder"}),
     "model.op": ("add", {"model.site": "none"}, {"model.site": "decoder"}),
     "model.slots": (3, {"model.outputs": "instruments"}, {"model.outputs": "slots"}),
+    "model.share_mixture": (True, {"training.loss": "si_sdr"}, {"training.loss": "l1"}),
     "model.max_filters": (512, {"model.filters": 8}, {"model.filters": 100}),
     "model.vision.network": ("resnet50", {"model.site": "decoder"}, LOOKS),
     "model.vision.weights": ("random", {"model.site": "decoder"}, LOOKS),

@@ -45,11 +45,17 @@ def recording(tmp_path) -> Path:
 
 
 def stem_of(folder: Path, recording: Path, card: dict[str, object]) -> tuple[np.ndarray, str]:
-    torch.manual_seed(0)
-    config = WaveUNetConfig(site="decoder", outputs="queries", levels=2, filters=4, initial_output="mixture")
-    save_separator(folder / "model", Separator(config, ("vn", "vc"), RATE), card)
+    save(folder / "model", card)
     found = separate_recording(recording, folder / "model", folder / "out", "vn")
     return media.read_audio(found.stems["vn"], RATE).astype(np.float64), found.page.read_text(encoding="utf-8")
+
+
+def save(folder: Path, card: dict[str, object], **settings: bool) -> None:
+    torch.manual_seed(0)
+    config = WaveUNetConfig(
+        site="decoder", outputs="queries", levels=2, filters=4, initial_output="mixture", **settings
+    )
+    save_separator(folder, Separator(config, ("vn", "vc"), RATE), card)
 
 
 def test_the_card_says_whether_levels_are_fitted_and_the_page_tells(tmp_path, recording):
@@ -60,3 +66,11 @@ def test_the_card_says_whether_levels_are_fitted_and_the_page_tells(tmp_path, re
     assert abs(gain - 1) > 0.01
     assert np.abs(fitted - gain * told).max() < 1e-4
     assert "how loud its stems are" not in page and "how loud its stems are" in other_page
+
+
+def test_stems_that_share_the_recording_sum_to_it_and_the_page_tells(tmp_path, recording):
+    save(tmp_path / "model", {}, share_mixture=True)
+    found = separate_recording(recording, tmp_path / "model", tmp_path / "out", "vn,vc")
+    total = sum(media.read_audio(path, RATE) for path in found.stems.values()) / found.gain
+    assert np.abs(total - media.read_audio(recording, RATE)).max() < 3e-4
+    assert "sum to the recording" in found.page.read_text(encoding="utf-8")

@@ -23,16 +23,16 @@ def spectrum_of(signal: Float[np.ndarray, "c t"], sample_rate: int) -> Complex[n
 
 
 def masked(
-    mixture: Float[np.ndarray, "c t"], power: Float[np.ndarray, "s k f n"], sample_rate: int
+    mixture: Float[np.ndarray, "c t"], parts: Float[np.ndarray, "s k f n"], sample_rate: int
 ) -> Float[np.ndarray, "s c t"]:
-    """The mixture through one ratio mask per source: the source's power over that of all.
+    """The mixture through one ratio mask per source: the source's part, such as its power, over the sum of all parts.
 
-    The channels k of `power` are those of the mixture, or 1 for all of them; its frames n those of the mixture, or 1
-    for all. Bins in which no source has power are shared equally.
+    The channels k of `parts` are those of the mixture, or 1 for all of them; its frames n those of the mixture, or 1
+    for all. Bins in which no source has a part are shared equally.
     """
-    total = power.sum(axis=0)
+    total = parts.sum(axis=0)
     spectrum = spectrum_of(mixture, sample_rate)
-    masks = (np.divide(part, total, out=np.full_like(total, 1 / len(power)), where=total > 0) for part in power)
+    masks = (np.divide(part, total, out=np.full_like(total, 1 / len(parts)), where=total > 0) for part in parts)
     return signals_of((spectrum * mask for mask in masks), mixture, sample_rate)
 
 

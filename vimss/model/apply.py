@@ -17,10 +17,14 @@ neither, so the output of the network is corrected in two ways, which leave the 
   sight the stem is faded out, so that no step is left.
 
 If the outputs of a network sum to the mixture, the last one is computed as the mixture minus the corrected others.
+Several outputs of a model with `share_mixture` share it by ratio masks of their magnitudes, a generalised Wiener filter
+(Liutkus and Badeau, 2015, alpha = 1): what no output has goes to those that are loud at that time and frequency, and
+what several have is divided.
 """
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Num
@@ -43,6 +47,9 @@ SMALLEST_BLOCK = 65536
 
 DC_SECONDS = 0.1
 """A signal that is constant for this long is silent: the lowest note of a tuba has a period of 0.03 s."""
+
+MASK_SECONDS = 0.2
+"""How much further ratio masks look: more than two windows, since those at the ends of what is seen are not full."""
 
 SILENCE = 1e-6
 """Samples below it, -120 dB of full scale, are silence: what rounding leaves where a file of zeros is resampled."""
@@ -129,17 +136,34 @@ def _block(
     """The outputs of one block, without offset, and silent where the mixture is."""
     (start, stop), shape = span, separator.geometry
     width = 2 * round(DC_SECONDS * separator.sample_rate / 2) + 1
-    # As many samples more as the mean needs, on the network's grid.
-    margin = -(-(width - 1) // shape.stride) * shape.stride
+    sight = round(MASK_SECONDS * separator.sample_rate) if separator.config.share_mixture else 0
+    # As many samples more as means and masks need, on the network's grid.
+    margin = -(-(width - 1 + sight) // shape.stride) * shape.stride
     low, high = max(start - margin, 0), min(stop + margin, length)
     outputs = _outputs(separator, read, encoded, (low, high), length)
     padded = read_padded(read, start - shape.reach, stop + shape.reach, length)
     mixture = padded[:, shape.reach : shape.reach + stop - start].to("cpu", outputs.dtype)
     gain = _sounding(padded.cpu(), shape.reach).to(outputs.dtype)
-    kept = torch.stack([_without_offset(row, width)[:, start - low : stop - low] for row in outputs]) * gain
+    kept = torch.stack([_without_offset(row, width) for row in outputs])
+    if separator.config.share_mixture and len(kept) > 1:
+        kept = _shared(kept, read(low, high).to("cpu", outputs.dtype), low, separator.sample_rate)
+    kept = kept[..., start - low : stop - low] * gain
     if separator.config.sums_to_mixture:
         kept[-1] = mixture - kept[:-1].sum(0)
     return kept.to(padded.device)
+
+
+def _shared(
+    estimates: Float[Tensor, "s c n"], mixture: Float[Tensor, "c n"], first: int, sample_rate: int
+) -> Float[Tensor, "s c n"]:
+    """The mixture through a ratio mask for each of the estimates; all begin at sample `first` of the recording."""
+    from vimss.baselines.spectrogram import masked, spectrum_of, window_of  # loads scipy.signal
+
+    # The windows begin at multiples of half a window in the recording, wherever a block begins.
+    before = first % (window_of(sample_rate) // 2)
+    sounds = F.pad(torch.cat([estimates, mixture[None]]).float(), (before, 0)).numpy()
+    magnitudes = np.stack([np.abs(spectrum_of(sound, sample_rate)) for sound in sounds[:-1]])
+    return torch.from_numpy(masked(sounds[-1], magnitudes, sample_rate)[..., before:]).to(estimates.dtype)
 
 
 def _without_offset(row: Float[Tensor, "c n"], width: int) -> Float[Tensor, "c n"]:

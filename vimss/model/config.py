@@ -56,6 +56,11 @@ class ModelConfig(ContextSettings, ABC):
     )
     slots: int = Field(2, ge=1, le=32, description="number of outputs of a slots model")
     channels: Literal[1, 2] = Field(1, description="audio channels: 1 mono, 2 stereo")
+    share_mixture: bool = Field(
+        False,
+        description="whether several outputs for a recording share it by ratio masks of their magnitudes, so that they "
+        "sum to it; in training nothing changes",
+    )
 
     ops: ClassVar[tuple[Op, ...]] = get_args(Op)
     """Values of `op` that the network has."""
@@ -78,6 +83,8 @@ class ModelConfig(ContextSettings, ABC):
             raise ValueError(f"network: {self.network} has no such site: choose from {', '.join(self.sites())}")
         if self.op not in self.ops:
             raise ValueError(f"network: {self.network} has no such op: choose from {', '.join(self.ops)}")
+        if self.share_mixture and self.sums_to_mixture:
+            raise ValueError("share_mixture: the outputs of this network sum to the mixture without it")
         return self
 
     @property

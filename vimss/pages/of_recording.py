@@ -141,6 +141,10 @@ def _limits(separator: Separator, card: Mapping[str, Any]) -> list[str]:
         "microphone is separated less well, sometimes not at all.",
         f"Its labels are {known}. Other sounds are distributed among the stems.",
     ]
+    if separator.config.share_mixture and separator.config.outputs == "queries":
+        limits.append(
+            "Its stems sum to the recording: the sound of a player who is not named is in those of the others."
+        )
     if card.get("any_level"):
         limits.append(
             "It does not say how loud its stems are: each is scaled to lie as near to the recording as it can."

@@ -92,6 +92,11 @@ RULES: dict[str, Rule] = {
     "model.context": Rule(_SITE, ("model.site",), _is_conditioned),
     "model.op": Rule(_SITE, ("model.site",), _is_conditioned),
     "model.slots": Rule("model.outputs: slots", ("model.outputs",), lambda settings: settings.model.outputs == "slots"),
+    "model.share_mixture": Rule(
+        "outputs with levels that can be compared: a training.loss other than si_sdr",
+        ("training.loss",),
+        lambda settings: settings.training.loss != "si_sdr",
+    ),
     **_rules_of_networks(),
     **{f"model.{setting}": _of_contexts(setting) for setting in CONTEXT_KEYS},
     "mixing.aligned_probability": Rule(
