@@ -5,6 +5,7 @@ checked = models_on_shards(session, ["models:/quickstart@champion"], manifest, "
 separated = separate_file(session, Path("quartet.mp4"), "models:/quickstart@champion", "vn,va,vc")
 """
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -55,7 +56,20 @@ def instrument_namers(
 
 
 def _folders_of(session: Session, models: Sequence[str], note: Callable[[str], None]) -> dict[str, Path]:
-    return {model: model_folder(resolve_model(session.tracking, model, note), session.tracking) for model in models}
+    names = short_names(models)
+    return {
+        names[model]: model_folder(resolve_model(session.tracking, model, note), session.tracking) for model in models
+    }
+
+
+def short_names(models: Sequence[str]) -> dict[str, str]:
+    """Models as a table names them: of several folders, the part of the path that is not the same for all."""
+    folders = {model: Path(model).absolute() for model in models if Path(model).is_dir()}
+    names = {model: model for model in models}
+    if len(folders) > 1:
+        above = Path(os.path.commonpath(list(folders.values())))
+        names |= {model: str(folder.relative_to(above)) for model, folder in folders.items() if folder != above}
+    return names
 
 
 def models_on_duos(
