@@ -11,13 +11,14 @@ import pytest
 from test_pages import Tags, picture, runs_its_own_alone, tone
 
 from vimss import media
+from vimss.api import write_pictures
 from vimss.errors import ConfigError
 from vimss.experiment import Experiment
 from vimss.model.networks.wave_u_net import WaveUNetConfig
 from vimss.model.separator import Separator, save_separator
 from vimss.pages.charts import Bar, intervals_png
 from vimss.pages.of_cells import CellsExcerpt, Heard, cells_page, excerpt_of_cells
-from vimss.search.study import Study, TrialRecord
+from vimss.search.study import FILES, Study, TrialRecord, cell_folder
 from vimss.train.config import Settings
 
 RATE = 8000
@@ -134,3 +135,27 @@ def test_every_cell_plays_the_same_excerpt_by_its_first_seed(small_manifest, tmp
     recognition = asked.model_copy(update={"objective": "instruments"})
     with pytest.raises(ConfigError, match="vimss listen needs networks that separate; got .*'instruments'"):
         excerpt_of_cells(recognition, small_manifest, Study(tmp_path, tuple(records)), "test")
+
+
+@pytest.mark.slow
+def test_pictures_and_pages_of_all_trials_are_written_and_it_is_said_how_far_that_is(small_manifest, tmp_path):
+    asked = Experiment(name="asked", question="q", expected="x", shards="small", compare={"seed": (0, 1)})
+    config = WaveUNetConfig(levels=2, filters=2, down_kernel=5)
+    settings = Settings.model_validate({"model": config.model_dump()})
+    reports = ({"audio_seconds": 1.0, "valid_loss": -1.0},)
+    records, said = [], []
+    for cell in asked.cells():
+        folder = tmp_path / cell_folder(asked, cell) / "trial"
+        save_separator(folder / "model", Separator(config, small_manifest.recipe.labels, RATE), {})
+        records.append(
+            TrialRecord(
+                cell=cell.name, trial="t", state="finished", chosen={}, settings=settings, reports=reports, begun=0.0,
+                folder=folder,
+            )
+        )  # fmt: skip
+    write_pictures(asked, small_manifest, Study(tmp_path, tuple(records)), said.append)
+    for record in records:
+        assert {"curve.png", "spectrogram.png", "listen.html"} <= {
+            path.name for path in (record.folder / FILES).iterdir()
+        }
+    assert list(dict.fromkeys(said)) == ["1 of 2 cells", "2 of 2 cells"]

@@ -265,11 +265,19 @@ def sync_runs(session: Session, experiment: Experiment, manifest: Manifest) -> S
     return sync(session.tracking, experiment, manifest, _pulled(session, experiment, manifest))
 
 
-def write_pictures(experiment: Experiment, manifest: Manifest, study: Study) -> None:
-    """Write curves, spectrograms and listening pages beside the trials of a study, where its networks separate."""
+def write_pictures(
+    experiment: Experiment, manifest: Manifest, study: Study, on_progress: Callable[[str], None] = lambda progress: None
+) -> None:
+    """Write curves, spectrograms and listening pages beside the trials of a study, where its networks separate.
+
+    About a second for each trial; `on_progress` gets the number of cells that were begun.
+    """
     if not OBJECTIVES[experiment.objective].separates:
         return
+    begun, cells = set(), len(experiment.cells())
     for path, content in run_files(experiment, manifest, study):
+        begun.add(path.relative_to(study.folder).parts[0])
+        on_progress(f"{len(begun)} of {cells} cells")
         with atomic_write(path) as temporary:
             temporary.write_bytes(content)
     push(study.folder)

@@ -95,8 +95,8 @@ def _search(experiment: Any, place: str, wait: bool, as_json: bool, trial: str |
             study = api.run_search(session, experiment, manifest, [reporter], wait=wait)
         else:
             study = api.continue_trial(session, experiment, manifest, trial, [reporter], wait=wait)
-    with stage("pictures and pages"):
-        api.write_pictures(experiment, manifest, study)
+    with stage("pictures and pages") as show_progress:
+        api.write_pictures(experiment, manifest, study, show_progress)
         _sync_or_note(session, experiment, manifest)
     best = api.best_trials(experiment, study)
     if as_json:
@@ -140,8 +140,8 @@ def sync(
     manifest = api.load_shards(session, loaded)
     study = api.load_study(session, loaded, manifest)
     session.tracking.client()  # where MLflow is away, that is said before the pages are made
-    with stage("pictures and pages"):
-        api.write_pictures(loaded, manifest, study)
+    with stage("pictures and pages") as show_progress:
+        api.write_pictures(loaded, manifest, study, show_progress)
     with stage("write runs"):
         synced = api.sync_runs(session, loaded, manifest)
     if as_json:
