@@ -328,6 +328,11 @@ class SearchLines:
             )
 
 
+def print_note(sentence: str) -> None:
+    """A sentence about the work of a verb, on the standard error."""
+    err.print(f"  {sentence}")
+
+
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> None:
     """A table on the standard output; numbers to the right."""
     # A question may have several lines in its YAML.

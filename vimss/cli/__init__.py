@@ -14,9 +14,10 @@ from typer.core import TyperGroup
 
 from vimss.cli.checks import check_option_names
 from vimss.cli.data import features, shard
+from vimss.cli.evaluation import evaluate
 from vimss.cli.experiments import compare, listen, quickstart, search, sync, train
 from vimss.cli.installation import doctor, list_store, schema, ui
-from vimss.cli.models import evaluate, export, promote, separate
+from vimss.cli.models import export, promote, separate
 from vimss.errors import ConfigError, VimssError
 
 VERBS: dict[str, Callable[..., None]] = {
