@@ -141,21 +141,25 @@ def test_the_label_contrast_of_seeds_stands_beside_where_there_is_one(study, eva
     assert float(line["contrast"]) == pytest.approx(decoder.contrast)
 
 
-def test_mixtures_of_each_number_of_sources_stand_beside_where_they_were_scored(study, evaluated):
-    assert not [heading for heading in columns(compared(study)) if "sources" in heading]
-    scored = {"seed=0,site=decoder": 3.0, "seed=1,site=decoder": 5.0}
+def scored_by_sources(evaluated, counts) -> list[Evaluation]:
+    """The table, of which the cells at the decoder were scored on mixtures of these numbers of sources too."""
+    gains = {"seed=0,site=decoder": 3.0, "seed=1,site=decoder": 5.0}
     kept = []
     for one in evaluated:
-        gain = scored.get(one.system)
         many = [
             MixtureScore(
-                mixture=number, pieces=(f"p{number}",), aligned=False, sources=3, labels=("fl", "vc", "vn"),
-                si_sdr_improvement=(gain + math.sin(number),) * 3, label_contrast=(), absent_level=(),
+                mixture=number, pieces=(f"p{number}",), aligned=False, sources=count, labels=("fl", "vc", "vn"),
+                si_sdr_improvement=(gains[one.system] + math.sin(number),) * 3, label_contrast=(), absent_level=(),
             )
-            for number in range(PIECES if gain else 0)
+            for count in counts for number in range(PIECES if one.system in gains else 0)
         ]  # fmt: skip
         kept.append(one.model_copy(update={"source_counts": SourceCount.each(many)}))
-    save_evaluations(study, "test", kept)
+    return kept
+
+
+def test_mixtures_of_each_number_of_sources_stand_beside_where_they_were_scored(study, evaluated):
+    assert not [heading for heading in columns(compared(study)) if "sources" in heading]
+    save_evaluations(study, "test", scored_by_sources(evaluated, [3]))
     found = compared(study)
     column, (none, decoder, *_) = columns(found).index("3 sources, dB"), found.rows
     value, (low, high) = decoder.by_sources[3]
@@ -167,6 +171,20 @@ def test_mixtures_of_each_number_of_sources_stand_beside_where_they_were_scored(
     assert float(lines[1]["sources_3_high"]) == pytest.approx(high)
     summary = json.loads(to_json(asdict(found)))
     assert [row["by_sources"] for row in summary["rows"][:2]] == [{}, {"3": [value, [low, high]]}]
+
+
+def test_a_terminal_of_120_columns_shows_the_whole_table(study, evaluated, capsys):
+    kept = scored_by_sources([with_contrast(one, 10.0) for one in evaluated], [2, 3, 4, 5])
+    save_evaluations(study, "test", kept)
+    report.print_compared(compare_study(ASKED, None, study, "test"))
+    table = capsys.readouterr().out.partition("\n  SI-SDRi: ")[0]
+    # Beside names of up to 25 characters, as "Wiener filter, all labels" has.
+    assert max(len(line.rstrip()) for line in table.splitlines()) <= 120 - 25 + len("site=decoder")
+    assert all(heading in table for heading in ("label contrast", "5 sources, dB", "GMAC per s"))
+    figures, _, others = table.partition("SI-SDRi on mixtures of N")
+    sources, _, cost = others.partition("Cost of the best trials")
+    assert all("site=none" in block for block in (figures, cost)) and "site=none" not in sources
+    assert "mixture" in figures and "\n  mixture" not in cost
 
 
 def test_the_interval_of_one_seed_is_that_of_the_evaluation(study, evaluated):

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from statistics import mean
 from typing import Any
 
-from vimss.comparison import caption, columns, gathered, row_texts
+from vimss.comparison import blocks, caption, gathered
 from vimss.console import decibel, figure_text, out, print_table, short
 from vimss.evaluate import Evaluation
 from vimss.evaluate.assigned import ORDERS
@@ -136,7 +136,14 @@ def _caption(experiment: Experiment, study: Study) -> str:
 def print_compared(compared: ComparedStudy) -> None:
     """The tables of `vimss compare`, its conventions, and what is missing or must not be claimed."""
     comparison = compared.comparison
-    print_table(comparison.question, columns(comparison), row_texts(comparison), caption(comparison))
+    figures, *others = blocks(comparison)
+    names = [row.name for row in comparison.rows]
+    rows = [(name, *texts) for name, texts in zip(names, figures.rows, strict=True)]
+    print_table(comparison.question, ("", *figures.headings), rows, caption(comparison))
+    for block in others:
+        # A baseline costs nothing, and a row may not be scored on all mixtures.
+        known = [(name, *texts) for name, texts in zip(names, block.rows, strict=True) if set(texts) != {"-"}]
+        print_table(block.title, ("", *block.headings), known)
     for name, meaning in comparison.conventions.items():
         out.print(f"  {name}: {meaning}")
     for sentence in comparison.sentences:

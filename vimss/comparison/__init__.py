@@ -9,13 +9,15 @@ text     the rows as text, CSV and Markdown
 """
 
 from vimss.comparison.rows import Comparison, Cost, Gathered, Row, compare, gathered
-from vimss.comparison.text import caption, columns, csv_text, markdown, row_texts
+from vimss.comparison.text import Block, blocks, caption, columns, csv_text, markdown, row_texts
 
 __all__ = [
+    "Block",
     "Comparison",
     "Cost",
     "Gathered",
     "Row",
+    "blocks",
     "caption",
     "columns",
     "compare",

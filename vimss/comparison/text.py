@@ -1,12 +1,15 @@
 """A comparison as text: the cells of a table, CSV for a script, Markdown for a lab log.
 
-print_table(comparison.question, columns(comparison), row_texts(comparison), caption(comparison))
+columns(comparison), row_texts(comparison)      # the whole table
+blocks(comparison)                              # the same in tables that are narrow enough for a terminal
 """
 
 import csv
 import io
+import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from statistics import mean
 
 from vimss.comparison.rows import Comparison, Cost, Row
@@ -21,37 +24,61 @@ CSV_COLUMNS = (
 Three more follow for each number of sources that was scored: `sources_3`, `sources_3_low`, `sources_3_high`."""
 
 
-def columns(comparison: Comparison) -> tuple[str, ...]:
-    """Headings of the table."""
-    return (
+@dataclass(frozen=True)
+class Block:
+    """Columns of the table that belong together; a terminal shows each block as a table of its own."""
+
+    title: str
+    """Empty of the first block, which the question heads."""
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    """One for each row of the comparison, under the headings."""
+
+
+def blocks(comparison: Comparison) -> list[Block]:
+    """The figure with its gain, mixtures by their number of sources where any were scored, and the cost."""
+    digits = 1 if comparison.figure.unit == "dB" and comparison.split else 2
+    contrast = _contrast if _has_contrast(comparison) else lambda row: ()
+    counts = _source_counts(comparison)
+    figures = Block(
         "",
-        "seeds",
-        comparison.figure.heading,
-        "over seeds",
-        f"gain over {comparison.against}",
-        *(("label contrast, dB",) if _has_contrast(comparison) else ()),
-        *(f"{count} sources, dB" for count in _source_counts(comparison)),
-        "audio s",
-        "wall s",
-        "weights",
-        "GMAC per s",
+        (
+            "seeds",
+            comparison.figure.heading,
+            "over seeds",
+            f"gain over {comparison.against}",
+            *(("label contrast, dB",) if _has_contrast(comparison) else ()),
+        ),
+        tuple(
+            (_seeds(row), _figure(row, digits), _spread(row, digits), _gain(row.gain, digits), *contrast(row))
+            for row in comparison.rows
+        ),
     )
+    by_sources = Block(
+        "SI-SDRi on mixtures of N independent players",
+        tuple(f"{count} sources, dB" for count in counts),
+        tuple(
+            tuple(_known_decibel(*row.by_sources.get(count, (math.nan, None))) for count in counts)
+            for row in comparison.rows
+        ),
+    )
+    cost = Block(
+        "Cost of the best trials, mean over seeds",
+        ("audio s", "wall s", "weights", "GMAC per s"),
+        tuple(_cost(row.cost) for row in comparison.rows),
+    )
+    return [figures, *([by_sources] if counts else []), cost]
+
+
+def columns(comparison: Comparison) -> tuple[str, ...]:
+    """Headings of the whole table."""
+    return "", *(heading for block in blocks(comparison) for heading in block.headings)
 
 
 def row_texts(comparison: Comparison) -> list[tuple[str, ...]]:
     """One row of text per row, under `columns`."""
-    digits = 1 if comparison.figure.unit == "dB" and comparison.split else 2
-    contrast = _contrast if _has_contrast(comparison) else lambda row: ()
-    counts = _source_counts(comparison)
-    return [
-        (
-            *(row.name, _seeds(row), _figure(row, digits), _spread(row, digits), _gain(row.gain, digits)),
-            *contrast(row),
-            *(_known_decibel(*row.by_sources.get(count, (math.nan, None))) for count in counts),
-            *_cost(row.cost),
-        )
-        for row in comparison.rows
-    ]
+    parts = zip(*(block.rows for block in blocks(comparison)), strict=True)
+    return [(row.name, *itertools.chain(*texts)) for row, texts in zip(comparison.rows, parts, strict=True)]
 
 
 def caption(comparison: Comparison) -> str:
