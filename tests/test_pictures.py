@@ -8,9 +8,9 @@ import pytest
 
 from vimss import report
 from vimss.config import parse_config
-from vimss.evaluate import Evaluation, MixtureScore, TwoSources
+from vimss.evaluate import Evaluation, MixtureScore, SourceScore, TwoSources
 from vimss.evaluate.pictures import claim, naming, trained_as, with_claims
-from vimss.evaluate.records import NamedPlayer
+from vimss.evaluate.records import PIECE_FIGURES, NamedPlayer
 from vimss.evaluations import claims_of_experiment
 from vimss.experiment import Experiment
 from vimss.search.study import TrialRecord
@@ -98,6 +98,16 @@ def test_a_claim_about_examples_names_them():
     }
     (found, _) = with_claims([row("m", 3.0, other=0.0), row("s", 1.0, other=0.0)], trained)
     assert found.pictures.sentence == "gain from examples: +2.0 dB (+2.0 to +2.0)"
+
+
+def test_a_claim_about_examples_says_how_many_sources_had_none():
+    trained = {"m": trained_as(settings(context="example"))}
+    undefined = dict.fromkeys(PIECE_FIGURES, math.nan)
+    scores = [
+        SourceScore(piece="p", label=label, sources=2, has_example=label == "vn", **undefined) for label in ("vc", "vn")
+    ]
+    (found,) = with_claims([row("m", 3.0, other=0.0).model_copy(update={"scores": tuple(scores)})], trained)
+    assert found.pictures.sentence.endswith("; whole pieces without 1 of 2 sources, for want of an example")
 
 
 # Who is whose control

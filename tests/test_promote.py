@@ -103,6 +103,20 @@ def test_what_the_champion_has_no_score_for_is_left_out() -> None:
     assert "11 sources in 6 pieces, without 1 for which version 3 has no finite score" in decision.sentence
 
 
+def test_what_a_model_has_no_example_of_is_left_out_whoever_needs_it() -> None:
+    missing = ("piece 1", "vc")
+    undefined = {missing: float("nan")}
+    for challenger, champion in (
+        ({**better_by([1.0]), **undefined}, CHAMPION),
+        (better_by([1.0]), CHAMPION | undefined),
+    ):
+        decision = decide(challenger, champion, "version 3", without_example=[missing])
+        assert decision.promoted
+        assert "11 sources in 6 pieces, without 1 of players without an example)" in decision.sentence
+    broken = {**better_by([5.0]), **undefined, ("piece 2", "vn"): float("nan")}
+    assert not decide(broken, CHAMPION, "version 3", without_example=[missing]).promoted
+
+
 def test_scores_of_other_pieces_are_an_error() -> None:
     challenger = {**better_by([1.0]), ("piece 9", "fl"): 4.0}
     with pytest.raises(

@@ -16,8 +16,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vimss.evaluate.records import Evaluation, PictureClaim, Values
 from vimss.model.config import ModelConfig
 from vimss.model.contexts import CONTEXTS
@@ -135,7 +133,7 @@ def with_claims(evaluations: Sequence[Evaluation], trained: Mapping[str, Trained
         )
         shown = "pictures" if own.context != "example" else "examples"
         made = claim(one, shuffled, by_label, own.add, shown)
-        unknown = int(np.isnan(one.values("si_sdr_improvement").values).sum()) if shown == "examples" else 0
+        unknown = one.count(has_example=False)
         if unknown:
             sentence = (
                 f"{made.sentence}; whole pieces without {unknown} of {one.count()} sources, for want of an example"

@@ -61,6 +61,9 @@ class SourceScore(Config):
     piece: str
     label: str
     sources: int = Field(description="labels that sound in the piece")
+    has_example: bool = Field(
+        True, description="false where the system needs examples of the players and one has none: no figure is known"
+    )
     si_sdr_improvement: float
     sdr: float
     sir: float

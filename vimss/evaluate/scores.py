@@ -41,7 +41,9 @@ def evaluate_piece(system: System, piece: Scene, sample_rate: int) -> list[Sourc
     """Every sounding label of a whole piece that is to be scored; NaN for those that cannot be asked for by example."""
     labels, unknown = sorted(piece.references), sorted(piece.without_example)
     sources, undefined = len({*labels, *unknown, *piece.unscored}), dict.fromkeys(PIECE_FIGURES, math.nan)
-    scores = [SourceScore(piece=piece.name, label=label, sources=sources, **undefined) for label in unknown]
+    scores = [
+        SourceScore(piece=piece.name, label=label, sources=sources, has_example=False, **undefined) for label in unknown
+    ]
     if not labels:
         return scores
     estimates = system(piece, labels)

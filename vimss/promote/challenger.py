@@ -32,7 +32,7 @@ from vimss.pages.of_trial import evaluation_bars, figure_bars
 from vimss.progress import SoundProgress
 from vimss.promote.aliases import CHAMPION, FORCED_TAG, champion_to_beat, count_challenger, settle
 from vimss.promote.decision import DEFAULTS, Bar, Decision, Terms, decide, decide_by_figure
-from vimss.promote.report import About, Compared, keep_report, piece_scores, report_files
+from vimss.promote.report import About, Compared, keep_report, piece_scores, report_files, without_example
 from vimss.runtime import git_commit
 from vimss.search.remote import pull
 from vimss.search.study import FILES, Study, TrialRecord, read_study
@@ -282,7 +282,8 @@ def _compare_separators(
         against = f"the row '{baseline}'"
     found = evaluate_rows(rows, Table(manifest.folder, "promote"), manifest, on_progress=on_progress)
     ours, theirs = found
-    return Compared(decide(piece_scores(ours), piece_scores(theirs), against, bar), bar, tuple(found), tuple(rows))
+    scores, without = (piece_scores(ours), piece_scores(theirs)), without_example(ours) | without_example(theirs)
+    return Compared(decide(*scores, against, bar, without), bar, tuple(found), tuple(rows))
 
 
 def _compare_by_figure(models: ModelsOnSplit, against: str, bar: Bar) -> Compared:

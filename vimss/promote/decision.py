@@ -4,7 +4,7 @@ decide(challenger_scores, champion_scores, "the champion, version 3", Bar(number
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from vimss.errors import ModelError
@@ -78,21 +78,31 @@ class Decision:
     """Of the gain and its interval; empty where the figure has none."""
 
 
-def decide(challenger: Scores, champion: Scores, against: str, bar: Bar = ANY_GAIN) -> Decision:
+def decide(
+    challenger: Scores,
+    champion: Scores,
+    against: str,
+    bar: Bar = ANY_GAIN,
+    without_example: Collection[tuple[str, str]] = (),
+) -> Decision:
     """Compare the scores of two models on the same pieces; `against` names the second one in the sentence.
+
+    Sources `without_example` are left out: the shards hold no example of their players, which one of the two needs.
 
     Raises:
         ModelError: The two were not scored on the same pieces and labels.
 
     """
     _check_same_items(challenger, champion, against)
-    keys = sorted(key for key in challenger if math.isfinite(champion[key]))
+    known = set(challenger) - set(without_example)
+    keys = sorted(key for key in known if math.isfinite(champion[key]))
     broken = [key for key in keys if not math.isfinite(challenger[key])]
     gain = paired_gain({key: challenger[key] for key in keys}, champion).at_level(bar.level)
     pairs = f"{gain.sources} sources in {gain.pieces} pieces"
-    left_out = len(challenger) - len(keys)
-    if left_out:
-        pairs += f", without {left_out} for which {against} has no finite score"
+    if len(known) < len(challenger):
+        pairs += f", without {len(challenger) - len(known)} of players without an example"
+    if len(keys) < len(known):
+        pairs += f", without {len(known) - len(keys)} for which {against} has no finite score"
     undefined = ""
     if broken:
         piece, label = broken[0]

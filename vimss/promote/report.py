@@ -146,6 +146,11 @@ def piece_scores(evaluation: Evaluation) -> dict[Source, float]:
     return {(score.piece, score.label): score.si_sdr_improvement for score in evaluation.scores}
 
 
+def without_example(evaluation: Evaluation) -> set[Source]:
+    """The sources of which the system would need an example that the shards do not hold."""
+    return {(score.piece, score.label) for score in evaluation.scores if not score.has_example}
+
+
 def _both_scores(compared: Compared) -> tuple[dict[Source, float], dict[Source, float]]:
     """Those of challenger and incumbent that both have."""
     ours, theirs = (piece_scores(one) for one in compared.scored if isinstance(one, Evaluation))
