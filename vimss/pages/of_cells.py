@@ -30,7 +30,7 @@ from vimss.shards.instruments import INSTRUMENTS
 from vimss.shards.manifest import Manifest
 from vimss.stream.mix import PlayerViews
 from vimss.stream.scene import Scene, pieces_of
-from vimss.systems import model_system
+from vimss.systems import System, model_system
 from vimss.train.objectives import OBJECTIVES
 
 LISTEN_FOLDER = "listen"
@@ -94,20 +94,21 @@ def excerpt_of_cells(
         raise DataError(
             f"{study.folder} must hold weights to listen to", got="no trial that has some", fix="search again"
         )
-    rate, scenes = manifest.recipe.sample_rate, dict[tuple[tuple[str, ...], str, float], Scene]()
+    rate = manifest.recipe.sample_rate
+    systems = {row: model_system(trial.folder / "model", manifest, row) for row, (trial, _) in rows.items()}
+    views = {_shown_by(system): system.views for system in systems.values()}
+    whole = _piece(manifest, split, piece, list(views.values()))
+    scenes = {shown: scene.beginning(round(EXCERPT_SECONDS * rate)) for shown, scene in zip(views, whole, strict=True)}
     separated: dict[str, dict[str, np.ndarray]] = {}
     facts = {"split": split}
-    for row, (trial, _) in rows.items():
+    for row, system in systems.items():
         on_progress(row)
-        system = model_system(trial.folder / "model", manifest, row)
-        shown = (system.views.members, system.views.features, system.views.example_seconds)
-        if shown not in scenes:
-            scenes[shown] = _piece(manifest, split, piece, system.views).beginning(round(EXCERPT_SECONDS * rate))
-        labels = sorted(scenes[shown].references)
-        separated[row] = dict(zip(labels, system(scenes[shown], labels), strict=True))
+        scene = scenes[_shown_by(system)]
+        labels = sorted(scene.references)
+        separated[row] = dict(zip(labels, system(scene, labels), strict=True))
         if not system.ordered:
             facts["slots"] = CONVENTIONS["slots"]
-    name = next(iter(scenes.values())).name
+    name = whole[0].name
     facts |= {"piece": name, "seeds": "; ".join(dict.fromkeys(note for _, note in rows.values() if note))}
     heard = _heard(list(scenes.values()), separated, rate)
     if not heard:
@@ -153,14 +154,21 @@ def _trials(experiment: Experiment, study: Study) -> dict[str, tuple[TrialRecord
     return found
 
 
-def _piece(manifest: Manifest, split: str, name: str, views: PlayerViews) -> Scene:
+def _shown_by(system: System) -> tuple[tuple[str, ...], str, float]:
+    """What decides the views of a system: those that share it are given the same scene."""
+    return system.views.members, system.views.features, system.views.example_seconds
+
+
+def _piece(manifest: Manifest, split: str, name: str, views: Sequence[PlayerViews]) -> tuple[Scene, ...]:
+    """A piece with each of these views: the one named, or the first with a source that all systems can be asked for."""
     names = []
-    for scene in pieces_of(manifest, split, views):
-        if name in ("", scene.name) and scene.references:
-            return scene
-        names.append(scene.name)
+    for scenes in zip(*(pieces_of(manifest, split, each) for each in views), strict=True):
+        if set.intersection(*(set(scene.references) for scene in scenes)):
+            if name in ("", scenes[0].name):
+                return scenes
+            names.append(scenes[0].name)
     raise ConfigError(
-        f"--piece must name a piece of {split} with two sources that sound",
+        f"--piece must name a piece of {split} with two sources that sound, and an example where a network needs one",
         got=repr(name) if name else "a split without one",
         fix=f"choose from {', '.join(names)}" if names else "choose another --split",
     )
