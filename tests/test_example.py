@@ -188,6 +188,7 @@ def test_a_piece_of_which_one_source_has_no_example_is_scored_on_the_others(file
     assert list(found) == ["vc", "va", "vn"] and {score.sources for score in found.values()} == {3}
     assert all(np.isnan(getattr(found["vc"], name)) for name in PIECE_FIGURES)
     assert np.isfinite(found["vn"].si_sdr_improvement) and np.isfinite(found["vn"].sdr)
+    assert [score.label for score in found.values() if not score.has_example] == ["vc"]
     assert scene.restricted(["va"]).without_example == {} and set(scene.restricted(["va"]).unscored) == {"vn", "vc"}
 
 
@@ -223,6 +224,7 @@ def files(tmp_path_factory):
     for name, seed in (("one", 1), ("two", 2)):
         write_wav(folder / f"{name}.wav", np.pad(noise(0.5, seed), ((0, 0), (4000, 4000))), 8000)
     write_wav(folder / "short.wav", noise(0.4, 3), 8000)
+    write_wav(folder / "silent.wav", 0 * noise(1.0, 3), 8000)
     for context in ("example", "labels"):
         config = WaveUNetConfig(levels=3, filters=4, outputs="queries", site="decoder", context=context)
         config = config.model_copy(update={"example_seconds": 0.5, "initial_output": "mixture"})
@@ -250,7 +252,8 @@ def test_a_recording_is_separated_by_the_loudest_stretch_of_each_example(files):
     assert list(found.stems) == ["vn-left", "vn-right"]
     for path, stem in zip(found.stems.values(), expected, strict=True):
         np.testing.assert_allclose(read_audio(path, 8000), stem, atol=2e-4)
-    assert "a recording of each player alone" in found.page.read_text(encoding="utf-8")
+    page = found.page.read_text(encoding="utf-8")
+    assert "a recording of each player alone" in page and "violin: one.wav, violin: two.wav" in page
 
 
 @pytest.mark.parametrize(
@@ -260,6 +263,7 @@ def test_a_recording_is_separated_by_the_loudest_stretch_of_each_example(files):
         ((("vn", "one"),), {}, ModelError, "got 1 of vn for players of vn, vn"),
         ((("vn", "one"), ("vc", "two")), {}, ConfigError, "of a player .* who has none yet; got vc=.*two.wav"),
         ((("vn", "one"), ("vn", "short")), {}, MediaError, "short.wav must be at least 0.5 s long, .*; got 0.4 s"),
+        ((("vn", "one"), ("vn", "silent")), {}, MediaError, "must sound in .*silent.wav, .*; got silence in all"),
         ((("vn", "one"),), {"model": "labels"}, ConfigError, "--example is for a model whose context is ex"),
     ],
 )  # fmt: skip

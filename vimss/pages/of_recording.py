@@ -65,9 +65,14 @@ class LoadedModel:
 
 
 def separation_page(
-    sound: RecordingSound, model: LoadedModel, players: Sequence[str], signals: Signals, scores: Scores
+    sound: RecordingSound,
+    model: LoadedModel,
+    players: Sequence[str],
+    signals: Signals,
+    scores: Scores,
+    examples: Sequence[tuple[str, Path]] = (),
 ) -> str:
-    """The page as HTML, of the first PAGE_SECONDS of the signals."""
+    """The page as HTML, of the first PAGE_SECONDS of the signals; `examples` are the recordings of players alone."""
     video, about_video = _page_video(sound.file)
     rate = model.separator.sample_rate
     page = Page(
@@ -75,7 +80,7 @@ def separation_page(
         lead=_lead(tuple(signals.stems), model.separator),
         tracks=_tracks(sound.file, signals, scores, round(PAGE_SECONDS * rate)),
         sample_rate=rate,
-        facts=_facts(sound, model, players, signals) | about_video,
+        facts=_facts(sound, model, players, signals) | _about_examples(examples) | about_video,
         limits=_limits(model.separator, model.card),
         tables=scores.tables,
         video=video,
@@ -123,6 +128,11 @@ def _facts(sound: RecordingSound, model: LoadedModel, players: Sequence[str], si
     if signals.gain < 1:
         facts["Level"] = peak_limited(signals.gain)
     return facts
+
+
+def _about_examples(examples: Sequence[tuple[str, Path]]) -> dict[str, str]:
+    given = [f"{title_of(label)}: {file.name}" for label, file in examples]
+    return {"Examples": ", ".join(given)} if given else {}
 
 
 def peak_limited(gain: float) -> str:

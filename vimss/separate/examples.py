@@ -15,6 +15,7 @@ from vimss.evaluate.excerpts import loudest
 from vimss.media import read_audio
 from vimss.model.separator import Separator
 from vimss.shards.instruments import label_named
+from vimss.stream.stems import sounds
 
 
 def read_examples(
@@ -24,7 +25,7 @@ def read_examples(
 
     Raises:
         ConfigError: the model takes no examples, or one is of nobody who plays.
-        MediaError: a file cannot be read, or is too short.
+        MediaError: a file cannot be read, is too short or is silent.
 
     """
     seconds, rate = separator.interface.example_seconds, separator.sample_rate
@@ -52,5 +53,11 @@ def read_examples(
                 fix="give a longer recording of the player alone",
             )
         first = loudest(sound, length)
+        if not sounds(sound[:, first : first + length], full_scale=1):
+            raise MediaError(
+                f"a player must sound in {file}, which is their example",
+                got=f"silence in all of its {sound.shape[1] / rate:.1f} s",
+                fix="give a recording in which that player plays alone",
+            )
         found.setdefault(label, []).append(sound[0, first : first + length])
     return found

@@ -244,6 +244,7 @@ class Done:
     stems: tuple[str, ...]
     assigned: Assigned | None = None
     has_pixels: bool = False
+    examples: tuple[tuple[str, Path], ...] = ()
 
     @property
     def record(self) -> dict[str, Any]:
@@ -251,6 +252,8 @@ class Done:
         about: dict[str, Any] = {"heard": self.sound.report.sentence, "notes": list(self.sound.notes)}
         if self.assigned:
             about["assignment"] = self.assigned.summary
+        if self.examples:
+            about["examples"] = [{"label": label, "file": file.name} for label, file in self.examples]
         return {"stems": list(self.stems), "gain": self.gain, "scores": self.scores} | about
 
 
@@ -284,14 +287,15 @@ def _separate_in(folder: Path, task: Task, reports: Reports) -> Done:
             sound, true = _after_assignment(sound, true, assigned)
         reports.progress("scores and page")
         scores = score(mixture, stems, true, rate)
-        page = separation_page(sound, task.model, task.players, Signals(mixture, stems, true, gain), scores)
+        signals = Signals(mixture, stems, true, gain)
+        page = separation_page(sound, task.model, task.players, signals, scores, task.options.examples)
         (folder / PAGE).write_text(page, encoding="utf-8")
         has_pixels = write_pixels(folder, task.model.separator, mixture, task.parts.context, task.players)
         for name, stem in stems.items():
             reports.progress(f"writing {name}.wav")
             write_wav_blocks(folder / f"{name}.wav", _to_write(stem, gain), stem.samples, channels, rate)
             stem.close()
-    return Done(sound, scores.improvements, gain, tuple(stems), assigned, has_pixels)
+    return Done(sound, scores.improvements, gain, tuple(stems), assigned, has_pixels, task.options.examples)
 
 
 def _after_assignment(
