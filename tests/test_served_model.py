@@ -23,6 +23,7 @@ import torch
 from mlflow.exceptions import MlflowException
 from werkzeug.serving import make_server
 
+from vimss.errors import ConfigError
 from vimss.media import read_audio, write_video, write_wav
 from vimss.model.apply import separate_all
 from vimss.model.contexts import Recording
@@ -112,6 +113,41 @@ def test_players_of_a_recording_are_shown_to_a_model_that_looks(
         np.testing.assert_allclose(stem[0], fitted, atol=1e-5)
     with pytest.raises(MlflowException, match="needs the instruments that play, from left to right"):
         model.predict(blank, params=given)
+
+
+def test_a_model_that_is_asked_by_example_takes_the_players_alone_beside_samples_or_a_recording(
+    loaded: Callable[[Path], mlflow.pyfunc.PyFuncModel], tmp_path: Path, duet: Path
+) -> None:
+    config = WaveUNetConfig(context="example", site="decoder", outputs="queries", levels=2, filters=4)
+    torch.manual_seed(0)
+    save_separator(tmp_path / "asked", Separator(config, ("vn", "vc"), RATE), {})
+    rows = np.random.default_rng(2).normal(0, 0.1, (1, 2, 1, 2 + 4000)).astype(np.float32)
+    rows[0, :, 0, :2] = np.eye(2)
+    expected = separate_all(
+        load_separator(tmp_path / "asked"), torch.from_numpy(read_audio(duet, RATE)), torch.from_numpy(rows[0])
+    ).numpy()
+    model = loaded(tmp_path / "asked")
+    for mixture, params in ((read_audio(duet, RATE)[None], {}), (BLANK["mixture"], {"path": "duet.wav"})):
+        stems = model.predict({"mixture": mixture, "example": rows}, params=params)
+        assert list(stems) == ["player_1", "player_2"]
+        np.testing.assert_allclose([stem[0] for stem in stems.values()], expected, atol=1e-5)
+    assert list(model.predict(model.input_example)) == ["player_1"]
+    with pytest.raises(
+        MlflowException, match="must be 1 for one of the labels vn, vc and 0 for the others, then the samp"
+    ):
+        model.predict(BLANK | {"example": np.zeros((1, 1, 1, 1), np.float32)}, params={"path": "duet.wav"})
+
+
+@pytest.mark.parametrize(
+    "row", [[0, 0, 1, 1], [1, 1, 1, 1], [0.5, 0.5, 1, 1], [1, 0, 0, 0], [1, 0]],
+    ids=["no label", "two labels", "parts of labels", "silence", "no samples"],
+)  # fmt: skip
+def test_an_example_names_one_label_and_holds_the_sound_of_its_player(row: list[float]) -> None:
+    fine = np.array([[[[0.0, 1.0, *row[2:]]]]], np.float32)
+    if fine[..., 2:].any():
+        request.check_examples(fine, ("vn", "vc"))
+    with pytest.raises(ConfigError, match="each row of example must be 1 for one of the labels vn, vc"):
+        request.check_examples(np.array([[[row]]], np.float32), ("vn", "vc"))
 
 
 def other_numbers(value: float) -> dict[str, np.ndarray]:

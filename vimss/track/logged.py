@@ -164,14 +164,20 @@ def _signature(facts: dict[str, Any]) -> ModelSignature:
 
 
 def _example(facts: dict[str, Any], signature: ModelSignature) -> Any:
-    """An example request: a quarter of a second of noise, a dark picture, one label."""
+    """An example request: a quarter of a second of noise, a dark picture, one label and, as its player, noise."""
+    from vimss.track.request import EXAMPLE  # loads av, which those who only look at runs can do without
+
     arrays: dict[str, np.ndarray] = {}
     for given in signature.inputs.inputs:
         shape = [1 if size == -1 else size for size in given.shape]
-        if given.name == "mixture":
+        if given.name in ("mixture", EXAMPLE):
             shape[-1] = facts["sample_rate"] // 4
             noise = np.random.default_rng(0).normal(0, 0.1, shape)
             arrays[given.name] = noise.round(3).astype(np.float32)  # JSON holds it, digit by digit
-        else:
+        if given.name == EXAMPLE:
+            label = np.zeros((1, 1, 1, len(facts["labels"])), np.float32)
+            label[..., 0] = 1
+            arrays[given.name] = np.concatenate([label, arrays[given.name]], axis=-1)
+        elif given.name != "mixture":
             arrays[given.name] = np.zeros(shape, given.type)
     return (arrays, {"instruments": facts["labels"][:1]}) if separates(facts) else arrays

@@ -12,7 +12,7 @@ path is refused unless it leads into the one folder that the server's environmen
 import base64
 import binascii
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,9 @@ MOST_BYTES = 64 * 2**20
 
 MOST_SECONDS = 600
 """Longest sound of a recording, seconds."""
+
+EXAMPLE = "example"
+"""The array that shows each player alone, which no recording of all of them can: a request has both."""
 
 RATES = (1000, 384_000)
 """Least and greatest rate of a request's sound, Hz: resampling between them multiplies its length by less than 400."""
@@ -152,3 +155,15 @@ def check_arrays(arrays: Mapping[str, np.ndarray], source: bytes | Path | None =
             rule, got, fix = f"{name} must hold finite numbers", "NaN or infinity", "repair it"
         if got:
             raise ConfigError(rule, got=got, fix=fix)
+
+
+def check_examples(rows: np.ndarray, labels: Sequence[str]) -> None:
+    """ConfigError unless each row of "b p 1 d" names one label and a player sounds in the samples behind."""
+    named, sound = rows[..., : len(labels)], rows[..., len(labels) :]
+    if not ((np.count_nonzero(named, axis=-1) == 1) & (named.max(-1) == 1) & sound.any(-1)).all():
+        raise ConfigError(
+            f"each row of {EXAMPLE} must be 1 for one of the labels {', '.join(labels)} and 0 for the others, then the "
+            "samples of that player alone",
+            got=f"other numbers, in the shape {rows.shape}",
+            fix="send a row for each player, as vimss/track/served_model.py says",
+        )

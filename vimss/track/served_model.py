@@ -11,8 +11,12 @@ as float32 "b p v d" or, of pictures, uint8 "b p v h w 3": spread evenly over th
     data = base64.b64encode(Path("quartet.mp4").read_bytes()).decode()
     model.predict({"mixture": np.zeros((1, 1, 1), np.float32)}, params={"media": data, "instruments": ["vn", "vc"]})
 
-MLflow has no optional arrays, hence the zeros. See `vimss.track.request` for what is refused.
-It needs the package vimss, and loads JSON and safetensors: nothing here is a pickle.
+MLflow has no optional arrays, hence the zeros. A model that is asked by example takes the array `example` beside a
+recording too, float32 "b p 1 d": a row for each player holds a 1 for the player's label and 0 for the other labels, in
+the model's order, then the samples of that player alone, at the model's rate.
+
+See `vimss.track.request` for what is refused. It needs the package vimss, and loads JSON and safetensors: nothing here
+is a pickle.
 """
 
 import tempfile
@@ -45,7 +49,7 @@ class ServedSeparator(mlflow.pyfunc.PythonModel):
         Args:
             context: MLflow's, not used.
             model_input: `mixture`, and the views of the players where the model is conditioned on them; beside a
-                recording, zeros.
+                recording, zeros, but for examples.
             params: `instruments` to return (all where empty), of a recording that shows players those who play, from
                 left to right; `sample_rate` of mixture and stems in Hz (0: the model's); a recording as `media`,
                 base64, or as `path` below the folder VIMSS_SERVED_FOLDER of the server.
@@ -57,7 +61,7 @@ class ServedSeparator(mlflow.pyfunc.PythonModel):
             MlflowException: a request that holds what must not be, with the status 400 and what to do.
 
         """
-        from vimss.track.request import check_arrays, rate_of, recording_of, refusals
+        from vimss.track.request import EXAMPLE, check_arrays, check_examples, rate_of, recording_of, refusals
 
         with refusals():
             params = params or {}
@@ -65,9 +69,14 @@ class ServedSeparator(mlflow.pyfunc.PythonModel):
             wanted = self._wanted(list(params.get("instruments", ())))
             arrays = {given.name: model_input[given.name] for given in self._separator.interface.inputs()}
             source = recording_of(params)
+            examples = {EXAMPLE: arrays.pop(EXAMPLE)} if EXAMPLE in arrays else {}
             check_arrays(arrays, source)
+            check_arrays(examples)
+            for rows in examples.values():
+                check_examples(rows, self._separator.labels)
             if source is not None:
                 arrays = self._read(source, list(params.get("instruments", ())), rate)
+            arrays |= examples
             mixtures, *views = arrays.values()
             stems = [
                 self._separate(mixture, list(views[0][index]) if views else [], wanted, rate)
@@ -79,12 +88,12 @@ class ServedSeparator(mlflow.pyfunc.PythonModel):
         """The arrays of a recording."""
         from vimss.errors import ModelError
         from vimss.model.contexts import Recording
-        from vimss.track.request import read_sound
+        from vimss.track.request import EXAMPLE, read_sound
 
         separator = self._separator
         mixture, *views = separator.interface.inputs()
         arrays = {mixture.name: read_sound(source, rate, separator.config.channels)[None]}
-        if not views:
+        if not views or views[0].name == EXAMPLE:
             return arrays
         if not players:
             raise ModelError(

@@ -125,8 +125,7 @@ class Example(Vectors):
                     f"a model whose context is example needs {self.example_seconds:g} s of every player alone, beside "
                     f"{recording.file}",
                     got=f"{given or 'none'} for players of {', '.join(recording.players)}",
-                    fix=f"add --example {label}=FILE, give a served model the array `example`, or use a model whose "
-                    "context is labels",
+                    fix=f"add --example {label}=FILE, or use a model whose context is labels",
                 )
             rows.append(self._row(label, left[label].pop(0)))
         return np.stack(rows)
