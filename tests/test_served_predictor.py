@@ -72,6 +72,13 @@ def test_the_table_has_the_best_trial_and_the_constant_guess(flow):
     assert json.loads((study.folder / "evaluation-test.json").read_text())[1]["system"] == GUESS
 
 
+def test_a_second_evaluation_keeps_the_row(flow, small_manifest):
+    study, table, _ = flow
+    said = []
+    assert api.evaluate_experiment(EXPERIMENT, small_manifest, study, "test", note=said.append) == table
+    assert said[0].startswith("1 of 1 row is kept from the last evaluation; delete")
+
+
 def test_it_is_promoted_where_it_beats_the_guess(flow, session):
     _, table, promotion = flow
     assert (promotion.name, promotion.version, promotion.cell) == ("ears", 1, "search")

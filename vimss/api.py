@@ -20,6 +20,7 @@ from vimss.console import err, show_fetching
 from vimss.errors import ConfigError, DataError, TrainingError
 from vimss.evaluate import Evaluation
 from vimss.evaluate.figures import FigureEvaluation
+from vimss.evaluate.kept import KeptRows, kept_file
 from vimss.experiment import Experiment
 from vimss.model.card import WEIGHTS
 from vimss.model.contexts import motion
@@ -371,27 +372,38 @@ def evaluate_experiment(
     device: str = "cpu",
     namers: Mapping[str, Path] | None = None,
     sources: Sequence[int] = (),
+    note: Callable[[str], None] = lambda sentence: None,
 ) -> list[Evaluation] | list[FigureEvaluation]:
     """Evaluate the best trial of each cell on a split, and keep the table in the study.
+
+    Rows of the table that was kept before are taken over where they would be the same; `note` gets a sentence about it.
 
     Separators are evaluated by their stems, beside the untrained systems; networks that do not separate by the figure
     of their objective, beside a constant guess. `namers`, from `instrument_namers`, name players from pictures, for
     further rows of separators that are conditioned on labels, beside those under `systems` of the experiment. `sources`
     are further numbers of sources, of each of which separators are scored on mixtures.
     """
-    best = best_trials(experiment, study)
+    best, path = best_trials(experiment, study), kept_file(study.folder, split)
     trained = {name: trial.folder / "model" for name, trial in best.items()}
     found: list[Evaluation] | list[FigureEvaluation]
     if OBJECTIVES[experiment.objective].separates:
         named = evaluations.named_rows(evaluations.model_rows(trained, device=device), namers or {}, manifest, split)
         named += evaluations.system_rows(experiment, study, trained)
         scored = evaluations.evaluate_systems(
-            manifest, trained, split, on_progress=on_progress, device=device, named=named, sources=sources
+            manifest,
+            trained,
+            split,
+            on_progress=on_progress,
+            device=device,
+            named=named,
+            sources=sources,
+            kept=KeptRows.of(path, Evaluation, note),
         )
         found = evaluations.claims_of_experiment(scored, experiment, best, named)
     else:
         models = evaluations.ModelsOnSplit(manifest, trained, split, device, on_progress)
-        found = evaluations.evaluate_by_figure(models, experiment.objective)
+        kept = KeptRows.of(path, FigureEvaluation, note)
+        found = evaluations.evaluate_by_figure(models, experiment.objective, kept)
     evaluations.save_evaluations(study, split, found)
     push(study.folder)
     return found

@@ -11,7 +11,7 @@ models whose outputs an alignment model assigns to players: `evaluate_assigned`.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from vimss.assign import check_slots
 from vimss.errors import DataError
@@ -39,7 +39,7 @@ from vimss.evaluate.figures import (
     figure_spec,
     figure_tasks,
 )
-from vimss.evaluate.kept import kept_file, read_kept
+from vimss.evaluate.kept import AnyEvaluation, KeptRows, kept_file, read_kept, row_signature, write_kept
 from vimss.evaluate.pictures import Trained, named_by, trained_as, trained_model, with_claims
 from vimss.evaluate.players import PlayersEvaluation, check_pieces, evaluate_players, joined_players, players_tasks
 from vimss.experiment import Experiment
@@ -54,13 +54,10 @@ from vimss.runtime import parallel_map, start_ray
 from vimss.search.study import Study, TrialRecord, best_of_cell
 from vimss.shards.manifest import Manifest, with_manifests
 from vimss.shards.written import check_split
-from vimss.storage import atomic_write
 from vimss.stream.fixed import fixed_set
 from vimss.stream.read import check_holds
 from vimss.systems import check_takes_labels, model_system
 from vimss.yaml_files import yaml_in_a_line
-
-AnyEvaluation = TypeVar("AnyEvaluation", Evaluation, FigureEvaluation)
 
 
 def evaluate_systems(
@@ -75,12 +72,14 @@ def evaluate_systems(
     device: str = "cpu",
     named: Sequence[Row] = (),
     sources: Sequence[int] = (),
+    kept: KeptRows[Evaluation] | None = None,
 ) -> list[Evaluation]:
     """Evaluate models (name to folder) and baselines, by name (all that are usable where not given), as tasks of Ray.
 
     With `fit`, from `fit_models`, the models need not have been trained on shards of this recipe; all rows are scored
     on the labels that the models know. `named`, from `named_rows` or `system_rows`, are rows of models that are
-    conditioned on what pictures name. Mixtures of each number in `sources` are scored beside those of two.
+    conditioned on what pictures name. Mixtures of each number in `sources` are scored beside those of two. Rows of
+    `kept` are taken over where they would be the same.
 
     Raises:
         ConfigError: There is no such split.
@@ -93,8 +92,33 @@ def evaluate_systems(
     check_sources(manifest, split, sources)
     table = Table(manifest.folder, split, None if fit is None else fit.labels, tuple(sources))
     chosen = usable_baselines(manifest, split)[0] if baselines is None else baselines
-    rows = [*model_rows(models, fit, device), *named, *baseline_rows(manifest, chosen)]
-    return evaluate_rows(rows, table, manifest, whole_pieces=whole_pieces, on_progress=on_progress)
+    rows = [*model_rows(models, fit, device), *named, *(Row(name) for name in chosen)]
+    signatures = [row_signature(row, table, manifest, whole_pieces) for row in rows]
+    taken = kept.take(signatures) if kept else {}
+    missing = [row for row, signature in zip(rows, signatures, strict=True) if signature not in taken]
+    fitted = baseline_rows(manifest, [row.name for row in missing if row.model is None])
+    new = evaluate_rows(
+        [*(row for row in missing if row.model is not None), *fitted],
+        table,
+        manifest,
+        whole_pieces=whole_pieces,
+        on_progress=on_progress,
+    )
+    # The claim about pictures is made anew: it depends on the other rows of a table.
+    plain = {signature: one.model_copy(update={"pictures": None}) for signature, one in taken.items()}
+    return _in_order(rows, signatures, plain, new)
+
+
+def _in_order(
+    rows: Sequence[Row], signatures: Sequence[str], taken: Mapping[str, AnyEvaluation], new: Sequence[AnyEvaluation]
+) -> list[AnyEvaluation]:
+    """The evaluations of rows, under their names: those that were taken over, by signature, and the new ones."""
+    others = iter(new)
+    found = [taken[signature] if signature in taken else next(others) for signature in signatures]
+    return [
+        one.model_copy(update={"system": row.name, "signature": signature})
+        for row, signature, one in zip(rows, signatures, found, strict=True)
+    ]
 
 
 def evaluate_rows(
@@ -106,6 +130,8 @@ def evaluate_rows(
     on_progress: Callable[[SoundProgress], None] = lambda progress: None,
 ) -> list[Evaluation]:
     """Evaluate the rows of a table as tasks of Ray; errors as of `evaluate_systems`."""
+    if not rows:
+        return []
     # Draw them once, before the tasks read them at the same time.
     for sources in (None, *table.sources):
         fixed_set(manifest, mixture_spec(manifest, table.split, sources))
@@ -249,8 +275,12 @@ class ModelsOnSplit:
         return [Row(name, folder.absolute(), device=self.device) for name, folder in self.folders.items()]
 
 
-def evaluate_by_figure(models: ModelsOnSplit, objective: str) -> list[FigureEvaluation]:
+def evaluate_by_figure(
+    models: ModelsOnSplit, objective: str, kept: KeptRows[FigureEvaluation] | None = None
+) -> list[FigureEvaluation]:
     """Judge models of an objective that does not separate by its figure. The last row is the constant guess.
+
+    Rows of `kept` are taken over where they would be the same.
 
     Raises:
         ConfigError: There is no such split.
@@ -260,17 +290,21 @@ def evaluate_by_figure(models: ModelsOnSplit, objective: str) -> list[FigureEval
     """
     manifest, split = models.manifest, models.split
     check_split(manifest, split)
-    for name, folder in models.folders.items():
-        check_model(folder, name, objective, manifest)
+    signatures = [row_signature(row, models.table, manifest) for row in models.rows]
+    taken = kept.take(signatures) if kept else {}
+    missing = [row for row, signature in zip(models.rows, signatures, strict=True) if signature not in taken]
+    for row in missing:
+        check_model(models.folders[row.name], row.name, objective, manifest)
     # Draw it once, before the tasks read it at the same time.
     spec = figure_spec(manifest, split, objective)
     fixed_set(manifest, spec)
     seconds = spec.samples / manifest.recipe.sample_rate
-    tasks = [figure_tasks(models.table, row, seconds) for row in models.rows]
-    found = [
+    tasks = [figure_tasks(models.table, row, seconds) for row in missing]
+    new = [
         evaluation_by_figure(parts, objective, manifest, split)
         for parts in _in_parallel(examine_mixtures, tasks, models.on_progress)
     ]
+    found = _in_order(models.rows, signatures, taken, new)
     return [*found, constant_guess(found[0], manifest)]
 
 
@@ -298,6 +332,8 @@ def _in_parallel(
     run: Callable[[Any], Any], tasks: Sequence[Sequence[Any]], on_progress: Callable[[SoundProgress], None]
 ) -> list[list[Any]]:
     """The parts of each row from its tasks, which run on the cores of Ray."""
+    if not tasks:
+        return []
     # The first task of every row, then the second: rows score a piece one after the other, and share what they can.
     places = sorted((place, row) for row, of_row in enumerate(tasks) for place in range(len(of_row)))
     flat = [tasks[row][place] for place, row in places]
@@ -377,9 +413,7 @@ def evaluate_models(
 def save_evaluations(study: Study, split: str, evaluations: Sequence[Evaluation] | Sequence[FigureEvaluation]) -> Path:
     """Keep the table of a split in the study's folder."""
     path = kept_file(study.folder, split)
-    with atomic_write(path) as temporary:
-        lines = ",\n".join(evaluation.model_dump_json(indent=1) for evaluation in evaluations)
-        temporary.write_text(f"[{lines}]\n", encoding="utf-8")
+    write_kept(path, evaluations)
     return path
 
 

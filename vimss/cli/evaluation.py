@@ -144,4 +144,7 @@ def _evaluate_experiment(
     resolved = device_of_tasks(session.place, device)
     with stage(f"evaluation on {split}") as show_progress:
         progress = show_rate(show_progress, "parts")
-        return best, api.evaluate_experiment(experiment, manifest, study, split, progress, resolved, namers, sources)
+        evaluated = api.evaluate_experiment(
+            experiment, manifest, study, split, progress, resolved, namers, sources, print_note
+        )
+    return best, evaluated

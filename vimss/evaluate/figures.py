@@ -23,6 +23,7 @@ from torch import Tensor
 
 from vimss.config import Config
 from vimss.errors import ModelError
+from vimss.evaluate.records import SIGNATURE
 from vimss.evaluate.tasks import MIXTURES_AT_ONCE, Row, Table
 from vimss.intervals import Gain, Interval, gain_over_pieces, interval_over_pieces
 from vimss.model.device import on_device
@@ -65,6 +66,7 @@ class FigureEvaluation(Config):
 
     system: str
     weights: str = Field("", description="SHA-256 of the model's weights; empty where nothing was trained")
+    signature: str = Field("", description=SIGNATURE)
     split: str
     objective: str
     value: float = Field(description="the objective's figure")

@@ -24,6 +24,9 @@ PIECE_FIGURES = ("si_sdr_improvement", "sdr", "sir", "sar", "pes", "eps")
 MIXTURE_FIGURES = ("si_sdr_improvement", "label_contrast", "absent_level")
 """Metrics on two-source mixtures: fields of MixtureScore, and medians in TwoSources."""
 
+SIGNATURE = "of all that the figures depend on, as `vimss.evaluate.kept` has it; empty of older rows"
+"""What the `signature` of a row is."""
+
 
 @dataclass(frozen=True, eq=False)
 class Values:
@@ -232,6 +235,7 @@ class Evaluation(Config):
     truth: Truth = Field(
         "nothing", description="what the system is given of the truth: for `order`, which output is whose"
     )
+    signature: str = Field("", description=SIGNATURE)
     split: str
     two_sources: TwoSources
     source_counts: tuple[SourceCount, ...] = Field(
