@@ -10,7 +10,7 @@ Each stage has its own module, which does not know the later stages; these funct
 import functools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from vimss.search import run
 from vimss.search.checks import check_experiment
 from vimss.search.estimate import Estimate, estimate_search
 from vimss.search.events import Reporter
+from vimss.search.left_out import left_out
 from vimss.search.lock import locked
 from vimss.search.remote import make_folders, mirrored, pull, push
 from vimss.search.room import check_room
@@ -254,6 +255,7 @@ def estimate(session: Session, experiment: Experiment, manifest: Manifest) -> Es
     """The estimated cost of `run_search` from its current state; starts no trial and writes nothing."""
     check_experiment(experiment, manifest, session.place)
     study = in_cells(experiment, read_study(_pulled(session, experiment, manifest)))
+    left_out(experiment, study, session.place)  # an error where that is everything
     return estimate_search(experiment, manifest.recipe, session.place, study.records)
 
 
@@ -333,10 +335,13 @@ def uncounted_trials(session: Session, experiment: Experiment, manifest: Manifes
     )
 
 
-def check_finished(experiment: Experiment, study: Study) -> None:
-    """TrainingError, with the state of its trials, where a cell has no finished trial, or an interrupted one."""
+def check_finished(experiment: Experiment, study: Study, without: Collection[str] = ()) -> None:
+    """TrainingError, with the state of its trials, where a cell has no finished trial, or an interrupted one.
+
+    The cells of these names need none: this machine cannot train them.
+    """
     ends: list[str] = []
-    for cell in experiment.cells():
+    for cell in (cell for cell in experiment.cells() if cell.name not in without):
         records = study.of_cell(cell.name)
         states = Counter(record.state for record in records)
         if not states["finished"] or states["interrupted"] or states["waiting"]:

@@ -30,6 +30,7 @@ from vimss.progress import FileProgress, SoundProgress
 from vimss.runtime import forward_warnings
 from vimss.search.events import (
     CellEnded,
+    CellsLeftOut,
     CellStarted,
     Event,
     TrialContinues,
@@ -40,6 +41,7 @@ from vimss.search.events import (
     TrialStarted,
     TrialWaits,
 )
+from vimss.search.left_out import describe
 from vimss.search.remaining import Progress, longest, trainings_left
 from vimss.search.study import TrialRecord
 from vimss.train.config import AGAINST_WAITING, MUCH_WAITING, VALIDATION_SOURCES, reaches
@@ -205,6 +207,8 @@ class SearchLines:
         self.best = experiment.figure.worst
         self.numbers: dict[str, int] = {}
         self.warned: set[str] = set()
+        self.left_out: set[str] = set()
+        """Cells that this machine cannot train."""
 
     def __call__(self, event: Event) -> None:
         """Take one event of a search."""
@@ -213,6 +217,10 @@ class SearchLines:
                 self.show_progress(f"{done} of {total} trials scored again, on another validation set")
             case TrialsScoredAgain(total=total):
                 err.print(f"  scored again, on another validation set: {total} trial{'s' if total > 1 else ''}")
+            case CellsLeftOut(cells=cells):
+                self.left_out |= set(cells)
+                for sentence in describe(cells):
+                    err.print(f"  {sentence}")
             case CellStarted(cell=cell):
                 err.print(f"  cell {cell}")
             case TrialReplayed():
@@ -242,7 +250,8 @@ class SearchLines:
             return max((self.trial_seconds_left(cell, trial) for cell, trial in self._running()), default=0.0)
         if not any(rate > 0 for rate in self.rates.values()):
             return 0.0
-        rounds = trainings_left(self.experiment, {cell: list(of.values()) for cell, of in self.progress.items()})
+        progress = {cell: list(of.values()) for cell, of in self.progress.items()}
+        rounds = trainings_left(self.experiment, progress, self.left_out)
         seconds = [[left.audio_seconds / self.rate(left.cell) for left in trainings] for trainings in rounds]
         return longest(seconds, self.at_once)
 

@@ -33,9 +33,10 @@ def print_estimate(experiment: Experiment, estimate: Estimate) -> None:
         else f"{at_most}about {duration(3600 * estimate.hours)}, by steps measured on this machine"
     )
     gigabytes = "" if estimate.gigabytes is None else f", {estimate.gigabytes:.2g} GB of weights and checkpoints"
+    trained = sum(not cell.refused for cell in estimate.cells)
     print_table(experiment.question, columns, rows)
     out.print(
-        f"{estimate.trials} trial{'s' * (estimate.trials > 1)} in {len(rows)} cell{'s' * (len(rows) > 1)}, "
+        f"{estimate.trials} trial{'s' * (estimate.trials > 1)} in {trained} cell{'s' * (trained > 1)}, "
         f"{estimate.at_once} at once; {at_most}{estimate.audio_seconds:.0f} audio seconds left{gigabytes}"
     )
     out.print(f"time: {time}")

@@ -1,7 +1,7 @@
 """Tables of results for the terminal: the cells of an experiment, and evaluations of several systems."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import mean
 from typing import Any
@@ -47,8 +47,11 @@ def comparison_columns(experiment: Experiment) -> tuple[str, ...]:
     return "cell", "trials", "finished", experiment.figure.heading, "chosen in the best trial"
 
 
-def comparison_rows(experiment: Experiment, study: Study) -> list[tuple[str, ...]]:
-    """One row per cell under `comparison_columns`; figure and settings are those of the trial to be promoted."""
+def comparison_rows(experiment: Experiment, study: Study, left_out: Collection[str] = ()) -> list[tuple[str, ...]]:
+    """One row per cell under `comparison_columns`; figure and settings are those of the trial to be promoted.
+
+    Of cells that are `left_out` on this machine, that is said in their place.
+    """
     rows: list[tuple[str, ...]] = []
     for cell in experiment.cells():
         records = study.of_cell(cell.name)
@@ -56,6 +59,8 @@ def comparison_rows(experiment: Experiment, study: Study) -> list[tuple[str, ...
         chosen = (
             ", ".join(f"{key.rpartition('.')[2]} {short(value)}" for key, value in best.chosen.items()) if best else ""
         )
+        if cell.name in left_out:
+            chosen = "left out on this machine"
         figure = figure_text(best) if best and math.isfinite(best.value) else "-"
         finished = sum(record.state == "finished" for record in records)
         rows.append((cell.name, str(len(records)), str(finished), figure, chosen))
@@ -108,12 +113,12 @@ def seed_rows(experiment: Experiment, study: Study) -> list[tuple[str, ...]]:
     return rows
 
 
-def print_comparison(experiment: Experiment, study: Study) -> None:
-    """The result table of an experiment."""
+def print_comparison(experiment: Experiment, study: Study, left_out: Collection[str] = ()) -> None:
+    """The result table of an experiment; `left_out` are cells that this machine cannot train."""
     print_table(
         experiment.question,
         comparison_columns(experiment),
-        comparison_rows(experiment, study),
+        comparison_rows(experiment, study, left_out),
         _caption(experiment, study),
     )
     over_seeds = seed_rows(experiment, study)

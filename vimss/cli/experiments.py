@@ -78,11 +78,12 @@ def _estimate(experiment: Any, place: str, as_json: bool) -> None:
 def _search(experiment: Any, place: str, wait: bool, as_json: bool, trial: str | None = None) -> None:
     """Search an experiment and print its results; exit code 1 where a cell has no finished trial.
 
-    With `trial`, this one alone is continued, and must finish.
+    Cells that this machine can never train need none. With `trial`, this one alone is continued, and must finish.
     """
     _check_room(place)
     from vimss import api, report
     from vimss.console import print_json, stage
+    from vimss.search.left_out import left_out
     from vimss.session import open_session
     from vimss.trials_table import search_stage
 
@@ -99,14 +100,16 @@ def _search(experiment: Any, place: str, wait: bool, as_json: bool, trial: str |
         api.write_pictures(experiment, manifest, study, show_progress)
         _sync_or_note(session, experiment, manifest)
     best = api.best_trials(experiment, study)
+    untrained = left_out(experiment, study, session.place)
     if as_json:
         cells = {cell: {"trial": trial.trial, **trial.best_report} for cell, trial in best.items()}
         seeds = {spread.name: spread.figures for spread in report.seed_spreads(experiment, study)}
-        print_json({"folder": str(study.folder), "cells": cells, **({"over seeds": seeds} if seeds else {})})
+        more = {name: found for name, found in (("over seeds", seeds), ("left out", untrained)) if found}
+        print_json({"folder": str(study.folder), "cells": cells, **more})
     else:
-        report.print_comparison(experiment, study)
+        report.print_comparison(experiment, study, untrained)
     if trial is None:
-        api.check_finished(experiment, study)
+        api.check_finished(experiment, study, untrained)
 
 
 def _sync_or_note(session: Any, experiment: Any, manifest: Any) -> None:

@@ -120,7 +120,7 @@ class TopKCell:
         self.running = running
         self.cell = cell
         self.earlier = earlier
-        self.controls = [other for other in running.experiment.cells() if other.is_control]
+        self.controls = running.trainable([other for other in running.experiment.cells() if other.is_control])
         self.beside: set[str] = set()
         """Trials of controls that train, or have trained, beside a trial that continues."""
 
@@ -179,7 +179,7 @@ class TopKCell:
         if not trained_beside(experiment):
             return []
         found: list[dict[str, Any]] = []
-        for cell in resolved_controls(experiment, best):
+        for cell in self.running.trainable(resolved_controls(experiment, best)):
             name = trial_name(experiment.settings(cell.fixes))
             # It may run already, beside a trial that was the best before it failed.
             if name not in {best.trial, *self.beside} and not self.running.resume(cell)[0]:

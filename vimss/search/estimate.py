@@ -42,7 +42,7 @@ class CellEstimate:
 
     cell: str
     trials: int
-    """Of the whole cell."""
+    """Of the whole cell; 0 where it is refused."""
     begun: int
     """Of these, those that began before."""
     audio_seconds: float
@@ -96,6 +96,7 @@ def estimate_search(
     cells, rates = list[CellEstimate](), dict[str, float]()
     for cell in experiment.cells():
         step, refused = None, ""
+        left = sum(each.audio_seconds for trainings in rounds for each in trainings if each.cell == cell.name)
         try:
             settings = first_settings(experiment, cell)
             if OBJECTIVES[settings.objective].separates:
@@ -103,9 +104,9 @@ def estimate_search(
                 if runs_on_these_cores(place):
                     rates[cell.name] = TRAINING_OVERHEAD * per_audio_second(step.seconds, settings, recipe)
         except ConfigError as error:  # no units for its precision, or a control that conflicts with what it inherits
-            refused, rates[cell.name] = str(error), 0.0
-        left = sum(each.audio_seconds for trainings in rounds for each in trainings if each.cell == cell.name)
-        trials = experiment.search.trials if experiment.tune and not cell.is_control else 1
+            rates[cell.name] = 0.0
+            refused = str(error) if left else ""  # what is left of it; another machine may have trained it
+        trials = 0 if refused else experiment.search.trials if experiment.tune and not cell.is_control else 1
         begun = min(trials, len(progress.get(cell.name, ())))
         rate = rates.get(cell.name)
         cells.append(
@@ -167,7 +168,9 @@ def per_audio_second(step: float, settings: Settings, recipe: Recipe) -> float:
 def _measured(settings: Settings, recipe: Recipe, place: Place, known: dict[str, MeasuredStep]) -> MeasuredStep:
     """A step of one worker, of which those of a trial share the batch; each of `known` is measured once."""
     share = max(1, settings.training.batch_size // place.workers_per_trial)
-    training = settings.training.model_copy(update={"batch_size": share})
+    # Elsewhere the step tells the size of a checkpoint alone, and these cores may lack units that the place has.
+    precision = settings.training.precision if runs_on_these_cores(place) else "float32"
+    training = settings.training.model_copy(update={"batch_size": share, "precision": precision})
     alone = settings.model_copy(update={"training": training})
     # Neither the seed nor the mixtures nor the learning rate change what a step costs.
     rate = {"learning_rate": 1.0, "learning_rate_decay": 1.0, "constant_seconds": 0.0}

@@ -23,6 +23,14 @@ class TrialsScoredAgain:
 
 
 @dataclass(frozen=True)
+class CellsLeftOut:
+    """Cells that this machine can never train do not start; see `vimss.search.left_out`."""
+
+    cells: dict[str, str]
+    """Their names, and why."""
+
+
+@dataclass(frozen=True)
 class CellStarted:
     """A cell starts."""
 
@@ -106,6 +114,7 @@ class CellEnded:
 
 Event = (
     TrialsScoredAgain
+    | CellsLeftOut
     | CellStarted
     | TrialReplayed
     | TrialStarted

@@ -5,7 +5,7 @@ seconds = longest(rounds, at_once=2) / audio_seconds_per_second
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,7 +37,9 @@ def audio_left(experiment: Experiment, progress: Mapping[str, Sequence[Progress]
     return [[left.audio_seconds for left in each] for each in trainings_left(experiment, progress)]
 
 
-def trainings_left(experiment: Experiment, progress: Mapping[str, Sequence[Progress]]) -> list[list[Training]]:
+def trainings_left(
+    experiment: Experiment, progress: Mapping[str, Sequence[Progress]], left_out: Collection[str] = ()
+) -> list[list[Training]]:
     """The training that a search has left: a list per round, in which trainings run side by side.
 
     A round starts when the one before has ended. For asha and median it is the most that may be left, as if no trial
@@ -46,10 +48,11 @@ def trainings_left(experiment: Experiment, progress: Mapping[str, Sequence[Progr
     Args:
         experiment: of the search.
         progress: of the trials that began, by cell.
+        left_out: cells that are not trained.
 
     """
     config, rounds, controls = experiment.search, list[list[Training]](), list[Training]()
-    for cell in experiment.cells():
+    for cell in (cell for cell in experiment.cells() if cell.name not in left_out):
 
         def of_cell(seconds: Iterable[float], name: str = cell.name) -> list[Training]:
             return [Training(name, max(0.0, left)) for left in seconds]
@@ -76,7 +79,7 @@ def trainings_left(experiment: Experiment, progress: Mapping[str, Sequence[Progr
         beyond += [rung] * max(0, min(config.keep - _places_taken(known, rung, config.keep), at_rung))
         rounds.append(of_cell(rung - trained for trained in to_rung))
         rounds.append(of_cell(budget - trained for trained in beyond))
-    if trained_beside(experiment):
+    if trained_beside(experiment) and rounds:
         rounds[-1] += controls
         controls = []
     return [*rounds, controls]

@@ -21,13 +21,13 @@ def check_room(place: Place) -> None:
     """PlaceError where trials shall run on this machine and it holds not even one; Ray is not started for it."""
     import ray
 
-    if ray.is_initialized() or _is_this_machine(place):
+    if ray.is_initialized() or is_this_machine(place):
         concurrent_trials(place, nodes_of(place))
 
 
 def check_cluster(place: Place) -> None:
     """PlaceError where the place's cluster answers and can never hold a trial, which takes a second or two to ask."""
-    if _is_this_machine(place):
+    if is_this_machine(place):
         return
     try:
         nodes = nodes_of(place)
@@ -42,7 +42,7 @@ def nodes_of(place: Place) -> list[dict[str, float]]:
 
     if ray.is_initialized():
         return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if _is_this_machine(place):
+    if is_this_machine(place):
         return [machine_resources(with_gpus=place.gpus_per_worker > 0)]
     with ray_running(place):
         return nodes_of(place)
@@ -124,9 +124,10 @@ def _how_to_fit(place: Place, wanted: Mapping[str, float], nodes: Sequence[Mappi
         )
     large = [f"{kind.lower()}s_per_worker to {most[kind]:g}" for kind, amount in wanted.items() if amount > most[kind]]
     lower = " and ".join(large) or "cpus_per_worker or gpus_per_worker until one node has both"
-    grows = "" if _is_this_machine(place) else ", or name what its autoscaler adds in autoscaled_nodes there"
+    grows = "" if is_this_machine(place) else ", or name what its autoscaler adds in autoscaled_nodes there"
     return f"lower {lower} in the place's runtime.yaml{grows}"
 
 
-def _is_this_machine(place: Place) -> bool:
+def is_this_machine(place: Place) -> bool:
+    """Whether trials run on this machine alone."""
     return not (place.ray_address or in_ray_job())

@@ -35,7 +35,8 @@ def search(
     Ray starts where it does not run yet and a trial is left to train. One process at a time may search a study: see
     `vimss.search.lock`.
 
-    ConfigError, before any trial starts, where the shards or the place do not allow what the experiment needs;
+    Cells that this machine can never train are left out: see `vimss.search.left_out`. ConfigError, before any trial
+    starts, where that is all of them, or where the shards or the place do not allow what the experiment needs;
     PlaceError, before Ray starts, where this machine can hold no trial.
     """
     check_experiment(experiment, manifest, place)
@@ -46,16 +47,17 @@ def search(
     with ray_at_hand(place):
         running = RunningStudy(experiment, manifest, place, study_folder(experiment, manifest, store), reporters)
         score_again(running.folder, manifest, experiment.validation, running.report, experiment.objective)
+        trainable = running.trainable(searched)
         if not experiment.tune:
-            FixedCells(running, searched).run()
-        for cell in searched if experiment.tune else []:
+            FixedCells(running, trainable).run()
+        for cell in trainable if experiment.tune else []:
             if experiment.search.scheduler == "top_k":
                 TopKCell(running, cell, earlier).run()
             else:
                 PrunedCell(running, cell, earlier).run()
         if len(cells) > len(searched):
             controls = resolved_controls(experiment, running.study().best(cell.name for cell in searched))
-            FixedCells(running, controls).run()
+            FixedCells(running, running.trainable(controls)).run()
     return running.study()
 
 

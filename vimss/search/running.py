@@ -12,12 +12,14 @@ from vimss.experiment import Cell, Experiment
 from vimss.runtime import Place, provenance, uncommitted_changes
 from vimss.search.events import (
     CellEnded,
+    CellsLeftOut,
     CellStarted,
     Event,
     Reporter,
     TrialEnded,
     TrialReplayed,
 )
+from vimss.search.left_out import left_out
 from vimss.search.study import CODE, Study, TrialRecord, cell_folder, in_cells, read_study, record_paths, write_record
 from vimss.shards.manifest import Manifest
 from vimss.storage import atomic_write
@@ -43,6 +45,8 @@ class RunningStudy:
         """Cells whose start and earlier trials have been replayed to the reporters."""
         self.over: set[Path] = set()
         """Folders of the trials that this call does not start again: they failed, or were lost too often."""
+        self.left_out: set[str] = set()
+        """Cells that were reported as left out on this machine."""
         self.provenance = {**provenance(), "workers_per_trial": str(place.workers_per_trial)}
         """Of the code and the machine that train from now on."""
         changes = uncommitted_changes().encode()
@@ -75,6 +79,15 @@ class RunningStudy:
     def records(self, cell: Cell) -> tuple[TrialRecord, ...]:
         """The trials of a cell, as they are on disk now."""
         return self.study().of_cell(cell.name)
+
+    def trainable(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Those that this machine can train, or that are trained already; others are reported once as left out."""
+        found = left_out(self.experiment, self.study(), self.place)
+        new = {name: reason for name, reason in found.items() if name not in self.left_out}
+        if new:
+            self.left_out |= set(new)
+            self.report(CellsLeftOut(new))
+        return [cell for cell in cells if cell.name not in found]
 
     def trial_folder(self, cell: Cell, name: str) -> Path:
         """The folder in which the trial started, possibly under an earlier cell, or a new one."""

@@ -27,15 +27,18 @@ UNCOUNTED_BYTES = 2**30
 
 def autocast(precision: Literal["float32", "bfloat16"], device: torch.device) -> torch.autocast | nullcontext[None]:
     """The context of a forward pass; ConfigError if the device has no bfloat16 units."""
-    if precision == "float32":
-        return nullcontext()
-    if not has_bfloat16_units(device):
+    check_precision(precision, device)
+    return nullcontext() if precision == "float32" else torch.autocast(device.type, torch.bfloat16)
+
+
+def check_precision(precision: Literal["float32", "bfloat16"], device: torch.device) -> None:
+    """ConfigError if the device has no units for the precision."""
+    if precision == "bfloat16" and not has_bfloat16_units(device):
         raise ConfigError(
             "training.precision: bfloat16 needs a device with bfloat16 units",
             got=f"{device}, which has none",
             fix="set float32: without such units bfloat16 is about 50 times slower",
         )
-    return torch.autocast(device.type, torch.bfloat16)
 
 
 def multiply_as_usual() -> None:
