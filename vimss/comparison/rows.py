@@ -17,7 +17,8 @@ from vimss.comparison.figures import Figures, ObjectiveFigures, Separated, Valid
 from vimss.config import signature
 from vimss.errors import ConfigError, DataError
 from vimss.evaluate.figures import check_model
-from vimss.evaluations import AnyEvaluation, evaluation_of, load_evaluations, load_figure_evaluations
+from vimss.evaluate.kept import AnyEvaluation
+from vimss.evaluations import evaluation_of, load_evaluations, load_figure_evaluations
 from vimss.experiment import SEED, Cell, Experiment, cell_name
 from vimss.intervals import Gain, Interval
 from vimss.model.cost import gmac_per_second, num_weights

@@ -287,8 +287,8 @@ def _separate_in(folder: Path, task: Task, reports: Reports) -> Done:
             sound, true = _after_assignment(sound, true, assigned)
         reports.progress("scores and page")
         scores = score(mixture, stems, true, rate)
-        signals = Signals(mixture, stems, true, gain)
-        page = separation_page(sound, task.model, task.players, signals, scores, task.options.examples)
+        heard = Signals(mixture, stems, true, gain)
+        page = separation_page(sound, task.model, task.players, heard, scores, task.options.examples)
         (folder / PAGE).write_text(page, encoding="utf-8")
         has_pixels = write_pixels(folder, task.model.separator, mixture, task.parts.context, task.players)
         for name, stem in stems.items():
