@@ -36,6 +36,7 @@ def kind(request, small_manifest, save):
         ({"outputs": "instruments", "site": "decoder"}, "Wiener filter, all labels"),
         ({"outputs": "instruments", "site": "none"}, "Wiener filter per label"),
         ({"outputs": "queries", "site": "decoder"}, "Wiener filter per label"),
+        ({"outputs": "queries", "site": "decoder", "share_mixture": True}, "Wiener filter, all labels"),
         ({"outputs": "slots", "site": "none"}, "Wiener filter per label"),
     ],
 )

@@ -269,7 +269,9 @@ def truth_of(system: System) -> Truth:
 
 def equally_informed(config: ModelConfig) -> str:
     """The first baseline with the same information as a network: all labels that sound, or one label per output."""
-    all_labels = config.outputs == "instruments" and config.site != "none"
+    # Answers that share the mixture depend on every label that is asked.
+    together = config.outputs == "queries" and config.share_mixture
+    all_labels = together or (config.outputs == "instruments" and config.site != "none")
     known = "all_labels" if all_labels else "label"
     return next(name for name, baseline in BASELINES.items() if baseline.conditioned_on == known)
 
