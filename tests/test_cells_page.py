@@ -158,4 +158,4 @@ def test_pictures_and_pages_of_all_trials_are_written_and_it_is_said_how_far_tha
         assert {"curve.png", "spectrogram.png", "listen.html"} <= {
             path.name for path in (record.folder / FILES).iterdir()
         }
-    assert list(dict.fromkeys(said)) == ["1 of 2 cells", "2 of 2 cells"]
+    assert list(dict.fromkeys(said)) == ["cell 1 of 2", "cell 2 of 2"]

@@ -15,6 +15,13 @@ def test_folders_are_named_by_where_their_paths_differ(tmp_path):
     ]
 
 
+def test_no_folder_is_named_as_a_baseline_is(tmp_path):
+    folders = [str(tmp_path / name) for name in ("mixture", "mine")]
+    for folder in folders:
+        (tmp_path / folder).mkdir()
+    assert list(short_names(folders).values()) == folders
+
+
 def test_one_folder_keeps_its_path_and_so_does_one_that_holds_the_others(tmp_path):
     (tmp_path / "model" / "model").mkdir(parents=True)
     inner, outer = str(tmp_path / "model" / "model"), str(tmp_path / "model")

@@ -112,7 +112,7 @@ def test_what_a_model_has_no_example_of_is_left_out_whoever_needs_it() -> None:
     ):
         decision = decide(challenger, champion, "version 3", without_example=[missing])
         assert decision.promoted
-        assert "11 sources in 6 pieces, without 1 of players without an example)" in decision.sentence
+        assert "11 sources in 6 pieces, leaving out 1 whose player has no example)" in decision.sentence
     broken = {**better_by([5.0]), **undefined, ("piece 2", "vn"): float("nan")}
     assert not decide(broken, CHAMPION, "version 3", without_example=[missing]).promoted
 

@@ -74,3 +74,5 @@ def test_stems_that_share_the_recording_sum_to_it_and_the_page_tells(tmp_path, r
     total = sum(media.read_audio(path, RATE) for path in found.stems.values()) / found.gain
     assert np.abs(total - media.read_audio(recording, RATE)).max() < 3e-4
     assert "sum to the recording" in found.page.read_text(encoding="utf-8")
+    alone = separate_recording(recording, tmp_path / "model", tmp_path / "alone", "vn")
+    assert "sum to the recording" not in alone.page.read_text(encoding="utf-8")

@@ -273,14 +273,11 @@ def write_pictures(
 ) -> None:
     """Write curves, spectrograms and listening pages beside the trials of a study, where its networks separate.
 
-    About a second for each trial; `on_progress` gets the number of cells that were begun.
+    About a second for each trial; `on_progress` gets the number of the cell.
     """
     if not OBJECTIVES[experiment.objective].separates:
         return
-    begun, cells = set(), len(experiment.cells())
-    for path, content in run_files(experiment, manifest, study):
-        begun.add(path.relative_to(study.folder).parts[0])
-        on_progress(f"{len(begun)} of {cells} cells")
+    for path, content in run_files(experiment, manifest, study, on_progress):
         with atomic_write(path) as temporary:
             temporary.write_bytes(content)
     push(study.folder)

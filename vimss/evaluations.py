@@ -115,6 +115,7 @@ def _in_order(
     """The evaluations of rows, under their names: those that were taken over, by signature, and the new ones."""
     others = iter(new)
     found = [taken[signature] if signature in taken else next(others) for signature in signatures]
+    assert next(others, None) is None, "one new evaluation for each row that is not kept"  # noqa: S101
     return [
         one.model_copy(update={"system": row.name, "signature": signature})
         for row, signature, one in zip(rows, signatures, found, strict=True)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vimss import evaluations
+from vimss.baselines import BASELINES
 from vimss.evaluate.players import PlayersEvaluation
 from vimss.model.card import CARD, WEIGHTS, check_free
 from vimss.model.pretrained import pretrained_folder
@@ -68,7 +69,10 @@ def short_names(models: Sequence[str]) -> dict[str, str]:
     names = {model: model for model in models}
     if len(folders) > 1:
         above = Path(os.path.commonpath(list(folders.values())))
-        names |= {model: str(folder.relative_to(above)) for model, folder in folders.items() if folder != above}
+        shorter = {model: str(folder.relative_to(above)) for model, folder in folders.items() if folder != above}
+        # A row that had the name of a baseline, or of another model, would be taken for it.
+        if not {*shorter.values()} & {*BASELINES, *models}:
+            names |= shorter
     return names
 
 

@@ -1,4 +1,4 @@
-"""What it gains when the answers of trained networks share the mixture, without training: whole pieces, every label.
+"""What trained networks gain when their answers share the mixture: whole pieces, all labels that sound.
 
     platform/local/run python tests/bench/sharing.py SHARDS MODEL [MODEL ...] [--split test]
 
@@ -16,6 +16,7 @@ from jaxtyping import Float
 
 from vimss.baselines.spectrogram import masked, spectrum_of
 from vimss.metrics import si_sdr_improvement
+from vimss.model.separator import load_separator
 from vimss.shards.manifest import open_manifest
 from vimss.stream.scene import pieces_of
 from vimss.systems import model_system
@@ -40,20 +41,22 @@ def main() -> None:
     parser.add_argument("shards", type=Path)
     parser.add_argument("models", type=Path, nargs="+")
     parser.add_argument("--split", default="test")
-    asked = parser.parse_args()
-    manifest = open_manifest(asked.shards)
+    arguments = parser.parse_args()
+    manifest = open_manifest(arguments.shards)
     rate = manifest.recipe.sample_rate
     print("| model | alone | magnitudes | powers | the rest in equal parts |\n|---|---|---|---|---|")
-    for folder in asked.models:
+    for folder in arguments.models:
+        if load_separator(folder).config.share_mixture:
+            parser.error(f"{folder}: its answers share the mixture already; give one with share_mixture false")
         system = model_system(folder, manifest, str(folder))
         gains: dict[str, list[float]] = {}
-        for piece in pieces_of(manifest, asked.split, system.views):
+        for piece in pieces_of(manifest, arguments.split, system.views):
             labels = sorted(piece.references)
             for how, estimates in shared(piece.mixture, system(piece, labels), rate).items():
                 for label, estimate in zip(labels, estimates, strict=True):
                     gain = si_sdr_improvement(piece.mixture, piece.references[label], estimate, rate)
                     gains.setdefault(how, []).append(gain)
-        texts = (f"{np.mean(of_how):.1f} ({np.median(of_how):.1f})" for of_how in gains.values())
+        texts = (f"{np.mean(values):.1f} ({np.median(values):.1f})" for values in gains.values())
         print(f"| {folder} | {' | '.join(texts)} |", flush=True)
 
 

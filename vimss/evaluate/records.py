@@ -25,7 +25,7 @@ MIXTURE_FIGURES = ("si_sdr_improvement", "label_contrast", "absent_level")
 """Metrics on two-source mixtures: fields of MixtureScore, and medians in TwoSources."""
 
 SIGNATURE = "of all that the figures depend on, as `vimss.evaluate.kept` has it; empty of older rows"
-"""What the `signature` of a row is."""
+"""The description of the field `signature` of rows."""
 
 
 @dataclass(frozen=True, eq=False)

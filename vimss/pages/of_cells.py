@@ -155,7 +155,7 @@ def _trials(experiment: Experiment, study: Study) -> dict[str, tuple[TrialRecord
 
 
 def _shown_by(system: System) -> tuple[tuple[str, ...], str, float]:
-    """What decides the views of a system: those that share it are given the same scene."""
+    """The views that a system needs, as a key: systems with the same one separate the same scene."""
     return system.views.members, system.views.features, system.views.example_seconds
 
 

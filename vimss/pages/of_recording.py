@@ -81,7 +81,7 @@ def separation_page(
         tracks=_tracks(sound.file, signals, scores, round(PAGE_SECONDS * rate)),
         sample_rate=rate,
         facts=_facts(sound, model, players, signals) | _about_examples(examples) | about_video,
-        limits=_limits(model.separator, model.card),
+        limits=_limits(model.separator, model.card, len(signals.stems)),
         tables=scores.tables,
         video=video,
         whole_seconds=signals.mixture.samples / rate,
@@ -140,7 +140,7 @@ def peak_limited(gain: float) -> str:
     return f"the gain of all stems is reduced by {-20 * math.log10(gain):.1f} dB, so that none clips"
 
 
-def _limits(separator: Separator, card: Mapping[str, Any]) -> list[str]:
+def _limits(separator: Separator, card: Mapping[str, Any], num_stems: int) -> list[str]:
     rate, channels = separator.sample_rate, "in stereo" if separator.config.channels == 2 else "in mono"
     known = ", ".join(title_of(label) for label in separator.labels)
     trained = f"on {card['data']}" if "data" in card else "on recordings that its card does not name"
@@ -151,7 +151,7 @@ def _limits(separator: Separator, card: Mapping[str, Any]) -> list[str]:
         "microphone is separated less well, sometimes not at all.",
         f"Its labels are {known}. Other sounds are distributed among the stems.",
     ]
-    if separator.config.share_mixture and separator.config.outputs == "queries":
+    if num_stems > 1 and separator.config.share_mixture and separator.config.outputs == "queries":
         limits.append(
             "Its stems sum to the recording: the sound of a player who is not named is in those of the others."
         )

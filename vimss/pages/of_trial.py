@@ -4,7 +4,7 @@ for path, content in run_files(experiment, manifest, study):
     path.write_bytes(content)
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from vimss.console import decibel, figure_text
@@ -30,7 +30,9 @@ LAST = "curve.png"
 """The file of a trial that is written after its others."""
 
 
-def run_files(experiment: Experiment, manifest: Manifest, study: Study) -> Iterator[tuple[Path, bytes]]:
+def run_files(
+    experiment: Experiment, manifest: Manifest, study: Study, on_progress: Callable[[str], None] = lambda progress: None
+) -> Iterator[tuple[Path, bytes]]:
     """Files with their contents: curves of every cell, and of every finished trial its curve, a spectrogram and a page.
 
     A cell without a finished trial gets those of its best trial with weights. Each trial takes about a second; one that
@@ -38,8 +40,9 @@ def run_files(experiment: Experiment, manifest: Manifest, study: Study) -> Itera
     """
     done: set[Path] = set()
     excerpts: dict[tuple[tuple[str, ...], str, float], Scene | None] = {}
-    rate = manifest.recipe.sample_rate
-    for cell in experiment.cells():
+    rate, cells = manifest.recipe.sample_rate, experiment.cells()
+    for number, cell in enumerate(cells, start=1):
+        on_progress(f"cell {number} of {len(cells)}")
         records = study.of_cell(cell.name)
         best = best_of_cell(study, cell.name)
         if not records:

@@ -100,7 +100,7 @@ def decide(
     gain = paired_gain({key: challenger[key] for key in keys}, champion).at_level(bar.level)
     pairs = f"{gain.sources} sources in {gain.pieces} pieces"
     if len(known) < len(challenger):
-        pairs += f", without {len(challenger) - len(known)} of players without an example"
+        pairs += f", leaving out {len(challenger) - len(known)} whose player has no example"
     if len(keys) < len(known):
         pairs += f", without {len(known) - len(keys)} for which {against} has no finite score"
     undefined = ""

@@ -105,7 +105,7 @@ def estimate_search(
                     rates[cell.name] = TRAINING_OVERHEAD * per_audio_second(step.seconds, settings, recipe)
         except ConfigError as error:  # no units for its precision, or a control that conflicts with what it inherits
             rates[cell.name] = 0.0
-            refused = str(error) if left else ""  # what is left of it; another machine may have trained it
+            refused = str(error) if left else ""  # a cell that another machine has trained needs nothing here
         trials = 0 if refused else experiment.search.trials if experiment.tune and not cell.is_control else 1
         begun = min(trials, len(progress.get(cell.name, ())))
         rate = rates.get(cell.name)

@@ -71,7 +71,7 @@ def _refusal(experiment: Experiment, cell: Cell, place: Place) -> ConfigError | 
 
 
 def _is_trained(experiment: Experiment, cell: Cell, study: Study) -> bool:
-    """Whether a cell has all its trials already, from a machine that can train it."""
+    """Whether a cell already has all of its trials, such as from another machine."""
     states = [record.state for record in study.of_cell(cell.name)]
     if cell.is_control or not experiment.tune:
         return "finished" in states
